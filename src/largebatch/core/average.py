@@ -1,0 +1,44 @@
+"""Running averages as values: how much of the past to keep is said at each step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Average:
+    """A running mean of numbers that are always seen together.
+
+    `weight` is the total weight of what was seen, below 1 while an exponential average is young:
+    dividing by it removes the pull of the start (bias correction), for any history of `keep`.
+
+    >>> a = Average.empty(1).ema((4.0,), keep=0.5).ema((8.0,), keep=0.5)
+    >>> round(a.values[0], 6)
+    6.666667
+    """
+
+    values: tuple[float, ...]
+    weight: float = 0.0
+    count: int = 0
+
+    @classmethod
+    def empty(cls, width: int) -> Average:
+        """Nothing seen yet, for `width` numbers."""
+        return cls(values=(0.0,) * width)
+
+    def ema(self, seen: tuple[float, ...], *, keep: float) -> Average:
+        """Exponential average, bias-corrected: the past is kept with weight `keep` in [0, 1]."""
+        weight = keep * self.weight + (1.0 - keep)
+        return self._moved(seen, step=(1.0 - keep) / weight if weight else 1.0, weight=weight)
+
+    def mean_then_ema(self, seen: tuple[float, ...], *, keep: float) -> Average:
+        """Plain mean while fewer than 1 / (1 - keep) were seen, exponential average afterwards.
+
+        Reference: Johnson et al., AdaScale SGD, 2020, arXiv 2007.05105, section 3 (estimators).
+        """
+        return self._moved(seen, step=max(1.0 / (self.count + 1), 1.0 - keep), weight=1.0)
+
+    def _moved(self, seen: tuple[float, ...], *, step: float, weight: float) -> Average:
+        pairs = zip(self.values, seen, strict=True)
+        values = tuple(old + step * (new - old) for old, new in pairs)
+        return Average(values=values, weight=weight, count=self.count + 1)

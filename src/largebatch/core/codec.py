@@ -1,0 +1,171 @@
+"""Dataclass <-> plain JSON values, strictly: an unknown field, a missing field or a wrong type is
+an error, and a value that went out comes back equal.
+
+A float that JSON lacks is written as "nan", "inf" or "-inf". Where a field may hold one of several
+classes (a rule, a schedule's factor), the class name is written as "kind" and looked up in the
+`kinds` that the reader passes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Literal, Union
+
+from largebatch.core.errors import RecordError
+
+Kinds = Mapping[str, type]
+
+
+def encode(value: Any, *, kind: bool = False) -> Any:
+    """Plain JSON values for a dataclass, a tuple, a frozenset of strings or a number.
+
+    >>> from largebatch.core.measurement import Budget
+    >>> encode(Budget(samples=10))
+    {'base_steps': None, 'samples': 10, 'steps': None}
+
+    Args:
+        value: what to write.
+        kind: whether to write the class name too, for a reader that cannot know it.
+
+    Raises:
+        RecordError: a type that has no plain form.
+    """
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, (tuple, list)):
+        return [encode(item, kind=kind) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): encode(item, kind=kind) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        plain = {"kind": type(value).__name__} if kind else {}
+        for name, open_type in _fields(type(value)).items():
+            plain[name] = encode(getattr(value, name), kind=_is_open(open_type))
+        return plain
+    raise RecordError(f"{type(value).__name__} has no JSON form: {value!r}")
+
+
+def decode(annotation: Any, plain: Any, *, kinds: Kinds | None = None, where: str = "value") -> Any:
+    """The value that `encode` wrote, checked against its type.
+
+    >>> from largebatch.core.measurement import Budget
+    >>> decode(Budget, {'base_steps': None, 'samples': 10, 'steps': None}).samples
+    10
+
+    Args:
+        annotation: the type to expect, as in a dataclass field.
+        plain: JSON values.
+        kinds: class name -> dataclass, for fields that may hold several classes.
+        where: how errors name this value.
+
+    Raises:
+        RecordError: an unknown or missing field, a wrong type, or an unknown kind.
+    """
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        return _decode_fields(annotation, plain, kinds=kinds, where=where)
+    if _is_open(annotation):
+        return _decode_open(plain, kinds=kinds or {}, where=where)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (Union, types.UnionType):
+        if plain is None and type(None) in arguments:
+            return None
+        (inner,) = [a for a in arguments if a is not type(None)][:1]
+        return decode(inner, plain, kinds=kinds, where=where)
+    if origin in (tuple, frozenset):
+        return _decode_items(origin, arguments, plain, kinds=kinds, where=where)
+    if origin is Literal:
+        return _expect(plain in arguments, plain, annotation, where)
+    return _decode_scalar(annotation, plain, where=where)
+
+
+def decode_like(template: Any, plain: Any, *, where: str = "state") -> Any:
+    """The value that `encode` wrote, of the same type as `template`, item by item in a tuple.
+
+    Rules' states are read this way: the rule's `init()` is the template.
+    """
+    if template is None:
+        return _expect(plain is None, plain, type(None), where)
+    if isinstance(template, tuple):
+        same = isinstance(plain, list) and len(plain) == len(template)
+        _expect(same, plain, f"a list of {len(template)}", where)
+        pairs = enumerate(zip(template, plain, strict=True))
+        return tuple(decode_like(t, p, where=f"{where}[{i}]") for i, (t, p) in pairs)
+    return decode(type(template), plain, where=where)
+
+
+def _decode_fields(cls: type, plain: Any, *, kinds: Kinds | None, where: str) -> Any:
+    _expect(isinstance(plain, Mapping), plain, cls.__name__, where)
+    fields = _fields(cls)
+    unknown, missing = set(plain) - set(fields), set(fields) - set(plain)
+    if unknown or missing:
+        raise RecordError(
+            f"{where} is not a {cls.__name__}: unknown fields {sorted(unknown)}, missing fields "
+            f"{sorted(missing)}. It was written by another version or is damaged."
+        )
+    values = {
+        name: decode(kind, plain[name], kinds=kinds, where=f"{where}.{name}")
+        for name, kind in fields.items()
+    }
+    return cls(**values)
+
+
+def _decode_open(plain: Any, *, kinds: Kinds, where: str) -> Any:
+    _expect(isinstance(plain, Mapping) and "kind" in plain, plain, "a value with a kind", where)
+    name = plain["kind"]
+    if name not in kinds:
+        raise RecordError(f"{where} is of the unknown kind {name!r}; known: {sorted(kinds)}.")
+    rest = {key: item for key, item in plain.items() if key != "kind"}
+    return _decode_fields(kinds[name], rest, kinds=kinds, where=where)
+
+
+def _decode_items(
+    origin: type, arguments: tuple[Any, ...], plain: Any, *, kinds: Kinds | None, where: str
+) -> Any:
+    _expect(isinstance(plain, list), plain, origin.__name__, where)
+    variadic = origin is frozenset or (len(arguments) == 2 and arguments[1] is Ellipsis)
+    inner = (arguments[0],) * len(plain) if variadic else arguments
+    _expect(len(inner) == len(plain), plain, f"{len(inner)} items", where)
+    pairs = enumerate(zip(inner, plain, strict=True))
+    return origin(decode(a, p, kinds=kinds, where=f"{where}[{i}]") for i, (a, p) in pairs)
+
+
+def _decode_scalar(annotation: Any, plain: Any, *, where: str) -> Any:
+    if annotation is float:
+        if plain in ("nan", "inf", "-inf"):
+            return float(plain)
+        sound = isinstance(plain, (int, float)) and not isinstance(plain, bool)
+        return float(_expect(sound, plain, float, where))
+    if annotation is int:
+        return _expect(isinstance(plain, int) and not isinstance(plain, bool), plain, int, where)
+    return _expect(isinstance(plain, annotation), plain, annotation, where)
+
+
+def _expect(sound: bool, plain: Any, expected: Any, where: str) -> Any:
+    if not sound:
+        shown = expected.__name__ if isinstance(expected, type) else str(expected)
+        raise RecordError(f"{where} should be {shown}, found {plain!r}.")
+    return plain
+
+
+def _is_open(annotation: Any) -> bool:
+    """Whether a field may hold several classes: a protocol, or a tuple of one."""
+    if annotation is Any:
+        return True
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is tuple:
+        return any(_is_open(a) for a in arguments if a is not Ellipsis)
+    return isinstance(annotation, type) and getattr(annotation, "_is_protocol", False)
+
+
+@cache
+def _fields(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}

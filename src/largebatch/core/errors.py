@@ -1,0 +1,28 @@
+"""The errors of a broken contract at run time; a bad argument is a plain `ValueError`.
+
+Every message says the cause, the remedy and, where one exists, a line to paste.
+"""
+
+
+class LargeBatchError(Exception):
+    """The base of every error that `largebatch` raises while training."""
+
+
+class MicroBatchMissed(LargeBatchError):
+    """A step was closed before each of its micro-batches was seen exactly once."""
+
+
+class RanksDisagree(LargeBatchError):
+    """Two ranks hold different settings or took different decisions."""
+
+
+class NotFinite(LargeBatchError):
+    """The loss or the gradient was NaN or infinite and training cannot go on."""
+
+
+class NoVariance(LargeBatchError):
+    """A step gave fewer than two independent gradients, so their variance is unknown."""
+
+
+class RecordError(LargeBatchError):
+    """A stored value does not have the fields or the types that its class declares."""

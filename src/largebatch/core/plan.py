@@ -1,0 +1,65 @@
+"""How one step's batch is cut into micro-batches: pure arithmetic, the same on every rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPlan:
+    """A batch of B samples cut into K = k x ranks contiguous chunks of nearly equal size; chunk j
+    goes to rank j mod ranks, so each rank makes k backward calls.
+
+    >>> BatchPlan(batch_size=70, ranks=2, max_micro_batch_size=16, least_parts=2).sizes
+    (12, 12, 12, 12, 11, 11)
+
+    Args:
+        batch_size: samples B of the step over all ranks, at least one a rank.
+        ranks: processes that share the batch.
+        max_micro_batch_size: most samples in one backward call of one rank.
+        least_parts: fewest chunks over all ranks (2 where a variance is needed), as far as the
+            batch has as many samples.
+
+    Raises:
+        ValueError: fewer samples than ranks, or a size below 1.
+    """
+
+    batch_size: int
+    ranks: int = 1
+    max_micro_batch_size: int
+    least_parts: int = 1
+
+    def __post_init__(self) -> None:
+        if self.ranks < 1 or self.max_micro_batch_size < 1:
+            raise ValueError(f"ranks and max_micro_batch_size are at least 1; got {self}.")
+        if self.batch_size < self.ranks:
+            raise ValueError(
+                f"A batch of {self.batch_size} samples cannot be shared by {self.ranks} ranks: "
+                f"each needs at least one. Use batch_size={self.ranks} or more, or fewer ranks."
+            )
+
+    @property
+    def accumulation(self) -> int:
+        """k: backward calls of each rank in this step."""
+        wanted = max(
+            -(-self.batch_size // (self.ranks * self.max_micro_batch_size)),
+            -(-self.least_parts // self.ranks),
+        )
+        return max(min(wanted, self.batch_size // self.ranks), 1)
+
+    @property
+    def parts(self) -> int:
+        """K: chunks over all ranks."""
+        return self.accumulation * self.ranks
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Samples of each of the K chunks, in the order of the sample stream."""
+        each, longer = divmod(self.batch_size, self.parts)
+        return (each + 1,) * longer + (each,) * (self.parts - longer)
+
+    def chunks(self, *, rank: int) -> tuple[tuple[int, int], ...]:
+        """(offset, size) within the batch of each chunk of one rank, in order."""
+        each, longer = divmod(self.batch_size, self.parts)
+        mine = range(rank, self.parts, self.ranks)
+        return tuple((j * each + min(j, longer), each + (j < longer)) for j in mine)

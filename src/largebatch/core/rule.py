@@ -1,0 +1,164 @@
+"""The contract of a rule, and how rules compose.
+
+A rule is a frozen dataclass of hyper-parameters with two pure functions: `init` gives its state,
+`update` refines a decision. It never sees a tensor, a model or a clock that it owns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from largebatch.core.decision import Decision
+from largebatch.core.measurement import FACTS, STATISTICS, Measurement
+
+CHANGES = frozenset({"lr", "batch", "clock"})
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """What every rule offers; the four facts let a chain be checked when it is built.
+
+    Attributes:
+        needs: names of the statistics and facts it reads (`STATISTICS`, `FACTS`).
+        changes: which of "lr", "batch", "clock" it proposes.
+        bounds: which of them it bounds; nothing may propose one after its bound.
+        forbids: class names of the rules that must not stand in the same chain.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+    @property
+    def changes(self) -> frozenset[str]: ...
+    @property
+    def bounds(self) -> frozenset[str]: ...
+    @property
+    def forbids(self) -> frozenset[str]: ...
+
+    def init(self) -> Any:
+        """The state before the first step: a frozen dataclass, a tuple of states, or None."""
+        ...
+
+    def update(self, state: Any, seen: Measurement, proposed: Decision) -> tuple[Any, Decision]:
+        """The new state and the refined decision; never called for a non-finite step."""
+        ...
+
+
+@runtime_checkable
+class Wrapper(Rule, Protocol):
+    """A rule around another one, which it changes in when or in what it sees."""
+
+    @property
+    def rule(self) -> Rule: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Rules applied in order, each refining the decision of the one before it. Build it with
+    `chain`, which checks it."""
+
+    rules: tuple[Rule, ...] = ()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(rule.needs for rule in self.rules))
+
+    @property
+    def changes(self) -> frozenset[str]:
+        return frozenset().union(*(rule.changes for rule in self.rules))
+
+    @property
+    def bounds(self) -> frozenset[str]:
+        return frozenset().union(*(rule.bounds for rule in self.rules))
+
+    @property
+    def forbids(self) -> frozenset[str]:
+        return frozenset().union(*(rule.forbids for rule in self.rules))
+
+    def init(self) -> tuple[Any, ...]:
+        return tuple(rule.init() for rule in self.rules)
+
+    def update(
+        self, state: tuple[Any, ...], seen: Measurement, proposed: Decision
+    ) -> tuple[tuple[Any, ...], Decision]:
+        states = []
+        for rule, old in zip(self.rules, state, strict=True):
+            new, proposed = rule.update(old, seen, proposed)
+            states.append(new)
+        return tuple(states), proposed
+
+
+def chain(*rules: Rule) -> Chain:
+    """One rule from many: each refines the decision of the one before it.
+
+    Chains inside it are flattened, so `chain(a, chain(b, c)) == chain(a, b, c)`, and `chain()`
+    leaves every decision as it is.
+
+    Raises:
+        ValueError: a forbidden pair, a rule that proposes after its bound, an unknown need, or
+            something that is not a rule.
+    """
+    flat = tuple(_flatten(rules))
+    for at, rule in enumerate(flat):
+        _check_facts(rule)
+        _check_pairs(rule, others=flat[:at] + flat[at + 1 :])
+        _check_bounds(rule, before=flat[:at])
+    return Chain(flat)
+
+
+def name_of(rule: Rule) -> str:
+    """The name under which a rule is registered, forbidden and shown."""
+    return type(rule).__name__
+
+
+def names_within(rule: Rule) -> frozenset[str]:
+    """The names of a rule and of the rules it wraps.
+
+    >>> sorted(names_within(chain()))
+    ['Chain']
+    """
+    within = names_within(rule.rule) if isinstance(rule, Wrapper) else frozenset()
+    return within | {name_of(rule)}
+
+
+def _flatten(rules: Iterable[Rule]) -> Iterable[Rule]:
+    for rule in rules:
+        if isinstance(rule, Chain):
+            yield from rule.rules
+        elif isinstance(rule, Rule) and not isinstance(rule, type):
+            yield rule
+        else:
+            shown = rule.__name__ + " (the class; call it)" if isinstance(rule, type) else rule
+            raise ValueError(
+                f"A chain takes rules, got {shown}. Example: lb.chain(lb.AdaScale(), lb.Schedule())"
+            )
+
+
+def _check_facts(rule: Rule) -> None:
+    unknown = rule.needs - STATISTICS - FACTS
+    if unknown or not (rule.changes | rule.bounds) <= CHANGES:
+        raise ValueError(
+            f"{name_of(rule)} declares unknown facts: needs {sorted(rule.needs)} must be among "
+            f"{sorted(STATISTICS | FACTS)}, changes and bounds among {sorted(CHANGES)}."
+        )
+
+
+def _check_pairs(rule: Rule, *, others: tuple[Rule, ...]) -> None:
+    for other in others:
+        for name in sorted(names_within(other) & rule.forbids):
+            raise ValueError(
+                f"{name_of(rule)} and {name} cannot stand in one chain: each would apply its own "
+                f"factor for the same cause. Keep one of them."
+            )
+
+
+def _check_bounds(rule: Rule, *, before: tuple[Rule, ...]) -> None:
+    for bound in before:
+        undone = bound.bounds & rule.changes
+        if undone:
+            raise ValueError(
+                f"{name_of(rule)} proposes the {' and the '.join(sorted(undone))} after "
+                f"{name_of(bound)} has bounded it, which would undo the bound. Put the bound last: "
+                f"lb.chain({name_of(rule)}(...), {name_of(bound)}(...))."
+            )
