@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from largebatch.core.decision import Decision
-from largebatch.core.measurement import Measurement
+from largebatch.core.measurement import Measurement, Reading
 
 
 class Sink(Protocol):
@@ -22,4 +22,58 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Called once at the end."""
+        ...
+
+
+class Meter(Protocol):
+    """What a controller asks of a meter. Tensors, losses and optimizers pass through untyped, since
+    this layer knows no torch.
+
+    Attributes:
+        provides: names of the statistics it can measure.
+        least_parts: independent gradients that a step must give over all ranks.
+        leader: whether this is the first rank.
+        reduces: whether the meter itself averages the step in hand over the ranks.
+    """
+
+    @property
+    def provides(self) -> frozenset[str]: ...
+    @property
+    def least_parts(self) -> int: ...
+    @property
+    def leader(self) -> bool: ...
+    @property
+    def reduces(self) -> bool: ...
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def rank_count(self) -> int: ...
+
+    def bind(self, optimizer: Any) -> None:
+        """Told once whose parameters to measure."""
+        ...
+
+    def agree(self, facts: Mapping[str, Any]) -> None:
+        """Checks once that all ranks were started alike."""
+        ...
+
+    def open(self, wanted: frozenset[str]) -> None:
+        """A step begins in which these statistics are wanted."""
+        ...
+
+    def backward(self, loss: Any, *, share: float, weight: float, samples: int, last: bool) -> None:
+        """Runs the backward of share * loss, one part of the step."""
+        ...
+
+    def close(self, *, planned_weight: float, digest: int = 0, exhausted: bool = False) -> Reading:
+        """Combines the parts over the ranks."""
+        ...
+
+    def multiply_gradients(self, factor: float) -> None:
+        """Multiplies every gradient in place."""
+        ...
+
+    def clear(self, optimizer: Any) -> None:
+        """Clears the gradients after the optimizer's step."""
         ...

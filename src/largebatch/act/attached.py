@@ -1,0 +1,162 @@
+"""A run that the user drives: the learning rate is set inside the user's own `optimizer.step`."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from largebatch.act.clocked import Clocked, check_needs, digest_of, facts_of
+from largebatch.act.learning_rate import LrActuator
+from largebatch.core.decider import Decider
+from largebatch.core.errors import LargeBatchError, RanksDisagree
+from largebatch.core.measurement import Budget, Measurement, Reading
+from largebatch.core.protocols import Meter, Sink
+from largebatch.core.rule import Rule
+
+
+class Observer(Protocol):
+    """What is asked of a meter that watches a loop it does not drive."""
+
+    @property
+    def meter(self) -> Meter: ...
+
+    batch_size: int
+
+    def bind(self, optimizer: Optimizer) -> None: ...
+    def open(self, wanted: frozenset[str]) -> None: ...
+    def size(self, samples: int) -> None: ...
+    def loss(self, loss: Tensor) -> None: ...
+    def close(self, *, digest: int = 0) -> Reading: ...
+    def detach(self) -> None: ...
+
+
+class Attached(Clocked):
+    """Sets the learning rate inside the user's own `optimizer.step`; `lb.attach` builds it.
+
+    In the step's pre-hook: read, decide, multiply the learning rate; in its post-hook: restore it.
+
+    Mutable: holds the step in hand.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        rule: Rule,
+        observer: Observer,
+        *,
+        base_batch_size: int,
+        dataset_size: int | None = None,
+        budget: Budget | None = None,
+        record: Sink | None = None,
+    ) -> None:
+        observer.bind(optimizer)
+        meter = observer.meter
+        decider = Decider.start(
+            rule,
+            base_batch_size=base_batch_size,
+            batch_size=observer.batch_size,
+            ranks=meter.rank_count,
+            dataset_size=dataset_size,
+            budget=budget,
+        )
+        super().__init__(decider)
+        _refuse_batch(decider)
+        known = {"dataset_size": dataset_size is not None, "budget": budget is not None}
+        check_needs(decider, meter=meter, known=known)
+        meter.agree(facts_of(decider))
+        self.optimizer, self.observer = optimizer, observer
+        self._lr = LrActuator(optimizer)
+        self._record = record if meter.leader else None
+        if self._record is not None:
+            self._record.start(facts_of(decider))
+        self._seen: Measurement | None = None
+        self._at_last_advance = decider
+        observer.open(decider.measure)
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
+
+    def micro_batch(self, samples: int) -> None:
+        """Tells the samples of one micro-batch, once for each backward, where they are unequal.
+
+        Its loss is still taken as entering the step's gradient with the same share as the others.
+
+        Args:
+            samples: in this rank's micro-batch, at least 1.
+        """
+        if samples < 1:
+            raise ValueError(f"A micro-batch has at least one sample; got {samples!r}.")
+        self.observer.size(samples)
+
+    def loss(self, loss: Tensor) -> None:
+        """Tells the mean loss of one micro-batch, for the record and for rules that need it."""
+        self.observer.loss(loss)
+
+    def advance(self, scheduler: LRScheduler, *, metric: float | None = None) -> int:
+        """As `Clocked.advance`; a loop in which `optimizer.step` was not reached (a scaler skipped
+        it) starts the next step afresh."""
+        if metric is None:
+            if self.decider is self._at_last_advance:
+                self.observer.open(self.decider.measure)
+            self._at_last_advance = self.decider
+        return super().advance(scheduler, metric=metric)
+
+    def close(self) -> None:
+        """Takes every hook off model and optimizer, and closes the record."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        self._lr.restore()
+        self.observer.detach()
+        if self._record is not None:
+            self._record.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if any(callable(value) for value in (*args[1:], *kwargs.values())):
+            raise LargeBatchError(
+                "optimizer.step(closure) runs its backward inside the step, after the learning "
+                "rate had to be known. Run the closure yourself: closure(); optimizer.step()."
+            )
+        self._lr.restore()
+        digest = digest_of(self.decider) if self.decider.ranks > 1 else 0
+        try:
+            reading = self.observer.close(digest=digest)
+        except RanksDisagree:
+            self.observer.meter.agree({"state": repr(self.decider)})
+            raise
+        self._seen = self.decider.see(reading, base_lr=self._lr.base_lr)
+        self._before = self.decider
+        self.decider, self.decision = self.decider.decide(self._seen)
+        self._lr.apply(self.decision.lr_multiplier)
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._lr.restore()
+        if self._record is not None and self._seen is not None and self.decision is not None:
+            self._record.write(self._seen, self.decision)
+        self.observer.open(self.decider.measure)
+
+
+def _refuse_batch(decider: Decider) -> None:
+    touched = (decider.rule.changes | decider.rule.bounds) & {"batch"}
+    if touched:
+        raise ValueError(
+            f"{decider.rule} changes the batch, but under lb.attach your own loader makes it. "
+            "Hand loading over: lb.Controller(model, optimizer, rule, "
+            "lb.BatchLoader(dataset, batch_size=64), base_batch_size=64)."
+        )

@@ -1,0 +1,177 @@
+"""What a user may ask of a run in hand, whichever way it is driven."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from torch.optim.lr_scheduler import LRScheduler
+
+from largebatch.act.learning_rate import tick
+from largebatch.core.codec import encode
+from largebatch.core.decider import Decider
+from largebatch.core.decision import Decision
+from largebatch.core.measurement import FACTS
+from largebatch.core.protocols import Meter
+from largebatch.core.rule import name_of
+
+
+class Clocked:
+    """The clocks of a run and what follows them.
+
+    Mutable: holds the decider before and after the last step.
+
+    Attributes:
+        decider: rule, state and clocks before the coming step.
+        decision: of the last step; None before the first.
+    """
+
+    def __init__(self, decider: Decider) -> None:
+        self.decider = decider
+        self.decision: Decision | None = None
+        self._before = decider
+        self._ticked = decider.base_steps
+
+    @property
+    def base_steps(self) -> float:
+        """Steps of the base batch that the run is worth so far."""
+        return self.decider.base_steps
+
+    @property
+    def samples(self) -> int:
+        """Training samples used so far, over all ranks."""
+        return self.decider.samples
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Optimizer steps taken so far; those lost to non-finite values are not counted."""
+        return self.decider.step
+
+    @property
+    def skipped(self) -> int:
+        """Steps lost to a non-finite loss or gradient."""
+        return self.decider.skipped
+
+    @property
+    def lr_multiplier(self) -> float:
+        """Factor on the learning rate in the last step; 1 before the first."""
+        return 1.0 if self.decision is None else self.decision.lr_multiplier
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is used up; False without a budget."""
+        return self.decider.finished
+
+    def every(
+        self,
+        *,
+        samples: float | None = None,
+        base_steps: float | None = None,
+        steps: float | None = None,
+    ) -> bool:
+        """Whether the last step passed a multiple of one of these, for evaluation and checkpoints.
+
+        "Every 100 steps" means ever more samples while a batch grows; this does not.
+
+        Args:
+            samples, base_steps, steps: exactly one interval, above 0.
+
+        Raises:
+            ValueError: not exactly one interval.
+        """
+        before, after = self._before, self.decider
+        spans = (
+            (samples, before.samples, after.samples),
+            (base_steps, before.base_steps, after.base_steps),
+            (steps, before.step, after.step),
+        )
+        given = [(interval, a, b) for interval, a, b in spans if interval is not None]
+        if len(given) != 1 or not given[0][0] > 0:
+            raise ValueError("Give one interval above 0, as in control.every(samples=50_000).")
+        interval, a, b = given[0]
+        return math.floor(b / interval) > math.floor(a / interval)
+
+    def advance(self, scheduler: LRScheduler, *, metric: float | None = None) -> int:
+        """Advances a torch scheduler that is written in steps of the base batch: call it once after
+        each step, where `scheduler.step()` stood.
+
+        Args:
+            scheduler: any torch scheduler.
+            metric: for `ReduceLROnPlateau`, after each evaluation.
+
+        Returns:
+            How often the scheduler was stepped.
+
+        Raises:
+            ValueError: `ReduceLROnPlateau` without a metric.
+        """
+        ticks = tick(scheduler, before=self._ticked, after=self.base_steps, metric=metric)
+        if metric is None:
+            self._ticked = self.base_steps
+        return ticks
+
+
+def digest_of(decider: Decider) -> int:
+    """A number below 2^32 that differs when clocks, states or decisions do.
+
+    The same on every rank and in every process, unlike `hash`.
+    """
+    facts = (
+        decider.step,
+        decider.samples,
+        decider.base_steps,
+        decider.batch_size,
+        sorted(decider.measure),
+        decider.state,
+    )
+    return zlib.crc32(repr(facts).encode())
+
+
+def facts_of(decider: Decider) -> dict[str, Any]:
+    """What describes a run, as plain values: for the record's header and the ranks' agreement."""
+    return {
+        "rule": encode(decider.rule, kind=True),
+        "base_batch_size": decider.base_batch_size,
+        "batch_size": decider.batch_size,
+        "ranks": decider.ranks,
+        "dataset_size": decider.dataset_size,
+        "budget": encode(decider.budget),
+    }
+
+
+def check_needs(decider: Decider, *, meter: Meter, known: Mapping[str, bool]) -> None:
+    """Refuses a rule whose statistic the meter lacks or whose fact is not known.
+
+    Args:
+        decider: with the chain of rules.
+        meter: bound to its optimizer.
+        known: for each of `FACTS` whether the run has it; a fact left out is checked later.
+
+    Raises:
+        ValueError: naming the rule and what it lacks.
+    """
+    remedies = {
+        "budget": "Say how long the run is: control.steps(samples=...) or "
+        "lb.attach(..., budget=lb.Budget(base_steps=10_000)).",
+        "dataset_size": "Give a data set of known size: lb.BatchLoader(dataset, ...) or "
+        "lb.attach(..., dataset_size=len(dataset)).",
+        "loss": "Tell each micro-batch's loss: control.loss(loss).",
+    }
+    for rule in decider.rule.rules:
+        for need in sorted(rule.needs):
+            if need in FACTS:
+                if not known.get(need, True):
+                    raise ValueError(f"{name_of(rule)} needs the {need}. {remedies[need]}")
+            elif need not in meter.provides:
+                raise ValueError(
+                    f"{name_of(rule)} needs {need!r}, but this meter provides only "
+                    f"{sorted(meter.provides)}. {_remedy(need)}"
+                )
+
+
+def _remedy(need: str) -> str:
+    if need == "preconditioned_moments":
+        return "They exist for the Adam family: optimizer = torch.optim.AdamW(model.parameters())."
+    return "Use meter=lb.Meter(model)."

@@ -1,0 +1,266 @@
+"""A run in which the batch may change: loading and stepping in one hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from largebatch.act.clocked import Clocked, check_needs, digest_of, facts_of
+from largebatch.act.learning_rate import LrActuator
+from largebatch.act.loader import BatchLoader
+from largebatch.act.micro_batches import MicroBatches
+from largebatch.core.decider import Decider
+from largebatch.core.decision import Decision
+from largebatch.core.errors import MicroBatchMissed, NotFinite, RanksDisagree
+from largebatch.core.measurement import STATISTICS, Budget, Measurement, Reading
+from largebatch.core.protocols import Meter, Sink
+from largebatch.core.rule import Rule
+
+
+class StepController(Clocked):
+    """Drives loader, meter, decider and optimizer through a run, from the parts it is given.
+
+    `lb.Controller` builds the parts; see there for how it is used. One step is `measure` (observe),
+    decide, apply and commit, in this order; `step` does what is left of them.
+
+    Mutable: holds the step in hand.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        rule: Rule,
+        batches: BatchLoader,
+        *,
+        base_batch_size: int,
+        meter: Meter,
+        record: Sink | None = None,
+        patience: int = 10,
+    ) -> None:
+        meter.bind(optimizer)
+        decider = Decider.start(
+            rule,
+            base_batch_size=base_batch_size,
+            batch_size=batches.batch_size,
+            ranks=meter.rank_count,
+            dataset_size=batches.dataset_size,
+        )
+        super().__init__(decider)
+        known = {"dataset_size": batches.dataset_size is not None}
+        check_needs(decider, meter=meter, known=known)
+        parts = meter.least_parts if decider.rule.needs & STATISTICS else 1
+        batches.bind(rank=meter.rank, ranks=meter.rank_count, least_parts=parts)
+        self.model, self.optimizer, self.batches, self.meter = model, optimizer, batches, meter
+        self.patience = patience
+        self.reading: Reading | None = None
+        self._lr = LrActuator(optimizer)
+        self._record = record if meter.leader else None
+        self._step: MicroBatches | None = None
+        self._lost_in_a_row = 0
+
+    @property
+    def batch_size(self) -> int:
+        """Samples wished for the coming step, over all ranks."""
+        return self.decider.batch_size
+
+    def resize(self, batch_size: int) -> None:
+        """Sets the next step's batch by hand, as when workers come or go.
+
+        Raises:
+            ValueError: fewer samples than ranks.
+        """
+        self.batches.resize(batch_size)
+        self.decider = replace(self.decider, batch_size=batch_size)
+
+    def steps(
+        self,
+        *,
+        base_steps: float | None = None,
+        samples: int | None = None,
+        epochs: float | None = None,
+        steps: int | None = None,
+    ) -> Iterator[MicroBatches]:
+        """The run's steps until the budget, given in exactly one unit, is used up.
+
+        Leaving the loop early restores model and optimizer; calling it again with the same budget
+        goes on where it stopped.
+
+        Args:
+            base_steps: steps of the base batch.
+            samples: training samples over all ranks; the last step is cut to end there.
+            epochs: passes over the data set, counted in samples.
+            steps: optimizer steps.
+
+        Raises:
+            ValueError: no budget or several, another one than before, or a rule's need not met.
+            RanksDisagree: the ranks were started with different settings.
+        """
+        if epochs is not None and self.decider.dataset_size is None:
+            raise ValueError(
+                "This loader's data set has no known size, so epochs have no length. Give the "
+                "budget in samples: control.steps(samples=5_000_000)."
+            )
+        if epochs is not None and samples is None:
+            samples = max(round(epochs * (self.decider.dataset_size or 0)), 1)
+        self._begin(Budget(base_steps=base_steps, samples=samples, steps=steps))
+        return self._iterate()
+
+    def backward(self, loss: Tensor, *, weight: float | None = None) -> None:
+        """Runs the micro-batch's backward, weighted so that the step's gradient is the mean.
+
+        Args:
+            loss: the micro-batch's MEAN loss, a scalar.
+            weight: what it averages over, where that is not its samples (tokens, say); above 0.
+
+        Raises:
+            ValueError: a loss that is not a scalar, or a weight that is not above 0.
+            MicroBatchMissed: no micro-batch is in hand.
+        """
+        step = self._step
+        if step is None:
+            raise MicroBatchMissed(
+                "control.backward was called outside a step. Use it inside "
+                "for batch in control.steps(samples=...): for x, y in batch: ..."
+            )
+        if loss.dim() != 0:
+            raise ValueError(
+                f"The loss has the shape {tuple(loss.shape)}; control.backward takes the mean over "
+                "the micro-batch: control.backward(loss.mean())."
+            )
+        weight = step.size if weight is None else weight
+        if not 0.0 < weight < math.inf:
+            raise ValueError(f"A micro-batch's weight is finite and above 0; got {weight!r}.")
+        last = step.last
+        step.take()
+        share = weight * self.decider.ranks / step.batch_size
+        self.meter.backward(loss, share=share, weight=weight, samples=step.size, last=last)
+
+    def measure(self) -> Reading:
+        """Completes the step's gradient and reads the meter; for clipping of your own between it
+        and `step`, which calls it otherwise.
+
+        Raises:
+            MicroBatchMissed: not every micro-batch had its backward.
+            RanksDisagree: the ranks took different decisions before.
+        """
+        step = self._step
+        if step is None:
+            raise MicroBatchMissed("There is no step in hand; iterate control.steps(...).")
+        if self.reading is None:
+            step.check_complete()
+            step.close()
+            self.reading = self._close(planned_weight=step.batch_size)
+            correction = step.batch_size / self.reading.weight
+            if self.reading.finite and abs(correction - 1.0) > 1e-12:
+                self.meter.multiply_gradients(correction)
+        return self.reading
+
+    def step(self, *, clip_norm: float | None = None) -> Decision:
+        """Measures, decides, takes the optimizer's step and prepares the next one.
+
+        Args:
+            clip_norm: largest norm of the gradient that the optimizer gets, over all parameters
+                together; the statistics are those before clipping.
+
+        Returns:
+            What was decided.
+
+        Raises:
+            MicroBatchMissed: not every micro-batch had its backward.
+            NotFinite: the first step's loss is not finite, or `patience` steps in a row.
+        """
+        reading = self.measure()
+        seen = self.decider.see(reading, base_lr=self._lr.base_lr)
+        after, decision = self.decider.decide(seen)
+        if seen.finite:
+            self._apply(decision, sqnorm=reading.batch_sqnorm, clip_norm=clip_norm)
+        self._commit(after, seen, decision)
+        self._refuse_nan(seen)
+        return decision
+
+    def _begin(self, budget: Budget) -> None:
+        if self.decider.budget is not None and self.decider.budget != budget:
+            raise ValueError(
+                f"This run's budget is {self.decider.budget}; it is given once, since schedules "
+                f"are fractions of it. Got {budget}. Start another Controller for another run."
+            )
+        fresh = self.decider.budget is None
+        self.decider = replace(self.decider, budget=budget)
+        if fresh:
+            facts = facts_of(self.decider)
+            self.meter.agree(facts)
+            if self._record is not None:
+                self._record.start(facts)
+
+    def _iterate(self) -> Iterator[MicroBatches]:
+        try:
+            while not self.decider.finished:
+                planned = self.batches.next_step(limit=self._samples_left())
+                if planned is None:
+                    return
+                self.meter.open(self.decider.measure)
+                self.reading = None
+                self._step = MicroBatches(planned, model=self.model, quiet=self.meter.reduces)
+                yield self._step
+                if self._step is not None:
+                    raise MicroBatchMissed(
+                        "The next step was asked for before control.step(). Call it once after "
+                        "the loop over the micro-batches."
+                    )
+                if self.reading is not None and self.reading.exhausted:
+                    return
+        finally:
+            self._drop_step()
+
+    def _samples_left(self) -> int | None:
+        budget = self.decider.budget
+        if budget is None or budget.samples is None:
+            return None
+        return budget.samples - self.decider.samples
+
+    def _close(self, *, planned_weight: float) -> Reading:
+        digest = digest_of(self.decider) if self.decider.ranks > 1 else 0
+        try:
+            return self.meter.close(
+                planned_weight=planned_weight, digest=digest, exhausted=self.batches.exhausted
+            )
+        except RanksDisagree:
+            self.meter.agree({**facts_of(self.decider), "state": repr(self.decider)})
+            raise
+
+    def _apply(self, decision: Decision, *, sqnorm: float | None, clip_norm: float | None) -> None:
+        if clip_norm is not None and sqnorm is not None and sqnorm > clip_norm**2:
+            self.meter.multiply_gradients(clip_norm / math.sqrt(sqnorm))
+        with self._lr.applied(decision.lr_multiplier):
+            self.optimizer.step()
+
+    def _commit(self, after: Decider, seen: Measurement, decision: Decision) -> None:
+        self.meter.clear(self.optimizer)
+        self._before, self.decider, self.decision = self.decider, after, decision
+        self._step = None
+        self.batches.commit(seen.batch_size)
+        if decision.next_batch_size != self.batches.batch_size:
+            self.batches.resize(decision.next_batch_size)
+        if self._record is not None:
+            self._record.write(seen, decision)
+
+    def _refuse_nan(self, seen: Measurement) -> None:
+        self._lost_in_a_row = 0 if seen.finite else self._lost_in_a_row + 1
+        at_once = seen.samples == 0 and seen.loss is not None and not math.isfinite(seen.loss)
+        if at_once or self._lost_in_a_row >= self.patience:
+            raise NotFinite(
+                f"{self._lost_in_a_row} step(s) in a row had a loss or gradient that is not finite "
+                f"(loss {seen.loss}); no weight was changed by them. Look at the data and lower "
+                "the learning rate, or bound it: lb.chain(rule, lb.ClampLr(max=4.0))."
+            )
+
+    def _drop_step(self) -> None:
+        if self._step is not None:
+            self._step.close()
+            self.meter.clear(self.optimizer)
+        self._step, self.reading = None, None

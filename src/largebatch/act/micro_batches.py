@@ -1,0 +1,92 @@
+"""One optimizer step's micro-batches on one rank, each to be seen exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+from torch import nn
+
+from largebatch.act.step import Step
+from largebatch.core.errors import MicroBatchMissed
+
+
+class MicroBatches(Iterable[Any]):
+    """The micro-batches of one optimizer step: iterate it once and pass each loss to
+    `control.backward`.
+
+    While it is iterated, DistributedDataParallel synchronises in the last micro-batch only.
+
+    Mutable: knows which micro-batch is in hand.
+
+    Attributes:
+        batch_size: samples planned for the step, over all ranks.
+        accumulation: micro-batches on this rank.
+        size: samples in the micro-batch in hand.
+    """
+
+    def __init__(self, planned: Step, *, model: nn.Module, quiet: bool) -> None:
+        self.batch_size = planned.batch_size
+        self.accumulation = planned.accumulation
+        self.size = 0
+        self._planned = planned
+        self._model = model if isinstance(model, nn.parallel.DistributedDataParallel) else None
+        self._quiet = quiet
+        self._done = 0
+        self._waiting = False
+        self._micro_batches = self._iterate()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._micro_batches
+
+    @property
+    def last(self) -> bool:
+        """Whether the micro-batch in hand is this rank's last one of the step."""
+        return self._done == self.accumulation - 1
+
+    def take(self) -> None:
+        """Notes that the micro-batch in hand had its backward.
+
+        Raises:
+            MicroBatchMissed: none is in hand, or it had its backward already.
+        """
+        if not self._waiting:
+            raise MicroBatchMissed(
+                "control.backward was called twice for one micro-batch, or outside the loop over "
+                "the step. Add the losses up, control.backward(loss_a + loss_b), inside "
+                "for x, y in batch: ..."
+            )
+        self._waiting = False
+        self._done += 1
+
+    def check_complete(self) -> None:
+        """Checks that each micro-batch had its backward.
+
+        Raises:
+            MicroBatchMissed: some did not.
+        """
+        if self._done != self.accumulation:
+            raise MicroBatchMissed(
+                f"control.step() came after {self._done} of {self.accumulation} micro-batches, so "
+                "the gradient is not that of the batch. Iterate the whole step and call "
+                "control.backward(loss) for each: for x, y in batch: ..."
+            )
+
+    def close(self) -> None:
+        """Leaves the loop over the micro-batches and restores the model's synchronisation."""
+        self._micro_batches.close()
+
+    def _iterate(self) -> Iterator[Any]:
+        for at, (micro_batch, size) in enumerate(self._planned):
+            self.size, self._waiting = size, True
+            silent = self._quiet or at < self.accumulation - 1
+            synchronised = self._model is None or not silent
+            with nullcontext() if synchronised else self._model.no_sync():
+                yield micro_batch
+            if self._waiting:
+                raise MicroBatchMissed(
+                    f"Micro-batch {at + 1} of {self.accumulation} was passed over: the next one "
+                    "was asked for before control.backward(loss). Take them one by one, without "
+                    "list(batch) or a prefetcher around it; move them to the device in the loop."
+                )

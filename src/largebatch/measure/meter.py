@@ -1,0 +1,245 @@
+"""Measures a step: parts seen by a tap, statistics over them, one reduction over the ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from largebatch.core.errors import RanksDisagree
+from largebatch.core.measurement import Reading
+from largebatch.measure.estimate import Parts, source_of
+from largebatch.measure.parameters import Parameters
+from largebatch.measure.ranks import Ranks
+from largebatch.measure.squares import squared_norms
+from largebatch.measure.statistics import (
+    BATCH,
+    PreconditionedNorms,
+    SquaredNorms,
+    Statistic,
+    Totals,
+    choose,
+    gradients_of,
+)
+from largebatch.measure.sums import Sums
+from largebatch.measure.taps import LeafHooks, See, Tap
+
+LOSS = "loss"
+
+
+class Meter:
+    """A tap, the statistics and one reduction.
+
+    Mutable: holds what the step in hand has shown so far.
+
+    Args:
+        model: the model, bare or in DistributedDataParallel.
+        statistics: what can be measured; None is `SquaredNorms()` and, where the optimizer is of
+            the Adam family, `PreconditionedNorms()`. Only what a rule asks for is computed.
+        tap: where gradients are seen; None is `LeafHooks()`.
+        group: process group that shares the batch; None is the default group.
+
+    Raises:
+        ValueError: several processes and a model that is not in DistributedDataParallel.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        statistics: Sequence[Statistic] | None = None,
+        tap: Tap | None = None,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        self.model = model
+        self.ranks = Ranks(group)
+        self.tap: Tap = tap or LeafHooks()
+        self._offered = tuple(statistics or (SquaredNorms(), PreconditionedNorms()))
+        self.statistics: tuple[Statistic, ...] = ()
+        replicated = isinstance(model, nn.parallel.DistributedDataParallel)
+        if self.ranks.count > 1 and not replicated:
+            raise ValueError(
+                f"{self.ranks.count} processes run, but the model is not replicated: each would "
+                "train its own. Use model = torch.nn.parallel.DistributedDataParallel(model)."
+            )
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """Names of the statistics that it can measure."""
+        return frozenset(statistic.name for statistic in self.statistics)
+
+    @property
+    def least_parts(self) -> int:
+        """Parts that a step needs over all ranks for its statistics."""
+        return 2 if any(statistic.parts for statistic in self.statistics) else 1
+
+    @property
+    def rank(self) -> int:
+        """This process among those that share the batch."""
+        return self.ranks.rank
+
+    @property
+    def rank_count(self) -> int:
+        """How many processes share the batch."""
+        return self.ranks.count
+
+    @property
+    def leader(self) -> bool:
+        """Whether this is the first rank."""
+        return self.ranks.rank == 0
+
+    def agree(self, facts: Mapping[str, Any]) -> None:
+        """Checks that all ranks hold the same facts; see `Ranks.agree`."""
+        self.ranks.agree(facts)
+
+    @property
+    def reduces(self) -> bool:
+        """Whether the step in hand is averaged over the ranks by the tap and not by DDP."""
+        return self.tap.reduces and self.see is not None
+
+    def bind(self, optimizer: Optimizer) -> None:
+        """Told once whose parameters to measure.
+
+        Raises:
+            ValueError: optimizer and model do not match, or a statistic does not suit them.
+        """
+        self.parameters = Parameters.of(self.model, optimizer)
+        self.statistics = tuple(s for s in self._offered if s.supports(optimizer))
+        self.tap.bind(self.parameters, self.ranks)
+        for statistic in self.statistics:
+            statistic.bind(self.parameters, optimizer)
+        self.sums = Sums(self.ranks, device=self.parameters.tensors[0].device)
+        self._one: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
+        self.see: See | None = None
+        self._sees: dict[frozenset[str], See | None] = {}
+        self.open(frozenset())
+
+    def open(self, wanted: frozenset[str]) -> None:
+        """A step begins in which these statistics are wanted."""
+        self.active = choose(self.statistics, wanted)
+        if wanted not in self._sees:
+            self._sees[wanted] = _see_all([s.see for s in self.active if s.parts])
+        self.see = self._sees[wanted]
+        names = [name for s in self.active for name in (*s.of_parts, *s.of_batch)]
+        self.sums.open([LOSS, BATCH, *names])
+        self._parts, self._samples, self._weight = 0, 0, 0.0
+        for statistic in self.active:
+            statistic.open()
+        if self.see is None:
+            self.tap.rest()
+
+    def backward(
+        self, loss: Tensor, *, share: float, weight: float, samples: int, last: bool
+    ) -> None:
+        """Runs the backward of share * loss, whose gradient is one part of the step.
+
+        Args:
+            loss: mean over the micro-batch, a scalar.
+            share: factor of this micro-batch in the step's gradient on this rank.
+            weight: of the micro-batch, in whatever unit all weights of the step are.
+            samples: in the micro-batch.
+            last: whether it is this rank's last one of the step.
+        """
+        if self.see is not None:
+            self.tap.begin(self.see)
+        loss.backward(gradient=self._factor(share, loss))
+        if self.see is not None:
+            self.tap.end(last=last)
+        self.sums.add(LOSS, loss.detach(), coefficient=weight)
+        for statistic in self.active:
+            statistic.close_part(self.sums, coefficient=weight / share**2)
+        self._parts += 1
+        self._samples += samples
+        self._weight += weight
+
+    def close(self, *, planned_weight: float, digest: int = 0, exhausted: bool = False) -> Reading:
+        """Combines the parts over the ranks: one collective, one host sync.
+
+        Args:
+            planned_weight: E, the total weight with which the shares were made.
+            digest: of the state that must be the same on all ranks; below 2^32.
+            exhausted: whether this rank has no more data.
+
+        Raises:
+            RanksDisagree: the ranks' digests differ.
+        """
+        self.close_batch()
+        numbers = {
+            "parts": self._parts, "samples": self._samples, "weight": self._weight,
+            "exhausted": exhausted,
+        }  # fmt: skip
+        sums = self.reduce(numbers, digest=digest)
+        parts = Parts.proportional(
+            count=round(sums["parts"]),
+            samples=sums["samples"],
+            weight=sums["weight"],
+            source=source_of(ranks=self.ranks.count, parts=round(sums["parts"])),
+        )
+        factor = (planned_weight / parts.weight) ** 2
+        totals = Totals(sums=sums, parts=parts, batch_factor=factor)
+        return self.read(totals, losses=parts.weight)
+
+    def close_batch(self) -> None:
+        """Looks at the batch's gradient, which is complete and not yet clipped."""
+        share = float(self.leader)
+        for scalar in squared_norms(gradients_of(self.parameters)):
+            self.sums.add(BATCH, scalar, coefficient=share)
+        for statistic in self.active:
+            statistic.close_batch(self.sums, share=share)
+
+    def reduce(self, numbers: Mapping[str, float], *, digest: int) -> dict[str, float]:
+        """The step's sums over the ranks, with this rank's numbers among them."""
+        for name, value in numbers.items():
+            self.sums.put(name, value)
+        self.sums.put("digest", digest)
+        self.sums.put("first digest", digest if self.leader else 0)
+        sums = self.sums.reduce()
+        if sums["digest"] != self.ranks.count * sums["first digest"]:
+            raise RanksDisagree("The ranks took different decisions in an earlier step.")
+        return sums
+
+    def read(self, totals: Totals, *, losses: float) -> Reading:
+        """What the sums over all ranks say; the loss is the mean over a weight of `losses`."""
+        sums, parts = totals.sums, totals.parts
+        moments: dict[str, Any] = {s.name: s.read(totals) for s in self.active}
+        return Reading(
+            samples=round(parts.samples),
+            finite=all(map(math.isfinite, sums.values())),
+            loss=sums[LOSS] / losses if losses else None,
+            batch_sqnorm=sums[BATCH] * totals.batch_factor,
+            weight=parts.weight,
+            exhausted=sums.get("exhausted", 0) > 0,
+            **moments,
+        )
+
+    def multiply_gradients(self, factor: float) -> None:
+        """Multiplies every gradient in place."""
+        torch._foreach_mul_(gradients_of(self.parameters), factor)
+
+    def clear(self, optimizer: Optimizer) -> None:
+        """Clears the gradients after the optimizer's step."""
+        self.tap.clear(optimizer)
+
+    def _factor(self, share: float, loss: Tensor) -> Tensor:
+        key = (share, loss.dtype, loss.device)
+        if key not in self._one:
+            if len(self._one) > 64:
+                self._one.clear()
+            self._one[key] = torch.full((), share, dtype=loss.dtype, device=loss.device)
+        return self._one[key]
+
+
+def _see_all(sees: list[See]) -> See | None:
+    if len(sees) < 2:
+        return sees[0] if sees else None
+
+    def see(index: int, gradient: Tensor) -> None:
+        for one in sees:
+            one(index, gradient)
+
+    return see

@@ -1,0 +1,198 @@
+"""Measures a training loop that it does not drive: the user calls backward, clips and steps.
+
+Parts are counted by the gradients that each parameter gets. The batch's gradient is looked at when
+a backward ends, after DistributedDataParallel has reduced it and before the user clips it; torch
+calls back there by a private interface, which only this file uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.autograd.variable import Variable
+from torch.optim import Optimizer
+
+from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NoVariance
+from largebatch.core.measurement import Reading
+from largebatch.measure.estimate import Parts, source_of
+from largebatch.measure.meter import LOSS, Meter
+from largebatch.measure.statistics import BATCH, Totals
+from largebatch.measure.taps import LeafHooks, See
+
+
+class Observer:
+    """A meter for somebody else's loop.
+
+    Mutable: holds what the step in hand has shown so far.
+
+    Args:
+        meter: with `LeafHooks` as its tap.
+        batch_size: samples of a whole step over all ranks.
+        micro_batches: backward calls a step on each rank; None takes what the first step shows.
+
+    Raises:
+        ValueError: another tap, which would have to stand around each backward.
+    """
+
+    def __init__(self, meter: Meter, *, batch_size: int, micro_batches: int | None = None) -> None:
+        if not isinstance(meter.tap, LeafHooks):
+            raise ValueError(
+                f"{type(meter.tap).__name__} must stand around each backward, which only "
+                "lb.Controller does. Use meter=lb.Meter(model) here."
+            )
+        self.meter, self.tap = meter, meter.tap
+        self.batch_size = batch_size
+        self._told = micro_batches is not None
+        self._usual = micro_batches
+        self._see: See | None = None
+
+    def bind(self, optimizer: Optimizer) -> None:
+        """Told once whose parameters to measure."""
+        self.meter.bind(optimizer)
+        self._batch_names = {BATCH}
+        for statistic in self.meter.statistics:
+            self._batch_names |= set(statistic.of_batch)
+
+    def open(self, wanted: frozenset[str]) -> None:
+        """A step begins in which these statistics are wanted."""
+        self.meter.open(wanted)
+        self._in_backward = False
+        self._sizes: list[int] = []
+        self._losses = 0
+        self.tap.reset()
+        watching = bool(self.meter.active)
+        if not watching:
+            self.tap.rest()
+            self._see = None
+        elif self._see is None:
+            self._see = self._on_gradient
+            self.tap.begin(self._see)
+        self._watching = watching
+
+    def size(self, samples: int) -> None:
+        """The samples of one micro-batch, told once for each backward of the step."""
+        self._sizes.append(samples)
+
+    def loss(self, loss: Tensor) -> None:
+        """The mean loss of one micro-batch."""
+        self.meter.sums.add(LOSS, loss.detach())
+        self._losses += 1
+
+    def close(self, *, digest: int = 0) -> Reading:
+        """Combines the parts over the ranks: one collective, one host sync.
+
+        Raises:
+            MicroBatchMissed: no backward since the last step, or gradients that were not cleared.
+            NoVariance: one part, of which no variance can be known.
+            LargeBatchError: parameters that got different numbers of gradients.
+        """
+        parts = self._count()
+        sizes = self._sizes or [self._size_of_part(parts)] * parts
+        if len(sizes) != parts:
+            raise MicroBatchMissed(
+                f"control.micro_batch was told {len(sizes)} sizes, but {parts} backward calls ran. "
+                "Call control.micro_batch(len(x)) once for each."
+            )
+        numbers = {
+            "parts": parts, "samples": sum(sizes), "per sample": sum(1.0 / n for n in sizes),
+            "losses": self._losses,
+        }  # fmt: skip
+        sums = self.meter.reduce(numbers, digest=digest)
+        totals = self._totals(sums)
+        self._check_variance(totals)
+        reading = self.meter.read(totals, losses=sums["losses"])
+        self._check_cleared(totals)
+        return reading
+
+    def detach(self) -> None:
+        """Takes every hook off the model."""
+        self.tap.rest()
+
+    def _on_gradient(self, index: int, gradient: Tensor) -> None:
+        if not self._in_backward:
+            self._in_backward = True
+            Variable._execution_engine.queue_callback(self._when_backward_ends)
+        see = self.meter.see
+        if see is not None:
+            see(index, gradient)
+
+    def _when_backward_ends(self) -> None:
+        # Queued once more, it runs after the callback in which DDP finishes its reduction.
+        Variable._execution_engine.queue_callback(self._end_backward)
+
+    def _end_backward(self) -> None:
+        self._in_backward = False
+        for statistic in self.meter.active:
+            statistic.close_part(self.meter.sums, coefficient=1.0)
+        if self._told and self._usual is not None and max(self.tap.counts) < self._usual:
+            return  # more backward calls follow, so the batch's gradient is not complete
+        self.meter.sums.drop(self._batch_names & self.meter.sums.names)
+        self.meter.close_batch()
+
+    def _count(self) -> int:
+        if not self._watching:
+            return self._usual or 1
+        counts = self.tap.counts
+        parts = max(counts)
+        if parts == 0:
+            raise MicroBatchMissed(
+                "optimizer.step() came without a backward since the last one. If gradients come by "
+                "other ways than loss.backward(), their parts cannot be seen."
+            )
+        if self._told and self._usual is not None and parts > self._usual:
+            self._refuse(counts, f"more than micro_batches={self._usual} allows")
+        if not self._told and any(0 < count < parts for count in counts):
+            self._refuse(counts, "but others fewer, so the micro-batches cannot be told apart")
+        if self._usual is None:
+            self._usual = parts
+        return parts
+
+    def _refuse(self, counts: Sequence[int], what: str) -> None:
+        name = self.meter.parameters.names[counts.index(max(counts))]
+        raise LargeBatchError(
+            f"{name} got {max(counts)} gradients in this step, {what}. Say how many backward calls "
+            "a step makes on each rank, lb.attach(..., micro_batches=4), one for each micro-batch "
+            "(add several losses up before), and avoid checkpoint(use_reentrant=True)."
+        )
+
+    def _size_of_part(self, parts: int) -> float:
+        return self.batch_size / (self.meter.rank_count * (self._usual or parts))
+
+    def _totals(self, sums: dict[str, float]) -> Totals:
+        count, ranks = round(sums["parts"]), self.meter.rank_count
+        return Totals(
+            sums=sums,
+            parts=Parts(
+                count=count,
+                samples=sums["samples"],
+                units=sums["samples"],
+                weight=count,
+                weight_per_unit=sums["per sample"],
+                squared_weight_per_unit=sums["per sample"],
+                source=source_of(ranks=ranks, parts=count),
+            ),
+            part_factor=(count / ranks) ** 2,
+        )
+
+    def _check_variance(self, totals: Totals) -> None:
+        if totals.parts.count > 1 or not any(s.parts for s in self.meter.active):
+            return
+        raise NoVariance(
+            "One backward a step on one process gives one gradient, of which no variance can be "
+            "known. Split the batch into two or more micro-batches, run several processes, or take "
+            "the rough temporal estimate: "
+            "meter=lb.Meter(model, statistics=[lb.TemporalMoments()])."
+        )
+
+    def _check_cleared(self, totals: Totals) -> None:
+        for statistic in self.meter.active:
+            for name in statistic.of_parts:
+                mean = totals.sums[name] * totals.part_factor / totals.parts.weight
+                of_batch = statistic.of_batch[0] if statistic.of_batch else BATCH
+                if totals.sums[of_batch] > mean * 1.001:
+                    raise MicroBatchMissed(
+                        "The gradient is larger than the mean of the micro-batches' gradients can "
+                        "be: it was not cleared before them, or not every backward was seen. Call "
+                        "optimizer.zero_grad() after each optimizer.step()."
+                    )

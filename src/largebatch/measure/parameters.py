@@ -1,0 +1,58 @@
+"""The parameters that a run measures: those that its optimizer moves, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Trainable parameters in the optimizer's order, each once, with their names."""
+
+    names: tuple[str, ...]
+    tensors: tuple[nn.Parameter, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module, optimizer: Optimizer) -> Parameters:
+        """The parameters that `optimizer` moves; frozen ones are left out, tied ones count once.
+
+        Raises:
+            ValueError: the optimizer lacks a trainable parameter of the model, holds none of it,
+                or a parameter is sharded.
+        """
+        name_of = {parameter: name for name, parameter in bare(model).named_parameters()}
+        held = {p: None for group in optimizer.param_groups for p in group["params"]}
+        missing = [name for p, name in name_of.items() if p.requires_grad and p not in held]
+        if missing:
+            raise ValueError(
+                f"The optimizer lacks {len(missing)} trainable parameters of the model, first "
+                f"{missing[0]!r}: their gradient would be measured but never used. Add them, "
+                f"optimizer.add_param_group({{'params': [...]}}), or freeze them: "
+                f"model.get_parameter({missing[0]!r}).requires_grad_(False)."
+            )
+        moved = [p for p in held if p.requires_grad]
+        if not moved or not any(p in name_of for p in moved):
+            raise ValueError(
+                "The optimizer moves no parameter of this model. Build it from the same model: "
+                "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)."
+            )
+        names = [name_of.get(p, f"parameter {i} of the optimizer") for i, p in enumerate(moved)]
+        for name, parameter in zip(names, moved, strict=True):
+            if isinstance(parameter, DTensor):
+                raise ValueError(
+                    f"{name} is sharded (FSDP2): hooks on it never see a rank's own gradient. "
+                    "Use DistributedDataParallel."
+                )
+        return cls(names=tuple(names), tensors=tuple(moved))
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The module inside DistributedDataParallel, else the model itself; evaluate that one."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model

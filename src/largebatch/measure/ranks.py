@@ -1,0 +1,50 @@
+"""The processes that share one batch: their number, one all-reduce a step, and their agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from largebatch.core.errors import RanksDisagree
+
+
+class Ranks:
+    """The data-parallel group of a run; a single process where none was started.
+
+    Args:
+        group: process group over which the batch is shared; None is the default group.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        together = dist.is_available() and dist.is_initialized()
+        self.group = group
+        self.count: int = dist.get_world_size(group) if together else 1
+        self.rank: int = dist.get_rank(group) if together else 0
+
+    def sum_(self, values: torch.Tensor) -> torch.Tensor:
+        """`values` summed over the ranks, in place; one collective, none on a single process."""
+        if self.count > 1:
+            dist.all_reduce(values, group=self.group)
+        return values
+
+    def agree(self, facts: Mapping[str, Any]) -> None:
+        """Checks once, before training, that all ranks were started alike.
+
+        Raises:
+            RanksDisagree: on every rank, naming the first fact that differs.
+        """
+        if self.count == 1:
+            return
+        everyone: list[Any] = [None] * self.count
+        dist.all_gather_object(everyone, dict(facts), group=self.group)
+        for name in facts:
+            values = [theirs.get(name) for theirs in everyone]
+            if any(value != values[0] for value in values):
+                listed = ", ".join(f"rank {r}: {value}" for r, value in enumerate(values))
+                raise RanksDisagree(
+                    f"The ranks were started with different settings: {name} is {listed}. "
+                    "Build model, rule, loader and budget from the same arguments on every rank."
+                )

@@ -1,0 +1,104 @@
+"""Weighted sums of device scalars under names: one collective and one host sync a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from largebatch.measure.ranks import Ranks
+
+LIMIT = 1024
+"""Scalars kept before they are summed up, so that memory does not grow with the micro-batches."""
+
+
+class Sums:
+    """Collects scalars on the device during a step and reduces them once at its end.
+
+    The names are fixed when a step begins, so that every rank sends the same numbers in the same
+    order. Sums are formed in float64: on the device where it has that type, else on the host.
+
+    >>> sums = Sums(Ranks(), device=torch.device("cpu"))
+    >>> sums.open(["loss"])
+    >>> sums.add("loss", torch.tensor(3.0), coefficient=2.0)
+    >>> sums.put("weight", 2.0)
+    >>> sums.reduce()
+    {'loss': 6.0, 'weight': 2.0}
+
+    Mutable: holds the scalars of the step in hand.
+    """
+
+    def __init__(self, ranks: Ranks, *, device: torch.device) -> None:
+        self.ranks = ranks
+        self.device = device
+        self._wide = torch.float32 if device.type == "mps" else torch.float64
+        self._plan: tuple[object, ...] = ()
+        self._matrix = torch.empty(0)
+        self._host: tuple[float, ...] = ()
+        self._host_tensor = torch.empty(0)
+        self.open(())
+
+    def open(self, names: Iterable[str]) -> None:
+        """A step begins whose device scalars go under these names; forgets what was collected."""
+        self._rows = {name: row for row, name in enumerate(names)}
+        self._scalars: list[Tensor] = []
+        self._terms: list[tuple[int, float]] = []
+        self._numbers: dict[str, float] = {}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names under which device scalars go in this step."""
+        return frozenset(self._rows)
+
+    def add(self, name: str, scalar: Tensor, *, coefficient: float = 1.0) -> None:
+        """Adds coefficient * scalar (0-dim, on the device) to the sum called `name`."""
+        self._scalars.append(scalar)
+        self._terms.append((self._rows[name], coefficient))
+        if len(self._scalars) > LIMIT:
+            self._fold()
+
+    def put(self, name: str, value: float) -> None:
+        """Sets this rank's number under `name`; `reduce` sums it over the ranks."""
+        self._numbers[name] = value
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Forgets what was added under these names."""
+        rows = {self._rows[name] for name in names}
+        kept = [i for i, (row, _) in enumerate(self._terms) if row not in rows]
+        self._scalars = [self._scalars[i] for i in kept]
+        self._terms = [self._terms[i] for i in kept]
+
+    def reduce(self) -> dict[str, float]:
+        """Every sum over all ranks, the same on each: one all-reduce, one host sync."""
+        values, names = self._on_device(), list(self._rows)
+        if self.ranks.count > 1:
+            values = self.ranks.sum_(torch.cat([values, self._numbers_on_device()]))
+            names += self._numbers
+        totals = dict(zip(names, values.tolist(), strict=True))
+        if self.ranks.count == 1:
+            totals |= self._numbers
+        return totals
+
+    def _on_device(self) -> Tensor:
+        if not self._terms:
+            return torch.zeros(len(self._rows), dtype=self._wide, device=self.device)
+        plan = (len(self._rows), *self._terms)
+        if plan != self._plan:  # the same in almost every step, so it stays on the device
+            rows = [[c if row == r else 0.0 for r, c in self._terms] for row in range(plan[0])]
+            self._plan = plan
+            self._matrix = torch.tensor(rows, dtype=self._wide, device=self.device)
+        # A product with zeros spreads one NaN over all sums, which does no harm: a step with any
+        # non-finite sum is discarded as a whole.
+        return self._matrix @ torch.stack(self._scalars).to(self._wide)
+
+    def _numbers_on_device(self) -> Tensor:
+        host = tuple(self._numbers.values())
+        if host != self._host:
+            self._host = host
+            self._host_tensor = torch.tensor(host, dtype=self._wide, device=self.device)
+        return self._host_tensor
+
+    def _fold(self) -> None:
+        self._scalars = list(self._on_device().unbind())
+        self._terms = [(row, 1.0) for row in self._rows.values()]

@@ -1,0 +1,252 @@
+"""Where the gradient of one part (one micro-batch on one rank) is seen.
+
+`LeafHooks` sees each parameter's gradient as autograd delivers it, before it is added up and before
+DistributedDataParallel reduces it. `Detached` gives each backward empty gradients and adds them up
+itself. `Flat` does that in one buffer for all parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from largebatch.core.errors import LargeBatchError, MicroBatchMissed
+from largebatch.measure.parameters import Parameters
+from largebatch.measure.ranks import Ranks
+
+See = Callable[[int, Tensor], None]
+
+
+class Tap(Protocol):
+    """What a meter asks of a tap; `begin` and `end` stand around one backward of a measured step.
+
+    Attributes:
+        reduces: whether it averages the gradients of a measured step over the ranks itself, so
+            that DistributedDataParallel must not.
+    """
+
+    @property
+    def reduces(self) -> bool: ...
+
+    def bind(self, parameters: Parameters, ranks: Ranks) -> None:
+        """Told once which parameters to watch."""
+        ...
+
+    def begin(self, see: See) -> None:
+        """The gradient of the coming backward goes to see(index of parameter, gradient)."""
+        ...
+
+    def end(self, *, last: bool) -> None:
+        """The backward is over; `last` of its step or not."""
+        ...
+
+    def rest(self) -> None:
+        """The coming step is not measured: cost nothing."""
+        ...
+
+    def clear(self, optimizer: Optimizer) -> None:
+        """Clears the gradients after the optimizer's step."""
+        ...
+
+
+class LeafHooks:
+    """Sees the gradient in a hook before autograd adds it to `parameter.grad`; changes nothing.
+
+    The hook is on the node that accumulates the gradient and not on the tensor, so that a user's
+    own `torch.autograd.grad` does not feed it. Exact under DistributedDataParallel, torch.compile
+    and activation checkpointing; a parameter that gets two gradients in one backward is refused,
+    since the square of their sum is not the sum of their squares.
+
+    Mutable: holds the hooks of one model.
+    """
+
+    reduces = False
+
+    def bind(self, parameters: Parameters, ranks: Ranks) -> None:
+        self._parameters = parameters
+        self._nodes = [get_gradient_edge(tensor).node for tensor in parameters.tensors]
+        self._handles: list[RemovableHandle] = []
+        self._see: See | None = None
+        self._active = False
+        self.counts = [0] * len(parameters)
+
+    def begin(self, see: See) -> None:
+        if self._see != see:
+            self.rest()
+            self._see = see
+            self._handles = [
+                node.register_prehook(self._hook(index, see))
+                for index, node in enumerate(self._nodes)
+            ]
+        self._active = True
+
+    def end(self, *, last: bool) -> None:
+        self._active = False
+        if max(self.counts) > 1:
+            name = self._parameters.names[self.counts.index(max(self.counts))]
+            self.reset()
+            raise LargeBatchError(
+                f"{name} got several gradients in one backward (reentrant checkpointing with tied "
+                "weights does that), so its micro-batch's gradient was never whole in a hook. "
+                "Use meter=lb.Meter(model, tap=lb.Detached()), or checkpoint(use_reentrant=False)."
+            )
+        self.reset()
+
+    def rest(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._see = [], None
+        self._active = False
+
+    def clear(self, optimizer: Optimizer) -> None:
+        optimizer.zero_grad()
+
+    def reset(self) -> None:
+        """Forgets how many gradients each parameter got."""
+        self.counts[:] = [0] * len(self.counts)
+
+    def _hook(self, index: int, see: See) -> Callable[[tuple[Tensor, ...]], None]:
+        counts = self.counts
+
+        def hook(gradients: tuple[Tensor, ...]) -> None:
+            if self._active:
+                counts[index] += 1
+                see(index, gradients[0])
+
+        return hook
+
+
+class Detached:
+    """Gives each backward empty gradients and adds them up afterwards: one gradient copy more.
+
+    For models in which a parameter gets several gradients within one micro-batch: several backward
+    calls for it, or reentrant checkpointing with tied weights. Under DistributedDataParallel it
+    averages the sum over the ranks itself, in one more collective of the gradient's size.
+
+    Mutable: holds the sum of a step's gradients.
+    """
+
+    reduces = True
+
+    def bind(self, parameters: Parameters, ranks: Ranks) -> None:
+        self._parameters, self._ranks = parameters, ranks
+        self._sum: list[Tensor | None] = []
+        self._see: See | None = None
+
+    def begin(self, see: See) -> None:
+        self._see = see
+        self._sum = [p.grad for p in self._parameters.tensors]
+        for parameter in self._parameters.tensors:
+            parameter.grad = None
+
+    def end(self, *, last: bool) -> None:
+        assert self._see is not None
+        for index, (parameter, total) in enumerate(
+            zip(self._parameters.tensors, self._sum, strict=True)
+        ):
+            if parameter.grad is not None:
+                self._see(index, parameter.grad)
+            if total is not None:
+                parameter.grad = total if parameter.grad is None else total.add_(parameter.grad)
+        self._sum = []
+        if last:
+            self._average()
+
+    def rest(self) -> None:
+        """Nothing to do: a step that is not measured accumulates as usual."""
+
+    def clear(self, optimizer: Optimizer) -> None:
+        optimizer.zero_grad()
+
+    def _average(self) -> None:
+        if self._ranks.count == 1:
+            return
+        for parameter in self._parameters.tensors:  # a rank may have left a parameter unused
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in self._parameters.tensors if p.grad is not None]
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        self._ranks.sum_(flat.div_(self._ranks.count))
+        shares = flat.split([g.numel() for g in gradients])
+        for gradient, share in zip(gradients, shares, strict=True):
+            gradient.copy_(share.view_as(gradient))
+
+
+class Flat:
+    """Keeps all gradients in one buffer, so that a part's squared norm is one dot product.
+
+    Fast for small models, slower for large ones. Gradients are views into the buffer: every step
+    checks that they still are, and `zero_grad` is the controller's alone. A parameter that a step
+    does not use has a zero gradient instead of none, which weight decay and momentum notice.
+
+    Mutable: holds two buffers of the gradient's size.
+    """
+
+    reduces = True
+
+    def bind(self, parameters: Parameters, ranks: Ranks) -> None:
+        tensors = parameters.tensors
+        kinds = {(t.dtype, t.device) for t in tensors}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"lb.Flat() needs parameters of one type on one device, got {len(kinds)} kinds. "
+                "Use meter=lb.Meter(model)."
+            )
+        self._parameters, self._ranks = parameters, ranks
+        total = sum(t.numel() for t in tensors)
+        self._now = torch.zeros(total, dtype=tensors[0].dtype, device=tensors[0].device)
+        self._before = torch.zeros_like(self._now)
+        self._fresh = True
+        self._see: See | None = None
+        views = self._now.split([t.numel() for t in tensors])
+        self._views = [v.view_as(t) for v, t in zip(views, tensors, strict=True)]
+        self._pointers = [v.data_ptr() for v in self._views]
+        for parameter, view in zip(tensors, self._views, strict=True):
+            parameter.grad = view
+
+    def begin(self, see: See) -> None:
+        self._check()
+        self._see = see
+
+    def end(self, *, last: bool) -> None:
+        assert self._see is not None
+        self._check()
+        self._see(0, self._now)
+        if last:
+            if not self._fresh:
+                self._now.add_(self._before)
+            self._fresh = True
+            self._ranks.sum_(self._now)
+            if self._ranks.count > 1:
+                self._now.div_(self._ranks.count)
+            return
+        if self._fresh:
+            self._before.copy_(self._now)
+        else:
+            self._before.add_(self._now)
+        self._now.zero_()
+        self._fresh = False
+
+    def rest(self) -> None:
+        self._check()
+
+    def clear(self, optimizer: Optimizer) -> None:
+        self._now.zero_()
+        self._fresh = True
+
+    def _check(self) -> None:
+        for index, pointer in enumerate(self._pointers):
+            gradient = self._parameters.tensors[index].grad
+            if gradient is None or gradient.data_ptr() != pointer:
+                name = self._parameters.names[index]
+                raise MicroBatchMissed(
+                    f"The gradient of {name} is no longer in lb.Flat()'s buffer: zero_grad was "
+                    "called, or DistributedDataParallel keeps it (gradient_as_bucket_view=True). "
+                    "Leave zero_grad to control.step(), or use meter=lb.Meter(model)."
+                )
