@@ -1,0 +1,262 @@
+"""`BatchLoader`: batches whose size may change at every step, cut into micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from largebatch.act.sources import Options, open_source
+from largebatch.act.step import Step
+from largebatch.core.codec import decode, encode
+from largebatch.core.errors import LargeBatchError
+
+VERSION = 1
+"""Of the stored state; one with another version names another place in the stream."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoaderState:
+    """Where a run stands in its data.
+
+    Args:
+        version: of this form.
+        position: samples taken over all ranks.
+        batch_size: the wish for the next step.
+        seed: of the stream.
+        shuffle: whether epochs are permuted.
+        dataset_size: samples in an epoch, None where unknown.
+        passes: passes that a loader of the user's has completed.
+        micro_batches: taken on this rank in the pass after them.
+    """
+
+    version: int
+    position: int
+    batch_size: int
+    seed: int
+    shuffle: bool
+    dataset_size: int | None
+    passes: int
+    micro_batches: int
+
+
+class BatchLoader:
+    """The sample stream and its micro-batches; changes state in `resize`, `next_step` and `commit`.
+
+    A data set becomes an endless stream perm_0, perm_1, ... by (seed, epoch). Each step takes the
+    next batch of it, cut as `BatchPlan` says, so the samples and their order do not depend on the
+    number of ranks or workers, on micro-batch sizes or on where a run was interrupted. Tensors are
+    indexed whole and `__getitems__` is called once a micro-batch, both without a `DataLoader`.
+
+    >>> from torch import arange
+    >>> loader = BatchLoader(arange(10), batch_size=4, max_micro_batch_size=2, shuffle=False)
+    >>> loader.bind(rank=0, ranks=1, least_parts=1)
+    >>> [(micro_batch.tolist(), size) for micro_batch, size in loader.next_step()]
+    [([0, 1], 2), ([2, 3], 2)]
+    >>> loader.commit(4)
+
+    Args:
+        source: a map-style data set; a tensor `[N, ...]` or a tuple of such; or a `DataLoader` or
+            other iterable, whose batches are the micro-batches (`OwnLoader` says how they are
+            counted, repeated and resumed). On several ranks all have the same data set; a loader
+            gives each rank its own samples.
+        batch_size: samples of the first step over all ranks.
+        max_micro_batch_size: most samples of one micro-batch on one rank. By default each rank's
+            share of the first batch: the size that the user has shown to fit; what is larger later
+            is accumulated.
+        seed: of the permutations and of the samples' randomness.
+        shuffle: whether epochs are permuted.
+        collate: list of samples -> micro-batch, by default torch's `default_collate`.
+        num_workers: processes that read ahead; 0 reads in this one.
+        worker_options: more arguments of the workers' `DataLoader`, as {"pin_memory": True}.
+        seed_samples: whether the global CPU generators are seeded before each sample, so that
+            augmentation is a function of (seed, position). It costs about 15 microseconds a
+            sample, which a data set that draws nothing can save.
+        size_of: micro-batch of a loader -> samples in it, by default the first dimension of the
+            first tensor found.
+
+    Raises:
+        ValueError: sizes below 1, a source that cannot be read, or an option that it has no use
+            for.
+    """
+
+    def __init__(
+        self,
+        source: Dataset[Any] | Tensor | tuple[Tensor, ...] | Iterable[Any],
+        *,
+        batch_size: int,
+        max_micro_batch_size: int | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+        collate: Callable[[list[Any]], Any] | None = None,
+        num_workers: int = 0,
+        worker_options: Mapping[str, Any] | None = None,
+        seed_samples: bool = True,
+        size_of: Callable[[Any], int] | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is at least 1, as in batch_size=64; got {batch_size}.")
+        options = Options(
+            max_micro_batch_size=max_micro_batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            collate=collate,
+            num_workers=num_workers,
+            worker_options=worker_options,
+            seed_samples=seed_samples,
+            size_of=size_of,
+        )
+        self._source = open_source(source, options)
+        self._seed, self._shuffle = seed, shuffle
+        self._first_batch_size = self._batch_size = batch_size
+        self._position = self._ranks = 0
+        self._step: Step | None = None
+
+    def bind(self, *, rank: int, ranks: int, least_parts: int) -> None:
+        """Say who shares the batches; the controller does so before the first step.
+
+        Args:
+            rank: of this process.
+            ranks: processes that share each batch.
+            least_parts: fewest micro-batches of a step over all ranks.
+
+        Raises:
+            ValueError: fewer samples than ranks in a batch, a loader without data or with
+                micro-batches too large for the batch, or a loader already in use.
+        """
+        if self._step is not None:
+            raise ValueError(
+                "This BatchLoader serves another controller already. Build one for each: "
+                "BatchLoader(dataset, batch_size=64)"
+            )
+        self._check_shared(self._first_batch_size, ranks)
+        self._source.bind(
+            batch_size=self._first_batch_size, rank=rank, ranks=ranks, least_parts=least_parts
+        )
+        self._ranks = ranks
+
+    @property
+    def batch_size(self) -> int:
+        """Samples wished for the next step, over all ranks."""
+        return self._batch_size
+
+    @property
+    def dataset_size(self) -> int | None:
+        """Samples in an epoch; None where a loader does not tell."""
+        return self._source.dataset_size
+
+    @property
+    def position(self) -> int:
+        """Samples of the stream taken by committed steps, over all ranks."""
+        return self._position
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether this rank has no data for another step, which only an iterator can come to."""
+        return self._source.exhausted
+
+    def resize(self, batch_size: int) -> None:
+        """Wish for the next step's samples over all ranks.
+
+        Raises:
+            ValueError: fewer than one a rank.
+        """
+        self._check_shared(batch_size, max(self._ranks, 1))
+        self._batch_size = batch_size
+
+    def next_step(self, limit: int | None = None) -> Step | None:
+        """The next step, from the last committed one on; None when this rank has no more data.
+
+        A data set's step that was not committed is given again.
+
+        Args:
+            limit: samples left in the run's budget, at least 1: the step has no more, but one a
+                rank.
+
+        Raises:
+            ValueError: a limit below 1, or a loader that gives nothing in a later pass.
+            LargeBatchError: no controller has bound the loader.
+        """
+        if not self._ranks:
+            raise LargeBatchError(
+                "A BatchLoader gives steps once it is bound. Hand it to a Controller, or "
+                "loader.bind(rank=0, ranks=1, least_parts=1)"
+            )
+        wish = self._batch_size
+        if limit is not None and limit < wish:
+            if limit < 1:
+                raise ValueError(f"limit is at least 1 sample, or None for no limit; got {limit}.")
+            wish = max(limit, self._ranks)
+        self._step = step = self._source.step(self._position, wish)
+        return step
+
+    def commit(self, step_samples: int) -> None:
+        """The last step was taken: only now does the position move.
+
+        Args:
+            step_samples: its true samples over all ranks.
+
+        Raises:
+            MicroBatchMissed: not the samples that a data set's step was planned with.
+            LargeBatchError: there was no step.
+        """
+        if self._step is None:
+            raise LargeBatchError("commit follows a step: step = loader.next_step()")
+        self._source.commit(self._step.batch_size, step_samples)
+        self._position += step_samples
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values that say where the run stands after the last committed step; the same on
+        every rank, but for loaders of the user's that give ranks unequal numbers of micro-batches.
+        """
+        passes, micro_batches = self._source.state()
+        state = LoaderState(
+            version=VERSION,
+            position=self._position,
+            batch_size=self._batch_size,
+            seed=self._seed,
+            shuffle=self._shuffle,
+            dataset_size=self.dataset_size,
+            passes=passes,
+            micro_batches=micro_batches,
+        )
+        plain: dict[str, Any] = encode(state)
+        return plain
+
+    def load_state_dict(self, plain: Mapping[str, Any]) -> None:
+        """Go on where a `state_dict` was taken, on any number of ranks and workers.
+
+        A loader of the user's is read again from the start of its pass up to there.
+
+        Raises:
+            ValueError: another seed, order, data set or version, or a loader that cannot go there.
+            RecordError: something that is no such state.
+        """
+        state: LoaderState = decode(LoaderState, plain, where="the BatchLoader's state")
+        here = {
+            "version": VERSION,
+            "seed": self._seed,
+            "shuffle": self._shuffle,
+            "dataset_size": self.dataset_size,
+        }
+        for name, value in here.items():
+            saved = getattr(state, name)
+            if saved != value:
+                raise ValueError(
+                    f"The state was saved with {name}={saved}, but this BatchLoader has {value}: "
+                    "it would go on with other samples. Build it as it was, or start a new run."
+                )
+        self._check_shared(state.batch_size, max(self._ranks, 1))
+        self._source.resume((state.passes, state.micro_batches))
+        self._position, self._batch_size = state.position, state.batch_size
+
+    @staticmethod
+    def _check_shared(batch_size: int, ranks: int) -> None:
+        if batch_size < ranks:
+            raise ValueError(
+                f"A batch of {batch_size} samples cannot be shared by {ranks} ranks: each needs at "
+                f"least one. Use batch_size={ranks} or more, or fewer ranks."
+            )

@@ -1,0 +1,215 @@
+"""Steps from a loader of the user's: its batches are the micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from largebatch.act.step import Step
+
+_END = object()
+_UNREPEATABLE = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+
+
+def leading_size(micro_batch: Any) -> int:
+    """Samples of a micro-batch: the first dimension of the first tensor found in it.
+
+    >>> leading_size({"x": ["text", Tensor(5, 3)]})
+    5
+
+    Raises:
+        ValueError: no tensor with a first dimension.
+    """
+    found = next(_tensors(micro_batch), None)
+    if found is None or found.ndim == 0:
+        raise ValueError(
+            f"The samples of a micro-batch of type {type(micro_batch).__name__} cannot be counted: "
+            "it holds no tensor with a first dimension. Say how: "
+            "BatchLoader(loader, batch_size=64, size_of=lambda micro_batch: len(micro_batch.ids))"
+        )
+    return found.shape[0]
+
+
+class OwnLoader:
+    """The steps of a loader or an iterable; changes state as it is read.
+
+    One that can be iterated again is repeated for ever, a new pass after each; an iterator ends. A
+    step takes k whole micro-batches on this rank, the fewest whose samples reach its share,
+
+        k = ceil(batch size / (ranks * size)),
+
+    with `size` the largest micro-batch seen in this pass: the short one that ends a pass says
+    nothing about the next. One micro-batch is held ahead, so that its size and the end of data are
+    known before a step. Of an iterator all k are drawn before the first is given, since only then
+    is it known which is the last.
+
+    Args:
+        loader: gives micro-batches; on several ranks, each rank its own.
+        size_of: micro-batch -> samples in it.
+    """
+
+    def __init__(self, loader: Iterable[Any], *, size_of: Callable[[Any], int]) -> None:
+        self._loader = loader
+        self._size_of = size_of
+        self._iterator: Iterator[Any] | None = None
+        self._held: tuple[Any, int] | None = None
+        self._ended = False
+        self._pass = self._taken = self._largest = 0
+        self._committed = (0, 0)
+
+    @property
+    def dataset_size(self) -> int | None:
+        """Samples of a `DataLoader`'s data set; unknown for others."""
+        if not isinstance(self._loader, DataLoader):
+            return None
+        dataset = self._loader.dataset
+        return None if isinstance(dataset, IterableDataset) else len(dataset)  # type: ignore[arg-type]
+
+    @property
+    def exhausted(self) -> bool:
+        self._hold()
+        return self._ended
+
+    def bind(self, *, batch_size: int, rank: int, ranks: int, least_parts: int) -> None:
+        self._ranks, self._least = ranks, -(-least_parts // ranks)
+        if self._iterator is None:
+            self._open()
+        self._hold()
+        if self._held is None:
+            return  # a resumed iterator at its end
+        size = self._held[1]
+        if batch_size < ranks * size or self._wanted(batch_size) < self._least:
+            raise ValueError(
+                f"A batch of {batch_size} samples over {ranks} ranks needs at least {self._least} "
+                f"micro-batches a rank, but the loader's hold {size} samples each. Use a larger "
+                f"batch, BatchLoader(loader, batch_size={ranks * size * self._least}), or smaller "
+                f"micro-batches: DataLoader(dataset, batch_size="
+                f"{max(batch_size // (ranks * self._least), 1)})."
+            )
+
+    def step(self, position: int, batch_size: int) -> Step | None:
+        self._hold()
+        if self._ended:
+            return None
+        accumulation = max(self._wanted(batch_size), self._least)
+        micro_batches = self._take(accumulation)
+        if self._is_iterator:
+            drawn = list(micro_batches)
+            accumulation, micro_batches = len(drawn), iter(drawn)
+        return Step(batch_size=batch_size, accumulation=accumulation, micro_batches=micro_batches)
+
+    def commit(self, planned: int, samples: int) -> None:
+        self._committed = (self._pass, self._taken)
+
+    def state(self) -> tuple[int, int]:
+        return self._committed
+
+    def resume(self, state: tuple[int, int]) -> None:
+        """Begin that pass and read again, to drop it, what was taken from it.
+
+        Raises:
+            ValueError: a loader whose order cannot be repeated, or that gives fewer micro-batches
+                than were taken, or an iterator that is further on.
+        """
+        if state != (0, 0) and isinstance(self._loader, DataLoader):
+            self._refuse_unrepeatable(self._loader)
+        self._committed = state
+        if self._iterator is not None:
+            self._open()
+
+    def _wanted(self, batch_size: int) -> int:
+        return -(-batch_size // (self._ranks * self._largest))
+
+    def _take(self, accumulation: int) -> Iterator[tuple[Any, int]]:
+        for _ in range(accumulation):
+            self._hold()
+            if self._held is None:
+                return
+            taken, self._held = self._held, None
+            self._taken += 1
+            yield taken
+
+    def _hold(self) -> None:
+        if self._held is not None or self._ended:
+            return
+        assert self._iterator is not None, "bind comes before the first micro-batch"
+        micro_batch = next(self._iterator, _END)
+        if micro_batch is _END and not self._is_iterator:
+            self._begin(self._pass + 1)
+            micro_batch = next(self._iterator, _END)
+        if micro_batch is _END:
+            self._end()
+            return
+        size = self._size_of(micro_batch)
+        if size < 1:
+            raise ValueError(f"A micro-batch holds at least one sample; size_of gave {size}.")
+        self._held, self._largest = (micro_batch, size), max(self._largest, size)
+
+    def _end(self) -> None:
+        if not self._is_iterator or self._taken == 0:
+            raise ValueError(
+                f"The {type(self._loader).__name__} gave no micro-batch in pass {self._pass}. Give "
+                "one that holds data in every pass; if it can be read only once: "
+                "BatchLoader(iter(loader), batch_size=64)"
+            )
+        self._ended = True
+
+    def _begin(self, number: int) -> None:
+        if isinstance(self._loader, DataLoader) and isinstance(
+            self._loader.sampler, DistributedSampler
+        ):
+            self._loader.sampler.set_epoch(number)
+        self._iterator = iter(self._loader)
+        self._is_iterator = self._iterator is self._loader
+        self._pass, self._taken, self._largest, self._held = number, 0, 0, None
+
+    def _open(self) -> None:
+        """Stand behind the last committed micro-batch."""
+        number, taken = self._committed
+        if self._iterator is None or not self._is_iterator:
+            self._begin(number)
+        if self._taken > taken:
+            raise ValueError(
+                f"The iterator has given {self._taken} micro-batches and cannot go back to "
+                f"{taken}. Load the state into a BatchLoader around a new iterator."
+            )
+        for _ in range(taken - self._taken):
+            self._hold()
+            if self._held is None or self._pass != number:
+                raise ValueError(
+                    f"The state was saved after {taken} micro-batches of a pass, but this loader "
+                    "gives fewer. Give the loader that the run was started with."
+                )
+            self._held = None
+            self._taken += 1
+
+    @staticmethod
+    def _refuse_unrepeatable(loader: DataLoader[Any]) -> None:
+        if isinstance(loader.sampler, _UNREPEATABLE):
+            raise ValueError(
+                f"The order of a DataLoader with a {type(loader.sampler).__name__} cannot be "
+                "repeated, so the run cannot go on where it stopped. Give the data set itself, "
+                "BatchLoader(dataset, batch_size=64, seed=0), or a sampler whose order depends on "
+                "the pass alone: DistributedSampler(dataset, num_replicas=1, rank=0)"
+            )
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _tensors(item)

@@ -1,0 +1,54 @@
+"""One step's micro-batches on this rank, and what delivers them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(slots=True, kw_only=True)
+class Step:
+    """Iterate once over (micro-batch, its samples), in the order of the stream.
+
+    Args:
+        batch_size: planned samples over all ranks; for a loader of the user's the wish.
+        accumulation: micro-batches on this rank.
+        micro_batches: what is iterated, read when asked for.
+    """
+
+    batch_size: int
+    accumulation: int
+    micro_batches: Iterator[tuple[Any, int]]
+
+    def __iter__(self) -> Iterator[tuple[Any, int]]:
+        return self.micro_batches
+
+
+class Source(Protocol):
+    """Where the steps of a `BatchLoader` come from."""
+
+    @property
+    def dataset_size(self) -> int | None: ...
+    @property
+    def exhausted(self) -> bool: ...
+
+    def bind(self, *, batch_size: int, rank: int, ranks: int, least_parts: int) -> None:
+        """Say who shares the batches, before the first step."""
+        ...
+
+    def step(self, position: int, batch_size: int) -> Step | None:
+        """The step at a position of the stream; None when there is no more data."""
+        ...
+
+    def commit(self, planned: int, samples: int) -> None:
+        """The last step was taken, planned with so many samples and taken with so many."""
+        ...
+
+    def state(self) -> tuple[int, int]:
+        """(passes begun, micro-batches taken in this one) of a loader of the user's."""
+        ...
+
+    def resume(self, state: tuple[int, int]) -> None:
+        """Go on after the last committed step of such a state."""
+        ...
