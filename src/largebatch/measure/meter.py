@@ -187,8 +187,7 @@ class Meter:
     def close_batch(self) -> None:
         """Looks at the batch's gradient, which is complete and not yet clipped."""
         share = float(self.leader)
-        for scalar in squared_norms(gradients_of(self.parameters)):
-            self.sums.add(BATCH, scalar, coefficient=share)
+        self.sums.add(BATCH, *squared_norms(gradients_of(self.parameters)), coefficient=share)
         for statistic in self.active:
             statistic.close_batch(self.sums, share=share)
 

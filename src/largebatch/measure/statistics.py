@@ -129,8 +129,7 @@ class SquaredNorms:
         self._part.append(squared_norm(gradient))
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
-        for scalar in self._part:
-            sums.add(self.name, scalar, coefficient=coefficient)
+        sums.add(self.name, *self._part, coefficient=coefficient)
         self._part.clear()
 
     def close_batch(self, sums: Sums, *, share: float) -> None:
@@ -180,8 +179,7 @@ class PreconditionedNorms:
         self._part.append(squared_norm(self._preconditioned(index, gradient)))
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
-        for scalar in self._part:
-            sums.add(self.name, scalar, coefficient=coefficient)
+        sums.add(self.name, *self._part, coefficient=coefficient)
         self._part.clear()
 
     def close_batch(self, sums: Sums, *, share: float) -> None:
@@ -257,8 +255,7 @@ class TemporalMoments:
         for index in self._now.keys() & self._last.keys():
             scalar = torch.dot(self._now[index], self._last[index])
             sums.add(product, scalar, coefficient=share)
-        for scalar in squared_norms(list(self._last.values())):
-            sums.add(last, scalar, coefficient=share)
+        sums.add(last, *squared_norms(list(self._last.values())), coefficient=share)
 
     def read(self, totals: Totals) -> GradientMoments | None:
         product, last = (totals.sums[name] for name in self.of_batch)

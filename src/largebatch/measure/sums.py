@@ -51,10 +51,10 @@ class Sums:
         """The names under which device scalars go in this step."""
         return frozenset(self._rows)
 
-    def add(self, name: str, scalar: Tensor, *, coefficient: float = 1.0) -> None:
-        """Adds coefficient * scalar (0-dim, on the device) to the sum called `name`."""
-        self._scalars.append(scalar)
-        self._terms.append((self._rows[name], coefficient))
+    def add(self, name: str, *scalars: Tensor, coefficient: float = 1.0) -> None:
+        """Adds coefficient * scalar (each 0-dim, on the device) to the sum called `name`."""
+        self._scalars += scalars
+        self._terms += [(self._rows[name], coefficient)] * len(scalars)
         if len(self._scalars) > LIMIT:
             self._fold()
 
