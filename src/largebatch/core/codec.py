@@ -72,11 +72,13 @@ def decode(annotation: Any, plain: Any, *, kinds: Kinds | None = None, where: st
     Raises:
         RecordError: an unknown or missing field, a wrong type, or an unknown kind.
     """
+    if type(plain) is annotation and annotation in _AS_IT_IS:
+        return plain
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         return _decode_fields(annotation, plain, kinds=kinds, where=where)
     if _is_open(annotation):
         return _decode_open(plain, kinds=kinds or {}, where=where)
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    origin, arguments = _parts(annotation)
     if origin in (Union, types.UnionType):
         if plain is None and type(None) in arguments:
             return None
@@ -173,14 +175,21 @@ def _expect(sound: bool, plain: Any, expected: Any, where: str) -> Any:
     return plain
 
 
+@cache
 def _is_open(annotation: Any) -> bool:
     """Whether a field may hold several classes: a protocol, or a tuple of one."""
     if annotation is Any:
         return True
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    origin, arguments = _parts(annotation)
     if origin is tuple:
         return any(_is_open(a) for a in arguments if a is not Ellipsis)
     return isinstance(annotation, type) and getattr(annotation, "_is_protocol", False)
+
+
+@cache
+def _parts(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The origin and the arguments of a type such as `tuple[int, str]`."""
+    return typing.get_origin(annotation), typing.get_args(annotation)
 
 
 @cache

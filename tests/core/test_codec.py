@@ -1,4 +1,4 @@
-"""`encode` is fast because it remembers classes; the naive twin here does not."""
+"""The codec is fast because it remembers classes; the naive twin here does not. It is strict."""
 
 from __future__ import annotations
 
@@ -159,3 +159,40 @@ def test_only_a_field_that_may_hold_several_classes_gets_its_kind() -> None:
         "whatever": {"kind": "Square", "side": 1.0},
         "pair": [0.0, 0],
     }
+
+
+BUDGET = {"base_steps": None, "samples": 10, "steps": None}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"samples": True}, "value.samples should be int, found True"),
+        ({"samples": 10.0}, "value.samples should be int, found 10.0"),
+        ({"samples": "10"}, "value.samples should be int"),
+        ({"base_steps": "many"}, "value.base_steps should be float"),
+        ({"epochs": 1}, r"unknown fields \['epochs'\]"),
+    ],
+)
+def test_a_wrong_type_or_field_is_named(damage: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        decode(Budget, BUDGET | damage)
+
+
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(RecordError, match=r"missing fields \['samples'\]"):
+        decode(Budget, {"base_steps": None, "steps": 5})
+
+
+def test_a_whole_number_is_read_as_a_float_where_a_float_is_declared() -> None:
+    read = decode(Square, {"side": 2})
+    assert read == Square(2.0)
+    assert type(read.side) is float
+
+
+def test_a_value_of_several_classes_is_found_by_its_kind() -> None:
+    drawing = Drawing(one=Square(2.0), many=(Point(), Square(1.0)), whatever=Point())
+    kinds = {"Square": Square, "Point": Point}
+    assert decode(Drawing, encode(drawing), kinds=kinds) == drawing
+    with pytest.raises(RecordError, match="unknown kind 'Square'; known: "):
+        decode(Drawing, encode(drawing), kinds={"Point": Point})
