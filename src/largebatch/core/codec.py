@@ -76,9 +76,9 @@ def decode(annotation: Any, plain: Any, *, kinds: Kinds | None = None, where: st
         return plain
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         return _decode_fields(annotation, plain, kinds=kinds, where=where)
-    if _is_open(annotation):
-        return _decode_open(plain, kinds=kinds or {}, where=where)
     origin, arguments = _parts(annotation)
+    if origin is None and _is_open(annotation):
+        return _decode_open(plain, kinds=kinds or {}, where=where)
     if origin in (Union, types.UnionType):
         if plain is None and type(None) in arguments:
             return None
