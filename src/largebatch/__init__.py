@@ -1,3 +1,5 @@
 """Large-batch training in PyTorch: measure the gradient's noise, set rate and batch from it."""
 
-__version__ = "0.1.0"
+from largebatch.core.version import __version__
+
+__all__ = ["__version__"]
