@@ -112,14 +112,45 @@ def name_of(rule: Rule) -> str:
     return type(rule).__name__
 
 
+def label_of(rule: Rule) -> str:
+    """The name of a rule in a message, with that of the rule it wraps: Every(AdaScale)."""
+    inside = f"({label_of(rule.rule)})" if isinstance(rule, Wrapper) else ""
+    return name_of(rule) + inside
+
+
 def names_within(rule: Rule) -> frozenset[str]:
-    """The names of a rule and of the rules it wraps.
+    """The names of a rule and of the rules it wraps or chains.
 
     >>> sorted(names_within(chain()))
     ['Chain']
     """
-    within = names_within(rule.rule) if isinstance(rule, Wrapper) else frozenset()
-    return within | {name_of(rule)}
+    inner = rule.rules if isinstance(rule, Chain) else ()
+    if isinstance(rule, Wrapper):
+        inner = (rule.rule,)
+    return frozenset({name_of(rule)}).union(*map(names_within, inner))
+
+
+def require(rule: Rule, provided: frozenset[str], *, by: str, remedy: str) -> None:
+    """Refuse a rule, or one within it, that needs what is not there.
+
+    >>> require(chain(), frozenset(), by="this meter", remedy="")
+
+    Args:
+        rule: usually a whole chain; the message names the rule within it.
+        provided: names of statistics and facts.
+        by: who provides them, in the message: "this meter".
+        remedy: what to do, as a line to paste.
+
+    Raises:
+        ValueError: a need that is not provided.
+    """
+    for one in _flatten((rule,)):
+        missing = one.needs - provided
+        if missing:
+            raise ValueError(
+                f"{label_of(one)} needs {', '.join(map(repr, sorted(missing)))}, which {by} does "
+                f"not provide. {remedy}".rstrip()
+            )
 
 
 def _flatten(rules: Iterable[Rule]) -> Iterable[Rule]:
@@ -148,8 +179,8 @@ def _check_pairs(rule: Rule, *, others: tuple[Rule, ...]) -> None:
     for other in others:
         for name in sorted(names_within(other) & rule.forbids):
             raise ValueError(
-                f"{name_of(rule)} and {name} cannot stand in one chain: each would apply its own "
-                f"factor for the same cause. Keep one of them."
+                f"{label_of(rule)} and {name} cannot stand in one chain: each would apply its own "
+                f"factor or clock for the same cause. Keep one of them."
             )
 
 
