@@ -71,9 +71,9 @@ def decode(annotation: Any, plain: Any, *, kinds: Kinds | None = None, where: st
     """
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         return _decode_fields(annotation, plain, kinds=kinds, where=where)
-    if _is_open(annotation):
-        return _decode_open(plain, kinds=kinds or {}, where=where)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if _is_open(annotation) and origin is not tuple:
+        return _decode_open(plain, kinds=kinds or {}, where=where)
     if origin in (Union, types.UnionType):
         if plain is None and type(None) in arguments:
             return None

@@ -113,9 +113,9 @@ def name_of(rule: Rule) -> str:
 
 
 def label_of(rule: Rule) -> str:
-    """The name of a rule in a message, with that of the rule it wraps: Every(AdaScale)."""
-    inside = f"({label_of(rule.rule)})" if isinstance(rule, Wrapper) else ""
-    return name_of(rule) + inside
+    """The name of a rule in a message, with those of the rules in it: Every(AdaScale)."""
+    inside = ", ".join(map(label_of, _within(rule)))
+    return f"{name_of(rule)}({inside})" if inside else name_of(rule)
 
 
 def names_within(rule: Rule) -> frozenset[str]:
@@ -124,10 +124,7 @@ def names_within(rule: Rule) -> frozenset[str]:
     >>> sorted(names_within(chain()))
     ['Chain']
     """
-    inner = rule.rules if isinstance(rule, Chain) else ()
-    if isinstance(rule, Wrapper):
-        inner = (rule.rule,)
-    return frozenset({name_of(rule)}).union(*map(names_within, inner))
+    return frozenset({name_of(rule)}).union(*map(names_within, _within(rule)))
 
 
 def require(rule: Rule, provided: frozenset[str], *, by: str, remedy: str) -> None:
@@ -151,6 +148,12 @@ def require(rule: Rule, provided: frozenset[str], *, by: str, remedy: str) -> No
                 f"{label_of(one)} needs {', '.join(map(repr, sorted(missing)))}, which {by} does "
                 f"not provide. {remedy}".rstrip()
             )
+
+
+def _within(rule: Rule) -> tuple[Rule, ...]:
+    if isinstance(rule, Wrapper):
+        return (rule.rule,)
+    return rule.rules if isinstance(rule, Chain) else ()
 
 
 def _flatten(rules: Iterable[Rule]) -> Iterable[Rule]:
@@ -177,10 +180,10 @@ def _check_facts(rule: Rule) -> None:
 
 def _check_pairs(rule: Rule, *, others: tuple[Rule, ...]) -> None:
     for other in others:
-        for name in sorted(names_within(other) & rule.forbids):
+        if names_within(other) & rule.forbids:
             raise ValueError(
-                f"{label_of(rule)} and {name} cannot stand in one chain: each would apply its own "
-                f"factor or clock for the same cause. Keep one of them."
+                f"{label_of(rule)} and {label_of(other)} cannot stand in one chain: each would "
+                f"apply its own factor or clock for the same cause. Keep one of them."
             )
 
 
@@ -189,7 +192,7 @@ def _check_bounds(rule: Rule, *, before: tuple[Rule, ...]) -> None:
         undone = bound.bounds & rule.changes
         if undone:
             raise ValueError(
-                f"{name_of(rule)} proposes the {' and the '.join(sorted(undone))} after "
-                f"{name_of(bound)} has bounded it, which would undo the bound. Put the bound last: "
-                f"lb.chain({name_of(rule)}(...), {name_of(bound)}(...))."
+                f"{label_of(rule)} proposes the {' and the '.join(sorted(undone))} after "
+                f"{label_of(bound)} has bounded it, which would undo the bound. Put the "
+                f"bound last: lb.chain({name_of(rule)}(...), {name_of(bound)}(...))."
             )
