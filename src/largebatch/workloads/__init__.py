@@ -89,6 +89,8 @@ def load(name: str) -> Workload:
 
 def _own(path: str) -> Workload:
     module_name, _, attribute = path.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
+        raise ValueError(f"{path!r} is not of the form 'package.module:factory', no file name.")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

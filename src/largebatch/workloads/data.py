@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -47,6 +46,7 @@ class Data:
 def size(split: Split) -> int:
     """Samples in a split.
 
+    >>> import torch
     >>> size((torch.zeros(5, 2), torch.zeros(5)))
     5
     """
@@ -56,6 +56,7 @@ def size(split: Split) -> int:
 def in_batches(split: Split, batch_size: int) -> Iterator[Batch]:
     """A split in its own order, `batch_size` samples at a time, the last batch as short as it is.
 
+    >>> import torch
     >>> [len(x) for x, _ in in_batches((torch.zeros(5, 2), torch.zeros(5)), 2)]
     [2, 2, 1]
     """
