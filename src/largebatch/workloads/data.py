@@ -15,7 +15,8 @@ Batch = tuple[Tensor, ...]
 """Tensors that share their first dimension, the samples: usually inputs and targets."""
 
 Split = Batch | Dataset[Any]
-"""All samples of one split. Tensors need no loader; a data set gives one sample an index."""
+"""All samples of one split. Tensors need no loader; a data set gives a sample, itself a
+tuple of tensors, for each index."""
 
 
 class DataMissing(LargeBatchError):

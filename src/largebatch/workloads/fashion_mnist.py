@@ -151,16 +151,16 @@ def _fashion(
 
 
 def fashion_logistic() -> Workload:
-    """Convex, and the fastest; at this rate the noise matters more than the curvature."""
+    """Convex, and the fastest."""
     model = partial(logistic, inputs=28 * 28, classes=10)
     summary = "Logistic regression (8k parameters)"
-    return _fashion("fashion-logistic", summary, model, base_lr=0.05, epochs=5)
+    return _fashion("fashion-logistic", summary, model, base_lr=0.005, epochs=5)
 
 
 def fashion_cnn() -> Workload:
     """The main image workload."""
     model = partial(cnn, width=16, classes=10)
-    return _fashion("fashion-cnn", "3-layer CNN (20k parameters)", model, base_lr=0.05, epochs=3)
+    return _fashion("fashion-cnn", "3-layer CNN (20k parameters)", model, base_lr=0.02, epochs=3)
 
 
 def fashion_resnet8() -> Workload:

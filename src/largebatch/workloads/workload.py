@@ -77,6 +77,6 @@ class Workload:
             device: where the model goes after it was initialised on the CPU.
         """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # the CPU's alone
             model = self.model().to(device)
         return model, self.optimizer(model.parameters(), lr=self.base_lr if lr is None else lr)
