@@ -114,6 +114,7 @@ class BatchLoader:
         self._first_batch_size = self._batch_size = batch_size
         self._position = self._ranks = 0
         self._step: Step | None = None
+        self._in_use = False
 
     def bind(self, *, rank: int, ranks: int, least_parts: int) -> None:
         """Say who shares the batches; the controller does so before the first step.
@@ -127,7 +128,7 @@ class BatchLoader:
             ValueError: fewer samples than ranks in a batch, a loader without data or with
                 micro-batches too large for the batch, or a loader already in use.
         """
-        if self._step is not None:
+        if self._in_use:
             raise ValueError(
                 "This BatchLoader serves another controller already. Build one for each: "
                 "BatchLoader(dataset, batch_size=64)"
@@ -156,7 +157,7 @@ class BatchLoader:
     @property
     def exhausted(self) -> bool:
         """Whether this rank has no data for another step, which only an iterator can come to."""
-        return self._source.exhausted
+        return self._ranks > 0 and self._source.exhausted
 
     def resize(self, batch_size: int) -> None:
         """Wish for the next step's samples over all ranks.
@@ -190,6 +191,7 @@ class BatchLoader:
             if limit < 1:
                 raise ValueError(f"limit is at least 1 sample, or None for no limit; got {limit}.")
             wish = max(limit, self._ranks)
+        self._in_use = True
         self._step = step = self._source.step(self._position, wish)
         return step
 
@@ -201,11 +203,12 @@ class BatchLoader:
 
         Raises:
             MicroBatchMissed: not the samples that a data set's step was planned with.
-            LargeBatchError: there was no step.
+            LargeBatchError: no step since the last commit.
         """
         if self._step is None:
-            raise LargeBatchError("commit follows a step: step = loader.next_step()")
+            raise LargeBatchError("Each step is committed once: step = loader.next_step()")
         self._source.commit(self._step.batch_size, step_samples)
+        self._step = None
         self._position += step_samples
 
     def state_dict(self) -> dict[str, Any]:

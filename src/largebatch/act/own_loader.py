@@ -144,7 +144,7 @@ class OwnLoader:
             return
         assert self._iterator is not None, "bind comes before the first micro-batch"
         micro_batch = next(self._iterator, _END)
-        if micro_batch is _END and not self._is_iterator:
+        if micro_batch is _END and self._taken and not self._is_iterator:
             self._begin(self._pass + 1)
             micro_batch = next(self._iterator, _END)
         if micro_batch is _END:
