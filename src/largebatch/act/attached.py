@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from largebatch.act.clocked import Clocked, check_needs, digest_of, facts_of
+from largebatch.act.clocked import Clocked, check_budget, check_needs, digest_of, facts_of
 from largebatch.act.learning_rate import LrActuator
 from largebatch.core.decider import Decider
 from largebatch.core.errors import LargeBatchError, RanksDisagree
@@ -65,12 +65,12 @@ class Attached(Clocked):
         )
         super().__init__(decider)
         _refuse_batch(decider)
-        known = {"dataset_size": dataset_size is not None, "budget": budget is not None}
-        check_needs(decider, meter=meter, known=known)
+        check_needs(decider, meter=meter)
+        check_budget(decider)
         meter.agree(facts_of(decider))
         self.optimizer, self.observer = optimizer, observer
         self._lr = LrActuator(optimizer)
-        self._record = record if meter.leader else None
+        self._record = record
         if self._record is not None:
             self._record.start(facts_of(decider))
         self._seen: Measurement | None = None

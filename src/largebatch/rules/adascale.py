@@ -49,17 +49,6 @@ def gain(*, scale: float, variance: float, sqnorm: float) -> float:
     return scale * ((variance + signal) / (variance + scale * signal))
 
 
-def gain_from_noise_scale(*, noise_scale: float, base_batch_size: float, scale: float) -> float:
-    """The same gain from the noise scale: S (n + b) / (n + S b), in samples n and b.
-
-    >>> round(gain_from_noise_scale(noise_scale=900, base_batch_size=128, scale=8), 6)
-    4.274428
-    """
-    if noise_scale == float("inf"):
-        return scale
-    return scale * (noise_scale + base_batch_size) / (noise_scale + scale * base_batch_size)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaScaleState:
     """Averages of (variance of one sample, squared norm): neither depends on the scale."""

@@ -50,7 +50,12 @@ def replay(rule: Rule, record: Recorded) -> list[Decision]:
     _check(rule, record)
     first = record.steps[0][0]
     decider = Decider.start(
-        rule, base_batch_size=first.base_batch_size, batch_size=first.batch_size
+        rule,
+        base_batch_size=first.base_batch_size,
+        batch_size=first.batch_size,
+        ranks=first.ranks,
+        dataset_size=first.dataset_size,
+        budget=first.budget,
     )
     decisions = []
     for seen, _ in record.steps:
