@@ -269,6 +269,11 @@ class Unsized(Dataset):
         (torch.arange(9), {"num_workers": 2}, "Drop num_workers .* tensors are indexed whole"),
         (torch.arange(9), {"size_of": len}, "Drop size_of"),
         (Squares(3), {"worker_options": {"timeout": 1}}, "Use num_workers=2"),
+        (
+            Squares(3),
+            {"num_workers": 1, "worker_options": {"in_order": False}},
+            "worker_options may hold",
+        ),
         (torch.arange(0), {}, "The Tensor is empty"),
         (Squares(0), {}, "The Squares is empty"),
         (Subset(Squares(3), []), {}, "The Subset is empty"),
@@ -293,6 +298,10 @@ def test_what_cannot_be_served_is_refused_with_a_remedy(source, options, message
 def test_fewer_samples_than_ranks_are_refused_everywhere():
     with pytest.raises(ValueError, match="2 samples cannot be shared by 3 ranks"):
         bound(torch.arange(9), batch_size=2, ranks=3)
+    wished = BatchLoader(torch.arange(9), batch_size=4)
+    wished.resize(2)
+    with pytest.raises(ValueError, match="2 samples cannot be shared by 3 ranks"):
+        wished.bind(rank=0, ranks=3, least_parts=1)
     loader = bound(torch.arange(9), batch_size=3, ranks=3)
     with pytest.raises(ValueError, match="2 samples cannot be shared by 3 ranks"):
         loader.resize(2)

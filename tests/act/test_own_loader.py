@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from stream_twin import as_lists, bound, take
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
 from largebatch.act.loader import BatchLoader
 from largebatch.act.own_loader import leading_size
@@ -153,10 +153,17 @@ class Pairs(IterableDataset):
         return iter(range(6))
 
 
+class Unsized(Dataset):
+    def __getitem__(self, index):
+        return index
+
+
 def test_the_size_of_a_data_loaders_data_set_is_known():
     sized = DataLoader(TensorDataset(torch.arange(6)), batch_size=2)
     assert BatchLoader(sized, batch_size=4).dataset_size == 6
     assert BatchLoader(DataLoader(Pairs(), batch_size=2), batch_size=4).dataset_size is None
+    unsized = DataLoader(Unsized(), batch_size=2, sampler=[0, 1, 2])
+    assert BatchLoader(unsized, batch_size=4).dataset_size is None
 
 
 def test_a_distributed_sampler_learns_of_each_pass():
