@@ -85,7 +85,8 @@ def block_means(series: Series, length: int) -> Series:
     [2.0, 4.0]
     """
     sums = np.concatenate([[0.0], np.cumsum(series)])
-    return (sums[length:] - sums[:-length]) / length
+    means: Series = (sums[length:] - sums[:-length]) / length
+    return means
 
 
 def _bounds_of_t(means: Series, *, blocks: int, seed: int, level: float) -> tuple[float, float]:

@@ -126,7 +126,7 @@ def estimate_noise(
     if math.isinf(low):
         return NotEnough(
             reason="the squared norm is below zero by more than chance explains",
-            needed="parts that are independent samples, counted with their true sizes",
+            needed="more steps, and parts that are independent samples of the sizes given",
         )
     if low < LEAST_BOUND and math.isinf(high):
         return NotEnough(
@@ -174,8 +174,8 @@ def along(
 
 
 def _checked(series: Pairs, *, level: float) -> Series:
-    pairs = np.asarray(series, dtype=np.float64).reshape(len(series), -1)
-    if len(pairs) and pairs.shape[1] != 2:
+    pairs = np.asarray(series, dtype=np.float64) if len(series) else np.empty((0, 2))
+    if pairs.shape[1:] != (2,):
         raise ValueError(
             "A series is one pair (variance, sqnorm) a step, for example "
             f"[(m.variance, m.sqnorm) for m in moments]; got the shape {pairs.shape}."
