@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
+from largebatch.core.formulas import gain_from_noise_scale
 from largebatch.core.measurement import Budget, GradientMoments, Measurement, Reading, noise_scale
 from largebatch.core.rule import chain
 from largebatch.rules import AdaScale, Every, Legw, LinearScaling, Schedule, SqrtScaling, StepDecay
-from largebatch.rules.adascale import ABSOLUTE_FLOOR, AdaScaleState, gain, gain_from_noise_scale
+from largebatch.rules.adascale import ABSOLUTE_FLOOR, AdaScaleState, gain
 from largebatch.rules.legw import legw_factor
 from largebatch.rules.scaling import linear_factor, sqrt_factor
 

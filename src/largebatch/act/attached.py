@@ -19,19 +19,41 @@ from largebatch.core.rule import Rule
 
 
 class Observer(Protocol):
-    """What is asked of a meter that watches a loop it does not drive."""
+    """What is asked of a meter that watches a loop it does not drive.
+
+    Attributes:
+        meter: the meter behind it.
+        batch_size: samples of a whole step over all ranks.
+    """
 
     @property
     def meter(self) -> Meter: ...
+    @property
+    def batch_size(self) -> int: ...
 
-    batch_size: int
+    def bind(self, optimizer: Optimizer) -> None:
+        """Told once whose parameters to measure."""
+        ...
 
-    def bind(self, optimizer: Optimizer) -> None: ...
-    def open(self, wanted: frozenset[str]) -> None: ...
-    def size(self, samples: int) -> None: ...
-    def loss(self, loss: Tensor) -> None: ...
-    def close(self, *, digest: int = 0) -> Reading: ...
-    def detach(self) -> None: ...
+    def open(self, wanted: frozenset[str]) -> None:
+        """A step begins in which these statistics are wanted."""
+        ...
+
+    def size(self, samples: int) -> None:
+        """The samples of one micro-batch."""
+        ...
+
+    def loss(self, loss: Tensor) -> None:
+        """The mean loss of one micro-batch."""
+        ...
+
+    def close(self, *, digest: int = 0) -> Reading:
+        """Combines the parts over the ranks."""
+        ...
+
+    def detach(self) -> None:
+        """Takes every hook off the model."""
+        ...
 
 
 class Attached(Clocked):
