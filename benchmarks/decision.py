@@ -1,4 +1,5 @@
-"""What a decision costs: a chain of five rules, from a reading to the next decider.
+"""What a decision costs in the middle of a run: a chain of five rules, from a reading to the next
+decider.
 
     python benchmarks/decision.py [--rounds 1000]
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from time import perf_counter
 
 from largebatch.core.average import Average
@@ -25,8 +27,9 @@ from largebatch.rules.adascale import AdaScaleState
 
 CALLS = 20
 RULE = chain(AdaScale(), Schedule(), WarmUp(), ClampLr(max=64.0), LimitGrowth())
-START = Decider.start(
-    RULE, base_batch_size=64, batch_size=512, budget=Budget(base_steps=1_000_000.0)
+START = replace(
+    Decider.start(RULE, base_batch_size=64, batch_size=512, budget=Budget(base_steps=1_000_000.0)),
+    base_steps=500_000.0,
 )
 MOMENTS = GradientMoments(batch_size=512, parts=8, batch_sqnorm=2.0, variance=100.0)
 READING = Reading(samples=512, loss=1.0, batch_sqnorm=2.0, moments=MOMENTS)
@@ -41,8 +44,8 @@ def decide(decider: Decider) -> Decider:
 
 
 def construct(decider: Decider) -> Decider:
-    """The values of one step, without the arithmetic: those of the default, of AdaScale, of the
-    schedule and of the warm-up; the bounds find nothing to do."""
+    """The values of one step, without the arithmetic: those of the default, of AdaScale and of the
+    schedule; the warm-up is over and the bounds find nothing to do."""
     Measurement(
         step=decider.step,
         samples=decider.samples,
@@ -61,7 +64,7 @@ def construct(decider: Decider) -> Decider:
         budget=decider.budget,
     )
     Decision(next_batch_size=512, base_steps=8.0)
-    for reason in ("gain 3 of 8", "gain 3 of 8; schedule x1", "gain 3 of 8; warm-up x0.1"):
+    for reason in ("gain 3 of 8", "gain 3 of 8; schedule x0.5"):
         decision = Decision(
             next_batch_size=512,
             base_steps=3.0,

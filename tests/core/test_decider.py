@@ -110,6 +110,7 @@ def test_a_step_that_is_not_finite_counts_its_samples_alone() -> None:
     before, _ = step(begin(), samples=60)
     after, decision = step(before, samples=128, finite=False)
     assert after == replace(before, samples=188, skipped=1)
+    assert step(after, finite=False)[0].skipped == 2
     assert decision.base_steps == 0.0
     assert decision.measure_next == before.measure
     assert "not finite" in decision.reason

@@ -32,6 +32,8 @@ class Decision:
 
     def scaled(self, factor: float, *, because: str = "") -> Decision:
         """This decision with the learning rate times `factor`."""
+        if factor == 1.0 and not because:
+            return self
         return self.rated(self.lr_multiplier * factor, because=because)
 
     def rated(self, lr_multiplier: float, *, because: str = "") -> Decision:

@@ -2,8 +2,7 @@
 
 By default a step of S base batches is worth S base steps: runs are compared at equal samples. With
 `StepClock` each optimizer step is worth one: runs are compared at equal steps, and a larger batch
-sees more samples. Both are studied in Shallue et al.: Measuring the Effects of Data Parallelism on
-Neural Network Training, 2018, arXiv 1811.03600.
+sees more samples.
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@
 
 The warm-up grows with the scale when counted in epochs: one base epoch of it becomes S epochs.
 
-You, Hseu, Ying, Demmel, Keutzer, Hsieh: Large-Batch Training for LSTM and Beyond, 2019,
-arXiv 1901.08256.
+You et al.: Large-Batch Training for LSTM and Beyond, 2019, arXiv 1901.08256.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class Legw:
     Raises:
         ValueError: a length that is not above 0; at the first step, an unknown dataset size.
 
-    Reference: arXiv 1901.08256, section 3.
+    Reference: arXiv 1901.08256.
     """
 
     warmup_epochs: float

@@ -145,7 +145,7 @@ class Cosine:
     Raises:
         ValueError: a negative end.
 
-    Reference: Loshchilov, Hutter, SGDR, 2016, arXiv 1608.03983, equation 5.
+    Reference: Loshchilov, Hutter, SGDR, 2016, arXiv 1608.03983 (here without its restarts).
     """
 
     end: float = 0.0
@@ -199,7 +199,8 @@ class WSD:
     Raises:
         ValueError: a decay outside (0, 1], or a negative end.
 
-    Reference: Hu et al., MiniCPM, 2024, arXiv 2404.06395, section 4.
+    Reference: Hu et al., MiniCPM, 2024, arXiv 2404.06395 (its decay is exponential, this one linear
+    as in common use).
     """
 
     decay: float = 0.2

@@ -54,7 +54,8 @@ class WarmUp:
         ValueError: a fraction outside (0, 1] or a start outside [0, 1]; at the first step, when
             neither the run nor the warm-up has a length.
 
-    Reference: arXiv 1706.02677, section 2.2, gradual warm-up (there over 5 epochs of 90, 5.6 %).
+    Reference: arXiv 1706.02677, section 2.2. The default fraction is that of AdaScale's
+    baseline of linear scaling, arXiv 2007.05105.
     """
 
     fraction: float = 0.055
