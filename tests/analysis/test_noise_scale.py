@@ -91,9 +91,11 @@ def test_few_steps_are_not_enough_and_one_more_is():
     assert estimate_noise([]) == NotEnough(reason="0 steps", needed="at least 16")
 
 
-@pytest.mark.parametrize("variance", [0.0, 1e-7, -1e-9])
-def test_identical_data_in_all_parts_are_not_enough(variance):
-    verdict = estimate_noise([(variance, 1.0)] * 50)
+@pytest.mark.parametrize(
+    ("variance", "sqnorm"), [(0.0, 1.0), (1e-7, 1.0), (-1e-9, 1.0), (0.0, -1e-9)]
+)
+def test_identical_data_in_all_parts_are_not_enough(variance, sqnorm):
+    verdict = estimate_noise([(variance, sqnorm)] * 50)
     assert "no variance" in verdict.reason
     assert "same data" in verdict.needed
 
