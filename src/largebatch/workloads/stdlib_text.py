@@ -115,4 +115,4 @@ def stdlib_transformer() -> Workload:
 def stdlib_transformer_sgd() -> Workload:
     """The same with SGD, for methods whose theory is about SGD."""
     described = "SGD with momentum"
-    return _stdlib("stdlib-transformer-sgd", optimizer=sgd(), described=described, lr=0.1)
+    return _stdlib("stdlib-transformer-sgd", optimizer=sgd(), described=described, lr=0.03)
