@@ -28,7 +28,7 @@ def test_ten_million_elements_lose_less_than_one_part_in_ten_thousand(dtype):
     alike = torch.full((10_000_000,), 0.1, dtype=dtype)  # rounding that does not average out
     assert squared_norm(alike).item() == pytest.approx(exact(alike), rel=1e-4)
     mixed = torch.randn(10_000_000).to(dtype)
-    assert squared_norm(mixed).item() == pytest.approx(exact(mixed), rel=1e-6)
+    assert squared_norm(mixed).item() == pytest.approx(exact(mixed), rel=1e-5)
 
 
 def test_float64_stays_float64():
