@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ def twin_of(
     ]
     of_parts = sum(a * s for a, s in zip(w, square[:-1], strict=True)) / total
     # v of one unit of weight: E[of_parts - square[-1]] = v (count / total - 1 / total)
-    of_unit = (of_parts - square[-1]) * total / (count - 1)
+    of_unit = (of_parts - square[-1]) * total / (count - 1) if count > 1 else math.nan
     return Twin(
         batch_sqnorm=square[-1],
         variance=of_unit * sum(samples) / total,
