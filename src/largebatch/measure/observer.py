@@ -8,6 +8,7 @@ calls back there by a private interface, which only this file uses.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 from torch.autograd.variable import Variable
@@ -29,7 +30,9 @@ class Observer:
     Args:
         meter: with `LeafHooks` as its tap.
         batch_size: samples of a whole step over all ranks.
-        micro_batches: backward calls a step on each rank; None takes what the first step shows.
+        micro_batches: backward calls of a whole step on each rank; None takes what the first step
+            shows. A later step may have fewer, as the last of an epoch; where their number was
+            told, the gradient of such a step is not measured.
 
     Raises:
         ValueError: another tap, which would have to stand around each backward.
@@ -45,6 +48,7 @@ class Observer:
         self.batch_size = batch_size
         self._told = micro_batches is not None
         self._usual = micro_batches
+        self._whole = False
         self._see: See | None = None
 
     def bind(self, optimizer: Optimizer) -> None:
@@ -57,7 +61,7 @@ class Observer:
     def open(self, wanted: frozenset[str]) -> None:
         """A step begins in which these statistics are wanted."""
         self.meter.open(wanted)
-        self._in_backward = False
+        self._in_backward = self._batch_seen = False
         self._sizes: list[int] = []
         self._losses = 0
         self.tap.reset()
@@ -83,8 +87,9 @@ class Observer:
         """Combines the parts over the ranks: one collective, one host sync.
 
         Raises:
-            MicroBatchMissed: no backward since the last step, or gradients that were not cleared.
-            NoVariance: one part, of which no variance can be known.
+            MicroBatchMissed: no backward since the last step, fewer in the first step than told, or
+                gradients that were not cleared.
+            NoVariance: one part a step, of which no variance can be known.
             LargeBatchError: parameters that got different numbers of gradients.
         """
         parts = self._count()
@@ -98,12 +103,16 @@ class Observer:
             "parts": parts, "samples": sum(sizes), "per sample": sum(1.0 / n for n in sizes),
             "losses": self._losses,
         }  # fmt: skip
+        if not self._batch_seen:
+            self.meter.close_batch()  # perhaps clipped by now: it only shows whether it is finite
         sums = self.meter.reduce(numbers, digest=digest)
         totals = self._totals(sums)
-        self._check_variance(totals)
+        self._check_variance()
         reading = self.meter.read(totals, losses=sums["losses"])
-        self._check_cleared(totals)
-        return reading
+        if self._watching and not self._is_short(totals):
+            self._check_cleared(totals)
+            return reading
+        return replace(reading, batch_sqnorm=None, moments=None, preconditioned_moments=None)
 
     def detach(self) -> None:
         """Takes every hook off the model."""
@@ -129,6 +138,7 @@ class Observer:
             return  # more backward calls follow, so the batch's gradient is not complete
         self.meter.sums.drop(self._batch_names & self.meter.sums.names)
         self.meter.close_batch()
+        self._batch_seen = True
 
     def _count(self) -> int:
         if not self._watching:
@@ -140,8 +150,9 @@ class Observer:
                 "optimizer.step() came without a backward since the last one. If gradients come by "
                 "other ways than loss.backward(), their parts cannot be seen."
             )
-        if self._told and self._usual is not None and parts > self._usual:
-            self._refuse(counts, f"more than micro_batches={self._usual} allows")
+        if self._usual is not None and parts > self._usual and (self._told or not self._sizes):
+            told = f"micro_batches={self._usual} allows" if self._told else "in the first one"
+            self._refuse(counts, f"more than {told}")
         if not self._told and any(0 < count < parts for count in counts):
             self._refuse(counts, "but others fewer, so the micro-batches cannot be told apart")
         if self._usual is None:
@@ -153,8 +164,25 @@ class Observer:
         raise LargeBatchError(
             f"{name} got {max(counts)} gradients in this step, {what}. Say how many backward calls "
             "a step makes on each rank, lb.attach(..., micro_batches=4), one for each micro-batch "
-            "(add several losses up before), and avoid checkpoint(use_reentrant=True)."
+            "(add several losses up before), and avoid checkpoint(use_reentrant=True). After a "
+            "pass whose optimizer.step() was skipped or whose backward was broken off, call "
+            "control.advance()."
         )
+
+    def _is_short(self, totals: Totals) -> bool:
+        """Whether fewer micro-batches than told were seen over all ranks, the same on each."""
+        if not self._told or self._usual is None:
+            return False
+        expected = self._usual * self.meter.rank_count
+        if totals.parts.count >= expected:
+            self._whole = True
+        elif not self._whole:
+            raise MicroBatchMissed(
+                f"The first step had {totals.parts.count} backward calls over all ranks, but "
+                f"micro_batches={self._usual} says {expected}. Tell the true number: "
+                f"lb.attach(..., micro_batches={totals.parts.count // self.meter.rank_count})."
+            )
+        return totals.parts.count < expected
 
     def _size_of_part(self, parts: int) -> float:
         return self.batch_size / (self.meter.rank_count * (self._usual or parts))
@@ -175,8 +203,9 @@ class Observer:
             part_factor=(count / ranks) ** 2,
         )
 
-    def _check_variance(self, totals: Totals) -> None:
-        if totals.parts.count > 1 or not any(s.parts for s in self.meter.active):
+    def _check_variance(self) -> None:
+        usual = (self._usual or 1) * self.meter.rank_count
+        if usual > 1 or not any(s.parts for s in self.meter.active):
             return
         raise NoVariance(
             "One backward a step on one process gives one gradient, of which no variance can be "
