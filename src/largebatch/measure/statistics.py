@@ -269,7 +269,9 @@ class TemporalMoments:
                 last_samples=self._last_samples,
                 product=product * factor * self._last_factor,
             )
-        self._last, self._last_samples, self._last_factor = self._now, samples, factor
+        finite = math.isfinite(totals.sums[BATCH])  # else the next step would not be, either
+        self._last = self._now if finite else {}
+        self._last_samples, self._last_factor = samples, factor
         return moments
 
 
