@@ -1,3 +1,98 @@
 """Large-batch training in PyTorch: measure the gradient's noise, set rate and batch from it."""
 
-__version__ = "0.1.0"
+from largebatch import methods
+from largebatch.act.loader import BatchLoader
+from largebatch.api import Controller, attach, watch
+from largebatch.core.decision import Decision
+from largebatch.core.errors import (
+    LargeBatchError,
+    MicroBatchMissed,
+    NotFinite,
+    NoVariance,
+    RanksDisagree,
+    RecordError,
+)
+from largebatch.core.measurement import Budget, GradientMoments, Measurement
+from largebatch.core.plan import BatchPlan
+from largebatch.core.rule import Rule, chain
+from largebatch.core.version import __version__
+from largebatch.measure.meter import Meter
+from largebatch.measure.statistics import PreconditionedNorms, SquaredNorms, TemporalMoments
+from largebatch.measure.taps import Detached, Flat, LeafHooks
+from largebatch.record import JsonlRecord, MemoryRecord, read_record
+from largebatch.rules import (
+    WSD,
+    AdaScale,
+    Averaged,
+    ClampBatch,
+    ClampLr,
+    Constant,
+    Cosine,
+    Every,
+    Exponential,
+    Legw,
+    LimitGrowth,
+    Linear,
+    LinearScaling,
+    Observe,
+    Polynomial,
+    Schedule,
+    SqrtScaling,
+    StepClock,
+    StepDecay,
+    WarmUp,
+)
+from largebatch.simulate.replay import replay
+
+__all__ = [
+    "WSD",
+    "AdaScale",
+    "Averaged",
+    "BatchLoader",
+    "BatchPlan",
+    "Budget",
+    "ClampBatch",
+    "ClampLr",
+    "Constant",
+    "Controller",
+    "Cosine",
+    "Decision",
+    "Detached",
+    "Every",
+    "Exponential",
+    "Flat",
+    "GradientMoments",
+    "JsonlRecord",
+    "LargeBatchError",
+    "LeafHooks",
+    "Legw",
+    "LimitGrowth",
+    "Linear",
+    "LinearScaling",
+    "Measurement",
+    "MemoryRecord",
+    "Meter",
+    "MicroBatchMissed",
+    "NoVariance",
+    "NotFinite",
+    "Observe",
+    "Polynomial",
+    "PreconditionedNorms",
+    "RanksDisagree",
+    "RecordError",
+    "Rule",
+    "Schedule",
+    "SqrtScaling",
+    "SquaredNorms",
+    "StepClock",
+    "StepDecay",
+    "TemporalMoments",
+    "WarmUp",
+    "__version__",
+    "attach",
+    "chain",
+    "methods",
+    "read_record",
+    "replay",
+    "watch",
+]

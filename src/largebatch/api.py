@@ -8,11 +8,14 @@ from torch.optim import Optimizer
 from largebatch.act.attached import Attached
 from largebatch.act.controller import StepController
 from largebatch.act.loader import BatchLoader
+from largebatch.analysis.noise import NoiseEstimate, NotEnough, estimate_noise
 from largebatch.core.measurement import Budget
 from largebatch.core.protocols import Sink
 from largebatch.core.rule import Rule
 from largebatch.measure.meter import Meter
 from largebatch.measure.observer import Observer
+from largebatch.record import MemoryRecord
+from largebatch.rules import Observe
 
 
 class Controller(StepController):
@@ -54,14 +57,15 @@ class Controller(StepController):
         record: Sink | None = None,
         patience: int = 10,
     ) -> None:
+        meter = meter or Meter(model)
         super().__init__(
             model,
             optimizer,
             rule,
             batches,
             base_batch_size=base_batch_size,
-            meter=meter or Meter(model),
-            record=record,
+            meter=meter,
+            record=record if meter.leader else None,
             patience=patience,
         )
 
@@ -112,7 +116,8 @@ def attach(
     """
     if micro_batches is not None and micro_batches < 1:
         raise ValueError(f"micro_batches is at least 1; got {micro_batches!r}.")
-    observer = Observer(meter or Meter(model), batch_size=batch_size, micro_batches=micro_batches)
+    meter = meter or Meter(model)
+    observer = Observer(meter, batch_size=batch_size, micro_batches=micro_batches)
     return Attached(
         optimizer,
         rule,
@@ -120,5 +125,75 @@ def attach(
         base_batch_size=base_batch_size,
         dataset_size=dataset_size,
         budget=budget,
+        record=record if meter.leader else None,
+    )
+
+
+class Watch:
+    """The gradient noise of a training loop; `watch` builds it, `print` shows it.
+
+    Mutable: gathers a pair of numbers a step.
+    """
+
+    def __init__(self, control: Attached, record: MemoryRecord) -> None:
+        self.control = control
+        self._record = record
+
+    @property
+    def series(self) -> list[tuple[float, float]]:
+        """(variance of one sample, squared norm of the true gradient) of the last steps."""
+        return [
+            (seen.moments.variance, seen.moments.sqnorm)
+            for seen, _ in self._record.steps
+            if seen.finite and seen.moments is not None
+        ]
+
+    @property
+    def estimate(self) -> NoiseEstimate | NotEnough:
+        """The noise scale in samples with its 95 % interval, or why there is none yet."""
+        return estimate_noise(self.series)
+
+    def close(self) -> None:
+        """Takes every hook off model and optimizer; the numbers stay."""
+        self.control.close()
+
+    def __str__(self) -> str:
+        return str(self.estimate)
+
+
+def watch(
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    batch_size: int,
+    micro_batches: int | None = None,
+    meter: Meter | None = None,
+    steps: int = 2000,
+) -> Watch:
+    """Measures the gradient noise of a loop that stays as it is, and acts on nothing.
+
+        noise = lb.watch(model, optimizer, batch_size=512)
+        ...                                          # train as before
+        print(noise)                                 # noise scale 1240 [980, 1610] samples (...)
+
+    Args:
+        model: bare, or in DistributedDataParallel when several processes share the batch.
+        optimizer: any torch optimizer.
+        batch_size: samples of one optimizer step, over all ranks and micro-batches.
+        micro_batches: as in `attach`.
+        meter: how gradients are measured; None is `Meter(model)`.
+        steps: how many of the last steps are kept.
+
+    Raises:
+        ValueError: parts that do not fit together, before any training step.
+    """
+    meter = meter or Meter(model)
+    record = MemoryRecord(maxlen=steps)
+    control = Attached(
+        optimizer,
+        Observe(),
+        Observer(meter, batch_size=batch_size, micro_batches=micro_batches),
+        base_batch_size=batch_size,
         record=record,
     )
+    return Watch(control, record)

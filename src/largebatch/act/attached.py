@@ -10,7 +10,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from largebatch.act.clocked import Clocked, check_needs, clocks_of, digest_of, facts_of
+from largebatch.act.clocked import (
+    Clocked,
+    check_budget,
+    check_needs,
+    clocks_of,
+    digest_of,
+    facts_of,
+)
 from largebatch.act.learning_rate import LrActuator
 from largebatch.core.decider import Decider
 from largebatch.core.errors import LargeBatchError, RanksDisagree
@@ -20,19 +27,41 @@ from largebatch.core.rule import Chain, Rule, name_of
 
 
 class Observer(Protocol):
-    """What is asked of a meter that watches a loop it does not drive."""
+    """What is asked of a meter that watches a loop it does not drive.
+
+    Attributes:
+        meter: the meter behind it.
+        batch_size: samples of a whole step over all ranks.
+    """
 
     @property
     def meter(self) -> Meter: ...
+    @property
+    def batch_size(self) -> int: ...
 
-    batch_size: int
+    def bind(self, optimizer: Optimizer) -> None:
+        """Told once whose parameters to measure."""
+        ...
 
-    def bind(self, optimizer: Optimizer) -> None: ...
-    def open(self, wanted: frozenset[str]) -> None: ...
-    def size(self, samples: int) -> None: ...
-    def loss(self, loss: Tensor) -> None: ...
-    def close(self, *, digest: int = 0) -> Reading: ...
-    def detach(self) -> None: ...
+    def open(self, wanted: frozenset[str]) -> None:
+        """A step begins in which these statistics are wanted."""
+        ...
+
+    def size(self, samples: int) -> None:
+        """The samples of one micro-batch."""
+        ...
+
+    def loss(self, loss: Tensor) -> None:
+        """The mean loss of one micro-batch."""
+        ...
+
+    def close(self, *, digest: int = 0) -> Reading:
+        """Combines the parts over the ranks."""
+        ...
+
+    def detach(self) -> None:
+        """Takes every hook off the model."""
+        ...
 
 
 class Attached(Clocked):
@@ -69,12 +98,12 @@ class Attached(Clocked):
         )
         super().__init__(decider, optimizer)
         _refuse_batch(decider)
-        known = {"dataset_size": dataset_size is not None, "budget": budget is not None}
-        check_needs(decider, meter=meter, known=known)
+        check_needs(decider, meter=meter)
+        check_budget(decider)
         self.observer = observer
         self._lr = LrActuator(optimizer)
         meter.agree({**facts_of(decider), "learning rate": self._lr.base_lr})
-        self._record = record if meter.leader else None
+        self._record = record
         if self._record is not None:
             self._record.start(facts_of(decider))
         self._seen: Measurement | None = None

@@ -75,13 +75,15 @@ class Workers:
     ) -> None:
         self._ahead = _Ahead(stream)
         self._results: Iterator[Any] | None = None
+        generator = torch.Generator()  # the caller's would be drawn from
+        generator.seed()
         self._loader: DataLoader[Any] = DataLoader(
             _Chunks(fetch),
             sampler=self._ahead,
             batch_size=None,
             collate_fn=_as_it_is,
             num_workers=workers,
-            generator=torch.Generator(),  # not the caller's, which a DataLoader would draw from
+            generator=generator,
             **options,
         )
 

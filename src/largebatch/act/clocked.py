@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 import zlib
-from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,9 +16,9 @@ from largebatch.core.codec import encode
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
 from largebatch.core.errors import LargeBatchError
-from largebatch.core.measurement import FACTS
+from largebatch.core.measurement import FACTS, STATISTICS
 from largebatch.core.protocols import Meter
-from largebatch.core.rule import name_of
+from largebatch.core.rule import require
 
 
 class Clocked:
@@ -187,37 +186,33 @@ def facts_of(decider: Decider) -> dict[str, Any]:
     }
 
 
-def check_needs(decider: Decider, *, meter: Meter, known: Mapping[str, bool]) -> None:
-    """Refuses a rule whose statistic the meter lacks or whose fact is not known.
-
-    Args:
-        decider: with the chain of rules.
-        meter: bound to its optimizer.
-        known: for each of `FACTS` whether the run has it; a fact left out is checked later.
+def check_needs(decider: Decider, *, meter: Meter) -> None:
+    """Refuses a rule whose statistic the meter lacks.
 
     Raises:
         ValueError: naming the rule and what it lacks.
     """
-    remedies = {
-        "budget": "Say how long the run is: control.steps(samples=...) or "
-        "lb.attach(..., budget=lb.Budget(base_steps=10_000)).",
-        "dataset_size": "Give a data set of known size: lb.BatchLoader(dataset, ...) or "
-        "lb.attach(..., dataset_size=len(dataset)).",
-        "loss": "Tell each micro-batch's loss: control.loss(loss).",
-    }
-    for rule in decider.rule.rules:
-        for need in sorted(rule.needs):
-            if need in FACTS:
-                if not known.get(need, True):
-                    raise ValueError(f"{name_of(rule)} needs the {need}. {remedies[need]}")
-            elif need not in meter.provides:
-                raise ValueError(
-                    f"{name_of(rule)} needs {need!r}, but this meter provides only "
-                    f"{sorted(meter.provides)}. {_remedy(need)}"
-                )
+    adam = "preconditioned_moments" in decider.rule.needs - meter.provides
+    require(
+        decider.rule,
+        meter.provides | FACTS,
+        by=f"this meter, with {sorted(meter.provides)},",
+        remedy="They exist for the Adam family: torch.optim.AdamW(model.parameters())."
+        if adam
+        else "Use meter=lb.Meter(model).",
+    )
 
 
-def _remedy(need: str) -> str:
-    if need == "preconditioned_moments":
-        return "They exist for the Adam family: optimizer = torch.optim.AdamW(model.parameters())."
-    return "Use meter=lb.Meter(model)."
+def check_budget(decider: Decider) -> None:
+    """Refuses a rule over the run's length when that is not known.
+
+    Raises:
+        ValueError: naming the rule.
+    """
+    if decider.budget is None:
+        require(
+            decider.rule,
+            (STATISTICS | FACTS) - {"budget"},
+            by="a run without a length",
+            remedy="Say it: lb.attach(..., budget=lb.Budget(base_steps=10_000)).",
+        )

@@ -53,15 +53,14 @@ class StepController(Clocked):
             dataset_size=batches.dataset_size,
         )
         super().__init__(decider, optimizer)
-        known = {"dataset_size": batches.dataset_size is not None}
-        check_needs(decider, meter=meter, known=known)
+        check_needs(decider, meter=meter)
         parts = meter.least_parts if decider.rule.needs & STATISTICS else 1
         batches.bind(rank=meter.rank, ranks=meter.rank_count, least_parts=parts)
         self.model, self.batches, self.meter = model, batches, meter
         self.patience = patience
         self.reading: Reading | None = None
         self._lr = LrActuator(optimizer)
-        self._record = record if meter.leader else None
+        self._record = record
         self._step: MicroBatches | None = None
         self._lost_in_a_row = 0
 

@@ -114,7 +114,8 @@ def random_state_kept() -> Iterator[None]:
     >>> random.random() == first
     True
     """
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    python, cpu = random.getstate(), torch.get_rng_state()
+    numpy = np.random.get_state(legacy=False)
     try:
         yield
     finally:

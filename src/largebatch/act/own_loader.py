@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 from torch import Tensor
@@ -70,10 +70,10 @@ class OwnLoader:
     @property
     def dataset_size(self) -> int | None:
         """Samples of a `DataLoader`'s data set; unknown for others."""
-        if not isinstance(self._loader, DataLoader):
+        dataset = self._loader.dataset if isinstance(self._loader, DataLoader) else None
+        if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
             return None
-        dataset = self._loader.dataset
-        return None if isinstance(dataset, IterableDataset) else len(dataset)  # type: ignore[arg-type]
+        return len(dataset)
 
     @property
     def exhausted(self) -> bool:
@@ -144,7 +144,7 @@ class OwnLoader:
             return
         assert self._iterator is not None, "bind comes before the first micro-batch"
         micro_batch = next(self._iterator, _END)
-        if micro_batch is _END and not self._is_iterator:
+        if micro_batch is _END and self._taken and not self._is_iterator:
             self._begin(self._pass + 1)
             micro_batch = next(self._iterator, _END)
         if micro_batch is _END:

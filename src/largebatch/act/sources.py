@@ -24,6 +24,10 @@ from largebatch.act.own_loader import OwnLoader, leading_size
 from largebatch.act.step import Source
 from largebatch.act.stream import SampleStream
 
+_WORKER_OPTIONS = frozenset(
+    {"pin_memory", "prefetch_factor", "multiprocessing_context", "timeout", "worker_init_fn"}
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -49,6 +53,13 @@ class Options:
             raise ValueError(
                 "worker_options are for worker processes, and there are none. Use num_workers=2 "
                 "or drop worker_options."
+            )
+
+        unknown = set(self.worker_options or {}) - _WORKER_OPTIONS
+        if unknown:
+            raise ValueError(
+                f"worker_options may hold {sorted(_WORKER_OPTIONS)}, as in "
+                f"worker_options={{'pin_memory': True}}; got {sorted(unknown)}."
             )
 
     def refuse(self, *names: str, because: str) -> None:

@@ -40,5 +40,5 @@ class Average:
 
     def _moved(self, seen: tuple[float, ...], *, step: float, weight: float) -> Average:
         pairs = zip(self.values, seen, strict=True)
-        values = tuple(old + step * (new - old) for old, new in pairs)
+        values = tuple([old + step * (new - old) for old, new in pairs])  # faster than a generator
         return Average(values=values, weight=weight, count=self.count + 1)

@@ -9,16 +9,20 @@ classes (a rule, a schedule's factor), the class name is written as "kind" and l
 from __future__ import annotations
 
 import dataclasses
-import math
 import types
 import typing
 from collections.abc import Mapping
 from functools import cache
+from math import isfinite
 from typing import Any, Literal, Union
 
 from largebatch.core.errors import RecordError
 
 Kinds = Mapping[str, type]
+
+_AS_IT_IS: frozenset[type] = frozenset({type(None), bool, int, str})
+"""Types whose values JSON writes as they are; a step's line is written while a model trains, so
+`encode` asks by exact type first and remembers what it knows of a class."""
 
 
 def encode(value: Any, *, kind: bool = False) -> Any:
@@ -35,22 +39,21 @@ def encode(value: Any, *, kind: bool = False) -> Any:
     Raises:
         RecordError: a type that has no plain form.
     """
-    if value is None or isinstance(value, (bool, int, str)):
+    cls: type = type(value)
+    if cls in _AS_IT_IS:
         return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else repr(value)
-    if isinstance(value, frozenset):
-        return sorted(value)
-    if isinstance(value, (tuple, list)):
-        return [encode(item, kind=kind) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): encode(item, kind=kind) for key, item in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        plain = {"kind": type(value).__name__} if kind else {}
-        for name, open_type in _fields(type(value)).items():
-            plain[name] = encode(getattr(value, name), kind=_is_open(open_type))
-        return plain
-    raise RecordError(f"{type(value).__name__} has no JSON form: {value!r}")
+    columns = _columns(cls)
+    if columns is None:
+        return _encode_other(value, kind=kind)
+    plain = {"kind": cls.__name__} if kind else {}
+    for name, is_open in columns:
+        item = getattr(value, name)
+        item_type = type(item)
+        if item_type in _AS_IT_IS or (item_type is float and isfinite(item)):
+            plain[name] = item
+        else:
+            plain[name] = encode(item, kind=is_open)
+    return plain
 
 
 def decode(annotation: Any, plain: Any, *, kinds: Kinds | None = None, where: str = "value") -> Any:
@@ -69,11 +72,13 @@ def decode(annotation: Any, plain: Any, *, kinds: Kinds | None = None, where: st
     Raises:
         RecordError: an unknown or missing field, a wrong type, or an unknown kind.
     """
+    if type(plain) is annotation and annotation in _AS_IT_IS:
+        return plain
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         return _decode_fields(annotation, plain, kinds=kinds, where=where)
-    if _is_open(annotation):
+    origin, arguments = _parts(annotation)
+    if origin is None and _is_open(annotation):
         return _decode_open(plain, kinds=kinds or {}, where=where)
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (Union, types.UnionType):
         if plain is None and type(None) in arguments:
             return None
@@ -99,6 +104,21 @@ def decode_like(template: Any, plain: Any, *, where: str = "state") -> Any:
         pairs = enumerate(zip(template, plain, strict=True))
         return tuple(decode_like(t, p, where=f"{where}[{i}]") for i, (t, p) in pairs)
     return decode(type(template), plain, where=where)
+
+
+def _encode_other(value: Any, *, kind: bool) -> Any:
+    """The plain form of what is not a dataclass."""
+    if isinstance(value, float):
+        return float(value) if isfinite(value) else repr(float(value))
+    if isinstance(value, (int, str)):
+        return value
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, (tuple, list)):
+        return [encode(item, kind=kind) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): encode(item, kind=kind) for key, item in value.items()}
+    raise RecordError(f"{type(value).__name__} has no JSON form: {value!r}")
 
 
 def _decode_fields(cls: type, plain: Any, *, kinds: Kinds | None, where: str) -> Any:
@@ -155,14 +175,29 @@ def _expect(sound: bool, plain: Any, expected: Any, where: str) -> Any:
     return plain
 
 
+@cache
 def _is_open(annotation: Any) -> bool:
     """Whether a field may hold several classes: a protocol, or a tuple of one."""
     if annotation is Any:
         return True
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    origin, arguments = _parts(annotation)
     if origin is tuple:
         return any(_is_open(a) for a in arguments if a is not Ellipsis)
     return isinstance(annotation, type) and getattr(annotation, "_is_protocol", False)
+
+
+@cache
+def _parts(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The origin and the arguments of a type such as `tuple[int, str]`."""
+    return typing.get_origin(annotation), typing.get_args(annotation)
+
+
+@cache
+def _columns(cls: type) -> tuple[tuple[str, bool], ...] | None:
+    """(field, whether it is open) for each field of a dataclass; None for any other class."""
+    if not dataclasses.is_dataclass(cls):
+        return None
+    return tuple((name, _is_open(annotation)) for name, annotation in _fields(cls).items())
 
 
 @cache

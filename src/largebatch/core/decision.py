@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,13 +32,29 @@ class Decision:
 
     def scaled(self, factor: float, *, because: str = "") -> Decision:
         """This decision with the learning rate times `factor`."""
-        return replace(
-            self, lr_multiplier=self.lr_multiplier * factor, reason=join(self.reason, because)
+        if factor == 1.0 and not because:
+            return self
+        return self.rated(self.lr_multiplier * factor, because=because)
+
+    def rated(self, lr_multiplier: float, *, because: str = "") -> Decision:
+        """This decision with another factor on the learning rate."""
+        return Decision(  # twice as fast as dataclasses.replace
+            next_batch_size=self.next_batch_size,
+            base_steps=self.base_steps,
+            lr_multiplier=lr_multiplier,
+            measure_next=self.measure_next,
+            reason=join(self.reason, because),
         )
 
     def resized(self, batch_size: int, *, because: str = "") -> Decision:
         """This decision with another size for the next batch."""
-        return replace(self, next_batch_size=batch_size, reason=join(self.reason, because))
+        return Decision(
+            next_batch_size=batch_size,
+            base_steps=self.base_steps,
+            lr_multiplier=self.lr_multiplier,
+            measure_next=self.measure_next,
+            reason=join(self.reason, because),
+        )
 
 
 def join(reason: str, more: str) -> str:

@@ -25,4 +25,4 @@ class NoVariance(LargeBatchError):
 
 
 class RecordError(LargeBatchError):
-    """A stored value does not have the fields or the types that its class declares."""
+    """A record cannot be written or read, or a stored value does not fit its class."""

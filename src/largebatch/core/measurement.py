@@ -215,10 +215,19 @@ class Measurement:
         Raises:
             ValueError: the run has no budget.
         """
-        if self.budget is None:
+        return self.progress_of(None)
+
+    def progress_of(self, budget: Budget | None) -> float:
+        """Fraction of another budget, or of the run's own where it is None, in [0, 1].
+
+        Raises:
+            ValueError: neither is given.
+        """
+        budget = budget or self.budget
+        if budget is None:
             raise ValueError(
                 "A schedule over the run needs its length: control.steps(samples=...) or "
                 "lb.attach(..., budget=lb.Budget(base_steps=10_000))."
             )
-        used = self.budget.used(step=self.step, samples=self.samples, base_steps=self.base_steps)
+        used = budget.used(step=self.step, samples=self.samples, base_steps=self.base_steps)
         return min(used, 1.0)

@@ -112,14 +112,48 @@ def name_of(rule: Rule) -> str:
     return type(rule).__name__
 
 
+def label_of(rule: Rule) -> str:
+    """The name of a rule in a message, with those of the rules in it: Every(AdaScale)."""
+    inside = ", ".join(map(label_of, _within(rule)))
+    return f"{name_of(rule)}({inside})" if inside else name_of(rule)
+
+
 def names_within(rule: Rule) -> frozenset[str]:
-    """The names of a rule and of the rules it wraps.
+    """The names of a rule and of the rules it wraps or chains.
 
     >>> sorted(names_within(chain()))
     ['Chain']
     """
-    within = names_within(rule.rule) if isinstance(rule, Wrapper) else frozenset()
-    return within | {name_of(rule)}
+    return frozenset({name_of(rule)}).union(*map(names_within, _within(rule)))
+
+
+def require(rule: Rule, provided: frozenset[str], *, by: str, remedy: str) -> None:
+    """Refuse a rule, or one within it, that needs what is not there.
+
+    >>> require(chain(), frozenset(), by="this meter", remedy="")
+
+    Args:
+        rule: usually a whole chain; the message names the rule within it.
+        provided: names of statistics and facts.
+        by: who provides them, in the message: "this meter".
+        remedy: what to do, as a line to paste.
+
+    Raises:
+        ValueError: a need that is not provided.
+    """
+    for one in _flatten((rule,)):
+        missing = one.needs - provided
+        if missing:
+            raise ValueError(
+                f"{label_of(one)} needs {', '.join(map(repr, sorted(missing)))}, which {by} does "
+                f"not provide. {remedy}".rstrip()
+            )
+
+
+def _within(rule: Rule) -> tuple[Rule, ...]:
+    if isinstance(rule, Wrapper):
+        return (rule.rule,)
+    return rule.rules if isinstance(rule, Chain) else ()
 
 
 def _flatten(rules: Iterable[Rule]) -> Iterable[Rule]:
@@ -146,10 +180,10 @@ def _check_facts(rule: Rule) -> None:
 
 def _check_pairs(rule: Rule, *, others: tuple[Rule, ...]) -> None:
     for other in others:
-        for name in sorted(names_within(other) & rule.forbids):
+        if names_within(other) & rule.forbids:
             raise ValueError(
-                f"{name_of(rule)} and {name} cannot stand in one chain: each would apply its own "
-                f"factor for the same cause. Keep one of them."
+                f"{label_of(rule)} and {label_of(other)} cannot stand in one chain: each would "
+                f"apply its own factor or clock for the same cause. Keep one of them."
             )
 
 
@@ -158,7 +192,7 @@ def _check_bounds(rule: Rule, *, before: tuple[Rule, ...]) -> None:
         undone = bound.bounds & rule.changes
         if undone:
             raise ValueError(
-                f"{name_of(rule)} proposes the {' and the '.join(sorted(undone))} after "
-                f"{name_of(bound)} has bounded it, which would undo the bound. Put the bound last: "
-                f"lb.chain({name_of(rule)}(...), {name_of(bound)}(...))."
+                f"{label_of(rule)} proposes the {' and the '.join(sorted(undone))} after "
+                f"{label_of(bound)} has bounded it, which would undo the bound. Put the "
+                f"bound last: lb.chain({name_of(rule)}(...), {name_of(bound)}(...))."
             )

@@ -1,0 +1,41 @@
+"""Every rule and every schedule's factor, each registered by its one import line.
+
+`RULES` and `FACTORS` are read from these lines; a new paper adds its file and one line.
+"""
+
+from __future__ import annotations
+
+from largebatch.core.rule import Chain
+from largebatch.rules.adascale import AdaScale as AdaScale
+from largebatch.rules.averaged import Averaged as Averaged
+from largebatch.rules.bounds import ClampBatch as ClampBatch
+from largebatch.rules.bounds import ClampLr as ClampLr
+from largebatch.rules.bounds import LimitGrowth as LimitGrowth
+from largebatch.rules.clock import StepClock as StepClock
+from largebatch.rules.every import Every as Every
+from largebatch.rules.legw import Legw as Legw
+from largebatch.rules.observe import Observe as Observe
+from largebatch.rules.scaling import LinearScaling as LinearScaling
+from largebatch.rules.scaling import SqrtScaling as SqrtScaling
+from largebatch.rules.schedule import WSD as WSD
+from largebatch.rules.schedule import Constant as Constant
+from largebatch.rules.schedule import Cosine as Cosine
+from largebatch.rules.schedule import Exponential as Exponential
+from largebatch.rules.schedule import Linear as Linear
+from largebatch.rules.schedule import Polynomial as Polynomial
+from largebatch.rules.schedule import Schedule as Schedule
+from largebatch.rules.schedule import StepDecay as StepDecay
+from largebatch.rules.warmup import WarmUp as WarmUp
+
+_CLASSES = {name: cls for name, cls in globals().items() if isinstance(cls, type)}
+
+RULES: dict[str, type] = {
+    n: c for n, c in _CLASSES.items() if "update" in vars(c) and c is not Chain
+}
+"""Class name -> rule."""
+
+FACTORS: dict[str, type] = {n: c for n, c in _CLASSES.items() if "__call__" in vars(c)}
+"""Class name -> factor of a `Schedule`."""
+
+KINDS: dict[str, type] = {"Chain": Chain, **RULES, **FACTORS}
+"""What `largebatch.core.codec.decode` may find where any rule or factor may stand."""

@@ -12,7 +12,7 @@ Johnson, Agrawal, Gu, Guestrin: AdaScale SGD: A User-Friendly Algorithm for Dist
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from largebatch.core.average import Average
@@ -45,18 +45,8 @@ def gain(*, scale: float, variance: float, sqnorm: float) -> float:
     if variance <= 0.0:
         return 1.0
     signal = max(sqnorm, 0.0)
-    return (variance + signal) / (variance / scale + signal)
-
-
-def gain_from_noise_scale(*, noise_scale: float, base_batch_size: float, scale: float) -> float:
-    """The same gain from the noise scale: S (n + b) / (n + S b), in samples n and b.
-
-    >>> round(gain_from_noise_scale(noise_scale=900, base_batch_size=128, scale=8), 6)
-    4.274428
-    """
-    if noise_scale == float("inf"):
-        return scale
-    return scale * (noise_scale + base_batch_size) / (noise_scale + scale * base_batch_size)
+    # multiplied through by the scale: exactly `scale` without signal, and no 0/0 on tiny numbers
+    return scale * ((variance + signal) / (variance + scale * signal))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,8 +121,8 @@ class AdaScale:
         if moments is not None:
             state = self._averaged(state, moments, seen)
         r = self._gain(state, seen)
-        decision = replace(
-            proposed,
+        decision = Decision(
+            next_batch_size=proposed.next_batch_size,
             lr_multiplier=proposed.lr_multiplier * r**self.exponent,
             base_steps=r,
             measure_next=proposed.measure_next | self.needs,

@@ -1,0 +1,66 @@
+# Each target sets up what it needs: the first run makes .venv and installs the pinned versions.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+VENV := .venv
+RUN := OMP_NUM_THREADS=1 $(VENV)/bin/python
+INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
+	--progress-bar off --constraint constraints.txt
+ARGS ?=
+
+.PHONY: help demo test check bench evidence-quick evidence clean
+
+help:
+	@echo "make demo            AdaScale against plain scaling on a small problem"
+	@echo "make test            the tests; some of them: make test ARGS=tests/record"
+	@echo "make check           format, lint, types, tests: what a change must pass"
+	@echo "make bench           every program in benchmarks/, one after the other"
+	@echo "make evidence-quick  every experiment, cut short, against its expected.json"
+	@echo "make evidence        the same in full: hours"
+	@echo "make clean           removes .venv and caches"
+
+demo: $(VENV)/.installed
+	@$(RUN) -m largebatch demo
+
+test: $(VENV)/.installed
+	@$(RUN) -m pytest -q -n 2 $(ARGS)
+
+check: $(VENV)/.installed
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m ruff check .
+	@$(RUN) -m mypy
+	@$(MAKE) --no-print-directory test
+
+bench: $(VENV)/.installed-bench
+	@set -e; for program in benchmarks/*.py; do \
+		[ -e "$$program" ] || { echo "no benchmarks in this checkout"; break; }; \
+		echo "== $$program"; $(RUN) "$$program"; \
+	done
+
+evidence-quick: QUICK := --quick
+evidence-quick evidence: $(VENV)/.installed
+	@failed=; for program in experiments/*/run.py; do \
+		[ -e "$$program" ] || { echo "no experiments in this checkout"; break; }; \
+		echo "== $$program $(QUICK)"; \
+		[ -e "$${program%run.py}expected.json" ] && $(RUN) "$$program" $(QUICK) \
+			|| failed="$$failed $$program"; \
+	done; \
+	[ -z "$$failed" ] || { echo "without or unlike its expected.json:$$failed"; exit 1; }
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch is named beside the package, so that pip chooses the pinned build and never another one.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "largebatch needs Python 3.11 or newer; $(PYTHON) is" \
+			"$$($(PYTHON) --version 2>&1). Name another one: make PYTHON=python3.11 $(MAKECMDGOALS)"; \
+		exit 1; }
+	@echo "Installing into $(VENV); the first time this takes some minutes."
+	@$(PYTHON) -m venv $(VENV)
+	@$(INSTALL) torch==2.13.0 --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	@$(INSTALL) torch==2.13.0 --editable '.[bench]'
+	@touch $@

@@ -1,0 +1,121 @@
+"""Each method of the literature in one call, and by the name that the command line takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from largebatch.core.rule import Chain, chain
+from largebatch.rules import AdaScale, Every, Legw, LinearScaling, SqrtScaling, WarmUp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A named way to set the learning rate at another batch than the base batch.
+
+    Args:
+        name: as on the command line.
+        summary: one line in a user's words.
+        rule: builds its rules.
+        own_clock: whether a step is worth what the method measures, and not its scale.
+    """
+
+    name: str
+    summary: str
+    rule: Callable[[], Chain]
+    own_clock: bool = False
+
+
+def none() -> Chain:
+    """The base learning rate at any batch."""
+    return chain()
+
+
+def linear() -> Chain:
+    """The learning rate times S. Goyal et al., 2017, arXiv 1706.02677, section 2.1."""
+    return chain(LinearScaling())
+
+
+def linear_warmup(*, fraction: float = 0.055) -> Chain:
+    """The learning rate times S, reached gradually from 1 over the first `fraction` of the budget.
+
+    Goyal et al., 2017, arXiv 1706.02677, section 2.2; with 5.5 % the baseline LSW of AdaScale
+    (Johnson et al., 2020, arXiv 2007.05105).
+    """
+    return chain(LinearScaling(), WarmUp(fraction=fraction))
+
+
+def sqrt() -> Chain:
+    """The learning rate times sqrt(S). Krizhevsky, 2014, arXiv 1404.5997, section 5."""
+    return chain(SqrtScaling())
+
+
+def legw(*, warmup_epochs: float = 0.25) -> Chain:
+    """The learning rate times sqrt(S), after a warm-up of S times the base batch's epochs.
+
+    You et al., 2019, arXiv 1901.08256.
+    """
+    return chain(Legw(warmup_epochs=warmup_epochs))
+
+
+def adascale(*, every: int = 1) -> Chain:
+    """The learning rate and the clock times the gain, from the noise of the gradient.
+
+    Johnson et al., 2020, arXiv 2007.05105.
+
+    Args:
+        every: optimizer steps from one measurement to the next.
+    """
+    return chain(AdaScale() if every == 1 else Every(AdaScale(), steps=every))
+
+
+def adascale_paper() -> Chain:
+    """AdaScale with the paper's averaging and its bounds on each sample.
+
+    Johnson et al., 2020, arXiv 2007.05105, section 3.
+    """
+    return chain(AdaScale(averaging="mean-then-ema", clip="first"))
+
+
+def adascale_adam() -> Chain:
+    """AdaScale for Adam: the square root of the gain of the preconditioned gradient. No theory
+    supports it."""
+    return chain(AdaScale(statistic="preconditioned_moments", exponent=0.5))
+
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        method.name: method
+        for method in (
+            Method(name="none", summary="the base rate at any batch", rule=none),
+            Method(name="linear", summary="rate x S", rule=linear),
+            Method(
+                name="linear-warmup",
+                summary="rate x S after a warm-up over 5.5 % of the run",
+                rule=linear_warmup,
+            ),
+            Method(name="sqrt", summary="rate x sqrt(S)", rule=sqrt),
+            Method(name="legw", summary="rate x sqrt(S) after S x .25 epochs", rule=legw),
+            Method(
+                name="adascale",
+                summary="rate and clock x gain, measured from the gradient's noise (SGD)",
+                rule=adascale,
+                own_clock=True,
+            ),
+            Method(
+                name="adascale-paper",
+                summary="adascale with the paper's averaging and bounds",
+                rule=adascale_paper,
+                own_clock=True,
+            ),
+            Method(
+                name="adascale-adam",
+                summary="rate x sqrt(gain) of the preconditioned gradient (Adam; no theory)",
+                rule=adascale_adam,
+                own_clock=True,
+            ),
+        )
+    }
+)
+"""Name -> method, for `--method`."""

@@ -1,0 +1,108 @@
+"""A run's record as a file of JSON lines: a header, then what was seen and decided in each step.
+
+    {"header":{"base_batch_size":64, ..., "version":"0.1.0"}}
+    {"seen":{"step":0, ...},"decision":{"next_batch_size":512, ...}}
+
+A line is one write of the operating system, so a crash leaves all lines whole but the last.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Mapping
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from largebatch.core.codec import encode
+from largebatch.core.decision import Decision
+from largebatch.core.errors import RecordError
+from largebatch.core.measurement import Measurement
+from largebatch.core.version import __version__
+
+_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False)
+
+
+class JsonlRecord:
+    """Writes one line a step to a file; holds the open file, so it changes state.
+
+    The file is made by `start`, with its folder. It is never overwritten: a resumed run goes on
+    with `append=True`, which drops a last line that a crash cut and adds a second header;
+    `read_record` then drops the steps that the resumed run took again.
+
+    >>> from largebatch.record import read_record
+    >>> path = getfixture("tmp_path") / "run" / "record.jsonl"
+    >>> record = JsonlRecord(path)
+    >>> record.start({"rule": "AdaScale", "base_batch_size": 64})
+    >>> record.close()
+    >>> read_record(path).header["rule"]
+    'AdaScale'
+
+    Args:
+        path: the file.
+        append: whether to go on with a record that exists; a missing one is made.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, append: bool = False) -> None:
+        self.path = Path(path)
+        self.append = append
+        self._file: FileIO | None = None
+
+    def start(self, facts: Mapping[str, Any]) -> None:
+        """Opens the file and writes the header: the facts and the version of this package.
+
+        Raises:
+            RecordError: the file exists and `append` is False, or it is not a record.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.append and self.path.exists():
+            _prepare_to_append(self.path)
+        try:
+            self._file = FileIO(self.path, "a" if self.append else "x")
+        except FileExistsError:
+            raise RecordError(
+                f"{self.path} exists and a record is never overwritten. Name another file, or go "
+                f"on with this one: lb.JsonlRecord({str(self.path)!r}, append=True)"
+            ) from None
+        self._write_line({"header": {**encode(facts), "version": __version__}})
+
+    def write(self, seen: Measurement, decision: Decision) -> None:
+        """Adds one step.
+
+        Raises:
+            RecordError: the record is not open, or the disk is full.
+        """
+        self._write_line({"seen": encode(seen), "decision": encode(decision)})
+
+    def close(self) -> None:
+        """Closes the file; a second call does nothing."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write_line(self, plain: dict[str, Any]) -> None:
+        if self._file is None:
+            raise RecordError(
+                f"The record {self.path} is not open. Call record.start(facts) first."
+            )
+        line = (_JSON.encode(plain) + "\n").encode()
+        written = self._file.write(line)
+        if written != len(line):
+            self._file.seek(-written, os.SEEK_CUR)
+            self._file.truncate()  # no later line may join a half one
+            raise RecordError(f"{self.path} took half a line, now removed: is the disk full?")
+
+
+def _prepare_to_append(path: Path) -> None:
+    """Checks that the file is a record and removes a last line without its end."""
+    with open(path, "r+b") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return
+        first = file.readline()
+        if first.endswith(b"\n") and not first.startswith(b'{"header":'):
+            raise RecordError(f"{path} is not a record, so nothing is appended. Name another file.")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            whole = content.rfind(b"\n") + 1
+        file.truncate(whole)

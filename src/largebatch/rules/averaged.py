@@ -1,0 +1,118 @@
+"""Smoothing: a rule that sees running averages of the gradient's moments.
+
+    variance = mean of variances,    sqnorm = mean of unbiased squared norms
+
+Numerator and denominator of the noise scale are averaged separately, since the ratio of single
+steps is biased and has heavy tails: McCandlish et al., An Empirical Model of Large-Batch Training,
+2018, arXiv 1812.06162, appendix A.1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from largebatch.core.average import Average
+from largebatch.core.decision import Decision
+from largebatch.core.measurement import GradientMoments, Measurement
+from largebatch.core.rule import Rule, chain, name_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AveragedState:
+    """Averages of (variance of one sample, squared norm): neither depends on the batch size."""
+
+    average: Average = field(default_factory=lambda: Average.empty(2))
+    measured_at: int = 0
+    temporal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Averaged:
+    """A rule that sees averaged moments, and none in a step that measured none.
+
+    >>> from largebatch.rules.adascale import AdaScale
+    >>> rule = Averaged(AdaScale(window=1.0), window=1000.0)
+    >>> m = GradientMoments(batch_size=256, parts=4, batch_sqnorm=2.0, variance=256.0)
+    >>> seen = Measurement(
+    ...     step=0, samples=0, base_steps=0, batch_size=256, base_batch_size=64, moments=m)
+    >>> rule.update(rule.init(), seen, Decision(next_batch_size=256, base_steps=4))[1].lr_multiplier
+    2.5
+
+    Args:
+        rule: a rule that reads "moments"; its other statistics, and `batch_sqnorm`, stay those of
+            the single step.
+        window: length of the averages in small gradients: each step keeps
+            max(1 - small gradients / window, 0) of the past, as in `AdaScale`.
+
+    Raises:
+        ValueError: a rule that does not read the moments, or a window that is not positive.
+    """
+
+    rule: Rule
+    window: float = field(default=1000.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        chain(self.rule)
+        if "moments" not in self.rule.needs:
+            raise ValueError(
+                f"Averaged smooths 'moments', which {name_of(self.rule)} does not read. Use the "
+                f"rule without it."
+            )
+        if not 0.0 < self.window < math.inf:
+            raise ValueError(
+                f"The window is above 0, as in Averaged(rule, window=1000); got {self.window!r}."
+            )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.rule.needs
+
+    @property
+    def changes(self) -> frozenset[str]:
+        return self.rule.changes
+
+    @property
+    def bounds(self) -> frozenset[str]:
+        return self.rule.bounds
+
+    @property
+    def forbids(self) -> frozenset[str]:
+        return self.rule.forbids
+
+    def init(self) -> tuple[AveragedState, Any]:
+        return AveragedState(), self.rule.init()
+
+    def update(
+        self, state: tuple[AveragedState, Any], seen: Measurement, proposed: Decision
+    ) -> tuple[tuple[AveragedState, Any], Decision]:
+        own, inner = state
+        if seen.moments is not None:
+            own = self._averaged(own, seen.moments, step=seen.step)
+            seen = replace(seen, moments=smoothed(seen.moments, average=own.average))
+        inner, decision = self.rule.update(inner, seen, proposed)
+        return (own, inner), decision
+
+    def _averaged(
+        self, state: AveragedState, moments: GradientMoments, *, step: int
+    ) -> AveragedState:
+        temporal = moments.source == "temporal"
+        if state.temporal and not temporal:
+            state = AveragedState()  # the rough estimate goes as soon as a true one is there
+        gap = step - state.measured_at if state.average.count else 1
+        keep = max(1.0 - moments.parts * gap / self.window, 0.0)
+        average = state.average.ema((moments.variance, moments.sqnorm), keep=keep)
+        return AveragedState(average=average, measured_at=step, temporal=temporal)
+
+
+def smoothed(moments: GradientMoments, *, average: Average) -> GradientMoments:
+    """The moments of a step with the averaged (variance, squared norm) in place of its own.
+
+    >>> m = GradientMoments(batch_size=4, parts=2, batch_sqnorm=9.0, variance=1.0)
+    >>> s = smoothed(m, average=Average(values=(8.0, 2.0), weight=1.0, count=3))
+    >>> s.variance, s.sqnorm, s.noise_scale
+    (8.0, 2.0, 4.0)
+    """
+    variance, sqnorm = average.values
+    return replace(moments, variance=variance, batch_sqnorm=sqnorm + variance / moments.batch_size)

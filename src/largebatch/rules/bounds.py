@@ -1,0 +1,162 @@
+"""Bounds on what the rules before them propose; a bound that acts says so in the reason.
+
+Nothing may propose a learning rate or a batch after its bound. Among several bounds the last word
+is the last one's: put `ClampBatch`, the hard limit, after `LimitGrowth`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from largebatch.core.decision import Decision
+from largebatch.core.measurement import Measurement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClampBatch:
+    """Keeps the next batch in [min, max] and on a multiple.
+
+    Sizes are rounded up to the multiple, since a rule proposes the least batch that suffices, and
+    down only where `max` would be passed.
+
+    >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=64, base_batch_size=64)
+    >>> rule, proposed = ClampBatch(max=512, multiple_of=64), Decision(
+    ...     next_batch_size=700, base_steps=1)
+    >>> rule.update(None, seen, proposed)[1].reason
+    'batch 700 bounded to 512'
+
+    Args:
+        min, max: samples over all ranks; None for no upper bound.
+        multiple_of: samples.
+
+    Raises:
+        ValueError: a bound below 1, or no multiple between them.
+    """
+
+    min: int = 1
+    max: int | None = None
+    multiple_of: int = 1
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    changes: ClassVar[frozenset[str]] = frozenset()
+    bounds: ClassVar[frozenset[str]] = frozenset({"batch"})
+    forbids: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        sound = self.min >= 1 and self.multiple_of >= 1
+        if not sound or (self.max is not None and self._up(self.min) > self.max):
+            raise ValueError(
+                "ClampBatch needs 1 <= min <= max and a multiple between them, as in "
+                f"ClampBatch(min=64, max=4096, multiple_of=64); got {self}."
+            )
+
+    def init(self) -> None:
+        return None
+
+    def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
+        wanted = proposed.next_batch_size
+        size = self._up(wanted if wanted > self.min else self.min)
+        if self.max is not None and size > self.max:
+            size = self.max // self.multiple_of * self.multiple_of
+        if size == wanted:
+            return state, proposed
+        return state, proposed.resized(size, because=f"batch {wanted} bounded to {size}")
+
+    def _up(self, size: int) -> int:
+        return -(-size // self.multiple_of) * self.multiple_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClampLr:
+    """Keeps the multiplier of the learning rate in [min, max]. The clock is left as it is: an
+    AdaScale step counts its gain even where its rate was bounded.
+
+    >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=64, base_batch_size=64)
+    >>> proposed = Decision(next_batch_size=64, base_steps=1, lr_multiplier=9.0)
+    >>> ClampLr(max=4.0).update(None, seen, proposed)[1].reason
+    'lr x9 bounded to x4'
+
+    Args:
+        min, max: factors on the base learning rate, 0 <= min <= max.
+
+    Raises:
+        ValueError: bounds out of order or below 0.
+    """
+
+    min: float = 0.0
+    max: float = math.inf
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    changes: ClassVar[frozenset[str]] = frozenset()
+    bounds: ClassVar[frozenset[str]] = frozenset({"lr"})
+    forbids: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.min <= self.max or self.min == math.inf:
+            raise ValueError(
+                "ClampLr bounds the factor on the learning rate, 0 <= min <= max, as in "
+                f"ClampLr(max=16.0); got {self}."
+            )
+
+    def init(self) -> None:
+        return None
+
+    def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
+        wanted = proposed.lr_multiplier
+        if self.min <= wanted <= self.max:
+            return state, proposed
+        bound = self.min if wanted < self.min else self.max
+        # bound / wanted * wanted need not be bound in floating point, so it is set, not scaled
+        return state, proposed.rated(bound, because=f"lr x{wanted:.4g} bounded to x{bound:.4g}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitGrowth:
+    """Keeps the next batch within a factor of the batch in hand.
+
+    >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=64, base_batch_size=64)
+    >>> proposed = Decision(next_batch_size=500, base_steps=1)
+    >>> LimitGrowth().update(None, seen, proposed)[1].reason
+    'batch 500 limited to 128, from 64'
+
+    Args:
+        factor: most growth in one step, 1 or more. One more sample is always allowed where it is
+            above 1, so that a small batch is never stuck.
+        shrink: least part of the batch in hand that stays, in (0, 1]; 1 never shrinks. None for
+            no limit: a batch that was too large costs samples, one that is too small costs the run.
+
+    Raises:
+        ValueError: a factor below 1 or a shrink outside (0, 1].
+    """
+
+    factor: float = 2.0
+    shrink: float | None = None
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    changes: ClassVar[frozenset[str]] = frozenset()
+    bounds: ClassVar[frozenset[str]] = frozenset({"batch"})
+    forbids: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        shrink = 1.0 if self.shrink is None else self.shrink
+        if not 1.0 <= self.factor < math.inf or not 0.0 < shrink <= 1.0:
+            raise ValueError(
+                "LimitGrowth takes a factor of at least 1 and a shrink in (0, 1], as in "
+                f"LimitGrowth(factor=2.0, shrink=0.5); got {self}."
+            )
+
+    def init(self) -> None:
+        return None
+
+    def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
+        wanted, now = proposed.next_batch_size, seen.batch_size
+        most = max(math.floor(self.factor * now), now + (self.factor > 1.0))
+        least = 1 if self.shrink is None else math.ceil(self.shrink * now)
+        size = min(max(wanted, least), most)
+        if size == wanted:
+            return state, proposed
+        return state, proposed.resized(
+            size, because=f"batch {wanted} limited to {size}, from {now}"
+        )

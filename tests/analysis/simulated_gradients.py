@@ -1,0 +1,47 @@
+"""Gradients whose true variance and squared norm are known, and their unbiased estimates."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from largebatch.analysis.bootstrap import ratio_interval
+
+
+def autocorrelated(rng, shape, *, correlation, spread):
+    """Positive factors [R, T] of mean 1: exp of an AR(1) series with the given spread."""
+    level = rng.standard_normal(shape)
+    for t in range(1, shape[1]):
+        fresh = math.sqrt(1.0 - correlation**2)
+        level[:, t] = correlation * level[:, t - 1] + fresh * level[:, t]
+    return np.exp(spread * level - spread**2 / 2.0)
+
+
+def outliers(rng, shape):
+    """Factors [R, T] of mean 1: one step in fifty is 31 times as large as the others."""
+    return (1.0 + 30.0 * (rng.random(shape) < 0.02)) / 1.6
+
+
+def series(rng, *, variance, sqnorm, parts=4, part_size=8, dimensions=20):
+    """Unbiased (variance, sqnorm) of one sample, [R, T, 2], from drawn gradients of parts.
+
+    Args:
+        variance, sqnorm: true values [R, T]: trace of the covariance of a sample's gradient, and
+            squared norm of the true gradient.
+    """
+    deviation = np.sqrt(variance / dimensions / part_size)
+    gradients = rng.standard_normal((*variance.shape, parts, dimensions))
+    gradients *= deviation[..., None, None]
+    gradients[..., 0] += np.sqrt(sqnorm)[..., None]
+    batch_sqnorm = (gradients.mean(axis=2) ** 2).sum(axis=-1)
+    mean_sqnorm = (gradients**2).sum(axis=-1).mean(axis=-1)
+    estimated = part_size * parts / (parts - 1) * (mean_sqnorm - batch_sqnorm)
+    return np.stack([estimated, batch_sqnorm - estimated / (parts * part_size)], axis=-1)
+
+
+def coverage(runs, truth, **options):
+    """The fraction of runs [R, T, 2] whose interval covers, and the intervals' ends."""
+    intervals = [ratio_interval(*run.T, seed=i, **options) for i, run in enumerate(runs)]
+    low, high = np.array(intervals).T
+    return float(np.mean((low <= truth) & (truth <= high))), low, high

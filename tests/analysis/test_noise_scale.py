@@ -1,0 +1,173 @@
+import math
+
+import numpy as np
+import pytest
+from simulated_gradients import series
+
+from largebatch.analysis.noise import (
+    MIN_STEPS,
+    NoiseEstimate,
+    NotEnough,
+    along,
+    estimate_noise,
+)
+
+
+def run(*, steps=400, noise_scale=100.0, seed=0, **options):
+    ones = np.ones((1, steps))
+    rng = np.random.default_rng(seed)
+    return series(rng, variance=noise_scale * ones, sqnorm=ones, **options)[0]
+
+
+def test_the_simulated_estimates_are_unbiased():
+    rng = np.random.default_rng(1)
+    pairs = series(rng, variance=np.full((1, 100_000), 50.0), sqnorm=np.full((1, 100_000), 2.0))[0]
+    error = pairs.std(axis=0) / math.sqrt(len(pairs))
+    assert np.all(np.abs(pairs.mean(axis=0) - [50.0, 2.0]) < 4.0 * error)
+    assert np.all(error < [0.05, 0.01])
+
+
+def test_a_noise_scale_is_the_ratio_of_means_not_the_mean_of_ratios():
+    estimate = estimate_noise([(2.0, 1.0), (6.0, 3.0), (4.0, -1.0), (4.0, 1.0)] * 10)
+    assert estimate.noise_scale == pytest.approx(4.0)
+    assert (estimate.variance, estimate.sqnorm, estimate.steps) == (4.0, 1.0, 40)
+
+
+def test_many_steps_give_the_true_noise_scale():
+    estimate = estimate_noise(run(steps=20_000))
+    assert estimate.noise_scale == pytest.approx(100.0, rel=0.05)
+    assert estimate.low < 100.0 < estimate.high < 1.1 * estimate.low
+
+
+@pytest.mark.parametrize("factor", [1e-12, 3.0, 1e12])
+def test_the_loss_times_a_constant_changes_nothing(factor):
+    pairs = run()
+    plain, scaled = estimate_noise(pairs), estimate_noise(pairs * factor)
+    assert (scaled.noise_scale, scaled.low, scaled.high) == pytest.approx(
+        (plain.noise_scale, plain.low, plain.high), rel=1e-9
+    )
+    assert scaled.sqnorm == pytest.approx(plain.sqnorm * factor)
+
+
+def test_counting_each_sample_as_ten_makes_the_noise_scale_ten_times_as_large():
+    pairs = run()
+    plain, tens = estimate_noise(pairs), estimate_noise(pairs * [10.0, 1.0])
+    assert (tens.noise_scale, tens.low, tens.high) == pytest.approx(
+        (10 * plain.noise_scale, 10 * plain.low, 10 * plain.high)
+    )
+
+
+def test_an_estimate_prints_three_digits_of_each_number():
+    estimate = NoiseEstimate(
+        noise_scale=1_241_300.0, low=98.76, high=2.5, steps=7, variance=1.0, sqnorm=1.0, level=0.9
+    )
+    assert str(estimate) == "noise scale 1240000 [98.8, 2.5] samples (90 % interval, 7 steps)"
+
+
+def test_an_estimate_without_upper_end_says_at_least():
+    estimate = estimate_noise(run(steps=40, noise_scale=30_000.0))
+    assert math.isinf(estimate.high)
+    assert estimate.low > 1.0
+    expected = f"noise scale at least {estimate.low:.0f} samples (95 % interval, 40 steps)"
+    assert str(estimate)[:25] == expected[:25]
+    assert str(estimate).endswith("samples (95 % interval, 40 steps)")
+
+
+def test_a_negative_mean_squared_norm_gives_an_infinite_estimate_and_a_finite_lower_end():
+    rng = np.random.default_rng(0)
+    sqnorm = rng.normal(size=100)
+    estimate = estimate_noise(np.stack([np.full(100, 50.0), sqnorm - sqnorm.mean() - 1e-3], axis=1))
+    assert estimate.sqnorm < 0.0
+    assert math.isinf(estimate.noise_scale)
+    assert math.isinf(estimate.high)
+    assert 50.0 < estimate.low < 1000.0
+
+
+def test_few_steps_are_not_enough_and_one_more_is():
+    pairs = run()
+    short = estimate_noise(pairs[: MIN_STEPS - 1])
+    assert str(short) == "not enough signal yet: 15 steps; needed: at least 16"
+    assert isinstance(estimate_noise(pairs[:MIN_STEPS]), NoiseEstimate)
+    assert estimate_noise([]) == NotEnough(reason="0 steps", needed="at least 16")
+
+
+@pytest.mark.parametrize(
+    ("variance", "sqnorm"), [(0.0, 1.0), (1e-7, 1.0), (-1e-9, 1.0), (0.0, -1e-9)]
+)
+def test_identical_data_in_all_parts_are_not_enough(variance, sqnorm):
+    verdict = estimate_noise([(variance, sqnorm)] * 50)
+    assert "no variance" in verdict.reason
+    assert "same data" in verdict.needed
+
+
+def test_a_gradient_that_is_zero_is_not_enough():
+    assert "no variance" in estimate_noise([(0.0, 0.0)] * 50).reason
+
+
+def test_a_small_but_true_noise_scale_is_told():
+    assert estimate_noise([(0.01, 1.0), (0.03, 1.0)] * 20).noise_scale == pytest.approx(0.02)
+
+
+def test_a_gradient_lost_in_its_noise_is_not_enough():
+    rng = np.random.default_rng(0)
+    verdict = estimate_noise(np.stack([np.full(32, 1.0), rng.normal(size=32) * 100.0], axis=1))
+    assert "lost in its noise after 32 steps" in verdict.reason
+
+
+def test_a_squared_norm_below_zero_beyond_chance_is_not_enough():
+    rng = np.random.default_rng(0)
+    verdict = estimate_noise(np.stack([np.full(64, 9.0), -1.0 + rng.normal(size=64)], axis=1))
+    assert "below zero" in verdict.reason
+    assert "independent" in verdict.needed
+
+
+def test_pieces_follow_a_noise_scale_that_grows_and_cover_it():
+    steps = 2000
+    truth = np.repeat([20.0, 80.0, 320.0, 1280.0], steps // 4)[None]
+    rng = np.random.default_rng(2)
+    pairs = series(rng, variance=truth, sqnorm=np.ones_like(truth), part_size=64)[0]
+    pieces = along(pairs, 4)
+    assert [(p.start, p.stop) for p in pieces] == [
+        (0, 500),
+        (500, 1000),
+        (1000, 1500),
+        (1500, 2000),
+    ]
+    for piece, noise_scale in zip(pieces, (20.0, 80.0, 320.0, 1280.0), strict=True):
+        assert piece.noise.low < noise_scale < piece.noise.high < 2.0 * noise_scale
+
+
+def test_a_piece_is_the_estimate_of_its_own_steps():
+    pairs = run(steps=203)
+    for piece in along(pairs, 3, seed=4, level=0.8):
+        assert piece.noise == estimate_noise(pairs[piece.start : piece.stop], seed=4, level=0.8)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 16, 31, 33, 127, 500])
+def test_pieces_are_long_enough_nearly_equal_and_lose_no_step(steps):
+    pieces = along(run(steps=steps) if steps else [])
+    lengths = [p.stop - p.start for p in pieces]
+    assert sum(lengths) == steps
+    assert max(lengths) - min(lengths) <= 1
+    assert len(pieces) == max(1, min(8, steps // MIN_STEPS))
+
+
+@pytest.mark.parametrize(
+    ("series_", "options", "message"),
+    [
+        ([(1.0, math.nan)] * 20, {}, "first is step 0"),
+        ([(1.0, 2.0)] * 19 + [(math.inf, 1.0)], {}, "1 of 20 steps are not finite"),
+        ([(1.0, 2.0, 3.0)] * 20, {}, "one pair"),
+        ([1.0] * 20, {}, "one pair"),
+        ([(1.0, 2.0)] * 20, {"level": 1.0}, "probability"),
+        ([(1.0, 2.0)] * 20, {"level": 95}, "probability"),
+    ],
+)
+def test_a_wrong_series_or_level_is_refused_with_its_cause(series_, options, message):
+    with pytest.raises(ValueError, match=message):
+        estimate_noise(series_, **options)
+
+
+def test_no_pieces_are_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        along([(1.0, 2.0)] * 40, 0)

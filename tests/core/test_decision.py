@@ -1,0 +1,51 @@
+"""Decisions are refined, and keep what they do not change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from largebatch.core.decision import Decision, join
+
+DECISIONS = st.builds(
+    Decision,
+    next_batch_size=st.integers(1, 10**6),
+    base_steps=st.floats(0, 1e6),
+    lr_multiplier=st.floats(0, 1e6),
+    measure_next=st.frozensets(st.sampled_from(["moments", "inner_product_variance"])),
+    reason=st.sampled_from(["", "gain 3"]),
+)
+WHY = st.sampled_from(["", "capped"])
+
+
+@given(decision=DECISIONS, factor=st.floats(0, 1e3), why=WHY)
+def test_scaling_multiplies_the_rate_alone(decision: Decision, factor: float, why: str) -> None:
+    assert decision.scaled(factor, because=why) == replace(
+        decision,
+        lr_multiplier=decision.lr_multiplier * factor,
+        reason=join(decision.reason, why),
+    )
+
+
+@given(decision=DECISIONS, rate=st.floats(0, 1e3), why=WHY)
+def test_rating_sets_the_rate_alone(decision: Decision, rate: float, why: str) -> None:
+    assert decision.rated(rate, because=why) == replace(
+        decision, lr_multiplier=rate, reason=join(decision.reason, why)
+    )
+
+
+@given(decision=DECISIONS, size=st.integers(1, 10**6), why=WHY)
+def test_resizing_sets_the_next_batch_alone(decision: Decision, size: int, why: str) -> None:
+    assert decision.resized(size, because=why) == replace(
+        decision, next_batch_size=size, reason=join(decision.reason, why)
+    )
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "both"), [("", "", ""), ("a", "", "a"), ("", "b", "b"), ("a", "b", "a; b")]
+)
+def test_reasons_join_without_empty_parts(a: str, b: str, both: str) -> None:
+    assert join(a, b) == both

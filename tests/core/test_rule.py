@@ -1,0 +1,159 @@
+"""How rules chain and which chains are refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from largebatch.core.decision import Decision
+from largebatch.core.measurement import Measurement
+from largebatch.core.rule import Chain, Rule, Wrapper, chain, label_of, names_within, require
+
+NONE: frozenset[str] = frozenset()
+SEEN = Measurement(step=0, samples=0, base_steps=0.0, batch_size=64, base_batch_size=64)
+PROPOSED = Decision(next_batch_size=64, base_steps=1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """Multiplies the rate and counts its updates."""
+
+    factor: float = 2.0
+    needs: frozenset[str] = NONE
+    changes: frozenset[str] = frozenset({"lr"})
+    bounds: frozenset[str] = NONE
+    forbids: frozenset[str] = NONE
+
+    def init(self) -> int:
+        return 0
+
+    def update(self, state: int, seen: Measurement, proposed: Decision) -> tuple[int, Decision]:
+        return state + 1, proposed.scaled(self.factor, because=f"x{self.factor:g}")
+
+
+class Plus(Times):
+    """Another name; adds to the rate."""
+
+    def update(self, state: int, seen: Measurement, proposed: Decision) -> tuple[int, Decision]:
+        return state + 1, replace(proposed, lr_multiplier=proposed.lr_multiplier + self.factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """A wrapper that passes everything through."""
+
+    rule: Rule
+    needs: frozenset[str] = field(default=NONE, kw_only=True)
+    changes: frozenset[str] = field(default=NONE, kw_only=True)
+    bounds: frozenset[str] = field(default=NONE, kw_only=True)
+    forbids: frozenset[str] = field(default=NONE, kw_only=True)
+
+    def init(self) -> Any:
+        return self.rule.init()
+
+    def update(self, state: Any, seen: Measurement, proposed: Decision) -> tuple[Any, Decision]:
+        return self.rule.update(state, seen, proposed)
+
+
+def test_a_chain_refines_in_order_and_keeps_each_state() -> None:
+    whole = chain(Times(factor=3.0), Plus(factor=1.0))
+    state, decision = whole.update(whole.init(), SEEN, PROPOSED)
+    assert (state, decision.lr_multiplier) == ((1, 1), 4.0)
+    other = chain(Plus(factor=1.0), Times(factor=3.0))
+    assert other.update(other.init(), SEEN, PROPOSED)[1].lr_multiplier == 6.0
+
+
+def test_the_empty_chain_is_the_identity() -> None:
+    assert chain().init() == ()
+    assert chain().update((), SEEN, PROPOSED) == ((), PROPOSED)
+    for facts in (chain().needs, chain().changes, chain().bounds, chain().forbids):
+        assert facts == frozenset()
+
+
+def test_chains_inside_a_chain_are_flattened() -> None:
+    a, b, c = Times(factor=1.0), Times(factor=2.0), Plus()
+    assert chain(a, chain(b, c)) == chain(chain(a, b), c) == chain(a, b, c) == Chain((a, b, c))
+
+
+def test_the_facts_of_a_chain_are_the_union_of_its_rules() -> None:
+    whole = chain(
+        Times(needs=frozenset({"moments"}), forbids=frozenset({"X"})),
+        Plus(needs=frozenset({"loss"}), changes=frozenset({"batch"}), bounds=frozenset({"clock"})),
+    )
+    assert whole.needs == {"moments", "loss"}
+    assert whole.changes == {"lr", "batch"}
+    assert whole.bounds == {"clock"}
+    assert whole.forbids == {"X"}
+
+
+def test_a_state_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        chain(Times()).update((0, 0), SEEN, PROPOSED)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_forbidden_neighbour_is_refused_in_either_order(first: bool) -> None:
+    pair = [Times(forbids=frozenset({"Plus"})), Plus()]
+    with pytest.raises(ValueError, match="Times and Plus cannot stand in one chain"):
+        chain(*(pair if first else pair[::-1]))
+
+
+def test_a_rule_that_forbids_its_own_kind_may_stand_alone() -> None:
+    alone = Times(forbids=frozenset({"Times"}))
+    assert chain(alone).rules == (alone,)
+    with pytest.raises(ValueError, match="Times and Times"):
+        chain(alone, alone)
+
+
+def test_a_forbidden_rule_is_seen_inside_wrappers_and_chains() -> None:
+    hidden = Around(chain(Around(Plus()), Times()))
+    assert names_within(hidden) == {"Around", "Chain", "Plus", "Times"}
+    with pytest.raises(ValueError, match=r"Times and Around\(Chain\(Around\(Plus\), Times\)\)"):
+        chain(Times(forbids=frozenset({"Plus"})), hidden)
+
+
+def test_labels_show_what_is_wrapped() -> None:
+    assert label_of(Around(Plus())) == "Around(Plus)"
+    assert label_of(Plus()) == "Plus"
+    assert isinstance(Around(Plus()), Wrapper)
+    assert not isinstance(Plus(), Wrapper)
+
+
+def test_a_proposal_after_its_bound_is_refused_and_before_it_is_not() -> None:
+    bound = Plus(changes=NONE, bounds=frozenset({"lr"}))
+    chain(Times(), bound, bound)
+    with pytest.raises(ValueError, match=r"Times proposes the lr after Plus.*Put the bound last"):
+        chain(bound, Times())
+
+
+def test_a_bound_on_the_batch_does_not_stop_the_rate() -> None:
+    chain(Plus(changes=NONE, bounds=frozenset({"batch"})), Times())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"needs": {"momentum"}}, {"changes": {"speed"}}, {"bounds": {"loss"}}]
+)
+def test_unknown_facts_are_refused_with_the_known_ones(wrong: dict[str, set[str]]) -> None:
+    facts = {name: frozenset(value) for name, value in wrong.items()}
+    with pytest.raises(ValueError, match=r"Times declares unknown facts.*'moments'.*'batch'"):
+        chain(Times(**facts))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"), [(Times, r"Times \(the class; call it\)"), (3.0, "got 3.0"), (None, "")]
+)
+def test_what_is_not_a_rule_is_refused_with_an_example(wrong: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message + ".*Example: lb.chain"):
+        chain(wrong)
+
+
+def test_a_missing_need_names_the_rule_and_what_it_needs() -> None:
+    whole = chain(Plus(), Around(Times(), needs=frozenset({"moments", "loss"})))
+    require(whole, frozenset({"moments", "loss"}), by="this meter", remedy="")
+    with pytest.raises(ValueError) as refused:
+        require(whole, frozenset({"loss"}), by="this meter", remedy="Use lb.Meter(model).")
+    assert str(refused.value) == (
+        "Around(Times) needs 'moments', which this meter does not provide. Use lb.Meter(model)."
+    )

@@ -1,0 +1,161 @@
+"""The table of rules for the generic tests: every registered rule has at least one row, and every
+row passes all of `test_battery.py`. A new rule adds its rows here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from hypothesis import strategies as st
+
+from largebatch.core.decider import Decider
+from largebatch.core.decision import Decision
+from largebatch.core.measurement import Budget, GradientMoments, Measurement, Reading
+from largebatch.core.rule import Rule, chain
+from largebatch.rules import (
+    WSD,
+    AdaScale,
+    Averaged,
+    ClampBatch,
+    ClampLr,
+    Constant,
+    Every,
+    Exponential,
+    Legw,
+    LimitGrowth,
+    Linear,
+    LinearScaling,
+    Observe,
+    Polynomial,
+    Schedule,
+    SqrtScaling,
+    StepClock,
+    StepDecay,
+    WarmUp,
+)
+
+BASE = 32
+BUDGET = Budget(samples=4000)
+DATASET_SIZE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One instance of a rule. `scale_free`: the loss times a constant changes no decision; an
+    absolute floor is the only excuse."""
+
+    name: str
+    rule: Rule
+    scale_free: bool = True
+
+
+ROWS = [
+    Row(name="adascale", rule=AdaScale()),
+    Row(name="adascale-short-window", rule=AdaScale(window=20.0, averaging="mean-then-ema")),
+    Row(name="adascale-paper", rule=AdaScale(clip="first"), scale_free=False),
+    Row(name="adascale-adam", rule=AdaScale(statistic="preconditioned_moments", exponent=0.5)),
+    Row(name="averaged", rule=Averaged(AdaScale(window=1.0), window=50.0)),
+    Row(name="averaged-chain", rule=Averaged(chain(AdaScale(), ClampLr(max=3.0)), window=50.0)),
+    Row(name="clamp-batch", rule=ClampBatch(min=8, max=4096, multiple_of=8)),
+    Row(name="clamp-lr", rule=ClampLr(min=0.5, max=2.0)),
+    Row(name="every", rule=Every(AdaScale(), steps=3)),
+    Row(name="every-averaged", rule=Every(Averaged(AdaScale()), steps=2)),
+    Row(name="legw", rule=Legw(warmup_epochs=0.5)),
+    Row(name="limit-growth", rule=LimitGrowth(factor=1.5, shrink=0.5)),
+    Row(name="linear-scaling", rule=LinearScaling()),
+    Row(name="observe", rule=Observe(statistics=("moments", "inner_product_variance"))),
+    Row(name="schedule-cosine", rule=Schedule()),
+    Row(name="schedule-constant", rule=Schedule(factor=Constant())),
+    Row(name="schedule-step", rule=Schedule(factor=StepDecay(at=(0.25, 0.5)))),
+    Row(name="schedule-exponential", rule=Schedule(factor=Exponential(end=0.01))),
+    Row(name="schedule-linear", rule=Schedule(factor=Linear(end=0.1))),
+    Row(name="schedule-polynomial", rule=Schedule(factor=Polynomial(power=0.5))),
+    Row(name="schedule-wsd", rule=Schedule(factor=WSD(), over=Budget(steps=20))),
+    Row(name="sqrt-scaling", rule=SqrtScaling()),
+    Row(name="step-clock", rule=StepClock()),
+    Row(name="warm-up", rule=WarmUp()),
+    Row(name="warm-up-own", rule=WarmUp(fraction=1.0, start=0.1, over=Budget(base_steps=50.0))),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What happens in one step: the batch that really came (None: as decided) and its readings."""
+
+    batch_size: int | None = None
+    finite: bool = True
+    measured: bool = True
+    loss: float | None = 1.0
+    variance: float = 1.0
+    batch_sqnorm: float = 1.0
+    parts: int = 4
+    temporal: bool = False
+
+
+def sizes(most: float) -> st.SearchStrategy[float]:
+    """Zero, or a magnitude that squared gradients may have."""
+    return st.just(0.0) | st.floats(1e-12, most)
+
+
+events = st.builds(
+    Event,
+    batch_size=st.none() | st.integers(1, 5000),
+    finite=st.sampled_from([True] * 9 + [False]),
+    measured=st.sampled_from([True, True, True, False]),
+    loss=st.none() | st.floats(-1e3, 1e3),
+    variance=sizes(1e9),
+    batch_sqnorm=sizes(1e6),  # below variance / B where the unbiased squared norm is negative
+    parts=st.integers(2, 64),
+    temporal=st.booleans(),
+)
+histories = st.lists(events, min_size=1, max_size=15)
+
+
+def start(rule: Rule) -> Decider:
+    """A decider for the battery's run."""
+    return Decider.start(
+        rule, base_batch_size=BASE, batch_size=64, budget=BUDGET, dataset_size=DATASET_SIZE
+    )
+
+
+def reading(event: Event, decider: Decider, *, loss_factor: float = 1.0) -> Reading:
+    """The reading of one step; `loss_factor` multiplies the loss, and thus gradients."""
+    samples = event.batch_size or decider.batch_size
+    square = loss_factor**2
+    moments = GradientMoments(
+        batch_size=samples,
+        parts=event.parts,
+        batch_sqnorm=event.batch_sqnorm * square,
+        variance=event.variance * square,
+        source="temporal" if event.temporal else "micro-batches",
+    )
+    wanted = decider.measure if event.measured else frozenset()
+    return Reading(
+        samples=samples,
+        finite=event.finite,
+        loss=None if event.loss is None else event.loss * loss_factor,
+        batch_sqnorm=event.batch_sqnorm * square,
+        moments=moments if "moments" in wanted else None,
+        preconditioned_moments=moments if "preconditioned_moments" in wanted else None,
+        inner_product_variance=(
+            event.variance * event.batch_sqnorm * square**2
+            if "inner_product_variance" in wanted
+            else None
+        ),
+    )
+
+
+def run(
+    decider: Decider, history: list[Event], *, loss_factor: float = 1.0
+) -> tuple[Decider, list[tuple[Measurement, Decision]]]:
+    """The decider after a history, and each step's measurement and decision."""
+    record = []
+    for event in history:
+        seen = decider.see(reading(event, decider, loss_factor=loss_factor), base_lr=0.1)
+        decider, decision = decider.decide(seen)
+        record.append((seen, decision))
+    return decider, record
+
+
+def with_proposal(decision: Decision, next_batch_size: int) -> Decision:
+    """The same proposal with another size of the next batch."""
+    return replace(decision, next_batch_size=next_batch_size)

@@ -1,0 +1,154 @@
+"""A rule that sees running averages of the moments."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from largebatch.core.average import Average
+from largebatch.core.decision import Decision
+from largebatch.core.measurement import GradientMoments, Measurement
+from largebatch.core.rule import chain
+from largebatch.rules import AdaScale, Averaged, LinearScaling, Observe
+from largebatch.rules.averaged import AveragedState, smoothed
+
+NUMBERS = st.lists(st.tuples(st.floats(0, 1e3), st.floats(-10, 1e3)), min_size=1, max_size=15)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """Keeps as state what it was shown."""
+
+    needs = frozenset({"moments"})
+    changes = bounds = forbids = frozenset()
+
+    def init(self) -> None:
+        return None
+
+    def update(
+        self, state: object, seen: Measurement, proposed: Decision
+    ) -> tuple[GradientMoments | None, Decision]:
+        return seen.moments, proposed
+
+
+def see(variance: float, sqnorm: float, *, step: int, batch_size: int = 64) -> Measurement:
+    moments = GradientMoments(
+        batch_size=batch_size,
+        parts=4,
+        batch_sqnorm=sqnorm + variance / batch_size,
+        variance=variance,
+    )
+    return Measurement(
+        step=step,
+        samples=0,
+        base_steps=0.0,
+        batch_size=batch_size,
+        base_batch_size=16,
+        moments=moments,
+    )
+
+
+def run(rule: Averaged, steps: list[Measurement]) -> list[tuple[object, Decision]]:
+    state, found = rule.init(), []
+    for seen in steps:
+        state, decision = rule.update(state, seen, Decision(next_batch_size=64, base_steps=4.0))
+        found.append((state[1], decision))
+    return found
+
+
+@given(values=NUMBERS, window=st.floats(4.0, 400.0))
+def test_the_rule_sees_weighted_means_of_variance_and_squared_norm(
+    values: list[tuple[float, float]], window: float
+) -> None:
+    steps = [see(v, s, step=i) for i, (v, s) in enumerate(values)]
+    shown, _ = run(Averaged(Keep(), window=window), steps)[-1]
+    keep = 1.0 - 4 / window
+    weights = np.array([keep**age for age in range(len(values))][::-1])
+    raw = np.array([(m.moments.variance, m.moments.sqnorm) for m in steps if m.moments])
+    expected = (weights[:, None] * raw).sum(axis=0) / weights.sum()
+    assert isinstance(shown, GradientMoments)
+    assert (shown.variance, shown.sqnorm) == pytest.approx(tuple(expected), rel=1e-7, abs=1e-7)
+    assert (shown.batch_size, shown.parts) == (64, 4)
+
+
+@given(values=NUMBERS)
+def test_a_memoryless_adascale_inside_gives_adascale(values: list[tuple[float, float]]) -> None:
+    steps = [see(v, s, step=i, batch_size=64 << i % 4) for i, (v, s) in enumerate(values)]
+    wrapped = run(Averaged(AdaScale(window=1.0), window=200.0), steps)
+    rule, state = AdaScale(window=200.0), AdaScale().init()
+    for seen, (_, decision) in zip(steps, wrapped, strict=True):
+        state, expected = rule.update(state, seen, Decision(next_batch_size=64, base_steps=4.0))
+        assert decision.lr_multiplier == pytest.approx(expected.lr_multiplier, rel=1e-4)
+
+
+def test_means_are_divided_late() -> None:
+    """Variances 1 and 3, squared norms 1 and -0.5: 4 / 0.5 = 8, not the mean of 1 and inf."""
+    shown, _ = run(Averaged(Keep(), window=1e12), [see(1, 1, step=0), see(3, -0.5, step=1)])[-1]
+    assert isinstance(shown, GradientMoments)
+    assert shown.noise_scale == pytest.approx(8.0, rel=1e-6)
+
+
+def test_a_step_without_moments_shows_none_and_keeps_the_average() -> None:
+    rule = Averaged(Keep(), window=100.0)
+    blind = replace(see(9.0, 9.0, step=1), moments=None)
+    found = run(rule, [see(2.0, 1.0, step=0), blind, see(2.0, 1.0, step=2)])
+    assert found[1][0] is None
+    shown = found[2][0]
+    assert isinstance(shown, GradientMoments)
+    assert (shown.variance, shown.sqnorm) == pytest.approx((2.0, 1.0))
+
+
+def test_a_window_shorter_than_a_step_shows_the_step() -> None:
+    steps = [see(9.0, 9.0, step=0), see(2.0, 1.0, step=1)]
+    shown, _ = run(Averaged(Keep(), window=4.0), steps)[-1]
+    assert shown == steps[1].moments
+
+
+def test_steps_without_a_measurement_age_the_average() -> None:
+    steps = [see(0.0, 0.0, step=0), see(1.0, 1.0, step=10)]
+    shown, _ = run(Averaged(Keep(), window=80.0), steps)[-1]
+    assert isinstance(shown, GradientMoments)
+    first = 4 / 80  # the weight of a first step; half of it is left after ten more
+    assert shown.variance == pytest.approx(0.5 / (0.5 * first + 0.5))
+
+
+def test_a_true_estimate_replaces_the_temporal_ones() -> None:
+    rough = see(9.0, 9.0, step=0)
+    assert rough.moments is not None
+    rough = replace(rough, moments=replace(rough.moments, source="temporal"))
+    shown, _ = run(Averaged(Keep(), window=1e6), [rough, see(2.0, 1.0, step=1)])[-1]
+    assert isinstance(shown, GradientMoments)
+    assert (shown.variance, shown.sqnorm) == pytest.approx((2.0, 1.0))
+
+
+@given(variance=st.floats(0, 1e6), sqnorm=st.floats(-1e3, 1e6), batch_size=st.integers(1, 10**5))
+def test_smoothed_moments_have_the_averaged_numbers(
+    variance: float, sqnorm: float, batch_size: int
+) -> None:
+    m = GradientMoments(batch_size=batch_size, parts=2, batch_sqnorm=1.0, variance=1.0)
+    found = smoothed(m, average=Average(values=(variance, sqnorm), weight=1.0, count=1))
+    assert found.variance == variance
+    assert found.sqnorm == pytest.approx(sqnorm, rel=1e-9, abs=1e-9 * (1 + variance))
+
+
+def test_its_state_is_its_own_beside_that_of_the_rule() -> None:
+    assert Averaged(AdaScale()).init() == (AveragedState(), AdaScale().init())
+    whole = chain(AdaScale(), Observe())
+    assert Averaged(whole).init()[1] == whole.init()
+
+
+def test_a_rule_that_reads_no_moments_is_refused_by_name() -> None:
+    for rule in (LinearScaling(), AdaScale(statistic="preconditioned_moments")):
+        with pytest.raises(ValueError, match=f"which {type(rule).__name__} does not read"):
+            Averaged(rule)
+
+
+@pytest.mark.parametrize("window", [0.0, -1.0, math.nan, math.inf])
+def test_an_impossible_window_is_refused(window: float) -> None:
+    with pytest.raises(ValueError, match="window is above 0"):
+        Averaged(AdaScale(), window=window)

@@ -1,0 +1,40 @@
+"""`import largebatch` brings what every use needs: torch and numpy, nothing heavy besides."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+OPTIONAL = ("sklearn", "matplotlib", "click", "rich", "fairscale", "pytest", "hypothesis")
+
+
+def imported_by(program: str) -> set[str]:
+    """The top-level modules that a fresh interpreter holds after `program`."""
+    shown = f"{program}; import json, sys; print(json.dumps([*sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in json.loads(done.stdout)}
+
+
+def test_importing_the_package_brings_no_optional_dependency() -> None:
+    imported = imported_by("import largebatch")
+    assert "largebatch" in imported
+    assert imported.isdisjoint(OPTIONAL)
+
+
+def test_the_core_and_the_rules_bring_no_torch_of_their_own() -> None:
+    alone = (
+        "import sys, types; package = types.ModuleType('largebatch'); "
+        "import importlib.util as u; "
+        "package.__path__ = list(u.find_spec('largebatch').submodule_search_locations); "
+        "sys.modules['largebatch'] = package; "
+        "import largebatch.core.decider, largebatch.core.codec, largebatch.core.plan, "
+        "largebatch.rules, largebatch.rules.adascale, largebatch.record, largebatch.simulate.replay"
+    )
+    imported = imported_by(alone)
+    assert "largebatch" in imported
+    assert "torch" not in imported
+
+
+def test_an_optional_dependency_would_be_noticed() -> None:
+    assert not imported_by("import largebatch, click").isdisjoint(OPTIONAL)
