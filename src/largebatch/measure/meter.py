@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from largebatch.core.errors import RanksDisagree
 from largebatch.core.measurement import Reading
 from largebatch.measure.estimate import Parts, source_of
-from largebatch.measure.parameters import Parameters
+from largebatch.measure.parameters import Parameters, replica
 from largebatch.measure.ranks import Ranks
 from largebatch.measure.squares import squared_norms
 from largebatch.measure.statistics import (
@@ -59,10 +59,15 @@ class Meter:
         self.model = model
         self.ranks = Ranks(group)
         self.tap: Tap = tap or LeafHooks()
-        self._offered = tuple(statistics or (SquaredNorms(), PreconditionedNorms()))
+        usual = (SquaredNorms(), PreconditionedNorms())
+        self._offered = usual if statistics is None else tuple(statistics)
         self.statistics: tuple[Statistic, ...] = ()
-        replicated = isinstance(model, nn.parallel.DistributedDataParallel)
-        if self.ranks.count > 1 and not replicated:
+        if len({s.name for s in self._offered}) < len(self._offered):
+            raise ValueError(
+                "Two statistics give the same moments, so rules could not tell them apart. Choose "
+                "one of each name: lb.Meter(model, statistics=[lb.TemporalMoments()])."
+            )
+        if self.ranks.count > 1 and replica(model) is None:
             raise ValueError(
                 f"{self.ranks.count} processes run, but the model is not replicated: each would "
                 "train its own. Use model = torch.nn.parallel.DistributedDataParallel(model)."
@@ -119,14 +124,16 @@ class Meter:
         self._sees: dict[frozenset[str], See | None] = {}
         self.open(frozenset())
 
-    def open(self, wanted: frozenset[str]) -> None:
-        """A step begins in which these statistics are wanted."""
+    def open(self, wanted: frozenset[str], *, also: Sequence[str] = ()) -> None:
+        """A step begins in which these statistics are wanted, and sums under the names `also`."""
         self.active = choose(self.statistics, wanted)
         if wanted not in self._sees:
             self._sees[wanted] = _see_all([s.see for s in self.active if s.parts])
         self.see = self._sees[wanted]
-        names = [name for s in self.active for name in (*s.of_parts, *s.of_batch)]
-        self.sums.open([LOSS, BATCH, *names])
+        # Every statistic's sums, wanted or not: ranks that disagree about what is wanted must still
+        # send equally many numbers, or the digest could not say so.
+        names = [name for s in self.statistics for name in (*s.of_parts, *s.of_batch)]
+        self.sums.open([LOSS, BATCH, *also, *names])
         self._parts, self._samples, self._weight = 0, 0, 0.0
         for statistic in self.active:
             statistic.open()
@@ -218,7 +225,9 @@ class Meter:
 
     def multiply_gradients(self, factor: float) -> None:
         """Multiplies every gradient in place."""
-        torch._foreach_mul_(gradients_of(self.parameters), factor)
+        gradients = gradients_of(self.parameters)
+        if gradients:
+            torch._foreach_mul_(gradients, factor)
 
     def clear(self, optimizer: Optimizer) -> None:
         """Clears the gradients after the optimizer's step."""

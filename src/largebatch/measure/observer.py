@@ -18,8 +18,11 @@ from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NoVariance
 from largebatch.core.measurement import Reading
 from largebatch.measure.estimate import Parts, source_of
 from largebatch.measure.meter import LOSS, Meter
+from largebatch.measure.squares import squared_norm
 from largebatch.measure.statistics import BATCH, Totals
-from largebatch.measure.taps import LeafHooks, See
+from largebatch.measure.taps import LeafHooks
+
+LEFT_OVER = "left over"
 
 
 class Observer:
@@ -30,9 +33,7 @@ class Observer:
     Args:
         meter: with `LeafHooks` as its tap.
         batch_size: samples of a whole step over all ranks.
-        micro_batches: backward calls of a whole step on each rank; None takes what the first step
-            shows. A later step may have fewer, as the last of an epoch; where their number was
-            told, the gradient of such a step is not measured.
+        micro_batches: backward calls a step on each rank; None takes what the first step shows.
 
     Raises:
         ValueError: another tap, which would have to stand around each backward.
@@ -48,8 +49,8 @@ class Observer:
         self.batch_size = batch_size
         self._told = micro_batches is not None
         self._usual = micro_batches
-        self._whole = False
-        self._see: See | None = None
+        self._see = self._on_gradient
+        self._knows_variance = False
 
     def bind(self, optimizer: Optimizer) -> None:
         """Told once whose parameters to measure."""
@@ -60,19 +61,17 @@ class Observer:
 
     def open(self, wanted: frozenset[str]) -> None:
         """A step begins in which these statistics are wanted."""
-        self.meter.open(wanted)
-        self._in_backward = self._batch_seen = False
+        self.meter.open(wanted, also=(LEFT_OVER,))
+        self._wanted = wanted
+        self._in_backward = False
         self._sizes: list[int] = []
         self._losses = 0
         self.tap.reset()
-        watching = bool(self.meter.active)
-        if not watching:
-            self.tap.rest()
-            self._see = None
-        elif self._see is None:
-            self._see = self._on_gradient
+        self._watching = bool(self.meter.active)
+        if self._watching:
             self.tap.begin(self._see)
-        self._watching = watching
+        else:
+            self.tap.rest()
 
     def size(self, samples: int) -> None:
         """The samples of one micro-batch, told once for each backward of the step."""
@@ -86,12 +85,21 @@ class Observer:
     def close(self, *, digest: int = 0) -> Reading:
         """Combines the parts over the ranks: one collective, one host sync.
 
+        After an error the next step starts afresh.
+
         Raises:
-            MicroBatchMissed: no backward since the last step, fewer in the first step than told, or
+            MicroBatchMissed: not as many backward calls since the last step as were told, or
                 gradients that were not cleared.
-            NoVariance: one part a step, of which no variance can be known.
+            NoVariance: one part in each step so far, of which no variance can be known.
             LargeBatchError: parameters that got different numbers of gradients.
         """
+        try:
+            return self._close(digest=digest)
+        except LargeBatchError:
+            self.open(self._wanted)
+            raise
+
+    def _close(self, *, digest: int) -> Reading:
         parts = self._count()
         sizes = self._sizes or [self._size_of_part(parts)] * parts
         if len(sizes) != parts:
@@ -103,16 +111,14 @@ class Observer:
             "parts": parts, "samples": sum(sizes), "per sample": sum(1.0 / n for n in sizes),
             "losses": self._losses,
         }  # fmt: skip
-        if not self._batch_seen:
-            self.meter.close_batch()  # perhaps clipped by now: it only shows whether it is finite
         sums = self.meter.reduce(numbers, digest=digest)
+        if not self._watching:
+            reading = self.meter.read(self._totals(sums), losses=sums["losses"])
+            return replace(reading, batch_sqnorm=None)
+        _check_cleared(sums[LEFT_OVER])
         totals = self._totals(sums)
-        self._check_variance()
-        reading = self.meter.read(totals, losses=sums["losses"])
-        if self._watching and not self._is_short(totals):
-            self._check_cleared(totals)
-            return reading
-        return replace(reading, batch_sqnorm=None, moments=None, preconditioned_moments=None)
+        self._check_variance(totals)
+        return self.meter.read(totals, losses=sums["losses"])
 
     def detach(self) -> None:
         """Takes every hook off the model."""
@@ -122,13 +128,18 @@ class Observer:
         if not self._in_backward:
             self._in_backward = True
             Variable._execution_engine.queue_callback(self._when_backward_ends)
+        before = self.meter.parameters.tensors[index].grad
+        if before is not None and self.tap.counts[index] == 1:
+            self.meter.sums.add(LEFT_OVER, squared_norm(before))
         see = self.meter.see
         if see is not None:
             see(index, gradient)
 
     def _when_backward_ends(self) -> None:
-        # Queued once more, it runs after the callback in which DDP finishes its reduction.
-        Variable._execution_engine.queue_callback(self._end_backward)
+        # Queued again, and again, it runs after the callback in which DDP finishes its reduction,
+        # which a static graph's first backward queues in a callback, too.
+        queue = Variable._execution_engine.queue_callback
+        queue(lambda: queue(self._end_backward))
 
     def _end_backward(self) -> None:
         self._in_backward = False
@@ -138,21 +149,25 @@ class Observer:
             return  # more backward calls follow, so the batch's gradient is not complete
         self.meter.sums.drop(self._batch_names & self.meter.sums.names)
         self.meter.close_batch()
-        self._batch_seen = True
 
     def _count(self) -> int:
         if not self._watching:
-            return self._usual or 1
+            return len(self._sizes) or self._usual or 1
         counts = self.tap.counts
         parts = max(counts)
+        self.tap.check_nodes()
         if parts == 0:
             raise MicroBatchMissed(
                 "optimizer.step() came without a backward since the last one. If gradients come by "
                 "other ways than loss.backward(), their parts cannot be seen."
             )
-        if self._usual is not None and parts > self._usual and (self._told or not self._sizes):
-            told = f"micro_batches={self._usual} allows" if self._told else "in the first one"
-            self._refuse(counts, f"more than {told}")
+        if self._told and self._usual is not None and parts > self._usual:
+            self._refuse(counts, f"more than micro_batches={self._usual} allows")
+        if self._told and self._usual is not None and parts < self._usual:
+            raise MicroBatchMissed(
+                f"optimizer.step() came after {parts} of {self._usual} micro-batches. Where steps "
+                "differ in their number, leave it out: lb.attach(..., batch_size=512)."
+            )
         if not self._told and any(0 < count < parts for count in counts):
             self._refuse(counts, "but others fewer, so the micro-batches cannot be told apart")
         if self._usual is None:
@@ -164,25 +179,8 @@ class Observer:
         raise LargeBatchError(
             f"{name} got {max(counts)} gradients in this step, {what}. Say how many backward calls "
             "a step makes on each rank, lb.attach(..., micro_batches=4), one for each micro-batch "
-            "(add several losses up before), and avoid checkpoint(use_reentrant=True). After a "
-            "pass whose optimizer.step() was skipped or whose backward was broken off, call "
-            "control.advance()."
+            "(add several losses up before), and avoid checkpoint(use_reentrant=True)."
         )
-
-    def _is_short(self, totals: Totals) -> bool:
-        """Whether fewer micro-batches than told were seen over all ranks, the same on each."""
-        if not self._told or self._usual is None:
-            return False
-        expected = self._usual * self.meter.rank_count
-        if totals.parts.count >= expected:
-            self._whole = True
-        elif not self._whole:
-            raise MicroBatchMissed(
-                f"The first step had {totals.parts.count} backward calls over all ranks, but "
-                f"micro_batches={self._usual} says {expected}. Tell the true number: "
-                f"lb.attach(..., micro_batches={totals.parts.count // self.meter.rank_count})."
-            )
-        return totals.parts.count < expected
 
     def _size_of_part(self, parts: int) -> float:
         return self.batch_size / (self.meter.rank_count * (self._usual or parts))
@@ -203,9 +201,10 @@ class Observer:
             part_factor=(count / ranks) ** 2,
         )
 
-    def _check_variance(self) -> None:
-        usual = (self._usual or 1) * self.meter.rank_count
-        if usual > 1 or not any(s.parts for s in self.meter.active):
+    def _check_variance(self, totals: Totals) -> None:
+        if totals.parts.count > 1:
+            self._knows_variance = True  # so a later step of one part is only a short one
+        if self._knows_variance or not any(s.parts for s in self.meter.active):
             return
         raise NoVariance(
             "One backward a step on one process gives one gradient, of which no variance can be "
@@ -214,14 +213,11 @@ class Observer:
             "meter=lb.Meter(model, statistics=[lb.TemporalMoments()])."
         )
 
-    def _check_cleared(self, totals: Totals) -> None:
-        for statistic in self.meter.active:
-            for name in statistic.of_parts:
-                mean = totals.sums[name] * totals.part_factor / totals.parts.weight
-                of_batch = statistic.of_batch[0] if statistic.of_batch else BATCH
-                if totals.sums[of_batch] > mean * 1.001:
-                    raise MicroBatchMissed(
-                        "The gradient is larger than the mean of the micro-batches' gradients can "
-                        "be: it was not cleared before them, or not every backward was seen. Call "
-                        "optimizer.zero_grad() after each optimizer.step()."
-                    )
+
+def _check_cleared(left_over: float) -> None:
+    if not left_over > 0.0:  # NaN is for the reading to tell
+        return
+    raise MicroBatchMissed(
+        "There was a gradient already when the step's first one came, so the optimizer would get "
+        "their sum. Call optimizer.zero_grad() after each optimizer.step()."
+    )

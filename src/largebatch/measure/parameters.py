@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
-from torch import nn
-from torch.distributed.tensor import DTensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+
+
+WHOLE = -1
+"""Stands for the index of a parameter where all of them are meant, in one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class Parameters:
             )
         names = [name_of.get(p, f"parameter {i} of the optimizer") for i, p in enumerate(moved)]
         for name, parameter in zip(names, moved, strict=True):
-            if isinstance(parameter, DTensor):
+            if _sharded(parameter):
                 raise ValueError(
                     f"{name} is sharded (FSDP2): hooks on it never see a rank's own gradient. "
                     "Use DistributedDataParallel."
@@ -57,7 +61,29 @@ class Parameters:
     def __len__(self) -> int:
         return len(self.tensors)
 
+    def split(self, row: Tensor) -> list[Tensor]:
+        """One view into a row of all parameters' elements for each parameter, in its shape."""
+        pieces = row.split([t.numel() for t in self.tensors])
+        return [piece.view(t.shape) for piece, t in zip(pieces, self.tensors, strict=True)]
+
+
+def replica(model: nn.Module) -> nn.parallel.DistributedDataParallel | None:
+    """The DistributedDataParallel that `model` is, also inside `torch.compile`; None without."""
+    model = _uncompiled(model)
+    return model if isinstance(model, nn.parallel.DistributedDataParallel) else None
+
 
 def bare(model: nn.Module) -> nn.Module:
-    """The module inside DistributedDataParallel, else the model itself; evaluate that one."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    """The module inside DistributedDataParallel and `torch.compile`, else the model itself;
+    evaluate that one."""
+    inside = replica(model)
+    return _uncompiled(model if inside is None else inside.module)
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    return dict(model.named_children()).get("_orig_mod", model)
+
+
+def _sharded(parameter: Tensor) -> bool:
+    module = sys.modules.get("torch.distributed.tensor")  # slow to import: only if somebody has
+    return module is not None and isinstance(parameter, module.DTensor)

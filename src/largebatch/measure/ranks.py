@@ -40,7 +40,7 @@ class Ranks:
             return
         everyone: list[Any] = [None] * self.count
         dist.all_gather_object(everyone, dict(facts), group=self.group)
-        for name in facts:
+        for name in dict.fromkeys(name for theirs in everyone for name in theirs):
             values = [theirs.get(name) for theirs in everyone]
             if any(value != values[0] for value in values):
                 listed = ", ".join(f"rank {r}: {value}" for r, value in enumerate(values))

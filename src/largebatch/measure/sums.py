@@ -31,8 +31,7 @@ class Sums:
 
     def __init__(self, ranks: Ranks, *, device: torch.device) -> None:
         self.ranks = ranks
-        self.device = device
-        self._wide = torch.float32 if device.type == "mps" else torch.float64
+        self.device = torch.device("cpu") if device.type == "mps" else device
         self._plan: tuple[object, ...] = ()
         self._matrix = torch.empty(0)
         self._host: tuple[float, ...] = ()
@@ -82,21 +81,21 @@ class Sums:
 
     def _on_device(self) -> Tensor:
         if not self._terms:
-            return torch.zeros(len(self._rows), dtype=self._wide, device=self.device)
+            return torch.zeros(len(self._rows), dtype=torch.float64, device=self.device)
         plan = (len(self._rows), *self._terms)
         if plan != self._plan:  # the same in almost every step, so it stays on the device
             rows = [[c if row == r else 0.0 for r, c in self._terms] for row in range(plan[0])]
             self._plan = plan
-            self._matrix = torch.tensor(rows, dtype=self._wide, device=self.device)
+            self._matrix = torch.tensor(rows, dtype=torch.float64, device=self.device)
         # A product with zeros spreads one NaN over all sums, which does no harm: a step with any
         # non-finite sum is discarded as a whole.
-        return self._matrix @ torch.stack(self._scalars).to(self._wide)
+        return self._matrix @ torch.stack(self._scalars).to(self.device).to(torch.float64)
 
     def _numbers_on_device(self) -> Tensor:
         host = tuple(self._numbers.values())
         if host != self._host:
             self._host = host
-            self._host_tensor = torch.tensor(host, dtype=self._wide, device=self.device)
+            self._host_tensor = torch.tensor(host, dtype=torch.float64, device=self.device)
         return self._host_tensor
 
     def _fold(self) -> None:
