@@ -52,7 +52,9 @@ def weights(model: nn.Module) -> list[Tensor]:
     return [p.detach().clone() for p in model.parameters()]
 
 
-def train(control: Controller, *, clip_norm: float | None = None, **budget: float) -> list[Decision]:
+def train(
+    control: Controller, *, clip_norm: float | None = None, **budget: float
+) -> list[Decision]:
     """Runs the documented loop on batches of (x, y); what was decided."""
     decisions = []
     for batch in control.steps(**budget):
