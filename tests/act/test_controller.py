@@ -545,7 +545,7 @@ def test_parameters_added_or_released_during_the_run_are_refused() -> None:
     steps = _stepping(control, steps=2)
     next(steps)
     model[0].bias.requires_grad_(True)
-    with pytest.raises(LargeBatchError, match="moved 3 trainable parameters .* moves 4 now"):
+    with pytest.raises(LargeBatchError, match=r"moved 3 trainable parameters .* moves 4 now"):
         next(steps)
     assert control.optimizer_steps == 1
 
