@@ -111,6 +111,8 @@ class Observer:
             "parts": parts, "samples": sum(sizes), "per sample": sum(1.0 / n for n in sizes),
             "losses": self._losses,
         }  # fmt: skip
+        if not self._watching:
+            self.meter.close_batch()  # perhaps clipped by now: it only shows whether it is finite
         sums = self.meter.reduce(numbers, digest=digest)
         if not self._watching:
             reading = self.meter.read(self._totals(sums), losses=sums["losses"])
@@ -161,8 +163,9 @@ class Observer:
                 "optimizer.step() came without a backward since the last one. If gradients come by "
                 "other ways than loss.backward(), their parts cannot be seen."
             )
-        if self._told and self._usual is not None and parts > self._usual:
-            self._refuse(counts, f"more than micro_batches={self._usual} allows")
+        if self._usual is not None and parts > self._usual and (self._told or not self._sizes):
+            told = f"micro_batches={self._usual} allows" if self._told else "in the first one"
+            self._refuse(counts, f"more than {told}")
         if self._told and self._usual is not None and parts < self._usual:
             raise MicroBatchMissed(
                 f"optimizer.step() came after {parts} of {self._usual} micro-batches. Where steps "
@@ -179,7 +182,9 @@ class Observer:
         raise LargeBatchError(
             f"{name} got {max(counts)} gradients in this step, {what}. Say how many backward calls "
             "a step makes on each rank, lb.attach(..., micro_batches=4), one for each micro-batch "
-            "(add several losses up before), and avoid checkpoint(use_reentrant=True)."
+            "(add several losses up before), and avoid checkpoint(use_reentrant=True). After a "
+            "pass whose optimizer.step() was skipped or whose backward was broken off, call "
+            "control.advance()."
         )
 
     def _size_of_part(self, parts: int) -> float:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-
 WHOLE = -1
 """Stands for the index of a parameter where all of them are meant, in one row."""
 
@@ -30,6 +29,11 @@ class Parameters:
         """
         name_of = {parameter: name for name, parameter in bare(model).named_parameters()}
         held = {p: None for group in optimizer.param_groups for p in group["params"]}
+        if not any(p in name_of for p in held):
+            raise ValueError(
+                "The optimizer moves no parameter of this model. Build it from the same model: "
+                "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)."
+            )
         missing = [name for p, name in name_of.items() if p.requires_grad and p not in held]
         if missing:
             raise ValueError(
@@ -39,10 +43,10 @@ class Parameters:
                 f"model.get_parameter({missing[0]!r}).requires_grad_(False)."
             )
         moved = [p for p in held if p.requires_grad]
-        if not moved or not any(p in name_of for p in moved):
+        if not moved:
             raise ValueError(
-                "The optimizer moves no parameter of this model. Build it from the same model: "
-                "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)."
+                "All parameters are frozen, so there is nothing to train. Release some: "
+                "model.requires_grad_(True)."
             )
         names = [name_of.get(p, f"parameter {i} of the optimizer") for i, p in enumerate(moved)]
         for name, parameter in zip(names, moved, strict=True):

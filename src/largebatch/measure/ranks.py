@@ -31,7 +31,7 @@ class Ranks:
         return values
 
     def agree(self, facts: Mapping[str, Any]) -> None:
-        """Checks once, before training, that all ranks were started alike.
+        """Checks that the same is true on all ranks, once before training.
 
         Raises:
             RanksDisagree: on every rank, naming the first fact that differs.
@@ -45,6 +45,7 @@ class Ranks:
             if any(value != values[0] for value in values):
                 listed = ", ".join(f"rank {r}: {value}" for r, value in enumerate(values))
                 raise RanksDisagree(
-                    f"The ranks were started with different settings: {name} is {listed}. "
-                    "Build model, rule, loader and budget from the same arguments on every rank."
+                    f"The ranks do not agree: {name} is {listed}. Build model, rule, loader and "
+                    "budget from the same arguments on every rank, and do nothing to one rank "
+                    "alone, such as control.resize(batch_size)."
                 )

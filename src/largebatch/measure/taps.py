@@ -106,6 +106,7 @@ class LeafHooks:
             handle.remove()
         self._handles, self._see = [], None
         self._active = False
+        self.reset()  # a backward that was broken off leaves counts
 
     def clear(self, optimizer: Optimizer) -> None:
         optimizer.zero_grad()
