@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -43,13 +44,20 @@ def rates_of(optimizer: Optimizer) -> list[float]:
     return [pytest.approx(float(group["lr"])) for group in optimizer.param_groups]
 
 
+@contextmanager
+def applied(lr: LrActuator, multiplier: float) -> Iterator[None]:
+    lr.apply(multiplier)
+    yield
+    lr.restore()
+
+
 # The actuator
 
 
 def test_each_group_has_its_own_rate_multiplied_and_restored() -> None:
     optimizer = optimizer_of(0.1, 0.02)
     lr = LrActuator(optimizer)
-    with lr.applied(2.5):
+    with applied(lr, 2.5):
         assert rates_of(optimizer) == [0.25, 0.05]
         assert lr.base_lr == 0.1
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.02]
@@ -58,7 +66,7 @@ def test_each_group_has_its_own_rate_multiplied_and_restored() -> None:
 def test_a_tensor_rate_keeps_its_identity() -> None:
     rate = torch.tensor(0.1)
     optimizer = optimizer_of(rate)
-    with LrActuator(optimizer).applied(3.0):
+    with applied(LrActuator(optimizer), 3.0):
         assert optimizer.param_groups[0]["lr"] is rate
         assert rates_of(optimizer) == [0.3]
     assert optimizer.param_groups[0]["lr"] is rate
@@ -69,7 +77,7 @@ def test_a_tensor_that_groups_share_is_multiplied_once() -> None:
     rate = torch.tensor(0.1)
     optimizer = optimizer_of(rate, rate)
     assert optimizer.param_groups[0]["lr"] is optimizer.param_groups[1]["lr"]
-    with LrActuator(optimizer).applied(3.0):
+    with applied(LrActuator(optimizer), 3.0):
         assert rates_of(optimizer) == [0.3, 0.3]
     assert rates_of(optimizer) == [0.1, 0.1]
 
@@ -88,10 +96,10 @@ def test_applying_twice_multiplies_the_users_rate_and_not_the_multiplied_one() -
 def test_a_rate_that_changed_between_steps_is_the_one_that_is_multiplied() -> None:
     optimizer = optimizer_of(0.1)
     lr = LrActuator(optimizer)
-    with lr.applied(2.0):
+    with applied(lr, 2.0):
         pass
     optimizer.param_groups[0]["lr"] = 0.01
-    with lr.applied(2.0):
+    with applied(lr, 2.0):
         assert rates_of(optimizer) == [0.02]
     assert rates_of(optimizer) == [0.01]
 

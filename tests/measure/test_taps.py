@@ -244,9 +244,9 @@ def test_a_compiled_model_is_measured_exactly(tap, backend):
         return  # compiling takes seconds; the tap sees the same graph as under aot_eager
     model = network()
     compiled = torch.compile(model, backend=backend, dynamic=True)
-    measured(model, tap=tap, loss_fn=lambda m, x, y: cross_entropy(
-        compiled if m is model else m, x, y
-    ))
+    measured(
+        model, tap=tap, loss_fn=lambda m, x, y: cross_entropy(compiled if m is model else m, x, y)
+    )
 
 
 def test_names_are_those_of_the_model_inside_the_compiler():
@@ -278,9 +278,7 @@ def test_dropout_and_inplace_layers_are_measured_as_they_ran(tap):
 
 def test_a_model_moved_after_the_meter_was_bound_is_refused_by_name():
     model, (x, y) = network(), data(dtype=torch.float64)
-    control, _ = controller(
-        model, torch.optim.SGD(model.parameters(), lr=0.1), samples=(x, y)
-    )
+    control, _ = controller(model, torch.optim.SGD(model.parameters(), lr=0.1), samples=(x, y))
     model.double()
     with pytest.raises(LargeBatchError, match=r"0\.weight was moved"):
         for batch in control.steps(steps=1):

@@ -248,8 +248,11 @@ class StepController(Clocked):
     def _apply(self, decision: Decision, *, sqnorm: float | None, clip_norm: float | None) -> None:
         if clip_norm is not None and sqnorm is not None and sqnorm > clip_norm**2:
             self.meter.multiply_gradients(clip_norm / math.sqrt(sqnorm))
-        with self._lr.applied(decision.lr_multiplier):
+        self._lr.apply(decision.lr_multiplier)
+        try:
             self.optimizer.step()
+        finally:
+            self._lr.restore()
 
     def _commit(self, after: Decider, seen: Measurement, decision: Decision) -> None:
         self.meter.clear(self.optimizer)

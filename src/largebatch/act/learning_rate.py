@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -53,15 +51,6 @@ class LrActuator:
         for group, before in zip(groups, self._before, strict=False):
             _set(group, before)
         self._before = []
-
-    @contextmanager
-    def applied(self, multiplier: float) -> Iterator[None]:
-        """The rates are multiplied inside and restored at the end, whatever happens."""
-        self.apply(multiplier)
-        try:
-            yield
-        finally:
-            self.restore()
 
 
 def tick(

@@ -54,14 +54,14 @@ class Observer:
 
     def bind(self, optimizer: Optimizer) -> None:
         """Told once whose parameters to measure."""
-        self.meter.bind(optimizer)
+        self.meter.bind(optimizer, also=(LEFT_OVER,))
         self._batch_names = {BATCH}
         for statistic in self.meter.statistics:
             self._batch_names |= set(statistic.of_batch)
 
     def open(self, wanted: frozenset[str]) -> None:
         """A step begins in which these statistics are wanted."""
-        self.meter.open(wanted, also=(LEFT_OVER,))
+        self.meter.open(wanted)
         self._wanted = wanted
         self._in_backward = False
         self._sizes: list[int] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,6 +28,16 @@ def squared_norm(tensor: Tensor) -> Tensor:
     return torch.stack([_dot(piece) for piece in row.split(ROW)]).sum()
 
 
+def squarer(parameter: Tensor) -> Callable[[Tensor], Tensor]:
+    """`squared_norm` for the gradients of one parameter, with what is known beforehand left out.
+
+    >>> squarer(torch.zeros(2))(torch.tensor([3.0, 4.0])).item()
+    25.0
+    """
+    small = parameter.numel() <= ROW and parameter.device.type == "cpu"
+    return _squared_row if small and parameter.dtype is torch.float32 else squared_norm
+
+
 def squared_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The squared norm of each tensor; on an accelerator in a few fused kernels, so fewer scalars
     may come back than tensors went in: their sum is what counts."""
@@ -35,6 +45,13 @@ def squared_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
         return [squared_norm(tensor) for tensor in tensors]
     norms = torch._foreach_norm(list(tensors), 2, dtype=_wide(tensors[0]))
     return [torch.stack(norms).square().sum()]
+
+
+def _squared_row(gradient: Tensor) -> Tensor:
+    if gradient.is_sparse:
+        return squared_norm(gradient)
+    row = gradient.flatten()
+    return torch.dot(row, row)
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

@@ -15,7 +15,7 @@ from torch.optim import Adam, AdamW, NAdam, Optimizer, RAdam
 from largebatch.core.measurement import GradientMoments
 from largebatch.measure.estimate import Parts, moments_of_parts
 from largebatch.measure.parameters import WHOLE, Parameters
-from largebatch.measure.squares import ROW, squared_norm, squared_norms
+from largebatch.measure.squares import ROW, squared_norm, squared_norms, squarer
 from largebatch.measure.sums import Sums
 
 BATCH = "batch_sqnorm"
@@ -119,13 +119,14 @@ class SquaredNorms:
         return True
 
     def bind(self, parameters: Parameters, optimizer: Optimizer) -> None:
-        """Needs nothing but the gradients it is shown."""
+        # the last one is for the index WHOLE, -1
+        self._squares = [*map(squarer, parameters.tensors), squared_norm]
 
     def open(self) -> None:
         self._part.clear()
 
     def see(self, index: int, gradient: Tensor) -> None:
-        self._part.append(squared_norm(gradient))
+        self._part.append(self._squares[index](gradient))
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
         sums.add(self.name, *self._part, coefficient=coefficient)

@@ -76,6 +76,7 @@ class LeafHooks:
         self._see: See | None = None
         self._active = False
         self.counts = [0] * len(parameters)
+        self._none, self._once = [0] * len(parameters), [1] * len(parameters)
 
     def begin(self, see: See) -> None:
         if self._see != see:
@@ -85,11 +86,15 @@ class LeafHooks:
                 node.register_prehook(self._hook(index, see))
                 for index, node in enumerate(self._nodes)
             ]
-        self.reset()
+        elif self._active:
+            self.reset()  # a backward that was broken off leaves counts
         self._active = True
 
     def end(self, *, last: bool) -> None:
         self._active = False
+        if self.counts == self._once:
+            self.reset()
+            return
         if max(self.counts) > 1:
             name = self._parameters.names[self.counts.index(max(self.counts))]
             self.reset()
@@ -106,14 +111,14 @@ class LeafHooks:
             handle.remove()
         self._handles, self._see = [], None
         self._active = False
-        self.reset()  # a backward that was broken off leaves counts
+        self.reset()
 
     def clear(self, optimizer: Optimizer) -> None:
         optimizer.zero_grad()
 
     def reset(self) -> None:
         """Forgets how many gradients each parameter got."""
-        self.counts[:] = [0] * len(self.counts)
+        self.counts[:] = self._none
 
     def check_nodes(self) -> None:
         """Checks that a parameter without a gradient is not one whose hook fell off.
