@@ -40,7 +40,7 @@ class GradientMoments:
         variance: trace of the covariance of one sample's gradient, unbiased.
         source: where the parts came from.
 
-    Reference: Johnson et al., AdaScale SGD, 2020, arXiv 2007.05105, section 3; McCandlish et al.,
+    Reference: Johnson et al., AdaScale SGD, 2020, arXiv 2007.05105; McCandlish et al.,
     An Empirical Model of Large-Batch Training, 2018, arXiv 1812.06162, appendix A.1.
     """
 

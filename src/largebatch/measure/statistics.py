@@ -204,10 +204,12 @@ class PreconditionedNorms:
     def _denominator(self, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor | None:
         if "exp_avg_sq" not in state:
             return None
-        second, steps = state["exp_avg_sq"], state["step"]
-        corrected = second / (1.0 - group["betas"][1] ** steps)
+        second = state["exp_avg_sq"]
+        steps = torch.as_tensor(state["step"], device=second.device)
+        # 1 - beta^t would lose four of its seven digits in the first steps
+        corrected = second / -torch.expm1(steps * math.log(group["betas"][1]))
         return torch.where(
-            torch.as_tensor(steps, device=second.device) < self.WARM,
+            steps < self.WARM,
             torch.ones_like(second),
             corrected.sqrt().add_(group["eps"]),
         )
