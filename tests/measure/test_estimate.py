@@ -130,8 +130,9 @@ def test_equal_parts_are_mccandlishs_two_batch_sizes(count, each, seed):
 
 @given(st.lists(st.integers(1, 20), min_size=2, max_size=6))
 def test_proportional_is_the_general_form_with_weights_equal_to_units(units):
-    written, short = parts_of(units, units), Parts.proportional(
-        count=len(units), samples=sum(units), weight=sum(units)
+    written, short = (
+        parts_of(units, units),
+        Parts.proportional(count=len(units), samples=sum(units), weight=sum(units)),
     )
     a = moments_of_parts(written, mean_sqnorm=3.0, batch_sqnorm=2.0)
     b = moments_of_parts(short, mean_sqnorm=3.0, batch_sqnorm=2.0)

@@ -102,7 +102,11 @@ def test_a_meter_alone_gives_the_same_as_in_a_controller(tap):
             last=b == 12,
         )
     reading = meter.close(planned_weight=12)
-    agree(reading.moments, twin_of(model, cross_entropy, [(x[a:b], y[a:b]) for a, b in cuts]), rel=3e-5)
+    agree(
+        reading.moments,
+        twin_of(model, cross_entropy, [(x[a:b], y[a:b]) for a, b in cuts]),
+        rel=3e-5,
+    )
     assert reading.samples == 12
     assert reading.weight == 12.0
     assert reading.finite
@@ -117,9 +121,7 @@ def test_weights_that_do_not_sum_to_the_plan_are_put_right():
         loss = cross_entropy(model, x[a : a + 5], y[a : a + 5])
         meter.backward(loss, share=weight / 10, weight=weight, samples=5, last=a == 5)
     reading = meter.close(planned_weight=10)
-    twin = twin_of(
-        model, cross_entropy, [(x[:5], y[:5]), (x[5:10], y[5:10])], weights=[50.0, 10.0]
-    )
+    twin = twin_of(model, cross_entropy, [(x[:5], y[:5]), (x[5:10], y[5:10])], weights=[50.0, 10.0])
     agree(reading.moments, twin, rel=1e-11)
     meter.multiply_gradients(10 / reading.weight)
     torch.testing.assert_close(model[0].weight.grad, twin.gradient[0])
@@ -389,15 +391,16 @@ def test_several_parameter_groups_and_parameters_outside_the_model_are_measured_
             micro_batches.append((x, y))
             control.backward(cross_entropy(model, x, y) * extra)
         both = nn.ModuleList([model, nn.ParameterList([extra])])
-        twin = twin_of(
-            both, lambda m, x, y: cross_entropy(m[0], x, y) * m[1][0], micro_batches
-        )
+        twin = twin_of(both, lambda m, x, y: cross_entropy(m[0], x, y) * m[1][0], micro_batches)
         control.step()
     agree(seen.steps[0].moments, twin, rel=3e-5)
 
 
 def two_groups_sgd(model: nn.Module) -> list[dict[str, object]]:
-    return [{"params": list(model[0].parameters())}, {"params": list(model[2].parameters()), "lr": 1.0}]
+    return [
+        {"params": list(model[0].parameters())},
+        {"params": list(model[2].parameters()), "lr": 1.0},
+    ]
 
 
 def test_a_parameter_that_the_optimizer_lacks_is_refused_by_name():

@@ -78,9 +78,7 @@ def loop(
 @pytest.mark.parametrize("micro_batches", [None, 4])
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam])
 def test_attach_equals_the_controller_bit_for_bit_on_equal_micro_batches(make, micro_batches):
-    rule = AdaScale(
-        statistic="moments" if make is torch.optim.SGD else "preconditioned_moments"
-    )
+    rule = AdaScale(statistic="moments" if make is torch.optim.SGD else "preconditioned_moments")
     driven, own = network(), network()
     first, second = make(driven.parameters(), lr=0.05), make(own.parameters(), lr=0.05)
     batches = BatchLoader(data(), batch_size=20, max_micro_batch_size=5, shuffle=False)
@@ -151,9 +149,7 @@ def test_told_unequal_sizes_give_the_unbiased_variance(micro_batches):
     model, sizes = network(), (7, 2, 11)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     control, seen = attached(model, optimizer, micro_batches=micro_batches)
-    twins = loop(
-        model, optimizer, factor=1 / 3, sizes=sizes, told=control.micro_batch, steps=3
-    )
+    twins = loop(model, optimizer, factor=1 / 3, sizes=sizes, told=control.micro_batch, steps=3)
     inverse = sum(1 / n for n in sizes)
     for step, twin in zip(seen.steps, twins, strict=True):
         # the twin took equal weights and units; its L - B = v' (3 - 1) / 3 gives the true one
@@ -293,7 +289,9 @@ def test_a_layer_unused_in_some_micro_batches_needs_their_number():
                 loop(model, optimizer)
         else:
             twins = loop(model, optimizer)
-            found = [(s.moments.variance, t.variance) for s, t in zip(seen.steps, twins, strict=True)]
+            found = [
+                (s.moments.variance, t.variance) for s, t in zip(seen.steps, twins, strict=True)
+            ]
     for ours, theirs in found:
         assert ours == pytest.approx(theirs, rel=3e-5)
 

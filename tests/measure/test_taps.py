@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from gradient_twin import twin_of
@@ -236,17 +238,23 @@ def test_a_users_own_autograd_grad_between_backward_calls_is_not_counted(tap):
     measured(network(), tap=tap, between=own)
 
 
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs g++")
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # inside the compiler
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-@every_tap
+@pytest.mark.parametrize(
+    ("tap", "backend"),
+    [
+        *[(tap, "aot_eager") for tap in TAPS],
+        pytest.param(LeafHooks, "inductor", marks=needs_compiler),  # takes seconds, so one alone
+    ],
+)
 def test_a_compiled_model_is_measured_exactly(tap, backend):
-    if backend == "inductor" and tap is not LeafHooks:
-        return  # compiling takes seconds; the tap sees the same graph as under aot_eager
-    model = network()
+    model = network() if backend == "aot_eager" else nn.Linear(5, 3)
     compiled = torch.compile(model, backend=backend, dynamic=True)
-    measured(model, tap=tap, loss_fn=lambda m, x, y: cross_entropy(
-        compiled if m is model else m, x, y
-    ))
+    measured(
+        model, tap=tap, loss_fn=lambda m, x, y: cross_entropy(compiled if m is model else m, x, y)
+    )
 
 
 def test_names_are_those_of_the_model_inside_the_compiler():
@@ -278,9 +286,7 @@ def test_dropout_and_inplace_layers_are_measured_as_they_ran(tap):
 
 def test_a_model_moved_after_the_meter_was_bound_is_refused_by_name():
     model, (x, y) = network(), data(dtype=torch.float64)
-    control, _ = controller(
-        model, torch.optim.SGD(model.parameters(), lr=0.1), samples=(x, y)
-    )
+    control, _ = controller(model, torch.optim.SGD(model.parameters(), lr=0.1), samples=(x, y))
     model.double()
     with pytest.raises(LargeBatchError, match=r"0\.weight was moved"):
         for batch in control.steps(steps=1):

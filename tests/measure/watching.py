@@ -31,9 +31,7 @@ class Ask:
     def init(self) -> None:
         return None
 
-    def update(
-        self, state: None, seen: Measurement, proposed: Decision
-    ) -> tuple[None, Decision]:
+    def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
         return None, replace(proposed, measure_next=proposed.measure_next | self.needs)
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-
 WHOLE = -1
 """Stands for the index of a parameter where all of them are meant, in one row."""
 
