@@ -1,4 +1,4 @@
-"""Measuring on two processes. All checks run in one pair of processes, whose start takes seconds."""
+"""Measuring on two processes: one pair of them for all checks, since their start takes seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gradient_twin import twin_of
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
-from watching import Ask, Seen, controller, cross_entropy, data, network
+from watching import Ask, Seen, controller, cross_entropy, data, drive, network
 
 import distributed
 from largebatch import api
@@ -271,13 +271,6 @@ def one_collective_and_one_host_sync_a_step_under_attach(rank):
         assert found == {"all_reduce": 1, "syncs": 1}, (step, found)
 
 
-def steps_until_refused(control: Any, model: nn.Module) -> None:
-    for batch in control.steps(steps=3):
-        for x, y in batch:
-            control.backward(cross_entropy(model, x, y))
-        control.step()
-
-
 @check
 def a_state_that_differs_is_refused_on_every_rank_by_name(rank):
     for change in ({"samples": 77}, {"measure": frozenset()}):
@@ -285,8 +278,8 @@ def a_state_that_differs_is_refused_on_every_rank_by_name(rank):
         control, _ = controller(model, torch.optim.SGD(model.parameters(), lr=0.05))
         if rank == 1:
             control.decider = replace(control.decider, **change)
-        with pytest.raises(RanksDisagree, match="state is rank 0: .*rank 1: "):
-            steps_until_refused(control, model)
+        with pytest.raises(RanksDisagree, match=r"state is rank 0: .*rank 1: "):
+            drive(control, model, steps=3)
 
 
 @check
@@ -296,7 +289,7 @@ def a_state_that_differs_under_attach_is_refused_on_every_rank(rank):
     if rank == 1:
         control.decider = replace(control.decider, base_steps=3.0)
     own_step(rank, model, 0)
-    with pytest.raises(RanksDisagree, match="state is rank 0: .*rank 1: "):
+    with pytest.raises(RanksDisagree, match=r"state is rank 0: .*rank 1: "):
         optimizer.step()
 
 

@@ -9,7 +9,7 @@ import torch
 from gradient_twin import twin_of
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from watching import controller, cross_entropy, data, network
+from watching import controller, cross_entropy, data, drive, network
 
 from largebatch.core.errors import LargeBatchError
 from largebatch.measure.meter import Meter
@@ -289,9 +289,7 @@ def test_a_model_moved_after_the_meter_was_bound_is_refused_by_name():
     control, _ = controller(model, torch.optim.SGD(model.parameters(), lr=0.1), samples=(x, y))
     model.double()
     with pytest.raises(LargeBatchError, match=r"0\.weight was moved"):
-        for batch in control.steps(steps=1):
-            for one in batch:
-                control.backward(cross_entropy(model, *one))
+        drive(control, model, steps=1)
 
 
 def test_hooks_change_no_gradient_and_leave_none_behind():

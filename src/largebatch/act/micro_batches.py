@@ -38,7 +38,7 @@ class MicroBatches(Iterable[Any]):
         if replicated and inside.static_graph and (quiet or planned.accumulation > 1):
             raise LargeBatchError(
                 "DistributedDataParallel(static_graph=True) fails in torch when its first backward "
-                "is not synchronised, which several micro-batches a step (and lb.Detached, lb.Flat) "
+                "is not synchronised, as several micro-batches a step (and lb.Detached, lb.Flat) "
                 "need. Leave it out: DistributedDataParallel(model)."
             )
         self._done = 0

@@ -82,9 +82,9 @@ class Sums:
     def _on_device(self) -> Tensor:
         if not self._terms:
             return torch.zeros(len(self._rows), dtype=torch.float64, device=self.device)
-        plan = (len(self._rows), *self._terms)
+        plan = (*self._rows, *self._terms)
         if plan != self._plan:  # the same in almost every step, so it stays on the device
-            rows = [[c if row == r else 0.0 for r, c in self._terms] for row in range(plan[0])]
+            rows = [[c if row == r else 0.0 for r, c in self._terms] for row in self._rows.values()]
             self._plan = plan
             self._matrix = torch.tensor(rows, dtype=torch.float64, device=self.device)
         # A product with zeros spreads one NaN over all sums, which does no harm: a step with any
