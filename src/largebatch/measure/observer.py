@@ -139,10 +139,8 @@ class Observer:
             see(index, gradient)
 
     def _when_backward_ends(self, task: int) -> None:
-        # Queued again, and again, it runs after the callback in which DDP finishes its reduction,
-        # which a static graph's first backward queues in a callback, too.
-        queue = Variable._execution_engine.queue_callback
-        queue(lambda: queue(partial(self._end_backward, task)))
+        # Queued once more, it runs after the callback in which DDP finishes its reduction.
+        Variable._execution_engine.queue_callback(partial(self._end_backward, task))
 
     def _end_backward(self, task: int) -> None:
         self._unfinished.discard(task)
