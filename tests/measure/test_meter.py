@@ -9,7 +9,7 @@ import pytest
 import torch
 from gradient_twin import Twin, twin_of
 from torch import nn
-from watching import controller, cross_entropy, data, network
+from watching import controller, cross_entropy, data, drive, network
 
 from largebatch.core.errors import MicroBatchMissed
 from largebatch.core.measurement import GradientMoments
@@ -342,16 +342,20 @@ def test_after_a_backward_that_failed_the_next_step_starts_clean(tap):
         model, torch.optim.SGD(model.parameters(), lr=0.1), meter=Meter(model, tap=tap())
     )
 
+    calls = []
+
     def explode(gradient):
         raise FloatingPointError("in the backward")
 
+    def loss_fn(model, x, y):
+        hidden = model[1](model[0](x))
+        calls.append(x)
+        if len(calls) == 2:
+            hidden.register_hook(explode)  # after the last layer's gradients
+        return nn.functional.cross_entropy(model[2](hidden), y)
+
     with pytest.raises(FloatingPointError):
-        for batch in control.steps(steps=1):
-            for k, (x, y) in enumerate(batch):
-                hidden = model[1](model[0](x))
-                if k == 1:
-                    hidden.register_hook(explode)  # after the last layer's gradients
-                control.backward(nn.functional.cross_entropy(model[2](hidden), y))
+        drive(control, model, steps=1, loss_fn=loss_fn)
     for batch in control.steps(steps=1):
         micro_batches = []
         for x, y in batch:
@@ -418,9 +422,7 @@ def test_flat_refuses_a_second_zero_grad_and_mixed_types():
     )
     model.zero_grad()  # set_to_none
     with pytest.raises(MicroBatchMissed, match=r"0\.weight is no longer"):
-        for batch in control.steps(steps=1):
-            for x, y in batch:
-                control.backward(cross_entropy(model, x, y))
+        drive(control, model, steps=1)
     mixed = network()
     mixed[2].double()
     with pytest.raises(ValueError, match="2 kinds"):

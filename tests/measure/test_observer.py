@@ -349,6 +349,30 @@ def test_a_gradient_that_is_not_finite_is_told_as_such_and_the_next_step_is_meas
     assert seen.steps[0].moments == seen.steps[2].moments
 
 
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_step_with_a_backward_that_failed_is_refused_and_the_next_one_starts_clean(at):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    _, seen = attached(model, optimizer)
+
+    def explode(gradient):
+        raise FloatingPointError("in the backward")
+
+    x, y = data()
+    given = x[:5].clone().requires_grad_()
+    hidden = model[1](model[0](given))
+    (given if at == 0 else hidden).register_hook(explode)  # after all gradients, or after some
+    with pytest.raises(FloatingPointError):
+        nn.functional.cross_entropy(model[2](hidden), y[:5]).backward()
+    optimizer.zero_grad()  # and the user goes on
+    with pytest.raises(LargeBatchError, match="failed half way"):
+        loop(model, optimizer)
+    optimizer.zero_grad()
+    (twin,) = loop(model, optimizer, steps=1)
+    assert len(seen.steps) == 1
+    assert seen.steps[0].moments.variance == pytest.approx(twin.variance, rel=3e-5)
+
+
 def test_reentrant_checkpointing_is_measured():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)

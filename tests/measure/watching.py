@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -87,3 +88,17 @@ def controller(
         model, optimizer, Ask(ask), batches, base_batch_size=4, record=seen, **more
     )
     return control, seen
+
+
+def drive(
+    control: api.Controller,
+    model: nn.Module,
+    *,
+    steps: int,
+    loss_fn: Callable[..., Tensor] = cross_entropy,
+) -> None:
+    """A user's loop over the controller's steps."""
+    for batch in control.steps(steps=steps):
+        for x, y in batch:
+            control.backward(loss_fn(model, x, y))
+        control.step()

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from largebatch.act.step import Step
-from largebatch.core.errors import MicroBatchMissed
+from largebatch.core.errors import LargeBatchError, MicroBatchMissed
 
 
 class MicroBatches(Iterable[Any]):
@@ -35,6 +35,12 @@ class MicroBatches(Iterable[Any]):
         replicated = isinstance(inside, nn.parallel.DistributedDataParallel)
         self._model = inside if replicated else None
         self._quiet = quiet
+        if replicated and inside.static_graph and (quiet or planned.accumulation > 1):
+            raise LargeBatchError(
+                "DistributedDataParallel(static_graph=True) fails in torch when its first backward "
+                "is not synchronised, as several micro-batches a step (and lb.Detached, lb.Flat) "
+                "need. Leave it out: DistributedDataParallel(model)."
+            )
         self._done = 0
         self._waiting = False
         self._micro_batches = self._iterate()

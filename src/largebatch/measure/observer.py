@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
+import torch
 from torch import Tensor
 from torch.autograd.variable import Variable
 from torch.optim import Optimizer
@@ -63,8 +65,8 @@ class Observer:
         """A step begins in which these statistics are wanted."""
         self.meter.open(wanted)
         self._wanted = wanted
-        self._in_backward = False
-        self._sizes: list[int] = []
+        self._unfinished: set[int] = set()
+        self._sizes: list[float] = []
         self._losses = 0
         self.tap.reset()
         self._watching = bool(self.meter.active)
@@ -127,9 +129,10 @@ class Observer:
         self.tap.rest()
 
     def _on_gradient(self, index: int, gradient: Tensor) -> None:
-        if not self._in_backward:
-            self._in_backward = True
-            Variable._execution_engine.queue_callback(self._when_backward_ends)
+        task = torch._C._current_graph_task_id()  # a reentrant checkpoint's is another
+        if task not in self._unfinished:
+            self._unfinished.add(task)
+            Variable._execution_engine.queue_callback(partial(self._when_backward_ends, task))
         before = self.meter.parameters.tensors[index].grad
         if before is not None and self.tap.counts[index] == 1:
             self.meter.sums.add(LEFT_OVER, squared_norm(before))
@@ -137,14 +140,12 @@ class Observer:
         if see is not None:
             see(index, gradient)
 
-    def _when_backward_ends(self) -> None:
-        # Queued again, and again, it runs after the callback in which DDP finishes its reduction,
-        # which a static graph's first backward queues in a callback, too.
-        queue = Variable._execution_engine.queue_callback
-        queue(lambda: queue(self._end_backward))
+    def _when_backward_ends(self, task: int) -> None:
+        # Queued once more, it runs after the callback in which DDP finishes its reduction.
+        Variable._execution_engine.queue_callback(partial(self._end_backward, task))
 
-    def _end_backward(self) -> None:
-        self._in_backward = False
+    def _end_backward(self, task: int) -> None:
+        self._unfinished.discard(task)
         for statistic in self.meter.active:
             statistic.close_part(self.meter.sums, coefficient=1.0)
         if self._told and self._usual is not None and max(self.tap.counts) < self._usual:
@@ -158,6 +159,12 @@ class Observer:
         counts = self.tap.counts
         parts = max(counts)
         self.tap.check_nodes()
+        if self._unfinished:
+            raise LargeBatchError(
+                "A backward of this step failed half way, so its micro-batch cannot be told from "
+                "the others. Clear its gradients, optimizer.zero_grad(); the next step is measured "
+                "afresh."
+            )
         if parts == 0:
             raise MicroBatchMissed(
                 "optimizer.step() came without a backward since the last one. If gradients come by "

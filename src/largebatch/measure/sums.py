@@ -98,7 +98,7 @@ class Sums:
         count = len(self._rows)
         if not self._terms:
             return torch.zeros(count, dtype=torch.float64, device=self.device)
-        plan = (count, *self._terms)
+        plan = (*self._rows, *self._terms)
         if plan != self._plan:  # the same in almost every step, so it stays on the device
             rows = [[c if row == r else 0.0 for r, c in self._terms] for row in range(count)]
             self._plan = plan
