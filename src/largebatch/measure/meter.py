@@ -67,7 +67,8 @@ class Meter:
                 "Two statistics give the same moments, so rules could not tell them apart. Choose "
                 "one of each name: lb.Meter(model, statistics=[lb.TemporalMoments()])."
             )
-        if self.ranks.count > 1 and replica(model) is None:
+        self.replica = replica(model)
+        if self.ranks.count > 1 and self.replica is None:
             raise ValueError(
                 f"{self.ranks.count} processes run, but the model is not replicated: each would "
                 "train its own. Use model = torch.nn.parallel.DistributedDataParallel(model)."
