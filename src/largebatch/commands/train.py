@@ -120,7 +120,11 @@ def method_named(name: str) -> Method:
 
 
 def check_amounts(
-    *, scale: int, lr: float | None, clip_norm: float | None, evaluations: int
+    *,
+    scale: int = 1,
+    lr: float | None = None,
+    clip_norm: float | None = None,
+    evaluations: int = 0,
 ) -> None:
     """Refuses amounts that mean nothing.
 
