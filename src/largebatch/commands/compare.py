@@ -100,6 +100,7 @@ def compare(
     dataset_size = size(data.train)
     shared = Shared(
         workload=workload.name,
+        summary=workload.summary,
         base_batch_size=workload.base_batch_size,
         micro_batch_size=workload.micro_batch_size,
         lr=workload.base_lr,

@@ -25,6 +25,7 @@ class Shared:
     them may be added to a comparison that is there."""
 
     workload: str
+    summary: str
     base_batch_size: int
     micro_batch_size: int
     lr: float
