@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
-INSTALL = "error: the command line needs click and rich. Install them: pip install 'largebatch[cli]'"
+INSTALL = (
+    "error: the command line needs click and rich. Install them: pip install 'largebatch[cli]'"
+)
 
 
 def main() -> None:

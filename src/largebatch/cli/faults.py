@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,14 @@ class Interrupted(click.ClickException):
 class Cli(click.Group):
     """A group of commands whose errors are one line each."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any
+    ) -> Any:
+        """Runs a command and exits; without `standalone_mode`, errors are left to the caller."""
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **kwargs)
+            return super().main(args, standalone_mode=False, **extra)
         try:
-            result = super().main(*args, standalone_mode=False, **kwargs)
+            result = super().main(args, standalone_mode=False, **extra)
         except Exception as error:
             line, code = told(error)
             if launched_rank() == 0 or not isinstance(error, ON_EVERY_RANK):

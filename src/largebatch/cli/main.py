@@ -25,7 +25,7 @@ from largebatch.commands.train import train
 from largebatch.core.codec import encode
 from largebatch.core.version import __version__
 
-UNWATCHED_WIDTH = 160
+UNWATCHED_WIDTH = 200
 """Columns where stdout is a file or a pipe: nothing is wrapped."""
 
 BUDGET = (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from typing import Literal
+
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -15,10 +17,6 @@ from largebatch.commands.contenders import ANY
 from largebatch.commands.list_methods import MethodEntry, WorkloadEntry
 from largebatch.commands.results import Metrics, RunResult
 from largebatch.commands.summary import LOSS, Row
-
-WIDE = 132
-"""Columns of a terminal that hold a comparison in one table; below it the test metrics go into a
-table of their own."""
 
 Column = tuple[str, Callable[[Row], str]]
 
@@ -64,11 +62,12 @@ def train_table(result: RunResult) -> RenderableType:
         )
     lost = f", {result.skipped} steps lost to non-finite values" if result.skipped else ""
     words = [
-        f"{result.workload}: {result.method} at scale {result.scale}, batch {result.batch_size}, "
-        f"seed {result.seed}",
-        f"{result.steps} optimizer steps, {result.samples} samples, worth {result.base_steps:.0f} "
-        f"base steps; mean gain {result.mean_gain:.2f}, mean lr x{result.mean_lr_multiplier:.2f}"
-        f"{lost}; {result.seconds:.1f} s",
+        f"{result.workload}: {result.method}, scale {result.scale}, seed {result.seed}",
+        (
+            f"{result.steps} optimizer steps of {result.batch_size} samples, {result.samples} in "
+            f"all, worth {result.base_steps:.0f} base steps; mean gain {result.mean_gain:.2f}, "
+            f"mean lr x{result.mean_lr_multiplier:.2f}{lost}; {result.seconds:.1f} s"
+        ),
         f"validation: {_metrics(result.validation)}",
         f"test: {_metrics(result.test)}",
     ]
@@ -76,27 +75,23 @@ def train_table(result: RunResult) -> RenderableType:
 
 
 def comparison_table(comparison: Comparison, console: Console) -> RenderableType:
-    """A row for each scale and method; what the columns mean stands below."""
+    """A row for each scale and method, in as many tables as the console's width asks for; what the
+    columns mean stands below."""
     rows = comparison.rows
     metrics = list(dict.fromkeys(name for row in rows for name in row.validation))
     tested = list(dict.fromkeys(name for row in rows for name in row.test))
     left: list[Column] = [("S", lambda r: str(r.scale)), ("method", _name)]
-    main: list[Column] = [
+    right: list[Column] = [
         ("steps", lambda r: _whole(r.steps)),
         ("samples", lambda r: _whole(r.samples)),
         ("lr x", lambda r: f"{r.mean_lr_multiplier.value:.2f}" if r.mean_lr_multiplier else "-"),
-        *[(f"val. {n}", lambda r, n=n: _spread(r.validation.get(n))) for n in metrics],
+        *[(f"val. {name}", _metric("validation", name)) for name in metrics],
+        ("diverged", lambda r: f"{r.diverged} of {r.runs}"),
         ("loss - loss at S=1", lambda r: _interval(r.difference.get(LOSS))),
         ("quality", _quality),
-        ("diverged", lambda r: f"{r.diverged} of {r.runs}"),
+        *[(f"test {name}", _metric("test", name)) for name in tested],
     ]
-    last: list[Column] = [
-        (f"test {n}", lambda r, n=n: _spread(r.test.get(n))) for n in tested
-    ]
-    if console.width >= WIDE:
-        tables = [_columns(rows, [*left, *main, *last])]
-    else:
-        tables = [_columns(rows, [*left, *main]), _columns(rows, [*left, *last])]
+    tables = _fitting(rows, left, right, console)
     return Group(*tables, *[Text(line, style="dim") for line in _notes(comparison)])
 
 
@@ -106,14 +101,27 @@ def _notes(comparison: Comparison) -> list[str]:
     if comparison.margin is not None:
         margin = f"+{comparison.margin:.4f}"
     return [
-        f"Means over {seeds} seed(s), +- half of their 95 % interval; differences are paired by "
-        "seed. Runs that diverged are in no mean.",
-        f"held: none diverged, and the whole interval of the difference lies at or below the "
-        f"margin, {margin}. not shown: it does not; that proves nothing against the method.",
-        "lr x: mean factor on the base rate (of adascale, its mean gain). A + method ran for "
-        "adascale's steps. Choose by validation; test is for the report.",
+        (
+            f"Means over {seeds} seed(s) ± half of their 95 % interval; differences are paired by "
+            "seed. Runs that diverged are in no mean."
+        ),
+        (
+            "held: none diverged, and the whole interval of the difference lies at or below the "
+            f"margin, {margin}. not shown: it does not, which proves nothing against the method."
+        ),
+        (
+            "lr x: mean factor on the base rate (of adascale, its mean gain). A method with + ran "
+            "for as many steps as adascale. Choose by validation; test is for the report."
+        ),
         f"{comparison.found} of {len(comparison.runs)} runs were found in {comparison.directory}.",
     ]
+
+
+def _metric(split: Literal["validation", "test"], name: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        return _spread((row.validation if split == "validation" else row.test).get(name))
+
+    return cell
 
 
 def _name(row: Row) -> str:
@@ -148,6 +156,19 @@ def _interval(mean: Mean | None) -> str:
 
 def _metrics(metrics: Metrics) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+def _fitting(
+    rows: Sequence[Row], left: Sequence[Column], right: Sequence[Column], console: Console
+) -> list[Table]:
+    """Tables that hold the columns of `right` in turn, each no wider than the console."""
+    groups: list[list[Column]] = [[]]
+    for column in right:
+        wider = _columns(rows, [*left, *groups[-1], column])
+        if groups[-1] and console.measure(wider).maximum > console.width:
+            groups.append([])
+        groups[-1].append(column)
+    return [_columns(rows, [*left, *group]) for group in groups]
 
 
 def _columns(rows: Sequence[Row], columns: Sequence[Column]) -> Table:

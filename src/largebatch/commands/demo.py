@@ -27,9 +27,7 @@ class Demo:
     sentences: tuple[str, ...]
 
 
-def demo(
-    *, out: str | os.PathLike[str] = "runs/demo", progress: Report | None = None
-) -> Demo:
+def demo(*, out: str | os.PathLike[str] = "runs/demo", progress: Report | None = None) -> Demo:
     """Compares AdaScale with linear scaling and with none, at equal samples and at equal steps.
 
     Args:
@@ -50,9 +48,7 @@ def demo(
     )
     picture = Path(out) / "demo.png"
     draw_comparison(comparison, picture)
-    return Demo(
-        comparison=comparison, picture=str(picture), sentences=sentences_about(comparison)
-    )
+    return Demo(comparison=comparison, picture=str(picture), sentences=sentences_about(comparison))
 
 
 def sentences_about(comparison: Comparison) -> tuple[str, ...]:

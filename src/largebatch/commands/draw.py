@@ -52,10 +52,7 @@ def draw_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Non
                 colour = COLOURS[bare.index(name.removesuffix("+")) % len(COLOURS)]
                 _draw(panel, runs, clock, color=colour, dashed=name.endswith("+"), label=name)
             panel.set_xlabel({"samples": "training samples", "base_steps": "base steps"}[clock])
-            panel.set_yscale("log")
-            panel.grid(visible=True, which="both", alpha=0.2)
-            for side in ("top", "right"):
-                panel.spines[side].set_visible(False)
+            _style(panel)
         axes[0][column].set_title(f"scale {scale}")
     for row in axes:
         row[0].set_ylabel("validation loss")
@@ -80,6 +77,19 @@ def require_matplotlib() -> type[Any]:
             "Install it: pip install 'largebatch[plot]'"
         ) from error
     return Figure
+
+
+def _style(panel: Any) -> None:
+    from matplotlib import ticker
+
+    panel.set_yscale("log")
+    panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    panel.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    panel.yaxis.set_minor_formatter(ticker.NullFormatter())
+    panel.xaxis.set_major_locator(ticker.MaxNLocator(5))
+    panel.grid(visible=True, alpha=0.25)
+    for side in ("top", "right"):
+        panel.spines[side].set_visible(False)
 
 
 def _draw(

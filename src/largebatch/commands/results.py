@@ -74,7 +74,7 @@ class RunResult:
             method that counts samples.
         mean_lr_multiplier: mean factor on the base rate, a schedule's included.
         skipped: steps lost to non-finite values.
-        diverged: whether the run was given up, or ended with a validation metric that is not finite.
+        diverged: whether the run was given up, or a validation metric at its end is not finite.
         validation, test: metrics at the end; none after a run that was given up.
         curve: validation at even parts of the budget.
         seconds: wall time of training and evaluation.

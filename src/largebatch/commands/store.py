@@ -1,7 +1,7 @@
 """Finished runs of a comparison in a directory, so that an interrupted one goes on.
 
-    settings.json        what all runs share; another setting is another comparison
-    runs.jsonl           one run a line, each written at once, so that a crash cuts at most the last
+settings.json        what all runs share; another setting is another comparison
+runs.jsonl           one run a line, each written at once, so that a crash cuts at most the last
 """
 
 from __future__ import annotations
@@ -55,9 +55,7 @@ class Cell:
     @classmethod
     def of(cls, result: RunResult) -> Cell:
         """The cell that a run fills."""
-        return cls(
-            method=result.method, scale=result.scale, seed=result.seed, budget=result.budget
-        )
+        return cls(method=result.method, scale=result.scale, seed=result.seed, budget=result.budget)
 
 
 class Store:

@@ -68,9 +68,7 @@ def rows_of(
     return tuple(_row(groups[key], base=base, margin=margin) for key in sorted(groups))
 
 
-def differences(
-    runs: Sequence[RunResult], others: Mapping[int, RunResult]
-) -> Mapping[str, Mean]:
+def differences(runs: Sequence[RunResult], others: Mapping[int, RunResult]) -> Mapping[str, Mean]:
     """Validation metrics of runs less those of other runs with the same seeds, where both finished.
 
     Args:
@@ -87,15 +85,13 @@ def differences(
     return {name: mean_of([a[name] - b[name] for a, b in pairs]) for name in pairs[0][0]}
 
 
-def _row(
-    runs: Sequence[RunResult], *, base: Mapping[int, RunResult], margin: float | None
-) -> Row:
+def _row(runs: Sequence[RunResult], *, base: Mapping[int, RunResult], margin: float | None) -> Row:
     first = runs[0]
     finished = [run for run in runs if not run.diverged]
     difference = {} if _is_base(first) else differences(finished, base)
     loss = difference.get(LOSS)
-    small = loss is not None and loss.high is not None and margin is not None
-    held = small and loss.high <= margin and len(finished) == len(runs)
+    high = None if loss is None else loss.high
+    close = high is not None and margin is not None and high <= margin
     return Row(
         scale=first.scale,
         method=first.method,
@@ -107,7 +103,7 @@ def _row(
         mean_lr_multiplier=_mean([run.mean_lr_multiplier for run in finished]),
         validation=_means([run.validation for run in finished]),
         difference=difference,
-        held=None if _is_base(first) else held,
+        held=None if _is_base(first) else close and len(finished) == len(runs),
         test=_means([run.test for run in finished]),
     )
 
