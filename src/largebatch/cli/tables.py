@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-
 from typing import Literal
 
 from rich import box
@@ -162,10 +161,11 @@ def _fitting(
     rows: Sequence[Row], left: Sequence[Column], right: Sequence[Column], console: Console
 ) -> list[Table]:
     """Tables that hold the columns of `right` in turn, each no wider than the console."""
+    unbounded = console.options.update(max_width=1000)
     groups: list[list[Column]] = [[]]
     for column in right:
         wider = _columns(rows, [*left, *groups[-1], column])
-        if groups[-1] and console.measure(wider).maximum > console.width:
+        if groups[-1] and console.measure(wider, options=unbounded).maximum > console.width:
             groups.append([])
         groups[-1].append(column)
     return [_columns(rows, [*left, *group]) for group in groups]

@@ -16,6 +16,7 @@ from largebatch.commands.summary import LOSS, Row, differences
 METHODS = ("adascale", "linear", "none", "linear+", "none+")
 SCALES = (1, 8, 32)
 SEEDS = 3
+BUDGET = "10ep"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ def demo(*, out: str | os.PathLike[str] = "runs/demo", progress: Report | None =
         methods=METHODS,
         scales=SCALES,
         seeds=SEEDS,
+        budget=BUDGET,
         out=Path(out) / "runs",
         progress=progress,
     )
@@ -52,64 +54,57 @@ def demo(*, out: str | os.PathLike[str] = "runs/demo", progress: Report | None =
 
 
 def sentences_about(comparison: Comparison) -> tuple[str, ...]:
-    """What the numbers say about the largest scale: of AdaScale against scale 1, of the fixed
-    methods at the same samples, and of linear scaling at AdaScale's steps."""
-    largest = max(row.scale for row in comparison.rows)
-    rows = {row.method: row for row in comparison.rows if row.scale in (1, largest)}
+    """What the numbers say: of AdaScale beside scale 1, of fixed methods at scale 1's samples, and
+    of AdaScale beside linear scaling at AdaScale's steps."""
+    scales = sorted({row.scale for row in comparison.rows} - {1})
+    rows = {(row.scale, row.method): row for row in comparison.rows}
+    base = rows[1, ANY]
+    beside_base = [_beside_base(rows[scale, "adascale"], base) for scale in scales]
+    fixed = [
+        f"at scale {scale} {_loss(rows[scale, 'linear'])} with linear scaling and "
+        f"{_loss(rows[scale, 'none'])} with none"
+        for scale in scales
+    ]
+    beside_linear = [_beside_linear(comparison, scale) for scale in scales]
     return (
-        _against_scale_one(rows["adascale"], base=rows[ANY]),
-        f"With no more samples than scale 1, the loss at scale {largest} is "
-        + " and ".join(_loss(rows[name]) for name in ("linear", "none"))
-        + f"; at scale 1 it is {_number(rows[ANY].validation[LOSS].value)}.",
-        _at_equal_steps(comparison, scale=largest),
+        f"Beside scale 1, AdaScale {'; '.join(beside_base)}.",
+        f"With the samples of scale 1, where the loss is {_loss(base)}, it is {'; '.join(fixed)}.",
+        f"At AdaScale's own steps, its loss less linear scaling's {'; '.join(beside_linear)}.",
     )
 
 
-def _against_scale_one(row: Row, *, base: Row) -> str:
+def _beside_base(row: Row, base: Row) -> str:
     if row.steps is None or row.samples is None or base.steps is None or base.samples is None:
-        return f"AdaScale at scale {row.scale}, or scale 1, diverged with every seed."
-    quality = (
-        "and kept the quality within the margin"
-        if row.held
-        else "and keeping the quality within the margin was not shown"
-    )
+        return f"at scale {row.scale} gave nothing to compare, since runs diverged"
     return (
-        f"AdaScale at scale {row.scale} took {base.steps.value / row.steps.value:.1f} times fewer "
-        f"steps than scale 1, for {row.samples.value / base.samples.value:.1f} times the samples, "
-        f"{quality}: {_difference(row.difference[LOSS])} in validation loss."
+        f"at scale {row.scale} takes {base.steps.value / row.steps.value:.1f} times fewer steps "
+        f"and {row.samples.value / base.samples.value:.1f} times the samples, and its loss differs "
+        f"by {_difference(row.difference[LOSS])}"
     )
 
 
-def _loss(row: Row) -> str:
-    if not row.validation:
-        return f"not finite with {row.method}"
-    lost = f" ({row.diverged} of {row.runs} runs diverged)" if row.diverged else ""
-    return f"{_number(row.validation[LOSS].value)} with {row.method}{lost}"
-
-
-def _at_equal_steps(comparison: Comparison, *, scale: int) -> str:
+def _beside_linear(comparison: Comparison, scale: int) -> str:
     runs = [run for run in comparison.runs if run.scale == scale]
     stretched = {run.seed: run for run in runs if run.method == "linear+"}
     found = differences([run for run in runs if run.method == "adascale"], stretched)
     if not found:
-        return f"At AdaScale's own steps, no pair of runs at scale {scale} finished."
-    difference = found[LOSS]
-    low, high = difference.low, difference.high
+        return f"at scale {scale} is unknown, since runs diverged"
+    low, high = found[LOSS].low, found[LOSS].high
     if low is None or high is None or low <= 0.0 <= high:
         verdict = "neither is shown to be better"
     else:
         verdict = "AdaScale is better" if high < 0.0 else "linear scaling is better"
-    return (
-        f"Given AdaScale's steps and samples at scale {scale}, AdaScale less linear scaling is "
-        f"{_difference(difference)} in validation loss: {verdict}."
-    )
+    return f"at scale {scale} is {_difference(found[LOSS])}: {verdict}"
+
+
+def _loss(row: Row) -> str:
+    if not row.validation:
+        return "not finite"
+    lost = f" ({row.diverged} of {row.runs} runs diverged)" if row.diverged else ""
+    return f"{row.validation[LOSS].value:.3f}{lost}"
 
 
 def _difference(mean: Mean) -> str:
     if mean.low is None or mean.high is None:
-        return f"{mean.value:+.3f} (one run)"
+        return f"{mean.value:+.3f}"
     return f"{mean.value:+.3f} (95 % interval {mean.low:+.3f} to {mean.high:+.3f})"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}"
