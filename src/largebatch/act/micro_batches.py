@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from largebatch.act.step import Step
-from largebatch.core.errors import MicroBatchMissed
+from largebatch.core.errors import LargeBatchError, MicroBatchMissed
 
 
 class MicroBatches(Iterable[Any]):
@@ -31,8 +31,16 @@ class MicroBatches(Iterable[Any]):
         self.accumulation = planned.accumulation
         self.size = 0
         self._planned = planned
-        self._model = model if isinstance(model, nn.parallel.DistributedDataParallel) else None
+        inside = dict(model.named_children()).get("_orig_mod", model)  # of torch.compile
+        replicated = isinstance(inside, nn.parallel.DistributedDataParallel)
+        self._model = inside if replicated else None
         self._quiet = quiet
+        if replicated and inside.static_graph and (quiet or planned.accumulation > 1):
+            raise LargeBatchError(
+                "DistributedDataParallel(static_graph=True) fails in torch when its first backward "
+                "is not synchronised, as several micro-batches a step (and lb.Detached, lb.Flat) "
+                "need. Leave it out: DistributedDataParallel(model)."
+            )
         self._done = 0
         self._waiting = False
         self._micro_batches = self._iterate()
