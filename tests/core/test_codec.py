@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -188,3 +189,21 @@ def test_a_state_of_another_shape_is_refused(plain: Any) -> None:
 def test_a_set_is_written_in_order(reason: str, names: frozenset[str]) -> None:
     decision = Decision(next_batch_size=1, base_steps=1.0, measure_next=names, reason=reason)
     assert encode(decision)["measure_next"] == sorted(names)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    squares: Mapping[str, Square]
+
+
+@given(squares=st.dictionaries(st.text(), st.builds(Square, side=REALS)))
+def test_a_mapping_comes_back_equal(squares: dict[str, Square]) -> None:
+    value = Labelled(squares=squares)
+    assert decode(Labelled, through_json(encode(value))) == value
+
+
+def test_a_wrong_item_of_a_mapping_is_named() -> None:
+    with pytest.raises(RecordError, match=r"value\.squares\['a'\]\.side should be float"):
+        decode(Labelled, {"squares": {"a": {"side": "wide"}}})
+    with pytest.raises(RecordError, match="should be a mapping"):
+        decode(Labelled, {"squares": [1]})

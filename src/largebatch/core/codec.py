@@ -26,7 +26,8 @@ _AS_IT_IS: frozenset[type] = frozenset({type(None), bool, int, str})
 
 
 def encode(value: Any, *, kind: bool = False) -> Any:
-    """Plain JSON values for a dataclass, a tuple, a frozenset of strings or a number.
+    """Plain JSON values for a dataclass, a tuple, a frozenset of strings, a mapping by strings or a
+    number.
 
     >>> from largebatch.core.measurement import Budget
     >>> encode(Budget(samples=10))
@@ -86,6 +87,8 @@ def decode(annotation: Any, plain: Any, *, kinds: Kinds | None = None, where: st
         return decode(inner, plain, kinds=kinds, where=where)
     if origin in (tuple, frozenset):
         return _decode_items(origin, arguments, plain, kinds=kinds, where=where)
+    if origin is Mapping:
+        return _decode_mapping(arguments[1], plain, kinds=kinds, where=where)
     if origin is Literal:
         return _expect(plain in arguments, plain, annotation, where)
     return _decode_scalar(annotation, plain, where=where)
@@ -155,6 +158,14 @@ def _decode_items(
     _expect(len(inner) == len(plain), plain, f"{len(inner)} items", where)
     pairs = enumerate(zip(inner, plain, strict=True))
     return origin(decode(a, p, kinds=kinds, where=f"{where}[{i}]") for i, (a, p) in pairs)
+
+
+def _decode_mapping(inner: Any, plain: Any, *, kinds: Kinds | None, where: str) -> Any:
+    _expect(isinstance(plain, Mapping), plain, "a mapping", where)
+    return {
+        key: decode(inner, item, kinds=kinds, where=f"{where}[{key!r}]")
+        for key, item in plain.items()
+    }
 
 
 def _decode_scalar(annotation: Any, plain: Any, *, where: str) -> Any:

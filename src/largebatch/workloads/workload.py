@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from largebatch.rules.schedule import Factor
 from largebatch.workloads.data import Batch, Data
 
 
@@ -40,12 +41,13 @@ class Workload:
         optimizer: a fresh optimizer with the settings tuned at the base batch.
         base_batch_size: B0, in samples.
         base_lr: learning rate tuned at B0, on the validation split.
-        schedule: factor of the learning rate at a fraction in [0, 1] of the run; None: constant.
+        schedule: factor of the learning rate over the run, such as `lb.Cosine()`; None: constant.
         micro_batch_size: most samples in one backward call.
         budget_epochs: length of a run at the base batch, in epochs.
 
     Raises:
-        ValueError: a batch size, a rate or a length that is not positive.
+        ValueError: a batch size, a rate or a length that is not positive, or a schedule that is
+            no dataclass.
     """
 
     name: str
@@ -57,7 +59,7 @@ class Workload:
     optimizer: OptimizerFactory
     base_batch_size: int
     base_lr: float
-    schedule: Callable[[float], float] | None = None
+    schedule: Factor | None = None
     micro_batch_size: int
     budget_epochs: float
 
@@ -65,6 +67,11 @@ class Workload:
         for field in ("base_batch_size", "micro_batch_size", "base_lr", "budget_epochs"):
             if not getattr(self, field) > 0:
                 raise ValueError(f"Workload {self.name!r}: {field} is positive; got {self!r}.")
+        if self.schedule is not None and not is_dataclass(self.schedule):
+            raise ValueError(
+                f"Workload {self.name!r}: a run's record names its schedule, so it is a value such "
+                f"as schedule=lb.Cosine() or a dataclass of your own; got {self.schedule!r}."
+            )
 
     def fresh(
         self, *, seed: int, lr: float | None = None, device: torch.device | str = "cpu"

@@ -1,0 +1,225 @@
+"""The commands of `largebatch`: options in, tables or JSON out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from largebatch.cli import tables
+from largebatch.cli.faults import Cli, Interrupted
+from largebatch.cli.progress import ProgressLine
+from largebatch.commands.budget import FORMS
+from largebatch.commands.compare import compare
+from largebatch.commands.contenders import At
+from largebatch.commands.demo import demo
+from largebatch.commands.draw import draw_comparison, require_matplotlib
+from largebatch.commands.list_methods import list_methods, list_workloads
+from largebatch.commands.place import launched_rank
+from largebatch.commands.train import train
+from largebatch.core.codec import encode
+from largebatch.core.version import __version__
+
+UNWATCHED_WIDTH = 200
+"""Columns where stdout is a file or a pipe: nothing is wrapped."""
+
+BUDGET = (
+    f"How long: {FORMS}. An epoch is N / B0 base steps for every method: one with the fixed clock "
+    "uses N samples in it, as at scale 1, while adascale, whose clock counts its gain, uses more. "
+    "By default the workload's epochs."
+)
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+seed_option = click.option("--seed", default=0, show_default=True, help="Of model and samples.")
+
+
+@click.group(
+    cls=Cli, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(__version__, prog_name="largebatch")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Large-batch training: measure the gradient's noise, set rate and batch from it.
+
+    Start with: largebatch demo
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@cli.command("train")
+@click.argument("workload")
+@click.option("--method", default="adascale", show_default=True, help="See: largebatch methods.")
+@click.option("--scale", default=1, show_default=True, help="S: the batch is S base batches.")
+@click.option("--budget", help=BUDGET)
+@seed_option
+@click.option("--lr", type=float, help="Rate at the base batch, instead of the workload's.")
+@click.option("--record", metavar="FILE", help="Write each step to a new file of JSON lines.")
+@click.option("--clip-norm", type=float, help="Largest norm of the gradient.")
+@as_json
+def train_command(as_json: bool, **options: Any) -> None:
+    """Train WORKLOAD once: a name (see: largebatch workloads) or package.module:factory.
+
+    Several processes share the batch, with the same result up to rounding:
+    torchrun --nproc-per-node 2 -m largebatch train digits --scale 8
+    """
+    with _interruptible("Training is not resumed: start it again."), _progress() as progress:
+        result = train(**options, progress=progress)
+    if launched_rank() == 0:
+        _print_json(result) if as_json else _console().print(tables.train_table(result))
+
+
+@cli.command("compare")
+@click.argument("workload")
+@click.option(
+    "--methods",
+    default="adascale,linear,none",
+    show_default=True,
+    help="Names with commas between; linear+ is linear for as many steps as adascale took.",
+)
+@click.option(
+    "--scales", default="1,8,32", show_default=True, help="Batches in base batches; 1 always runs."
+)
+@click.option("--seeds", default=5, show_default=True, help="How many.")
+@click.option(
+    "--at",
+    type=click.Choice(["equal-samples", "equal-steps"]),
+    default="equal-samples",
+    show_default=True,
+    help="What methods with the fixed clock get: scale 1's samples, or adascale's steps.",
+)
+@click.option("--budget", help=f"Of the run at scale 1. {BUDGET}")
+@click.option("--out", metavar="DIR", help="Of the runs; by default runs/compare-<settings>.")
+@as_json
+@click.option("--plot", metavar="FILE", help="Draw the validation losses, as PNG, PDF or SVG.")
+def compare_command(
+    workload: str,
+    *,
+    methods: str,
+    scales: str,
+    seeds: int,
+    at: At,
+    budget: str | None,
+    out: str | None,
+    as_json: bool,
+    plot: str | None,
+) -> None:
+    """Compare methods on WORKLOAD, over scales and seeds.
+
+    Every finished run is kept: an interrupted comparison goes on when it is called again, and more
+    methods, scales and seeds may be added to it.
+    """
+    if plot is not None:
+        require_matplotlib()
+    resume = "Finished runs are kept: the same command goes on with them."
+    with _interruptible(resume), _progress(parts=1) as progress:
+        result = compare(
+            workload,
+            methods=_names(methods),
+            scales=_numbers(scales),
+            seeds=seeds,
+            at=at,
+            budget=budget,
+            out=out,
+            progress=progress,
+        )
+    if plot is not None:
+        draw_comparison(result, plot)
+    if as_json:
+        _print_json(result)
+        return
+    console = _console()
+    console.print(tables.comparison_table(result, console))
+    if plot is not None:
+        _say(console, f"The picture is in {plot}.")
+
+
+@cli.command("probe")
+@click.argument("workload")
+@click.option("--steps", type=int, help="Optimizer steps to measure over.")
+@seed_option
+@click.option("--scale", type=int, help="S: the batch is S base batches.")
+@as_json
+def probe_command(workload: str, *, as_json: bool, **options: int | None) -> None:
+    """Measure the noise scale of WORKLOAD: how large a batch pays."""
+    result = _probe(workload, **{name: n for name, n in options.items() if n is not None})
+    _print_json(result) if as_json else result.render(_console())
+
+
+@cli.command("methods")
+def methods_command() -> None:
+    """List the methods: name, what each does, reference."""
+    _console().print(tables.methods_table(list_methods()))
+
+
+@cli.command("workloads")
+def workloads_command() -> None:
+    """List the workloads and their settings at the base batch."""
+    _console().print(tables.workloads_table(list_workloads()))
+
+
+@cli.command("demo")
+def demo_command() -> None:
+    """AdaScale against plain scaling on small images of digits, in a minute."""
+    console = _console()
+    resume = "Finished runs are kept: the same command goes on with them."
+    with _interruptible(resume):
+        _say(console, "1. How noisy is the gradient? largebatch probe digits")
+        _probe("digits").render(console)
+        _say(console, "\n2. What do methods make of it? largebatch compare digits ...")
+        with _progress(parts=1) as progress:
+            result = demo(progress=progress)
+    console.print(tables.comparison_table(result.comparison, console))
+    for sentence in result.sentences:
+        _say(console, f"- {sentence}")
+    _say(console, f"The picture is in {result.picture}.")
+
+
+def _probe(workload: str, **options: int) -> Any:
+    from largebatch.commands.probe import probe
+
+    with _interruptible("Start it again."):
+        return probe(workload, **options)
+
+
+@contextmanager
+def _interruptible(remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted. {remedy}") from None
+
+
+def _progress(*, parts: int = 10) -> ProgressLine:
+    return ProgressLine(Console(stderr=True), parts=parts, silent=launched_rank() > 0)
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=UNWATCHED_WIDTH)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(Text(text))
+
+
+def _print_json(result: Any) -> None:
+    click.echo(json.dumps(encode(result), indent=1, allow_nan=False))
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"Scales are whole numbers with commas between, as in --scales 1,8,32; got {text!r}."
+        ) from None

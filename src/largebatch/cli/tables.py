@@ -1,0 +1,194 @@
+"""Results as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from largebatch.analysis.student import Mean
+from largebatch.commands.compare import Comparison
+from largebatch.commands.contenders import ANY
+from largebatch.commands.list_methods import MethodEntry, WorkloadEntry
+from largebatch.commands.results import Metrics, RunResult
+from largebatch.commands.summary import LOSS, Row
+
+Column = tuple[str, Callable[[Row], str]]
+
+
+def methods_table(entries: Iterable[MethodEntry]) -> RenderableType:
+    """Name, summary and reference of each method."""
+    table = _table("method", "what it does", "reference")
+    for entry in entries:
+        table.add_row(entry.name, entry.summary, entry.reference or "-")
+    note = (
+        "S is the scale: the batch in base batches. In compare, a + after a method with the fixed "
+        "clock (linear+) gives it the steps that adascale took."
+    )
+    return Group(table, Text(note, style="dim"))
+
+
+def workloads_table(entries: Iterable[WorkloadEntry]) -> RenderableType:
+    """Each workload with its settings at the base batch."""
+    table = _table("workload", "what it is", "base batch", "base rate", "epochs")
+    for entry in entries:
+        table.add_row(
+            entry.name,
+            entry.summary,
+            str(entry.base_batch_size),
+            f"{entry.base_lr:g}",
+            f"{entry.budget_epochs:g}",
+        )
+    note = "Your own: largebatch train package.module:factory (examples/own_workload.py)."
+    return Group(table, Text(note, style="dim"))
+
+
+def train_table(result: RunResult) -> RenderableType:
+    """The validation curve of a run, and what it came to."""
+    names = list(result.validation)
+    table = _table("steps", "samples", "base steps", "train loss", *[f"val. {n}" for n in names])
+    for point in result.curve:
+        table.add_row(
+            str(point.step),
+            str(point.samples),
+            f"{point.base_steps:.0f}",
+            f"{point.train_loss:.4f}",
+            *[f"{point.validation[name]:.4f}" for name in names],
+        )
+    lost = f", {result.skipped} steps lost to non-finite values" if result.skipped else ""
+    words = [
+        f"{result.workload}: {result.method}, scale {result.scale}, seed {result.seed}",
+        (
+            f"{result.steps} optimizer steps of {result.batch_size} samples, {result.samples} in "
+            f"all, worth {result.base_steps:.0f} base steps; mean gain {result.mean_gain:.2f}, "
+            f"mean lr x{result.mean_lr_multiplier:.2f}{lost}; {result.seconds:.1f} s"
+        ),
+        f"validation: {_metrics(result.validation)}",
+        f"test: {_metrics(result.test)}",
+    ]
+    return Group(table, *[Text(line) for line in words])
+
+
+def comparison_table(comparison: Comparison, console: Console) -> RenderableType:
+    """A row for each scale and method, in as many tables as the console's width asks for; what the
+    columns mean stands below."""
+    rows = comparison.rows
+    metrics = list(dict.fromkeys(name for row in rows for name in row.validation))
+    tested = list(dict.fromkeys(name for row in rows for name in row.test))
+    left: list[Column] = [("S", lambda r: str(r.scale)), ("method", _name)]
+    right: list[Column] = [
+        ("steps", lambda r: _whole(r.steps)),
+        ("samples", lambda r: _whole(r.samples)),
+        ("lr x", lambda r: f"{r.mean_lr_multiplier.value:.2f}" if r.mean_lr_multiplier else "-"),
+        *[(f"val. {name}", _metric("validation", name)) for name in metrics],
+        ("diverged", lambda r: f"{r.diverged} of {r.runs}"),
+        ("loss - loss at S=1", lambda r: _interval(r.difference.get(LOSS))),
+        ("quality", _quality),
+        *[(f"test {name}", _metric("test", name)) for name in tested],
+    ]
+    tables = _fitting(rows, left, right, console)
+    return Group(*tables, *[Text(line, style="dim") for line in _notes(comparison)])
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    seeds = len({run.seed for run in comparison.runs})
+    margin = "unknown, since scale 1 diverged"
+    if comparison.margin is not None:
+        margin = f"+{comparison.margin:.4f}"
+    return [
+        (
+            f"Means over {seeds} seed(s) ± half of their 95 % interval; differences are paired by "
+            "seed. Runs that diverged are in no mean."
+        ),
+        (
+            "held: none diverged, and the whole interval of the difference lies at or below the "
+            f"margin, {margin}. not shown: it does not, which proves nothing against the method."
+        ),
+        (
+            "lr x: mean factor on the base rate (of adascale, its mean gain). A method with + ran "
+            "for as many steps as adascale. Choose by validation; test is for the report."
+        ),
+        f"{comparison.found} of {len(comparison.runs)} runs were found in {comparison.directory}.",
+    ]
+
+
+def _metric(split: Literal["validation", "test"], name: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        return _spread((row.validation if split == "validation" else row.test).get(name))
+
+    return cell
+
+
+def _name(row: Row) -> str:
+    return "(any)" if row.method == ANY else row.method
+
+
+def _quality(row: Row) -> str:
+    if row.held is None:
+        return ""
+    return "held" if row.held else "not shown"
+
+
+def _whole(mean: Mean | None) -> str:
+    return f"{mean.value:.0f}" if mean else "-"
+
+
+def _spread(mean: Mean | None) -> str:
+    if mean is None:
+        return "-"
+    if mean.high is None:
+        return f"{mean.value:.4f}"
+    return f"{mean.value:.4f} ±{mean.high - mean.value:.4f}"
+
+
+def _interval(mean: Mean | None) -> str:
+    if mean is None:
+        return ""
+    if mean.low is None:
+        return f"{mean.value:+.4f}"
+    return f"{mean.value:+.4f} [{mean.low:+.4f}, {mean.high:+.4f}]"
+
+
+def _metrics(metrics: Metrics) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+def _fitting(
+    rows: Sequence[Row], left: Sequence[Column], right: Sequence[Column], console: Console
+) -> list[Table]:
+    """Tables that hold the columns of `right` in turn, each no wider than the console."""
+    unbounded = console.options.update(max_width=1000)
+    groups: list[list[Column]] = [[]]
+    for column in right:
+        wider = _columns(rows, [*left, *groups[-1], column])
+        if groups[-1] and console.measure(wider, options=unbounded).maximum > console.width:
+            groups.append([])
+        groups[-1].append(column)
+    return [_columns(rows, [*left, *group]) for group in groups]
+
+
+def _columns(rows: Sequence[Row], columns: Sequence[Column]) -> Table:
+    table = _table(*[name for name, _ in columns])
+    before = None
+    for row in rows:
+        if before is not None and row.scale != before:
+            table.add_section()
+        before = row.scale
+        table.add_row(*[cell(row) for _, cell in columns])
+    return table
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for name in names:
+        left = name in ("method", "workload", "what it does", "what it is", "reference", "quality")
+        table.add_column(
+            name,
+            justify="left" if left else "right",
+            no_wrap=name not in ("what it does", "what it is", "reference"),
+        )
+    return table

@@ -1,0 +1,71 @@
+"""What a run's steps leave behind: the record, the watcher's report and the validation curve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from largebatch.api import Controller
+from largebatch.commands.plan import Plan
+from largebatch.commands.results import Metrics, Point, Progress, Report
+from largebatch.core.decision import Decision
+from largebatch.core.measurement import Measurement
+from largebatch.core.protocols import Sink
+
+
+class Log:
+    """A sink that passes each step on to the record and to whoever watches, and keeps sums.
+
+    Mutable: gathers the sums since the last point of the curve, and over the run.
+    """
+
+    def __init__(self, plan: Plan, record: Sink | None, report: Report | None, label: str) -> None:
+        self.plan, self.record, self.report, self.label = plan, record, report, label
+        self.points: list[Point] = []
+        self.multipliers = 0.0
+        self._losses: list[float] = []
+
+    def start(self, facts: Mapping[str, Any]) -> None:
+        if self.record is not None:
+            self.record.start({**facts, **self.plan.facts})
+
+    def write(self, seen: Measurement, decision: Decision) -> None:
+        if self.record is not None:
+            self.record.write(seen, decision)
+        if seen.finite:
+            self.multipliers += decision.lr_multiplier
+            self._losses.append(float("nan") if seen.loss is None else seen.loss)
+        if self.report is not None:
+            self.report(self._progress(seen, decision))
+
+    def close(self) -> None:
+        if self.record is not None:
+            self.record.close()
+
+    def add_point(self, control: Controller, validation: Metrics) -> None:
+        """Adds where the run stands to the curve."""
+        losses, self._losses = self._losses, []
+        self.points.append(
+            Point(
+                step=control.optimizer_steps,
+                samples=control.samples,
+                base_steps=control.base_steps,
+                train_loss=sum(losses) / len(losses) if losses else float("nan"),
+                validation=validation,
+            )
+        )
+
+    def _progress(self, seen: Measurement, decision: Decision) -> Progress:
+        step, samples = seen.step + seen.finite, seen.samples + seen.batch_size
+        used = self.plan.budget.used(
+            step=step, samples=samples, base_steps=seen.base_steps + decision.base_steps
+        )
+        return Progress(
+            label=self.label,
+            step=step,
+            samples=samples,
+            batch_size=seen.batch_size,
+            lr_multiplier=decision.lr_multiplier,
+            loss=seen.loss,
+            fraction=min(used, 1.0),
+        )

@@ -1,0 +1,88 @@
+"""Where a run takes place: this process alone, or among those that torchrun started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A device, and this process among those that share each batch.
+
+    Args:
+        device: of model and micro-batches.
+        rank: of this process.
+        ranks: processes that share each batch.
+    """
+
+    device: torch.device
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def leader(self) -> bool:
+        """Whether this process evaluates, prints and writes."""
+        return self.rank == 0
+
+    def replicate(self, model: nn.Module) -> nn.Module:
+        """The model as it is trained: in DistributedDataParallel among several processes."""
+        if self.ranks == 1:
+            return model
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+
+def launched_rank() -> int:
+    """This process's rank as torchrun tells it; 0 outside of torchrun."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def alone(command: str) -> Place:
+    """This process alone, with the first GPU if there is one.
+
+    Raises:
+        ValueError: torchrun started several processes.
+    """
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1:
+        raise ValueError(
+            f"largebatch {command} runs on one process, and torchrun started {ranks}. Start it "
+            f"without: python -m largebatch {command}. Only largebatch train shares its batches."
+        )
+    return Place(device=_device(0))
+
+
+@contextmanager
+def joined() -> Iterator[Place]:
+    """This process among those of torchrun, if it started any; their group ends with the block.
+
+    NCCL where there are GPUs, else gloo. A group that exists already is used and left alone.
+    """
+    ours = "RANK" in os.environ and not dist.is_initialized()
+    device = _device(int(os.environ.get("LOCAL_RANK", "0")))
+    if ours:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        together = dist.is_initialized()
+        yield Place(
+            device=device,
+            rank=dist.get_rank() if together else 0,
+            ranks=dist.get_world_size() if together else 1,
+        )
+    finally:
+        if ours:
+            dist.destroy_process_group()
+
+
+def _device(index: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)

@@ -1,0 +1,61 @@
+"""One run before it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from largebatch.core.measurement import Budget
+from largebatch.core.rule import Rule, chain
+from largebatch.rules import Schedule
+from largebatch.workloads import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One run before it is made.
+
+    Args:
+        workload: model, data and settings tuned at the base batch.
+        rule: what sets the learning rate; the workload's schedule is chained after it.
+        method: how the rule is called.
+        scale: S = B / B0.
+        budget: how long.
+        seed: of the model and of the sample stream.
+        lr: base rate; None for the workload's.
+        clip_norm: largest norm of the gradient; None for any.
+        evaluations: points of the validation curve; the last is the end.
+    """
+
+    workload: Workload
+    rule: Rule
+    method: str
+    scale: int
+    budget: Budget
+    seed: int = 0
+    lr: float | None = None
+    clip_norm: float | None = None
+    evaluations: int = 8
+
+    @property
+    def batch_size(self) -> int:
+        """B = S B0, in samples over all ranks."""
+        return self.scale * self.workload.base_batch_size
+
+    @property
+    def whole_rule(self) -> Rule:
+        """The rule, and after it the workload's schedule."""
+        factor = self.workload.schedule
+        return chain(self.rule) if factor is None else chain(self.rule, Schedule(factor=factor))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the header of the run's record says besides the rule."""
+        return {
+            "workload": self.workload.name,
+            "method": self.method,
+            "scale": self.scale,
+            "seed": self.seed,
+            "lr": self.workload.base_lr if self.lr is None else self.lr,
+            "clip_norm": self.clip_norm,
+        }

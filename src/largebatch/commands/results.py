@@ -1,0 +1,104 @@
+"""What a run tells while it lasts, and what it came to: plain values that go to JSON and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from largebatch.core.measurement import Budget
+
+Metrics = Mapping[str, float]
+"""Name -> mean over a split."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A run after one of its steps.
+
+    Args:
+        label: which run.
+        step, samples: the clocks after the step.
+        batch_size: samples of the step, over all ranks.
+        lr_multiplier: factor on the base rate in the step.
+        loss: mean training loss of the step.
+        fraction: of the budget used, in [0, 1].
+    """
+
+    label: str
+    step: int
+    samples: int
+    batch_size: int
+    lr_multiplier: float
+    loss: float | None
+    fraction: float
+
+
+Report = Callable[[Progress | str], None]
+"""Called after each step, and with a line of text where something is worth saying."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A point of the validation curve; `train_loss` is the mean over the steps since the last."""
+
+    step: int
+    samples: int
+    base_steps: float
+    train_loss: float
+    validation: Metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What else a result may depend on."""
+
+    largebatch: str
+    torch: str
+    python: str
+    threads: int
+    device: str
+    ranks: int
+    data: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What a run came to.
+
+    Args:
+        workload, method: by name.
+        scale, seed, lr, clip_norm, budget: as asked for; `lr` is the base rate.
+        base_batch_size, batch_size: B0 and B = S B0, in samples.
+        steps, samples, base_steps: the clocks at the end.
+        mean_gain: base_steps / steps, what a step was worth on the method's own clock; S for a
+            method that counts samples.
+        mean_lr_multiplier: mean factor on the base rate, a schedule's included.
+        skipped: steps lost to non-finite values.
+        diverged: whether the run was given up, or a validation metric at its end is not finite.
+        validation, test: metrics at the end; none after a run that was given up.
+        curve: validation at even parts of the budget.
+        seconds: wall time of training and evaluation.
+        settings: versions and machine.
+    """
+
+    workload: str
+    method: str
+    scale: int
+    seed: int
+    lr: float
+    clip_norm: float | None
+    budget: Budget
+    base_batch_size: int
+    batch_size: int
+    steps: int
+    samples: int
+    base_steps: float
+    mean_gain: float
+    mean_lr_multiplier: float
+    skipped: int
+    diverged: bool
+    validation: Metrics
+    test: Metrics
+    curve: tuple[Point, ...]
+    seconds: float
+    settings: Settings

@@ -1,0 +1,175 @@
+"""One run of a rule on a workload, with its validation curve: what train and compare are made of.
+
+The micro-batch is one base batch, or less where the memory holds less. A step of scale S is then S
+gradients of base batches, the parts from which the AdaScale paper takes its variance, and batch
+normalization sees the same number of samples at every scale.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from contextlib import closing
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from largebatch.act.loader import BatchLoader
+from largebatch.act.stream import seed_of
+from largebatch.api import Controller
+from largebatch.commands.log import Log
+from largebatch.commands.place import Place
+from largebatch.commands.plan import Plan
+from largebatch.commands.results import Report, RunResult, Settings
+from largebatch.core.errors import NotFinite
+from largebatch.core.protocols import Sink
+from largebatch.core.version import __version__
+from largebatch.workloads import Data, evaluate
+
+
+@dataclass(slots=True, kw_only=True)
+class _Training:
+    """The parts of a run while it lasts."""
+
+    plan: Plan
+    place: Place
+    data: Data
+    bare: nn.Module
+    model: nn.Module
+    control: Controller
+    log: Log
+    diverged: bool = False
+
+    def go(self) -> None:
+        """Trains until the budget is used up or the run is given up."""
+        plan, control = self.plan, self.control
+        budget = plan.budget
+        amounts = {budget.unit: getattr(budget, budget.unit)}
+        every = {budget.unit: budget.amount / max(plan.evaluations, 1)}
+        try:
+            for batch in control.steps(**amounts):
+                for micro_batch in batch:
+                    moved = tuple(tensor.to(self.place.device) for tensor in micro_batch)
+                    control.backward(plan.workload.loss(self.model, moved))
+                control.step(clip_norm=plan.clip_norm)
+                if plan.evaluations and not control.finished and control.every(**every):
+                    self.evaluate()
+        except NotFinite:
+            self.diverged = True
+            return
+        self.evaluate()
+
+    def evaluate(self) -> None:
+        """Adds a point to the curve, on the first rank alone."""
+        if self.place.leader:
+            metrics = evaluate(self.bare, self.plan.workload, self.data.validation)
+            self.log.add_point(self.control, metrics)
+
+
+def run(
+    plan: Plan,
+    *,
+    place: Place,
+    record: Sink | None = None,
+    report: Report | None = None,
+    label: str = "",
+) -> RunResult:
+    """Trains as planned; the same result on every rank.
+
+    torch's own generators are seeded for the run (dropout) and left as they were.
+
+    Args:
+        plan: what to run.
+        place: the device, and the ranks among which this process is one.
+        record: where each step is written, by the first rank.
+        report: called after each step, on the first rank.
+        label: which run, for `report`.
+
+    Raises:
+        ValueError: parts that do not fit together, before any training step.
+        LargeBatchError: missing data or a broken contract; but a run that diverges is a result.
+    """
+    began = time.perf_counter()
+    training = _prepare(plan, place, Log(plan, record, report, label))
+    devices = [place.device] if place.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), closing(training.log):
+        torch.manual_seed(seed_of("training", plan.seed, place.rank))
+        training.go()
+    result = _result(training, began=began) if place.leader else None
+    if place.ranks > 1:
+        everyone = [result]
+        dist.broadcast_object_list(everyone, src=0, device=place.device)
+        (result,) = everyone
+    assert result is not None
+    return result
+
+
+def _prepare(plan: Plan, place: Place, log: Log) -> _Training:
+    workload = plan.workload
+    data = workload.data()
+    bare, optimizer = workload.fresh(seed=plan.seed, lr=plan.lr, device=place.device)
+    model = place.replicate(bare)
+    batches = BatchLoader(
+        data.train,
+        batch_size=plan.batch_size,
+        max_micro_batch_size=min(workload.micro_batch_size, workload.base_batch_size),
+        seed=plan.seed,
+    )
+    control = Controller(
+        model,
+        optimizer,
+        plan.whole_rule,
+        batches,
+        base_batch_size=workload.base_batch_size,
+        record=log,
+    )
+    return _Training(
+        plan=plan, place=place, data=data, bare=bare, model=model, control=control, log=log
+    )
+
+
+def _result(training: _Training, *, began: float) -> RunResult:
+    plan, control, points = training.plan, training.control, training.log.points
+    lost = training.diverged
+    validation = {} if lost else points[-1].validation
+    test = {} if lost else evaluate(training.bare, plan.workload, training.data.test)
+    steps = max(control.optimizer_steps, 1)
+    return RunResult(
+        workload=plan.workload.name,
+        method=plan.method,
+        scale=plan.scale,
+        seed=plan.seed,
+        lr=plan.workload.base_lr if plan.lr is None else plan.lr,
+        clip_norm=plan.clip_norm,
+        budget=plan.budget,
+        base_batch_size=plan.workload.base_batch_size,
+        batch_size=plan.batch_size,
+        steps=control.optimizer_steps,
+        samples=control.samples,
+        base_steps=control.base_steps,
+        mean_gain=control.base_steps / steps,
+        mean_lr_multiplier=training.log.multipliers / steps,
+        skipped=control.skipped,
+        diverged=lost or not all(map(math.isfinite, validation.values())),
+        validation=validation,
+        test=test,
+        curve=tuple(points),
+        seconds=time.perf_counter() - began,
+        settings=settings_of(training.data, training.place),
+    )
+
+
+def settings_of(data: Data, place: Place) -> Settings:
+    """Versions and machine of this process."""
+    return Settings(
+        largebatch=__version__,
+        torch=torch.__version__,
+        python=platform.python_version(),
+        threads=torch.get_num_threads(),
+        device=place.device.type,
+        ranks=place.ranks,
+        data={name: str(fact) for name, fact in data.facts.items()},
+    )

@@ -1,0 +1,154 @@
+"""`largebatch train`: one run of a method on a workload."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import replace
+
+from largebatch.commands.budget import Length, parse_length
+from largebatch.commands.place import joined
+from largebatch.commands.plan import Plan
+from largebatch.commands.results import Report, RunResult
+from largebatch.commands.run import run
+from largebatch.core.errors import NotFinite
+from largebatch.core.measurement import Budget
+from largebatch.core.rule import Rule, label_of
+from largebatch.methods import METHODS, Method
+from largebatch.record import JsonlRecord
+from largebatch.workloads import Workload, load
+from largebatch.workloads.data import size
+
+
+def train(
+    workload: str | Workload,
+    *,
+    method: str | Rule = "adascale",
+    scale: int = 1,
+    budget: str | Budget | None = None,
+    seed: int = 0,
+    lr: float | None = None,
+    record: str | os.PathLike[str] | None = None,
+    evaluations: int = 8,
+    clip_norm: float | None = None,
+    progress: Report | None = None,
+) -> RunResult:
+    """Trains a workload at scale S and gives what came of it, the same on every rank.
+
+    Under torchrun the batch is shared by all processes, and the result is that of one process up
+    to rounding.
+
+    Args:
+        workload: a name, "package.module:factory", or the workload itself.
+        method: a name of `METHODS`, or a rule of your own.
+        scale: S = B / B0 of the first step, at least 1.
+        budget: such as "5ep" (see `parse_length`); None for the workload's epochs.
+        seed: of the model and of the sample stream.
+        lr: learning rate at the base batch; None for the workload's.
+        record: a file for each step's numbers, which must not exist.
+        evaluations: points of the validation curve.
+        clip_norm: largest norm of the gradient.
+        progress: called after each step, on the first rank.
+
+    Raises:
+        ValueError: an unknown name or a bad amount, before any training step.
+        NotFinite: the run diverged; its record is kept.
+        LargeBatchError: missing data, or a record that exists.
+    """
+    workload = load(workload) if isinstance(workload, str) else workload
+    rule, name = rule_of(method)
+    check_amounts(scale=scale, lr=lr, clip_norm=clip_norm, evaluations=evaluations)
+    length = length_of(workload, budget)
+    with joined() as place:
+        data = workload.data()
+        plan = Plan(
+            workload=replace(workload, data=lambda: data),
+            rule=rule,
+            method=name,
+            scale=scale,
+            budget=length
+            if isinstance(length, Budget)
+            else length.budget(
+                dataset_size=size(data.train), base_batch_size=workload.base_batch_size
+            ),
+            seed=seed,
+            lr=lr,
+            clip_norm=clip_norm,
+            evaluations=evaluations,
+        )
+        sink = JsonlRecord(record) if record is not None else None
+        label = f"{workload.name}: {name}, scale {scale}"
+        result = run(plan, place=place, record=sink, report=progress, label=label)
+    if result.diverged:
+        kept = f" The record of these steps is in {record}." if record is not None else ""
+        raise NotFinite(
+            f"{name} at scale {scale} diverged after {result.steps} steps and {result.samples} "
+            f"samples: loss or gradient is not finite. Lower the base rate, which was "
+            f"{result.lr:g}: --lr {result.lr / 2:g}; or bound the gradient: --clip-norm 1.{kept}"
+        )
+    return result
+
+
+def rule_of(method: str | Rule) -> tuple[Rule, str]:
+    """The rule of a method's name, or the rule that was given, and how it is called.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if not isinstance(method, str):
+        return method, label_of(method)
+    return method_named(method).rule(), method
+
+
+def method_named(name: str) -> Method:
+    """The method of a name.
+
+    >>> method_named("adascale").own_clock
+    True
+
+    Raises:
+        ValueError: an unknown name, with the closest one.
+    """
+    if name not in METHODS:
+        close = difflib.get_close_matches(name, METHODS, n=1)
+        raise ValueError(
+            f"There is no method {name!r}."
+            + (f" Did you mean {close[0]!r}?" if close else "")
+            + f" Known: {', '.join(METHODS)}; see: largebatch methods"
+        )
+    return METHODS[name]
+
+
+def check_amounts(
+    *,
+    scale: int = 1,
+    lr: float | None = None,
+    clip_norm: float | None = None,
+    evaluations: int = 0,
+) -> None:
+    """Refuses amounts that mean nothing.
+
+    Raises:
+        ValueError: naming the amount.
+    """
+    if scale < 1:
+        raise ValueError(
+            f"The scale is the batch in base batches, at least 1; got {scale}. Example: --scale 8"
+        )
+    if lr is not None and not 0.0 < lr < float("inf"):
+        raise ValueError(f"The learning rate is finite and above 0; got {lr}. Example: --lr 0.01")
+    if clip_norm is not None and not clip_norm > 0.0:
+        raise ValueError(f"The clipping norm is above 0; got {clip_norm}. Example: --clip-norm 1")
+    if evaluations < 0:
+        raise ValueError(f"evaluations is 0 or more points of a curve; got {evaluations}.")
+
+
+def length_of(workload: Workload, budget: str | Budget | None) -> Length | Budget:
+    """What a text, a budget or None (the workload's epochs) means.
+
+    Raises:
+        ValueError: a text of no known form.
+    """
+    if budget is None:
+        return Length(amount=workload.budget_epochs, unit="epochs")
+    return parse_length(budget) if isinstance(budget, str) else budget
