@@ -31,7 +31,7 @@ check: $(VENV)/.installed
 	@$(MAKE) --no-print-directory test
 
 bench: $(VENV)/.installed-bench
-	@set -e; for program in benchmarks/*.py; do \
+	@set -e; for program in benchmarks/[!_]*.py; do \
 		[ -e "$$program" ] || { echo "no benchmarks in this checkout"; break; }; \
 		echo "== $$program"; $(RUN) "$$program"; \
 	done

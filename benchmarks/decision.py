@@ -17,13 +17,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from time import perf_counter
 
-from largebatch.core.average import Average
+from largebatch.core.average import Average, MovingMoments
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Budget, GradientMoments, Measurement, Reading
 from largebatch.core.rule import chain
 from largebatch.rules import AdaScale, ClampLr, LimitGrowth, Schedule, WarmUp
-from largebatch.rules.adascale import AdaScaleState
 
 CALLS = 20
 RULE = chain(AdaScale(), Schedule(), WarmUp(), ClampLr(max=64.0), LimitGrowth())
@@ -73,7 +72,7 @@ def construct(decider: Decider) -> Decider:
             reason=reason,
         )
     average = Average(values=(100.0, 2.0), weight=0.5, count=1)
-    state = (AdaScaleState(average=average, measured_at=1, temporal=False), None, None, None, None)
+    state = (MovingMoments(average=average, measured_at=1, temporal=False), None, None, None, None)
     return Decider(
         rule=RULE,
         state=state,

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import largebatch as lb
-from timing import Paired, Run, interleave
+from _timing import Paired, Run, interleave
 
 PARTS = 4
 
