@@ -24,7 +24,7 @@ def test_weighted_sums_by_hand():
     sums.add("a", torch.tensor(3.0), torch.tensor(1.0), coefficient=2.0)
     sums.add("b", torch.tensor(5.0, dtype=torch.float64))
     sums.add("a", torch.tensor(0.5, dtype=torch.bfloat16), coefficient=-1.0)
-    sums.put("weight", 4.0)
+    sums.put({"weight": 4.0})
     assert sums.reduce() == {"a": 7.5, "b": 5.0, "never": 0.0, "weight": 4.0}
 
 

@@ -214,7 +214,7 @@ class StepController(Clocked):
                 if planned is None:
                     break
                 self.meter.open(self.decider.measure)
-                step = MicroBatches(planned, model=self.model, quiet=self.meter.reduces)
+                step = MicroBatches(planned, replica=self.meter.replica, quiet=self.meter.reduces)
                 self._step, self.reading = step, None
                 yield step
                 if self._step is not None:

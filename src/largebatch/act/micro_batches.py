@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
-from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from largebatch.act.step import Step
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed
@@ -20,22 +19,28 @@ class MicroBatches(Iterable[Any]):
 
     Mutable: knows which micro-batch is in hand.
 
+    Args:
+        planned: what the loader gives this rank.
+        replica: what must be kept from synchronising; None on a single process.
+        quiet: whether even the last micro-batch must not synchronise.
+
     Attributes:
         batch_size: samples planned for the step, over all ranks.
         accumulation: micro-batches on this rank.
         size: samples in the micro-batch in hand.
     """
 
-    def __init__(self, planned: Step, *, model: nn.Module, quiet: bool) -> None:
+    def __init__(
+        self, planned: Step, *, replica: DistributedDataParallel | None, quiet: bool
+    ) -> None:
         self.batch_size = planned.batch_size
         self.accumulation = planned.accumulation
         self.size = 0
         self._planned = planned
-        inside = dict(model.named_children()).get("_orig_mod", model)  # of torch.compile
-        replicated = isinstance(inside, nn.parallel.DistributedDataParallel)
-        self._model = inside if replicated else None
+        self._replica = replica
         self._quiet = quiet
-        if replicated and inside.static_graph and (quiet or planned.accumulation > 1):
+        unsynchronised = quiet or planned.accumulation > 1
+        if replica is not None and replica.static_graph and unsynchronised:
             raise LargeBatchError(
                 "DistributedDataParallel(static_graph=True) fails in torch when its first backward "
                 "is not synchronised, as several micro-batches a step (and lb.Detached, lb.Flat) "
@@ -85,12 +90,14 @@ class MicroBatches(Iterable[Any]):
         """Leaves the loop over the micro-batches and restores the model's synchronisation."""
         self._micro_batches.close()
 
-    def _iterate(self) -> Iterator[Any]:
+    def _iterate(self) -> Generator[Any, None, None]:
         for at, (micro_batch, size) in enumerate(self._planned):
             self.size, self._waiting = size, True
             silent = self._quiet or at < self.accumulation - 1
-            synchronised = self._model is None or not silent
-            with nullcontext() if synchronised else self._model.no_sync():
+            if self._replica is not None and silent:
+                with self._replica.no_sync():
+                    yield micro_batch
+            else:
                 yield micro_batch
             if self._waiting:
                 raise MicroBatchMissed(

@@ -35,6 +35,7 @@ class Meter(Protocol):
         least_parts: independent gradients that a step must give over all ranks.
         leader: whether this is the first rank.
         reduces: whether the meter itself averages the step in hand over the ranks.
+        replica: the wrapper that synchronises the model over the ranks; None without one.
     """
 
     @property
@@ -45,6 +46,8 @@ class Meter(Protocol):
     def leader(self) -> bool: ...
     @property
     def reduces(self) -> bool: ...
+    @property
+    def replica(self) -> Any: ...
 
     @property
     def rank(self) -> int: ...

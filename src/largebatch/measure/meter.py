@@ -16,7 +16,7 @@ from largebatch.core.measurement import Reading
 from largebatch.measure.estimate import Parts, source_of
 from largebatch.measure.parameters import Parameters, replica
 from largebatch.measure.ranks import Ranks
-from largebatch.measure.squares import squared_norms
+from largebatch.measure.squares import squared_norms, squarer
 from largebatch.measure.statistics import (
     BATCH,
     PreconditionedNorms,
@@ -67,7 +67,8 @@ class Meter:
                 "Two statistics give the same moments, so rules could not tell them apart. Choose "
                 "one of each name: lb.Meter(model, statistics=[lb.TemporalMoments()])."
             )
-        if self.ranks.count > 1 and replica(model) is None:
+        self.replica = replica(model)
+        if self.ranks.count > 1 and self.replica is None:
             raise ValueError(
                 f"{self.ranks.count} processes run, but the model is not replicated: each would "
                 "train its own. Use model = torch.nn.parallel.DistributedDataParallel(model)."
@@ -119,6 +120,8 @@ class Meter:
         for statistic in self.statistics:
             statistic.bind(self.parameters, optimizer)
         self.sums = Sums(self.ranks, device=self.parameters.tensors[0].device)
+        on_cpu = all(p.device.type == "cpu" for p in self.parameters.tensors)
+        self._squares = [(p, squarer(p)) for p in self.parameters.tensors] if on_cpu else None
         self._factors: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
         self.see: See | None = None
         self._plans: dict[frozenset[str], tuple[list[Statistic], See | None]] = {}
@@ -182,11 +185,12 @@ class Meter:
             "exhausted": exhausted,
         }  # fmt: skip
         sums = self.reduce(numbers, digest=digest)
+        count = round(sums["parts"])
         parts = Parts.proportional(
-            count=round(sums["parts"]),
+            count=count,
             samples=sums["samples"],
             weight=sums["weight"],
-            source=source_of(ranks=self.ranks.count, parts=round(sums["parts"])),
+            source=source_of(ranks=self.ranks.count, parts=count),
         )
         factor = (planned_weight / parts.weight) ** 2
         totals = Totals(sums=sums, parts=parts, batch_factor=factor)
@@ -195,16 +199,18 @@ class Meter:
     def close_batch(self) -> None:
         """Looks at the batch's gradient, which is complete and not yet clipped."""
         share = float(self.leader)
-        self.sums.add(BATCH, *squared_norms(gradients_of(self.parameters)), coefficient=share)
+        if self._squares is None:
+            squares = squared_norms(gradients_of(self.parameters))
+        else:
+            squares = [square(p.grad) for p, square in self._squares if p.grad is not None]
+        self.sums.add(BATCH, *squares, coefficient=share)
         for statistic in self.active:
             statistic.close_batch(self.sums, share=share)
 
     def reduce(self, numbers: Mapping[str, float], *, digest: int) -> dict[str, float]:
         """The step's sums over the ranks, with this rank's numbers among them."""
-        for name, value in numbers.items():
-            self.sums.put(name, value)
-        self.sums.put("digest", digest)
-        self.sums.put("first digest", digest if self.leader else 0)
+        self.sums.put(numbers)
+        self.sums.put({"digest": digest, "first digest": digest if self.leader else 0})
         sums = self.sums.reduce()
         if sums["digest"] != self.ranks.count * sums["first digest"]:
             raise RanksDisagree("The ranks took different decisions in an earlier step.")

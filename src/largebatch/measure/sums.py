@@ -31,7 +31,7 @@ class Sums:
     >>> sums = Sums(Ranks(), device=torch.device("cpu"))
     >>> sums.open(rows_of(["loss"]))
     >>> sums.add("loss", torch.tensor(3.0), coefficient=2.0)
-    >>> sums.put("weight", 2.0)
+    >>> sums.put({"weight": 2.0})
     >>> sums.reduce()
     {'loss': 6.0, 'weight': 2.0}
 
@@ -66,9 +66,9 @@ class Sums:
         if len(self._scalars) > LIMIT:
             self._fold()
 
-    def put(self, name: str, value: float) -> None:
-        """Sets this rank's number under `name`; `reduce` sums it over the ranks."""
-        self._numbers[name] = value
+    def put(self, numbers: Mapping[str, float]) -> None:
+        """Sets this rank's numbers by name; `reduce` sums them over the ranks."""
+        self._numbers.update(numbers)
 
     def drop(self, names: Iterable[str]) -> None:
         """Forgets what was added under these names."""
