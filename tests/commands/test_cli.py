@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -91,6 +92,7 @@ def test_the_version_is_that_of_the_package() -> None:
         ("compare digits --scales 1,0", "at least 1"),
         ("compare digits --seeds 0", "--seeds 5"),
         ("compare digits --at equal-epochs", "'equal-samples', 'equal-steps'"),
+        ("compare digits --plot a.xyz", "--plot runs.png"),
         ("methods --verbose", "No such option"),
     ],
 )
@@ -230,8 +232,9 @@ def fake_probe(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Puts a probe in the place of the real one, which takes longer; its calls are listed."""
     calls: list[Any] = []
 
-    def probe(workload: str, **options: int) -> Any:
+    def probe(workload: str, *, progress: Callable[[int, int], None], **options: int) -> Any:
         calls.append((workload, options))
+        progress(1, 2)
         return SimpleNamespace(render=lambda console: console.print("noise scale 99"))
 
     module = ModuleType("largebatch.commands.probe")
@@ -242,7 +245,9 @@ def fake_probe(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_probe_is_given_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = fake_probe(monkeypatch)
-    assert "noise scale 99" in call("probe", "digits", "--steps", "9", "--scale", "8").stdout
+    result = call("probe", "digits", "--steps", "9", "--scale", "8")
+    assert "noise scale 99" in result.stdout
+    assert result.stderr == "probe of digits   50 %  step 1\n"
     call("probe", "digits")
     assert calls == [("digits", {"steps": 9, "seed": 0, "scale": 8}), ("digits", {"seed": 0})]
 

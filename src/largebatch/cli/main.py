@@ -18,7 +18,7 @@ from largebatch.commands.budget import FORMS
 from largebatch.commands.compare import compare
 from largebatch.commands.contenders import At
 from largebatch.commands.demo import demo
-from largebatch.commands.draw import draw_comparison, require_matplotlib
+from largebatch.commands.draw import check_picture, draw_comparison
 from largebatch.commands.list_methods import list_methods, list_workloads
 from largebatch.commands.place import launched_rank
 from largebatch.commands.train import train
@@ -115,7 +115,7 @@ def compare_command(
     methods, scales and seeds may be added to it.
     """
     if plot is not None:
-        require_matplotlib()
+        check_picture(plot)
     resume = "Finished runs are kept: the same command goes on with them."
     with _interruptible(resume), _progress(parts=1) as progress:
         result = compare(
@@ -183,8 +183,8 @@ def demo_command() -> None:
 def _probe(workload: str, **options: int) -> Any:
     from largebatch.commands.probe import probe
 
-    with _interruptible("Start it again."):
-        return probe(workload, **options)
+    with _interruptible("Start it again."), _progress() as progress:
+        return probe(workload, progress=progress.counting(f"probe of {workload}"), **options)
 
 
 @contextmanager

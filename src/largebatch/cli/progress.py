@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -25,8 +26,7 @@ class ProgressLine:
 
     def __init__(self, console: Console, *, parts: int = 10, silent: bool = False) -> None:
         self.console, self.parts, self.silent = console, parts, silent
-        self._last: Progress | None = None
-        self._written = 0
+        self._label, self._line, self._written = "", "loading", 0
         self._live = (
             Live(console=console, get_renderable=self._shown, transient=True, refresh_per_second=8)
             if console.is_terminal and not silent
@@ -48,25 +48,35 @@ class ProgressLine:
             self._live.stop()
 
     def __call__(self, report: Progress | str) -> None:
-        if self.silent:
-            return
         if isinstance(report, str):
-            self._print(report)
+            if not self.silent:
+                self._print(report)
             return
-        if self._last is None or report.label != self._last.label:
+        self._follow(report.label, report.fraction, line_of(report))
+
+    def counting(self, label: str) -> Callable[[int, int], None]:
+        """What to call with (steps done, steps in all) of something that reports no more."""
+
+        def count(done: int, total: int) -> None:
+            fraction = done / total
+            self._follow(label, fraction, f"{label}  {100 * fraction:3.0f} %  step {done}")
+
+        return count
+
+    def _follow(self, label: str, fraction: float, line: str) -> None:
+        if label != self._label:
             self._written = 0
-        self._last = report
-        reached = int(report.fraction * self.parts + 1e-9)
-        if self._live is None and reached > self._written:
+        self._label, self._line = label, line
+        reached = int(fraction * self.parts + 1e-9)
+        if self._live is None and not self.silent and reached > self._written:
             self._written = reached
-            self._print(line_of(report))
+            self._print(line)
 
     def _print(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _shown(self) -> Text:
-        text = line_of(self._last) if self._last is not None else "loading"
-        return Text(text, no_wrap=True, overflow="ellipsis")
+        return Text(self._line, no_wrap=True, overflow="ellipsis")
 
 
 def line_of(progress: Progress) -> str:

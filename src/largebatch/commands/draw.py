@@ -20,6 +20,10 @@ GREY = "#555555"
 """Scale 1, the reference in every panel."""
 
 
+FORMATS = (".png", ".pdf", ".svg")
+"""Endings of a picture's file."""
+
+
 class PlotMissing(LargeBatchError):
     """matplotlib is not installed."""
 
@@ -61,6 +65,20 @@ def draw_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Non
     figure.suptitle(f"{comparison.workload}: thin lines are runs, thick lines their means")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
+
+
+def check_picture(path: str | os.PathLike[str]) -> None:
+    """Refuses, before hours of runs, a picture that could not be drawn.
+
+    Raises:
+        PlotMissing: matplotlib is not installed.
+        ValueError: a form of file that is none of `FORMATS`.
+    """
+    if Path(path).suffix.lower() not in FORMATS:
+        raise ValueError(
+            f"A picture is one of {', '.join(FORMATS)}; got {str(path)!r}. Example: --plot runs.png"
+        )
+    require_matplotlib()
 
 
 def require_matplotlib() -> type[Any]:
