@@ -5,12 +5,14 @@ gradient is signal, the rest is noise. One step of AdaScale at the scale S is wo
 
     r = S (n + b) / (n + S b) = S / (1 + (S - 1) s)    steps of the base batch (the gain),
 
-so the T base steps of a run take it the integral of 1 / r over the base steps, which is linear in s:
+so T base steps take the integral of 1 / r over the base steps, which is linear in s:
 
-    steps = T (1 / S + (1 - 1 / S) mean(s));    T / steps = S / (1 + (S - 1) mean(s)), the mean gain
+    steps = T (1 / S + (1 - 1 / S) mean(s))
+    mean gain = T / steps = S / (1 + (S - 1) mean(s))
 
-with mean(s) over the base steps, each counting alike. So for a whole run of a moving noise scale one
-number counts, at every scale: the noise scale b (1 - mean(s)) / mean(s), whose gain is the mean gain.
+with mean(s) over the base steps, each counting alike. So one number counts for a whole run in which
+the noise scale moves, at every S: the noise scale b (1 - mean(s)) / mean(s), whose gain is the mean
+gain.
 
 Johnson et al.: AdaScale SGD, 2020, arXiv 2007.05105, for the gain.
 """

@@ -1,0 +1,364 @@
+"""`largebatch probe`: a short run on a copy of the model, which tells what larger batches give.
+
+The steps are measured at the base batch, cut into PARTS micro-batches. Where noise dominates, the
+error of the squared norm has k / (k - 1) times the least variance that these samples allow: 2, 1.33,
+1.14 with 2, 4, 8 parts. On the built-in CNN and transformer 4 parts take 1.17 times the time of 2,
+and 8 parts 1.5 to 1.65 times (one core), so 4 give the most for their cost. Accumulating several
+base batches at the same weights would give more for each sample, since only gradients at the same
+weights can be compared; but such a step costs several steps' samples and moves the weights by one,
+so the probe would see a small part of the run, along which the noise scale moves. It is the remedy
+where there is no signal otherwise: `batch_size=`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from largebatch.act.loader import BatchLoader
+from largebatch.act.sources import MapStyle
+from largebatch.api import Controller
+from largebatch.commands.probe_checks import (
+    Check,
+    Loss,
+    check_data,
+    check_loss,
+    check_model,
+    check_unused,
+    fingerprint,
+)
+from largebatch.commands.probe_copy import Pieces, copied, random_state_kept
+from largebatch.commands.probe_forecast import noise_of_series
+from largebatch.commands.probe_result import Block, ProbeResult, outlook
+from largebatch.core.measurement import GradientMoments
+from largebatch.core.rule import Rule, chain
+from largebatch.measure.blocks import BlockNorms
+from largebatch.measure.meter import Meter
+from largebatch.measure.parameters import bare
+from largebatch.measure.statistics import PreconditionedNorms
+from largebatch.measure.taps import Detached
+from largebatch.record import MemoryRecord
+from largebatch.rules import Observe, Schedule
+from largebatch.workloads import Workload, load
+from largebatch.workloads.data import size
+
+PARTS = 4
+"""Micro-batches of a step; see the module."""
+
+LEAST_STEPS = 200
+"""Fewest steps that are taken where the user names none."""
+
+Progress = Callable[[int, int], None]
+"""Called with (steps done, steps in all) after each step."""
+
+Pair = tuple[float, float]
+
+
+def probe(
+    workload: Workload | str,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    scale: int | None = None,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> ProbeResult:
+    """Trains a fresh model of a workload at its base rate for a while and reports what its gradient
+    noise says about larger batches.
+
+    Args:
+        workload: or its name, as for `workloads.load`.
+        steps: to train; None is half of the workload's budget, at least LEAST_STEPS.
+        seed: of weights, samples and intervals.
+        scale: how many times the base batch the lines to paste are for; None is the last doubling
+            that pays.
+        batch_size: samples of one measured step, at least the base batch, which is taken where it
+            is None. More give more signal a step, and the probe sees less of the run for its cost.
+        progress: called after each step.
+
+    Raises:
+        ValueError: fewer samples than the base batch has, a scale below 1, or a loss that is a sum.
+        NotFinite: training diverges.
+    """
+    workload = load(workload) if isinstance(workload, str) else workload
+    data = workload.data()
+    model, optimizer = workload.fresh(seed=seed)
+    whole = round(workload.budget_epochs * size(data.train) / workload.base_batch_size)
+    rule = None if workload.schedule is None else Schedule(factor=workload.schedule)
+    with random_state_kept(model, None, seed=seed):
+        return _probe(
+            Subject(
+                name=workload.name,
+                model=model,
+                optimizer=optimizer,
+                loss=workload.loss,
+                batches=data.train,
+                base_batch_size=workload.base_batch_size,
+                micro_batch_size=workload.micro_batch_size,
+                run_steps=max(whole, 1),
+                rule=rule,
+                registered=True,
+            ),
+            steps=steps or max(whole // 2, LEAST_STEPS),
+            seed=seed,
+            scale=scale,
+            batch_size=batch_size or workload.base_batch_size,
+            progress=progress,
+        )
+
+
+def probe_run(
+    model: nn.Module,
+    optimizer: Optimizer,
+    loss: Loss,
+    batches: Any,
+    *,
+    base_batch_size: int,
+    steps: int = 400,
+    run_steps: int | None = None,
+    seed: int = 0,
+    scale: int | None = None,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> ProbeResult:
+    """The same for a model in hand, at any point of its training. It works on copies: model,
+    gradients, optimizer and random generators are afterwards as they were.
+
+        print(probe_run(model, optimizer, lambda model, batch: ..., dataset, base_batch_size=64))
+
+    Args:
+        model: bare, or in DistributedDataParallel when several processes share the batch.
+        optimizer: with the learning rate that suits `base_batch_size`.
+        loss: (model, batch) -> mean loss of the batch, a scalar.
+        batches: a data set, tensors, or a loader, whose batches are cut into smaller ones; on
+            several ranks each has its own loader. An iterator is used up.
+        base_batch_size: b, samples of a step over all ranks.
+        steps: to train.
+        run_steps: steps of the whole run at the base batch, for the forecast; None is `steps`.
+        seed, scale, batch_size, progress: as in `probe`.
+
+    Raises:
+        ValueError: as `probe`, or a model that cannot be copied.
+        NotFinite: training diverges.
+    """
+    with random_state_kept(model, batches, seed=seed):
+        twin, twin_optimizer = copied(model, optimizer)
+        return _probe(
+            Subject(
+                name=type(model).__name__,
+                model=twin,
+                optimizer=twin_optimizer,
+                loss=loss,
+                batches=batches,
+                base_batch_size=base_batch_size,
+                run_steps=run_steps or steps,
+            ),
+            steps=steps,
+            seed=seed,
+            scale=scale,
+            batch_size=batch_size or base_batch_size,
+            progress=progress,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is probed, and may be trained.
+
+    Args:
+        name: how it is called.
+        model, optimizer, loss, batches, base_batch_size: as in `probe_run`.
+        micro_batch_size: most samples in one backward call, where that is bounded.
+        run_steps: steps of the whole run at the base batch.
+        rule: what sets its learning rate besides the optimizer.
+        registered: whether `largebatch train` knows it by its name.
+    """
+
+    name: str
+    model: nn.Module
+    optimizer: Optimizer
+    loss: Loss
+    batches: Any
+    base_batch_size: int
+    micro_batch_size: int | None = None
+    run_steps: int
+    rule: Rule | None = None
+    registered: bool = False
+
+
+@dataclass(slots=True)
+class Trace:
+    """What the steps showed; filled while they are taken."""
+
+    losses: list[float] = field(default_factory=list)
+    moments: list[Pair] = field(default_factory=list)
+    preconditioned: list[Pair] = field(default_factory=list)
+    blocks: dict[str, list[Pair]] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
+    parts: int = 0
+
+
+def _probe(
+    subject: Subject,
+    *,
+    steps: int,
+    seed: int,
+    scale: int | None,
+    batch_size: int,
+    progress: Progress | None,
+) -> ProbeResult:
+    _check_arguments(subject, steps=steps, scale=scale, batch_size=batch_size)
+    began = time.perf_counter()
+    blocks = BlockNorms()
+    meter = Meter(subject.model, statistics=[blocks, PreconditionedNorms()], tap=Detached())
+    adam = PreconditionedNorms().supports(subject.optimizer)
+    lr = float(subject.optimizer.param_groups[0]["lr"])
+    batches = _batches(subject, batch_size=batch_size, ranks=meter.rank_count, seed=seed)
+    trace = _train(
+        subject,
+        meter=meter,
+        blocks=blocks,
+        adam=adam,
+        steps=steps,
+        batches=batches,
+        progress=progress,
+    )
+    base, run_steps = subject.base_batch_size, max(subject.run_steps, steps)
+    facts = {"base_batch_size": base, "run_steps": run_steps, "seed": seed}
+    series = trace.preconditioned if adam else trace.moments
+    losses = trace.losses[len(trace.losses) - len(series) :]
+    noise, pooled, along = noise_of_series(series, losses, **facts)
+    bare_noise = noise_of_series(trace.moments, trace.losses, **facts)[0] if adam else None
+    return ProbeResult(
+        name=subject.name,
+        registered=subject.registered,
+        optimizer=type(subject.optimizer).__name__,
+        adam=adam,
+        base_lr=lr,
+        base_batch_size=base,
+        batch_size=batch_size,
+        micro_batches=trace.parts,
+        ranks=meter.rank_count,
+        dataset_size=batches.dataset_size,
+        steps=len(trace.losses),
+        run_steps=run_steps,
+        seed=seed,
+        seconds=time.perf_counter() - began,
+        noise=noise,
+        pooled=pooled,
+        along=along,
+        bare_noise=bare_noise,
+        blocks=_blocks(trace, blocks, bare(subject.model), facts),
+        checks=tuple(trace.checks),
+        outlook=outlook(noise, base_batch_size=base, run_steps=run_steps, scale=scale),
+    )
+
+
+def _check_arguments(subject: Subject, *, steps: int, scale: int | None, batch_size: int) -> None:
+    if steps < 1 or (scale is not None and scale < 1):
+        raise ValueError(f"steps and scale are at least 1; got steps={steps}, scale={scale}.")
+    if batch_size < subject.base_batch_size:
+        raise ValueError(
+            f"A measured step has at least the base batch, {subject.base_batch_size} samples; got "
+            f"batch_size={batch_size}. Leave it out, or use "
+            f"batch_size={4 * subject.base_batch_size} for more signal a step."
+        )
+
+
+def _batches(subject: Subject, *, batch_size: int, ranks: int, seed: int) -> BatchLoader:
+    """The batches of the probe, cut into PARTS micro-batches or more where those were too large."""
+    piece = max(batch_size // (PARTS if ranks == 1 else ranks * max(PARTS // ranks, 1)), 1)
+    piece = min(piece, subject.micro_batch_size or piece)
+    if isinstance(subject.batches, MapStyle):
+        return BatchLoader(
+            subject.batches, batch_size=batch_size, max_micro_batch_size=piece, seed=seed
+        )
+    return BatchLoader(Pieces(subject.batches, size=piece), batch_size=batch_size)
+
+
+def _train(
+    subject: Subject,
+    *,
+    meter: Meter,
+    blocks: BlockNorms,
+    adam: bool,
+    steps: int,
+    batches: BatchLoader,
+    progress: Progress | None,
+) -> Trace:
+    wanted = ("moments", "preconditioned_moments") if adam else ("moments",)
+    observe = Observe(statistics=wanted)
+    record, trace = MemoryRecord(maxlen=1), Trace()
+    control = Controller(
+        subject.model,
+        subject.optimizer,
+        observe if subject.rule is None else chain(observe, subject.rule),
+        batches,
+        base_batch_size=subject.base_batch_size,
+        meter=meter,
+        record=record,
+    )
+    trace.blocks = {name: [] for name in blocks.names}
+    fingerprints: list[int] = []
+    for batch in control.steps(steps=max(subject.run_steps, steps)):
+        for micro_batch in batch:
+            if not trace.parts:
+                if not fingerprints:
+                    trace.checks.append(check_loss(subject.model, subject.loss, micro_batch))
+                fingerprints.append(fingerprint(micro_batch))
+            control.backward(subject.loss(subject.model, micro_batch))
+        reading = control.measure()
+        if not trace.parts:
+            trace.checks.append(check_data(fingerprints, ranks=meter.rank_count))
+            trace.checks.append(check_unused(subject.model))
+        trace.parts = trace.parts or batch.accumulation * meter.rank_count
+        if reading.finite and reading.moments is not None:
+            _note(trace, reading.moments, blocks, loss=reading.loss or 0.0)
+            warm = len(trace.losses) > PreconditionedNorms.WARM
+            if warm and reading.preconditioned_moments is not None:
+                trace.preconditioned.append(_pair(reading.preconditioned_moments))
+        control.step()
+        if progress is not None:
+            progress(control.optimizer_steps, steps)
+        if control.optimizer_steps >= steps:
+            break
+    trace.checks += check_model(subject.model)
+    return trace
+
+
+def _note(trace: Trace, moments: GradientMoments, blocks: BlockNorms, *, loss: float) -> None:
+    trace.losses.append(loss)
+    trace.moments.append(_pair(moments))
+    for name, of_block in blocks.last.items():
+        trace.blocks[name].append(_pair(of_block))
+
+
+def _pair(moments: GradientMoments) -> Pair:
+    return moments.variance, moments.sqnorm
+
+
+def _blocks(
+    trace: Trace, blocks: BlockNorms, model: nn.Module, facts: Mapping[str, int]
+) -> tuple[Block, ...]:
+    variances = {name: sum(pair[0] for pair in pairs) for name, pairs in trace.blocks.items()}
+    whole = sum(variances.values())
+    return tuple(
+        Block(
+            name=_with_class(model, name),
+            parameters=blocks.sizes[name],
+            noise_share=variances[name] / whole if whole > 0.0 else 0.0,
+            noise=noise_of_series(trace.blocks[name], trace.losses, **facts)[0],
+        )
+        for name in blocks.names
+    )
+
+
+def _with_class(model: nn.Module, name: str) -> str:
+    """A module's name with its class, or a parameter's name as it is."""
+    modules = dict(model.named_modules())
+    return f"{name} ({type(modules[name]).__name__})" if name in modules else name
