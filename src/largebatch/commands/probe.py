@@ -1,19 +1,19 @@
 """`largebatch probe`: a short run on a copy of the model, which tells what larger batches give.
 
 The steps are measured at the base batch, cut into PARTS micro-batches. Where noise dominates, the
-error of the squared norm has k / (k - 1) times the least variance that these samples allow: 2, 1.33,
-1.14 with 2, 4, 8 parts. On the built-in CNN and transformer 4 parts take 1.17 times the time of 2,
-and 8 parts 1.5 to 1.65 times (one core), so 4 give the most for their cost. Accumulating several
-base batches at the same weights would give more for each sample, since only gradients at the same
-weights can be compared; but such a step costs several steps' samples and moves the weights by one,
-so the probe would see a small part of the run, along which the noise scale moves. It is the remedy
-where there is no signal otherwise: `batch_size=`.
+error of the squared norm has k / (k - 1) times the least variance that these samples allow: 2,
+1.33, 1.14 with 2, 4, 8 parts. On the built-in CNN and transformer 4 parts take 1.17 times the time
+of 2, and 8 parts 1.5 to 1.65 times (one core), so 4 give the most for their cost. Accumulating
+several base batches at the same weights would give more for each sample, since only gradients at
+the same weights can be compared; but such a step costs several steps' samples and moves the weights
+by one, so the probe would see a small part of the run, along which the noise scale moves. It is the
+remedy where there is no signal otherwise: `batch_size=`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,7 @@ from largebatch.measure.statistics import PreconditionedNorms
 from largebatch.measure.taps import Detached
 from largebatch.record import MemoryRecord
 from largebatch.rules import Observe, Schedule
-from largebatch.workloads import Workload, load
+from largebatch.workloads import Workload, load, names
 from largebatch.workloads.data import size
 
 PARTS = 4
@@ -85,7 +85,10 @@ def probe(
         ValueError: fewer samples than the base batch has, a scale below 1, or a loss that is a sum.
         NotFinite: training diverges.
     """
+    command_name = workload if isinstance(workload, str) else None
     workload = load(workload) if isinstance(workload, str) else workload
+    if workload.name in names():
+        command_name = command_name or workload.name
     data = workload.data()
     model, optimizer = workload.fresh(seed=seed)
     whole = round(workload.budget_epochs * size(data.train) / workload.base_batch_size)
@@ -102,7 +105,7 @@ def probe(
                 micro_batch_size=workload.micro_batch_size,
                 run_steps=max(whole, 1),
                 rule=rule,
-                registered=True,
+                command_name=command_name,
             ),
             steps=steps or max(whole // 2, LEAST_STEPS),
             seed=seed,
@@ -176,7 +179,7 @@ class Subject:
         micro_batch_size: most samples in one backward call, where that is bounded.
         run_steps: steps of the whole run at the base batch.
         rule: what sets its learning rate besides the optimizer.
-        registered: whether `largebatch train` knows it by its name.
+        command_name: by which `largebatch train` knows it.
     """
 
     name: str
@@ -188,7 +191,7 @@ class Subject:
     micro_batch_size: int | None = None
     run_steps: int
     rule: Rule | None = None
-    registered: bool = False
+    command_name: str | None = None
 
 
 @dataclass(slots=True)
@@ -228,17 +231,19 @@ def _probe(
         batches=batches,
         progress=progress,
     )
+    scaled = adam and not in_few_steps(trace.preconditioned)
     base, run_steps = subject.base_batch_size, max(subject.run_steps, steps)
     facts = {"base_batch_size": base, "run_steps": run_steps, "seed": seed}
-    series = trace.preconditioned if adam else trace.moments
+    series = trace.preconditioned if scaled else trace.moments
     losses = trace.losses[len(trace.losses) - len(series) :]
     noise, pooled, along = noise_of_series(series, losses, **facts)
-    bare_noise = noise_of_series(trace.moments, trace.losses, **facts)[0] if adam else None
+    bare_noise = noise_of_series(trace.moments, trace.losses, **facts)[0] if scaled else None
     return ProbeResult(
         name=subject.name,
-        registered=subject.registered,
+        command_name=subject.command_name,
         optimizer=type(subject.optimizer).__name__,
         adam=adam,
+        preconditioned=scaled,
         base_lr=lr,
         base_batch_size=base,
         batch_size=batch_size,
@@ -257,6 +262,21 @@ def _probe(
         checks=tuple(trace.checks),
         outlook=outlook(noise, base_batch_size=base, run_steps=run_steps, scale=scale),
     )
+
+
+def in_few_steps(series: Sequence[Pair]) -> bool:
+    """Whether the noisiest twentieth of the steps holds nine tenths of all noise.
+
+    Adam divides a gradient by the root of its average square, which is almost nothing for what is
+    rarely used, such as a row of an embedding. When its turn comes, that step's noise exceeds that
+    of all others together and says nothing about them.
+
+    >>> in_few_steps([(1.0, 1.0)] * 39 + [(1e6, 1.0)]), in_few_steps([(1.0, 1.0)] * 40)
+    (True, False)
+    """
+    variances = sorted((variance for variance, _ in series), reverse=True)
+    few = variances[: len(variances) // 20]
+    return sum(few) > 0.9 * sum(variances) > 0.0
 
 
 def _check_arguments(subject: Subject, *, steps: int, scale: int | None, batch_size: int) -> None:

@@ -28,8 +28,8 @@ CANNOT_KNOW = (
     ),
     "Generalization: they speak of the training loss a step, not of the error on new data.",
     (
-        "Other settings: another learning rate, or the larger batch itself, leads to other weights, "
-        "which have another noise scale."
+        "Other settings: another learning rate, or the larger batch itself, leads to other "
+        "weights, which have another noise scale."
     ),
     ("Later training: what was not run is extrapolated, and the noise scale often rises."),
     (
@@ -39,8 +39,15 @@ CANNOT_KNOW = (
 )
 
 ADAM = (
-    "Adam: the noise scale here is that of the gradient as Adam scales it. That its square root is "
-    "the right factor on the learning rate is a rule of thumb without proof."
+    "Adam: the theory is for plain SGD. That the square root of the gain is the right factor on the "
+    "learning rate is a rule of thumb without proof."
+)
+
+
+OUTLIERS = (
+    "As Adam scales the gradient, its noise cannot be told: a few steps hold nearly all of it. "
+    "Parameters that are rarely used, such as rows of an embedding, are divided by almost nothing "
+    "when their turn comes. Take what follows, from the bare gradient, as a rough guide."
 )
 
 
@@ -161,14 +168,17 @@ def _head(result: ProbeResult) -> Section:
     known = result.noise.estimate
     if known is None:
         return Section(title=f"Probe of {result.name}", paragraphs=(how, f"{result.noise}."))
-    which = " of the gradient as Adam scales it" if result.adam else ""
+    which = " of the gradient as Adam scales it" if result.preconditioned else ""
+    which = " of the bare gradient" if result.adam and not result.preconditioned else which
     span = Range(value=known.noise_scale, low=known.low, high=known.high)
     found = (
         f"Noise scale{which}: {interval(span)} samples, over the whole run. In a batch of that "
-        "size the gradient is as much signal as noise: much smaller batches are mostly noise, so twice "
-        "the batch is worth nearly two steps; much larger ones gain hardly anything."
+        "size the gradient is as much signal as noise: much smaller batches are mostly noise, so "
+        "twice the batch is worth nearly two steps; much larger ones gain hardly anything."
     )
     paragraphs = [how, found]
+    if result.adam and not result.preconditioned:
+        paragraphs.append(OUTLIERS)
     if result.bare_noise is not None:
         paragraphs.append(f"The bare gradient's, without Adam: {scale_of(result.bare_noise)}.")
     return Section(title=f"Probe of {result.name}", paragraphs=tuple(paragraphs))
@@ -232,10 +242,11 @@ def _batches(result: ProbeResult, outlook: Outlook) -> Section:
         f"{interval(outlook.twice_base)}; twice the fewest samples that any batch needs at "
         f"{interval(outlook.twice_fewest)}."
     )
+    rate = ("With Adam the rate is multiplied by the square root of the gain: a rule of thumb.",)
     return Section(
         title=f"Larger batches, beside the base batch of {base:,}, over the whole run",
         table=(heads, *rows),
-        after=(pays, half),
+        after=(pays, half, *(rate if result.adam else ())),
     )
 
 
@@ -253,11 +264,12 @@ def _forecast(result: ProbeResult, outlook: Outlook) -> Section:
         )
         for each in outlook.forecasts
     ]
-    after = [
+    gain = (
         "The gain is how many steps of the base batch one step is worth. The forecast takes the "
         "noise scale along a run with large batches to be what it is here, so trust it for 8 times "
         "the batch more than for 128."
-    ]
+    )
+    after = [gain]
     if result.dataset_size is not None and outlook.forecasts[-1].batch_size > result.dataset_size:
         after.append(
             f"The data set has {result.dataset_size:,} samples: of larger batches nothing is known."
@@ -275,7 +287,10 @@ def _blocks(result: ProbeResult) -> Section:
         (block.name, f"{block.parameters:,}", f"{block.noise_share:.0%}", scale_of(block.noise))
         for block in result.blocks
     ]
-    return Section(title="Where the noise is", table=(heads, *rows))
+    return Section(
+        title="Where the noise of the bare gradient is" if result.adam else "Where the noise is",
+        table=(heads, *rows),
+    )
 
 
 def _checks(result: ProbeResult) -> Section:
@@ -290,14 +305,17 @@ def _unknown(result: ProbeResult) -> Section:
 
 def _paste(result: ProbeResult, outlook: Outlook) -> Section:
     base, batch = result.base_batch_size, outlook.scale * result.base_batch_size
-    method = "adascale-adam" if result.adam else "adascale"
-    rule = "lb.methods.adascale_adam()" if result.adam else "lb.AdaScale()"
+    method, rule = "adascale", "lb.AdaScale()"
+    if result.adam:
+        method, rule = "sqrt", "lb.SqrtScaling()"
+    if result.preconditioned:
+        method, rule = "adascale-adam", "lb.methods.adascale_adam()"
     sizes = f"batch_size={batch}, base_batch_size={base}"
-    command = (f"largebatch train {result.name} --method {method} --scale {outlook.scale}",)
+    command = (f"largebatch train {result.command_name} --method {method} --scale {outlook.scale}",)
     return Section(
         title=f"To use a batch of {batch:,} ({outlook.scale} times the base batch)",
         code=(
-            *(command if result.registered else ()),
+            *(command if result.command_name else ()),
             "# or in your own loop, with two or more backward calls or ranks a step:",
             f"control = lb.attach(model, optimizer, {rule}, {sizes})",
             f"if control.base_steps >= {result.run_steps}: break    # instead of a number of steps",
@@ -318,13 +336,19 @@ def _lines(section: Section) -> Iterator[str]:
     for paragraph in section.after:
         yield from _wrapped(paragraph)
     for item in section.items:
-        yield from textwrap.wrap(f"- {item}", WIDTH, initial_indent="  ", subsequent_indent="    ")
+        yield from _wrapped(f"- {item}", hanging="    ")
     for line in section.code:
         yield f"    {line}"
 
 
-def _wrapped(paragraph: str) -> list[str]:
-    return textwrap.wrap(paragraph, WIDTH, initial_indent="  ", subsequent_indent="  ")
+def _wrapped(paragraph: str, *, hanging: str = "  ") -> list[str]:
+    return textwrap.wrap(
+        paragraph,
+        WIDTH,
+        initial_indent="  ",
+        subsequent_indent=hanging,
+        break_on_hyphens=False,
+    )
 
 
 def _aligned(table: tuple[tuple[str, ...], ...]) -> Iterator[str]:

@@ -68,9 +68,11 @@ class ProbeResult:
 
     Args:
         name: of the workload, or of the model's class.
-        registered: whether `largebatch train` knows it by that name.
+        command_name: by which `largebatch train` knows it; None where it does not.
         optimizer: class name.
-        adam: whether gradients were divided by Adam's denominators before they were measured.
+        adam: whether the optimizer is of the Adam family.
+        preconditioned: whether noise scales are those of the gradient as Adam scales it; with Adam
+            they are not where a few steps hold nearly all of that noise. Blocks never are.
         base_lr: learning rate of the first parameter group.
         base_batch_size: b, in samples.
         batch_size: samples of one measured step.
@@ -84,16 +86,17 @@ class ProbeResult:
         noise: the noise scale that counts for the whole run, each base step alike.
         pooled: the noise scale of all steps pooled, where large gradients count more.
         along: the pieces of the probe.
-        bare_noise: with Adam, the noise scale of the bare gradient over the run.
+        bare_noise: where they are, the noise scale of the bare gradient over the run.
         blocks: the parts of the model.
         checks: what else was looked at.
         outlook: what follows; None where the noise scale is unknown.
     """
 
     name: str
-    registered: bool
+    command_name: str | None
     optimizer: str
     adam: bool
+    preconditioned: bool
     base_lr: float
     base_batch_size: int
     batch_size: int
