@@ -47,7 +47,7 @@ def linear_warmup(*, fraction: float = 0.055) -> Chain:
 
 
 def sqrt() -> Chain:
-    """The learning rate times sqrt(S). Krizhevsky, 2014, arXiv 1404.5997, section 5."""
+    """The learning rate times sqrt(S). Krizhevsky, 2014, arXiv 1404.5997."""
     return chain(SqrtScaling())
 
 
@@ -73,7 +73,7 @@ def adascale(*, every: int = 1) -> Chain:
 def adascale_paper() -> Chain:
     """AdaScale with the paper's averaging and its bounds on each sample.
 
-    Johnson et al., 2020, arXiv 2007.05105, section 3.
+    Johnson et al., 2020, arXiv 2007.05105
     """
     return chain(AdaScale(averaging="mean-then-ema", clip="first"))
 

@@ -14,13 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from largebatch.core.average import MovingMoments
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
 from largebatch.core.formulas import gain_from_noise_scale
 from largebatch.core.measurement import Budget, GradientMoments, Measurement, Reading, noise_scale
 from largebatch.core.rule import chain
 from largebatch.rules import AdaScale, Every, Legw, LinearScaling, Schedule, SqrtScaling, StepDecay
-from largebatch.rules.adascale import ABSOLUTE_FLOOR, AdaScaleState, gain
+from largebatch.rules.adascale import ABSOLUTE_FLOOR, gain
 from largebatch.rules.legw import legw_factor
 from largebatch.rules.scaling import linear_factor, sqrt_factor
 
@@ -87,7 +88,7 @@ def propose(seen: Measurement) -> Decision:
     return Decision(next_batch_size=seen.batch_size, base_steps=seen.scale)
 
 
-def run(rule: AdaScale, steps: Sequence[Measurement]) -> list[tuple[AdaScaleState, Decision]]:
+def run(rule: AdaScale, steps: Sequence[Measurement]) -> list[tuple[MovingMoments, Decision]]:
     state, found = rule.init(), []
     for seen in steps:
         state, decision = rule.update(state, seen, propose(seen))
@@ -186,7 +187,7 @@ def test_the_rate_and_the_clock_move_by_the_gain(
 def test_nothing_measured_yet_gains_one() -> None:
     [(state, decision)] = run(AdaScale(), [see(None)])
     assert decision.lr_multiplier == decision.base_steps == 1.0
-    assert state == AdaScaleState()
+    assert state == MovingMoments()
 
 
 def test_a_step_without_moments_keeps_the_averages_and_follows_the_batch() -> None:

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from largebatch.core.average import Average
+from largebatch.core.average import Average, MovingMoments
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import GradientMoments, Measurement
 from largebatch.core.rule import chain
 from largebatch.rules import AdaScale, Averaged, LinearScaling, Observe
-from largebatch.rules.averaged import AveragedState, smoothed
+from largebatch.rules.averaged import smoothed
 
 NUMBERS = st.lists(st.tuples(st.floats(0, 1e3), st.floats(-10, 1e3)), min_size=1, max_size=15)
 
@@ -137,7 +137,7 @@ def test_smoothed_moments_have_the_averaged_numbers(
 
 
 def test_its_state_is_its_own_beside_that_of_the_rule() -> None:
-    assert Averaged(AdaScale()).init() == (AveragedState(), AdaScale().init())
+    assert Averaged(AdaScale()).init() == (MovingMoments(), AdaScale().init())
     whole = chain(AdaScale(), Observe())
     assert Averaged(whole).init()[1] == whole.init()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -9,13 +10,20 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from largebatch.act.clocked import Clocked, check_budget, check_needs, digest_of, facts_of
+from largebatch.act.clocked import (
+    Clocked,
+    check_budget,
+    check_needs,
+    clocks_of,
+    digest_of,
+    facts_of,
+)
 from largebatch.act.learning_rate import LrActuator
 from largebatch.core.decider import Decider
 from largebatch.core.errors import LargeBatchError, RanksDisagree
 from largebatch.core.measurement import Budget, Measurement, Reading
 from largebatch.core.protocols import Meter, Sink
-from largebatch.core.rule import Rule
+from largebatch.core.rule import Chain, Rule, name_of
 
 
 class Observer(Protocol):
@@ -60,6 +68,9 @@ class Attached(Clocked):
     """Sets the learning rate inside the user's own `optimizer.step`; `lb.attach` builds it.
 
     In the step's pre-hook: read, decide, multiply the learning rate; in its post-hook: restore it.
+    A step whose loss or gradient is not finite is taken as it comes, since the step is the user's,
+    with a multiplier of 1: no rule sees it, no clock but the samples advances, and it is counted in
+    `skipped`.
 
     Mutable: holds the step in hand.
     """
@@ -85,13 +96,13 @@ class Attached(Clocked):
             dataset_size=dataset_size,
             budget=budget,
         )
-        super().__init__(decider)
+        super().__init__(decider, optimizer)
         _refuse_batch(decider)
         check_needs(decider, meter=meter)
         check_budget(decider)
-        meter.agree(facts_of(decider))
-        self.optimizer, self.observer = optimizer, observer
+        self.observer = observer
         self._lr = LrActuator(optimizer)
+        meter.agree({**facts_of(decider), "learning rate": self._lr.base_lr})
         self._record = record
         if self._record is not None:
             self._record.start(facts_of(decider))
@@ -119,17 +130,20 @@ class Attached(Clocked):
         """Tells the mean loss of one micro-batch, for the record and for rules that need it."""
         self.observer.loss(loss)
 
-    def advance(self, scheduler: LRScheduler, *, metric: float | None = None) -> int:
-        """As `Clocked.advance`; a loop in which `optimizer.step` was not reached (a scaler skipped
-        it) starts the next step afresh."""
-        if metric is None:
+    def advance(self, scheduler: LRScheduler | None = None, *, metric: float | None = None) -> int:
+        """As `Clocked.advance`, at the end of each pass through the loop. Where the pass did not
+        come to its optimizer.step(), or did not complete it (a scaler skipped it, say), the next
+        step starts afresh; for that alone it needs no scheduler."""
+        self._lr.restore()
+        if metric is None and self._hooks:
             if self.decider is self._at_last_advance:
                 self.observer.open(self.decider.measure)
             self._at_last_advance = self.decider
-        return super().advance(scheduler, metric=metric)
+        return 0 if scheduler is None else super().advance(scheduler, metric=metric)
 
     def close(self) -> None:
-        """Takes every hook off model and optimizer, and closes the record."""
+        """Takes every hook off model and optimizer, restores the learning rate and closes the
+        record; a second call does nothing."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -137,6 +151,7 @@ class Attached(Clocked):
         self.observer.detach()
         if self._record is not None:
             self._record.close()
+            self._record = None
 
     def __enter__(self) -> Self:
         return self
@@ -155,13 +170,19 @@ class Attached(Clocked):
                 "optimizer.step(closure) runs its backward inside the step, after the learning "
                 "rate had to be known. Run the closure yourself: closure(); optimizer.step()."
             )
+        self.check_optimizer()
         self._lr.restore()
         digest = digest_of(self.decider) if self.decider.ranks > 1 else 0
         try:
             reading = self.observer.close(digest=digest)
         except RanksDisagree:
-            self.observer.meter.agree({"state": repr(self.decider)})
+            self.observer.meter.agree(clocks_of(self.decider))
             raise
+        if reading.loss is None and "loss" in self.decider.rule.needs:
+            raise LargeBatchError(
+                f"{_named(self.decider.rule, lambda rule: 'loss' in rule.needs)} needs the loss, "
+                "and none was told in this step. Before each loss.backward(): control.loss(loss)."
+            )
         self._seen = self.decider.see(reading, base_lr=self._lr.base_lr)
         self._before = self.decider
         self.decider, self.decision = self.decider.decide(self._seen)
@@ -174,11 +195,15 @@ class Attached(Clocked):
         self.observer.open(self.decider.measure)
 
 
+def _named(rules: Chain, chosen: Callable[[Rule], bool]) -> str:
+    return ", ".join(name_of(rule) for rule in rules.rules if chosen(rule))
+
+
 def _refuse_batch(decider: Decider) -> None:
-    touched = (decider.rule.changes | decider.rule.bounds) & {"batch"}
-    if touched:
+    names = _named(decider.rule, lambda rule: "batch" in rule.changes | rule.bounds)
+    if names:
         raise ValueError(
-            f"{decider.rule} changes the batch, but under lb.attach your own loader makes it. "
+            f"{names} changes or bounds the batch, but under lb.attach your own loader makes it. "
             "Hand loading over: lb.Controller(model, optimizer, rule, "
             "lb.BatchLoader(dataset, batch_size=64), base_batch_size=64)."
         )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import zlib
 from typing import Any
+from weakref import WeakKeyDictionary
 
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from largebatch.act.learning_rate import tick
 from largebatch.core.codec import encode
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
+from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import FACTS, STATISTICS
 from largebatch.core.protocols import Meter
 from largebatch.core.rule import require
@@ -25,13 +29,21 @@ class Clocked:
     Attributes:
         decider: rule, state and clocks before the coming step.
         decision: of the last step; None before the first.
+        optimizer: whose steps are counted.
+
+    Raises:
+        ValueError: a rule is attached to the optimizer already.
     """
 
-    def __init__(self, decider: Decider) -> None:
+    def __init__(self, decider: Decider, optimizer: Optimizer) -> None:
+        _refuse_attached(optimizer)
         self.decider = decider
         self.decision: Decision | None = None
+        self.optimizer = optimizer
         self._before = decider
-        self._ticked = decider.base_steps
+        self._trainable = _trainable(optimizer)
+        self._first_tick = decider.base_steps
+        self._ticked: WeakKeyDictionary[LRScheduler, float] = WeakKeyDictionary()
 
     @property
     def base_steps(self) -> float:
@@ -93,8 +105,8 @@ class Clocked:
         return math.floor(b / interval) > math.floor(a / interval)
 
     def advance(self, scheduler: LRScheduler, *, metric: float | None = None) -> int:
-        """Advances a torch scheduler that is written in steps of the base batch: call it once after
-        each step, where `scheduler.step()` stood.
+        """Advances a torch scheduler that is written in steps of the base batch: call it after each
+        step, where `scheduler.step()` stood; several schedulers each have their call.
 
         Args:
             scheduler: any torch scheduler.
@@ -106,10 +118,52 @@ class Clocked:
         Raises:
             ValueError: `ReduceLROnPlateau` without a metric.
         """
-        ticks = tick(scheduler, before=self._ticked, after=self.base_steps, metric=metric)
-        if metric is None:
-            self._ticked = self.base_steps
+        before = self._ticked.get(scheduler, self._first_tick)
+        ticks = tick(scheduler, before=before, after=self.base_steps, metric=metric)
+        self._ticked[scheduler] = self.base_steps
         return ticks
+
+    def check_optimizer(self) -> None:
+        """Checks that the optimizer moves as many parameters as when the run was built.
+
+        Raises:
+            LargeBatchError: a parameter group was added, or a parameter frozen or released.
+        """
+        now = _trainable(self.optimizer)
+        if now != self._trainable:
+            raise LargeBatchError(
+                f"The optimizer moved {self._trainable} trainable parameters when this run was "
+                f"built and moves {now} now, so some are not measured. Add parameter groups, "
+                "freeze and release parameters first, then build lb.Controller(...) or, after "
+                "control.close(), lb.attach(...) anew."
+            )
+
+
+def _trainable(optimizer: Optimizer) -> int:
+    return sum(p.requires_grad for group in optimizer.param_groups for p in group["params"])
+
+
+def _refuse_attached(optimizer: Optimizer) -> None:
+    # The only list of an optimizer's hooks is private; it holds the run that is attached to it.
+    for hook in optimizer._optimizer_step_pre_hooks.values():
+        if inspect.ismethod(hook) and isinstance(hook.__self__, Clocked):
+            raise ValueError(
+                "A rule is attached to this optimizer already; two would both multiply its "
+                "learning rate. Call control.close() on the first, or make one of two rules: "
+                "lb.attach(model, optimizer, lb.chain(rule, another), ...)."
+            )
+
+
+def clocks_of(decider: Decider) -> dict[str, Any]:
+    """What must be the same on every rank before each step, as plain values."""
+    return {
+        "step": decider.step,
+        "samples": decider.samples,
+        "base_steps": decider.base_steps,
+        "batch_size": decider.batch_size,
+        "measure": sorted(decider.measure),
+        "state": repr(decider.state),
+    }
 
 
 def digest_of(decider: Decider) -> int:
@@ -117,15 +171,7 @@ def digest_of(decider: Decider) -> int:
 
     The same on every rank and in every process, unlike `hash`.
     """
-    facts = (
-        decider.step,
-        decider.samples,
-        decider.base_steps,
-        decider.batch_size,
-        sorted(decider.measure),
-        decider.state,
-    )
-    return zlib.crc32(repr(facts).encode())
+    return zlib.crc32(repr(clocks_of(decider)).encode())
 
 
 def facts_of(decider: Decider) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from largebatch.act.clocked import Clocked, check_needs, digest_of, facts_of
+from largebatch.act.clocked import Clocked, check_needs, clocks_of, digest_of, facts_of
 from largebatch.act.learning_rate import LrActuator
 from largebatch.act.loader import BatchLoader
 from largebatch.act.micro_batches import MicroBatches
@@ -42,6 +42,8 @@ class StepController(Clocked):
         record: Sink | None = None,
         patience: int = 10,
     ) -> None:
+        if patience < 1:
+            raise ValueError(f"patience is a number of steps, at least 1; got {patience!r}.")
         meter.bind(optimizer)
         decider = Decider.start(
             rule,
@@ -50,11 +52,11 @@ class StepController(Clocked):
             ranks=meter.rank_count,
             dataset_size=batches.dataset_size,
         )
-        super().__init__(decider)
+        super().__init__(decider, optimizer)
         check_needs(decider, meter=meter)
         parts = meter.least_parts if decider.rule.needs & STATISTICS else 1
         batches.bind(rank=meter.rank, ranks=meter.rank_count, least_parts=parts)
-        self.model, self.optimizer, self.batches, self.meter = model, optimizer, batches, meter
+        self.model, self.batches, self.meter = model, batches, meter
         self.patience = patience
         self.reading: Reading | None = None
         self._lr = LrActuator(optimizer)
@@ -80,9 +82,9 @@ class StepController(Clocked):
         self,
         *,
         base_steps: float | None = None,
-        samples: int | None = None,
+        samples: float | None = None,
         epochs: float | None = None,
-        steps: int | None = None,
+        steps: float | None = None,
     ) -> Iterator[MicroBatches]:
         """The run's steps until the budget, given in exactly one unit, is used up.
 
@@ -91,23 +93,24 @@ class StepController(Clocked):
 
         Args:
             base_steps: steps of the base batch.
-            samples: training samples over all ranks; the last step is cut to end there.
+            samples: training samples over all ranks; the last step is cut to end there, or to one
+                sample a rank.
             epochs: passes over the data set, counted in samples.
             steps: optimizer steps.
 
         Raises:
-            ValueError: no budget or several, another one than before, or a rule's need not met.
+            ValueError: no budget or several, one that is not above 0, or another than before.
             RanksDisagree: the ranks were started with different settings.
         """
-        if epochs is not None and self.decider.dataset_size is None:
-            raise ValueError(
-                "This loader's data set has no known size, so epochs have no length. Give the "
-                "budget in samples: control.steps(samples=5_000_000)."
-            )
-        if epochs is not None and samples is None:
-            samples = max(round(epochs * (self.decider.dataset_size or 0)), 1)
-        self._begin(Budget(base_steps=base_steps, samples=samples, steps=steps))
+        units = {"base_steps": base_steps, "samples": samples, "epochs": epochs, "steps": steps}
+        self._begin(_budget_of(units, dataset_size=self.decider.dataset_size))
         return self._iterate()
+
+    def close(self) -> None:
+        """Ends the run: drops the step in hand and closes the record. A run that uses up its budget
+        or its data does so by itself."""
+        self._drop_step()
+        self._close_record()
 
     def backward(self, loss: Tensor, *, weight: float | None = None) -> None:
         """Runs the micro-batch's backward, weighted so that the step's gradient is the mean.
@@ -164,15 +167,18 @@ class StepController(Clocked):
 
         Args:
             clip_norm: largest norm of the gradient that the optimizer gets, over all parameters
-                together; the statistics are those before clipping.
+                together, above 0; the statistics are those before clipping.
 
         Returns:
             What was decided.
 
         Raises:
+            ValueError: a `clip_norm` that is not above 0.
             MicroBatchMissed: not every micro-batch had its backward.
             NotFinite: the first step's loss is not finite, or `patience` steps in a row.
         """
+        if clip_norm is not None and not clip_norm > 0.0:
+            raise ValueError(f"clip_norm is above 0, as in clip_norm=1.0; got {clip_norm!r}.")
         reading = self.measure()
         seen = self.decider.see(reading, base_lr=self._lr.base_lr)
         after, decision = self.decider.decide(seen)
@@ -183,38 +189,45 @@ class StepController(Clocked):
         return decision
 
     def _begin(self, budget: Budget) -> None:
-        if self.decider.budget is not None and self.decider.budget != budget:
-            raise ValueError(
-                f"This run's budget is {self.decider.budget}; it is given once, since schedules "
-                f"are fractions of it. Got {budget}. Start another Controller for another run."
-            )
-        fresh = self.decider.budget is None
-        self.decider = replace(self.decider, budget=budget)
-        if fresh:
-            facts = facts_of(self.decider)
-            self.meter.agree(facts)
+        if self.decider.budget is None:
+            decider = replace(self.decider, budget=budget)
+            facts, stream = facts_of(decider), self.batches.state_dict()
+            alike = {name: stream[name] for name in ("seed", "shuffle", "position")}
+            self.meter.agree({**facts, **alike, "learning rate": self._lr.base_lr})
             if self._record is not None:
                 self._record.start(facts)
+            self.decider = decider
+        elif self.decider.budget != budget:
+            raise ValueError(
+                f"This run's budget is {_shown(self.decider.budget)}; it is given once, since "
+                f"schedules are fractions of it. Got {_shown(budget)}. Go on with "
+                f"control.steps({_shown(self.decider.budget)}), or build another lb.Controller."
+            )
 
     def _iterate(self) -> Iterator[MicroBatches]:
+        self._drop_step()  # of a loop that was left, but that somebody still holds
+        step: MicroBatches | None = None
         try:
             while not self.decider.finished:
+                self.check_optimizer()
                 planned = self.batches.next_step(limit=self._samples_left())
                 if planned is None:
-                    return
+                    break
                 self.meter.open(self.decider.measure)
-                self.reading = None
-                self._step = MicroBatches(planned, model=self.model, quiet=self.meter.reduces)
-                yield self._step
+                step = MicroBatches(planned, model=self.model, quiet=self.meter.reduces)
+                self._step, self.reading = step, None
+                yield step
                 if self._step is not None:
                     raise MicroBatchMissed(
                         "The next step was asked for before control.step(). Call it once after "
-                        "the loop over the micro-batches."
+                        "the loop over the micro-batches: control.step()."
                     )
                 if self.reading is not None and self.reading.exhausted:
-                    return
+                    break
+            self._close_record()
         finally:
-            self._drop_step()
+            if self._step in (step, None):  # not that of another loop
+                self._drop_step()
 
     def _samples_left(self) -> int | None:
         budget = self.decider.budget
@@ -229,24 +242,27 @@ class StepController(Clocked):
                 planned_weight=planned_weight, digest=digest, exhausted=self.batches.exhausted
             )
         except RanksDisagree:
-            self.meter.agree({**facts_of(self.decider), "state": repr(self.decider)})
+            self.meter.agree(clocks_of(self.decider))
             raise
 
     def _apply(self, decision: Decision, *, sqnorm: float | None, clip_norm: float | None) -> None:
         if clip_norm is not None and sqnorm is not None and sqnorm > clip_norm**2:
             self.meter.multiply_gradients(clip_norm / math.sqrt(sqnorm))
-        with self._lr.applied(decision.lr_multiplier):
+        self._lr.apply(decision.lr_multiplier)
+        try:
             self.optimizer.step()
+        finally:
+            self._lr.restore()
 
     def _commit(self, after: Decider, seen: Measurement, decision: Decision) -> None:
         self.meter.clear(self.optimizer)
         self._before, self.decider, self.decision = self.decider, after, decision
         self._step = None
         self.batches.commit(seen.batch_size)
-        if decision.next_batch_size != self.batches.batch_size:
-            self.batches.resize(decision.next_batch_size)
         if self._record is not None:
             self._record.write(seen, decision)
+        if decision.next_batch_size != self.batches.batch_size:
+            self.batches.resize(decision.next_batch_size)
 
     def _refuse_nan(self, seen: Measurement) -> None:
         self._lost_in_a_row = 0 if seen.finite else self._lost_in_a_row + 1
@@ -258,8 +274,40 @@ class StepController(Clocked):
                 "the learning rate, or bound it: lb.chain(rule, lb.ClampLr(max=4.0))."
             )
 
+    def _close_record(self) -> None:
+        if self._record is not None:
+            self._record.close()
+            self._record = None
+
     def _drop_step(self) -> None:
         if self._step is not None:
             self._step.close()
-            self.meter.clear(self.optimizer)
         self._step, self.reading = None, None
+        self.meter.clear(self.optimizer)
+        self.meter.open(frozenset())  # takes the hooks off
+
+
+def _budget_of(units: Mapping[str, float | None], *, dataset_size: int | None) -> Budget:
+    given = {unit: amount for unit, amount in units.items() if amount is not None}
+    if len(given) != 1 or not all(0 < amount < math.inf for amount in given.values()):
+        raise ValueError(
+            "A run's budget is one amount above 0 in one unit, as in control.steps(epochs=90), "
+            f"samples=5_000_000, base_steps=10_000 or steps=500; got {given or 'none'}."
+        )
+    ((unit, amount),) = given.items()
+    if unit == "base_steps":
+        return Budget(base_steps=amount)
+    if unit == "steps":
+        return Budget(steps=max(round(amount), 1))
+    if unit == "epochs":
+        if dataset_size is None:
+            raise ValueError(
+                "This loader's data set has no known size, so epochs have no length. Give the "
+                "budget in samples: control.steps(samples=5_000_000)."
+            )
+        amount *= dataset_size
+    return Budget(samples=max(round(amount), 1))
+
+
+def _shown(budget: Budget) -> str:
+    return f"{budget.unit}={budget.amount:.12g}"

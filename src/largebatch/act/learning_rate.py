@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -20,9 +18,17 @@ class LrActuator:
     rate as weight sees it, since its average is formed inside the step.
 
     Mutable: remembers the rates while a step runs.
+
+    Raises:
+        ValueError: a parameter group without a learning rate.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
+        if any(group.get("lr") is None for group in optimizer.param_groups):
+            raise ValueError(
+                f"{type(optimizer).__name__} has a parameter group without a learning rate, which "
+                "is what a rule multiplies. Give one: torch.optim.SGD(model.parameters(), lr=0.1)."
+            )
         self.optimizer = optimizer
         self._before: list[float | Tensor] = []
 
@@ -36,8 +42,8 @@ class LrActuator:
         self.restore()
         groups = self.optimizer.param_groups
         self._before = [_copied(group["lr"]) for group in groups]
-        for group in groups:
-            _set(group, group["lr"] * multiplier)
+        for group, before in zip(groups, self._before, strict=True):
+            _set(group, before * multiplier)  # groups may share one tensor
 
     def restore(self) -> None:
         """Puts the user's rates back; does nothing where none was multiplied."""
@@ -45,15 +51,6 @@ class LrActuator:
         for group, before in zip(groups, self._before, strict=False):
             _set(group, before)
         self._before = []
-
-    @contextmanager
-    def applied(self, multiplier: float) -> Iterator[None]:
-        """The rates are multiplied inside and restored at the end, whatever happens."""
-        self.apply(multiplier)
-        try:
-            yield
-        finally:
-            self.restore()
 
 
 def tick(
@@ -86,12 +83,17 @@ def tick(
             f"{type(scheduler).__name__} follows the clock and takes no metric. Call "
             "control.advance(scheduler) once after each step."
         )
-    ticks = math.floor(after) - math.floor(before)
+    ticks = _whole(after) - _whole(before)
     if isinstance(scheduler, OneCycleLR):
-        ticks = min(ticks, scheduler.total_steps - 1 - scheduler.last_epoch)
+        ticks = min(ticks, max(scheduler.total_steps - 1 - scheduler.last_epoch, 0))
     for _ in range(ticks):
         scheduler.step()
     return ticks
+
+
+def _whole(clock: float) -> int:
+    """floor(clock), where ten steps worth a tenth each make one whatever their sum's rounding."""
+    return math.floor(clock + 1e-6)
 
 
 def _copied(lr: float | Tensor) -> float | Tensor:

@@ -31,7 +31,9 @@ class MicroBatches(Iterable[Any]):
         self.accumulation = planned.accumulation
         self.size = 0
         self._planned = planned
-        self._model = model if isinstance(model, nn.parallel.DistributedDataParallel) else None
+        inside = dict(model.named_children()).get("_orig_mod", model)  # of torch.compile
+        replicated = isinstance(inside, nn.parallel.DistributedDataParallel)
+        self._model = inside if replicated else None
         self._quiet = quiet
         self._done = 0
         self._waiting = False

@@ -26,7 +26,12 @@ class Step:
 
 
 class Source(Protocol):
-    """Where the steps of a `BatchLoader` come from."""
+    """Where the steps of a `BatchLoader` come from.
+
+    Attributes:
+        dataset_size: samples in an epoch, None where unknown.
+        exhausted: whether there is no data for another step.
+    """
 
     @property
     def dataset_size(self) -> int | None: ...

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
+
+from largebatch.core.measurement import GradientMoments
+
+Averaging = Literal["ema", "mean-then-ema"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +39,7 @@ class Average:
     def mean_then_ema(self, seen: tuple[float, ...], *, keep: float) -> Average:
         """Plain mean while fewer than 1 / (1 - keep) were seen, exponential average afterwards.
 
-        Reference: Johnson et al., AdaScale SGD, 2020, arXiv 2007.05105, section 3 (estimators).
+        Reference: Johnson et al., AdaScale SGD, 2020, arXiv 2007.05105.
         """
         return self._moved(seen, step=max(1.0 / (self.count + 1), 1.0 - keep), weight=1.0)
 
@@ -42,3 +47,54 @@ class Average:
         pairs = zip(self.values, seen, strict=True)
         values = tuple([old + step * (new - old) for old, new in pairs])  # faster than a generator
         return Average(values=values, weight=weight, count=self.count + 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MovingMoments:
+    """Running averages of (variance of one sample, squared norm), which no batch size enters.
+
+    A rough temporal estimate is forgotten as soon as a true one is there.
+
+    Args:
+        average: of the two numbers.
+        measured_at: the step of the last measurement.
+        temporal: whether temporal estimates are in it.
+    """
+
+    average: Average = field(default_factory=lambda: Average.empty(2))
+    measured_at: int = 0
+    temporal: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether anything was measured."""
+        return self.average.count > 0
+
+    def add(
+        self,
+        moments: GradientMoments,
+        *,
+        variance: float,
+        sqnorm: float,
+        step: int,
+        window: float,
+        averaging: Averaging = "ema",
+    ) -> MovingMoments:
+        """The averages with one more measurement in them.
+
+        Args:
+            moments: what was measured; its parts say how much it counts.
+            variance, sqnorm: those of the moments, or what a rule makes of them.
+            step: optimizer steps taken before this one.
+            window: length of the average in small gradients: max(1 - small gradients / window, 0)
+                of the past is kept, where steps without a measurement count like measured ones.
+            averaging: "ema" or "mean-then-ema", as the methods of `Average`.
+        """
+        temporal = moments.source == "temporal"
+        past = MovingMoments() if self.temporal and not temporal else self
+        gap = step - past.measured_at if past.known else 1
+        keep = max(1.0 - moments.parts * gap / window, 0.0)
+        add = past.average.ema if averaging == "ema" else past.average.mean_then_ema
+        return MovingMoments(
+            average=add((variance, sqnorm), keep=keep), measured_at=step, temporal=temporal
+        )

@@ -22,7 +22,7 @@ def gain_from_noise_scale(*, noise_scale: float, base_batch_size: float, scale: 
         base_batch_size: b, in samples, above 0.
         scale: S = B / b, above 0.
 
-    Reference: Johnson et al., AdaScale SGD, 2020, arXiv 2007.05105, section 3, with the variance
+    Reference: Johnson et al., AdaScale SGD, 2020, arXiv 2007.05105, with the variance
     of the base batch written as n x squared norm / b.
     """
     if math.isinf(noise_scale):

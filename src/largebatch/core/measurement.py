@@ -40,7 +40,7 @@ class GradientMoments:
         variance: trace of the covariance of one sample's gradient, unbiased.
         source: where the parts came from.
 
-    Reference: Johnson et al., AdaScale SGD, 2020, arXiv 2007.05105, section 3; McCandlish et al.,
+    Reference: Johnson et al., AdaScale SGD, 2020, arXiv 2007.05105; McCandlish et al.,
     An Empirical Model of Large-Batch Training, 2018, arXiv 1812.06162, appendix A.1.
     """
 
@@ -135,8 +135,9 @@ class Budget:
         return at / self.amount
 
     def over(self, *, step: int, samples: int, base_steps: float) -> bool:
-        """Whether the clock has used it all."""
-        return self.used(step=step, samples=samples, base_steps=base_steps) >= 1.0
+        """Whether the clock has used it all; base steps may lack what their sum was rounded by."""
+        left = 1.0 - self.used(step=step, samples=samples, base_steps=base_steps)
+        return left <= (0.0 if self.base_steps is None else 1e-9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

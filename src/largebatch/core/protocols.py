@@ -31,6 +31,7 @@ class Meter(Protocol):
 
     Attributes:
         provides: names of the statistics it can measure.
+        rank, rank_count: this process, and how many share the batch.
         least_parts: independent gradients that a step must give over all ranks.
         leader: whether this is the first rank.
         reduces: whether the meter itself averages the step in hand over the ranks.

@@ -7,7 +7,7 @@ unit E|g_i|^2 = |G|^2 + v / u_i. Hence, exactly and for any shares,
     E[ sum p_i |g_i|^2 - |g|^2 ] = v * (sum p_i / u_i - sum p_i^2 / u_i).
 
 For p_i = u_i / U that is v (k - 1) / U, and for equal parts the estimator of AdaScale (Johnson et
-al., 2020, arXiv 2007.05105, section 3) and of McCandlish et al. (2018, arXiv 1812.06162, A.1).
+al., 2020, arXiv 2007.05105) and of McCandlish et al. (2018, arXiv 1812.06162, A.1).
 """
 
 from __future__ import annotations

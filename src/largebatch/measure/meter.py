@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from largebatch.core.errors import RanksDisagree
 from largebatch.core.measurement import Reading
 from largebatch.measure.estimate import Parts, source_of
-from largebatch.measure.parameters import Parameters
+from largebatch.measure.parameters import Parameters, replica
 from largebatch.measure.ranks import Ranks
 from largebatch.measure.squares import squared_norms
 from largebatch.measure.statistics import (
@@ -26,7 +26,7 @@ from largebatch.measure.statistics import (
     choose,
     gradients_of,
 )
-from largebatch.measure.sums import Sums
+from largebatch.measure.sums import Sums, rows_of
 from largebatch.measure.taps import LeafHooks, See, Tap
 
 LOSS = "loss"
@@ -59,10 +59,15 @@ class Meter:
         self.model = model
         self.ranks = Ranks(group)
         self.tap: Tap = tap or LeafHooks()
-        self._offered = tuple(statistics or (SquaredNorms(), PreconditionedNorms()))
+        usual = (SquaredNorms(), PreconditionedNorms())
+        self._offered = usual if statistics is None else tuple(statistics)
         self.statistics: tuple[Statistic, ...] = ()
-        replicated = isinstance(model, nn.parallel.DistributedDataParallel)
-        if self.ranks.count > 1 and not replicated:
+        if len({s.name for s in self._offered}) < len(self._offered):
+            raise ValueError(
+                "Two statistics give the same moments, so rules could not tell them apart. Choose "
+                "one of each name: lb.Meter(model, statistics=[lb.TemporalMoments()])."
+            )
+        if self.ranks.count > 1 and replica(model) is None:
             raise ValueError(
                 f"{self.ranks.count} processes run, but the model is not replicated: each would "
                 "train its own. Use model = torch.nn.parallel.DistributedDataParallel(model)."
@@ -102,8 +107,8 @@ class Meter:
         """Whether the step in hand is averaged over the ranks by the tap and not by DDP."""
         return self.tap.reduces and self.see is not None
 
-    def bind(self, optimizer: Optimizer) -> None:
-        """Told once whose parameters to measure.
+    def bind(self, optimizer: Optimizer, *, also: Sequence[str] = ()) -> None:
+        """Told once whose parameters to measure, and under which names `also` to sum.
 
         Raises:
             ValueError: optimizer and model do not match, or a statistic does not suit them.
@@ -114,19 +119,22 @@ class Meter:
         for statistic in self.statistics:
             statistic.bind(self.parameters, optimizer)
         self.sums = Sums(self.ranks, device=self.parameters.tensors[0].device)
-        self._one: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
+        self._factors: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
         self.see: See | None = None
-        self._sees: dict[frozenset[str], See | None] = {}
+        self._plans: dict[frozenset[str], tuple[list[Statistic], See | None]] = {}
+        # Every statistic's sums, wanted or not: ranks that disagree about what is wanted must still
+        # send equally many numbers, or the digest could not say so.
+        names = [name for s in self.statistics for name in (*s.of_parts, *s.of_batch)]
+        self._rows = rows_of([LOSS, BATCH, *also, *names])
         self.open(frozenset())
 
     def open(self, wanted: frozenset[str]) -> None:
         """A step begins in which these statistics are wanted."""
-        self.active = choose(self.statistics, wanted)
-        if wanted not in self._sees:
-            self._sees[wanted] = _see_all([s.see for s in self.active if s.parts])
-        self.see = self._sees[wanted]
-        names = [name for s in self.active for name in (*s.of_parts, *s.of_batch)]
-        self.sums.open([LOSS, BATCH, *names])
+        if wanted not in self._plans:
+            chosen = choose(self.statistics, wanted)
+            self._plans[wanted] = chosen, _see_all([s.see for s in chosen if s.parts])
+        self.active, self.see = self._plans[wanted]
+        self.sums.open(self._rows)
         self._parts, self._samples, self._weight = 0, 0, 0.0
         for statistic in self.active:
             statistic.open()
@@ -218,7 +226,9 @@ class Meter:
 
     def multiply_gradients(self, factor: float) -> None:
         """Multiplies every gradient in place."""
-        torch._foreach_mul_(gradients_of(self.parameters), factor)
+        gradients = gradients_of(self.parameters)
+        if gradients:
+            torch._foreach_mul_(gradients, factor)
 
     def clear(self, optimizer: Optimizer) -> None:
         """Clears the gradients after the optimizer's step."""
@@ -226,11 +236,11 @@ class Meter:
 
     def _factor(self, share: float, loss: Tensor) -> Tensor:
         key = (share, loss.dtype, loss.device)
-        if key not in self._one:
-            if len(self._one) > 64:
-                self._one.clear()
-            self._one[key] = torch.full((), share, dtype=loss.dtype, device=loss.device)
-        return self._one[key]
+        if key not in self._factors:
+            if len(self._factors) > 64:
+                self._factors.clear()
+            self._factors[key] = torch.full((), share, dtype=loss.dtype, device=loss.device)
+        return self._factors[key]
 
 
 def _see_all(sees: list[See]) -> See | None:

@@ -8,6 +8,7 @@ calls back there by a private interface, which only this file uses.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 from torch.autograd.variable import Variable
@@ -17,8 +18,11 @@ from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NoVariance
 from largebatch.core.measurement import Reading
 from largebatch.measure.estimate import Parts, source_of
 from largebatch.measure.meter import LOSS, Meter
+from largebatch.measure.squares import squared_norm
 from largebatch.measure.statistics import BATCH, Totals
-from largebatch.measure.taps import LeafHooks, See
+from largebatch.measure.taps import LeafHooks
+
+LEFT_OVER = "left over"
 
 
 class Observer:
@@ -45,11 +49,12 @@ class Observer:
         self.batch_size = batch_size
         self._told = micro_batches is not None
         self._usual = micro_batches
-        self._see: See | None = None
+        self._see = self._on_gradient
+        self._knows_variance = False
 
     def bind(self, optimizer: Optimizer) -> None:
         """Told once whose parameters to measure."""
-        self.meter.bind(optimizer)
+        self.meter.bind(optimizer, also=(LEFT_OVER,))
         self._batch_names = {BATCH}
         for statistic in self.meter.statistics:
             self._batch_names |= set(statistic.of_batch)
@@ -57,18 +62,16 @@ class Observer:
     def open(self, wanted: frozenset[str]) -> None:
         """A step begins in which these statistics are wanted."""
         self.meter.open(wanted)
+        self._wanted = wanted
         self._in_backward = False
         self._sizes: list[int] = []
         self._losses = 0
         self.tap.reset()
-        watching = bool(self.meter.active)
-        if not watching:
-            self.tap.rest()
-            self._see = None
-        elif self._see is None:
-            self._see = self._on_gradient
+        self._watching = bool(self.meter.active)
+        if self._watching:
             self.tap.begin(self._see)
-        self._watching = watching
+        else:
+            self.tap.rest()
 
     def size(self, samples: int) -> None:
         """The samples of one micro-batch, told once for each backward of the step."""
@@ -82,11 +85,21 @@ class Observer:
     def close(self, *, digest: int = 0) -> Reading:
         """Combines the parts over the ranks: one collective, one host sync.
 
+        After an error the next step starts afresh.
+
         Raises:
-            MicroBatchMissed: no backward since the last step, or gradients that were not cleared.
-            NoVariance: one part, of which no variance can be known.
+            MicroBatchMissed: not as many backward calls since the last step as were told, or
+                gradients that were not cleared.
+            NoVariance: one part in each step so far, of which no variance can be known.
             LargeBatchError: parameters that got different numbers of gradients.
         """
+        try:
+            return self._close(digest=digest)
+        except LargeBatchError:
+            self.open(self._wanted)
+            raise
+
+    def _close(self, *, digest: int) -> Reading:
         parts = self._count()
         sizes = self._sizes or [self._size_of_part(parts)] * parts
         if len(sizes) != parts:
@@ -98,12 +111,16 @@ class Observer:
             "parts": parts, "samples": sum(sizes), "per sample": sum(1.0 / n for n in sizes),
             "losses": self._losses,
         }  # fmt: skip
+        if not self._watching:
+            self.meter.close_batch()  # perhaps clipped by now: it only shows whether it is finite
         sums = self.meter.reduce(numbers, digest=digest)
+        if not self._watching:
+            reading = self.meter.read(self._totals(sums), losses=sums["losses"])
+            return replace(reading, batch_sqnorm=None)
+        _check_cleared(sums[LEFT_OVER])
         totals = self._totals(sums)
         self._check_variance(totals)
-        reading = self.meter.read(totals, losses=sums["losses"])
-        self._check_cleared(totals)
-        return reading
+        return self.meter.read(totals, losses=sums["losses"])
 
     def detach(self) -> None:
         """Takes every hook off the model."""
@@ -113,13 +130,18 @@ class Observer:
         if not self._in_backward:
             self._in_backward = True
             Variable._execution_engine.queue_callback(self._when_backward_ends)
+        before = self.meter.parameters.tensors[index].grad
+        if before is not None and self.tap.counts[index] == 1:
+            self.meter.sums.add(LEFT_OVER, squared_norm(before))
         see = self.meter.see
         if see is not None:
             see(index, gradient)
 
     def _when_backward_ends(self) -> None:
-        # Queued once more, it runs after the callback in which DDP finishes its reduction.
-        Variable._execution_engine.queue_callback(self._end_backward)
+        # Queued again, and again, it runs after the callback in which DDP finishes its reduction,
+        # which a static graph's first backward queues in a callback, too.
+        queue = Variable._execution_engine.queue_callback
+        queue(lambda: queue(self._end_backward))
 
     def _end_backward(self) -> None:
         self._in_backward = False
@@ -132,16 +154,23 @@ class Observer:
 
     def _count(self) -> int:
         if not self._watching:
-            return self._usual or 1
+            return len(self._sizes) or self._usual or 1
         counts = self.tap.counts
         parts = max(counts)
+        self.tap.check_nodes()
         if parts == 0:
             raise MicroBatchMissed(
                 "optimizer.step() came without a backward since the last one. If gradients come by "
                 "other ways than loss.backward(), their parts cannot be seen."
             )
-        if self._told and self._usual is not None and parts > self._usual:
-            self._refuse(counts, f"more than micro_batches={self._usual} allows")
+        if self._usual is not None and parts > self._usual and (self._told or not self._sizes):
+            told = f"micro_batches={self._usual} allows" if self._told else "in the first one"
+            self._refuse(counts, f"more than {told}")
+        if self._told and self._usual is not None and parts < self._usual:
+            raise MicroBatchMissed(
+                f"optimizer.step() came after {parts} of {self._usual} micro-batches. Where steps "
+                "differ in their number, leave it out: lb.attach(..., batch_size=512)."
+            )
         if not self._told and any(0 < count < parts for count in counts):
             self._refuse(counts, "but others fewer, so the micro-batches cannot be told apart")
         if self._usual is None:
@@ -153,7 +182,9 @@ class Observer:
         raise LargeBatchError(
             f"{name} got {max(counts)} gradients in this step, {what}. Say how many backward calls "
             "a step makes on each rank, lb.attach(..., micro_batches=4), one for each micro-batch "
-            "(add several losses up before), and avoid checkpoint(use_reentrant=True)."
+            "(add several losses up before), and avoid checkpoint(use_reentrant=True). After a "
+            "pass whose optimizer.step() was skipped or whose backward was broken off, call "
+            "control.advance()."
         )
 
     def _size_of_part(self, parts: int) -> float:
@@ -176,7 +207,9 @@ class Observer:
         )
 
     def _check_variance(self, totals: Totals) -> None:
-        if totals.parts.count > 1 or not any(s.parts for s in self.meter.active):
+        if totals.parts.count > 1:
+            self._knows_variance = True  # so a later step of one part is only a short one
+        if self._knows_variance or not any(s.parts for s in self.meter.active):
             return
         raise NoVariance(
             "One backward a step on one process gives one gradient, of which no variance can be "
@@ -185,14 +218,11 @@ class Observer:
             "meter=lb.Meter(model, statistics=[lb.TemporalMoments()])."
         )
 
-    def _check_cleared(self, totals: Totals) -> None:
-        for statistic in self.meter.active:
-            for name in statistic.of_parts:
-                mean = totals.sums[name] * totals.part_factor / totals.parts.weight
-                of_batch = statistic.of_batch[0] if statistic.of_batch else BATCH
-                if totals.sums[of_batch] > mean * 1.001:
-                    raise MicroBatchMissed(
-                        "The gradient is larger than the mean of the micro-batches' gradients can "
-                        "be: it was not cleared before them, or not every backward was seen. Call "
-                        "optimizer.zero_grad() after each optimizer.step()."
-                    )
+
+def _check_cleared(left_over: float) -> None:
+    if not left_over > 0.0:  # NaN is for the reading to tell
+        return
+    raise MicroBatchMissed(
+        "There was a gradient already when the step's first one came, so the optimizer would get "
+        "their sum. Call optimizer.zero_grad() after each optimizer.step()."
+    )

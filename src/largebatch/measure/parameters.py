@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
-from torch import nn
-from torch.distributed.tensor import DTensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+
+WHOLE = -1
+"""Stands for the index of a parameter where all of them are meant, in one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,11 @@ class Parameters:
         """
         name_of = {parameter: name for name, parameter in bare(model).named_parameters()}
         held = {p: None for group in optimizer.param_groups for p in group["params"]}
+        if not any(p in name_of for p in held):
+            raise ValueError(
+                "The optimizer moves no parameter of this model. Build it from the same model: "
+                "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)."
+            )
         missing = [name for p, name in name_of.items() if p.requires_grad and p not in held]
         if missing:
             raise ValueError(
@@ -35,14 +43,14 @@ class Parameters:
                 f"model.get_parameter({missing[0]!r}).requires_grad_(False)."
             )
         moved = [p for p in held if p.requires_grad]
-        if not moved or not any(p in name_of for p in moved):
+        if not moved:
             raise ValueError(
-                "The optimizer moves no parameter of this model. Build it from the same model: "
-                "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)."
+                "All parameters are frozen, so there is nothing to train. Release some: "
+                "model.requires_grad_(True)."
             )
         names = [name_of.get(p, f"parameter {i} of the optimizer") for i, p in enumerate(moved)]
         for name, parameter in zip(names, moved, strict=True):
-            if isinstance(parameter, DTensor):
+            if _sharded(parameter):
                 raise ValueError(
                     f"{name} is sharded (FSDP2): hooks on it never see a rank's own gradient. "
                     "Use DistributedDataParallel."
@@ -52,7 +60,29 @@ class Parameters:
     def __len__(self) -> int:
         return len(self.tensors)
 
+    def split(self, row: Tensor) -> list[Tensor]:
+        """One view into a row of all parameters' elements for each parameter, in its shape."""
+        pieces = row.split([t.numel() for t in self.tensors])
+        return [piece.view(t.shape) for piece, t in zip(pieces, self.tensors, strict=True)]
+
+
+def replica(model: nn.Module) -> nn.parallel.DistributedDataParallel | None:
+    """The DistributedDataParallel that `model` is, also inside `torch.compile`; None without."""
+    model = _uncompiled(model)
+    return model if isinstance(model, nn.parallel.DistributedDataParallel) else None
+
 
 def bare(model: nn.Module) -> nn.Module:
-    """The module inside DistributedDataParallel, else the model itself; evaluate that one."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    """The module inside DistributedDataParallel and `torch.compile`, else the model itself;
+    evaluate that one."""
+    inside = replica(model)
+    return _uncompiled(model if inside is None else inside.module)
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    return dict(model.named_children()).get("_orig_mod", model)
+
+
+def _sharded(parameter: Tensor) -> bool:
+    module = sys.modules.get("torch.distributed.tensor")  # slow to import: only if somebody has
+    return module is not None and isinstance(parameter, module.DTensor)

@@ -31,7 +31,7 @@ class Ranks:
         return values
 
     def agree(self, facts: Mapping[str, Any]) -> None:
-        """Checks once, before training, that all ranks were started alike.
+        """Checks that the same is true on all ranks, once before training.
 
         Raises:
             RanksDisagree: on every rank, naming the first fact that differs.
@@ -40,11 +40,12 @@ class Ranks:
             return
         everyone: list[Any] = [None] * self.count
         dist.all_gather_object(everyone, dict(facts), group=self.group)
-        for name in facts:
+        for name in dict.fromkeys(name for theirs in everyone for name in theirs):
             values = [theirs.get(name) for theirs in everyone]
             if any(value != values[0] for value in values):
                 listed = ", ".join(f"rank {r}: {value}" for r, value in enumerate(values))
                 raise RanksDisagree(
-                    f"The ranks were started with different settings: {name} is {listed}. "
-                    "Build model, rule, loader and budget from the same arguments on every rank."
+                    f"The ranks do not agree: {name} is {listed}. Build model, rule, loader and "
+                    "budget from the same arguments on every rank, and do nothing to one rank "
+                    "alone, such as control.resize(batch_size)."
                 )

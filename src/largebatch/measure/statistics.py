@@ -10,13 +10,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.optim import NAdam, Optimizer, RAdam
-from torch.optim.adam import Adam
+from torch.optim import Adam, AdamW, NAdam, Optimizer, RAdam
 
 from largebatch.core.measurement import GradientMoments
 from largebatch.measure.estimate import Parts, moments_of_parts
-from largebatch.measure.parameters import Parameters
-from largebatch.measure.squares import squared_norm, squared_norms
+from largebatch.measure.parameters import WHOLE, Parameters
+from largebatch.measure.squares import ROW, squared_norm, squared_norms, squarer
 from largebatch.measure.sums import Sums
 
 BATCH = "batch_sqnorm"
@@ -80,7 +79,7 @@ class Statistic(Protocol):
         ...
 
     def see(self, index: int, gradient: Tensor) -> None:
-        """One parameter's gradient of one part."""
+        """One parameter's gradient of one part, or all of them in one row: index `WHOLE`."""
         ...
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
@@ -120,13 +119,14 @@ class SquaredNorms:
         return True
 
     def bind(self, parameters: Parameters, optimizer: Optimizer) -> None:
-        """Needs nothing but the gradients it is shown."""
+        # the last one is for the index WHOLE, -1
+        self._squares = [*map(squarer, parameters.tensors), squared_norm]
 
     def open(self) -> None:
         self._part.clear()
 
     def see(self, index: int, gradient: Tensor) -> None:
-        self._part.append(squared_norm(gradient))
+        self._part.append(self._squares[index](gradient))
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
         sums.add(self.name, *self._part, coefficient=coefficient)
@@ -158,24 +158,24 @@ class PreconditionedNorms:
 
     def __init__(self) -> None:
         self._part: list[Tensor] = []
-        self._denominators: list[Tensor | None] = []
+        self._denominators: list[Tensor | None] | None = None
 
     def supports(self, optimizer: Optimizer) -> bool:
-        return isinstance(optimizer, (Adam, NAdam, RAdam))
+        return isinstance(optimizer, (Adam, AdamW, NAdam, RAdam))
 
     def bind(self, parameters: Parameters, optimizer: Optimizer) -> None:
         self._parameters = parameters
         self._optimizer = optimizer
-        groups = {p: group for group in optimizer.param_groups for p in group["params"]}
-        self._groups = [groups[p] for p in parameters.tensors]
 
     def open(self) -> None:
         self._part.clear()
-        states = (self._optimizer.state.get(p, {}) for p in self._parameters.tensors)
-        pairs = zip(states, self._groups, strict=True)
-        self._denominators = [self._denominator(state, group) for state, group in pairs]
+        self._denominators = None
 
     def see(self, index: int, gradient: Tensor) -> None:
+        if index == WHOLE:
+            for each, piece in enumerate(self._parameters.split(gradient)):
+                self.see(each, piece)
+            return
         self._part.append(squared_norm(self._preconditioned(index, gradient)))
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
@@ -193,16 +193,24 @@ class PreconditionedNorms:
         return totals.moments(of_parts=self.name, of_batch=self.of_batch[0])
 
     def _preconditioned(self, index: int, gradient: Tensor) -> Tensor:
+        if self._denominators is None:  # late, so that a state loaded after `open` counts
+            state = self._optimizer.state
+            groups = {p: group for group in self._optimizer.param_groups for p in group["params"]}
+            self._denominators = [
+                self._denominator(state.get(p, {}), groups[p]) for p in self._parameters.tensors
+            ]
         denominator = self._denominators[index]
         return gradient if denominator is None else gradient / denominator
 
     def _denominator(self, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor | None:
         if "exp_avg_sq" not in state:
             return None
-        second, steps = state["exp_avg_sq"], state["step"]
-        corrected = second / (1.0 - group["betas"][1] ** steps)
+        second = state["exp_avg_sq"]
+        steps = torch.as_tensor(state["step"], device=second.device)
+        # 1 - beta^t would lose four of its seven digits in the first steps
+        corrected = second / -torch.expm1(steps * math.log(group["betas"][1]))
         return torch.where(
-            torch.as_tensor(steps, device=second.device) < self.WARM,
+            steps < self.WARM,
             torch.ones_like(second),
             corrected.sqrt().add_(group["eps"]),
         )
@@ -213,7 +221,7 @@ class TemporalMoments:
     one's are taken as two parts of one batch.
 
     It is biased, since the weights moved between the two; its moments say `source="temporal"`.
-    Costs one copy of the gradient and no hooks.
+    Costs two copies of the gradient and no hooks.
 
     Mutable: holds the last step's gradients.
     """
@@ -253,8 +261,8 @@ class TemporalMoments:
             if gradient is not None
         }
         for index in self._now.keys() & self._last.keys():
-            scalar = torch.dot(self._now[index], self._last[index])
-            sums.add(product, scalar, coefficient=share)
+            pairs = zip(self._now[index].split(ROW), self._last[index].split(ROW), strict=True)
+            sums.add(product, *(torch.dot(a, b) for a, b in pairs), coefficient=share)
         sums.add(last, *squared_norms(list(self._last.values())), coefficient=share)
 
     def read(self, totals: Totals) -> GradientMoments | None:
@@ -269,7 +277,8 @@ class TemporalMoments:
                 last_samples=self._last_samples,
                 product=product * factor * self._last_factor,
             )
-        self._last, self._last_samples, self._last_factor = self._now, samples, factor
+        if math.isfinite(totals.sums[BATCH]):  # else it would spoil the next step, too
+            self._last, self._last_samples, self._last_factor = self._now, samples, factor
         return moments
 
 

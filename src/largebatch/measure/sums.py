@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -13,6 +14,14 @@ LIMIT = 1024
 """Scalars kept before they are summed up, so that memory does not grow with the micro-batches."""
 
 
+Rows = Mapping[str, int]
+
+
+def rows_of(names: Iterable[str]) -> Rows:
+    """The place of each name among the sums."""
+    return {name: row for row, name in enumerate(names)}
+
+
 class Sums:
     """Collects scalars on the device during a step and reduces them once at its end.
 
@@ -20,7 +29,7 @@ class Sums:
     order. Sums are formed in float64: on the device where it has that type, else on the host.
 
     >>> sums = Sums(Ranks(), device=torch.device("cpu"))
-    >>> sums.open(["loss"])
+    >>> sums.open(rows_of(["loss"]))
     >>> sums.add("loss", torch.tensor(3.0), coefficient=2.0)
     >>> sums.put("weight", 2.0)
     >>> sums.reduce()
@@ -31,17 +40,16 @@ class Sums:
 
     def __init__(self, ranks: Ranks, *, device: torch.device) -> None:
         self.ranks = ranks
-        self.device = device
-        self._wide = torch.float32 if device.type == "mps" else torch.float64
+        self.device = torch.device("cpu") if device.type == "mps" else device
         self._plan: tuple[object, ...] = ()
         self._matrix = torch.empty(0)
         self._host: tuple[float, ...] = ()
         self._host_tensor = torch.empty(0)
-        self.open(())
+        self.open({})
 
-    def open(self, names: Iterable[str]) -> None:
+    def open(self, rows: Rows) -> None:
         """A step begins whose device scalars go under these names; forgets what was collected."""
-        self._rows = {name: row for row, name in enumerate(names)}
+        self._rows = rows
         self._scalars: list[Tensor] = []
         self._terms: list[tuple[int, float]] = []
         self._numbers: dict[str, float] = {}
@@ -71,34 +79,48 @@ class Sums:
 
     def reduce(self) -> dict[str, float]:
         """Every sum over all ranks, the same on each: one all-reduce, one host sync."""
-        values, names = self._on_device(), list(self._rows)
-        if self.ranks.count > 1:
-            values = self.ranks.sum_(torch.cat([values, self._numbers_on_device()]))
-            names += self._numbers
-        totals = dict(zip(names, values.tolist(), strict=True))
         if self.ranks.count == 1:
-            totals |= self._numbers
-        return totals
+            return self._on_host() | self._numbers
+        values = self.ranks.sum_(torch.cat([self._on_device(), self._numbers_on_device()]))
+        names = (*self._rows, *self._numbers)
+        return dict(zip(names, values.tolist(), strict=True))
+
+    def _on_host(self) -> dict[str, float]:
+        """The sums of this process alone; without a collective the host adds up faster."""
+        terms: list[list[float]] = [[] for _ in self._rows]
+        if self._terms:
+            values = torch.stack(self._scalars).tolist()
+            for (row, coefficient), value in zip(self._terms, values, strict=True):
+                terms[row].append(coefficient * value)
+        return dict(zip(self._rows, map(_sum, terms), strict=True))
 
     def _on_device(self) -> Tensor:
+        count = len(self._rows)
         if not self._terms:
-            return torch.zeros(len(self._rows), dtype=self._wide, device=self.device)
-        plan = (len(self._rows), *self._terms)
+            return torch.zeros(count, dtype=torch.float64, device=self.device)
+        plan = (count, *self._terms)
         if plan != self._plan:  # the same in almost every step, so it stays on the device
-            rows = [[c if row == r else 0.0 for r, c in self._terms] for row in range(plan[0])]
+            rows = [[c if row == r else 0.0 for r, c in self._terms] for row in range(count)]
             self._plan = plan
-            self._matrix = torch.tensor(rows, dtype=self._wide, device=self.device)
+            self._matrix = torch.tensor(rows, dtype=torch.float64, device=self.device)
         # A product with zeros spreads one NaN over all sums, which does no harm: a step with any
         # non-finite sum is discarded as a whole.
-        return self._matrix @ torch.stack(self._scalars).to(self._wide)
+        return self._matrix @ torch.stack(self._scalars).to(self.device).to(torch.float64)
 
     def _numbers_on_device(self) -> Tensor:
         host = tuple(self._numbers.values())
         if host != self._host:
             self._host = host
-            self._host_tensor = torch.tensor(host, dtype=self._wide, device=self.device)
+            self._host_tensor = torch.tensor(host, dtype=torch.float64, device=self.device)
         return self._host_tensor
 
     def _fold(self) -> None:
         self._scalars = list(self._on_device().unbind())
         self._terms = [(row, 1.0) for row in self._rows.values()]
+
+
+def _sum(terms: list[float]) -> float:
+    try:
+        return math.fsum(terms)
+    except (OverflowError, ValueError):  # infinities of both signs, or beyond the largest float
+        return math.nan

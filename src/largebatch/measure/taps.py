@@ -17,10 +17,11 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed
-from largebatch.measure.parameters import Parameters
+from largebatch.measure.parameters import WHOLE, Parameters
 from largebatch.measure.ranks import Ranks
 
 See = Callable[[int, Tensor], None]
+"""see(index of the parameter, gradient); the index `WHOLE` stands for all gradients in one row."""
 
 
 class Tap(Protocol):
@@ -39,7 +40,7 @@ class Tap(Protocol):
         ...
 
     def begin(self, see: See) -> None:
-        """The gradient of the coming backward goes to see(index of parameter, gradient)."""
+        """The gradient of the coming backward goes to `see`."""
         ...
 
     def end(self, *, last: bool) -> None:
@@ -75,6 +76,7 @@ class LeafHooks:
         self._see: See | None = None
         self._active = False
         self.counts = [0] * len(parameters)
+        self._none, self._once = [0] * len(parameters), [1] * len(parameters)
 
     def begin(self, see: See) -> None:
         if self._see != see:
@@ -84,10 +86,15 @@ class LeafHooks:
                 node.register_prehook(self._hook(index, see))
                 for index, node in enumerate(self._nodes)
             ]
+        elif self._active:
+            self.reset()  # a backward that was broken off leaves counts
         self._active = True
 
     def end(self, *, last: bool) -> None:
         self._active = False
+        if self.counts == self._once:
+            self.reset()
+            return
         if max(self.counts) > 1:
             name = self._parameters.names[self.counts.index(max(self.counts))]
             self.reset()
@@ -96,6 +103,7 @@ class LeafHooks:
                 "weights does that), so its micro-batch's gradient was never whole in a hook. "
                 "Use meter=lb.Meter(model, tap=lb.Detached()), or checkpoint(use_reentrant=False)."
             )
+        self.check_nodes()
         self.reset()
 
     def rest(self) -> None:
@@ -103,21 +111,39 @@ class LeafHooks:
             handle.remove()
         self._handles, self._see = [], None
         self._active = False
+        self.reset()
 
     def clear(self, optimizer: Optimizer) -> None:
         optimizer.zero_grad()
 
     def reset(self) -> None:
         """Forgets how many gradients each parameter got."""
-        self.counts[:] = [0] * len(self.counts)
+        self.counts[:] = self._none
 
-    def _hook(self, index: int, see: See) -> Callable[[tuple[Tensor, ...]], None]:
+    def check_nodes(self) -> None:
+        """Checks that a parameter without a gradient is not one whose hook fell off.
+
+        Raises:
+            LargeBatchError: naming it.
+        """
+        for index, tensor in enumerate(self._parameters.tensors):
+            if self.counts[index] or not tensor.requires_grad:
+                continue
+            if get_gradient_edge(tensor).node is not self._nodes[index]:
+                raise LargeBatchError(
+                    f"{self._parameters.names[index]} was moved to another type or device, which "
+                    "takes the hook off it. Move the model first, model.to(device), and build the "
+                    "Controller (or lb.attach) after that."
+                )
+
+    def _hook(self, index: int, see: See) -> Callable[[tuple[Tensor | None, ...]], None]:
         counts = self.counts
 
-        def hook(gradients: tuple[Tensor, ...]) -> None:
-            if self._active:
+        def hook(gradients: tuple[Tensor | None, ...]) -> None:
+            (gradient,) = gradients
+            if self._active and gradient is not None:  # a user's Function may give None
                 counts[index] += 1
-                see(index, gradients[0])
+                see(index, gradient)
 
         return hook
 
@@ -125,9 +151,10 @@ class LeafHooks:
 class Detached:
     """Gives each backward empty gradients and adds them up afterwards: one gradient copy more.
 
-    For models in which a parameter gets several gradients within one micro-batch: several backward
-    calls for it, or reentrant checkpointing with tied weights. Under DistributedDataParallel it
-    averages the sum over the ranks itself, in one more collective of the gradient's size.
+    For models in which a parameter gets several gradients within one backward, as reentrant
+    checkpointing does with tied weights. Under DistributedDataParallel it averages the sum over the
+    ranks itself, in one more collective of the gradient's size; a parameter that a step does not
+    use then has a zero gradient instead of none.
 
     Mutable: holds the sum of a step's gradients.
     """
@@ -204,10 +231,9 @@ class Flat:
         self._before = torch.zeros_like(self._now)
         self._fresh = True
         self._see: See | None = None
-        views = self._now.split([t.numel() for t in tensors])
-        self._views = [v.view_as(t) for v, t in zip(views, tensors, strict=True)]
-        self._pointers = [v.data_ptr() for v in self._views]
-        for parameter, view in zip(tensors, self._views, strict=True):
+        views = parameters.split(self._now)
+        self._pointers = [view.data_ptr() for view in views]
+        for parameter, view in zip(tensors, views, strict=True):
             parameter.grad = view
 
     def begin(self, see: See) -> None:
@@ -217,7 +243,7 @@ class Flat:
     def end(self, *, last: bool) -> None:
         assert self._see is not None
         self._check()
-        self._see(0, self._now)
+        self._see(WHOLE, self._now)
         if last:
             if not self._fresh:
                 self._now.add_(self._before)

@@ -12,10 +12,10 @@ Johnson, Agrawal, Gu, Guestrin: AdaScale SGD: A User-Friendly Algorithm for Dist
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from largebatch.core.average import Average
+from largebatch.core.average import Averaging, MovingMoments
 from largebatch.core.decision import Decision, join
 from largebatch.core.measurement import GradientMoments, Measurement
 
@@ -40,22 +40,13 @@ def gain(*, scale: float, variance: float, sqnorm: float) -> float:
         variance: of the base batch's gradient (variance of one sample / B0); below 0 counts as 0.
         sqnorm: squared norm of the true gradient; below 0 counts as 0.
 
-    Reference: arXiv 2007.05105, section 3, Algorithm 1.
+    Reference: Johnson et al., AdaScale SGD, 2020, arXiv 2007.05105.
     """
     if variance <= 0.0:
         return 1.0
     signal = max(sqnorm, 0.0)
     # multiplied through by the scale: exactly `scale` without signal, and no 0/0 on tiny numbers
     return scale * ((variance + signal) / (variance + scale * signal))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdaScaleState:
-    """Averages of (variance of one sample, squared norm): neither depends on the scale."""
-
-    average: Average = field(default_factory=lambda: Average.empty(2))
-    measured_at: int = 0
-    temporal: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,13 +79,13 @@ class AdaScale:
     Raises:
         ValueError: a window or an exponent that is not positive.
 
-    Reference: arXiv 2007.05105, sections 3 and 4.
+    Reference: Johnson et al., AdaScale SGD, 2020, arXiv 2007.05105.
     """
 
     window: float = 1000.0
     exponent: float = 1.0
     statistic: Literal["moments", "preconditioned_moments"] = "moments"
-    averaging: Literal["ema", "mean-then-ema"] = "ema"
+    averaging: Averaging = "ema"
     clip: Literal["on-read", "first"] = "on-read"
 
     changes: ClassVar[frozenset[str]] = frozenset({"lr", "clock"})
@@ -111,15 +102,15 @@ class AdaScale:
     def needs(self) -> frozenset[str]:
         return frozenset({self.statistic})
 
-    def init(self) -> AdaScaleState:
-        return AdaScaleState()
+    def init(self) -> MovingMoments:
+        return MovingMoments()
 
     def update(
-        self, state: AdaScaleState, seen: Measurement, proposed: Decision
-    ) -> tuple[AdaScaleState, Decision]:
+        self, state: MovingMoments, seen: Measurement, proposed: Decision
+    ) -> tuple[MovingMoments, Decision]:
         moments = getattr(seen, self.statistic)
         if moments is not None:
-            state = self._averaged(state, moments, seen)
+            state = self._add(state, moments, seen)
         r = self._gain(state, seen)
         decision = Decision(
             next_batch_size=proposed.next_batch_size,
@@ -130,25 +121,24 @@ class AdaScale:
         )
         return state, decision
 
-    def _averaged(
-        self, state: AdaScaleState, moments: GradientMoments, seen: Measurement
-    ) -> AdaScaleState:
-        temporal = moments.source == "temporal"
-        if state.temporal and not temporal:
-            state = self.init()  # the rough estimate goes as soon as a true one is there
+    def _add(
+        self, state: MovingMoments, moments: GradientMoments, seen: Measurement
+    ) -> MovingMoments:
         variance, sqnorm = moments.variance, moments.sqnorm
         if self.clip == "first":
             variance = max(variance, ABSOLUTE_FLOOR * seen.base_batch_size)
             sqnorm = max(sqnorm, 0.0)
-        gap = seen.step - state.measured_at if state.average.count else 1
-        keep = max(1.0 - moments.parts * gap / self.window, 0.0)
-        add = state.average.ema if self.averaging == "ema" else state.average.mean_then_ema
-        return AdaScaleState(
-            average=add((variance, sqnorm), keep=keep), measured_at=seen.step, temporal=temporal
+        return state.add(
+            moments,
+            variance=variance,
+            sqnorm=sqnorm,
+            step=seen.step,
+            window=self.window,
+            averaging=self.averaging,
         )
 
-    def _gain(self, state: AdaScaleState, seen: Measurement) -> float:
-        if not state.average.count:
+    def _gain(self, state: MovingMoments, seen: Measurement) -> float:
+        if not state.known:
             return 1.0  # nothing measured yet: the paper starts at 1, too
         variance, sqnorm = state.average.values
         variance /= seen.base_batch_size

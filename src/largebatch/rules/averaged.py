@@ -13,19 +13,10 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from largebatch.core.average import Average
+from largebatch.core.average import Average, MovingMoments
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import GradientMoments, Measurement
 from largebatch.core.rule import Rule, chain, name_of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AveragedState:
-    """Averages of (variance of one sample, squared norm): neither depends on the batch size."""
-
-    average: Average = field(default_factory=lambda: Average.empty(2))
-    measured_at: int = 0
-    temporal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +39,8 @@ class Averaged:
 
     Raises:
         ValueError: a rule that does not read the moments, or a window that is not positive.
+
+    Reference: arXiv 1812.06162, appendix A.1.
     """
 
     rule: Rule
@@ -81,29 +74,24 @@ class Averaged:
     def forbids(self) -> frozenset[str]:
         return self.rule.forbids
 
-    def init(self) -> tuple[AveragedState, Any]:
-        return AveragedState(), self.rule.init()
+    def init(self) -> tuple[MovingMoments, Any]:
+        return MovingMoments(), self.rule.init()
 
     def update(
-        self, state: tuple[AveragedState, Any], seen: Measurement, proposed: Decision
-    ) -> tuple[tuple[AveragedState, Any], Decision]:
+        self, state: tuple[MovingMoments, Any], seen: Measurement, proposed: Decision
+    ) -> tuple[tuple[MovingMoments, Any], Decision]:
         own, inner = state
         if seen.moments is not None:
-            own = self._averaged(own, seen.moments, step=seen.step)
+            own = own.add(
+                seen.moments,
+                variance=seen.moments.variance,
+                sqnorm=seen.moments.sqnorm,
+                step=seen.step,
+                window=self.window,
+            )
             seen = replace(seen, moments=smoothed(seen.moments, average=own.average))
         inner, decision = self.rule.update(inner, seen, proposed)
         return (own, inner), decision
-
-    def _averaged(
-        self, state: AveragedState, moments: GradientMoments, *, step: int
-    ) -> AveragedState:
-        temporal = moments.source == "temporal"
-        if state.temporal and not temporal:
-            state = AveragedState()  # the rough estimate goes as soon as a true one is there
-        gap = step - state.measured_at if state.average.count else 1
-        keep = max(1.0 - moments.parts * gap / self.window, 0.0)
-        average = state.average.ema((moments.variance, moments.sqnorm), keep=keep)
-        return AveragedState(average=average, measured_at=step, temporal=temporal)
 
 
 def smoothed(moments: GradientMoments, *, average: Average) -> GradientMoments:

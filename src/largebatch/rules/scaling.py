@@ -1,7 +1,7 @@
 """Fixed scaling of the learning rate with the batch, at any S = B / B0.
 
 linear:       lr = S * base lr            Goyal et al., 2017, arXiv 1706.02677, section 2.1
-square root:  lr = sqrt(S) * base lr      Krizhevsky, 2014, arXiv 1404.5997, section 5
+square root:  lr = sqrt(S) * base lr      Krizhevsky, 2014, arXiv 1404.5997
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class SqrtScaling:
     'square-root scaling x2'
 
     Reference: Krizhevsky, One weird trick for parallelizing convolutional neural networks, 2014,
-    arXiv 1404.5997, section 5.
+    arXiv 1404.5997.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()

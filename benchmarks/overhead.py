@@ -1,0 +1,222 @@
+"""What a training step costs with AdaScale, beside the bare loop and fairscale's AdaScale.
+
+    python benchmarks/overhead.py [--rounds 60] [--only "MLP 94k"]
+
+Every candidate trains the same model on the same random data with 4 micro-batches a step, fused SGD
+with momentum, one thread. Our steps write a record line each. Printed are paired ratios to the bare
+loop, median and 95 % interval, `null` being the bare loop against a second copy of itself; below,
+the CPU microseconds that a step adds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import largebatch as lb
+from timing import Paired, Run, interleave
+
+PARTS = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and how it is run.
+
+    Args:
+        name: as printed.
+        model: builds it.
+        shape: of one sample.
+        micro_batch: samples in one backward.
+        steps: optimizer steps in one timed run.
+    """
+
+    name: str
+    model: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    micro_batch: int
+    steps: int
+
+
+def mlp(*widths: int) -> nn.Module:
+    """A perceptron with these layer widths."""
+    layers = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
+    return nn.Sequential(*[m for layer in layers for m in (layer, nn.ReLU())][:-1])
+
+
+def cnn() -> nn.Module:
+    """Four convolutions, 99k parameters."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1, stride=2),
+        nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1, stride=2), nn.ReLU(),
+        nn.Conv2d(64, 128, 3, padding=1, stride=2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10),
+    )  # fmt: skip
+
+
+CASES = [
+    Case("MLP 94k, micro-batch 32", lambda: mlp(64, 272, 272, 10), (64,), 32, 25),
+    Case("CNN 99k, micro-batch 16", cnn, (1, 28, 28), 16, 5),
+    Case("MLP 9.8M, micro-batch 32", lambda: mlp(784, 2048, 2048, 1900, 10), (784,), 32, 1),
+    Case("MLP 9.8M, micro-batch 128", lambda: mlp(784, 2048, 2048, 1900, 10), (784,), 128, 1),
+]
+
+loss_of = nn.CrossEntropyLoss()
+
+
+def build(case: Case) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Model and optimizer, the same for every candidate."""
+    torch.manual_seed(0)
+    model = case.model()
+    return model, torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=True)
+
+
+def hand_batches(case: Case, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """What a hand-written loop does: a permutation and slices of it."""
+    while True:
+        order = torch.randperm(len(x))
+        for at in range(0, len(x) - case.micro_batch + 1, case.micro_batch):
+            index = order[at : at + case.micro_batch]
+            yield x[index], y[index]
+
+
+def bare(case: Case, x: Tensor, y: Tensor) -> Run:
+    """The plain loop with gradient accumulation."""
+    model, optimizer = build(case)
+    batches = hand_batches(case, x, y)
+
+    def run() -> None:
+        for _ in range(case.steps):
+            for _ in range(PARTS):
+                inputs, targets = next(batches)
+                (loss_of(model(inputs), targets) / PARTS).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return run
+
+
+def controlled(
+    case: Case, x: Tensor, y: Tensor, *, rule: lb.Rule, folder: Path, tap: Callable[[], object]
+) -> Run:
+    """`lb.Controller` with a record."""
+    model, optimizer = build(case)
+    batch = PARTS * case.micro_batch
+    batches = lb.BatchLoader((x, y), batch_size=batch, max_micro_batch_size=case.micro_batch)
+    record = lb.JsonlRecord(folder / f"{len(list(folder.iterdir()))}.jsonl")
+    control = lb.Controller(
+        model, optimizer, rule, batches, base_batch_size=case.micro_batch,
+        meter=lb.Meter(model, tap=tap()), record=record,
+    )  # fmt: skip
+    steps = control.steps(samples=10**12)
+
+    def run() -> None:
+        for batch in itertools.islice(steps, case.steps):
+            for inputs, targets in batch:
+                control.backward(loss_of(model(inputs), targets))
+            control.step()
+
+    return run
+
+
+def attached(case: Case, x: Tensor, y: Tensor, *, folder: Path) -> Run:
+    """`lb.attach` around the plain loop, with a record."""
+    model, optimizer = build(case)
+    batches = hand_batches(case, x, y)
+    record = lb.JsonlRecord(folder / f"{len(list(folder.iterdir()))}.jsonl")
+    lb.attach(
+        model, optimizer, lb.AdaScale(), batch_size=PARTS * case.micro_batch,
+        base_batch_size=case.micro_batch, micro_batches=PARTS, record=record,
+    )  # fmt: skip
+
+    def run() -> None:
+        for _ in range(case.steps):
+            for _ in range(PARTS):
+                inputs, targets = next(batches)
+                (loss_of(model(inputs), targets) / PARTS).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return run
+
+
+def fairscale(case: Case, x: Tensor, y: Tensor) -> Run:
+    """fairscale 0.4.13's AdaScale around the plain loop, which writes no record."""
+    from fairscale.optim import AdaScale
+
+    model, optimizer = build(case)
+    wrapped = AdaScale(optimizer, num_gradients_to_accumulate=PARTS, world_size=1)
+    batches = hand_batches(case, x, y)
+
+    def run() -> None:
+        for _ in range(case.steps):
+            for _ in range(PARTS):
+                inputs, targets = next(batches)
+                (loss_of(model(inputs), targets) / PARTS).backward()
+            wrapped.step()
+            wrapped.zero_grad()
+
+    return run
+
+
+def measure(case: Case, *, rounds: int) -> Paired:
+    """All candidates on one case."""
+    generator = torch.Generator().manual_seed(0)
+    samples = 16 * PARTS * case.micro_batch
+    x = torch.randn(samples, *case.shape, generator=generator)
+    y = torch.randint(0, 10, (samples,), generator=generator)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+
+        def ours(rule: lb.Rule, tap: Callable[[], object] = lb.LeafHooks) -> Run:
+            return controlled(case, x, y, rule=rule, folder=folder, tap=tap)
+
+        candidates: dict[str, Run] = {
+            "bare": bare(case, x, y),
+            "null": bare(case, x, y),
+            "every step": ours(lb.AdaScale()),
+            "flat": ours(lb.AdaScale(), lb.Flat),
+            "detached": ours(lb.AdaScale(), lb.Detached),
+            "every 10th": ours(lb.Every(lb.AdaScale(), steps=10)),
+            "attach": attached(case, x, y, folder=folder),
+        }
+        try:
+            candidates["fairscale"] = fairscale(case, x, y)
+        except ImportError:
+            print("fairscale is not installed; left out (pip install fairscale==0.4.13)")
+        return interleave(candidates, rounds=rounds)
+
+
+def main() -> None:
+    """Prints a table for each case."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--only", default="", help="part of a case's name")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for case in CASES:
+        if arguments.only not in case.name:
+            continue
+        times = measure(case, rounds=arguments.rounds)
+        parameters = sum(p.numel() for p in case.model().parameters())
+        step = sorted(times.wall["bare"])[arguments.rounds // 2] / case.steps * 1e3
+        print(f"\n{case.name}: {parameters:,} parameters, {step:.2f} ms a bare step, "
+              f"load {os.getloadavg()[0]:.1f}")  # fmt: skip
+        print(f"{'':12}{'wall / bare':>24}{'CPU / bare':>24}{'added CPU us a step':>26}")
+        for name in times.wall:
+            added = times.added(name, to="bare", per=case.steps)
+            print(f"{name:12}{times.ratio(name, to='bare')!s:>24}"
+                  f"{times.ratio(name, to='bare', clock='cpu')!s:>24}"
+                  f"{f'{added.median:.0f} [{added.low:.0f}, {added.high:.0f}]':>26}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

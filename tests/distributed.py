@@ -1,0 +1,77 @@
+"""Runs a function in several processes that form a gloo group."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+SECONDS = 150
+"""After which ranks that still run are hanging."""
+
+
+def run_on_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]:
+    """function(*args) in each of so many processes; what it gave, in the order of the ranks.
+
+    Raises:
+        AssertionError: a rank raised, died or did not end in time; says what each of them did.
+    """
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        ends, processes = [], []
+        for rank in range(ranks):
+            end, theirs = context.Pipe(duplex=False)
+            store = f"file://{folder}/store"
+            process = context.Process(
+                target=_rank, args=(rank, ranks, store, theirs, function, args)
+            )
+            process.start()
+            theirs.close()
+            ends.append(end)
+            processes.append(process)
+        deadline = time.monotonic() + SECONDS
+        try:
+            answers = [_answer(end, max(deadline - time.monotonic(), 0.0)) for end in ends]
+        finally:
+            for process in processes:
+                process.join(1.0)
+                process.kill()
+                process.join()
+    failed = [f"rank {r}: {what}" for r, (sound, what) in enumerate(answers) if not sound]
+    assert not failed, "\n".join(failed)
+    return [what for _, what in answers]
+
+
+def _answer(end: Connection, seconds: float) -> tuple[bool, Any]:
+    try:
+        return end.recv() if end.poll(seconds) else (False, "no answer in time")
+    except EOFError:
+        return False, "died"
+
+
+def _rank(
+    rank: int,
+    ranks: int,
+    store: str,
+    answer: Connection,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
+    try:
+        answer.send((True, function(*args)))
+        dist.barrier()
+    except Exception:
+        answer.send((False, traceback.format_exc()))
+    finally:
+        dist.destroy_process_group()
