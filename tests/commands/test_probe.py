@@ -344,6 +344,17 @@ def assert_equal(one: object, other: object) -> None:
         assert one == other
 
 
+def test_a_run_amid_its_schedule_is_probed_at_the_rate_it_has_now() -> None:
+    model = NearPoint()
+    optimizer = torch.optim.SGD(model.parameters(), lr=2.5)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 4e-10)
+    data = (known.load_points().train[0],)
+    found = probe_run(model, optimizer, known.half_square, data, base_batch_size=32, steps=40)
+    assert found.base_lr == pytest.approx(1e-9)
+    first, last = found.along[0].loss, found.along[-1].loss
+    assert first == pytest.approx(last, rel=0.05), "at a rate of 2.5 it diverges"
+
+
 def test_the_optimizers_copy_moves_the_models_copy_with_its_own_momentum() -> None:
     model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -446,6 +457,17 @@ def test_rich_shows_the_same_words_as_the_text() -> None:
     found.render(console)
     words = set(console.export_text().split())
     assert {word for word in str(found).split() if word not in words} == set()
+
+
+def test_a_workloads_schedule_is_followed_over_the_whole_run() -> None:
+    fractions: list[float] = []
+
+    def schedule(fraction: float) -> float:
+        fractions.append(fraction)
+        return 1.0
+
+    probe(near(schedule=schedule), steps=20)
+    assert fractions == pytest.approx([step / 938 for step in range(21)])
 
 
 def test_progress_is_told_after_each_step() -> None:

@@ -13,50 +13,27 @@ remedy where there is no signal otherwise: `batch_size=`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from largebatch.act.loader import BatchLoader
-from largebatch.act.sources import MapStyle
-from largebatch.api import Controller
-from largebatch.commands.probe_checks import (
-    Check,
-    Loss,
-    check_data,
-    check_loss,
-    check_model,
-    check_unused,
-    fingerprint,
-)
-from largebatch.commands.probe_copy import Pieces, copied, random_state_kept
-from largebatch.commands.probe_forecast import noise_of_series
+from largebatch.commands.probe_checks import Loss
+from largebatch.commands.probe_copy import copied, random_state_kept
+from largebatch.commands.probe_forecast import noise_of_series, overscaled
 from largebatch.commands.probe_result import Block, ProbeResult, outlook
-from largebatch.core.measurement import GradientMoments
-from largebatch.core.rule import Rule, chain
+from largebatch.commands.probe_train import Progress, Subject, Trace, batches_of, train
 from largebatch.measure.blocks import BlockNorms
 from largebatch.measure.meter import Meter
 from largebatch.measure.parameters import bare
 from largebatch.measure.statistics import PreconditionedNorms
 from largebatch.measure.taps import Detached
-from largebatch.record import MemoryRecord
-from largebatch.rules import Observe, Schedule
 from largebatch.workloads import Workload, load, names
 from largebatch.workloads.data import size
 
-PARTS = 4
-"""Micro-batches of a step; see the module."""
-
 LEAST_STEPS = 200
 """Fewest steps that are taken where the user names none."""
-
-Progress = Callable[[int, int], None]
-"""Called with (steps done, steps in all) after each step."""
-
-Pair = tuple[float, float]
 
 
 def probe(
@@ -92,7 +69,6 @@ def probe(
     data = workload.data()
     model, optimizer = workload.fresh(seed=seed)
     whole = round(workload.budget_epochs * size(data.train) / workload.base_batch_size)
-    rule = None if workload.schedule is None else Schedule(factor=workload.schedule)
     with random_state_kept(model, None, seed=seed):
         return _probe(
             Subject(
@@ -104,7 +80,7 @@ def probe(
                 base_batch_size=workload.base_batch_size,
                 micro_batch_size=workload.micro_batch_size,
                 run_steps=max(whole, 1),
-                rule=rule,
+                schedule=workload.schedule,
                 command_name=command_name,
             ),
             steps=steps or max(whole // 2, LEAST_STEPS),
@@ -153,7 +129,7 @@ def probe_run(
         twin, twin_optimizer = copied(model, optimizer)
         return _probe(
             Subject(
-                name=type(model).__name__,
+                name=type(bare(model)).__name__,
                 model=twin,
                 optimizer=twin_optimizer,
                 loss=loss,
@@ -167,43 +143,6 @@ def probe_run(
             batch_size=batch_size or base_batch_size,
             progress=progress,
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """What is probed, and may be trained.
-
-    Args:
-        name: how it is called.
-        model, optimizer, loss, batches, base_batch_size: as in `probe_run`.
-        micro_batch_size: most samples in one backward call, where that is bounded.
-        run_steps: steps of the whole run at the base batch.
-        rule: what sets its learning rate besides the optimizer.
-        command_name: by which `largebatch train` knows it.
-    """
-
-    name: str
-    model: nn.Module
-    optimizer: Optimizer
-    loss: Loss
-    batches: Any
-    base_batch_size: int
-    micro_batch_size: int | None = None
-    run_steps: int
-    rule: Rule | None = None
-    command_name: str | None = None
-
-
-@dataclass(slots=True)
-class Trace:
-    """What the steps showed; filled while they are taken."""
-
-    losses: list[float] = field(default_factory=list)
-    moments: list[Pair] = field(default_factory=list)
-    preconditioned: list[Pair] = field(default_factory=list)
-    blocks: dict[str, list[Pair]] = field(default_factory=dict)
-    checks: list[Check] = field(default_factory=list)
-    parts: int = 0
 
 
 def _probe(
@@ -221,8 +160,8 @@ def _probe(
     meter = Meter(subject.model, statistics=[blocks, PreconditionedNorms()], tap=Detached())
     adam = PreconditionedNorms().supports(subject.optimizer)
     lr = float(subject.optimizer.param_groups[0]["lr"])
-    batches = _batches(subject, batch_size=batch_size, ranks=meter.rank_count, seed=seed)
-    trace = _train(
+    batches = batches_of(subject, batch_size=batch_size, ranks=meter.rank_count, seed=seed)
+    trace = train(
         subject,
         meter=meter,
         blocks=blocks,
@@ -231,7 +170,10 @@ def _probe(
         batches=batches,
         progress=progress,
     )
-    scaled = adam and not in_few_steps(trace.preconditioned)
+    numbers = sum(blocks.sizes.values())
+    scaled = adam and not overscaled(
+        trace.preconditioned, batch_size=batch_size, parameters=numbers
+    )
     base, run_steps = subject.base_batch_size, max(subject.run_steps, steps)
     facts = {"base_batch_size": base, "run_steps": run_steps, "seed": seed}
     series = trace.preconditioned if scaled else trace.moments
@@ -264,21 +206,6 @@ def _probe(
     )
 
 
-def in_few_steps(series: Sequence[Pair]) -> bool:
-    """Whether the noisiest twentieth of the steps holds nine tenths of all noise.
-
-    Adam divides a gradient by the root of its average square, which is almost nothing for what is
-    rarely used, such as a row of an embedding. When its turn comes, that step's noise exceeds that
-    of all others together and says nothing about them.
-
-    >>> in_few_steps([(1.0, 1.0)] * 39 + [(1e6, 1.0)]), in_few_steps([(1.0, 1.0)] * 40)
-    (True, False)
-    """
-    variances = sorted((variance for variance, _ in series), reverse=True)
-    few = variances[: len(variances) // 20]
-    return sum(few) > 0.9 * sum(variances) > 0.0
-
-
 def _check_arguments(subject: Subject, *, steps: int, scale: int | None, batch_size: int) -> None:
     if steps < 1 or (scale is not None and scale < 1):
         raise ValueError(f"steps and scale are at least 1; got steps={steps}, scale={scale}.")
@@ -288,78 +215,6 @@ def _check_arguments(subject: Subject, *, steps: int, scale: int | None, batch_s
             f"batch_size={batch_size}. Leave it out, or use "
             f"batch_size={4 * subject.base_batch_size} for more signal a step."
         )
-
-
-def _batches(subject: Subject, *, batch_size: int, ranks: int, seed: int) -> BatchLoader:
-    """The batches of the probe, cut into PARTS micro-batches or more where those were too large."""
-    piece = max(batch_size // (PARTS if ranks == 1 else ranks * max(PARTS // ranks, 1)), 1)
-    piece = min(piece, subject.micro_batch_size or piece)
-    if isinstance(subject.batches, MapStyle):
-        return BatchLoader(
-            subject.batches, batch_size=batch_size, max_micro_batch_size=piece, seed=seed
-        )
-    return BatchLoader(Pieces(subject.batches, size=piece), batch_size=batch_size)
-
-
-def _train(
-    subject: Subject,
-    *,
-    meter: Meter,
-    blocks: BlockNorms,
-    adam: bool,
-    steps: int,
-    batches: BatchLoader,
-    progress: Progress | None,
-) -> Trace:
-    wanted = ("moments", "preconditioned_moments") if adam else ("moments",)
-    observe = Observe(statistics=wanted)
-    record, trace = MemoryRecord(maxlen=1), Trace()
-    control = Controller(
-        subject.model,
-        subject.optimizer,
-        observe if subject.rule is None else chain(observe, subject.rule),
-        batches,
-        base_batch_size=subject.base_batch_size,
-        meter=meter,
-        record=record,
-    )
-    trace.blocks = {name: [] for name in blocks.names}
-    fingerprints: list[int] = []
-    for batch in control.steps(steps=max(subject.run_steps, steps)):
-        for micro_batch in batch:
-            if not trace.parts:
-                if not fingerprints:
-                    trace.checks.append(check_loss(subject.model, subject.loss, micro_batch))
-                fingerprints.append(fingerprint(micro_batch))
-            control.backward(subject.loss(subject.model, micro_batch))
-        reading = control.measure()
-        if not trace.parts:
-            trace.checks.append(check_data(fingerprints, ranks=meter.rank_count))
-            trace.checks.append(check_unused(subject.model))
-        trace.parts = trace.parts or batch.accumulation * meter.rank_count
-        if reading.finite and reading.moments is not None:
-            _note(trace, reading.moments, blocks, loss=reading.loss or 0.0)
-            warm = len(trace.losses) > PreconditionedNorms.WARM
-            if warm and reading.preconditioned_moments is not None:
-                trace.preconditioned.append(_pair(reading.preconditioned_moments))
-        control.step()
-        if progress is not None:
-            progress(control.optimizer_steps, steps)
-        if control.optimizer_steps >= steps:
-            break
-    trace.checks += check_model(subject.model)
-    return trace
-
-
-def _note(trace: Trace, moments: GradientMoments, blocks: BlockNorms, *, loss: float) -> None:
-    trace.losses.append(loss)
-    trace.moments.append(_pair(moments))
-    for name, of_block in blocks.last.items():
-        trace.blocks[name].append(_pair(of_block))
-
-
-def _pair(moments: GradientMoments) -> Pair:
-    return moments.variance, moments.sqnorm
 
 
 def _blocks(

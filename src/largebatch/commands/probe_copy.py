@@ -33,10 +33,8 @@ def copied(model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer
             "can: probe_run(build_model(), ...), or write a Workload and probe that."
         ) from error
     twin_optimizer.zero_grad()
-    if twin is not model and isinstance(model, nn.parallel.DistributedDataParallel):
-        twin = nn.parallel.DistributedDataParallel(
-            twin, process_group=model.process_group, broadcast_buffers=model.broadcast_buffers
-        )
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        twin = nn.parallel.DistributedDataParallel(twin, process_group=model.process_group)
     return twin, twin_optimizer
 
 

@@ -43,6 +43,10 @@ LAST = 0.75
 """What was not probed of a run is taken to be as the probe from this fraction of its steps on."""
 
 
+OVERSCALED = 10
+"""See `overscaled`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noise:
     """The noise scale, or why it is unknown: one of the two is there.
@@ -248,6 +252,28 @@ def noise_of_series(
         pieces, base_batch_size=base_batch_size, run_steps=run_steps, pooled=pooled
     )
     return whole, pooled, pieces
+
+
+def overscaled(series: Sequence[tuple[float, float]], *, batch_size: int, parameters: int) -> bool:
+    """Whether Adam's denominators are too small for what they divide in these steps.
+
+    Adam divides each number of a gradient by the root of its average square, so the squared norm of
+    what comes out is about the count of numbers. It is beyond all bounds where a number is rarely
+    used, such as a row of an embedding: divided by almost nothing when its turn comes, it hides the
+    noise of all others. The limit is OVERSCALED times the count.
+
+    >>> overscaled([(16.0, 3.0)], batch_size=16, parameters=4)
+    False
+    >>> overscaled([(16.0, 3.0), (1e6, 3.0)], batch_size=16, parameters=4)
+    True
+
+    Args:
+        series: (variance, sqnorm) of the gradient as Adam scales it.
+        batch_size: of one step, in samples.
+        parameters: numbers in the gradient.
+    """
+    squares = [variance / batch_size + sqnorm for variance, sqnorm in series]
+    return bool(squares) and sum(squares) / len(squares) > OVERSCALED * parameters
 
 
 def forecast(noise: NoiseEstimate, *, base_batch_size: int, run_steps: int, scale: int) -> Forecast:

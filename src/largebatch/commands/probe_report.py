@@ -39,15 +39,15 @@ CANNOT_KNOW = (
 )
 
 ADAM = (
-    "Adam: the theory is for plain SGD. That the square root of the gain is the right factor on the "
-    "learning rate is a rule of thumb without proof."
+    "Adam: the theory is for plain SGD. That the square root of the gain is the right factor on "
+    "the learning rate is a rule of thumb without proof."
 )
 
 
-OUTLIERS = (
-    "As Adam scales the gradient, its noise cannot be told: a few steps hold nearly all of it. "
-    "Parameters that are rarely used, such as rows of an embedding, are divided by almost nothing "
-    "when their turn comes. Take what follows, from the bare gradient, as a rough guide."
+OVERSCALED = (
+    "As Adam scales the gradient, its noise cannot be told: parameters that are rarely used, such "
+    "as rows of an embedding, are divided by almost nothing when their turn comes, and hide all "
+    "others. Take what follows, from the bare gradient, as a rough guide."
 )
 
 
@@ -178,7 +178,7 @@ def _head(result: ProbeResult) -> Section:
     )
     paragraphs = [how, found]
     if result.adam and not result.preconditioned:
-        paragraphs.append(OUTLIERS)
+        paragraphs.append(OVERSCALED)
     if result.bare_noise is not None:
         paragraphs.append(f"The bare gradient's, without Adam: {scale_of(result.bare_noise)}.")
     return Section(title=f"Probe of {result.name}", paragraphs=tuple(paragraphs))

@@ -72,7 +72,7 @@ class ProbeResult:
         optimizer: class name.
         adam: whether the optimizer is of the Adam family.
         preconditioned: whether noise scales are those of the gradient as Adam scales it; with Adam
-            they are not where a few steps hold nearly all of that noise. Blocks never are.
+            they are not where its denominators are too small (`overscaled`). Blocks never are.
         base_lr: learning rate of the first parameter group.
         base_batch_size: b, in samples.
         batch_size: samples of one measured step.
