@@ -440,6 +440,7 @@ def test_rarely_used_rows_under_adam_are_no_noise_scale() -> None:
     assert "rows of an embedding" in str(found)
     assert "lb.SqrtScaling()" in str(found)
     assert "adascale_adam" not in str(found)
+    assert "forecast" not in str(found)
 
 
 def test_the_lines_to_paste_have_the_runs_own_numbers() -> None:

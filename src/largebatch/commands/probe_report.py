@@ -67,7 +67,9 @@ def report(result: ProbeResult) -> tuple[Section, ...]:
     """The sections of the report, those that have nothing to say left out."""
     sections = [_head(result), _along(result)]
     if result.outlook is not None:
-        sections += [_batches(result, result.outlook), _forecast(result, result.outlook)]
+        sections.append(_batches(result, result.outlook))
+        if result.preconditioned or not result.adam:
+            sections.append(_forecast(result, result.outlook))
     sections += [_blocks(result), _checks(result), _unknown(result)]
     if result.outlook is not None:
         sections.append(_paste(result, result.outlook))
