@@ -1,0 +1,115 @@
+"""The moments of each block of a model's parameters, which say where the noise of a gradient is.
+
+Squared norms add over disjoint blocks, and so do variance and sqnorm: the moments of the whole
+gradient are the sum of those of its blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from largebatch.core.measurement import GradientMoments
+from largebatch.measure.parameters import Parameters
+from largebatch.measure.squares import squared_norm, squared_norms
+from largebatch.measure.statistics import Totals
+from largebatch.measure.sums import Sums
+
+
+def blocks_of(names: Sequence[str]) -> tuple[str, ...]:
+    """The block of each parameter: the module nearest to the root at which the names part.
+
+    >>> blocks_of(["net.stem.weight", "net.stem.bias", "net.head.weight"])
+    ('net.stem', 'net.stem', 'net.head')
+    >>> blocks_of(["weight", "bias"])
+    ('weight', 'bias')
+
+    Args:
+        names: of parameters, with dots between modules.
+    """
+    paths = [name.split(".") for name in names]
+    depth = 0
+    while len({tuple(path[: depth + 1]) for path in paths}) == 1 and all(
+        len(path) > depth + 2 for path in paths
+    ):
+        depth += 1
+    return tuple(".".join(path[: max(min(depth + 1, len(path) - 1), 1)]) for path in paths)
+
+
+class BlockNorms:
+    """The moments of the bare gradient, as `SquaredNorms` gives them, and those of each block.
+
+    For taps that show parameters one by one: `LeafHooks` and `Detached`, not `Flat`.
+
+    Mutable: holds the scalars of the part in hand, and the last step's moments in `last`.
+
+    Attributes:
+        names: of the blocks, in the order of the model.
+        sizes: parameters in each block.
+        last: block -> its moments in the last step that was read; empty where they are unknown.
+    """
+
+    name = "moments"
+    parts = True
+
+    def __init__(self) -> None:
+        self.names: tuple[str, ...] = ()
+        self.sizes: Mapping[str, int] = {}
+        self.last: Mapping[str, GradientMoments] = {}
+
+    @property
+    def of_parts(self) -> tuple[str, ...]:
+        return tuple(f"parts of {block}" for block in self.names)
+
+    @property
+    def of_batch(self) -> tuple[str, ...]:
+        return tuple(f"batch of {block}" for block in self.names)
+
+    def supports(self, optimizer: Optimizer) -> bool:
+        return True
+
+    def bind(self, parameters: Parameters, optimizer: Optimizer) -> None:
+        self._parameters = parameters
+        self._blocks = blocks_of(parameters.names)
+        self.names = tuple(dict.fromkeys(self._blocks))
+        self.sizes = {
+            name: sum(
+                tensor.numel()
+                for tensor, block in zip(parameters.tensors, self._blocks, strict=True)
+                if block == name
+            )
+            for name in self.names
+        }
+        self._part: dict[str, list[Tensor]] = {name: [] for name in self.names}
+
+    def open(self) -> None:
+        for scalars in self._part.values():
+            scalars.clear()
+
+    def see(self, index: int, gradient: Tensor) -> None:
+        self._part[self._blocks[index]].append(squared_norm(gradient))
+
+    def close_part(self, sums: Sums, *, coefficient: float) -> None:
+        for name, scalars in zip(self.of_parts, self._part.values(), strict=True):
+            sums.add(name, *scalars, coefficient=coefficient)
+            scalars.clear()
+
+    def close_batch(self, sums: Sums, *, share: float) -> None:
+        pairs = list(zip(self._parameters.tensors, self._blocks, strict=True))
+        for name, block in zip(self.of_batch, self.names, strict=True):
+            gradients = [p.grad for p, of in pairs if of == block and p.grad is not None]
+            sums.add(name, *squared_norms(gradients), coefficient=share)
+
+    def read(self, totals: Totals) -> GradientMoments | None:
+        moments = {
+            block: totals.moments(of_parts=of_parts, of_batch=of_batch)
+            for block, of_parts, of_batch in zip(
+                self.names, self.of_parts, self.of_batch, strict=True
+            )
+        }
+        self.last = {block: known for block, known in moments.items() if known is not None}
+        return reduce(add, self.last.values()) if self.last else None
