@@ -7,7 +7,7 @@ import io
 import json
 import random
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -460,15 +460,22 @@ def test_rich_shows_the_same_words_as_the_text() -> None:
     assert {word for word in str(found).split() if word not in words} == set()
 
 
-def test_a_workloads_schedule_is_followed_over_the_whole_run() -> None:
-    fractions: list[float] = []
+ASKED: list[float] = []
 
-    def schedule(fraction: float) -> float:
-        fractions.append(fraction)
+
+@dataclass(frozen=True)
+class Noting:
+    """A constant schedule that notes where it was asked."""
+
+    def __call__(self, fraction: float) -> float:
+        ASKED.append(fraction)
         return 1.0
 
-    probe(near(schedule=schedule), steps=20)
-    assert fractions == pytest.approx([step / 938 for step in range(21)])
+
+def test_a_workloads_schedule_is_followed_over_the_whole_run() -> None:
+    ASKED.clear()
+    probe(near(schedule=Noting()), steps=20)
+    assert pytest.approx([step / 938 for step in range(20)]) == ASKED
 
 
 def test_progress_is_told_after_each_step() -> None:

@@ -128,7 +128,7 @@ def test_weights_that_do_not_sum_to_the_plan_are_put_right():
 
 
 def adam_denominators(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[torch.Tensor]:
-    """Adam's sqrt(v) + eps by its definition; 1 in the first five steps."""
+    """Adam's sqrt(v + mean(v) / 1000) + eps; 1 in the first five steps."""
     denominators = []
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -138,8 +138,32 @@ def adam_denominators(optimizer: torch.optim.Optimizer, model: nn.Module) -> lis
                 denominators.append(torch.ones_like(parameter, dtype=torch.float64))
                 continue
             second = state["exp_avg_sq"].double() / (1 - group["betas"][1] ** step)
+            second = second + second.mean() / 1000
             denominators.append(second.sqrt() + group["eps"])
     return denominators
+
+
+def test_a_row_that_had_no_gradient_before_does_not_rule_the_preconditioned_moments() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(50, 8), nn.Flatten(), nn.Linear(8, 3))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    meter = Meter(model)
+    meter.bind(optimizer)
+
+    def step(words: list[int]) -> float:
+        meter.open(frozenset({"preconditioned_moments"}))
+        for at, word in enumerate(words):
+            x, y = torch.tensor([[word]] * 4), torch.arange(4) % 3
+            loss = nn.functional.cross_entropy(model(x), y)
+            meter.backward(loss, share=0.5, weight=4, samples=4, last=at == 1)
+        moments = meter.close(planned_weight=8).preconditioned_moments
+        optimizer.step()
+        meter.clear(optimizer)
+        return moments.batch_sqnorm
+
+    for _ in range(20):
+        step([0, 1])
+    assert step([0, 49]) < 1e6  # divided by eps alone it would be above 1e10
 
 
 def two_groups(model: nn.Module) -> list[dict[str, object]]:
@@ -207,7 +231,8 @@ def test_preconditioned_moments_follow_an_optimizer_state_loaded_in_mid_run():
         loss = cross_entropy(model, *cut)
         meter.backward(loss, share=0.5, weight=5, samples=5, last=cut is cuts[-1])
     reading = meter.close(planned_weight=10)
-    divide_by = [torch.full((), 0.3 + 0.5)] * 4  # v is 0.3^2 in every element, eps the loaded one
+    root = 0.3 * 1.001**0.5  # v is 0.3^2 in every element
+    divide_by = [torch.full((), root + 0.5)] * 4  # eps is the loaded one
     agree(
         reading.preconditioned_moments,
         twin_of(model, cross_entropy, cuts, divide_by=divide_by),

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from largebatch.act.fetch import MapStyle
 from largebatch.act.loader import BatchLoader
@@ -24,10 +23,12 @@ from largebatch.commands.probe_checks import (
 )
 from largebatch.commands.probe_copy import Pieces
 from largebatch.core.measurement import GradientMoments
+from largebatch.core.rule import Rule, chain
 from largebatch.measure.blocks import BlockNorms
 from largebatch.measure.meter import Meter
 from largebatch.measure.statistics import PreconditionedNorms
-from largebatch.rules import Observe
+from largebatch.rules import Observe, Schedule
+from largebatch.rules.schedule import Factor
 
 PARTS = 4
 """Micro-batches of a step; `largebatch.commands.probe` says why."""
@@ -60,7 +61,7 @@ class Subject:
     base_batch_size: int
     micro_batch_size: int | None = None
     run_steps: int
-    schedule: Callable[[float], float] | None = None
+    schedule: Factor | None = None
     command_name: str | None = None
 
 
@@ -108,17 +109,19 @@ def train(
         progress: called after each step.
     """
     wanted = ("moments", "preconditioned_moments") if adam else ("moments",)
+    rule: Rule = Observe(statistics=wanted)
+    if subject.schedule is not None:
+        rule = chain(rule, Schedule(factor=subject.schedule))
     trace = Trace()
     control = Controller(
         subject.model,
         subject.optimizer,
-        Observe(statistics=wanted),
+        rule,
         batches,
         base_batch_size=subject.base_batch_size,
         meter=meter,
     )
     trace.blocks = {name: [] for name in blocks.names}
-    scheduler = _scheduler(subject, run_steps=max(subject.run_steps, steps))
     fingerprints: list[int] = []
     for batch in control.steps(steps=max(subject.run_steps, steps)):
         for micro_batch in batch:
@@ -138,21 +141,12 @@ def train(
             if warm and reading.preconditioned_moments is not None:
                 trace.preconditioned.append(_pair(reading.preconditioned_moments))
         control.step()
-        if scheduler is not None:
-            scheduler.step()
         if progress is not None:
             progress(control.optimizer_steps, steps)
         if control.optimizer_steps >= steps:
             break
     trace.checks += check_model(subject.model)
     return trace
-
-
-def _scheduler(subject: Subject, *, run_steps: int) -> LambdaLR | None:
-    schedule = subject.schedule
-    if schedule is None:
-        return None  # a scheduler of torch's would go back to the rate at which a user's run began
-    return LambdaLR(subject.optimizer, lambda step: schedule(min(step / run_steps, 1.0)))
 
 
 def _note(trace: Trace, moments: GradientMoments, blocks: BlockNorms, *, loss: float) -> None:
