@@ -21,7 +21,7 @@ from largebatch.rules import (
     Schedule,
     StepDecay,
 )
-from largebatch.rules.schedule import Factor
+from largebatch.rules.factors import Factor
 
 FACTORS = [
     Constant(),

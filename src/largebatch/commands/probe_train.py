@@ -28,7 +28,7 @@ from largebatch.measure.blocks import BlockNorms
 from largebatch.measure.meter import Meter
 from largebatch.measure.statistics import PreconditionedNorms
 from largebatch.rules import Observe, Schedule
-from largebatch.rules.schedule import Factor
+from largebatch.rules.factors import Factor
 
 PARTS = 4
 """Micro-batches of a step; `largebatch.commands.probe` says why."""

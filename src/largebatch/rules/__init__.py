@@ -13,18 +13,18 @@ from largebatch.rules.bounds import ClampLr as ClampLr
 from largebatch.rules.bounds import LimitGrowth as LimitGrowth
 from largebatch.rules.clock import StepClock as StepClock
 from largebatch.rules.every import Every as Every
+from largebatch.rules.factors import WSD as WSD
+from largebatch.rules.factors import Constant as Constant
+from largebatch.rules.factors import Cosine as Cosine
+from largebatch.rules.factors import Exponential as Exponential
+from largebatch.rules.factors import Linear as Linear
+from largebatch.rules.factors import Polynomial as Polynomial
+from largebatch.rules.factors import StepDecay as StepDecay
 from largebatch.rules.legw import Legw as Legw
 from largebatch.rules.observe import Observe as Observe
 from largebatch.rules.scaling import LinearScaling as LinearScaling
 from largebatch.rules.scaling import SqrtScaling as SqrtScaling
-from largebatch.rules.schedule import WSD as WSD
-from largebatch.rules.schedule import Constant as Constant
-from largebatch.rules.schedule import Cosine as Cosine
-from largebatch.rules.schedule import Exponential as Exponential
-from largebatch.rules.schedule import Linear as Linear
-from largebatch.rules.schedule import Polynomial as Polynomial
 from largebatch.rules.schedule import Schedule as Schedule
-from largebatch.rules.schedule import StepDecay as StepDecay
 from largebatch.rules.warmup import WarmUp as WarmUp
 
 _CLASSES = {name: cls for name, cls in globals().items() if isinstance(cls, type)}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from largebatch.rules.schedule import Factor
+from largebatch.rules.factors import Factor
 from largebatch.workloads.data import Batch, Data
 
 
