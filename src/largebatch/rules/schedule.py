@@ -29,8 +29,8 @@ class Schedule:
     0.5
 
     Args:
-        factor: `Cosine()` and its neighbours, or a frozen dataclass of your own with their `__call__`,
-            which the record can name.
+        factor: `Cosine()` and its neighbours, or a frozen dataclass of your own that is called in
+            the same way, so that the record can name it.
         over: the schedule's own horizon, which names its unit; None for the run's budget. After
             its end the last factor stays.
 
