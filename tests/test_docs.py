@@ -6,6 +6,8 @@ A block fenced as ```python runs after `PRELUDE`, each block by itself; the fenc
     ```python continues     runs in the names that the block before it left
     ```python torchrun      is a whole program, run by torchrun on two processes
     ```python notest        is compiled only, as is a block whose first line is `# sketch`
+
+What a comment gives after `# -> ` is printed by its block, in this order.
 """
 
 from __future__ import annotations
@@ -116,11 +118,18 @@ def run(piece: list[Block]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("piece", list(pieces()), ids=lambda piece: piece[0].name)
 def test_the_code_that_is_shown_runs(
-    piece: list[Block], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    piece: list[Block],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT)
     run(piece)
+    printed = iter(capsys.readouterr().out.splitlines())
+    promised = [line for block in piece for line in re.findall(r"# -> (.+)", block.text)]
+    missing = [line for line in promised if line not in printed]  # reads on from the one before
+    assert not missing
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.name)
