@@ -156,10 +156,15 @@ def test_a_program_for_torchrun_runs_on_two_processes(block: Block, tmp_path: Pa
     assert len(done.stdout.splitlines()) == 1, "the first rank alone prints its one line"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_python_block_of_a_page_is_overlooked(page: Path) -> None:
+    assert page.read_text().count("```py") == sum(block.page == page for block in PYTHON)
+
+
 def calls() -> Iterator[tuple[str, list[str]]]:
     """(where, arguments) of each call of the command line in a shell block."""
     for block in BLOCKS:
-        if block.language != "sh":
+        if block.language not in ("sh", "bash", "console"):
             continue
         for line in block.text.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
