@@ -1,0 +1,238 @@
+"""What the documentation shows is true: its code runs, its commands parse, its links and names
+lead somewhere.
+
+A block fenced as ```python runs after `PRELUDE`, each block by itself; the fence says otherwise:
+
+    ```python continues     runs in the names that the block before it left
+    ```python torchrun      is a whole program, run by torchrun on two processes
+    ```python notest        is compiled only, as is a block whose first line is `# sketch`
+
+What a comment gives after `# -> ` is printed by its block, in this order.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import largebatch
+from largebatch.cli.main import cli
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "largebatch"
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+
+PRELUDE = """
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+import largebatch as lb
+
+x, y = torch.randn(1024, 3), torch.randint(0, 2, (1024,))
+dataset = TensorDataset(x, y)
+loader = DataLoader(dataset, batch_size=64)
+model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[30, 60])
+loss_fn = nn.CrossEntropyLoss()
+moments = [
+    lb.GradientMoments(batch_size=64, parts=4, batch_sqnorm=2.0 + i % 2, variance=64.0)
+    for i in range(64)
+]
+
+def evaluate(model):
+    with torch.no_grad():
+        return loss_fn(model(x), y).item()
+
+def save_checkpoint():
+    pass
+"""
+"""Names that a reader of the pages has in a training script."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: where it stands, its language, what else its fence says, and its text."""
+
+    page: Path
+    line: int
+    language: str
+    kind: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks_in(text: str, *, page: Path) -> Iterator[Block]:
+    """The fenced blocks of a page, in order."""
+    fence = re.compile(r"^```(\w+)(?: (\w+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    for found in fence.finditer(text):
+        line = text.count("\n", 0, found.start()) + 1
+        yield Block(page, line, found[1], found[2] or "", found[3])
+
+
+BLOCKS = [block for page in PAGES for block in blocks_in(page.read_text(), page=page)]
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+PROGRAMS = [block for block in PYTHON if block.kind == "torchrun"]
+
+
+def pieces() -> Iterator[list[Block]]:
+    """The blocks to run: each with those before it that it continues."""
+    piece: list[Block] = []
+    for block in PYTHON:
+        if block.kind in ("notest", "torchrun") or block.text.startswith("# sketch"):
+            continue
+        if block.kind == "continues":
+            piece.append(block)
+            continue
+        if piece:
+            yield piece
+        piece = [block]
+    if piece:
+        yield piece
+
+
+def run(piece: list[Block]) -> dict[str, Any]:
+    """Runs blocks after the prelude; the names that they leave."""
+    names: dict[str, Any] = {"__name__": "docs"}
+    exec(compile(PRELUDE, "prelude", "exec"), names)
+    for block in piece:
+        shifted = "\n" * block.line + block.text  # so that an error names the page's line
+        exec(compile(shifted, str(block.page), "exec", dont_inherit=True), names)
+    return names
+
+
+@pytest.mark.parametrize("piece", list(pieces()), ids=lambda piece: piece[0].name)
+def test_the_code_that_is_shown_runs(
+    piece: list[Block],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT)
+    run(piece)
+    printed = iter(capsys.readouterr().out.splitlines())
+    promised = [line for block in piece for line in re.findall(r"# -> (.+)", block.text)]
+    missing = [line for line in promised if line not in printed]  # reads on from the one before
+    assert not missing
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.name)
+def test_every_block_is_python_of_a_known_kind(block: Block) -> None:
+    assert block.kind in ("", "continues", "torchrun", "notest")
+    ast.parse(block.text)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("block", PROGRAMS, ids=lambda block: block.name)
+def test_a_program_for_torchrun_runs_on_two_processes(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(block.text)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [sys.executable, *launcher, "train.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(done.stdout.splitlines()) == 1, "the first rank alone prints its one line"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_python_block_of_a_page_is_overlooked(page: Path) -> None:
+    assert page.read_text().count("```py") == sum(block.page == page for block in PYTHON)
+
+
+def calls() -> Iterator[tuple[str, list[str]]]:
+    """(where, arguments) of each call of the command line in a shell block."""
+    for block in BLOCKS:
+        if block.language not in ("sh", "bash", "console"):
+            continue
+        for line in block.text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if "largebatch" in words:
+                yield block.name, words[words.index("largebatch") + 1 :]
+
+
+@pytest.mark.parametrize(("where", "words"), list(calls()))
+def test_a_command_that_is_shown_is_one_that_parses(where: str, words: list[str]) -> None:
+    assert words[0] in cli.commands, f"{where}: no command {words[0]!r}"
+    cli.commands[words[0]].make_context(words[0], words[1:])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_within_the_project_leads_to_a_file(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+    inside = [link for link in links if not re.match(r"\w+:", link)]
+    assert not [link for link in inside if not (page.parent / link).exists()]
+
+
+@cache
+def members() -> dict[str, set[str]]:
+    """Class -> what its body and its `self.x = ...` name, inherited names among them."""
+    own: dict[str, set[str]] = {}
+    bases: dict[str, list[str]] = {}
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                text = ast.unparse(node)
+                names = set(re.findall(r"def (\w+)|self\.(\w+)|^    (\w+)\s*[:=]", text, re.M))
+                own.setdefault(node.name, set()).update(n for found in names for n in found if n)
+                bases[node.name] = [ast.unparse(base) for base in node.bases]
+    for name in own:
+        own[name] |= {n for base in bases[name] for n in own.get(base, set())}
+    return own
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_name_of_ours_in_the_text_exists(page: Path) -> None:
+    text, known = page.read_text(), members()
+    public = set(re.findall(r"\blb\.(\w+)", text))
+    assert not public - set(vars(largebatch))
+    dotted = [found for found in re.findall(r"`_?([A-Z]\w+)\.(\w+)", text) if found[0] in known]
+    assert not [f"{name}.{member}" for name, member in dotted if member not in known[name]]
+
+
+def test_the_architecture_names_every_file_with_code() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    files = [path for path in SOURCE.rglob("*.py") if path.read_text().strip()]
+    named = {f"`{path.relative_to(SOURCE)}`" for path in files}
+    assert not {name for name in named if name not in text}
+
+
+def test_the_rules_page_has_a_section_for_every_rule_and_a_row_for_every_method() -> None:
+    from largebatch.methods import METHODS
+    from largebatch.rules import RULES
+
+    text = (ROOT / "docs" / "rules.md").read_text()
+    assert not {name for name in RULES if f"### {name}\n" not in text}
+    assert not {name for name in METHODS if f"| `{name}` |" not in text}
+
+
+def test_blocks_and_what_they_continue_are_found() -> None:
+    text = "a\n```python\nz = 1\n```\n```python continues\nz += 1\n```\n```sh\nls\n```\n"
+    found = list(blocks_in(text, page=ROOT / "README.md"))
+    assert [(b.line, b.language, b.kind) for b in found] == [
+        (2, "python", ""), (5, "python", "continues"), (8, "sh", ""),
+    ]  # fmt: skip
+    assert run(found[:2])["z"] == 2
+    with pytest.raises(NameError):
+        run(found[1:2])
