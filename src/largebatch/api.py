@@ -86,8 +86,9 @@ def attach(
     """Lets a rule set the learning rate inside a loop that stays as it is.
 
         control = lb.attach(model, optimizer, lb.AdaScale(), batch_size=512, base_batch_size=64)
-        for x, y in loader:
-            loss_fn(model(x), y).backward()          # one or several backward calls a step
+        for micro_batches in steps:
+            for x, y in micro_batches:               # two or more, or several processes
+                (loss_fn(model(x), y) / len(micro_batches)).backward()
             optimizer.step()                         # lr x gain inside it only
             optimizer.zero_grad()
             control.advance(scheduler)               # was scheduler.step(): ticks in base steps

@@ -183,3 +183,10 @@ def test_a_step_decay_at_whole_base_steps_is_the_same_on_the_rounded_clock(clock
     rule, budget = Schedule(factor=StepDecay(at=(6 / 18, 12 / 18))), Budget(base_steps=18.0)
     rounded = see(base_steps=float(math.floor(clock)), budget=budget)
     assert rate(rule, see(base_steps=clock, budget=budget)) == rate(rule, rounded)
+
+
+def test_a_factor_that_no_record_could_name_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r"Schedule\(factor=Cosine\(\)\)"):
+        Schedule(factor=lambda fraction: 1.0)
+    with pytest.raises(ValueError, match="is a value"):
+        Schedule(factor=Cosine)

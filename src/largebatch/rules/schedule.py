@@ -9,7 +9,7 @@ may be counted in base steps, samples or optimizer steps. The rise at the start 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import ClassVar
 
 from largebatch.core.decision import Decision
@@ -35,7 +35,8 @@ class Schedule:
             its end the last factor stays.
 
     Raises:
-        ValueError: at the first step, when neither the run nor the schedule has a length.
+        ValueError: a factor that is no value, as a function is; and at the first step, when neither
+            the run nor the schedule has a length.
     """
 
     factor: Factor = field(default_factory=Cosine)
@@ -44,6 +45,14 @@ class Schedule:
     changes: ClassVar[frozenset[str]] = frozenset({"lr"})
     bounds: ClassVar[frozenset[str]] = frozenset()
     forbids: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not is_dataclass(self.factor) or isinstance(self.factor, type):
+            raise ValueError(
+                f"A run's record names its schedule, so the factor is a value, as in "
+                f"Schedule(factor=Cosine()), or a frozen dataclass of your own with __call__; got "
+                f"{self.factor!r}."
+            )
 
     @property
     def needs(self) -> frozenset[str]:
