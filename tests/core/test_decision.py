@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from largebatch.core.decision import Decision, join
+from largebatch.core.measurement import STATISTICS
 
 DECISIONS = st.builds(
     Decision,
@@ -42,6 +43,13 @@ def test_resizing_sets_the_next_batch_alone(decision: Decision, size: int, why: 
     assert decision.resized(size, because=why) == replace(
         decision, next_batch_size=size, reason=join(decision.reason, why)
     )
+
+
+@given(decision=DECISIONS, names=st.frozensets(st.sampled_from(sorted(STATISTICS))))
+def test_measuring_sets_the_wanted_statistics_alone(
+    decision: Decision, names: frozenset[str]
+) -> None:
+    assert decision.measuring(names) == replace(decision, measure_next=names)
 
 
 @pytest.mark.parametrize(

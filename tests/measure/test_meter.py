@@ -445,9 +445,13 @@ def test_flat_refuses_a_second_zero_grad_and_mixed_types():
     control, _ = controller(
         model, torch.optim.SGD(model.parameters(), lr=0.1), meter=Meter(model, tap=Flat())
     )
-    model.zero_grad()  # set_to_none
     with pytest.raises(MicroBatchMissed, match=r"0\.weight is no longer"):
-        drive(control, model, steps=1)
+        for batch in control.steps(steps=2):
+            for x, y in batch:
+                control.backward(cross_entropy(model, x, y))
+            control.step()
+            model.zero_grad()  # set_to_none
+    drive(control, model, steps=2)  # on from there, with gradients back in the buffer
     mixed = network()
     mixed[2].double()
     with pytest.raises(ValueError, match="2 kinds"):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from watching import controller, cross_entropy, data, drive, network
 
-from largebatch.core.errors import LargeBatchError
+from largebatch.core.errors import LargeBatchError, MicroBatchMissed
 from largebatch.measure.meter import Meter
 from largebatch.measure.taps import Detached, Flat, LeafHooks
 
@@ -305,3 +305,38 @@ def test_hooks_change_no_gradient_and_leave_none_behind():
     assert len(meter.tap._handles) == 4
     meter.open(frozenset())
     assert meter.tap._handles == []
+
+
+class Own(torch.optim.SGD):
+    """Clears in its own way: to zeros."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none=False)
+
+
+@pytest.mark.parametrize("tap", [LeafHooks, Detached])
+def test_gradients_are_cleared_as_the_optimizer_does_it(tap):
+    for kind, cleared in ((torch.optim.SGD, None), (Own, 0.0)):
+        model = network()
+        control, _ = controller(
+            model, kind(model.parameters(), lr=0.1), meter=Meter(model, tap=tap())
+        )
+        drive(control, model, steps=1)
+        for parameter in model.parameters():
+            left = None if parameter.grad is None else parameter.grad.abs().max().item()
+            assert left == cleared
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_flat_refuses_gradients_cleared_behind_its_back_before_the_optimizer_moves(after):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    control, seen = controller(model, optimizer, meter=Meter(model, tap=Flat()))
+    with pytest.raises(MicroBatchMissed, match=r"0\.weight is no longer in"):
+        for batch in control.steps(steps=1):
+            for at, (x, y) in enumerate(batch, start=1):
+                control.backward(cross_entropy(model, x, y))
+                if at == after:
+                    optimizer.zero_grad()
+            control.step()
+    assert seen.steps == []

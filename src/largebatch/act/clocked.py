@@ -140,7 +140,7 @@ class Clocked:
 
 
 def _trainable(optimizer: Optimizer) -> int:
-    return sum(p.requires_grad for group in optimizer.param_groups for p in group["params"])
+    return sum([p.requires_grad for group in optimizer.param_groups for p in group["params"]])
 
 
 def _refuse_attached(optimizer: Optimizer) -> None:

@@ -137,8 +137,7 @@ class StepController(Clocked):
         weight = step.size if weight is None else weight
         if not 0.0 < weight < math.inf:
             raise ValueError(f"A micro-batch's weight is finite and above 0; got {weight!r}.")
-        last = step.last
-        step.take()
+        last = step.take()
         share = weight * self.decider.ranks / step.batch_size
         self.meter.backward(loss, share=share, weight=weight, samples=step.size, last=last)
 

@@ -39,7 +39,8 @@ class LrActuator:
 
     def apply(self, multiplier: float) -> None:
         """Multiplies the rates, from those that were there before any earlier `apply`."""
-        self.restore()
+        if self._before:
+            self.restore()
         groups = self.optimizer.param_groups
         self._before = [_copied(group["lr"]) for group in groups]
         for group, before in zip(groups, self._before, strict=True):

@@ -58,8 +58,8 @@ class MicroBatches(Iterable[Any]):
         """Whether the micro-batch in hand is this rank's last one of the step."""
         return self._done == self.accumulation - 1
 
-    def take(self) -> None:
-        """Notes that the micro-batch in hand had its backward.
+    def take(self) -> bool:
+        """Notes that the micro-batch in hand has its backward; whether it is the last one.
 
         Raises:
             MicroBatchMissed: none is in hand, or it had its backward already.
@@ -72,6 +72,7 @@ class MicroBatches(Iterable[Any]):
             )
         self._waiting = False
         self._done += 1
+        return self._done == self.accumulation
 
     def check_complete(self) -> None:
         """Checks that each micro-batch had its backward.

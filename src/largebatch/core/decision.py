@@ -56,6 +56,16 @@ class Decision:
             reason=join(self.reason, because),
         )
 
+    def measuring(self, names: frozenset[str]) -> Decision:
+        """This decision with other statistics wanted in the next step."""
+        return Decision(
+            next_batch_size=self.next_batch_size,
+            base_steps=self.base_steps,
+            lr_multiplier=self.lr_multiplier,
+            measure_next=names,
+            reason=self.reason,
+        )
+
 
 def join(reason: str, more: str) -> str:
     """Two reasons as one.

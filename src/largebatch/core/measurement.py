@@ -136,8 +136,9 @@ class Budget:
 
     def over(self, *, step: int, samples: int, base_steps: float) -> bool:
         """Whether the clock has used it all; base steps may lack what their sum was rounded by."""
-        left = 1.0 - self.used(step=step, samples=samples, base_steps=base_steps)
-        return left <= (0.0 if self.base_steps is None else 1e-9)
+        if self.base_steps is not None:
+            return 1.0 - base_steps / self.base_steps <= 1e-9
+        return self.used(step=step, samples=samples, base_steps=base_steps) >= 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from largebatch.core.measurement import Reading
 from largebatch.measure.estimate import Parts, source_of
 from largebatch.measure.parameters import Parameters, replica
 from largebatch.measure.ranks import Ranks
-from largebatch.measure.squares import squared_norms, squarer
+from largebatch.measure.squares import squared_norm, squared_norms, squarer
 from largebatch.measure.statistics import (
     BATCH,
     PreconditionedNorms,
@@ -122,7 +123,7 @@ class Meter:
         self.sums = Sums(self.ranks, device=self.parameters.tensors[0].device)
         on_cpu = all(p.device.type == "cpu" for p in self.parameters.tensors)
         self._squares = [(p, squarer(p)) for p in self.parameters.tensors] if on_cpu else None
-        self._factors: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
+        self._factors: dict[float, Tensor] = {}
         self.see: See | None = None
         self._plans: dict[frozenset[str], tuple[list[Statistic], See | None]] = {}
         # Every statistic's sums, wanted or not: ranks that disagree about what is wanted must still
@@ -156,10 +157,15 @@ class Meter:
             samples: in the micro-batch.
             last: whether it is this rank's last one of the step.
         """
-        if self.see is not None:
+        # As the loss's own gradient the share costs no product, neither forward nor backward.
+        factor = self._factors.get(share)
+        if factor is None or factor.dtype is not loss.dtype or factor.device != loss.device:
+            factor = self._new_factor(share, loss)
+        if self.see is None:
+            loss.backward(gradient=factor)
+        else:
             self.tap.begin(self.see)
-        loss.backward(gradient=self._factor(share, loss))
-        if self.see is not None:
+            loss.backward(gradient=factor)
             self.tap.end(last=last)
         self.sums.add(LOSS, loss.detach(), coefficient=weight)
         for statistic in self.active:
@@ -186,23 +192,21 @@ class Meter:
         }  # fmt: skip
         sums = self.reduce(numbers, digest=digest)
         count = round(sums["parts"])
-        parts = Parts.proportional(
-            count=count,
-            samples=sums["samples"],
-            weight=sums["weight"],
-            source=source_of(ranks=self.ranks.count, parts=count),
-        )
+        parts = _parts(count, sums["samples"], sums["weight"], self.ranks.count)
         factor = (planned_weight / parts.weight) ** 2
         totals = Totals(sums=sums, parts=parts, batch_factor=factor)
         return self.read(totals, losses=parts.weight)
 
     def close_batch(self) -> None:
         """Looks at the batch's gradient, which is complete and not yet clipped."""
-        share = float(self.leader)
-        if self._squares is None:
+        share = 1.0 if self.ranks.rank == 0 else 0.0
+        row = self.tap.row()
+        if row is not None:
+            squares = [squared_norm(row)]
+        elif self._squares is None:
             squares = squared_norms(gradients_of(self.parameters))
         else:
-            squares = [square(p.grad) for p, square in self._squares if p.grad is not None]
+            squares = [square(g) for p, square in self._squares if (g := p.grad) is not None]
         self.sums.add(BATCH, *squares, coefficient=share)
         for statistic in self.active:
             statistic.close_batch(self.sums, share=share)
@@ -210,6 +214,8 @@ class Meter:
     def reduce(self, numbers: Mapping[str, float], *, digest: int) -> dict[str, float]:
         """The step's sums over the ranks, with this rank's numbers among them."""
         self.sums.put(numbers)
+        if self.ranks.count == 1:
+            return self.sums.reduce()
         self.sums.put({"digest": digest, "first digest": digest if self.leader else 0})
         sums = self.sums.reduce()
         if sums["digest"] != self.ranks.count * sums["first digest"]:
@@ -240,13 +246,18 @@ class Meter:
         """Clears the gradients after the optimizer's step."""
         self.tap.clear(optimizer)
 
-    def _factor(self, share: float, loss: Tensor) -> Tensor:
-        key = (share, loss.dtype, loss.device)
-        if key not in self._factors:
-            if len(self._factors) > 64:
-                self._factors.clear()
-            self._factors[key] = torch.full((), share, dtype=loss.dtype, device=loss.device)
-        return self._factors[key]
+    def _new_factor(self, share: float, loss: Tensor) -> Tensor:
+        if len(self._factors) > 64:
+            self._factors.clear()
+        factor = torch.full((), share, dtype=loss.dtype, device=loss.device)
+        self._factors[share] = factor
+        return factor
+
+
+@lru_cache(maxsize=64)  # the same in almost every step
+def _parts(count: int, samples: float, weight: float, ranks: int) -> Parts:
+    source = source_of(ranks=ranks, parts=count)
+    return Parts.proportional(count=count, samples=samples, weight=weight, source=source)
 
 
 def _see_all(sees: list[See]) -> See | None:

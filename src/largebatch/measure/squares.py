@@ -35,7 +35,9 @@ def squarer(parameter: Tensor) -> Callable[[Tensor], Tensor]:
     25.0
     """
     small = parameter.numel() <= ROW and parameter.device.type == "cpu"
-    return _squared_row if small and parameter.dtype is torch.float32 else squared_norm
+    if not small or parameter.dtype is not torch.float32:
+        return squared_norm
+    return _squared_vector if parameter.dim() == 1 else _squared_matrix
 
 
 def squared_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -47,7 +49,13 @@ def squared_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [torch.stack(norms).square().sum()]
 
 
-def _squared_row(gradient: Tensor) -> Tensor:
+def _squared_vector(gradient: Tensor) -> Tensor:
+    if gradient.is_sparse:
+        return squared_norm(gradient)
+    return torch.dot(gradient, gradient)
+
+
+def _squared_matrix(gradient: Tensor) -> Tensor:
     if gradient.is_sparse:
         return squared_norm(gradient)
     row = gradient.flatten()

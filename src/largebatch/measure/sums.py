@@ -41,6 +41,7 @@ class Sums:
     def __init__(self, ranks: Ranks, *, device: torch.device) -> None:
         self.ranks = ranks
         self.device = torch.device("cpu") if device.type == "mps" else device
+        self._at_hand = device.type == "cpu"
         self._plan: tuple[object, ...] = ()
         self._matrix = torch.empty(0)
         self._host: tuple[float, ...] = ()
@@ -51,7 +52,7 @@ class Sums:
         """A step begins whose device scalars go under these names; forgets what was collected."""
         self._rows = rows
         self._scalars: list[Tensor] = []
-        self._terms: list[tuple[int, float]] = []
+        self._terms: list[tuple[int, float, int]] = []  # (row, coefficient, scalars)
         self._numbers: dict[str, float] = {}
 
     @property
@@ -61,8 +62,8 @@ class Sums:
 
     def add(self, name: str, *scalars: Tensor, coefficient: float = 1.0) -> None:
         """Adds coefficient * scalar (each 0-dim, on the device) to the sum called `name`."""
+        self._terms.append((self._rows[name], coefficient, len(scalars)))
         self._scalars += scalars
-        self._terms += [(self._rows[name], coefficient)] * len(scalars)
         if len(self._scalars) > LIMIT:
             self._fold()
 
@@ -73,9 +74,14 @@ class Sums:
     def drop(self, names: Iterable[str]) -> None:
         """Forgets what was added under these names."""
         rows = {self._rows[name] for name in names}
-        kept = [i for i, (row, _) in enumerate(self._terms) if row not in rows]
-        self._scalars = [self._scalars[i] for i in kept]
-        self._terms = [self._terms[i] for i in kept]
+        scalars, terms, at = self._scalars, self._terms, 0
+        self._scalars, self._terms = [], []
+        for term in terms:
+            row, _, count = term
+            if row not in rows:
+                self._terms.append(term)
+                self._scalars += scalars[at : at + count]
+            at += count
 
     def reduce(self) -> dict[str, float]:
         """Every sum over all ranks, the same on each: one all-reduce, one host sync."""
@@ -87,12 +93,18 @@ class Sums:
 
     def _on_host(self) -> dict[str, float]:
         """The sums of this process alone; without a collective the host adds up faster."""
-        terms: list[list[float]] = [[] for _ in self._rows]
-        if self._terms:
-            values = torch.stack(self._scalars).tolist()
-            for (row, coefficient), value in zip(self._terms, values, strict=True):
-                terms[row].append(coefficient * value)
-        return dict(zip(self._rows, map(_sum, terms), strict=True))
+        sums, at = [0.0] * len(self._rows), 0
+        values = self._values()
+        for row, coefficient, count in self._terms:
+            sums[row] += coefficient * _sum(values[at : at + count])
+            at += count
+        return dict(zip(self._rows, sums, strict=True))
+
+    def _values(self) -> list[float]:
+        if self._at_hand or not self._scalars:  # one by one, a CPU's come at half the price
+            return [scalar.item() for scalar in self._scalars]
+        values: list[float] = torch.stack(self._scalars).tolist()
+        return values
 
     def _on_device(self) -> Tensor:
         count = len(self._rows)
@@ -100,7 +112,8 @@ class Sums:
             return torch.zeros(count, dtype=torch.float64, device=self.device)
         plan = (*self._rows, *self._terms)
         if plan != self._plan:  # the same in almost every step, so it stays on the device
-            rows = [[c if row == r else 0.0 for r, c in self._terms] for row in range(count)]
+            terms = [(r, c) for r, c, scalars in self._terms for _ in range(scalars)]
+            rows = [[c if row == r else 0.0 for r, c in terms] for row in range(count)]
             self._plan = plan
             self._matrix = torch.tensor(rows, dtype=torch.float64, device=self.device)
         # A product with zeros spreads one NaN over all sums, which does no harm: a step with any
@@ -116,7 +129,7 @@ class Sums:
 
     def _fold(self) -> None:
         self._scalars = list(self._on_device().unbind())
-        self._terms = [(row, 1.0) for row in self._rows.values()]
+        self._terms = [(row, 1.0, 1) for row in self._rows.values()]
 
 
 def _sum(terms: list[float]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from largebatch.core.decision import Decision
@@ -65,5 +65,5 @@ class Every:
     def update(self, state: Any, seen: Measurement, proposed: Decision) -> tuple[Any, Decision]:
         state, decision = self.rule.update(state, seen, proposed)
         if (seen.step + 1) % self.steps:
-            decision = replace(decision, measure_next=proposed.measure_next)
+            decision = decision.measuring(proposed.measure_next)
         return state, decision
