@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from largebatch.act.attached import Attached
 from largebatch.act.controller import StepController
@@ -57,6 +59,12 @@ class Controller(StepController):
         record: Sink | None = None,
         patience: int = 10,
     ) -> None:
+        _check_parts(model, optimizer, record)
+        if not isinstance(batches, BatchLoader):
+            raise ValueError(
+                f"The Controller loads through a BatchLoader; got {type(batches).__name__}. Wrap "
+                "it: lb.BatchLoader(loader_or_dataset, batch_size=64)."
+            )
         meter = meter or Meter(model)
         super().__init__(
             model,
@@ -82,6 +90,7 @@ def attach(
     budget: Budget | None = None,
     meter: Meter | None = None,
     record: Sink | None = None,
+    patience: int = 10,
 ) -> Attached:
     """Lets a rule set the learning rate inside a loop that stays as it is.
 
@@ -110,11 +119,14 @@ def attach(
         budget: how long the run is, for schedules.
         meter: how gradients are measured; None is `Meter(model)`.
         record: where each step is written, by the first rank only.
+        patience: non-finite steps in a row after which training ends.
 
     Raises:
         ValueError: parts that do not fit together, before any training step.
         RanksDisagree: the ranks were started with different settings.
+        NotFinite: within an `optimizer.step()`, when `patience` is at its end.
     """
+    _check_parts(model, optimizer, record)
     if micro_batches is not None and micro_batches < 1:
         raise ValueError(f"micro_batches is at least 1; got {micro_batches!r}.")
     meter = meter or Meter(model)
@@ -127,6 +139,7 @@ def attach(
         dataset_size=dataset_size,
         budget=budget,
         record=record if meter.leader else None,
+        patience=patience,
     )
 
 
@@ -188,6 +201,9 @@ def watch(
     Raises:
         ValueError: parts that do not fit together, before any training step.
     """
+    _check_parts(model, optimizer, None)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is a number of samples, at least 1; got {batch_size!r}.")
     meter = meter or Meter(model)
     record = MemoryRecord(maxlen=steps)
     control = Attached(
@@ -198,3 +214,25 @@ def watch(
         record=record,
     )
     return Watch(control, record)
+
+
+def _check_parts(model: nn.Module, optimizer: Optimizer, record: Sink | None) -> None:
+    if not isinstance(model, nn.Module) or not isinstance(optimizer, Optimizer):
+        raise ValueError(
+            "model comes first and is a torch.nn.Module, then an optimizer that was built from it; "
+            f"got {_kind(model)} and {_kind(optimizer)}. "
+            "lb.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), lb.AdaScale(), ...)"
+        )
+    if isinstance(optimizer, LBFGS):
+        raise ValueError(
+            "L-BFGS calls its closure several times in a step, so there is no one gradient to "
+            "decide about. Use another optimizer: torch.optim.SGD(model.parameters(), lr=0.1)."
+        )
+    if isinstance(record, (str, os.PathLike)):
+        raise ValueError(
+            f"A record is an object that writes, not a path: lb.JsonlRecord({os.fspath(record)!r})."
+        )
+
+
+def _kind(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__

@@ -188,6 +188,8 @@ def disagreements() -> dict[str, str]:
         "attached base_batch_size": attached_to(base_batch_size=8 if here else 4),
         "attached dataset_size": attached_to(dataset_size=48 if here else 47),
         "batch_size": message(RanksDisagree, resized_on_one_rank),
+        "max_micro_batch_size": started(most=2 if here else 4),
+        "clip_norm": message(RanksDisagree, clipped_apart),
     }
 
 
@@ -199,6 +201,14 @@ def resized_on_one_rank() -> None:
         control.step()
         if rank() == 1 and control.optimizer_steps == 2:
             control.resize(24)
+
+
+def clipped_apart() -> None:
+    control = controller()
+    for batch in control.steps(samples=48):
+        for x, y in batch:
+            control.backward(loss_of(control.model, x, y))
+        control.step(clip_norm=0.1 if rank() == 1 else 0.5)
 
 
 def corrected_after_a_disagreement() -> int:
@@ -283,7 +293,8 @@ def test_a_nan_on_one_rank_is_skipped_by_all(ranks: int) -> None:
 @pytest.mark.parametrize(
     "name",
     ["rule", "base_batch_size", "dataset_size", "seed", "learning rate", "budget",
-     "attached base_batch_size", "attached dataset_size", "batch_size"],
+     "attached base_batch_size", "attached dataset_size", "batch_size",
+     "max_micro_batch_size", "clip_norm"],
 )  # fmt: skip
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_that_differ_are_told_in_what_on_every_rank(ranks: int, name: str) -> None:

@@ -263,7 +263,7 @@ class Unsized(Dataset):
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        (torch.arange(9), {"batch_size": 0}, "batch_size is at least 1"),
+        (torch.arange(9), {"batch_size": 0}, "batch_size is a whole number, at least 1"),
         (torch.arange(9), {"max_micro_batch_size": 0}, "max_micro_batch_size is at least 1"),
         (torch.arange(9), {"num_workers": -1}, "num_workers at least 0"),
         (torch.arange(9), {"num_workers": 2}, "Drop num_workers .* tensors are indexed whole"),

@@ -70,7 +70,7 @@ class Attached(Clocked):
     In the step's pre-hook: read, decide, multiply the learning rate; in its post-hook: restore it.
     A step whose loss or gradient is not finite is taken as it comes, since the step is the user's,
     with a multiplier of 1: no rule sees it, no clock but the samples advances, and it is counted in
-    `skipped`.
+    `skipped`; `patience` of them in a row end the run.
 
     Mutable: holds the step in hand.
     """
@@ -85,7 +85,11 @@ class Attached(Clocked):
         dataset_size: int | None = None,
         budget: Budget | None = None,
         record: Sink | None = None,
+        patience: int = 10,
     ) -> None:
+        if patience < 1:
+            raise ValueError(f"patience is a number of steps, at least 1; got {patience!r}.")
+        self.patience = patience
         observer.bind(optimizer)
         meter = observer.meter
         decider = Decider.start(
@@ -167,12 +171,12 @@ class Attached(Clocked):
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if any(callable(value) for value in (*args[1:], *kwargs.values())):
             raise LargeBatchError(
-                "optimizer.step(closure) runs its backward inside the step, after the learning "
-                "rate had to be known. Run the closure yourself: closure(); optimizer.step()."
+                "optimizer.step(closure) runs its backward inside the step, too late to be "
+                "measured. Run the closure yourself: closure(); optimizer.step()."
             )
         self.check_optimizer()
         self._lr.restore()
-        digest = digest_of(self.decider) if self.decider.ranks > 1 else 0
+        digest = digest_of(clocks_of(self.decider)) if self.decider.ranks > 1 else 0
         try:
             reading = self.observer.close(digest=digest)
         except RanksDisagree:
@@ -186,6 +190,8 @@ class Attached(Clocked):
         self._seen = self.decider.see(reading, base_lr=self._lr.base_lr)
         self._before = self.decider
         self.decider, self.decision = self.decider.decide(self._seen)
+        left = "this step was not taken, but earlier ones were, so the weights may be lost"
+        self._check_finite(self._seen, patience=self.patience, left=left)
         self._lr.apply(self.decision.lr_multiplier)
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import zlib
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,8 +16,8 @@ from largebatch.act.learning_rate import tick
 from largebatch.core.codec import encode
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
-from largebatch.core.errors import LargeBatchError
-from largebatch.core.measurement import FACTS, STATISTICS
+from largebatch.core.errors import LargeBatchError, NotFinite
+from largebatch.core.measurement import FACTS, STATISTICS, Measurement
 from largebatch.core.protocols import Meter
 from largebatch.core.rule import require
 
@@ -41,6 +42,7 @@ class Clocked:
         self.decision: Decision | None = None
         self.optimizer = optimizer
         self._before = decider
+        self._lost_in_a_row = 0
         self._trainable = _trainable(optimizer)
         self._first_tick = decider.base_steps
         self._ticked: WeakKeyDictionary[LRScheduler, float] = WeakKeyDictionary()
@@ -123,6 +125,21 @@ class Clocked:
         self._ticked[scheduler] = self.base_steps
         return ticks
 
+    def _check_finite(self, seen: Measurement, *, patience: int, left: str) -> None:
+        self._lost_in_a_row = 0 if seen.finite else self._lost_in_a_row + 1
+        at_once = seen.samples == 0 and seen.loss is not None and not math.isfinite(seen.loss)
+        if at_once or self._lost_in_a_row >= patience:
+            cause = (
+                "It is the first step, so look at the data and the loss."
+                if at_once
+                else "Look at the data, or lower the learning rate: optimizer = "
+                "torch.optim.SGD(model.parameters(), lr=0.5 * lr)."
+            )
+            raise NotFinite(
+                f"{self._lost_in_a_row} step(s) in a row had a loss or gradient that is not finite "
+                f"(loss {seen.loss}); {left}. {cause}"
+            )
+
     def check_optimizer(self) -> None:
         """Checks that the optimizer moves as many parameters as when the run was built.
 
@@ -149,7 +166,8 @@ def _refuse_attached(optimizer: Optimizer) -> None:
         if inspect.ismethod(hook) and isinstance(hook.__self__, Clocked):
             raise ValueError(
                 "A rule is attached to this optimizer already; two would both multiply its "
-                "learning rate. Call control.close() on the first, or make one of two rules: "
+                "learning rate. Call control.close() on the first, or build the optimizer anew "
+                "where that is out of reach; of two rules make one: "
                 "lb.attach(model, optimizer, lb.chain(rule, another), ...)."
             )
 
@@ -166,12 +184,12 @@ def clocks_of(decider: Decider) -> dict[str, Any]:
     }
 
 
-def digest_of(decider: Decider) -> int:
-    """A number below 2^32 that differs when clocks, states or decisions do.
+def digest_of(facts: Mapping[str, Any]) -> int:
+    """A number below 2^32 that differs when one of the facts does.
 
     The same on every rank and in every process, unlike `hash`.
     """
-    return zlib.crc32(repr(clocks_of(decider)).encode())
+    return zlib.crc32(repr(facts).encode())
 
 
 def facts_of(decider: Decider) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -15,7 +16,7 @@ from largebatch.act.loader import BatchLoader
 from largebatch.act.micro_batches import MicroBatches
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
-from largebatch.core.errors import MicroBatchMissed, NotFinite, RanksDisagree
+from largebatch.core.errors import LargeBatchError, MicroBatchMissed, RanksDisagree
 from largebatch.core.measurement import STATISTICS, Budget, Measurement, Reading
 from largebatch.core.protocols import Meter, Sink
 from largebatch.core.rule import Rule
@@ -62,7 +63,8 @@ class StepController(Clocked):
         self._lr = LrActuator(optimizer)
         self._record = record
         self._step: MicroBatches | None = None
-        self._lost_in_a_row = 0
+        self._clip_norm: float | None = None
+        self._stepping = False
 
     @property
     def batch_size(self) -> int:
@@ -112,15 +114,16 @@ class StepController(Clocked):
         self._drop_step()
         self._close_record()
 
-    def backward(self, loss: Tensor, *, weight: float | None = None) -> None:
+    def backward(self, loss: Tensor, *, weight: float | Tensor | None = None) -> None:
         """Runs the micro-batch's backward, weighted so that the step's gradient is the mean.
 
         Args:
             loss: the micro-batch's MEAN loss, a scalar.
             weight: what it averages over, where that is not its samples (tokens, say); above 0.
+                A tensor is read by the host.
 
         Raises:
-            ValueError: a loss that is not a scalar, or a weight that is not above 0.
+            ValueError: a loss that is no scalar with a graph, or a weight that is not above 0.
             MicroBatchMissed: no micro-batch is in hand.
         """
         step = self._step
@@ -129,14 +132,24 @@ class StepController(Clocked):
                 "control.backward was called outside a step. Use it inside "
                 "for batch in control.steps(samples=...): for x, y in batch: ..."
             )
+        if not isinstance(loss, Tensor) or not loss.requires_grad:
+            raise ValueError(
+                "control.backward takes the loss itself, with the graph that made it: no "
+                "loss.item(), no loss.detach(), no torch.no_grad() around the model. "
+                "control.backward(loss_fn(model(x), y))"
+            )
         if loss.dim() != 0:
             raise ValueError(
                 f"The loss has the shape {tuple(loss.shape)}; control.backward takes the mean over "
                 "the micro-batch: control.backward(loss.mean())."
             )
-        weight = step.size if weight is None else weight
+        weight = step.size if weight is None else float(weight)
         if not 0.0 < weight < math.inf:
-            raise ValueError(f"A micro-batch's weight is finite and above 0; got {weight!r}.")
+            raise ValueError(
+                f"A micro-batch's weight is finite and above 0; got {weight!r}. One in which "
+                "nothing counts has no mean loss; let it count for next to nothing: "
+                "control.backward(0.0 * model(x).sum(), weight=1e-6)."
+            )
         last = step.take()
         share = weight * self.decider.ranks / step.batch_size
         self.meter.backward(loss, share=share, weight=weight, samples=step.size, last=last)
@@ -183,8 +196,9 @@ class StepController(Clocked):
         after, decision = self.decider.decide(seen)
         if seen.finite:
             self._apply(decision, sqnorm=reading.batch_sqnorm, clip_norm=clip_norm)
+        self._clip_norm = clip_norm
         self._commit(after, seen, decision)
-        self._refuse_nan(seen)
+        self._check_finite(seen, patience=self.patience, left="no weight was changed by them")
         return decision
 
     def _begin(self, budget: Budget) -> None:
@@ -192,6 +206,7 @@ class StepController(Clocked):
             decider = replace(self.decider, budget=budget)
             facts, stream = facts_of(decider), self.batches.state_dict()
             alike = {name: stream[name] for name in ("seed", "shuffle", "position")}
+            alike["max_micro_batch_size"] = self.batches.max_micro_batch_size
             self.meter.agree({**facts, **alike, "learning rate": self._lr.base_lr})
             if self._record is not None:
                 self._record.start(facts)
@@ -206,6 +221,7 @@ class StepController(Clocked):
     def _iterate(self) -> Iterator[MicroBatches]:
         self._drop_step()  # of a loop that was left, but that somebody still holds
         step: MicroBatches | None = None
+        guard = self.optimizer.register_step_pre_hook(self._refuse_foreign_step)
         try:
             while not self.decider.finished:
                 self.check_optimizer()
@@ -225,6 +241,7 @@ class StepController(Clocked):
                     break
             self._close_record()
         finally:
+            guard.remove()
             if self._step in (step, None):  # not that of another loop
                 self._drop_step()
 
@@ -235,22 +252,27 @@ class StepController(Clocked):
         return budget.samples - self.decider.samples
 
     def _close(self, *, planned_weight: float) -> Reading:
-        digest = digest_of(self.decider) if self.decider.ranks > 1 else 0
+        digest = digest_of(self._alike()) if self.decider.ranks > 1 else 0
         try:
             return self.meter.close(
                 planned_weight=planned_weight, digest=digest, exhausted=self.batches.exhausted
             )
         except RanksDisagree:
-            self.meter.agree(clocks_of(self.decider))
+            self.meter.agree(self._alike())
             raise
+
+    def _alike(self) -> dict[str, Any]:
+        return {**clocks_of(self.decider), "clip_norm": self._clip_norm}
 
     def _apply(self, decision: Decision, *, sqnorm: float | None, clip_norm: float | None) -> None:
         if clip_norm is not None and sqnorm is not None and sqnorm > clip_norm**2:
             self.meter.multiply_gradients(clip_norm / math.sqrt(sqnorm))
         self._lr.apply(decision.lr_multiplier)
+        self._stepping = True
         try:
             self.optimizer.step()
         finally:
+            self._stepping = False
             self._lr.restore()
 
     def _commit(self, after: Decider, seen: Measurement, decision: Decision) -> None:
@@ -263,14 +285,11 @@ class StepController(Clocked):
         if decision.next_batch_size != self.batches.batch_size:
             self.batches.resize(decision.next_batch_size)
 
-    def _refuse_nan(self, seen: Measurement) -> None:
-        self._lost_in_a_row = 0 if seen.finite else self._lost_in_a_row + 1
-        at_once = seen.samples == 0 and seen.loss is not None and not math.isfinite(seen.loss)
-        if at_once or self._lost_in_a_row >= self.patience:
-            raise NotFinite(
-                f"{self._lost_in_a_row} step(s) in a row had a loss or gradient that is not finite "
-                f"(loss {seen.loss}); no weight was changed by them. Look at the data and lower "
-                "the learning rate, or bound it: lb.chain(rule, lb.ClampLr(max=4.0))."
+    def _refuse_foreign_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._step is not None and not self._stepping:
+            raise LargeBatchError(
+                "optimizer.step() was called inside a step of the Controller, which takes it in "
+                "control.step(): the weights would move twice. Leave it out, and zero_grad, too."
             )
 
     def _close_record(self) -> None:

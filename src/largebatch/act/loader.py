@@ -100,8 +100,10 @@ class BatchLoader:
         seed_samples: bool = True,
         size_of: Callable[[Any], int] | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size is at least 1, as in batch_size=64; got {batch_size}.")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(
+                f"batch_size is a whole number, at least 1, as in batch_size=64; got {batch_size}."
+            )
         options = Options(
             max_micro_batch_size=max_micro_batch_size,
             seed=seed,
@@ -114,6 +116,7 @@ class BatchLoader:
         )
         self._source = open_source(source, options)
         self._seed, self._shuffle = seed, shuffle
+        self._max_micro_batch_size = max_micro_batch_size
         self._first_batch_size = self._batch_size = batch_size
         self._position = self._ranks = 0
         self._step: Step | None = None
@@ -146,6 +149,11 @@ class BatchLoader:
     def batch_size(self) -> int:
         """Samples wished for the next step, over all ranks."""
         return self._batch_size
+
+    @property
+    def max_micro_batch_size(self) -> int | None:
+        """Most samples of one micro-batch on one rank, as given."""
+        return self._max_micro_batch_size
 
     @property
     def dataset_size(self) -> int | None:
@@ -261,6 +269,11 @@ class BatchLoader:
 
     @staticmethod
     def _check_shared(batch_size: int, ranks: int) -> None:
+        if not isinstance(batch_size, int):
+            raise ValueError(
+                f"A batch is a whole number of samples; got {batch_size!r}. Round it: "
+                "control.resize(int(1.5 * control.batch_size))."
+            )
         if batch_size < ranks:
             raise ValueError(
                 f"A batch of {batch_size} samples cannot be shared by {ranks} ranks: each needs at "

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from largebatch.core.errors import RanksDisagree
+from largebatch.core.errors import MicroBatchMissed, RanksDisagree
 from largebatch.core.measurement import Reading
 from largebatch.measure.estimate import Parts, source_of
 from largebatch.measure.parameters import Parameters, replica
@@ -140,6 +140,7 @@ class Meter:
         self.active, self.see = self._plans[wanted]
         self.sums.open(self._rows)
         self._parts, self._samples, self._weight = 0, 0, 0.0
+        self._anchor: Tensor | None = None
         for statistic in self.active:
             statistic.open()
         if self.see is None:
@@ -157,6 +158,11 @@ class Meter:
             samples: in the micro-batch.
             last: whether it is this rank's last one of the step.
         """
+        if self._parts and self._anchor is not None and self._anchor.grad is None:
+            raise MicroBatchMissed(
+                "The gradient was cleared within a step, so the micro-batches before this one are "
+                "lost. Leave zero_grad to control.step()."
+            )
         # As the loss's own gradient the share costs no product, neither forward nor backward.
         factor = self._factors.get(share)
         if factor is None or factor.dtype is not loss.dtype or factor.device != loss.device:
@@ -170,6 +176,9 @@ class Meter:
         self.sums.add(LOSS, loss.detach(), coefficient=weight)
         for statistic in self.active:
             statistic.close_part(self.sums, coefficient=weight / share**2)
+        if not self._parts:
+            held = (p for p in self.parameters.tensors if p.grad is not None)
+            self._anchor = next(held, None)
         self._parts += 1
         self._samples += samples
         self._weight += weight

@@ -95,6 +95,11 @@ class AdaScale:
     )
 
     def __post_init__(self) -> None:
+        if self.statistic not in ("moments", "preconditioned_moments"):
+            raise ValueError(
+                f"AdaScale reads 'moments' (SGD) or 'preconditioned_moments' (Adam); got "
+                f"AdaScale(statistic={self.statistic!r})."
+            )
         if not self.window > 0 or not self.exponent > 0:
             raise ValueError(f"window and exponent are above 0, as in AdaScale(); got {self}.")
 
