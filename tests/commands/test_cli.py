@@ -76,7 +76,8 @@ def test_the_version_is_that_of_the_package() -> None:
         ("trian digits", "Did you mean 'train'?"),
         ("train", "Missing argument 'WORKLOAD'"),
         ("train digitz", "Did you mean 'digits'?"),
-        ("train nowhere:workload", "export PYTHONPATH=."),
+        ("train nowhere:workload", "export PYTHONPATH="),
+        ("train json:loads", "'json:loads' needs arguments"),
         ("train digits --method adascal", "Did you mean 'adascale'?"),
         ("train digits --mehtod adascale", "--method"),
         ("train digits --scale 0", "--scale 8"),
@@ -203,6 +204,19 @@ def test_a_workload_of_ones_own_is_trained(monkeypatch: pytest.MonkeyPatch) -> N
     result = decode(RunResult, json.loads(out))
     assert (result.workload, result.batch_size) == ("breast-cancer", 64)
     assert result.test["accuracy"] > 0.5
+
+
+def test_the_command_finds_modules_of_the_current_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "here_for_test.py").write_text("from largebatch.workloads.digits import digits\n")
+    outside = [entry for entry in sys.path if entry not in ("", str(tmp_path))]
+    monkeypatch.setattr(sys, "path", outside)  # as the installed script has it
+    monkeypatch.setattr(sys, "argv", ["largebatch", "train", "here_for_test:digits", "--budget=16"])
+    with pytest.raises(SystemExit) as left:
+        __main__.main()
+    assert left.value.code == 0
+    assert sys.path[0] == str(tmp_path)
 
 
 def test_a_comparison_prints_its_table_draws_its_plot_and_goes_on() -> None:
