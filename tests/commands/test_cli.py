@@ -223,7 +223,16 @@ def test_a_comparison_prints_its_table_draws_its_plot_and_goes_on() -> None:
     args = "compare digits --methods adascale,linear+ --scales 8 --seeds 2 --budget 10base"
     result = call(*args.split(), "--plot", "a.png")
     assert result.exit_code == 0, result.output
-    for part in ("(any)", "adascale", "linear+", "lr x", "quality", "test loss", "0 of 6 runs"):
+    for part in (
+        "(any)",
+        "adascale",
+        "linear+",
+        "lr x",
+        "quality",
+        "worse: ",
+        "test loss",
+        "0 of 6 runs",
+    ):
         assert part in result.stdout
     assert Path("a.png").read_bytes().startswith(b"\x89PNG")
     again = call(*args.split(), "--json")

@@ -54,15 +54,15 @@ def demo(*, out: str | os.PathLike[str] = "runs/demo", progress: Report | None =
 
 
 def sentences_about(comparison: Comparison) -> tuple[str, ...]:
-    """What the numbers say: of AdaScale beside scale 1, of fixed methods at scale 1's samples, and
-    of AdaScale beside linear scaling at AdaScale's steps."""
+    """What the numbers say, with the words of the table's quality column: of AdaScale beside scale
+    1, of fixed methods at scale 1's samples, and of AdaScale beside linear scaling at its steps."""
     scales = sorted({row.scale for row in comparison.rows} - {1})
     rows = {(row.scale, row.method): row for row in comparison.rows}
     base = rows[1, ANY]
     beside_base = [_beside_base(rows[scale, "adascale"], base) for scale in scales]
     fixed = [
-        f"at scale {scale} {_loss(rows[scale, 'linear'])} with linear scaling and "
-        f"{_loss(rows[scale, 'none'])} with none"
+        f"at scale {scale} {_judged(rows[scale, 'linear'])} with linear scaling and "
+        f"{_judged(rows[scale, 'none'])} with none"
         for scale in scales
     ]
     beside_linear = [_beside_linear(comparison, scale) for scale in scales]
@@ -79,7 +79,7 @@ def _beside_base(row: Row, base: Row) -> str:
     return (
         f"at scale {row.scale} takes {base.steps.value / row.steps.value:.1f} times fewer steps "
         f"and {row.samples.value / base.samples.value:.1f} times the samples, and its loss differs "
-        f"by {_difference(row.difference[LOSS])}"
+        f"by {_difference(row.difference[LOSS])}, quality {row.quality}"
     )
 
 
@@ -102,6 +102,10 @@ def _loss(row: Row) -> str:
         return "not finite"
     lost = f" ({row.diverged} of {row.runs} runs diverged)" if row.diverged else ""
     return f"{row.validation[LOSS].value:.3f}{lost}"
+
+
+def _judged(row: Row) -> str:
+    return f"{_loss(row)} ({row.quality})"
 
 
 def _difference(mean: Mean) -> str:
