@@ -99,6 +99,8 @@ def _notes(comparison: Comparison) -> list[str]:
     margin = "unknown, since scale 1 diverged"
     if comparison.margin is not None:
         margin = f"+{comparison.margin:.4f}"
+    found = f"{comparison.found} of {len(comparison.runs)} runs were found"
+    where = f"{found} in" if comparison.found else "The runs are kept in"
     return [
         (
             f"Means over {seeds} seed(s) ± half of their 95 % interval; differences are paired by "
@@ -113,7 +115,7 @@ def _notes(comparison: Comparison) -> list[str]:
             "lr x: mean factor on the base rate (of adascale, its mean gain). A method with + ran "
             "for as many steps as adascale. Choose by validation; test is for the report."
         ),
-        f"{comparison.found} of {len(comparison.runs)} runs were found in {comparison.directory}.",
+        f"{where} {comparison.directory}.",
     ]
 
 
