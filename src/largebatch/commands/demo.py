@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from largebatch.analysis.student import Mean
+from largebatch.commands.budget import parse_length
 from largebatch.commands.compare import Comparison, compare
 from largebatch.commands.contenders import ANY
 from largebatch.commands.draw import draw_comparison, require_matplotlib
 from largebatch.commands.results import Report
 from largebatch.commands.summary import LOSS, Row, differences
+from largebatch.workloads import load
 
 METHODS = ("adascale", "linear", "none", "linear+", "none+")
 SCALES = (1, 8, 32)
 SEEDS = 3
 BUDGET = "10ep"
+OUT = "runs/demo"
+PICTURE = "demo.png"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +32,7 @@ class Demo:
     sentences: tuple[str, ...]
 
 
-def demo(*, out: str | os.PathLike[str] = "runs/demo", progress: Report | None = None) -> Demo:
+def demo(*, out: str | os.PathLike[str] = OUT, progress: Report | None = None) -> Demo:
     """Compares AdaScale with linear scaling and with none, at equal samples and at equal steps.
 
     Args:
@@ -48,9 +52,19 @@ def demo(*, out: str | os.PathLike[str] = "runs/demo", progress: Report | None =
         out=Path(out) / "runs",
         progress=progress,
     )
-    picture = Path(out) / "demo.png"
+    picture = Path(out) / PICTURE
     draw_comparison(comparison, picture)
     return Demo(comparison=comparison, picture=str(picture), sentences=sentences_about(comparison))
+
+
+def announcement() -> str:
+    """How long the runs are, beside what the probe looked at, and where the picture goes."""
+    length = parse_length(BUDGET)
+    return (
+        f"Its runs are {length.amount:g} {length.unit.replace('_', ' ')} long, where the probe "
+        f"looked at the workload's full {load('digits').budget_epochs:g} epochs. "
+        f"The picture goes to {Path(OUT) / PICTURE}."
+    )
 
 
 def sentences_about(comparison: Comparison) -> tuple[str, ...]:
