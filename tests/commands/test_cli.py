@@ -76,7 +76,8 @@ def test_the_version_is_that_of_the_package() -> None:
         ("trian digits", "Did you mean 'train'?"),
         ("train", "Missing argument 'WORKLOAD'"),
         ("train digitz", "Did you mean 'digits'?"),
-        ("train nowhere:workload", "export PYTHONPATH=."),
+        ("train nowhere:workload", "export PYTHONPATH="),
+        ("train json:loads", "'json:loads' needs arguments"),
         ("train digits --method adascal", "Did you mean 'adascale'?"),
         ("train digits --mehtod adascale", "--method"),
         ("train digits --scale 0", "--scale 8"),
@@ -130,12 +131,18 @@ def test_without_the_extra_one_line_says_how_to_install_it(
 def test_a_record_that_exists_is_told() -> None:
     Path("a.jsonl").write_text("mine")
     line = the_error("train", "digits", "--budget", "16", "--record", "a.jsonl", code=1)
-    assert "never overwritten" in line
+    assert "never overwritten. Name another file: --record other.jsonl" in line
+    assert "append" not in line
 
 
 def test_a_place_that_cannot_be_written_is_told() -> None:
     Path("file").write_text("mine")
-    assert "file" in the_error("train", "digits", "--budget", "16", "--record", "file/a", code=1)
+    line = the_error("train", "digits", "--budget", "16", "--record", "file/a", code=1)
+    assert "file/a cannot be written (" in line
+    assert "--record other.jsonl" in line
+    Path("folder").mkdir()
+    line = the_error("train", "digits", "--budget", "16", "--record", "folder", code=1)
+    assert "folder is a directory" in line
 
 
 def test_a_diverged_run_is_told_and_its_record_is_kept() -> None:
@@ -190,6 +197,13 @@ def test_training_prints_the_curve_and_the_final_metrics() -> None:
     assert Path("a.jsonl").exists()
 
 
+def test_a_last_step_that_the_budget_cuts_is_told_as_such() -> None:
+    err = call("train", "digits", "--method", "linear", "--scale", "8", "--budget", "224").stderr
+    first, last = err.splitlines()
+    assert "step 1  samples 128  batch 128  lr x8.00" in first
+    assert "step 2  samples 224  batch 96 (last, cut)  lr x6.00" in last
+
+
 def test_json_of_a_run_is_all_of_stdout_and_comes_back() -> None:
     out = call("train", "digits", "--budget", "64", "--seed", "3", "--json").stdout
     result = decode(RunResult, json.loads(out))
@@ -205,17 +219,40 @@ def test_a_workload_of_ones_own_is_trained(monkeypatch: pytest.MonkeyPatch) -> N
     assert result.test["accuracy"] > 0.5
 
 
+def test_the_command_finds_modules_of_the_current_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "here_for_test.py").write_text("from largebatch.workloads.digits import digits\n")
+    outside = [entry for entry in sys.path if entry not in ("", str(tmp_path))]
+    monkeypatch.setattr(sys, "path", outside)  # as the installed script has it
+    monkeypatch.setattr(sys, "argv", ["largebatch", "train", "here_for_test:digits", "--budget=16"])
+    with pytest.raises(SystemExit) as left:
+        __main__.main()
+    assert left.value.code == 0
+    assert sys.path[0] == str(tmp_path)
+
+
 def test_a_comparison_prints_its_table_draws_its_plot_and_goes_on() -> None:
     args = "compare digits --methods adascale,linear+ --scales 8 --seeds 2 --budget 10base"
     result = call(*args.split(), "--plot", "a.png")
     assert result.exit_code == 0, result.output
-    for part in ("(any)", "adascale", "linear+", "lr x", "quality", "test loss", "0 of 6 runs"):
+    for part in (
+        "(any)",
+        "adascale",
+        "linear+",
+        "lr x",
+        "quality",
+        "worse: ",
+        "test loss",
+        "The runs are kept in runs/",
+    ):
         assert part in result.stdout
     assert Path("a.png").read_bytes().startswith(b"\x89PNG")
+    assert "6 of 6 runs were found in runs/" in call(*args.split()).stdout
     again = call(*args.split(), "--json")
     comparison = decode(Comparison, json.loads(again.stdout))
     assert comparison.found == len(comparison.runs) == 6
-    assert "run 1 of 6: any, scale 1, seed 0  100 %  step 10" in result.stderr
+    assert "run 1 of 6: scale 1, seed 0  100 %  step 10" in result.stderr
     assert "run" not in again.stderr
 
 
@@ -260,7 +297,10 @@ def test_the_demo_probes_compares_draws_and_concludes(monkeypatch: pytest.Monkey
     assert result.exit_code == 0, result.output
     assert calls == [("digits", {})]
     assert "noise scale 99" in result.stdout
-    assert "times fewer steps" in result.stdout
+    _, after = result.stdout.split("\n2. ")
+    assert "are 10 base steps long" in after
+    assert "20 epochs" in after
+    assert after.index("The picture goes to runs/demo/demo.png") < after.index("times fewer steps")
     assert result.stdout.splitlines()[-1] == "The picture is in runs/demo/demo.png."
     assert Path("runs/demo/demo.png").exists()
 

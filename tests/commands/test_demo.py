@@ -36,7 +36,8 @@ def test_the_sentences_are_three_and_hold_the_measured_numbers() -> None:
     for part in ("5.0 times fewer steps", "1.6 times the samples", "+0.100 (95 % interval +0.0"):
         assert part in text
     assert "where the loss is 1.000" in text
-    assert "1.300 with linear scaling and 2.000 with none" in text
+    assert "1.300 (worse) with linear scaling and 2.000 (worse) with none" in text
+    assert "quality not shown." in text  # +.1 lies on the margin
 
 
 def test_who_is_better_follows_from_the_interval_alone() -> None:
@@ -47,6 +48,6 @@ def test_who_is_better_follows_from_the_interval_alone() -> None:
 
 def test_diverged_runs_are_told_and_not_averaged() -> None:
     text = sentences({**LOSSES, "linear": None, "linear+": None})
-    assert "not finite with linear scaling" in text
+    assert "not finite (worse) with linear scaling" in text
     assert "at scale 8 is unknown, since runs diverged" in text
     assert "nothing to compare" in sentences({**LOSSES, "adascale": None})

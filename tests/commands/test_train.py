@@ -140,6 +140,14 @@ def test_a_diverged_run_is_an_error_and_its_record_is_kept(tmp_path: Path) -> No
     assert read_record(path).steps[-1].seen.finite is False
 
 
+def test_a_loss_that_was_never_finite_is_not_laid_to_the_rate() -> None:
+    workload = digits(loss=lambda model, batch: model(batch[0]).mean() * float("nan"))
+    with pytest.raises(lb.NotFinite, match="before its first update") as error:
+        train(workload, budget="200base")
+    assert "in the data" in str(error.value)
+    assert "--lr" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -4,16 +4,28 @@ from pathlib import Path
 
 import pytest
 
-from largebatch.workloads import load, names
+from largebatch.workloads import DataMissing, load, names
 
 OWN = """
-from largebatch.workloads import load
+from largebatch.workloads import DataMissing, load
 
 def fine():
     return load("digits")
 
 def wrong():
     return 7
+
+def needy(size):
+    return load("digits")
+
+def broken():
+    return {}["no such key"]
+
+def confused():
+    return len(7)
+
+def without_data():
+    raise DataMissing("nothing there")
 
 number = 3
 """
@@ -49,12 +61,15 @@ def test_a_users_own_workload_is_called_by_its_path() -> None:
 @pytest.mark.parametrize(
     ("path", "cause"),
     [
-        ("own_for_tes:fine", "no module 'own_for_tes'.*export PYTHONPATH=."),
+        ("own_for_tes:fine", "no module 'own_for_tes'.*export PYTHONPATH="),
         ("own_for_test.deeper:fine", "no module 'own_for_test.deeper'"),
         ("own_for_test:fin", "has no 'fin'. Did you mean 'own_for_test:fine'"),
         ("own_for_test:", "not of the form"),
         ("own_for_test:number", "no function but 3"),
         ("own_for_test:wrong", "returned 7, not a Workload"),
+        ("own_for_test:needy", r"needs arguments \(TypeError: needy\(\) missing 1.*'size'"),
+        ("own_for_test:broken", "raised KeyError: 'no such key'. See where: python -c"),
+        ("own_for_test:confused", "raised TypeError: object of type 'int' has no len"),
         (":fine", "not of the form"),
         (".own_for_test:fine", "not of the form"),
         ("./own_for_test.py:fine", "not of the form 'package.module:factory'"),
@@ -63,6 +78,12 @@ def test_a_users_own_workload_is_called_by_its_path() -> None:
 def test_a_path_that_leads_nowhere_says_why(path: str, cause: str) -> None:
     with pytest.raises(ValueError, match=cause):
         load(path)
+
+
+@pytest.mark.usefixtures("own")
+def test_an_error_of_a_factory_that_has_its_remedy_is_left_as_it_is() -> None:
+    with pytest.raises(DataMissing, match=r"^nothing there$"):
+        load("own_for_test:without_data")
 
 
 @pytest.mark.usefixtures("own")

@@ -17,7 +17,7 @@ from largebatch.cli.progress import ProgressLine
 from largebatch.commands.budget import FORMS
 from largebatch.commands.compare import compare
 from largebatch.commands.contenders import At
-from largebatch.commands.demo import demo
+from largebatch.commands.demo import announcement, demo
 from largebatch.commands.draw import check_picture, draw_comparison
 from largebatch.commands.list_methods import list_methods, list_workloads
 from largebatch.commands.place import launched_rank
@@ -172,6 +172,7 @@ def demo_command() -> None:
         _say(console, "1. How noisy is the gradient? largebatch probe digits")
         _probe("digits").render(console)
         _say(console, "\n2. What do methods make of it? largebatch compare digits ...")
+        _say(console, announcement())
         with _progress(parts=1) as progress:
             result = demo(progress=progress)
     console.print(tables.comparison_table(result.comparison, console))

@@ -86,9 +86,10 @@ def line_of(progress: Progress) -> str:
     ...     lr_multiplier=2.5, loss=0.5, fraction=0.1))
     'digits   10 %  step 3  samples 384  batch 128  lr x2.50  loss 0.500'
     """
+    cut = " (last, cut)" if progress.cut else ""
     loss = "" if progress.loss is None else f"  loss {progress.loss:.3f}"
     return (
         f"{progress.label}  {100 * progress.fraction:3.0f} %  step {progress.step}  "
-        f"samples {progress.samples}  batch {progress.batch_size}  "
+        f"samples {progress.samples}  batch {progress.batch_size}{cut}  "
         f"lr x{progress.lr_multiplier:.2f}{loss}"
     )

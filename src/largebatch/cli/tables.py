@@ -87,7 +87,7 @@ def comparison_table(comparison: Comparison, console: Console) -> RenderableType
         *[(f"val. {name}", _metric("validation", name)) for name in metrics],
         ("diverged", lambda r: f"{r.diverged} of {r.runs}"),
         ("loss - loss at S=1", lambda r: _interval(r.difference.get(LOSS))),
-        ("quality", _quality),
+        ("quality", lambda r: r.quality or ""),
         *[(f"test {name}", _metric("test", name)) for name in tested],
     ]
     tables = _fitting(rows, left, right, console)
@@ -99,6 +99,8 @@ def _notes(comparison: Comparison) -> list[str]:
     margin = "unknown, since scale 1 diverged"
     if comparison.margin is not None:
         margin = f"+{comparison.margin:.4f}"
+    found = f"{comparison.found} of {len(comparison.runs)} runs were found"
+    where = f"{found} in" if comparison.found else "The runs are kept in"
     return [
         (
             f"Means over {seeds} seed(s) ± half of their 95 % interval; differences are paired by "
@@ -106,13 +108,14 @@ def _notes(comparison: Comparison) -> list[str]:
         ),
         (
             "held: none diverged, and the whole interval of the difference lies at or below the "
-            f"margin, {margin}. not shown: it does not, which proves nothing against the method."
+            f"margin, {margin}. worse: one diverged where scale 1 did not, or the whole interval "
+            "lies above the margin. not shown: neither; more seeds may tell."
         ),
         (
             "lr x: mean factor on the base rate (of adascale, its mean gain). A method with + ran "
             "for as many steps as adascale. Choose by validation; test is for the report."
         ),
-        f"{comparison.found} of {len(comparison.runs)} runs were found in {comparison.directory}.",
+        f"{where} {comparison.directory}.",
     ]
 
 
@@ -125,12 +128,6 @@ def _metric(split: Literal["validation", "test"], name: str) -> Callable[[Row], 
 
 def _name(row: Row) -> str:
     return "(any)" if row.method == ANY else row.method
-
-
-def _quality(row: Row) -> str:
-    if row.held is None:
-        return ""
-    return "held" if row.held else "not shown"
 
 
 def _whole(mean: Mean | None) -> str:

@@ -188,9 +188,8 @@ class _Runner:
             budget=cell.budget,
             seed=cell.seed,
         )
-        label = (
-            f"run {self.done} of {self.total}: {cell.method}, scale {cell.scale}, seed {cell.seed}"
-        )
+        method = "" if cell.method == ANY else f"{cell.method}, "
+        label = f"run {self.done} of {self.total}: {method}scale {cell.scale}, seed {cell.seed}"
         result = run(plan, place=self.place, report=self.report, label=label)
         _check_metrics(result)
         self.store.add(result)

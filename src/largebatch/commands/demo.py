@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from largebatch.analysis.student import Mean
+from largebatch.commands.budget import parse_length
 from largebatch.commands.compare import Comparison, compare
 from largebatch.commands.contenders import ANY
 from largebatch.commands.draw import draw_comparison, require_matplotlib
 from largebatch.commands.results import Report
 from largebatch.commands.summary import LOSS, Row, differences
+from largebatch.workloads import load
 
 METHODS = ("adascale", "linear", "none", "linear+", "none+")
 SCALES = (1, 8, 32)
 SEEDS = 3
 BUDGET = "10ep"
+OUT = "runs/demo"
+PICTURE = "demo.png"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +32,7 @@ class Demo:
     sentences: tuple[str, ...]
 
 
-def demo(*, out: str | os.PathLike[str] = "runs/demo", progress: Report | None = None) -> Demo:
+def demo(*, out: str | os.PathLike[str] = OUT, progress: Report | None = None) -> Demo:
     """Compares AdaScale with linear scaling and with none, at equal samples and at equal steps.
 
     Args:
@@ -48,21 +52,31 @@ def demo(*, out: str | os.PathLike[str] = "runs/demo", progress: Report | None =
         out=Path(out) / "runs",
         progress=progress,
     )
-    picture = Path(out) / "demo.png"
+    picture = Path(out) / PICTURE
     draw_comparison(comparison, picture)
     return Demo(comparison=comparison, picture=str(picture), sentences=sentences_about(comparison))
 
 
+def announcement() -> str:
+    """How long the runs are, beside what the probe looked at, and where the picture goes."""
+    length = parse_length(BUDGET)
+    return (
+        f"Its runs are {length.amount:g} {length.unit.replace('_', ' ')} long, where the probe "
+        f"looked at the workload's full {load('digits').budget_epochs:g} epochs. "
+        f"The picture goes to {Path(OUT) / PICTURE}."
+    )
+
+
 def sentences_about(comparison: Comparison) -> tuple[str, ...]:
-    """What the numbers say: of AdaScale beside scale 1, of fixed methods at scale 1's samples, and
-    of AdaScale beside linear scaling at AdaScale's steps."""
+    """What the numbers say, with the words of the table's quality column: of AdaScale beside scale
+    1, of fixed methods at scale 1's samples, and of AdaScale beside linear scaling at its steps."""
     scales = sorted({row.scale for row in comparison.rows} - {1})
     rows = {(row.scale, row.method): row for row in comparison.rows}
     base = rows[1, ANY]
     beside_base = [_beside_base(rows[scale, "adascale"], base) for scale in scales]
     fixed = [
-        f"at scale {scale} {_loss(rows[scale, 'linear'])} with linear scaling and "
-        f"{_loss(rows[scale, 'none'])} with none"
+        f"at scale {scale} {_judged(rows[scale, 'linear'])} with linear scaling and "
+        f"{_judged(rows[scale, 'none'])} with none"
         for scale in scales
     ]
     beside_linear = [_beside_linear(comparison, scale) for scale in scales]
@@ -79,7 +93,7 @@ def _beside_base(row: Row, base: Row) -> str:
     return (
         f"at scale {row.scale} takes {base.steps.value / row.steps.value:.1f} times fewer steps "
         f"and {row.samples.value / base.samples.value:.1f} times the samples, and its loss differs "
-        f"by {_difference(row.difference[LOSS])}"
+        f"by {_difference(row.difference[LOSS])}, quality {row.quality}"
     )
 
 
@@ -102,6 +116,10 @@ def _loss(row: Row) -> str:
         return "not finite"
     lost = f" ({row.diverged} of {row.runs} runs diverged)" if row.diverged else ""
     return f"{row.validation[LOSS].value:.3f}{lost}"
+
+
+def _judged(row: Row) -> str:
+    return f"{_loss(row)} ({row.quality})"
 
 
 def _difference(mean: Mean) -> str:

@@ -24,6 +24,7 @@ class Log:
         self.points: list[Point] = []
         self.multipliers = 0.0
         self._losses: list[float] = []
+        self._batch_size = plan.batch_size  # wished for of the next step
 
     def start(self, facts: Mapping[str, Any]) -> None:
         if self.record is not None:
@@ -37,6 +38,7 @@ class Log:
             self._losses.append(float("nan") if seen.loss is None else seen.loss)
         if self.report is not None:
             self.report(self._progress(seen, decision))
+        self._batch_size = decision.next_batch_size
 
     def close(self) -> None:
         if self.record is not None:
@@ -68,4 +70,5 @@ class Log:
             lr_multiplier=decision.lr_multiplier,
             loss=seen.loss,
             fraction=min(used, 1.0),
+            cut=used >= 1.0 and seen.batch_size < self._batch_size,
         )

@@ -22,6 +22,7 @@ class Progress:
         lr_multiplier: factor on the base rate in the step.
         loss: mean training loss of the step.
         fraction: of the budget used, in [0, 1].
+        cut: whether this is the last step of a budget in samples, smaller than its batch.
     """
 
     label: str
@@ -31,6 +32,7 @@ class Progress:
     lr_multiplier: float
     loss: float | None
     fraction: float
+    cut: bool = False
 
 
 Report = Callable[[Progress | str], None]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from largebatch.analysis.student import Mean, mean_of
 from largebatch.commands.contenders import ANY
 from largebatch.commands.results import RunResult
+
+Quality = Literal["held", "worse", "not shown"]
 
 LOSS = "loss"
 """The metric by which quality is judged; lower is better."""
@@ -24,8 +27,9 @@ class Row:
         steps, samples, mean_gain, mean_lr_multiplier: as in `RunResult`; None if all diverged.
         validation: by metric.
         difference: to scale 1 by metric, over the seeds that both finished.
-        held: whether quality held: no run diverged, and the whole interval of the difference in
-            validation loss lies at or below the margin. False is "not shown", which says nothing
+        quality: "held" if no run diverged and the whole interval of the difference in validation
+            loss lies at or below the margin; "worse" if a run diverged where scale 1 did not, or
+            the whole interval lies above the margin; else "not shown", which says nothing for or
             against the method. None at scale 1.
         test: by metric; nothing is chosen by it.
     """
@@ -40,7 +44,7 @@ class Row:
     mean_lr_multiplier: Mean | None
     validation: Mapping[str, Mean]
     difference: Mapping[str, Mean]
-    held: bool | None
+    quality: Quality | None
     test: Mapping[str, Mean]
 
 
@@ -89,9 +93,6 @@ def _row(runs: Sequence[RunResult], *, base: Mapping[int, RunResult], margin: fl
     first = runs[0]
     finished = [run for run in runs if not run.diverged]
     difference = {} if _is_base(first) else differences(finished, base)
-    loss = difference.get(LOSS)
-    high = None if loss is None else loss.high
-    close = high is not None and margin is not None and high <= margin
     return Row(
         scale=first.scale,
         method=first.method,
@@ -103,9 +104,26 @@ def _row(runs: Sequence[RunResult], *, base: Mapping[int, RunResult], margin: fl
         mean_lr_multiplier=_mean([run.mean_lr_multiplier for run in finished]),
         validation=_means([run.validation for run in finished]),
         difference=difference,
-        held=None if _is_base(first) else close and len(finished) == len(runs),
+        quality=None if _is_base(first) else _quality(runs, base, difference, margin),
         test=_means([run.test for run in finished]),
     )
+
+
+def _quality(
+    runs: Sequence[RunResult],
+    base: Mapping[int, RunResult],
+    difference: Mapping[str, Mean],
+    margin: float | None,
+) -> Quality:
+    lost = [run.seed for run in runs if run.diverged]
+    if any(seed in base and not base[seed].diverged for seed in lost):
+        return "worse"
+    loss = difference.get(LOSS)
+    if lost or margin is None or loss is None or loss.low is None or loss.high is None:
+        return "not shown"
+    if loss.high <= margin:
+        return "held"
+    return "worse" if loss.low > margin else "not shown"
 
 
 def _is_base(run: RunResult) -> bool:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import os
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 from largebatch.commands.budget import Length, parse_length
-from largebatch.commands.place import joined
+from largebatch.commands.place import joined, launched_rank
 from largebatch.commands.plan import Plan
 from largebatch.commands.results import Report, RunResult
 from largebatch.commands.run import run
-from largebatch.core.errors import NotFinite
+from largebatch.core.errors import NotFinite, RecordError
 from largebatch.core.measurement import Budget
 from largebatch.core.rule import Rule, label_of
 from largebatch.methods import METHODS, Method
@@ -53,12 +55,14 @@ def train(
     Raises:
         ValueError: an unknown name or a bad amount, before any training step.
         NotFinite: the run diverged; its record is kept.
-        LargeBatchError: missing data, or a record that exists.
+        LargeBatchError: missing data, or a record that exists or cannot be written.
     """
     workload = load(workload) if isinstance(workload, str) else workload
     rule, name = rule_of(method)
     check_amounts(scale=scale, lr=lr, clip_norm=clip_norm, evaluations=evaluations)
     length = length_of(workload, budget)
+    if record is not None and launched_rank() == 0:
+        _check_record(Path(record))
     with joined() as place:
         data = workload.data()
         plan = Plan(
@@ -81,6 +85,13 @@ def train(
         result = run(plan, place=place, record=sink, report=progress, label=label)
     if result.diverged:
         kept = f" The record of these steps is in {record}." if record is not None else ""
+        if result.steps == 0:
+            raise NotFinite(
+                f"{name} at scale {scale} stopped before its first update: at the initial weights "
+                "loss or gradient is not finite already, so no rate helps. Look for NaN or "
+                "infinite values in the data, and for a logarithm or division in the loss: "
+                f"torch.autograd.set_detect_anomaly(True) names it.{kept}"
+            )
         raise NotFinite(
             f"{name} at scale {scale} diverged after {result.steps} steps and {result.samples} "
             f"samples: loss or gradient is not finite. Lower the base rate, which was "
@@ -141,6 +152,20 @@ def check_amounts(
         raise ValueError(f"The clipping norm is above 0; got {clip_norm}. Example: --clip-norm 1")
     if evaluations < 0:
         raise ValueError(f"evaluations is 0 or more points of a curve; got {evaluations}.")
+
+
+def _check_record(path: Path) -> None:
+    """Refuses, before data is loaded, a record that could not be written."""
+    another = "Name another file: --record other.jsonl"
+    try:
+        if path.is_dir():
+            raise RecordError(f"{path} is a directory. {another}")
+        if path.exists():
+            raise RecordError(f"{path} exists and a record is never overwritten. {another}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise RecordError(f"{path} cannot be written ({error.strerror}). {another}") from error
 
 
 def length_of(workload: Workload, budget: str | Budget | None) -> Length | Budget:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from largebatch.core.errors import LargeBatchError
 from largebatch.workloads.data import Batch, Data, DataDamaged, DataMissing, Split
 from largebatch.workloads.digits import digits
 from largebatch.workloads.evaluate import evaluate
@@ -98,7 +100,7 @@ def _own(path: str) -> Workload:
             raise  # the module is there and misses one of its own imports
         raise ValueError(
             f"{path!r}: Python finds no module {error.name!r}. Run from the directory that holds "
-            "it and put that on the path: export PYTHONPATH=."
+            "it, or put that on the path: export PYTHONPATH=/path/to/it"
         ) from error
     if attribute not in vars(module):
         close = difflib.get_close_matches(attribute, vars(module), n=1)
@@ -112,9 +114,36 @@ def _own(path: str) -> Workload:
             f"{path!r} is no function but {factory!r}. Write one without arguments that returns a "
             f"Workload: def {attribute}() -> Workload: ..."
         )
-    workload = factory()
+    workload = _made(factory, path)
     if not isinstance(workload, Workload):
         raise ValueError(
             f"{path!r} returned {workload!r}, not a Workload: return Workload(name=..., ...)"
         )
     return workload
+
+
+def _made(factory: Callable[[], object], path: str) -> object:
+    module_name, _, attribute = path.partition(":")
+    try:
+        return factory()
+    except LargeBatchError:
+        raise  # it has its remedy
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}"
+        if isinstance(error, TypeError) and _needs_arguments(factory):
+            raise ValueError(
+                f"{path!r} needs arguments ({cause}). Write one without that returns a Workload: "
+                "def workload() -> Workload: ..."
+            ) from error
+        raise ValueError(
+            f"{path!r} raised {cause}. See where: "
+            f'python -c "import {module_name} as m; m.{attribute}()"'
+        ) from error
+
+
+def _needs_arguments(function: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError):  # a builtin may have no signature
+        return True
+    return False
