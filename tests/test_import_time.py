@@ -9,11 +9,22 @@ import sys
 OPTIONAL = ("sklearn", "matplotlib", "click", "rich", "fairscale", "pytest", "hypothesis")
 
 
-def imported_by(program: str) -> set[str]:
-    """The top-level modules that a fresh interpreter holds after `program`."""
+def modules_after(program: str) -> set[str]:
+    """The modules that a fresh interpreter holds after `program`, by their full names."""
     shown = f"{program}; import json, sys; print(json.dumps([*sys.modules]))"
     done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
-    return {name.partition(".")[0] for name in json.loads(done.stdout)}
+    return set(json.loads(done.stdout))
+
+
+def imported_by(program: str) -> set[str]:
+    """The top-level modules that a fresh interpreter holds after `program`."""
+    return {name.partition(".")[0] for name in modules_after(program)}
+
+
+def more_of_torch(program: str) -> set[str]:
+    """The modules of torch that `program` loads besides those that torch loads by itself."""
+    added = modules_after(f"import torch; {program}") - modules_after("import torch")
+    return {name for name in added if name.startswith("torch.")}
 
 
 def test_importing_the_package_brings_no_optional_dependency() -> None:
@@ -38,3 +49,12 @@ def test_the_core_and_the_rules_bring_no_torch_of_their_own() -> None:
 
 def test_an_optional_dependency_would_be_noticed() -> None:
     assert not imported_by("import largebatch, click").isdisjoint(OPTIONAL)
+
+
+def test_importing_the_package_loads_no_module_that_torch_does_not_load_by_itself() -> None:
+    assert more_of_torch("import largebatch") == set()
+
+
+def test_a_slow_module_of_torch_would_be_noticed() -> None:
+    slow = "torch.distributed.tensor"
+    assert slow in more_of_torch(f"import largebatch, {slow}")
