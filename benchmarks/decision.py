@@ -1,22 +1,19 @@
 """What a decision costs in the middle of a run: a chain of five rules, from a reading to the next
 decider.
 
-    python benchmarks/decision.py [--rounds 1000]
+    python benchmarks/decision.py [--rounds 200]
 
 The peer constructs the same values (measurement, decisions, states, decider) and computes nothing:
-what immutable values cost alone. Both run in alternating blocks of one process, so that a noisy
-machine touches both; the ratio is that of neighbouring blocks. The null compares the peer with
-itself: no ratio within its spread means anything.
+what immutable values cost alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Callable
 from dataclasses import replace
-from time import perf_counter
 
+from _timing import Run, interleave
 from largebatch.core.average import Average, MovingMoments
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
@@ -24,7 +21,7 @@ from largebatch.core.measurement import Budget, GradientMoments, Measurement, Re
 from largebatch.core.rule import chain
 from largebatch.rules import AdaScale, ClampLr, LimitGrowth, Schedule, WarmUp
 
-CALLS = 20
+STEPS = 200
 RULE = chain(AdaScale(), Schedule(), WarmUp(), ClampLr(max=64.0), LimitGrowth())
 START = replace(
     Decider.start(RULE, base_batch_size=64, batch_size=512, budget=Budget(base_steps=1_000_000.0)),
@@ -89,38 +86,25 @@ def construct(decider: Decider) -> Decider:
     )
 
 
-def microseconds(step: Callable[[Decider], Decider]) -> float:
-    """Of one call, as the mean over a block of them."""
-    decider = START
-    begin = perf_counter()
-    for _ in range(CALLS):
-        decider = step(decider)
-    return (perf_counter() - begin) / CALLS * 1e6
+def steps_of(step: Callable[[Decider], Decider]) -> Run:
+    """So many steps, one after the other."""
 
+    def run() -> None:
+        decider = START
+        for _ in range(STEPS):
+            decider = step(decider)
 
-def show(name: str, values: list[float], unit: str) -> None:
-    low, middle, high = statistics.quantiles(values, n=4)
-    print(
-        f"{name:24s} median {middle:7.3f} {unit:2s} [{low:.3f}, {high:.3f}]  min {min(values):.3f}"
-    )
+    return run
 
 
 def main() -> None:
-    """Prints medians with quartiles, and the least of all rounds."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--rounds", type=int, default=1000, help="pairs of blocks")
-    rounds = arguments.parse_args().rounds
-    microseconds(decide), microseconds(construct)  # warm caches
-    ours, bare, again = [], [], []
-    for at in range(rounds):
-        blocks = [(decide, ours), (construct, bare), (construct, again)]
-        for step, times in blocks if at % 2 else blocks[::-1]:
-            times.append(microseconds(step))
-    print(f"{rounds} rounds of {CALLS} calls, quartiles in brackets")
-    show("see and decide, 5 rules", ours, "us")
-    show("the same values alone", bare, "us")
-    show("ratio", [a / b for a, b in zip(ours, bare, strict=True)], "")
-    show("null ratio", [a / b for a, b in zip(again, bare, strict=True)], "")
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=200)
+    candidates = {"values": construct, "null": construct, "see and decide": decide}
+    runs = {name: steps_of(step) for name, step in candidates.items()}
+    times = interleave(runs, rounds=parser.parse_args().rounds)
+    print(times.table("a decision of 5 rules", to="values", per=STEPS, unit="step"))
 
 
 if __name__ == "__main__":

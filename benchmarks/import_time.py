@@ -1,17 +1,22 @@
 """How long `import largebatch` takes on top of its two dependencies, torch and numpy.
 
+    python benchmarks/import_time.py [--rounds 15]
+
 Each run is a fresh interpreter that imports torch and numpy first and then times the package; the
 whole import of torch is shown beside it. The null is a second timing of modules that are loaded.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import statistics
+import os
 import subprocess
 import sys
+import tempfile
 
-RUNS = 15
+from _timing import interval_of_median
+
 PROGRAM = """
 import json, time
 def timed(statement):
@@ -23,22 +28,28 @@ print(json.dumps([timed(name) for name in names]))
 """
 
 
-def run() -> list[float]:
+def run(cache: str) -> list[float]:
     """Milliseconds of (torch and numpy, the package, all of them again) in one interpreter."""
+    settings = {**os.environ, "PYTHONPYCACHEPREFIX": cache}
+    settings.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its byte code
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, env=settings
     )
-    return json.loads(done.stdout)
+    times: list[float] = json.loads(done.stdout)
+    return times
 
 
 def main() -> None:
-    """Prints median and middle half of each."""
-    run()  # fills the caches of files and of byte code
-    columns = zip(*(run() for _ in range(RUNS)), strict=True)
-    print(f"{RUNS} fresh interpreters; milliseconds, median [middle half]")
+    """Prints the median of each with its 95 % interval."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as cache:
+        run(cache)  # compiles, and fills the caches of files
+        columns = zip(*(run(cache) for _ in range(rounds)), strict=True)
+    print(f"\n{rounds} fresh interpreters: milliseconds, load {os.getloadavg()[0]:.1f}")
     for name, values in zip(("torch and numpy", "largebatch on top", "null"), columns, strict=True):
-        low, middle, high = statistics.quantiles(values, n=4)
-        print(f"{name:20}{middle:10.2f}   [{low:.2f}, {high:.2f}]")
+        print(f"{name:26}{interval_of_median(list(values)).shown(1):>30}")
 
 
 if __name__ == "__main__":

@@ -2,27 +2,20 @@
 
     python benchmarks/loader.py [--rounds 31] [--samples 20000] [--features 784]
 
-Each round times one epoch of every loader in turn, in a new random order, so that a slow spell of
-the machine falls on all of them. Printed are the median and the quartiles over rounds of the ratio
-to the hand loop of the same round, and of the microseconds added a micro-batch; "hand loop again"
-is the null.
+Each run is one epoch: of tensors in memory, whole and sliced by index; and of a data set that gives
+one sample at a time.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
-import statistics
-import time
-from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from _timing import Run, interleave
 from largebatch.act.loader import BatchLoader
-
-Epoch = Callable[[], None]
 
 
 class Items(Dataset[tuple[Tensor, Tensor]]):
@@ -38,7 +31,7 @@ class Items(Dataset[tuple[Tensor, Tensor]]):
         return self.x[index], self.y[index]
 
 
-def hand_loop(x: Tensor, y: Tensor, micro: int) -> Epoch:
+def hand_loop(x: Tensor, y: Tensor, micro: int) -> Run:
     """A permutation an epoch, sliced and indexed."""
 
     def epoch() -> None:
@@ -50,7 +43,7 @@ def hand_loop(x: Tensor, y: Tensor, micro: int) -> Epoch:
     return epoch
 
 
-def selecting_loop(x: Tensor, y: Tensor, micro: int) -> Epoch:
+def selecting_loop(x: Tensor, y: Tensor, micro: int) -> Run:
     """The hand loop with `index_select`, which `BatchLoader` uses too."""
 
     def epoch() -> None:
@@ -62,7 +55,7 @@ def selecting_loop(x: Tensor, y: Tensor, micro: int) -> Epoch:
     return epoch
 
 
-def data_loader(dataset: Dataset[tuple[Tensor, ...]], micro: int) -> Epoch:
+def data_loader(dataset: Dataset[tuple[Tensor, ...]], micro: int) -> Run:
     loader = DataLoader(dataset, batch_size=micro, shuffle=True)
 
     def epoch() -> None:
@@ -72,7 +65,7 @@ def data_loader(dataset: Dataset[tuple[Tensor, ...]], micro: int) -> Epoch:
     return epoch
 
 
-def batch_loader(source: object, micro: int, *, accumulation: int, **options: bool) -> Epoch:
+def batch_loader(source: object, micro: int, *, accumulation: int, **options: bool) -> Run:
     """One epoch of whole steps, with `next_step` and `commit`."""
     loader = BatchLoader(
         source,  # type: ignore[arg-type]
@@ -94,35 +87,8 @@ def batch_loader(source: object, micro: int, *, accumulation: int, **options: bo
     return epoch
 
 
-def paired(loaders: dict[str, Epoch], *, rounds: int) -> Iterator[dict[str, float]]:
-    """Seconds of an epoch of each loader, round by round, after one warm-up."""
-    for number in range(rounds + 1):
-        seconds = {}
-        for name in random.sample(list(loaders), len(loaders)):
-            start = time.perf_counter()
-            loaders[name]()
-            seconds[name] = time.perf_counter() - start
-        if number:
-            yield seconds
-
-
-def report(title: str, loaders: dict[str, Epoch], *, rounds: int, micro_batches: int) -> None:
-    timed = list(paired(loaders, rounds=rounds))
-    base = next(iter(loaders))
-    print(
-        f"\n{title}: {base} {statistics.median(s[base] for s in timed) / micro_batches * 1e6:.1f}"
-    )
-    print(f"  {'':38}{'ratio':>7} {'quartiles':>15} {'us added':>10} {'quartiles':>15}")
-    for name in list(loaders)[1:]:
-        ratios = [s[name] / s[base] for s in timed]
-        added = [(s[name] - s[base]) / micro_batches * 1e6 for s in timed]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        low_us, middle_us, high_us = statistics.quantiles(added, n=4)
-        spread, spread_us = f"{low:.3f}-{high:.3f}", f"{low_us:.1f}..{high_us:.1f}"
-        print(f"  {name:38}{middle:7.3f} {spread:>15} {middle_us:10.2f} {spread_us:>15}")
-
-
 def main() -> None:
+    """Prints a table for each size of micro-batch, and one for a data set of single samples."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--samples", type=int, default=20_000)
@@ -133,31 +99,28 @@ def main() -> None:
     x, y = torch.randn(samples, arguments.features), torch.randint(0, 10, (samples,))
     for micro in (16, 64, 256):
         loaders = {
-            "hand loop, us a micro-batch": hand_loop(x, y, micro),
-            "hand loop again": hand_loop(x, y, micro),
-            "hand loop with index_select": selecting_loop(x, y, micro),
-            "BatchLoader, 1 micro-batch a step": batch_loader((x, y), micro, accumulation=1),
-            "BatchLoader, 4 micro-batches a step": batch_loader((x, y), micro, accumulation=4),
+            "hand loop": hand_loop(x, y, micro),
+            "null": hand_loop(x, y, micro),
+            "hand loop, index_select": selecting_loop(x, y, micro),
+            "BatchLoader, 1 a step": batch_loader((x, y), micro, accumulation=1),
+            "BatchLoader, 4 a step": batch_loader((x, y), micro, accumulation=4),
         }
         if micro == 256:
-            loaders["DataLoader over TensorDataset"] = data_loader(TensorDataset(x, y), micro)
-        title = f"tensors, micro-batch {micro}"
-        report(title, loaders, rounds=rounds, micro_batches=-(-samples // micro))
+            loaders["DataLoader, TensorDataset"] = data_loader(TensorDataset(x, y), micro)
+        times = interleave(loaders, rounds=rounds, warmup=1)
+        title, per = f"tensors, micro-batch {micro}", -(-samples // micro)
+        print(times.table(title, to="hand loop", per=per, unit="micro-batch"))
     few = max(samples // 10, 64)
     items = Items(x[:few], y[:few])
-    report(
-        "item by item, micro-batch 64",
-        {
-            "DataLoader, us a micro-batch": data_loader(items, 64),
-            "DataLoader again": data_loader(items, 64),
-            "BatchLoader, samples not seeded": batch_loader(
-                items, 64, accumulation=1, seed_samples=False
-            ),
-            "BatchLoader": batch_loader(items, 64, accumulation=1),
-        },
-        rounds=rounds,
-        micro_batches=-(-few // 64),
-    )
+    loaders = {
+        "DataLoader": data_loader(items, 64),
+        "null": data_loader(items, 64),
+        "BatchLoader, not seeded": batch_loader(items, 64, accumulation=1, seed_samples=False),
+        "BatchLoader": batch_loader(items, 64, accumulation=1),
+    }
+    times = interleave(loaders, rounds=rounds, warmup=1)
+    title = "one sample at a time, micro-batch 64"
+    print(times.table(title, to="DataLoader", per=-(-few // 64), unit="micro-batch"))
 
 
 if __name__ == "__main__":

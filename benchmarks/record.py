@@ -1,26 +1,25 @@
-"""What recording a step costs: encoding and writing its line, against `json.dumps` and a write of
-an equal dictionary made by hand.
+"""What recording a step costs, and reading it back, beside `json` alone on an equal dictionary.
 
-Both run in turn, so that what slows the machine slows both; the ratio is that of neighbours. The
-null is the hand-made line against itself. The goal is 25 microseconds a step on a quiet machine:
-training at 1000 steps a second would lose 2.5 % to it.
+    python benchmarks/record.py [--rounds 60]
+
+A step's line holds what was seen and what was decided, about 600 characters. The goal is 25
+microseconds a step on a quiet machine: training at 1000 steps a second would lose 2.5 % to it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from _timing import Run, interleave
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Budget, GradientMoments, Measurement
 from largebatch.record import JsonlRecord, read_record
 
-ROUNDS, LINES = 60, 500
+LINES = 500
 
 SEEN = Measurement(
     step=10,
@@ -47,65 +46,66 @@ DECISION = Decision(
 )
 
 
-def by_hand(folder: Path) -> Callable[[], None]:
-    """Writes the same line from a dictionary that exists already."""
-    record = JsonlRecord(folder / "line.jsonl")
+def ours(folder: Path) -> Run:
+    """Writes lines with the library."""
+    record = JsonlRecord(folder / "record.jsonl")
     record.start({})
-    record.write(SEEN, DECISION)
-    record.close()
-    plain = json.loads(record.path.read_text().splitlines()[1])
-    file = open(folder / "by_hand.jsonl", "ab", buffering=0)  # noqa: SIM115 (open to the end)
-    return lambda: file.write((json.dumps(plain) + "\n").encode()) and None
+
+    def run() -> None:
+        for _ in range(LINES):
+            record.write(SEEN, DECISION)
+
+    return run
 
 
-def microseconds(write: Callable[[], None]) -> float:
-    """The time of one line, as the mean over `LINES` of them."""
-    start = time.perf_counter()
-    for _ in range(LINES):
-        write()
-    return (time.perf_counter() - start) / LINES * 1e6
+def by_hand(path: Path, plain: object) -> Run:
+    """Writes the same line from a dictionary that exists already."""
+    file = open(path, "ab", buffering=0)  # noqa: SIM115 (open to the end)
+
+    def run() -> None:
+        for _ in range(LINES):
+            file.write((json.dumps(plain) + "\n").encode())
+
+    return run
 
 
-def row(name: str, values: list[float]) -> str:
-    """Median and the middle half of the values."""
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{name:34}{middle:8.2f}   [{low:.2f}, {high:.2f}]"
-
-
-def ordered_record(folder: Path) -> Path:
-    """A record of 2000 steps in order, to read."""
+def written(folder: Path) -> Path:
+    """A record of steps in order, to read."""
     record = JsonlRecord(folder / "ordered.jsonl")
     record.start({})
-    for step in range(2000):
+    for step in range(LINES):
         record.write(replace(SEEN, step=step, samples=512 * step), DECISION)
     record.close()
     return record.path
 
 
 def main() -> None:
-    """Prints median and middle half of each time and of the paired ratios."""
+    """Prints a table for writing and one for reading."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=60)
+    rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        record = JsonlRecord(folder / "record.jsonl")
-        record.start({})
-        bare = by_hand(folder)
-        ours, first, second = [], [], []
-        for _ in range(ROUNDS):
-            first.append(microseconds(bare))
-            ours.append(microseconds(lambda: record.write(SEEN, DECISION)))
-            second.append(microseconds(bare))
-        record.close()
-        start = time.perf_counter()
-        read = len(read_record(ordered_record(folder)).steps)
-        reading = (time.perf_counter() - start) / read * 1e6
-    ratios = [2 * o / (a + b) for o, a, b in zip(ours, first, second, strict=True)]
-    null = [b / a for a, b in zip(first, second, strict=True)]
-    print(f"{ROUNDS} rounds of {LINES} lines; median [middle half]")
-    print(row("JsonlRecord.write, microseconds", ours))
-    print(row("json.dumps + write, microseconds", first + second))
-    print(row("paired ratio", ratios))
-    print(row("null: by hand against by hand", null))
-    print(f"{'read_record, microseconds a step':34}{reading:8.2f}")
+        path = written(folder)
+        plain = json.loads(path.read_text().splitlines()[1])
+
+        def parse() -> None:
+            for line in path.read_text().splitlines():
+                json.loads(line)
+
+        writing: dict[str, Run] = {
+            "json": by_hand(folder / "by_hand.jsonl", plain),
+            "null": by_hand(folder / "null.jsonl", plain),
+            "JsonlRecord.write": ours(folder),
+        }
+        reading: dict[str, Run] = {
+            "json": parse,
+            "null": parse,
+            "read_record": lambda: read_record(path) and None,
+        }
+        for title, candidates in (("writing", writing), ("reading", reading)):
+            times = interleave(candidates, rounds=rounds)
+            print(times.table(title, to="json", per=LINES, unit="step"))
 
 
 if __name__ == "__main__":
