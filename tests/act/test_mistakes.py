@@ -132,7 +132,7 @@ def wrong_parts() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "patience", lambda: lb.attach(model, optimizer, rule, patience=0, **sizes)
 
 
-@pytest.mark.parametrize(("message", "build"), list(wrong_parts()), ids=lambda value: str(value))
+@pytest.mark.parametrize(("message", "build"), list(wrong_parts()))
 def test_parts_of_a_wrong_kind_are_refused_when_they_are_put_together(
     message: str, build: Callable[[], object]
 ) -> None:
