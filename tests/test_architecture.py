@@ -35,7 +35,7 @@ OUTSIDE = {
     "rules": {"numpy"},
     "measure": {"numpy", "torch"},
     "act": {"numpy", "torch"},
-    "record": {"numpy"},
+    "record": {"numpy", "torch"},
     "simulate": {"numpy"},
     "analysis": {"numpy"},
     "optim": {"torch"},

@@ -5,6 +5,7 @@ from largebatch.act.loader import BatchLoader
 from largebatch.api import Controller, attach, watch
 from largebatch.core.decision import Decision
 from largebatch.core.errors import (
+    CheckpointError,
     LargeBatchError,
     MicroBatchMissed,
     NotFinite,
@@ -19,7 +20,7 @@ from largebatch.core.version import __version__
 from largebatch.measure.meter import Meter
 from largebatch.measure.statistics import PreconditionedNorms, SquaredNorms, TemporalMoments
 from largebatch.measure.taps import Detached, Flat, LeafHooks
-from largebatch.record import JsonlRecord, MemoryRecord, read_record
+from largebatch.record import Checkpoints, JsonlRecord, MemoryRecord, read_record
 from largebatch.rules import (
     WSD,
     AdaScale,
@@ -51,6 +52,8 @@ __all__ = [
     "BatchLoader",
     "BatchPlan",
     "Budget",
+    "CheckpointError",
+    "Checkpoints",
     "ClampBatch",
     "ClampLr",
     "Constant",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from torch import nn
+from torch.amp import GradScaler
 from torch.optim import LBFGS, Optimizer
 
 from largebatch.act.attached import Attached
@@ -41,6 +42,8 @@ class Controller(StepController):
         meter: how gradients are measured; None is `Meter(model)`.
         record: where each step is written, by the first rank only.
         patience: non-finite steps in a row after which training ends.
+        scaler: for float16; `backward` takes the true loss, and unscaling, its optimizer step and
+            its update are the Controller's.
 
     Raises:
         ValueError: parts that do not fit together, before any training step.
@@ -58,6 +61,7 @@ class Controller(StepController):
         meter: Meter | None = None,
         record: Sink | None = None,
         patience: int = 10,
+        scaler: GradScaler | None = None,
     ) -> None:
         _check_parts(model, optimizer, record)
         if not isinstance(batches, BatchLoader):
@@ -75,6 +79,7 @@ class Controller(StepController):
             meter=meter,
             record=record if meter.leader else None,
             patience=patience,
+            scaler=scaler,
         )
 
 
@@ -91,6 +96,7 @@ def attach(
     meter: Meter | None = None,
     record: Sink | None = None,
     patience: int = 10,
+    scaler: GradScaler | None = None,
 ) -> Attached:
     """Lets a rule set the learning rate inside a loop that stays as it is.
 
@@ -120,6 +126,7 @@ def attach(
         meter: how gradients are measured; None is `Meter(model)`.
         record: where each step is written, by the first rank only.
         patience: non-finite steps in a row after which training ends.
+        scaler: the one that scales the loop's losses, whose factor the measured gradients carry.
 
     Raises:
         ValueError: parts that do not fit together, before any training step.
@@ -140,6 +147,7 @@ def attach(
         budget=budget,
         record=record if meter.leader else None,
         patience=patience,
+        scaler=scaler,
     )
 
 

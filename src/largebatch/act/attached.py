@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -19,11 +20,13 @@ from largebatch.act.clocked import (
     facts_of,
 )
 from largebatch.act.learning_rate import LrActuator
+from largebatch.act.scaling import LossScale, drop_gradients
 from largebatch.core.decider import Decider
 from largebatch.core.errors import LargeBatchError, RanksDisagree
 from largebatch.core.measurement import Budget, Measurement, Reading
 from largebatch.core.protocols import Meter, Sink
 from largebatch.core.rule import Chain, Rule, name_of
+from largebatch.core.run_state import Resumed
 
 
 class Observer(Protocol):
@@ -55,7 +58,7 @@ class Observer(Protocol):
         """The mean loss of one micro-batch."""
         ...
 
-    def close(self, *, digest: int = 0) -> Reading:
+    def close(self, *, digest: int = 0, loss_scale: float = 1.0) -> Reading:
         """Combines the parts over the ranks."""
         ...
 
@@ -68,9 +71,10 @@ class Attached(Clocked):
     """Sets the learning rate inside the user's own `optimizer.step`; `lb.attach` builds it.
 
     In the step's pre-hook: read, decide, multiply the learning rate; in its post-hook: restore it.
-    A step whose loss or gradient is not finite is taken as it comes, since the step is the user's,
-    with a multiplier of 1: no rule sees it, no clock but the samples advances, and it is counted in
-    `skipped`; `patience` of them in a row end the run.
+    A step whose loss or gradient is not finite changes no weight: its gradients are taken away,
+    and torch's optimizers pass over a parameter without one. No rule sees it, no clock but the
+    samples advances, and it is counted in `skipped`; `patience` of them in a row end the run. A
+    step that the scaler left out is counted in `advance`.
 
     Mutable: holds the step in hand.
     """
@@ -86,6 +90,7 @@ class Attached(Clocked):
         budget: Budget | None = None,
         record: Sink | None = None,
         patience: int = 10,
+        scaler: GradScaler | None = None,
     ) -> None:
         if patience < 1:
             raise ValueError(f"patience is a number of steps, at least 1; got {patience!r}.")
@@ -106,13 +111,14 @@ class Attached(Clocked):
         check_budget(decider)
         self.observer = observer
         self._lr = LrActuator(optimizer)
+        self._scale = LossScale(scaler, optimizer)
         meter.agree({**facts_of(decider), "learning rate": self._lr.base_lr})
         self._record = record
         if self._record is not None:
             self._record.start(facts_of(decider))
         self._seen: Measurement | None = None
         self._at_last_advance = decider
-        observer.open(decider.measure)
+        self._open()
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -136,12 +142,15 @@ class Attached(Clocked):
 
     def advance(self, scheduler: LRScheduler | None = None, *, metric: float | None = None) -> int:
         """As `Clocked.advance`, at the end of each pass through the loop. Where the pass did not
-        come to its optimizer.step(), or did not complete it (a scaler skipped it, say), the next
-        step starts afresh; for that alone it needs no scheduler."""
+        come to its optimizer.step(), or did not complete it, the next step starts afresh; for that
+        alone it needs no scheduler. With a scaler, call it after scaler.update(): a step that the
+        scaler left out is counted as skipped."""
         self._lr.restore()
         if metric is None and self._hooks:
             if self.decider is self._at_last_advance:
-                self.observer.open(self.decider.measure)
+                if self._scale.lowered:
+                    self._lose_step()
+                self._open()
             self._at_last_advance = self.decider
         return 0 if scheduler is None else super().advance(scheduler, metric=metric)
 
@@ -178,7 +187,7 @@ class Attached(Clocked):
         self._lr.restore()
         digest = digest_of(clocks_of(self.decider)) if self.decider.ranks > 1 else 0
         try:
-            reading = self.observer.close(digest=digest)
+            reading = self.observer.close(digest=digest, loss_scale=self._scale.value)
         except RanksDisagree:
             self.observer.meter.agree(clocks_of(self.decider))
             raise
@@ -190,15 +199,41 @@ class Attached(Clocked):
         self._seen = self.decider.see(reading, base_lr=self._lr.base_lr)
         self._before = self.decider
         self.decider, self.decision = self.decider.decide(self._seen)
-        left = "this step was not taken, but earlier ones were, so the weights may be lost"
-        self._check_finite(self._seen, patience=self.patience, left=left)
+        if not self._seen.finite:
+            drop_gradients(optimizer)
+        self._check_finite(self._seen, patience=self.patience, left=_LEFT)
         self._lr.apply(self.decision.lr_multiplier)
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._lr.restore()
+        self._write()
+        self._open()
+
+    def _lose_step(self) -> None:
+        lost = Reading(samples=self.observer.batch_size, finite=False)
+        self._seen = self.decider.see(lost, base_lr=self._lr.base_lr)
+        self._before = self.decider
+        self.decider, self.decision = self.decider.decide(self._seen)
+        self._write()
+        self._check_finite(self._seen, patience=self.patience, left=_LEFT)
+
+    def _write(self) -> None:
         if self._record is not None and self._seen is not None and self.decision is not None:
             self._record.write(self._seen, self.decision)
+
+    def _open(self) -> None:
         self.observer.open(self.decider.measure)
+        self._scale.open()
+
+    def _resume(self, resumed: Resumed) -> None:
+        super()._resume(resumed)
+        self._at_last_advance = self.decider
+        self._seen = None
+        self._open()
+        self.observer.meter.agree(clocks_of(self.decider))
+
+
+_LEFT = "no weight was changed by them"
 
 
 def _named(rules: Chain, chosen: Callable[[Rule], bool]) -> str:

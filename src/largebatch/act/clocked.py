@@ -20,6 +20,7 @@ from largebatch.core.errors import LargeBatchError, NotFinite
 from largebatch.core.measurement import FACTS, STATISTICS, Measurement
 from largebatch.core.protocols import Meter
 from largebatch.core.rule import require
+from largebatch.core.run_state import Resumed, resume, state_of
 
 
 class Clocked:
@@ -124,6 +125,35 @@ class Clocked:
         ticks = tick(scheduler, before=before, after=self.base_steps, metric=metric)
         self._ticked[scheduler] = self.base_steps
         return ticks
+
+    def state_dict(self) -> dict[str, Any]:
+        """Rule states, clocks, averages and the wished batch as plain values: numbers, None and
+        text under the same keys for every run, so that `torch.load(weights_only=True)` and
+        torch.distributed.checkpoint read them. Model, optimizer, schedulers and a scaler have their
+        own. Take it between two steps, after `advance`.
+
+        Of `TemporalMoments` the last gradient is not kept: the first step after resuming has no
+        temporal estimate.
+        """
+        return state_of(self.decider, decision=self.decision, lost_in_a_row=self._lost_in_a_row)
+
+    def load_state_dict(self, plain: Mapping[str, Any]) -> None:
+        """Goes on where `state_dict` was taken, in a run built as that one was; call it on every
+        rank. The number of ranks may differ.
+
+        Raises:
+            CheckpointError: a state of another rule, version, data set, base batch or budget, or
+                one that is damaged or cut; the run is left as it was.
+            RanksDisagree: the ranks loaded different states.
+        """
+        self._resume(resume(self.decider, plain))
+
+    def _resume(self, resumed: Resumed) -> None:
+        self._before = self.decider = resumed.decider
+        self.decision = resumed.decision
+        self._lost_in_a_row = resumed.lost_in_a_row
+        self._first_tick = resumed.decider.base_steps
+        self._ticked.clear()
 
     def _check_finite(self, seen: Measurement, *, patience: int, left: str) -> None:
         self._lost_in_a_row = 0 if seen.finite else self._lost_in_a_row + 1

@@ -8,18 +8,21 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from largebatch.act.clocked import Clocked, check_needs, clocks_of, digest_of, facts_of
 from largebatch.act.learning_rate import LrActuator
 from largebatch.act.loader import BatchLoader
 from largebatch.act.micro_batches import MicroBatches
+from largebatch.act.scaling import LossScale
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
-from largebatch.core.errors import LargeBatchError, MicroBatchMissed, RanksDisagree
+from largebatch.core.errors import CheckpointError, LargeBatchError, MicroBatchMissed, RanksDisagree
 from largebatch.core.measurement import STATISTICS, Budget, Measurement, Reading
 from largebatch.core.protocols import Meter, Sink
 from largebatch.core.rule import Rule
+from largebatch.core.run_state import resume
 
 
 class StepController(Clocked):
@@ -42,6 +45,7 @@ class StepController(Clocked):
         meter: Meter,
         record: Sink | None = None,
         patience: int = 10,
+        scaler: GradScaler | None = None,
     ) -> None:
         if patience < 1:
             raise ValueError(f"patience is a number of steps, at least 1; got {patience!r}.")
@@ -61,7 +65,9 @@ class StepController(Clocked):
         self.patience = patience
         self.reading: Reading | None = None
         self._lr = LrActuator(optimizer)
+        self._scale = LossScale(scaler, optimizer)
         self._record = record
+        self._begun = self._stop_wanted = False
         self._step: MicroBatches | None = None
         self._clip_norm: float | None = None
         self._stepping = False
@@ -108,6 +114,46 @@ class StepController(Clocked):
         self._begin(_budget_of(units, dataset_size=self.decider.dataset_size))
         return self._iterate()
 
+    def stop(self) -> None:
+        """Ends the loop over `steps` with the next `step` that is taken, on all ranks alike when
+        one asks; as a signal's handler may. The record is closed, `finished` stays False, and a
+        new run goes on from the `state_dict`."""
+        self._stop_wanted = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `Clocked.state_dict`, and the place in the data under "batches".
+
+        Raises:
+            CheckpointError: in the middle of a step.
+        """
+        self._check_between_steps("saved")
+        return {**super().state_dict(), "batches": self.batches.state_dict()}
+
+    def load_state_dict(self, plain: Mapping[str, Any]) -> None:
+        """Goes on where `state_dict` was taken, in a run built as that one was; call it on every
+        rank, before `steps`. The number of ranks and of workers may differ.
+
+        Raises:
+            CheckpointError: a state of another rule, version, data set, base batch or budget, or
+                one that is damaged or cut; the run is left as it was.
+            RanksDisagree: the ranks loaded different states.
+        """
+        self._check_between_steps("loaded")
+        parts = dict(plain) if isinstance(plain, Mapping) else {}
+        batches = parts.pop("batches", None)
+        resumed = resume(self.decider, parts)
+        if not isinstance(batches, Mapping):
+            raise CheckpointError(
+                "The state has no place in the data ('batches'): it is cut, or that of lb.attach."
+            )
+        try:
+            self.batches.load_state_dict(batches)
+        except (ValueError, LargeBatchError) as error:
+            raise CheckpointError(str(error)) from error
+        self._resume(resumed)
+        self._step = self.reading = None
+        self.meter.agree(clocks_of(self.decider))
+
     def close(self) -> None:
         """Ends the run: drops the step in hand and closes the record. A run that uses up its budget
         or its data does so by itself."""
@@ -152,6 +198,7 @@ class StepController(Clocked):
             )
         last = step.take()
         share = weight * self.decider.ranks / step.batch_size
+        share *= self._scale.value
         self.meter.backward(loss, share=share, weight=weight, samples=step.size, last=last)
 
     def measure(self) -> Reading:
@@ -169,6 +216,7 @@ class StepController(Clocked):
             step.check_complete()
             step.close()
             self.reading = self._close(planned_weight=step.batch_size)
+            self._scale.unscale()
             correction = step.batch_size / self.reading.weight
             if self.reading.finite and abs(correction - 1.0) > 1e-12:
                 self.meter.multiply_gradients(correction)
@@ -196,13 +244,21 @@ class StepController(Clocked):
         after, decision = self.decider.decide(seen)
         if seen.finite:
             self._apply(decision, sqnorm=reading.batch_sqnorm, clip_norm=clip_norm)
+        self._scale.update(finite=seen.finite)
         self._clip_norm = clip_norm
         self._commit(after, seen, decision)
         self._check_finite(seen, patience=self.patience, left="no weight was changed by them")
         return decision
 
     def _begin(self, budget: Budget) -> None:
-        if self.decider.budget is None:
+        there = self.decider.budget
+        if there is not None and there != budget:
+            raise ValueError(
+                f"This run's budget is {_shown(there)}; it is given once, since schedules are "
+                f"fractions of it. Got {_shown(budget)}. Go on with "
+                f"control.steps({_shown(there)}), or build another lb.Controller."
+            )
+        if not self._begun:
             decider = replace(self.decider, budget=budget)
             facts, stream = facts_of(decider), self.batches.state_dict()
             alike = {name: stream[name] for name in ("seed", "shuffle", "position")}
@@ -210,13 +266,7 @@ class StepController(Clocked):
             self.meter.agree({**facts, **alike, "learning rate": self._lr.base_lr})
             if self._record is not None:
                 self._record.start(facts)
-            self.decider = decider
-        elif self.decider.budget != budget:
-            raise ValueError(
-                f"This run's budget is {_shown(self.decider.budget)}; it is given once, since "
-                f"schedules are fractions of it. Got {_shown(budget)}. Go on with "
-                f"control.steps({_shown(self.decider.budget)}), or build another lb.Controller."
-            )
+            self.decider, self._begun = decider, True
 
     def _iterate(self) -> Iterator[MicroBatches]:
         self._drop_step()  # of a loop that was left, but that somebody still holds
@@ -229,6 +279,7 @@ class StepController(Clocked):
                 if planned is None:
                     break
                 self.meter.open(self.decider.measure)
+                self._scale.open()
                 step = MicroBatches(planned, replica=self.meter.replica, quiet=self.meter.reduces)
                 self._step, self.reading = step, None
                 yield step
@@ -255,7 +306,9 @@ class StepController(Clocked):
         digest = digest_of(self._alike()) if self.decider.ranks > 1 else 0
         try:
             return self.meter.close(
-                planned_weight=planned_weight, digest=digest, exhausted=self.batches.exhausted
+                planned_weight=planned_weight / self._scale.value,
+                digest=digest,
+                exhausted=self.batches.exhausted or self._stop_wanted,
             )
         except RanksDisagree:
             self.meter.agree(self._alike())
@@ -270,7 +323,7 @@ class StepController(Clocked):
         self._lr.apply(decision.lr_multiplier)
         self._stepping = True
         try:
-            self.optimizer.step()
+            self._scale.step()
         finally:
             self._stepping = False
             self._lr.restore()
@@ -284,6 +337,13 @@ class StepController(Clocked):
             self._record.write(seen, decision)
         if decision.next_batch_size != self.batches.batch_size:
             self.batches.resize(decision.next_batch_size)
+
+    def _check_between_steps(self, what: str) -> None:
+        if self._step is not None:
+            raise CheckpointError(
+                f"A run's state is {what} between two steps, and one is in hand: after "
+                "control.step() is the place."
+            )
 
     def _refuse_foreign_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._step is not None and not self._stepping:

@@ -1,7 +1,8 @@
 """Errors on the command line: one red line with cause and remedy, and an exit code.
 
-2 for what was asked for wrongly, 1 for what went wrong, 130 for an interruption. An error that this
-package did not raise on purpose keeps its traceback: it is a bug, here or in a user's own workload.
+2 for what was asked for wrongly, 1 for what went wrong, 130 for an interruption, 143 for SIGTERM.
+An error that this package did not raise on purpose keeps its traceback: it is a bug, here or in a
+user's own workload.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from rich.console import Console
 from rich.text import Text
 
 from largebatch.commands.place import launched_rank
-from largebatch.core.errors import LargeBatchError, NotFinite, RanksDisagree
+from largebatch.core.errors import LargeBatchError, NotFinite, RanksDisagree, Stopped
 
 PACKAGE = Path(__file__).parents[1]
 
-ON_EVERY_RANK = (ValueError, NotFinite, RanksDisagree, click.ClickException)
+ON_EVERY_RANK = (ValueError, NotFinite, RanksDisagree, Stopped, click.ClickException)
 """Errors that all ranks raise alike, so that the first one tells them for all."""
 
 
@@ -82,6 +83,8 @@ def told(error: Exception) -> tuple[str, int]:
         return f"{error.format_message()} See: {path} --help", error.exit_code
     if isinstance(error, click.ClickException):
         return error.format_message(), error.exit_code
+    if isinstance(error, Stopped):
+        return str(error), 128 + error.signal
     if isinstance(error, ValueError) and _raised_here(error):
         return str(error), 2
     if isinstance(error, (LargeBatchError, OSError)):

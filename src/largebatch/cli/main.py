@@ -61,14 +61,28 @@ def cli(context: click.Context) -> None:
 @click.option("--lr", type=float, help="Rate at the base batch, instead of the workload's.")
 @click.option("--record", metavar="FILE", help="Write each step to a new file of JSON lines.")
 @click.option("--clip-norm", type=float, help="Largest norm of the gradient.")
+@click.option("--checkpoint", metavar="DIR", help="Save the run in this directory as it goes.")
+@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint, if there is one.")
+@click.option("--keep", default=3, show_default=True, help="Checkpoints kept.")
+@click.option(
+    "--checkpoint-every",
+    metavar="LENGTH",
+    help="Such as 0.5ep or 10k (samples); by default a hundredth of the budget.",
+)
 @as_json
 def train_command(as_json: bool, **options: Any) -> None:
     """Train WORKLOAD once: a name (see: largebatch workloads) or package.module:factory.
 
     Several processes share the batch, with the same result up to rounding:
     torchrun --nproc-per-node 2 -m largebatch train digits --scale 8
+
+    With --checkpoint DIR the run survives a crash, SIGTERM and Ctrl-C: the same command with
+    --resume goes on at the step where it stopped, with the same bits.
     """
-    with _interruptible("Training is not resumed: start it again."), _progress() as progress:
+    remedy = "Not saved: start it again with --checkpoint DIR and Ctrl-C saves first."
+    if options["checkpoint"] is not None:
+        remedy = "Go on from the last checkpoint: repeat the command with --resume"
+    with _interruptible(remedy), _progress() as progress:
         result = train(**options, progress=progress)
     if launched_rank() == 0:
         _print_json(result) if as_json else _console().print(tables.train_table(result))

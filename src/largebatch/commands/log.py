@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from largebatch.api import Controller
 from largebatch.commands.plan import Plan
 from largebatch.commands.results import Metrics, Point, Progress, Report
+from largebatch.core.codec import decode, encode
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
 from largebatch.core.protocols import Sink
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What a resumed run needs of what was logged before."""
+
+    points: tuple[Point, ...]
+    multipliers: float
+    losses: tuple[float, ...]
+    batch_size: int
 
 
 class Log:
@@ -43,6 +56,26 @@ class Log:
     def close(self) -> None:
         if self.record is not None:
             self.record.close()
+
+    def state_dict(self) -> str:
+        """The curve and the sums, as JSON text."""
+        kept = Kept(
+            points=tuple(self.points),
+            multipliers=self.multipliers,
+            losses=tuple(self._losses),
+            batch_size=self._batch_size,
+        )
+        return json.dumps(encode(kept), separators=(",", ":"))
+
+    def load_state_dict(self, text: str) -> None:
+        """Goes on from what `state_dict` gave.
+
+        Raises:
+            ValueError, RecordError: something else.
+        """
+        kept: Kept = decode(Kept, json.loads(text), where="the curve")
+        self.points, self.multipliers = list(kept.points), kept.multipliers
+        self._losses, self._batch_size = list(kept.losses), kept.batch_size
 
     def add_point(self, control: Controller, validation: Metrics) -> None:
         """Adds where the run stands to the curve."""

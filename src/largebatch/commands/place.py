@@ -39,6 +39,11 @@ class Place:
         return nn.parallel.DistributedDataParallel(model, device_ids=ids)
 
 
+def launched() -> bool:
+    """Whether torchrun started this process."""
+    return "RANK" in os.environ
+
+
 def launched_rank() -> int:
     """This process's rank as torchrun tells it; 0 outside of torchrun."""
     return int(os.environ.get("RANK", "0"))

@@ -20,11 +20,13 @@ from torch import nn
 from largebatch.act.loader import BatchLoader
 from largebatch.act.stream import seed_of
 from largebatch.api import Controller
+from largebatch.commands.checkpoint import Saver, Saving
 from largebatch.commands.log import Log
 from largebatch.commands.place import Place
 from largebatch.commands.plan import Plan
 from largebatch.commands.results import Report, RunResult, Settings
-from largebatch.core.errors import NotFinite
+from largebatch.commands.signals import stopping
+from largebatch.core.errors import NotFinite, Stopped
 from largebatch.core.protocols import Sink
 from largebatch.core.version import __version__
 from largebatch.workloads import Data, evaluate
@@ -41,6 +43,7 @@ class _Training:
     model: nn.Module
     control: Controller
     log: Log
+    saver: Saver | None
     diverged: bool = False
 
     def go(self) -> None:
@@ -57,10 +60,26 @@ class _Training:
                 control.step(clip_norm=plan.clip_norm)
                 if plan.evaluations and not control.finished and control.every(**every):
                     self.evaluate()
+                if self.saver is not None and not control.finished and self.saver.due:
+                    self.saver.save()
         except NotFinite:
             self.diverged = True
             return
-        self.evaluate()
+        if not control.finished:
+            self._stopped()
+        if not self.log.points or self.log.points[-1].samples < control.samples:
+            self.evaluate()
+            if self.saver is not None:
+                self.saver.save()
+
+    def _stopped(self) -> None:
+        assert self.saver is not None, "only a run that is saved is stopped"
+        self.saver.save()
+        raise Stopped(
+            f"stopped after {self.control.optimizer_steps} steps and {self.control.samples} "
+            f"samples, all saved in {self.saver.saving.checkpoints.directory}. Go on: repeat the "
+            "command with --resume"
+        )
 
     def evaluate(self) -> None:
         """Adds a point to the curve, on the first rank alone."""
@@ -76,6 +95,7 @@ def run(
     record: Sink | None = None,
     report: Report | None = None,
     label: str = "",
+    saving: Saving | None = None,
 ) -> RunResult:
     """Trains as planned; the same result on every rank.
 
@@ -87,17 +107,24 @@ def run(
         record: where each step is written, by the first rank.
         report: called after each step, on the first rank.
         label: which run, for `report`.
+        saving: where the run is saved; SIGTERM and Ctrl-C then finish the step and save.
 
     Raises:
+        Stopped: by a signal, with everything saved.
         ValueError: parts that do not fit together, before any training step.
         LargeBatchError: missing data or a broken contract; but a run that diverges is a result.
     """
     began = time.perf_counter()
-    training = _prepare(plan, place, Log(plan, record, report, label))
+    training = _prepare(plan, place, Log(plan, record, report, label), saving)
     devices = [place.device] if place.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), closing(training.log):
         torch.manual_seed(seed_of("training", plan.seed, place.rank))
-        training.go()
+        if training.saver is None:
+            training.go()
+        else:
+            with stopping(training.control):
+                _resume(training, training.saver, report)
+                training.go()
     result = _result(training, began=began) if place.leader else None
     if place.ranks > 1:
         everyone = [result]
@@ -107,7 +134,15 @@ def run(
     return result
 
 
-def _prepare(plan: Plan, place: Place, log: Log) -> _Training:
+def _resume(training: _Training, saver: Saver, report: Report | None) -> None:
+    checkpoint = saver.resume()
+    if checkpoint is not None and report is not None and training.place.leader:
+        for damaged in checkpoint.passed_over:
+            report(damaged)
+        report(f"Going on from {checkpoint.path}.")
+
+
+def _prepare(plan: Plan, place: Place, log: Log, saving: Saving | None) -> _Training:
     workload = plan.workload
     data = workload.data()
     bare, optimizer = workload.fresh(seed=plan.seed, lr=plan.lr, device=place.device)
@@ -126,8 +161,29 @@ def _prepare(plan: Plan, place: Place, log: Log) -> _Training:
         base_batch_size=workload.base_batch_size,
         record=log,
     )
+    saver = (
+        None
+        if saving is None
+        else Saver(
+            saving,
+            plan=plan,
+            facts=data.facts,
+            place=place,
+            model=bare,
+            optimizer=optimizer,
+            control=control,
+            log=log,
+        )
+    )
     return _Training(
-        plan=plan, place=place, data=data, bare=bare, model=model, control=control, log=log
+        plan=plan,
+        place=place,
+        data=data,
+        bare=bare,
+        model=model,
+        control=control,
+        log=log,
+        saver=saver,
     )
 
 

@@ -9,15 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from largebatch.commands.budget import Length, parse_length
+from largebatch.commands.checkpoint import Saving
 from largebatch.commands.place import joined, launched_rank
 from largebatch.commands.plan import Plan
 from largebatch.commands.results import Report, RunResult
 from largebatch.commands.run import run
-from largebatch.core.errors import NotFinite, RecordError
+from largebatch.core.errors import CheckpointError, NotFinite, RecordError
 from largebatch.core.measurement import Budget
 from largebatch.core.rule import Rule, label_of
 from largebatch.methods import METHODS, Method
-from largebatch.record import JsonlRecord
+from largebatch.record import Checkpoints, JsonlRecord
 from largebatch.workloads import Workload, load
 from largebatch.workloads.data import size
 
@@ -34,6 +35,10 @@ def train(
     evaluations: int = 8,
     clip_norm: float | None = None,
     progress: Report | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    keep: int = 3,
+    checkpoint_every: str | None = None,
 ) -> RunResult:
     """Trains a workload at scale S and gives what came of it, the same on every rank.
 
@@ -51,8 +56,16 @@ def train(
         evaluations: points of the validation curve.
         clip_norm: largest norm of the gradient.
         progress: called after each step, on the first rank.
+        checkpoint: a directory in which the run is saved, whole and between steps.
+        resume: go on from the newest checkpoint in it, with the same bits on the same number of
+            ranks; without one the run starts. The record is then added to.
+        keep: how many checkpoints are kept.
+        checkpoint_every: such as "0.5ep" or "10k" (see `parse_length`); None for a hundredth of
+            the budget.
 
     Raises:
+        Stopped: by SIGTERM or Ctrl-C while it is saved in `checkpoint`.
+        CheckpointError: checkpoints of another run, or damaged ones.
         ValueError: an unknown name or a bad amount, before any training step.
         NotFinite: the run diverged; its record is kept.
         LargeBatchError: missing data, or a record that exists or cannot be written.
@@ -61,28 +74,39 @@ def train(
     rule, name = rule_of(method)
     check_amounts(scale=scale, lr=lr, clip_norm=clip_norm, evaluations=evaluations)
     length = length_of(workload, budget)
+    interval = parse_length(checkpoint_every) if checkpoint_every is not None else None
+    checkpoints = _checkpoints(checkpoint, resume=resume, keep=keep, every=checkpoint_every)
     if record is not None and launched_rank() == 0:
-        _check_record(Path(record))
+        _check_record(Path(record), resume=resume)
     with joined() as place:
         data = workload.data()
+        sizes = {
+            "dataset_size": size(data.train),
+            "base_batch_size": workload.base_batch_size,
+        }
         plan = Plan(
             workload=replace(workload, data=lambda: data),
             rule=rule,
             method=name,
             scale=scale,
-            budget=length
-            if isinstance(length, Budget)
-            else length.budget(
-                dataset_size=size(data.train), base_batch_size=workload.base_batch_size
-            ),
+            budget=length if isinstance(length, Budget) else length.budget(**sizes),
             seed=seed,
             lr=lr,
             clip_norm=clip_norm,
             evaluations=evaluations,
         )
-        sink = JsonlRecord(record) if record is not None else None
+        saving = (
+            None
+            if checkpoints is None
+            else Saving(
+                checkpoints=checkpoints,
+                every=interval.budget(**sizes) if interval else _hundredth(plan.budget),
+                resume=resume,
+            )
+        )
+        sink = JsonlRecord(record, append=resume) if record is not None else None
         label = f"{workload.name}: {name}, scale {scale}"
-        result = run(plan, place=place, record=sink, report=progress, label=label)
+        result = run(plan, place=place, record=sink, report=progress, label=label, saving=saving)
     if result.diverged:
         kept = f" The record of these steps is in {record}." if record is not None else ""
         if result.steps == 0:
@@ -154,13 +178,48 @@ def check_amounts(
         raise ValueError(f"evaluations is 0 or more points of a curve; got {evaluations}.")
 
 
-def _check_record(path: Path) -> None:
+def _checkpoints(
+    directory: str | os.PathLike[str] | None, *, resume: bool, keep: int, every: str | None
+) -> Checkpoints | None:
+    """Where the run is saved, checked before data is loaded."""
+    if directory is None:
+        if resume or every is not None:
+            option = "--resume" if resume else f"--checkpoint-every {every}"
+            raise ValueError(
+                f"{option} is about a directory of checkpoints; name it: --checkpoint runs/mine"
+            )
+        return None
+    checkpoints = Checkpoints(directory, keep=keep)
+    if launched_rank() == 0:
+        another = "Name another directory: --checkpoint other"
+        try:
+            checkpoints.directory.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=checkpoints.directory).close()
+        except OSError as error:
+            raise CheckpointError(
+                f"{directory} cannot be written ({error.strerror}). {another}"
+            ) from error
+        if checkpoints.paths and not resume:
+            raise CheckpointError(
+                f"{directory} holds a run already. Go on with it: --resume. {another}"
+            )
+    return checkpoints
+
+
+def _hundredth(budget: Budget) -> Budget:
+    if budget.base_steps is not None:
+        return Budget(base_steps=budget.base_steps / 100)
+    whole = max(round(budget.amount / 100), 1)
+    return Budget(samples=whole) if budget.samples is not None else Budget(steps=whole)
+
+
+def _check_record(path: Path, *, resume: bool) -> None:
     """Refuses, before data is loaded, a record that could not be written."""
     another = "Name another file: --record other.jsonl"
     try:
         if path.is_dir():
             raise RecordError(f"{path} is a directory. {another}")
-        if path.exists():
+        if path.exists() and not resume:
             raise RecordError(f"{path} exists and a record is never overwritten. {another}")
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()

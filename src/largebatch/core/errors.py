@@ -24,5 +24,15 @@ class NoVariance(LargeBatchError):
     """A step gave fewer than two independent gradients, so their variance is unknown."""
 
 
+class CheckpointError(LargeBatchError):
+    """A saved state is damaged, cannot be written, or belongs to another run."""
+
+
+class Stopped(LargeBatchError):
+    """A run was stopped by a signal after a whole step, and saved."""
+
+    signal: int = 2
+
+
 class RecordError(LargeBatchError):
     """A record cannot be written or read, or a stored value does not fit its class."""

@@ -84,10 +84,14 @@ class Observer:
         self.meter.sums.add(LOSS, loss.detach())
         self._losses += 1
 
-    def close(self, *, digest: int = 0) -> Reading:
+    def close(self, *, digest: int = 0, loss_scale: float = 1.0) -> Reading:
         """Combines the parts over the ranks: one collective, one host sync.
 
         After an error the next step starts afresh.
+
+        Args:
+            digest: of what must be the same on all ranks.
+            loss_scale: what the losses were multiplied with, as by a gradient scaler.
 
         Raises:
             MicroBatchMissed: not as many backward calls since the last step as were told, or
@@ -96,12 +100,12 @@ class Observer:
             LargeBatchError: parameters that got different numbers of gradients.
         """
         try:
-            return self._close(digest=digest)
+            return self._close(digest=digest, unscale=loss_scale**-2)
         except LargeBatchError:
             self.open(self._wanted)
             raise
 
-    def _close(self, *, digest: int) -> Reading:
+    def _close(self, *, digest: int, unscale: float) -> Reading:
         parts = self._count()
         sizes = self._sizes or [self._size_of_part(parts)] * parts
         if len(sizes) != parts:
@@ -117,10 +121,11 @@ class Observer:
             self.meter.close_batch()  # perhaps clipped by now: it only shows whether it is finite
         sums = self.meter.reduce(numbers, digest=digest)
         if not self._watching:
-            reading = self.meter.read(self._totals(sums), losses=sums["losses"])
+            totals = self._totals(sums, unscale=unscale)
+            reading = self.meter.read(totals, losses=sums["losses"])
             return replace(reading, batch_sqnorm=None)
         _check_cleared(sums[LEFT_OVER])
-        totals = self._totals(sums)
+        totals = self._totals(sums, unscale=unscale)
         self._check_variance(totals)
         return self.meter.read(totals, losses=sums["losses"])
 
@@ -197,7 +202,7 @@ class Observer:
     def _size_of_part(self, parts: int) -> float:
         return self.batch_size / (self.meter.rank_count * (self._usual or parts))
 
-    def _totals(self, sums: dict[str, float]) -> Totals:
+    def _totals(self, sums: dict[str, float], *, unscale: float) -> Totals:
         count, ranks = round(sums["parts"]), self.meter.rank_count
         return Totals(
             sums=sums,
@@ -210,7 +215,8 @@ class Observer:
                 squared_weight_per_unit=sums["per sample"],
                 source=source_of(ranks=ranks, parts=count),
             ),
-            part_factor=(count / ranks) ** 2,
+            part_factor=(count / ranks) ** 2 * unscale,
+            batch_factor=unscale,
         )
 
     def _check_variance(self, totals: Totals) -> None:

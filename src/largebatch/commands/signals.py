@@ -1,0 +1,48 @@
+"""SIGTERM and Ctrl-C end a saved run after the step in hand."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from largebatch.api import Controller
+from largebatch.commands.place import launched
+from largebatch.core.errors import Stopped
+
+
+@contextmanager
+def stopping(control: Controller) -> Iterator[None]:
+    """Within it the first signal asks the run to stop; all ranks then stop at the same step.
+
+    A second Ctrl-C interrupts at once, but not under torchrun, which sends its own after each; it
+    kills what does not end in time. Outside the main thread nothing is caught.
+
+    Raises:
+        Stopped: with the signal that was caught.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if caught and number == signal.SIGINT and not launched():
+            raise KeyboardInterrupt
+        caught.append(number)
+        control.stop()
+
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    except Stopped as stopped:
+        if caught:
+            stopped.signal = caught[0]
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

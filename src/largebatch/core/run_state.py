@@ -1,0 +1,178 @@
+"""A run's control as plain values: what a checkpoint keeps beside model and optimizer."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from largebatch.core.codec import decode, decode_like, encode
+from largebatch.core.decider import Decider
+from largebatch.core.decision import Decision
+from largebatch.core.errors import CheckpointError, RecordError
+from largebatch.core.measurement import STATISTICS, Budget
+
+VERSION = 1
+"""Of the stored form; one with another version means other things."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """Rule, state and clocks before the coming step.
+
+    What has no fixed shape (a rule, its state, a budget, a decision) is JSON text: every state then
+    has the same keys, which torch.distributed.checkpoint asks of what it loads into.
+
+    Args:
+        version: of this form.
+        rule, base_batch_size, dataset_size, budget: what the run was started with.
+        step, samples, base_steps, skipped: the clocks.
+        lost_in_a_row: steps lost to non-finite values since the last sound one.
+        batch_size: the wish for the coming step.
+        measure: the statistics wanted in it.
+        state: the rules' states.
+        decision: the last one.
+        digest: of all the others.
+    """
+
+    version: int
+    rule: str
+    base_batch_size: int
+    dataset_size: int | None
+    budget: str
+    step: int
+    samples: int
+    base_steps: float
+    skipped: int
+    lost_in_a_row: int
+    batch_size: int
+    measure: str
+    state: str
+    decision: str
+    digest: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """What a run goes on from."""
+
+    decider: Decider
+    decision: Decision | None
+    lost_in_a_row: int
+
+
+def state_of(decider: Decider, *, decision: Decision | None, lost_in_a_row: int) -> dict[str, Any]:
+    """Plain values that `resume` reads: numbers, None and text, the same keys for every run.
+
+    Args:
+        decider: before the coming step.
+        decision: the last one, None before the first.
+        lost_in_a_row: steps lost to non-finite values since the last sound one.
+    """
+    state = RunState(
+        version=VERSION,
+        rule=_text(encode(decider.rule, kind=True)),
+        base_batch_size=decider.base_batch_size,
+        dataset_size=decider.dataset_size,
+        budget=_text(encode(decider.budget)),
+        step=decider.step,
+        samples=decider.samples,
+        base_steps=decider.base_steps,
+        skipped=decider.skipped,
+        lost_in_a_row=lost_in_a_row,
+        batch_size=decider.batch_size,
+        measure=_text(encode(decider.measure)),
+        state=_text(encode(decider.state)),
+        decision=_text(encode(decision)),
+        digest=0,
+    )
+    plain: dict[str, Any] = encode(replace(state, digest=_digest(state)))
+    return plain
+
+
+def resume(decider: Decider, plain: Mapping[str, Any]) -> Resumed:
+    """Where a run goes on that was built anew as it was.
+
+    Args:
+        decider: of the run built anew; its ranks are kept, its budget must be the saved one if it
+            has any.
+        plain: what `state_of` gave.
+
+    Raises:
+        CheckpointError: a state of another rule, version, data set, base batch or budget, or one
+            that is damaged or cut.
+    """
+    saved = _read(plain)
+    _check_same_run(decider, saved)
+    try:
+        state = decode_like(decider.rule.init(), json.loads(saved.state), where="the rule's state")
+        decision = decode(Decision | None, json.loads(saved.decision), where="the last decision")
+        budget = decode(Budget | None, json.loads(saved.budget), where="the budget")
+        measure = decode(frozenset[str], json.loads(saved.measure), where="the statistics")
+    except (ValueError, RecursionError, RecordError) as error:
+        raise _damaged(str(error)) from None
+    resumed = replace(
+        decider,
+        state=state,
+        batch_size=saved.batch_size,
+        measure=measure & STATISTICS,
+        step=saved.step,
+        samples=saved.samples,
+        base_steps=saved.base_steps,
+        skipped=saved.skipped,
+        budget=budget,
+    )
+    return Resumed(decider=resumed, decision=decision, lost_in_a_row=saved.lost_in_a_row)
+
+
+def _read(plain: Any) -> RunState:
+    version = plain.get("version") if isinstance(plain, Mapping) else None
+    if isinstance(version, int) and version != VERSION:
+        raise CheckpointError(
+            f"The control's state has version {version}, and this largebatch reads {VERSION}: go "
+            "on with the version that saved it, or start a new run from the model's weights."
+        )
+    try:
+        saved: RunState = decode(RunState, plain, where="the control's state")
+        sound = saved.digest == _digest(saved)
+    except (RecordError, OverflowError, RecursionError) as error:
+        raise _damaged(str(error)) from None
+    sound = sound and min(saved.step, saved.samples, saved.skipped, saved.lost_in_a_row) >= 0
+    if not (sound and saved.batch_size >= 1 and 0.0 <= saved.base_steps < math.inf):
+        raise _damaged("its values are not those that were written")
+    return saved
+
+
+def _check_same_run(decider: Decider, saved: RunState) -> None:
+    here = {
+        "rule": _text(encode(decider.rule, kind=True)),
+        "base_batch_size": decider.base_batch_size,
+        "dataset_size": decider.dataset_size,
+    }
+    if decider.budget is not None:
+        here["budget"] = _text(encode(decider.budget))
+    for name, value in here.items():
+        there = getattr(saved, name)
+        if there != value:
+            raise CheckpointError(
+                f"The control's state was saved with {name} {there}, but this run has {value}: its "
+                "decisions would mean something else. Build it as it was, or start a new run."
+            )
+
+
+def _digest(state: RunState) -> int:
+    return zlib.crc32(repr(replace(state, digest=0)).encode(errors="replace"))
+
+
+def _text(plain: Any) -> str:
+    return json.dumps(plain, separators=(",", ":"), allow_nan=False)
+
+
+def _damaged(cause: str) -> CheckpointError:
+    return CheckpointError(
+        f"The control's state cannot be read: {cause:.300}. It is damaged or cut; take the "
+        "checkpoint before it."
+    )
