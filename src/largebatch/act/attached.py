@@ -112,6 +112,7 @@ class Attached(Clocked):
         self.observer = observer
         self._lr = LrActuator(optimizer)
         self._scale = LossScale(scaler, optimizer)
+        self._scale.open()
         meter.agree({**facts_of(decider), "learning rate": self._lr.base_lr})
         self._record = record
         if self._record is not None:
@@ -151,6 +152,7 @@ class Attached(Clocked):
                 if self._scale.lowered:
                     self._lose_step()
                 self._open()
+            self._scale.open()
             self._at_last_advance = self.decider
         return 0 if scheduler is None else super().advance(scheduler, metric=metric)
 
@@ -187,7 +189,7 @@ class Attached(Clocked):
         self._lr.restore()
         digest = digest_of(clocks_of(self.decider)) if self.decider.ranks > 1 else 0
         try:
-            reading = self.observer.close(digest=digest, loss_scale=self._scale.value)
+            reading = self.observer.close(digest=digest, loss_scale=self._scale.open())
         except RanksDisagree:
             self.observer.meter.agree(clocks_of(self.decider))
             raise
@@ -223,7 +225,6 @@ class Attached(Clocked):
 
     def _open(self) -> None:
         self.observer.open(self.decider.measure)
-        self._scale.open()
 
     def _resume(self, resumed: Resumed) -> None:
         super()._resume(resumed)
