@@ -1,0 +1,127 @@
+"""SIGKILL at random moments of a two-rank run with a growing batch, then resume.
+
+    python soak/kill.py [--kills 100] [--seed 0]
+
+Each time a fresh run is started on two ranks and killed at a moment drawn evenly over its life:
+start, steps, saving and end alike. Every fourth time only one of the ranks is killed, and the other
+has to end by itself. The run is then resumed to its end. Weights, optimizer, control and every
+decision of the record must be those of the run that nobody killed, bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import largebatch as lb
+from _common import Following, run_ranks, start_ranks, verdict
+from largebatch.commands.train import train
+from largebatch.workloads import Workload, load
+
+
+def workload() -> Workload:
+    """Digits, loaded once for all runs."""
+    digits = load("digits")
+    data = digits.data()
+    return replace(digits, data=lambda: data)
+
+
+def one(digits: Workload, folder: Path) -> None:
+    """The run, from its beginning or from the newest checkpoint."""
+    torch.manual_seed(0)
+    train(
+        digits,
+        method=lb.chain(lb.AdaScale(), Following()),
+        scale=2,
+        budget="6ep",
+        checkpoint=folder / "checkpoints",
+        checkpoint_every="400",
+        keep=2,
+        record=folder / "record.jsonl",
+        resume=True,
+        evaluations=3,
+    )
+
+
+def outcome(folder: Path) -> tuple[dict[str, Any], Any]:
+    """What must be equal: the last checkpoint, and the steps that led to it."""
+    record = lb.read_record(folder / "record.jsonl")
+    return lb.Checkpoints(folder / "checkpoints").load().state, record.steps
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two nested values are the same, bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    random_ = random.Random(arguments.seed)
+    digits = workload()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        began = time.monotonic()
+        run_ranks(one, 2, folder / "store", digits, folder / "whole")
+        life = time.monotonic() - began
+        reference = outcome(folder / "whole")
+        sizes = [step.seen.batch_size for step in reference[1]]
+        print(
+            f"uninterrupted: {life:.1f} s, {len(sizes)} steps, batch {sizes[0]} to {max(sizes)}, "
+            f"{sum(a != b for a, b in pairwise(sizes))} changes"
+        )
+        same = late = before_first = redone = ended_alone = alone = 0
+        for number in range(arguments.kills):
+            here = folder / "killed"
+            shutil.rmtree(here, ignore_errors=True)
+            moment = random_.uniform(0.0, life)
+            ranks = start_ranks(one, 2, folder / "store", digits, here)
+            time.sleep(moment)
+            late += all(rank.exitcode is not None for rank in ranks)
+            if number % 4 == 3:
+                alone += 1
+                victim = random_.randrange(2)
+                os.kill(ranks[victim].pid, signal.SIGKILL)
+                ranks[1 - victim].join(60)
+                ended_alone += ranks[1 - victim].exitcode is not None
+            for rank in ranks:
+                rank.kill()
+                rank.join()
+            before_first += not lb.Checkpoints(here / "checkpoints").paths
+            run_ranks(one, 2, folder / "store", digits, here)
+            found = outcome(here)
+            redone += lb.read_record(here / "record.jsonl").redone
+            same += equal(found, reference)
+            if (number + 1) % 10 == 0:
+                print(f"{number + 1} kills: {same} equal", flush=True)
+    print(
+        f"before the first checkpoint: {before_first}; after the end: {late}; steps taken again: "
+        f"{redone}; of {alone} ranks left alone {ended_alone} ended by themselves"
+    )
+    verdict(
+        same == arguments.kills and ended_alone == alone,
+        f"{same} of {arguments.kills} resumed runs equal the uninterrupted one, bit for bit",
+    )
+
+
+if __name__ == "__main__":
+    main()
