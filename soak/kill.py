@@ -11,10 +11,8 @@ decision of the record must be those of the run that nobody killed, bit for bit.
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import shutil
-import signal
 import tempfile
 import time
 from dataclasses import replace
@@ -96,13 +94,14 @@ def main() -> None:
             moment = random_.uniform(0.0, life)
             ranks = start_ranks(one, 2, folder / "store", digits, here)
             time.sleep(moment)
-            late += all(rank.exitcode is not None for rank in ranks)
-            if number % 4 == 3:
+            ended = any(rank.exitcode is not None for rank in ranks)
+            late += ended
+            if number % 4 == 3 and not ended:
                 alone += 1
-                victim = random_.randrange(2)
-                os.kill(ranks[victim].pid, signal.SIGKILL)
-                ranks[1 - victim].join(60)
-                ended_alone += ranks[1 - victim].exitcode is not None
+                victim, other = random_.sample(ranks, 2)
+                victim.kill()
+                other.join(60)
+                ended_alone += other.exitcode is not None
             for rank in ranks:
                 rank.kill()
                 rank.join()

@@ -16,7 +16,8 @@ from tests.small_runs import Growing, adamw, data, loss_of, sgd, small_model, we
 from torch import nn
 
 import largebatch as lb
-from largebatch.core.run_state import RunState, _digest
+from largebatch.core.codec import checksum
+from largebatch.core.run_state import RunState
 from largebatch.record import MemoryRecord
 
 X, Y = data(48)
@@ -297,7 +298,7 @@ def _other_step(state: dict[str, Any]) -> dict[str, Any]:
     moved = {key: value for key, value in state.items() if key != "batches"}
     moved["step"] += 1
     whole = RunState(**moved)
-    return {**moved, "digest": _digest(whole), "batches": state["batches"]}
+    return {**moved, "digest": checksum(whole), "batches": state["batches"]}
 
 
 def _saved_on_one() -> dict[str, Any]:

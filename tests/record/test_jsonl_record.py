@@ -192,3 +192,26 @@ def test_steps_out_of_order_are_an_error_unless_a_run_was_resumed(tmp_path: Path
     first, second = run(2)
     with pytest.raises(RecordError, match="line 3: the samples go back"):
         read_record(written(tmp_path / "run.jsonl", [second, first]))
+
+
+def test_a_damaged_record_is_read_up_to_the_damage_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "record.jsonl"
+    record = JsonlRecord(path)
+    record.start({})
+    for step in range(4):
+        seen = Measurement(
+            step=step, samples=8 * step, base_steps=step, batch_size=8, base_batch_size=8
+        )
+        record.write(seen, Decision(next_batch_size=8, base_steps=1.0))
+    record.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    for damage in (b"{}\n", b"\xff\n", b"[" * 100_000 + b"\n", b"\n"):
+        path.write_bytes(b"".join([*lines[:3], damage, *lines[4:]]))
+        with pytest.raises(RecordError, match="line 4"):
+            read_record(path)
+        read = read_record(path, up_to_damage=True)
+        assert [step.seen.samples for step in read.steps] == [0, 8]
+        assert "line 4" in read.damage
+    path.write_bytes(b"{}\n")
+    with pytest.raises(RecordError, match="line 1"):
+        read_record(path, up_to_damage=True)

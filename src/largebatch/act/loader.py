@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 
 from largebatch.act.sources import Options, open_source
 from largebatch.act.step import Step
-from largebatch.core.codec import decode, encode
-from largebatch.core.errors import LargeBatchError
+from largebatch.core.codec import checksum, decode, encode
+from largebatch.core.errors import LargeBatchError, RecordError
 
 VERSION = 1
 """Of the stored state; one with another version names another place in the stream."""
@@ -31,6 +31,7 @@ class LoaderState:
         dataset_size: samples in an epoch, None where unknown.
         passes: passes that a loader of the user's has completed.
         micro_batches: taken on this rank in the pass after them.
+        digest: of all the others.
     """
 
     version: int
@@ -41,6 +42,7 @@ class LoaderState:
     dataset_size: int | None
     passes: int
     micro_batches: int
+    digest: int = 0
 
 
 class BatchLoader:
@@ -237,7 +239,7 @@ class BatchLoader:
             passes=passes,
             micro_batches=micro_batches,
         )
-        plain: dict[str, Any] = encode(state)
+        plain: dict[str, Any] = encode(replace(state, digest=checksum(state)))
         return plain
 
     def load_state_dict(self, plain: Mapping[str, Any]) -> None:
@@ -263,6 +265,11 @@ class BatchLoader:
                     f"The state was saved with {name}={saved}, but this BatchLoader has {value}: "
                     "it would go on with other samples. Build it as it was, or start a new run."
                 )
+        if state.digest != checksum(state):
+            raise RecordError(
+                "The BatchLoader's state is damaged: its values are not those that were written. "
+                "Take the checkpoint before it."
+            )
         self._check_shared(state.batch_size, max(self._ranks, 1))
         self._source.resume((state.passes, state.micro_batches))
         self._position, self._batch_size = state.position, state.batch_size

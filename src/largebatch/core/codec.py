@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+import zlib
 from collections.abc import Mapping
 from functools import cache
 from math import isfinite
@@ -107,6 +108,11 @@ def decode_like(template: Any, plain: Any, *, where: str = "state") -> Any:
         pairs = enumerate(zip(template, plain, strict=True))
         return tuple(decode_like(t, p, where=f"{where}[{i}]") for i, (t, p) in pairs)
     return decode(type(template), plain, where=where)
+
+
+def checksum(state: Any) -> int:
+    """A number below 2^32 of all fields of a dataclass but its own `digest`: damage changes it."""
+    return zlib.crc32(repr(dataclasses.replace(state, digest=0)).encode(errors="replace"))
 
 
 def _encode_other(value: Any, *, kind: bool) -> Any:

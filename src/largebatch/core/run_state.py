@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from largebatch.core.codec import decode, decode_like, encode
+from largebatch.core.codec import checksum, decode, decode_like, encode
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
 from largebatch.core.errors import CheckpointError, RecordError
@@ -89,7 +88,7 @@ def state_of(decider: Decider, *, decision: Decision | None, lost_in_a_row: int)
         decision=_text(encode(decision)),
         digest=0,
     )
-    plain: dict[str, Any] = encode(replace(state, digest=_digest(state)))
+    plain: dict[str, Any] = encode(replace(state, digest=checksum(state)))
     return plain
 
 
@@ -137,7 +136,7 @@ def _read(plain: Any) -> RunState:
         )
     try:
         saved: RunState = decode(RunState, plain, where="the control's state")
-        sound = saved.digest == _digest(saved)
+        sound = saved.digest == checksum(saved)
     except (RecordError, OverflowError, RecursionError) as error:
         raise _damaged(str(error)) from None
     sound = sound and min(saved.step, saved.samples, saved.skipped, saved.lost_in_a_row) >= 0
@@ -161,10 +160,6 @@ def _check_same_run(decider: Decider, saved: RunState) -> None:
                 f"The control's state was saved with {name} {there}, but this run has {value}: its "
                 "decisions would mean something else. Build it as it was, or start a new run."
             )
-
-
-def _digest(state: RunState) -> int:
-    return zlib.crc32(repr(replace(state, digest=0)).encode(errors="replace"))
 
 
 def _text(plain: Any) -> str:

@@ -32,45 +32,77 @@ class Record:
         steps: in order of time.
         redone: steps left out since a resumed run took them again.
         truncated: whether the last line was cut by a crash, and left out.
+        damage: where and how the file is damaged, if it was read up to there.
     """
 
     header: Mapping[str, Any]
     steps: tuple[Step, ...]
     redone: int = 0
     truncated: bool = False
+    damage: str = ""
 
 
-def read_record(path: str | os.PathLike[str]) -> Record:
+def read_record(path: str | os.PathLike[str], *, up_to_damage: bool = False) -> Record:
     """The record in a file that `JsonlRecord` wrote.
 
     A last line without its newline was cut by a crash: it is left out and reported as `truncated`.
 
+    Args:
+        path: the file.
+        up_to_damage: whether to give the steps before the first line that is not as written, and
+            say in `damage` which one it is.
+
     Raises:
         RecordError: no header, or any other line that is not as written; with its number.
     """
-    headers: list[Mapping[str, Any]] = []
-    steps: list[Step] = []
-    redone, resumed, truncated = 0, False, False
-    for where, line in _numbered_lines(Path(path)):
-        if not line.endswith(b"\n"):
-            truncated = True
-            break
-        plain = _parse(line, where=where)
-        if not headers or plain.keys() == {"header"}:
-            headers.append(_header(plain, where=where))
-            resumed = True
-            continue
-        step = _step(plain, where=where)
-        while resumed and steps and steps[-1].seen.samples >= step.seen.samples:
-            steps.pop()
-            redone += 1
-        if steps and steps[-1].seen.samples >= step.seen.samples:
-            raise RecordError(f"{where}: the samples go back without a resumed run's header.")
-        steps.append(step)
-        resumed = False
-    if not headers:
+    lines = _Lines()
+    damage = ""
+    try:
+        for where, line in _numbered_lines(Path(path)):
+            lines.add(line, where=where)
+    except RecordError as error:
+        if not (up_to_damage and lines.headers):
+            raise
+        damage = str(error)
+    if not lines.headers:
         raise RecordError(f"{path} has no header: nothing was recorded, or it is not a record.")
-    return Record(header=headers[0], steps=tuple(steps), redone=redone, truncated=truncated)
+    return Record(
+        header=lines.headers[0],
+        steps=tuple(lines.steps),
+        redone=lines.redone,
+        truncated=lines.truncated,
+        damage=damage,
+    )
+
+
+class _Lines:
+    """A record as far as it was read; `add` takes the next line."""
+
+    def __init__(self) -> None:
+        self.headers: list[Mapping[str, Any]] = []
+        self.steps: list[Step] = []
+        self.redone, self.truncated, self._resumed = 0, False, False
+
+    def add(self, line: bytes, *, where: str) -> None:
+        if not line.endswith(b"\n"):
+            self.truncated = True
+            return
+        plain = _parse(line, where=where)
+        if not self.headers or plain.keys() == {"header"}:
+            self.headers.append(_header(plain, where=where))
+            self._resumed = True
+            return
+        step = _step(plain, where=where)
+        while self._resumed and self.steps and self._goes_back(step):
+            self.steps.pop()
+            self.redone += 1
+        if self.steps and self._goes_back(step):
+            raise RecordError(f"{where}: the samples go back without a resumed run's header.")
+        self.steps.append(step)
+        self._resumed = False
+
+    def _goes_back(self, step: Step) -> bool:
+        return self.steps[-1].seen.samples >= step.seen.samples
 
 
 def _numbered_lines(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -82,7 +114,7 @@ def _numbered_lines(path: Path) -> Iterator[tuple[str, bytes]]:
 def _parse(line: bytes, *, where: str) -> dict[str, Any]:
     try:
         plain = json.loads(line, parse_constant=_refuse)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{where} is not JSON: {error}. The file was damaged.") from None
     if not isinstance(plain, dict):
         raise RecordError(f"{where} is neither a header nor a step: {plain!r:.80}")

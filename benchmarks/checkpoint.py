@@ -1,0 +1,87 @@
+"""What a checkpoint of a whole run costs beside `torch.save` of model and optimizer alone.
+
+    python benchmarks/checkpoint.py [--rounds 15]
+
+Both go to a new file in the same directory and to the disk (fsync); the null is `torch.save` against a
+second copy of itself. The third candidate leaves the fsync out: its file may be lost with the power,
+though not with the process. The goal is 1.05 for like with like.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import largebatch as lb
+from _timing import Run, interleave
+
+
+def trained(width: int) -> tuple[nn.Module, torch.optim.Optimizer, lb.Controller]:
+    """A model with momentum after two steps."""
+    x, y = torch.randn(64, 64), torch.randint(10, (64,))
+    model = nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    batches = lb.BatchLoader((x, y), batch_size=32, max_micro_batch_size=16)
+    control = lb.Controller(model, optimizer, lb.AdaScale(), batches, base_batch_size=16)
+    for batch in control.steps(steps=2):
+        for inputs, targets in batch:
+            control.backward(nn.functional.cross_entropy(model(inputs), targets))
+        control.step()
+    return model, optimizer, control
+
+
+def bare(folder: Path, parts: dict[str, Any], *, sync: bool) -> Run:
+    """torch.save of the parts, replacing the file before."""
+
+    def run() -> None:
+        path = folder / "bare.pt"
+        path.unlink(missing_ok=True)
+        with open(path, "wb") as file:
+            torch.save({name: part.state_dict() for name, part in parts.items()}, file)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    for megabytes in (1, 100):
+        model, optimizer, control = trained(megabytes * 2**20 // (3 * 4 * 75))
+        with tempfile.TemporaryDirectory(dir=".") as name:
+            folder = Path(name)
+            checkpoints = lb.Checkpoints(folder / "ours", keep=1)
+            parts = {"model": model, "optimizer": optimizer}
+
+            def ours(
+                checkpoints: lb.Checkpoints = checkpoints,
+                parts: dict[str, Any] = {**parts, "control": control},  # noqa: B006
+            ) -> None:
+                state = {name: part.state_dict() for name, part in parts.items()}
+                checkpoints.save(state, step=int(os.times().elapsed * 1000) % 10**9)
+
+            paired = interleave(
+                {
+                    "torch.save": bare(folder, parts, sync=True),
+                    "null: torch.save again": bare(folder, parts, sync=True),
+                    "a checkpoint of the run": ours,
+                    "torch.save, no fsync": bare(folder, parts, sync=False),
+                },
+                rounds=rounds,
+            )
+        title = f"model and optimizer of {megabytes} MB"
+        print(paired.table(title, to="torch.save", per=1, unit="save"))
+
+
+if __name__ == "__main__":
+    main()
