@@ -2,9 +2,9 @@
 
     python benchmarks/checkpoint.py [--rounds 15]
 
-Both go to a new file in the same directory and to the disk (fsync); the null is `torch.save` against a
-second copy of itself. The third candidate leaves the fsync out: its file may be lost with the power,
-though not with the process. The goal is 1.05 for like with like.
+Both go to a new file in the same directory and to the disk (fsync); the null is `torch.save` beside
+a second copy of itself. The last candidate leaves the fsync out: a power cut may lose its file,
+the end of the process does not. The goal is 1.05 for like with like.
 """
 
 from __future__ import annotations

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up import run
 
+from largebatch.core.decision import Decision
 from largebatch.core.errors import RecordError
+from largebatch.core.measurement import Measurement
 from largebatch.core.version import __version__
 from largebatch.record import JsonlRecord, Record, read_record
 

@@ -35,8 +35,9 @@ class Checkpoints:
     """The last checkpoints of a run, one file each; `save` changes the directory.
 
     A file gets its name once all of it is on the disk, so an interruption at any moment leaves the
-    ones before it. torch writes a CRC of each part, which is checked before anything is read, and
-    only tensors and plain values are read: no code in a file is run.
+    ones before it; a power cut may undo the newest. torch writes a CRC of each part, which is
+    checked before anything is read, and only tensors and plain values are read: no code in a file
+    is run.
 
     >>> import torch
     >>> checkpoints = Checkpoints(getfixture("tmp_path") / "run", keep=2)
@@ -89,7 +90,6 @@ class Checkpoints:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
-            self._sync_directory()
             self._prune()
         except (OSError, RuntimeError) as error:  # torch tells a full disk by the latter
             with suppress(OSError):
@@ -128,14 +128,6 @@ class Checkpoints:
             old.unlink(missing_ok=True)
         for partial in self.directory.glob("step-*.partial"):  # of a run that was killed
             partial.unlink(missing_ok=True)
-
-    def _sync_directory(self) -> None:
-        if os.name == "posix":
-            descriptor = os.open(self.directory, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
 
 def _read(path: Path) -> dict[str, Any]:
