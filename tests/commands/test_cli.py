@@ -26,7 +26,7 @@ from largebatch.methods import METHODS
 from largebatch.workloads import names
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("train", "compare", "probe", "methods", "workloads", "demo")
+COMMANDS = ("train", "compare", "probe", "methods", "workloads", "demo", "report", "replay")
 
 
 def call(*args: str) -> Result:

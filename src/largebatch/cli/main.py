@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.text import Text
 
 from largebatch.cli import tables
 from largebatch.cli.faults import Cli, Interrupted
+from largebatch.cli.output import as_json, console_of_results, print_json, say
 from largebatch.cli.progress import ProgressLine
+from largebatch.cli.records import replay_command, report_command
 from largebatch.commands.budget import FORMS
 from largebatch.commands.compare import compare
 from largebatch.commands.contenders import At
@@ -22,11 +22,7 @@ from largebatch.commands.draw import check_picture, draw_comparison
 from largebatch.commands.list_methods import list_methods, list_workloads
 from largebatch.commands.place import launched_rank
 from largebatch.commands.train import train
-from largebatch.core.codec import encode
 from largebatch.core.version import __version__
-
-UNWATCHED_WIDTH = 200
-"""Columns where stdout is a file or a pipe: nothing is wrapped."""
 
 BUDGET = (
     f"How long: {FORMS}. An epoch is N / B0 base steps for every method: one with the fixed clock "
@@ -34,7 +30,6 @@ BUDGET = (
     "By default the workload's epochs."
 )
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 seed_option = click.option("--seed", default=0, show_default=True, help="Of model and samples.")
 
 
@@ -85,7 +80,7 @@ def train_command(as_json: bool, **options: Any) -> None:
     with _interruptible(remedy), _progress() as progress:
         result = train(**options, progress=progress)
     if launched_rank() == 0:
-        _print_json(result) if as_json else _console().print(tables.train_table(result))
+        print_json(result) if as_json else console_of_results().print(tables.train_table(result))
 
 
 @cli.command("compare")
@@ -145,12 +140,12 @@ def compare_command(
     if plot is not None:
         draw_comparison(result, plot)
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
-    console = _console()
+    console = console_of_results()
     console.print(tables.comparison_table(result, console))
     if plot is not None:
-        _say(console, f"The picture is in {plot}.")
+        say(console, f"The picture is in {plot}.")
 
 
 @cli.command("probe")
@@ -162,37 +157,37 @@ def compare_command(
 def probe_command(workload: str, *, as_json: bool, **options: int | None) -> None:
     """Measure the noise scale of WORKLOAD: how large a batch pays."""
     result = _probe(workload, **{name: n for name, n in options.items() if n is not None})
-    _print_json(result) if as_json else result.render(_console())
+    print_json(result) if as_json else result.render(console_of_results())
 
 
 @cli.command("methods")
 def methods_command() -> None:
     """List the methods: name, what each does, reference."""
-    _console().print(tables.methods_table(list_methods()))
+    console_of_results().print(tables.methods_table(list_methods()))
 
 
 @cli.command("workloads")
 def workloads_command() -> None:
     """List the workloads and their settings at the base batch."""
-    _console().print(tables.workloads_table(list_workloads()))
+    console_of_results().print(tables.workloads_table(list_workloads()))
 
 
 @cli.command("demo")
 def demo_command() -> None:
     """AdaScale against plain scaling on small images of digits, in a minute."""
-    console = _console()
+    console = console_of_results()
     resume = "Finished runs are kept: the same command goes on with them."
     with _interruptible(resume):
-        _say(console, "1. How noisy is the gradient? largebatch probe digits")
+        say(console, "1. How noisy is the gradient? largebatch probe digits")
         _probe("digits").render(console)
-        _say(console, "\n2. What do methods make of it? largebatch compare digits ...")
-        _say(console, announcement())
+        say(console, "\n2. What do methods make of it? largebatch compare digits ...")
+        say(console, announcement())
         with _progress(parts=1) as progress:
             result = demo(progress=progress)
     console.print(tables.comparison_table(result.comparison, console))
     for sentence in result.sentences:
-        _say(console, f"- {sentence}")
-    _say(console, f"The picture is in {result.picture}.")
+        say(console, f"- {sentence}")
+    say(console, f"The picture is in {result.picture}.")
 
 
 def _probe(workload: str, **options: int) -> Any:
@@ -214,19 +209,6 @@ def _progress(*, parts: int = 10) -> ProgressLine:
     return ProgressLine(Console(stderr=True), parts=parts, silent=launched_rank() > 0)
 
 
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=UNWATCHED_WIDTH)
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(Text(text))
-
-
-def _print_json(result: Any) -> None:
-    click.echo(json.dumps(encode(result), indent=1, allow_nan=False))
-
-
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -238,3 +220,7 @@ def _numbers(text: str) -> list[int]:
         raise ValueError(
             f"Scales are whole numbers with commas between, as in --scales 1,8,32; got {text!r}."
         ) from None
+
+
+cli.add_command(report_command)
+cli.add_command(replay_command)

@@ -14,6 +14,7 @@ from largebatch.analysis.student import Mean
 from largebatch.commands.compare import Comparison
 from largebatch.commands.contenders import ANY
 from largebatch.commands.list_methods import MethodEntry, WorkloadEntry
+from largebatch.commands.replay import Replayed, Said
 from largebatch.commands.results import Metrics, RunResult
 from largebatch.commands.summary import LOSS, Row
 
@@ -45,6 +46,38 @@ def workloads_table(entries: Iterable[WorkloadEntry]) -> RenderableType:
         )
     note = "Your own: largebatch train package.module:factory (examples/own_workload.py)."
     return Group(table, Text(note, style="dim"))
+
+
+ROWS = 40
+"""Most steps of a replay in a table; --json has them all."""
+
+
+def replay_table(result: Replayed) -> RenderableType:
+    """Recorded and replayed decisions side by side, evenly chosen from many."""
+    table = _table(
+        "step", "samples", "batch", "recorded lr x", "would be lr x", "next", "would be", "why"
+    )
+    for step in _evenly(result.steps):
+        table.add_row(
+            str(step.step),
+            str(step.samples),
+            str(step.batch_size),
+            f"{step.recorded_multiplier:.4g}",
+            f"{step.multiplier:.4g}",
+            str(step.recorded_next),
+            str(step.next_batch_size),
+            step.reason,
+        )
+    count = len(result.steps)
+    shown = f"{min(count, ROWS)} of {count} steps; --json has all. " if count > ROWS else ""
+    same = f"{shown}In {result.same} of {count} steps it says what the record says."
+    return Group(Text(result.label), table, Text(same), *map(Text, result.notes))
+
+
+def _evenly(steps: Sequence[Said]) -> list[Said]:
+    if len(steps) <= ROWS:
+        return list(steps)
+    return [steps[round(i * (len(steps) - 1) / (ROWS - 1))] for i in range(ROWS)]
 
 
 def train_table(result: RunResult) -> RenderableType:

@@ -1,0 +1,274 @@
+"""What a report draws of a record: curves thinned to what a page can show, and what changed why."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from largebatch.analysis.noise import NoiseEstimate, NotEnough, along, estimate_noise
+from largebatch.record import Record, Step
+
+AXES = ("steps", "samples", "base steps")
+"""What a curve may be drawn over: the clocks after each step."""
+
+CHANGES = 200
+"""Most rows of one list in a report."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """A line over each axis, with a band where one point stands for several or has an interval.
+
+    Args:
+        name: of what is drawn.
+        x: axis -> places, as many as values.
+        y, low, high: the values and the band; low and high are empty without one.
+    """
+
+    name: str
+    x: Mapping[str, tuple[float, ...]]
+    y: tuple[float | None, ...]
+    low: tuple[float | None, ...] = ()
+    high: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A step after which the batch was another, or that was skipped."""
+
+    step: int
+    samples: int
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """Reasons that differ in their numbers alone."""
+
+    example: str
+    count: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """One run as a report shows it.
+
+    Args:
+        name: of its file.
+        facts: label -> text, for the table.
+        curves: what is drawn; one without values says in `missing` why.
+        missing: name of a curve -> why there is none.
+        changes: of the batch, and steps skipped; the first and last of many.
+        left_out: changes beyond them.
+        kinds: the reasons of all steps, grouped.
+        notes: what to know about the file.
+    """
+
+    name: str
+    facts: Mapping[str, str]
+    curves: tuple[Curve, ...]
+    missing: Mapping[str, str]
+    changes: tuple[Change, ...]
+    left_out: int
+    kinds: tuple[Kind, ...]
+    notes: tuple[str, ...]
+
+
+def drawn(record: Record, *, name: str, points: int = 400) -> Drawn:
+    """What to show of a record.
+
+    Args:
+        record: of a run, whole or up to its damage.
+        name: how the run is called.
+        points: most points of a curve; beyond, each is the mean of several, with their range.
+    """
+    sound = [step for step in record.steps if step.seen.finite]
+    values: dict[str, list[float | None]] = {
+        "training loss": [step.seen.loss for step in sound],
+        "learning rate": [_rate(step) for step in sound],
+        "batch size": [float(step.seen.batch_size) for step in sound],
+        "gain": [step.decision.base_steps for step in sound],
+    }
+    curves = [_thinned(title, sound, ys, points=points) for title, ys in values.items()]
+    noise, why = _noise(sound)
+    missing = {curve.name: "the record has no such number" for curve in curves if not curve.y}
+    if noise is None:
+        missing["noise scale"] = why
+    else:
+        curves.append(noise)
+    changes = _changes(record.steps)
+    shown = (
+        changes if len(changes) <= CHANGES else changes[: CHANGES // 2] + changes[-CHANGES // 2 :]
+    )
+    return Drawn(
+        name=name,
+        facts=_facts(record, sound),
+        curves=tuple(curve for curve in curves if curve.y),
+        missing=missing,
+        changes=tuple(shown),
+        left_out=len(changes) - len(shown),
+        kinds=_kinds(record.steps),
+        notes=_notes(record),
+    )
+
+
+def _places(step: Step) -> tuple[float, float, float]:
+    seen, decision = step
+    return (
+        float(seen.step + 1),
+        float(seen.samples + seen.batch_size),
+        seen.base_steps + decision.base_steps,
+    )
+
+
+def _rate(step: Step) -> float | None:
+    base = step.seen.base_lr
+    return None if base is None else base * step.decision.lr_multiplier
+
+
+def _thinned(
+    name: str, steps: Sequence[Step], values: Sequence[float | None], *, points: int
+) -> Curve:
+    pairs = [(s, y) for s, y in zip(steps, values, strict=True) if y is not None]
+    size = max(1, math.ceil(len(pairs) / points))
+    groups = [pairs[at : at + size] for at in range(0, len(pairs), size)]
+    places = [_places(group[-1][0]) for group in groups]
+    ys = [[y for _, y in group] for group in groups]
+    return Curve(
+        name=name,
+        x={axis: tuple(map(_short, column)) for axis, column in _columns(places)},
+        y=tuple(_short(math.fsum(y) / len(y)) for y in ys),
+        low=tuple(_short(min(y)) for y in ys) if size > 1 else (),
+        high=tuple(_short(max(y)) for y in ys) if size > 1 else (),
+    )
+
+
+def _noise(steps: Sequence[Step]) -> tuple[Curve | None, str]:
+    measured = [step for step in steps if step.seen.moments is not None]
+    if not measured:
+        return None, "the run did not measure it"
+    pieces = along(_series(measured), pieces=24)
+    known = [(p, p.noise) for p in pieces if isinstance(p.noise, NoiseEstimate)]
+    if not known:
+        return None, str(pieces[0].noise)
+    finite = [noise.high for _, noise in known if math.isfinite(noise.high)]
+    top = 10.0 * max([*finite, *(noise.low for _, noise in known)])
+    places = [_places(measured[(p.start + p.stop - 1) // 2]) for p, _ in known]
+    curve = Curve(
+        name="noise scale",
+        x={axis: tuple(map(_short, column)) for axis, column in _columns(places)},
+        y=tuple(_positive(noise.noise_scale) for _, noise in known),
+        low=tuple(_short(max(noise.low, 1e-3)) for _, noise in known),
+        high=tuple(_short(min(noise.high, top)) for _, noise in known),
+    )
+    return curve, ""
+
+
+def _series(steps: Sequence[Step]) -> list[tuple[float, float]]:
+    moments = [step.seen.moments for step in steps]
+    return [(m.variance, m.sqnorm) for m in moments if m is not None]
+
+
+def _columns(places: Sequence[tuple[float, ...]]) -> list[tuple[str, tuple[float, ...]]]:
+    columns = list(zip(*places, strict=True)) or [() for _ in AXES]
+    return list(zip(AXES, columns, strict=True))
+
+
+def _positive(value: float) -> float | None:
+    return _short(value) if math.isfinite(value) and value > 0.0 else None
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _changes(steps: Sequence[Step]) -> list[Change]:
+    found, before = [], None
+    for seen, decision in steps:
+        after = seen.samples + seen.batch_size
+        if not seen.finite:
+            what = f"skipped, loss {seen.loss}"
+        elif before is not None and decision.next_batch_size != before:
+            what = f"batch {before} to {decision.next_batch_size}"
+        else:
+            before = decision.next_batch_size
+            continue
+        before = decision.next_batch_size
+        found.append(Change(step=seen.step + 1, samples=after, what=what, reason=decision.reason))
+    return found
+
+
+def _kinds(steps: Sequence[Step]) -> tuple[Kind, ...]:
+    groups: dict[str, list[tuple[int, str]]] = {}
+    for seen, decision in steps:
+        key = re.sub(r"[0-9.]+(e[-+]?[0-9]+)?", "#", decision.reason)
+        groups.setdefault(key, []).append((seen.step + 1, decision.reason))
+    kinds = [
+        Kind(
+            example=group[-1][1] or "(none)", count=len(group), first=group[0][0], last=group[-1][0]
+        )
+        for group in groups.values()
+    ]
+    return tuple(sorted(kinds, key=lambda kind: -kind.count)[:50])
+
+
+def _facts(record: Record, sound: Sequence[Step]) -> dict[str, str]:
+    header = record.header
+    last = sound[-1] if sound else None
+    places = _places(last) if last else (0.0, 0.0, 0.0)
+    measured = [step for step in sound if step.seen.moments is not None]
+    noise = (
+        estimate_noise(_series(measured))
+        if measured
+        else NotEnough(
+            reason="the run did not measure it", needed="a rule that does, such as lb.Observe()"
+        )
+    )
+    tail = [step.seen.loss for step in sound[-max(len(sound) // 20, 1) :]]
+    losses = [loss for loss in tail if loss is not None]
+    return {
+        "method": str(header.get("method", _rule(header.get("rule")))),
+        "workload": str(header.get("workload", "")),
+        "base batch": str(header.get("base_batch_size", "")),
+        "processes": str(header.get("ranks", "")),
+        "steps": f"{places[0]:.0f}",
+        "samples": f"{places[1]:.0f}",
+        "base steps": f"{places[2]:.1f}",
+        "mean gain": f"{places[2] / places[0]:.2f}" if places[0] else "",
+        "skipped": str(len(record.steps) - len(sound)),
+        "loss, last twentieth": f"{math.fsum(losses) / len(losses):.4g}" if losses else "",
+        "noise": str(noise),
+    }
+
+
+def _rule(plain: object) -> str:
+    """A rule's name from its plain form; a chain's are joined."""
+    if not isinstance(plain, Mapping):
+        return ""
+    rules = plain.get("rules")
+    if isinstance(rules, list):
+        return ", ".join(_rule(rule) for rule in rules) or "no rule"
+    return str(plain.get("kind", ""))
+
+
+def _notes(record: Record) -> tuple[str, ...]:
+    notes = []
+    if record.damage:
+        notes.append(f"Damaged: {record.damage} Only the steps before it are shown.")
+    if record.truncated:
+        notes.append("The last line was cut by a crash and is left out.")
+    if record.redone:
+        notes.append(f"A resumed run took {record.redone} steps again; the later ones are shown.")
+    return tuple(notes)
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """Short names that tell the files apart."""
+    stems = [path.stem for path in paths]
+    return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]

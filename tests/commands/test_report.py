@@ -1,0 +1,239 @@
+"""The page that shows runs: looked at in a browser, on desk and phone, by day and by night."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import largebatch as lb
+from largebatch.cli.main import cli
+from largebatch.commands.curves import drawn
+from largebatch.commands.replay import replay
+from largebatch.commands.report import report
+from largebatch.commands.train import train
+from largebatch.core.decision import Decision
+from largebatch.core.measurement import GradientMoments, Measurement
+from largebatch.record import JsonlRecord, read_record
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium; on Debian: apt-get install chromium"
+)
+HOSTILE = "</script><script>document.title='caught'</script><b>&\"'"
+
+
+def made_up(path: Path, *, steps: int, hostile: str = "", measured: bool = True) -> Path:
+    """A record of a run whose batch doubles twice and that lost a step."""
+    record = JsonlRecord(path)
+    record.start({"method": f"made up {hostile}", "base_batch_size": 16, "workload": hostile})
+    samples = 0
+    for step in range(steps):
+        size = 16 * 2 ** min(3 * step // steps, 2)
+        finite = step != steps // 2
+        moments = GradientMoments(
+            batch_size=size, parts=4, batch_sqnorm=1.0 + 20.0 / size, variance=20.0 + step % 7
+        )
+        seen = Measurement(
+            step=step, samples=samples, base_steps=float(step), batch_size=size,
+            base_batch_size=16, base_lr=0.1, loss=2.0 / (1.0 + step) if finite else float("nan"),
+            finite=finite, moments=moments if measured else None,
+        )  # fmt: skip
+        following = 16 * 2 ** min(3 * (step + 1) // steps, 2)
+        record.write(
+            seen,
+            Decision(next_batch_size=following, base_steps=1.0, reason=f"gain {step} {hostile}"),
+        )
+        samples += size
+    record.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def opened(browser: Any, page: Path, **options: Any) -> tuple[Any, list[str]]:
+    """The page in a window of its own, without a network, and what it complained about."""
+    context = browser.new_context(offline=True, **options)
+    window, complaints = context.new_page(), []
+    window.on("console", lambda message: complaints.append(message.text))
+    window.on("pageerror", lambda error: complaints.append(str(error)))
+    window.on("request", lambda request: complaints.extend(
+        [] if request.url.startswith(("file:", "data:")) else [request.url]))  # fmt: skip
+    window.goto(page.as_uri())
+    window.wait_for_selector("canvas")
+    return window, complaints
+
+
+PIXELS = """() => [...document.querySelectorAll("canvas")].map((canvas) => {
+  const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  let painted = 0, sum = 0;
+  for (let at = 0; at < data.length; at += 4) {
+    if (data[at + 3]) { painted += 1; sum = (sum * 31 + at + data[at]) % 1000003; }
+  }
+  return [painted, sum];
+})"""
+
+
+@needs_chromium
+def test_all_five_curves_of_two_runs_are_drawn_and_follow_the_chosen_axis(
+    browser: Any, tmp_path: Path
+) -> None:
+    runs = [made_up(tmp_path / f"{name}.jsonl", steps=n) for name, n in {"a": 90, "b": 60}.items()]
+    window, complaints = opened(browser, report(runs, tmp_path / "page.html"))
+    by_steps = window.evaluate(PIXELS)
+    assert len(by_steps) == 5
+    assert all(painted > 500 for painted, _ in by_steps)
+    window.get_by_text("samples", exact=True).first.click()
+    by_samples = window.evaluate(PIXELS)
+    assert all(one != other for one, other in zip(by_steps, by_samples, strict=True))
+    window.keyboard.press("ArrowRight")  # the choice is a group of radio buttons
+    assert window.locator("input[name=axis]:checked").get_attribute("value") == "base steps"
+    assert window.evaluate(PIXELS) != by_samples
+    window.mouse.move(400, 300)
+    assert re.search(r"a .*", window.locator(".reading").first.inner_text())
+    assert complaints == []
+
+
+@needs_chromium
+def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Any, tmp_path: Path) -> None:
+    page = report([made_up(tmp_path / "a.jsonl", steps=90)], tmp_path / "page.html")
+    phone = {"width": 375, "height": 700}
+    window, complaints = opened(browser, page, viewport=phone, is_mobile=True, has_touch=True)
+    assert window.evaluate("document.documentElement.scrollWidth") == 375
+    assert window.locator(".axes span").first.bounding_box()["height"] >= 36
+    assert complaints == []
+
+
+def luminance(colour: str) -> float:
+    channels = [int(part) / 255 for part in re.findall(r"[0-9]+", colour)[:3]]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_and_lines_stand_out_by_day_and_by_night(
+    browser: Any, tmp_path: Path, scheme: str
+) -> None:
+    runs = [made_up(tmp_path / f"{n}.jsonl", steps=40) for n in range(8)]
+    window, _ = opened(browser, report(runs, tmp_path / "page.html"), color_scheme=scheme)
+    style = "getComputedStyle(document.querySelector('{}')).{}"
+    back = luminance(window.evaluate(style.format("figure", "backgroundColor")))
+    assert (back < 0.1) == (scheme == "dark")
+
+    def contrast(selector: str, what: str) -> float:
+        other = luminance(window.evaluate(style.format(selector, what)))
+        return (max(back, other) + 0.05) / (min(back, other) + 0.05)
+
+    assert contrast("body", "color") > 7
+    assert contrast("small", "color") > 4.5
+    for run in range(8):
+        assert contrast(f".key{run}", "stroke") > 3, run
+    dashes = {window.evaluate(style.format(f".key{n}", "strokeDasharray")) for n in range(8)}
+    assert len(dashes) == 8  # nobody has to tell runs by colour
+
+
+@needs_chromium
+def test_what_stands_in_a_record_is_text_and_never_code(browser: Any, tmp_path: Path) -> None:
+    run = made_up(tmp_path / "a.jsonl", steps=40, hostile=HOSTILE)
+    window, complaints = opened(browser, report([run], tmp_path / "page.html"))
+    assert window.title() == "largebatch: a"
+    assert f"gain 39 {HOSTILE}" in window.inner_text("body")
+    assert complaints == []
+
+
+@needs_chromium
+def test_a_run_without_noise_measurements_says_so(browser: Any, tmp_path: Path) -> None:
+    run = made_up(tmp_path / "a.jsonl", steps=40, measured=False)
+    window, _ = opened(browser, report([run], tmp_path / "page.html"))
+    assert "the run did not measure it" in window.inner_text("figure[data-curve='noise scale']")
+
+
+def test_a_long_run_stays_below_a_megabyte(tmp_path: Path) -> None:
+    runs = [made_up(tmp_path / f"{n}.jsonl", steps=20_000) for n in range(2)]
+    assert report(runs, tmp_path / "page.html").stat().st_size < 1_000_000
+
+
+def test_a_thinned_curve_holds_mean_and_range_of_what_it_stands_for(tmp_path: Path) -> None:
+    record = read_record(made_up(tmp_path / "a.jsonl", steps=1000))
+    curve = drawn(record, name="a", points=100).curves[0]
+    losses = [step.seen.loss for step in record.steps if step.seen.finite]
+    assert len(curve.y) == 100
+    assert curve.y[0] == pytest.approx(sum(losses[:10]) / 10, rel=1e-5)
+    assert curve.low[0] == pytest.approx(min(losses[:10]), rel=1e-5)
+    assert curve.high[0] == pytest.approx(max(losses[:10]), rel=1e-5)
+    assert curve.x["samples"][-1] == record.steps[-1].seen.samples + 64
+
+
+def test_changes_and_lost_steps_are_listed_with_their_reasons(tmp_path: Path) -> None:
+    run = drawn(read_record(made_up(tmp_path / "a.jsonl", steps=90)), name="a")
+    assert [change.what for change in run.changes] == [
+        "batch 16 to 32", "skipped, loss nan", "batch 32 to 64",
+    ]  # fmt: skip
+    assert run.changes[0].reason.startswith("gain 29")
+    assert [(kind.count, kind.first, kind.last) for kind in run.kinds] == [(90, 1, 90)]
+
+
+def test_a_damaged_record_is_shown_up_to_the_damage(tmp_path: Path) -> None:
+    path = made_up(tmp_path / "a.jsonl", steps=40)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:21], b"{}\n", *lines[22:], b'{"seen"']))
+    run = drawn(read_record(path, up_to_damage=True), name="a")
+    assert run.facts["steps"] == "20"
+    assert "line 22" in run.notes[0]
+    assert "line 22" in report([path], tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["report", "none.jsonl"], "There is no record none.jsonl"),
+        (["report", "."], "There is no record"),
+        (["report", "a.jsonl", "--out", "a.jsonl"], "--out report.html"),
+        (["report", "a.jsonl", "--out", "a.jsonl/p.html"], "cannot be written"),
+        (["report", "empty.jsonl"], "empty.jsonl has no header"),
+        (["report", *["a.jsonl"] * 9], "1 to 8 runs"),
+        (["replay", "a.jsonl", "--method", "adascal"], "Did you mean 'adascale'"),
+        (["replay", "bare.jsonl", "--method", "adascale"], "needs 'moments'"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made_up(tmp_path / "a.jsonl", steps=5)
+    made_up(tmp_path / "bare.jsonl", steps=5, measured=False)
+    (tmp_path / "empty.jsonl").touch()
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code in (1, 2)
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_method_of_a_run_says_again_what_it_said_and_another_something_else(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run.jsonl"
+    train("digits", method="adascale", scale=4, budget="1ep", record=path, evaluations=1)
+    again = replay(path, method="adascale")
+    assert again.same == len(again.steps) > 5
+    other = replay(path, method=lb.SqrtScaling())
+    assert other.same == 0
+    assert {step.multiplier for step in other.steps} == {2.0}
+    shown = CliRunner().invoke(cli, ["replay", str(path), "--method", "sqrt"]).stdout
+    assert "WOULD HAVE SAID" in shown
+    assert "not what it would have done" in shown
+    assert "sqrt" in shown
