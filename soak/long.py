@@ -3,7 +3,7 @@
     python soak/long.py [--steps 20000]
 
 One in a hundred micro-batches has a loss or a gradient that is not finite, on a random rank; in the
-second half a gradient scaler is there too, and one step in a hundred overflows under it. In every
+second half a gradient scaler is there too, and one more step in a hundred overflows. In every
 step both ranks decide the same, all weights, optimizer and rule states and the moments that a rule
 sees are finite, and exactly the spoiled steps are skipped.
 """
@@ -98,12 +98,14 @@ def soak(steps: int, half: bool, folder: Path) -> None:
         for x, y in batch:
             loss = (model(x) - y).square().mean()
             if overflow and batch.last:
-                loss, bad = Times.apply(loss, 1e38), True
+                loss, bad = Times.apply(loss, math.inf), True
             elif mine.random() < 0.01 and control.samples:
                 value, bad = mine.choice(WRONG), True
                 loss = Times.apply(loss, value) if mine.random() < 0.5 else loss * value
             control.backward(loss)
         decision = control.step()
+        if scaler is not None and not 1.0 <= scaler.get_scale() <= 2.0**20:
+            scaler.update(256.0)  # so many steps are spoiled that it would sink to zero
         digests.append(zlib.crc32(repr((decision, control.decider.state)).encode()))
         sizes.add(decision.next_batch_size)
         anywhere = torch.tensor([float(bad)])

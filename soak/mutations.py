@@ -101,7 +101,7 @@ def changed(state: dict[str, Any], random_: random.Random) -> dict[str, Any]:
         elif kind == 1:
             part[random_.choice(["extra", "", "version "])] = random_.choice(VALUES)
         elif kind == 2 and isinstance(value, str):
-            part[key] = damaged(value.encode(), random_).decode(errors="replace")
+            part[key] = damaged(value.encode(errors="replace"), random_).decode(errors="replace")
         elif kind == 3 and isinstance(value, (int, float)) and not isinstance(value, bool):
             part[key] = value + random_.choice([1, -1, 2**63, -(2**70)])
         else:

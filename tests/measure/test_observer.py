@@ -37,13 +37,14 @@ def attached(
 
 
 def chunks(sizes: Sequence[int] = (5, 5, 5, 5)) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """The data, step by step, cut into micro-batches of these sizes."""
+    """The data, step by step, cut into micro-batches of these sizes; copies, since where a view
+    begins in memory decides the last digit on some processors."""
     x, y = data()
     at = 0
     while at + sum(sizes) <= len(x):
         step = []
         for size in sizes:
-            step.append((x[at : at + size], y[at : at + size]))
+            step.append((x[at : at + size].clone(), y[at : at + size].clone()))
             at += size
         yield step
 

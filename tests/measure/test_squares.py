@@ -41,7 +41,7 @@ def test_float64_stays_float64():
 def test_any_size_equals_the_sum_of_squares(shape):
     tensor = torch.randn(shape)
     assert squared_norm(tensor).dim() == 0
-    assert squared_norm(tensor).item() == pytest.approx(exact(tensor), rel=1e-6)
+    assert squared_norm(tensor).item() == pytest.approx(exact(tensor), rel=1e-5)  # see `ROW`
 
 
 def test_any_layout_equals_the_sum_of_squares():
