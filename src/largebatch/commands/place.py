@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +75,7 @@ def joined() -> Iterator[Place]:
     ours = "RANK" in os.environ and not dist.is_initialized()
     device = _device(int(os.environ.get("LOCAL_RANK", "0")))
     if ours:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        _join("nccl" if device.type == "cuda" else "gloo")
     try:
         together = dist.is_initialized()
         yield Place(
@@ -84,6 +86,22 @@ def joined() -> Iterator[Place]:
     finally:
         if ours:
             dist.destroy_process_group()
+
+
+def _join(backend: str) -> None:
+    """Makes the process group.
+
+    torchrun keeps one store through its restarts (torch 2.13, pytorch/pytorch#135712): a process
+    could read there where another listened before the restart. So each restart has its own keys.
+    Its number is known to be the same everywhere on one node only.
+    """
+    restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if restart == 0 or os.environ.get("GROUP_WORLD_SIZE") != "1":
+        dist.init_process_group(backend)
+        return
+    store, rank, ranks = next(rendezvous("env://"))
+    own = PrefixStore(f"restart {restart}", store)
+    dist.init_process_group(backend, store=own, rank=rank, world_size=ranks)
 
 
 def _device(index: int) -> torch.device:
