@@ -30,6 +30,8 @@ import largebatch
 from largebatch.cli.main import cli
 
 ROOT = Path(__file__).parent.parent
+ABORTED = "terminate called without an active exception"
+"""Of a process that is done, about once in 60: see pytorch/pytorch#179291."""
 SOURCE = ROOT / "src" / "largebatch"
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
@@ -143,15 +145,18 @@ def test_every_block_is_python_of_a_known_kind(block: Block) -> None:
 def test_a_program_for_torchrun_runs_on_two_processes(block: Block, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(block.text)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [sys.executable, *launcher, "train.py"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, *launcher, "train.py"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        if ABORTED not in done.stderr:
+            break
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(done.stdout.splitlines()) == 1, "the first rank alone prints its one line"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from typing import NoReturn
 
 INSTALL = (
     "error: the command line needs click and rich. Install them: pip install 'largebatch[cli]'"
@@ -25,7 +27,22 @@ def main() -> None:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
 
-    cli(prog_name="largebatch")
+    try:
+        cli(prog_name="largebatch")
+    except SystemExit as end:
+        if "RANK" in os.environ and isinstance(end.code, int):
+            _leave(end.code)
+        raise
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends a process that torchrun started, without the interpreter's own clearing up: a thread of
+    gloo that still drops a tensor then aborts the process (torch 2.13, pytorch/pytorch#179291),
+    and torchrun takes a run that is done for one that failed."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
