@@ -2,9 +2,9 @@
 
     python benchmarks/checkpoint.py [--rounds 15]
 
-Both go to a new file in the same directory and to the disk (fsync); the null is `torch.save` beside
-a second copy of itself. The last candidate leaves the fsync out: a power cut may lose its file,
-the end of the process does not. The goal is 1.05 for like with like.
+Both write a new file, to the disk (fsync), and then remove the one before; the null is `torch.save`
+beside a second copy of itself. The last candidate leaves the fsync out: a power cut may lose its
+file, the end of the process does not. The goal is 1.05 for like with like.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +39,18 @@ def trained(width: int) -> tuple[nn.Module, torch.optim.Optimizer, lb.Controller
 
 
 def bare(folder: Path, parts: dict[str, Any], *, sync: bool) -> Run:
-    """torch.save of the parts, replacing the file before."""
+    """torch.save of the parts to a new file, after which the last one is removed."""
+    folder.mkdir()
+    numbers = count()
 
     def run() -> None:
-        path = folder / "bare.pt"
-        path.unlink(missing_ok=True)
-        with open(path, "wb") as file:
+        number = next(numbers)
+        with open(folder / f"{number}.pt", "wb") as file:
             torch.save({name: part.state_dict() for name, part in parts.items()}, file)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
+        (folder / f"{number - 1}.pt").unlink(missing_ok=True)
 
     return run
 
@@ -66,16 +70,17 @@ def main() -> None:
             def ours(
                 checkpoints: lb.Checkpoints = checkpoints,
                 parts: dict[str, Any] = {**parts, "control": control},  # noqa: B006
+                steps: Iterator[int] = count(),  # noqa: B008
             ) -> None:
                 state = {name: part.state_dict() for name, part in parts.items()}
-                checkpoints.save(state, step=int(os.times().elapsed * 1000) % 10**9)
+                checkpoints.save(state, step=next(steps))
 
             paired = interleave(
                 {
-                    "torch.save": bare(folder, parts, sync=True),
-                    "null: torch.save again": bare(folder, parts, sync=True),
+                    "torch.save": bare(folder / "bare", parts, sync=True),
+                    "null: torch.save again": bare(folder / "null", parts, sync=True),
                     "a checkpoint of the run": ours,
-                    "torch.save, no fsync": bare(folder, parts, sync=False),
+                    "torch.save, no fsync": bare(folder / "fast", parts, sync=False),
                 },
                 rounds=rounds,
             )
