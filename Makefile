@@ -7,13 +7,14 @@ INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 	--progress-bar off --constraint constraints.txt
 ARGS ?=
 
-.PHONY: help demo test check bench evidence-quick evidence clean
+.PHONY: help demo test check bench soak evidence-quick evidence clean
 
 help:
 	@echo "make demo            AdaScale against plain scaling on a small problem"
 	@echo "make test            the tests; some of them: make test ARGS=tests/record"
 	@echo "make check           format, lint, types, tests: what a change must pass"
 	@echo "make bench           every program in benchmarks/, one after the other"
+	@echo "make soak            kills, faults and damage, 20 000 steps: about an hour"
 	@echo "make evidence-quick  every experiment, cut short, against its expected.json"
 	@echo "make evidence        the same in full: hours"
 	@echo "make clean           removes .venv and caches"
@@ -35,6 +36,12 @@ bench: $(VENV)/.installed-bench
 		[ -e "$$program" ] || { echo "no benchmarks in this checkout"; break; }; \
 		echo "== $$program"; $(RUN) "$$program"; \
 	done
+
+soak: $(VENV)/.installed
+	@failed=; for program in soak/[!_]*.py; do \
+		echo "== $$program"; $(RUN) "$$program" || failed="$$failed $$program"; \
+	done; \
+	[ -z "$$failed" ] || { echo "did not hold:$$failed"; exit 1; }
 
 evidence-quick: QUICK := --quick
 evidence-quick evidence: $(VENV)/.installed

@@ -22,11 +22,17 @@ TIMEOUT = timedelta(seconds=20)
 """Of a collective: ranks whose peer died end by then."""
 
 
-def start_ranks(function: Callable[..., None], ranks: int, store: Path, *args: Any) -> list[Any]:
+def start_ranks(
+    function: Callable[..., None],
+    ranks: int,
+    store: Path,
+    *args: Any,
+    timeout: timedelta = TIMEOUT,
+) -> list[Any]:
     """Starts function(*args) in each of so many processes that form a gloo group."""
     store.unlink(missing_ok=True)
     processes = [
-        CONTEXT.Process(target=_rank, args=(rank, ranks, store, function, args))
+        CONTEXT.Process(target=_rank, args=(rank, ranks, store, timeout, function, args))
         for rank in range(ranks)
     ]
     for process in processes:
@@ -35,7 +41,12 @@ def start_ranks(function: Callable[..., None], ranks: int, store: Path, *args: A
 
 
 def _rank(
-    rank: int, ranks: int, store: Path, function: Callable[..., None], args: tuple[Any, ...]
+    rank: int,
+    ranks: int,
+    store: Path,
+    timeout: timedelta,
+    function: Callable[..., None],
+    args: tuple[Any, ...],
 ) -> None:
     os.environ.update(
         GLOO_SOCKET_IFNAME="lo", RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank)
@@ -46,7 +57,7 @@ def _rank(
     os.dup2(target, sys.stderr.fileno())  # a killed peer makes a traceback: expected here
     if ranks > 1:
         dist.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=TIMEOUT
+            "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=timeout
         )
     function(*args)
     if ranks > 1:
