@@ -4,8 +4,9 @@
 
 A rank of a two-rank run is stopped (SIGSTOP) at a random moment: the other has to end with torch's
 error within about twice the group's time-out, which gloo counts for each transfer of a collective
-anew; the run is then resumed and has to equal, bit for bit, the one that nobody stopped. Then the ranks of small runs are set apart in each way that the library
-looks for: every rank has to raise `RanksDisagree`, which names the first difference.
+anew; the run is then resumed and has to equal, bit for bit, the one that nobody stopped. Then the
+ranks of small runs are set apart in each way that the library looks for: every rank has to raise
+`RanksDisagree`, which names the first difference.
 """
 
 from __future__ import annotations

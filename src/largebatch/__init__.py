@@ -18,8 +18,10 @@ from largebatch.core.plan import BatchPlan
 from largebatch.core.rule import Rule, chain
 from largebatch.core.version import __version__
 from largebatch.measure.meter import Meter
-from largebatch.measure.statistics import PreconditionedNorms, SquaredNorms, TemporalMoments
+from largebatch.measure.preconditioned import PreconditionedNorms
+from largebatch.measure.squared_norms import SquaredNorms
 from largebatch.measure.taps import Detached, Flat, LeafHooks
+from largebatch.measure.temporal import TemporalMoments
 from largebatch.record import Checkpoints, JsonlRecord, MemoryRecord, read_record
 from largebatch.rules import (
     WSD,

@@ -23,8 +23,8 @@ from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NoVariance
 from largebatch.core.measurement import Budget, Measurement
 from largebatch.core.rule import Rule, chain
 from largebatch.measure.meter import Meter
-from largebatch.measure.statistics import TemporalMoments
 from largebatch.measure.taps import LeafHooks
+from largebatch.measure.temporal import TemporalMoments
 from largebatch.rules.adascale import AdaScale
 from small_runs import (
     Factor,

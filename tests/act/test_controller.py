@@ -20,8 +20,8 @@ from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NotFinite
 from largebatch.core.measurement import Measurement
 from largebatch.core.rule import Rule, chain
 from largebatch.measure.meter import Meter
-from largebatch.measure.statistics import TemporalMoments
 from largebatch.measure.taps import Detached, Flat, LeafHooks
+from largebatch.measure.temporal import TemporalMoments
 from largebatch.rules.adascale import AdaScale
 from largebatch.rules.scaling import LinearScaling, SqrtScaling
 from small_runs import (

@@ -14,13 +14,10 @@ from watching import controller, cross_entropy, data, drive, network
 from largebatch.core.errors import MicroBatchMissed
 from largebatch.core.measurement import GradientMoments
 from largebatch.measure.meter import Meter
-from largebatch.measure.statistics import (
-    PreconditionedNorms,
-    SquaredNorms,
-    TemporalMoments,
-    temporal_moments,
-)
+from largebatch.measure.preconditioned import PreconditionedNorms
+from largebatch.measure.squared_norms import SquaredNorms
 from largebatch.measure.taps import Detached, Flat, LeafHooks
+from largebatch.measure.temporal import TemporalMoments, temporal_moments
 
 TAPS = [LeafHooks, Detached, Flat]
 OPTIMIZERS = {

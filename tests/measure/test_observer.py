@@ -20,8 +20,8 @@ from largebatch import api
 from largebatch.act.loader import BatchLoader
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NoVariance
 from largebatch.measure.meter import Meter
-from largebatch.measure.statistics import TemporalMoments
 from largebatch.measure.taps import Detached
+from largebatch.measure.temporal import TemporalMoments
 from largebatch.rules.adascale import AdaScale
 
 

@@ -27,7 +27,7 @@ from largebatch.commands.probe_train import Progress, Subject, Trace, batches_of
 from largebatch.measure.blocks import BlockNorms
 from largebatch.measure.meter import Meter
 from largebatch.measure.parameters import bare
-from largebatch.measure.statistics import PreconditionedNorms
+from largebatch.measure.preconditioned import PreconditionedNorms
 from largebatch.measure.taps import Detached
 from largebatch.workloads import Workload, load, names
 from largebatch.workloads.data import size

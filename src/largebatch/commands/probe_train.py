@@ -26,7 +26,7 @@ from largebatch.core.measurement import GradientMoments
 from largebatch.core.rule import Rule, chain
 from largebatch.measure.blocks import BlockNorms
 from largebatch.measure.meter import Meter
-from largebatch.measure.statistics import PreconditionedNorms
+from largebatch.measure.preconditioned import PreconditionedNorms
 from largebatch.rules import Observe, Schedule
 from largebatch.rules.factors import Factor
 

@@ -16,17 +16,11 @@ from largebatch.core.errors import MicroBatchMissed, RanksDisagree
 from largebatch.core.measurement import Reading
 from largebatch.measure.estimate import Parts, source_of
 from largebatch.measure.parameters import Parameters, replica
+from largebatch.measure.preconditioned import PreconditionedNorms
 from largebatch.measure.ranks import Ranks
+from largebatch.measure.squared_norms import SquaredNorms
 from largebatch.measure.squares import squared_norm, squared_norms, squarer
-from largebatch.measure.statistics import (
-    BATCH,
-    PreconditionedNorms,
-    SquaredNorms,
-    Statistic,
-    Totals,
-    choose,
-    gradients_of,
-)
+from largebatch.measure.statistics import BATCH, Statistic, Totals, choose, gradients_of
 from largebatch.measure.sums import Sums, rows_of
 from largebatch.measure.taps import LeafHooks, See, Tap
 
