@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from largebatch.act.budgets import budget_of, shown
 from largebatch.act.clocked import Clocked, check_needs, clocks_of, digest_of, facts_of
 from largebatch.act.learning_rate import LrActuator
 from largebatch.act.loader import BatchLoader
-from largebatch.act.micro_batches import MicroBatches
+from largebatch.act.micro_batches import MicroBatches, check_loss, weight_of
 from largebatch.act.scaling import LossScale
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
@@ -111,7 +112,7 @@ class StepController(Clocked):
             RanksDisagree: the ranks were started with different settings.
         """
         units = {"base_steps": base_steps, "samples": samples, "epochs": epochs, "steps": steps}
-        self._begin(_budget_of(units, dataset_size=self.decider.dataset_size))
+        self._begin(budget_of(units, dataset_size=self.decider.dataset_size))
         return self._iterate()
 
     def stop(self) -> None:
@@ -178,24 +179,8 @@ class StepController(Clocked):
                 "control.backward was called outside a step. Use it inside "
                 "for batch in control.steps(samples=...): for x, y in batch: ..."
             )
-        if not isinstance(loss, Tensor) or not loss.requires_grad:
-            raise ValueError(
-                "control.backward takes the loss itself, with the graph that made it: no "
-                "loss.item(), no loss.detach(), no torch.no_grad() around the model. "
-                "control.backward(loss_fn(model(x), y))"
-            )
-        if loss.dim() != 0:
-            raise ValueError(
-                f"The loss has the shape {tuple(loss.shape)}; control.backward takes the mean over "
-                "the micro-batch: control.backward(loss.mean())."
-            )
-        weight = step.size if weight is None else float(weight)
-        if not 0.0 < weight < math.inf:
-            raise ValueError(
-                f"A micro-batch's weight is finite and above 0; got {weight!r}. One in which "
-                "nothing counts has no mean loss; let it count for next to nothing: "
-                "control.backward(0.0 * model(x).sum(), weight=1e-6)."
-            )
+        check_loss(loss)
+        weight = weight_of(weight, samples=step.size)
         last = step.take()
         share = weight * self.decider.ranks / step.batch_size
         share *= self._scale.value
@@ -254,9 +239,9 @@ class StepController(Clocked):
         there = self.decider.budget
         if there is not None and there != budget:
             raise ValueError(
-                f"This run's budget is {_shown(there)}; it is given once, since schedules are "
-                f"fractions of it. Got {_shown(budget)}. Go on with "
-                f"control.steps({_shown(there)}), or build another lb.Controller."
+                f"This run's budget is {shown(there)}; it is given once, since schedules are "
+                f"fractions of it. Got {shown(budget)}. Go on with "
+                f"control.steps({shown(there)}), or build another lb.Controller."
             )
         if not self._begun:
             decider = replace(self.decider, budget=budget)
@@ -363,29 +348,3 @@ class StepController(Clocked):
         self._step, self.reading = None, None
         self.meter.clear(self.optimizer)
         self.meter.open(frozenset())  # takes the hooks off
-
-
-def _budget_of(units: Mapping[str, float | None], *, dataset_size: int | None) -> Budget:
-    given = {unit: amount for unit, amount in units.items() if amount is not None}
-    if len(given) != 1 or not all(0 < amount < math.inf for amount in given.values()):
-        raise ValueError(
-            "A run's budget is one amount above 0 in one unit, as in control.steps(epochs=90), "
-            f"samples=5_000_000, base_steps=10_000 or steps=500; got {given or 'none'}."
-        )
-    ((unit, amount),) = given.items()
-    if unit == "base_steps":
-        return Budget(base_steps=amount)
-    if unit == "steps":
-        return Budget(steps=max(round(amount), 1))
-    if unit == "epochs":
-        if dataset_size is None:
-            raise ValueError(
-                "This loader's data set has no known size, so epochs have no length. Give the "
-                "budget in samples: control.steps(samples=5_000_000)."
-            )
-        amount *= dataset_size
-    return Budget(samples=max(round(amount), 1))
-
-
-def _shown(budget: Budget) -> str:
-    return f"{budget.unit}={budget.amount:.12g}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from largebatch.act.step import Step
@@ -106,3 +108,38 @@ class MicroBatches(Iterable[Any]):
                     "was asked for before control.backward(loss). Take them one by one, without "
                     "list(batch) or a prefetcher around it; move them to the device in the loop."
                 )
+
+
+def check_loss(loss: Tensor) -> None:
+    """Refuses what cannot be a micro-batch's mean loss.
+
+    Raises:
+        ValueError: no scalar, or one without a graph.
+    """
+    if not isinstance(loss, Tensor) or not loss.requires_grad:
+        raise ValueError(
+            "control.backward takes the loss itself, with the graph that made it: no "
+            "loss.item(), no loss.detach(), no torch.no_grad() around the model. "
+            "control.backward(loss_fn(model(x), y))"
+        )
+    if loss.dim() != 0:
+        raise ValueError(
+            f"The loss has the shape {tuple(loss.shape)}; control.backward takes the mean over "
+            "the micro-batch: control.backward(loss.mean())."
+        )
+
+
+def weight_of(weight: float | Tensor | None, *, samples: int) -> float:
+    """What a micro-batch counts: the weight given, or its samples.
+
+    Raises:
+        ValueError: a weight that is not finite and above 0.
+    """
+    weight = samples if weight is None else float(weight)
+    if not 0.0 < weight < math.inf:
+        raise ValueError(
+            f"A micro-batch's weight is finite and above 0; got {weight!r}. One in which "
+            "nothing counts has no mean loss; let it count for next to nothing: "
+            "control.backward(0.0 * model(x).sum(), weight=1e-6)."
+        )
+    return weight
