@@ -15,12 +15,21 @@ from largebatch.core.errors import (
 )
 from largebatch.core.measurement import Budget, GradientMoments, Measurement
 from largebatch.core.plan import BatchPlan
+from largebatch.core.protocols import Logger
 from largebatch.core.rule import Rule, chain
 from largebatch.core.version import __version__
 from largebatch.measure.meter import Meter
 from largebatch.measure.statistics import PreconditionedNorms, SquaredNorms, TemporalMoments
 from largebatch.measure.taps import Detached, Flat, LeafHooks
-from largebatch.record import Checkpoints, JsonlRecord, MemoryRecord, read_record
+from largebatch.record import (
+    Checkpoints,
+    CsvLogger,
+    JsonlRecord,
+    Logged,
+    MemoryRecord,
+    Tee,
+    read_record,
+)
 from largebatch.rules import (
     WSD,
     AdaScale,
@@ -59,6 +68,7 @@ __all__ = [
     "Constant",
     "Controller",
     "Cosine",
+    "CsvLogger",
     "Decision",
     "Detached",
     "Every",
@@ -72,6 +82,8 @@ __all__ = [
     "LimitGrowth",
     "Linear",
     "LinearScaling",
+    "Logged",
+    "Logger",
     "Measurement",
     "MemoryRecord",
     "Meter",
@@ -89,6 +101,7 @@ __all__ = [
     "SquaredNorms",
     "StepClock",
     "StepDecay",
+    "Tee",
     "TemporalMoments",
     "WarmUp",
     "__version__",
