@@ -66,10 +66,11 @@ def cli(context: click.Context) -> None:
     help="Such as 0.5ep or 10k (samples); by default a hundredth of the budget.",
 )
 @click.option(
-    "--log",
+    "--logger",
+    "log",  # not --log, which torchrun takes for one of its own options
     multiple=True,
     metavar="KIND=PLACE",
-    help=f"Log each step's numbers; may be repeated: {FORMS_OF_LOGGERS}.",
+    help=f"Give each step's numbers to it; may be repeated: {FORMS_OF_LOGGERS}.",
 )
 @as_json
 def train_command(as_json: bool, **options: Any) -> None:

@@ -121,6 +121,7 @@ def _parts(progress: Progress) -> dict[str, str]:
     noise = progress.noise_scale
     return {
         "label": f"{progress.label}  {100 * progress.fraction:3.0f} %",
+        "left": "",
         "step": f"step {progress.step}",
         "samples": f"samples {progress.samples}",
         "batch": f"batch {progress.batch_size}{cut}",
@@ -153,7 +154,7 @@ def _lasting(seconds: float) -> str:
     """A time in its two largest units.
 
     >>> _lasting(0.4), _lasting(59.7), _lasting(200), _lasting(7500), _lasting(100_000)
-    ('1s', '1m00s', '3m20s', '2h05m', '1d03h')
+    ('1s', '1m00s', '3m20s', '2h05m', '1d04h')
     """
     whole = max(round(seconds), 1)
     if whole < 60:

@@ -1,4 +1,4 @@
-"""Loggers by name: what `--log KIND=PLACE` means."""
+"""Loggers by name: what `--logger KIND=PLACE` means."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def loggers_of(texts: Iterable[str], *, resume: bool) -> dict[str, Logger]:
     loggers: dict[str, Logger] = {}
     for text in texts:
         if text in loggers:
-            raise ValueError(f"--log {text} is given twice; once is enough.")
+            raise ValueError(f"--logger {text} is given twice; once is enough.")
         loggers[text] = _logger(text, resume=resume)
     return loggers
 
@@ -86,14 +86,14 @@ def _logger(text: str, *, resume: bool) -> Logger:
         raise ValueError(
             f"There is no logger {kind!r}."
             + (f" Did you mean {close[0]!r}?" if close else "")
-            + f" Known: {FORMS}. Example: --log csv=run.csv"
+            + f" Known: {FORMS}. Example: --logger csv=run.csv"
         )
     if not place:
         raise ValueError(
-            f"The logger {kind!r} needs a place, as in --log {kind}={PLACES[kind]}; got {text!r}."
+            f"The logger {kind!r} needs a place, as in --logger {kind}={PLACES[kind]}; got {text!r}."
         )
     if kind == "csv":
-        other = "Name another file: --log csv=other.csv"
+        other = "Name another file: --logger csv=other.csv"
         check_file(Path(place), resume=resume, what="a logger's file", another=other)
         return CsvLogger(place, append=resume)
     if kind == "tensorboard":
