@@ -90,7 +90,8 @@ def _logger(text: str, *, resume: bool) -> Logger:
         )
     if not place:
         raise ValueError(
-            f"The logger {kind!r} needs a place, as in --logger {kind}={PLACES[kind]}; got {text!r}."
+            f"The logger {kind!r} needs a place, as in --logger {kind}={PLACES[kind]}; "
+            f"got {text!r}."
         )
     if kind == "csv":
         other = "Name another file: --logger csv=other.csv"
