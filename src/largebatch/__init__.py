@@ -15,6 +15,7 @@ from largebatch.core.errors import (
 )
 from largebatch.core.measurement import Budget, GradientMoments, Measurement
 from largebatch.core.plan import BatchPlan
+from largebatch.core.protocols import Logger
 from largebatch.core.rule import Rule, chain
 from largebatch.core.version import __version__
 from largebatch.measure.meter import Meter
@@ -22,7 +23,15 @@ from largebatch.measure.preconditioned import PreconditionedNorms
 from largebatch.measure.squared_norms import SquaredNorms
 from largebatch.measure.taps import Detached, Flat, LeafHooks
 from largebatch.measure.temporal import TemporalMoments
-from largebatch.record import Checkpoints, JsonlRecord, MemoryRecord, read_record
+from largebatch.record import (
+    Checkpoints,
+    CsvLogger,
+    JsonlRecord,
+    Logged,
+    MemoryRecord,
+    Tee,
+    read_record,
+)
 from largebatch.rules import (
     WSD,
     AdaScale,
@@ -61,6 +70,7 @@ __all__ = [
     "Constant",
     "Controller",
     "Cosine",
+    "CsvLogger",
     "Decision",
     "Detached",
     "Every",
@@ -74,6 +84,8 @@ __all__ = [
     "LimitGrowth",
     "Linear",
     "LinearScaling",
+    "Logged",
+    "Logger",
     "Measurement",
     "MemoryRecord",
     "Meter",
@@ -91,6 +103,7 @@ __all__ = [
     "SquaredNorms",
     "StepClock",
     "StepDecay",
+    "Tee",
     "TemporalMoments",
     "WarmUp",
     "__version__",

@@ -85,6 +85,10 @@ def test_the_version_is_that_of_the_package() -> None:
         ("train digits --budget 5epochs", "5ep (epochs)"),
         ("train digits --budget -5ep", "above 0"),
         ("train digits --lr 0", "--lr 0.01"),
+        ("train digits --logger run.csv", "Known: csv=FILE, tensorboard=DIR"),
+        ("train digits --logger tensorbord=a", "Did you mean 'tensorboard'?"),
+        ("train digits --logger wandb", "--logger wandb=DIR"),
+        ("train digits --logger csv=a --logger csv=a", "given twice"),
         ("train digits --clip-norm -1", "--clip-norm 1"),
         ("train digits --method adascale-adam --budget 16", "torch.optim.AdamW"),
         ("compare digits --methods linear+", "--methods adascale,linear+"),
@@ -193,15 +197,17 @@ def test_training_prints_the_curve_and_the_final_metrics() -> None:
     assert result.exit_code == 0
     for part in ("val. accuracy", "digits: adascale, scale 2, seed 0", "64 in all", "test: loss"):
         assert part in result.stdout
-    assert "100 %  step 2  samples 64  batch 32" in result.stderr
+    assert "100 %  batch 32  loss" in result.stderr
     assert Path("a.jsonl").exists()
 
 
 def test_a_last_step_that_the_budget_cuts_is_told_as_such() -> None:
     err = call("train", "digits", "--method", "linear", "--scale", "8", "--budget", "224").stderr
     first, last = err.splitlines()
-    assert "step 1  samples 128  batch 128  lr x8.00" in first
-    assert "step 2  samples 224  batch 96 (last, cut)  lr x6.00" in last
+    assert "57 %  step 1  batch 128  loss" in first
+    assert "lr 0.08 x8.00  gain 8.00" in first
+    assert "step 2  batch 96 (last, cut)  loss" in last
+    assert "lr 0.06 x6.00  gain 6.00" in last
 
 
 def test_json_of_a_run_is_all_of_stdout_and_comes_back() -> None:
@@ -327,7 +333,7 @@ def test_where_nobody_watches_progress_is_a_line_now_and_then() -> None:
 
 
 def test_a_terminal_shows_one_line_that_is_gone_at_the_end() -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=60)
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
     with ProgressLine(console) as line:
         line(step(0.25))
         line("found 3 of 4 runs")

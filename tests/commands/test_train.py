@@ -99,7 +99,7 @@ def test_progress_tells_each_step_and_reaches_the_end() -> None:
     assert [p.samples for p in told] == [32 * step for step in range(1, result.steps + 1)]
     assert told[-1] == Progress(
         label="digits: linear, scale 2", step=20, samples=640, batch_size=32,
-        lr_multiplier=2.0, loss=told[-1].loss, fraction=1.0,
+        lr_multiplier=2.0, loss=told[-1].loss, fraction=1.0, lr=0.02, gain=2.0,
     )  # fmt: skip
     assert told[4].fraction == pytest.approx(0.25)
 

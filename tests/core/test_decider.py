@@ -58,7 +58,11 @@ def test_what_is_seen_is_the_reading_beside_the_clocks_before_the_step() -> None
     m = GradientMoments(batch_size=64, parts=2, batch_sqnorm=1.0, variance=2.0)
     budget = Budget(samples=1000)
     decider = replace(
-        begin(ranks=4, dataset_size=500, budget=budget), step=7, samples=100, base_steps=9.5
+        begin(ranks=4, dataset_size=500, budget=budget),
+        step=7,
+        samples=100,
+        base_steps=9.5,
+        skipped=2,
     )
     reading = Reading(
         samples=60,
@@ -85,6 +89,7 @@ def test_what_is_seen_is_the_reading_beside_the_clocks_before_the_step() -> None
         inner_product_variance=3.5,
         dataset_size=500,
         budget=budget,
+        skipped=2,
     )
 
 

@@ -20,6 +20,7 @@ from largebatch.commands.contenders import At
 from largebatch.commands.demo import announcement, demo
 from largebatch.commands.draw import check_picture, draw_comparison
 from largebatch.commands.list_methods import list_methods, list_workloads
+from largebatch.commands.loggers import FORMS as FORMS_OF_LOGGERS
 from largebatch.commands.place import launched_rank
 from largebatch.commands.train import train
 from largebatch.core.version import __version__
@@ -63,6 +64,13 @@ def cli(context: click.Context) -> None:
     "--checkpoint-every",
     metavar="LENGTH",
     help="Such as 0.5ep or 10k (samples); by default a hundredth of the budget.",
+)
+@click.option(
+    "--logger",
+    "log",  # not --log, which torchrun takes for one of its own options
+    multiple=True,
+    metavar="KIND=PLACE",
+    help=f"Give each step's numbers to it; may be repeated: {FORMS_OF_LOGGERS}.",
 )
 @as_json
 def train_command(as_json: bool, **options: Any) -> None:

@@ -24,7 +24,7 @@ from largebatch.core.measurement import Budget
 from largebatch.core.version import __version__
 from largebatch.record import Checkpoint, Checkpoints
 
-VERSION = 1
+VERSION = 2
 """Of what a checkpoint of `largebatch train` holds."""
 
 KEYS = {"version", "largebatch", "run", "model", "optimizer", "control", "log", "random"}

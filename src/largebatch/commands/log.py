@@ -8,22 +8,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from largebatch.api import Controller
+from largebatch.commands.loggers import go_on, ids_of
 from largebatch.commands.plan import Plan
 from largebatch.commands.results import Metrics, Point, Progress, Report
+from largebatch.core.average import MovingMoments
 from largebatch.core.codec import decode, encode
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
-from largebatch.core.protocols import Sink
+from largebatch.core.protocols import Logger, Sink
+from largebatch.core.scalars import averaged, noise_scale_of, scalars_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What a resumed run needs of what was logged before."""
+    """What a resumed run needs of what was logged before; `runs` are loggers' names and ids."""
 
     points: tuple[Point, ...]
     multipliers: float
     losses: tuple[float, ...]
     batch_size: int
+    runs: Mapping[str, str]
 
 
 class Log:
@@ -32,12 +36,23 @@ class Log:
     Mutable: gathers the sums since the last point of the curve, and over the run.
     """
 
-    def __init__(self, plan: Plan, record: Sink | None, report: Report | None, label: str) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        record: Sink | None,
+        report: Report | None,
+        label: str,
+        *,
+        loggers: Mapping[str, Logger] | None = None,
+    ) -> None:
         self.plan, self.record, self.report, self.label = plan, record, report, label
         self.points: list[Point] = []
         self.multipliers = 0.0
         self._losses: list[float] = []
         self._batch_size = plan.batch_size  # wished for of the next step
+        self._moments = MovingMoments()
+        self._loggers = loggers or {}
+        self._runs: Mapping[str, str] = {}  # of loggers that the resumed run had
 
     def start(self, facts: Mapping[str, Any]) -> None:
         if self.record is not None:
@@ -50,6 +65,7 @@ class Log:
             self.multipliers += decision.lr_multiplier
             self._losses.append(float("nan") if seen.loss is None else seen.loss)
         if self.report is not None:
+            self._moments = averaged(self._moments, seen)
             self.report(self._progress(seen, decision))
         self._batch_size = decision.next_batch_size
 
@@ -64,6 +80,7 @@ class Log:
             multipliers=self.multipliers,
             losses=tuple(self._losses),
             batch_size=self._batch_size,
+            runs={**self._runs, **ids_of(self._loggers)},
         )
         return json.dumps(encode(kept), separators=(",", ":"))
 
@@ -76,6 +93,8 @@ class Log:
         kept: Kept = decode(Kept, json.loads(text), where="the curve")
         self.points, self.multipliers = list(kept.points), kept.multipliers
         self._losses, self._batch_size = list(kept.losses), kept.batch_size
+        self._runs = kept.runs
+        go_on(self._loggers, kept.runs)
 
     def add_point(self, control: Controller, validation: Metrics) -> None:
         """Adds where the run stands to the curve."""
@@ -95,6 +114,7 @@ class Log:
         used = self.plan.budget.used(
             step=step, samples=samples, base_steps=seen.base_steps + decision.base_steps
         )
+        values = scalars_of(seen, decision, moments=self._moments)
         return Progress(
             label=self.label,
             step=step,
@@ -102,6 +122,10 @@ class Log:
             batch_size=seen.batch_size,
             lr_multiplier=decision.lr_multiplier,
             loss=seen.loss,
+            lr=values.get("lr"),
+            gain=values.get("gain"),
+            noise_scale=noise_scale_of(self._moments),
+            skipped=seen.skipped + (not seen.finite),
             fraction=min(used, 1.0),
             cut=used >= 1.0 and seen.batch_size < self._batch_size,
         )

@@ -22,6 +22,10 @@ class Progress:
         lr_multiplier: factor on the base rate in the step.
         loss: mean training loss of the step.
         fraction: of the budget used, in [0, 1].
+        lr: rate of the first parameter group in the step; None of a lost one.
+        gain: base steps that the step was worth; None of a lost one.
+        noise_scale: in samples, averaged over the steps so far; None where it is not known.
+        skipped: steps lost to non-finite values so far.
         cut: whether this is the last step of a budget in samples, smaller than its batch.
     """
 
@@ -32,6 +36,10 @@ class Progress:
     lr_multiplier: float
     loss: float | None
     fraction: float
+    lr: float | None = None
+    gain: float | None = None
+    noise_scale: float | None = None
+    skipped: int = 0
     cut: bool = False
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import platform
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ from largebatch.commands.plan import Plan
 from largebatch.commands.results import Report, RunResult, Settings
 from largebatch.commands.signals import stopping
 from largebatch.core.errors import NotFinite, Stopped
-from largebatch.core.protocols import Sink
+from largebatch.core.protocols import Logger, Sink
 from largebatch.core.version import __version__
 from largebatch.workloads import Data, evaluate
 
@@ -96,6 +97,7 @@ def run(
     report: Report | None = None,
     label: str = "",
     saving: Saving | None = None,
+    loggers: Mapping[str, Logger] | None = None,
 ) -> RunResult:
     """Trains as planned; the same result on every rank.
 
@@ -104,10 +106,11 @@ def run(
     Args:
         plan: what to run.
         place: the device, and the ranks among which this process is one.
-        record: where each step is written, by the first rank.
+        record: where each step is written, by the first rank; of the loggers, too.
         report: called after each step, on the first rank.
         label: which run, for `report`.
         saving: where the run is saved; SIGTERM and Ctrl-C then finish the step and save.
+        loggers: name -> those of the record whose runs a resumed run goes on with.
 
     Raises:
         Stopped: by a signal, with everything saved.
@@ -115,7 +118,7 @@ def run(
         LargeBatchError: missing data or a broken contract; but a run that diverges is a result.
     """
     began = time.perf_counter()
-    training = _prepare(plan, place, Log(plan, record, report, label), saving)
+    training = _prepare(plan, place, Log(plan, record, report, label, loggers=loggers), saving)
     devices = [place.device] if place.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), closing(training.log):
         torch.manual_seed(seed_of("training", plan.seed, place.rank))

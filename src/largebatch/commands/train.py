@@ -5,20 +5,23 @@ from __future__ import annotations
 import difflib
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from largebatch.commands.budget import Length, parse_length
 from largebatch.commands.checkpoint import Saving
+from largebatch.commands.loggers import check_file, loggers_of
 from largebatch.commands.place import joined, launched_rank
 from largebatch.commands.plan import Plan
 from largebatch.commands.results import Report, RunResult
 from largebatch.commands.run import run
-from largebatch.core.errors import CheckpointError, NotFinite, RecordError
+from largebatch.core.errors import CheckpointError, NotFinite
 from largebatch.core.measurement import Budget
+from largebatch.core.protocols import Logger, Sink
 from largebatch.core.rule import Rule, label_of
 from largebatch.methods import METHODS, Method
-from largebatch.record import Checkpoints, JsonlRecord
+from largebatch.record import Checkpoints, JsonlRecord, Logged, Tee
 from largebatch.workloads import Workload, load
 from largebatch.workloads.data import size
 
@@ -39,6 +42,8 @@ def train(
     resume: bool = False,
     keep: int = 3,
     checkpoint_every: str | None = None,
+    loggers: Sequence[Logger] = (),
+    log: Sequence[str] = (),
 ) -> RunResult:
     """Trains a workload at scale S and gives what came of it, the same on every rank.
 
@@ -62,13 +67,17 @@ def train(
         keep: how many checkpoints are kept.
         checkpoint_every: such as "0.5ep" or "10k" (see `parse_length`); None for a hundredth of
             the budget.
+        loggers: each gets every step's numbers (see `lb.Logged`), on the first rank.
+        log: more of them by name, such as "csv=run.csv" (see `commands/loggers.py`). Of a resumed
+            run they go on with what is there, W&B and MLflow with the run of the checkpoint.
 
     Raises:
         Stopped: by SIGTERM or Ctrl-C while it is saved in `checkpoint`.
         CheckpointError: checkpoints of another run, or damaged ones.
         ValueError: an unknown name or a bad amount, before any training step.
         NotFinite: the run diverged; its record is kept.
-        LargeBatchError: missing data, or a record that exists or cannot be written.
+        LargeBatchError: missing data, a record or a logger's file that exists or cannot be
+            written, or a logger whose package is missing.
     """
     workload = load(workload) if isinstance(workload, str) else workload
     rule, name = rule_of(method)
@@ -77,7 +86,13 @@ def train(
     interval = parse_length(checkpoint_every) if checkpoint_every is not None else None
     checkpoints = _checkpoints(checkpoint, resume=resume, keep=keep, every=checkpoint_every)
     if record is not None and launched_rank() == 0:
-        _check_record(Path(record), resume=resume)
+        check_file(
+            Path(record),
+            resume=resume,
+            what="a record",
+            another="Name another file: --record other.jsonl",
+        )
+    named = loggers_of(log, resume=resume) if launched_rank() == 0 else {}
     with joined() as place:
         data = workload.data()
         sizes = {
@@ -104,9 +119,15 @@ def train(
                 resume=resume,
             )
         )
-        sink = JsonlRecord(record, append=resume) if record is not None else None
-        label = f"{workload.name}: {name}, scale {scale}"
-        result = run(plan, place=place, record=sink, report=progress, label=label, saving=saving)
+        result = run(
+            plan,
+            place=place,
+            record=_sink(record, [*loggers, *named.values()], resume=resume),
+            report=progress,
+            label=f"{workload.name}: {name}, scale {scale}",
+            saving=saving,
+            loggers=named,
+        )
     if result.diverged:
         kept = f" The record of these steps is in {record}." if record is not None else ""
         if result.steps == 0:
@@ -206,25 +227,23 @@ def _checkpoints(
     return checkpoints
 
 
+def _sink(
+    record: str | os.PathLike[str] | None, loggers: Sequence[Logger], *, resume: bool
+) -> Sink | None:
+    """The record and the loggers as one, if there are any."""
+    sinks: list[Sink] = []
+    if record is not None:
+        sinks.append(JsonlRecord(record, append=resume))
+    if loggers:
+        sinks.append(Logged(*loggers))
+    return Tee(*sinks) if sinks else None
+
+
 def _hundredth(budget: Budget) -> Budget:
     if budget.base_steps is not None:
         return Budget(base_steps=budget.base_steps / 100)
     whole = max(round(budget.amount / 100), 1)
     return Budget(samples=whole) if budget.samples is not None else Budget(steps=whole)
-
-
-def _check_record(path: Path, *, resume: bool) -> None:
-    """Refuses, before data is loaded, a record that could not be written."""
-    another = "Name another file: --record other.jsonl"
-    try:
-        if path.is_dir():
-            raise RecordError(f"{path} is a directory. {another}")
-        if path.exists() and not resume:
-            raise RecordError(f"{path} exists and a record is never overwritten. {another}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise RecordError(f"{path} cannot be written ({error.strerror}). {another}") from error
 
 
 def length_of(workload: Workload, budget: str | Budget | None) -> Length | Budget:

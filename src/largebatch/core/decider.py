@@ -109,6 +109,7 @@ class Decider:
             inner_product_variance=reading.inner_product_variance,
             dataset_size=self.dataset_size,
             budget=self.budget,
+            skipped=self.skipped,
         )
 
     def decide(self, seen: Measurement) -> tuple[Decider, Decision]:

@@ -185,6 +185,7 @@ class Measurement:
         dataset_size: samples in one epoch, where known.
         budget: how long the run is, where known.
         extra_samples: samples spent on measuring besides the training samples.
+        skipped: steps lost to non-finite values before this one.
     """
 
     step: int
@@ -203,6 +204,7 @@ class Measurement:
     dataset_size: int | None = None
     budget: Budget | None = None
     extra_samples: int = 0
+    skipped: int = 0
 
     @property
     def scale(self) -> float:

@@ -9,7 +9,6 @@ A line is one write of the operating system, so a crash leaves all lines whole b
 from __future__ import annotations
 
 import json
-import mmap
 import os
 from collections.abc import Mapping
 from io import FileIO
@@ -21,6 +20,7 @@ from largebatch.core.decision import Decision
 from largebatch.core.errors import RecordError
 from largebatch.core.measurement import Measurement
 from largebatch.core.version import __version__
+from largebatch.record.lines import open_lines, write_line
 
 _JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False)
 
@@ -56,16 +56,13 @@ class JsonlRecord:
         Raises:
             RecordError: the file exists and `append` is False, or it is not a record.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.append and self.path.exists():
-            _prepare_to_append(self.path)
-        try:
-            self._file = FileIO(self.path, "a" if self.append else "x")
-        except FileExistsError:
-            raise RecordError(
-                f"{self.path} exists and a record is never overwritten. Name another file, or go "
-                f"on with this one: lb.JsonlRecord({str(self.path)!r}, append=True)"
-            ) from None
+        self._file = open_lines(
+            self.path,
+            append=self.append,
+            opening=b'{"header":',
+            what="a record",
+            again=f"lb.JsonlRecord({str(self.path)!r}, append=True)",
+        )
         self._write_line({"header": {**encode(facts), "version": __version__}})
 
     def write(self, seen: Measurement, decision: Decision) -> None:
@@ -87,22 +84,4 @@ class JsonlRecord:
             raise RecordError(
                 f"The record {self.path} is not open. Call record.start(facts) first."
             )
-        line = (_JSON.encode(plain) + "\n").encode()
-        written = self._file.write(line)
-        if written != len(line):
-            self._file.seek(-written, os.SEEK_CUR)
-            self._file.truncate()  # no later line may join a half one
-            raise RecordError(f"{self.path} took half a line, now removed: is the disk full?")
-
-
-def _prepare_to_append(path: Path) -> None:
-    """Checks that the file is a record and removes a last line without its end."""
-    with open(path, "r+b") as file:
-        if not os.fstat(file.fileno()).st_size:
-            return
-        first = file.readline()
-        if first.endswith(b"\n") and not first.startswith(b'{"header":'):
-            raise RecordError(f"{path} is not a record, so nothing is appended. Name another file.")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            whole = content.rfind(b"\n") + 1
-        file.truncate(whole)
+        write_line(self._file, (_JSON.encode(plain) + "\n").encode(), path=self.path)

@@ -1,0 +1,102 @@
+"""Loggers by name: what `--logger KIND=PLACE` means."""
+
+from __future__ import annotations
+
+import difflib
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from largebatch.core.errors import RecordError
+from largebatch.core.protocols import Logger
+from largebatch.integrations.loggers import MlflowLogger, TensorBoardLogger, WandbLogger
+from largebatch.record import CsvLogger
+
+PLACES = {"csv": "FILE", "tensorboard": "DIR", "wandb": "DIR", "mlflow": "URI"}
+"""Kind -> what its place is."""
+
+FORMS = ", ".join(f"{kind}={place}" for kind, place in PLACES.items())
+"""What may be given."""
+
+
+def loggers_of(texts: Iterable[str], *, resume: bool) -> dict[str, Logger]:
+    """The loggers of texts such as "csv=run.csv", under these texts; nothing is opened yet.
+
+    Args:
+        texts: each of one of the FORMS.
+        resume: whether they may go on with what is there.
+
+    Raises:
+        ValueError: an unknown kind, no place, or one given twice.
+        LargeBatchError: a package that is missing, or a place that exists or cannot be written.
+    """
+    loggers: dict[str, Logger] = {}
+    for text in texts:
+        if text in loggers:
+            raise ValueError(f"--logger {text} is given twice; once is enough.")
+        loggers[text] = _logger(text, resume=resume)
+    return loggers
+
+
+def ids_of(loggers: Mapping[str, Logger]) -> dict[str, str]:
+    """Text -> the run's id, of the loggers that know runs by one."""
+    known = {
+        text: logger.run_id
+        for text, logger in loggers.items()
+        if isinstance(logger, (WandbLogger, MlflowLogger))
+    }
+    return {text: run_id for text, run_id in known.items() if run_id is not None}
+
+
+def go_on(loggers: Mapping[str, Logger], ids: Mapping[str, str]) -> None:
+    """Lets loggers that are not open yet go on with the runs of these ids."""
+    for text, run_id in ids.items():
+        logger = loggers.get(text)
+        if isinstance(logger, (WandbLogger, MlflowLogger)):
+            logger.run_id = run_id
+
+
+def check_file(path: Path, *, resume: bool, what: str, another: str) -> None:
+    """Refuses, before data is loaded, a file that could not be written.
+
+    Args:
+        path: the file.
+        resume: whether it may exist.
+        what: how errors call it.
+        another: what to do instead.
+
+    Raises:
+        RecordError: it exists, or cannot be written.
+    """
+    try:
+        if path.is_dir():
+            raise RecordError(f"{path} is a directory. {another}")
+        if path.exists() and not resume:
+            raise RecordError(f"{path} exists and {what} is never overwritten. {another}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise RecordError(f"{path} cannot be written ({error.strerror}). {another}") from error
+
+
+def _logger(text: str, *, resume: bool) -> Logger:
+    kind, _, place = text.partition("=")
+    if kind not in PLACES:
+        close = difflib.get_close_matches(kind, PLACES, n=1)
+        raise ValueError(
+            f"There is no logger {kind!r}."
+            + (f" Did you mean {close[0]!r}?" if close else "")
+            + f" Known: {FORMS}. Example: --logger csv=run.csv"
+        )
+    if not place:
+        raise ValueError(
+            f"The logger {kind!r} needs a place, as in --logger {kind}={PLACES[kind]}; "
+            f"got {text!r}."
+        )
+    if kind == "csv":
+        other = "Name another file: --logger csv=other.csv"
+        check_file(Path(place), resume=resume, what="a logger's file", another=other)
+        return CsvLogger(place, append=resume)
+    if kind == "tensorboard":
+        return TensorBoardLogger(place, append=resume)
+    return WandbLogger(place) if kind == "wandb" else MlflowLogger(place)
