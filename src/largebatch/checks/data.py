@@ -93,8 +93,8 @@ def _samplers(everyone: Sequence[Mapping[str, Any]]) -> Finding | None:
         return Finding(
             name="samples",
             level="error",
-            seen=f"DistributedSampler has num_replicas={max(replicas - {ranks})}, and {ranks} ranks share "
-            "the batch.",
+            seen=f"DistributedSampler has num_replicas={max(replicas - {ranks})}, but the batch "
+            f"is shared by {ranks} ranks.",
             why="Ranks read the same samples, or some are never read.",
             remedy=f"DistributedSampler(dataset, num_replicas={ranks}, rank=dist.get_rank())",
         )
