@@ -10,7 +10,7 @@ import torch
 
 from largebatch.checks.data import check_loader, compare_ranks, facts_of_data
 from largebatch.checks.finding import CheckUp, Finding, merged
-from largebatch.checks.losses import check_mean, check_scaled
+from largebatch.checks.losses import COARSE, FINE, check_mean, check_scaled
 from largebatch.checks.models import check_gradients, check_modes, check_norms, check_parameters
 from largebatch.checks.optimizers import check_closure, check_rule
 from largebatch.checks.overhead import PARTS, Timed, check_overhead
@@ -76,12 +76,13 @@ def _with_loss(subject: Subject, loss: Loss, micro_batch: Any) -> list[Finding]:
                 precisions.update(seen)
 
     found, raised = _guarded(gradients)
-    if raised:
+    if raised or any(finding.name == "loss" for finding in found):
         return found
     found += check_precision(precisions, subject.scaler)
     checks = [partial(check_scaled, model, loss, micro_batch, scaler)]
     if _size(subject.micro_batches) is not None:
-        checks.append(partial(check_mean, model, loss, micro_batch))
+        close = COARSE if precisions else FINE
+        checks.append(partial(check_mean, model, loss, micro_batch, close=close))
     for check in checks:
         more, raised = _guarded(check)
         found += more

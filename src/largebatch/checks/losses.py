@@ -12,14 +12,14 @@ from torch import nn
 from torch.amp import GradScaler
 
 from largebatch.checks.finding import Finding
-from largebatch.checks.samples import halves, repeated, samples_in
+from largebatch.checks.samples import cut, repeated, samples_in
 from largebatch.checks.subject import Loss
 
 DRAWS = 8
 """Over how many draws a loss is averaged that is random even in evaluation mode."""
 
-CLOSE = 0.01
-"""Relative difference below which two losses count as the same."""
+COARSE, FINE = 0.01, 0.001
+"""Relative difference below which two losses count as the same, in half precision and else."""
 
 
 @torch.no_grad()
@@ -44,9 +44,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def check_mean(model: nn.Module, loss: Loss, batch: Any) -> list[Finding]:
-    """Whether repeating every sample leaves the loss as it is, and whether the halves' losses,
-    weighted by their samples, give the whole's."""
+def check_mean(model: nn.Module, loss: Loss, batch: Any, *, close: float = FINE) -> list[Finding]:
+    """Whether repeating every sample leaves the loss as it is, and whether the losses of two
+    pieces, weighted by their samples, give the whole's, wherever it is cut.
+
+    Args:
+        model: bare.
+        loss: of the user.
+        batch: whose samples can be counted.
+        close: relative difference below which two losses count as the same.
+    """
     draw = 0
 
     def value(part: Any, *, seed: int | None = None) -> float:
@@ -63,21 +70,18 @@ def check_mean(model: nn.Module, loss: Loss, batch: Any) -> list[Finding]:
         mean = _mean_over(value, draws=DRAWS if random else 1)
         whole, twice = mean(batch), mean(repeated(batch))
         ratio = twice / whole if whole else 1.0 + abs(twice)
-        if abs(ratio - 2.0) < (0.5 if random else 2 * CLOSE):
+        if abs(ratio - 2.0) < (0.5 if random else 2 * COARSE):
             return [_sum(ratio, samples_in(batch))]
         if random:
             return [_random()]
-        if samples_in(batch) > 1:
-            first, second = halves(batch)
+        if abs(ratio - 1.0) > COARSE:
+            return [_neighbours(ratio)]
+        for first, second in _cut_in_two(batch):
             sizes = samples_in(first), samples_in(second)
             parts = (sizes[0] * mean(first) + sizes[1] * mean(second)) / sum(sizes)
-        else:
-            parts = whole
-    if abs(ratio - 1.0) > CLOSE:
-        return [_neighbours(ratio)]
-    if abs(parts - whole) > CLOSE * abs(whole):
-        return [_other_weights(whole, parts, samples_in(batch))]
-    text = "The loss is a mean over samples: the same ones twice, and two halves, give the same."
+            if abs(parts - whole) > close * abs(whole):
+                return [_other_weights(whole, parts, sizes)]
+    text = "The loss is a mean over samples: the same ones twice, and pieces, give the same."
     return [Finding(name="mean loss", level="ok", seen=text)]
 
 
@@ -96,7 +100,7 @@ def check_scaled(
             torch.default_generator.manual_seed(0)
             losses.append(float(loss(model, batch)))
     scaler.load_state_dict(state)
-    if not losses[0] or abs(losses[1] / losses[0] - 2.0) > CLOSE:
+    if not losses[0] or abs(losses[1] / losses[0] - 2.0) > COARSE:
         return []
     return [
         Finding(
@@ -107,6 +111,12 @@ def check_scaled(
             remedy="Give the true loss: control.backward(loss) instead of scaler.scale(loss).",
         )
     ]
+
+
+def _cut_in_two(batch: Any) -> Iterator[tuple[Any, Any]]:
+    length = samples_in(batch)
+    for at in sorted({length // 4, length // 2, 3 * length // 4} - {0}):
+        yield cut(batch, slice(at), length=length), cut(batch, slice(at, None), length=length)
 
 
 def _mean_over(value: Callable[[Any], float], *, draws: int) -> Callable[[Any], float]:
@@ -160,12 +170,12 @@ def _neighbours(ratio: float) -> Finding:
     )
 
 
-def _other_weights(whole: float, parts: float, samples: int) -> Finding:
+def _other_weights(whole: float, parts: float, sizes: tuple[int, int]) -> Finding:
     return Finding(
         name="mean loss",
         level="warning",
-        seen=f"The loss of {samples} samples is {whole:.4g}, but the mean of its two halves, "
-        f"weighted by their samples, {parts:.4g}.",
+        seen=f"The loss of {sum(sizes)} samples is {whole:.4g}, but cut into {sizes[0]} and "
+        f"{sizes[1]}, the mean of both losses, weighted by their samples, is {parts:.4g}.",
         why="It averages over something else than samples, such as tokens or class weights, or "
         "depends on which samples are together; weighted by samples, the step's gradient is then "
         "not the mean that one large batch would have.",

@@ -52,8 +52,7 @@ def check_rule(optimizer: Optimizer, decider: Decider) -> list[Finding]:
                 level="note",
                 seen=f"AdaScale measures the bare gradient, and {type(optimizer).__name__} divides "
                 "it by its own running size.",
-                why="The gain is derived for SGD; the noise that Adam sees is another one, and a "
-                "rate that grows as the gain is likely too large.",
+                why="The gain is derived for SGD, and the noise of Adam's step is another one.",
                 remedy='lb.AdaScale(statistic="preconditioned_moments", exponent=0.5)',
             )
         )

@@ -68,13 +68,6 @@ def cut(batch: Any, part: slice, *, length: int) -> Any:
     return _map(batch, lambda item: item[part], length=length)
 
 
-def halves(batch: Any) -> tuple[Any, Any]:
-    """Its first and its second half, each with at least one of its two or more samples."""
-    length = samples_in(batch)
-    middle = length // 2
-    return cut(batch, slice(middle), length=length), cut(batch, slice(middle, None), length=length)
-
-
 def fingerprint(micro_batch: Any) -> int:
     """A number that differs when the tensors of two micro-batches do."""
     code = 0
