@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import largebatch as lb
 from largebatch.checks import overhead
 from largebatch.checks.finding import CheckUp, Finding, merged, named
+from largebatch.checks.models import check_norms
 from largebatch.checks.overhead import Ratio
 from largebatch.core.errors import LargeBatchError
 
@@ -204,6 +205,16 @@ def test_batch_normalization_is_told_beside_the_base_batch(base: int, level: str
     assert finding.level == level
     assert "micro-batch of 16 samples" in finding.seen
     assert alarms(found) == ["batch normalization"]
+
+
+def test_synchronised_normalization_is_a_warning_on_several_ranks() -> None:
+    """Torch runs it on GPUs alone, so the model is looked at and not run."""
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(classifier(nn.BatchNorm1d(8)))
+    (found,) = check_norms(model, micro_batch=16, base=16, ranks=2)
+    assert (found.name, found.level) == ("synchronised batch normalization", "warning")
+    assert "1 layers of SyncBatchNorm: 1." in found.seen
+    (alone,) = check_norms(model, micro_batch=16, base=16, ranks=1)
+    assert (alone.name, alone.level) == ("batch normalization", "note")
 
 
 def test_evaluation_mode_is_a_warning() -> None:

@@ -30,7 +30,6 @@ FAULTS = (
     "unused",
     "outside",
     "raises on one",
-    "synchronised",
 )
 
 
@@ -83,9 +82,7 @@ def the_same(fault: str) -> CheckUp:
             if rank == 1:
                 raise RuntimeError("here alone")
             return mean_loss(model, batch)
-    elif fault == "synchronised":
-        model = nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3))
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
     return run_of(source, model, extra).check(loss, seconds=0.0)
 
 
@@ -131,12 +128,6 @@ def test_a_fault_is_found(
 @pytest.mark.parametrize("fault", FAULTS)
 def test_all_ranks_are_told_the_same(fault: str, by_rank: list[dict[str, CheckUp]]) -> None:
     assert by_rank[0][fault] == by_rank[1][fault]
-
-
-def test_synchronised_normalization_is_a_warning(by_rank: list[dict[str, CheckUp]]) -> None:
-    found = the(by_rank[0]["synchronised"], "synchronised batch normalization")
-    assert found.level == "warning"
-    assert "1 layers of SyncBatchNorm: 1" in found.seen
 
 
 def kept() -> tuple[bool, bool, CheckUp]:
