@@ -46,6 +46,7 @@ COMPOSERS = {
     "__init__",
     "__main__",
     "api",
+    "checks",
     "cite",
     "cli",
     "commands",

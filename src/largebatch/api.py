@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from torch import nn
 from torch.amp import GradScaler
@@ -12,6 +13,11 @@ from largebatch.act.attached import Attached
 from largebatch.act.controller import StepController
 from largebatch.act.loader import BatchLoader
 from largebatch.analysis.noise import NoiseEstimate, NotEnough, estimate_noise
+from largebatch.checks.check import check_up
+from largebatch.checks.finding import CheckUp
+from largebatch.checks.overhead import PARTS
+from largebatch.checks.subject import Loss, Subject
+from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import Budget
 from largebatch.core.protocols import Sink
 from largebatch.core.rule import Rule
@@ -82,6 +88,70 @@ class Controller(StepController):
             scaler=scaler,
         )
 
+    def check(self, loss: Loss | None = None, *, seconds: float = 3.0) -> CheckUp:
+        """Looks for what would go silently wrong, before a long run.
+
+            print(control.check(lambda model, batch: loss_fn(model(batch[0]), batch[1])))
+
+        Call it between two steps, on every rank; all get the same findings. It changes nothing:
+        weights, buffers, gradients, optimizer, generators, the place in the data and the clocks
+        keep their bits. What the loss raises is a finding, too. While it lasts it holds a copy of
+        model and optimizer.
+
+        Args:
+            loss: (model, micro-batch) -> mean loss, as in the loop; without it only what needs no
+                computing is looked at.
+            seconds: about how long to time the cost of measuring; 0 leaves it out.
+
+        Raises:
+            LargeBatchError: in the middle of a step.
+        """
+        if self._step is not None:
+            raise LargeBatchError(
+                "control.check(loss) is called between two steps, and one is in hand: before the "
+                "loop, or after control.step()."
+            )
+        coming, accumulation = self.batches.peek(PARTS)
+        subject = Subject.of(
+            self,
+            self.meter,
+            scaler=self._scale.scaler,
+            loss=loss,
+            micro_batches=tuple(micro_batch for micro_batch, _ in coming),
+            accumulation=accumulation,
+            batches=self.batches,
+        )
+        return check_up(subject, seconds=seconds)
+
+
+class AttachedRun(Attached):
+    """What `attach` gives: a rule inside the user's own loop, which can be checked.
+
+    Mutable: holds the step in hand.
+    """
+
+    def check(
+        self, loss: Loss | None = None, batch: Any = None, *, seconds: float = 3.0
+    ) -> CheckUp:
+        """As `Controller.check`, at any point of the loop. The loader is the loop's, so a
+        micro-batch is given.
+
+        Args:
+            loss: (model, micro-batch) -> mean loss, neither scaled nor divided by the number of
+                micro-batches.
+            batch: one micro-batch of this rank.
+            seconds: about how long to time the cost of measuring; 0 leaves it out.
+        """
+        subject = Subject.of(
+            self,
+            self.observer.meter,
+            scaler=self._scale.scaler,
+            loss=loss,
+            micro_batches=() if batch is None else (batch,),
+            accumulation=self.observer.micro_batches or 1,
+        )
+        return check_up(subject, seconds=seconds)
+
 
 def attach(
     model: nn.Module,
@@ -97,7 +167,7 @@ def attach(
     record: Sink | None = None,
     patience: int = 10,
     scaler: GradScaler | None = None,
-) -> Attached:
+) -> AttachedRun:
     """Lets a rule set the learning rate inside a loop that stays as it is.
 
         control = lb.attach(model, optimizer, lb.AdaScale(), batch_size=512, base_batch_size=64)
@@ -138,7 +208,7 @@ def attach(
         raise ValueError(f"micro_batches is at least 1; got {micro_batches!r}.")
     meter = meter or Meter(model)
     observer = Observer(meter, batch_size=batch_size, micro_batches=micro_batches)
-    return Attached(
+    return AttachedRun(
         optimizer,
         rule,
         observer,

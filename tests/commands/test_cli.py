@@ -26,7 +26,17 @@ from largebatch.methods import METHODS
 from largebatch.workloads import names
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("train", "compare", "probe", "methods", "workloads", "demo", "report", "replay")
+COMMANDS = (
+    "train",
+    "compare",
+    "probe",
+    "doctor",
+    "methods",
+    "workloads",
+    "demo",
+    "report",
+    "replay",
+)
 
 
 def call(*args: str) -> Result:

@@ -19,9 +19,11 @@ from torch.utils.data import DataLoader, TensorDataset
 import largebatch as lb
 from largebatch.analysis.efficiency import Range
 from largebatch.analysis.noise import NoiseEstimate
+from largebatch.checks.losses import loss_when_repeated
+from largebatch.checks.samples import Pieces, repeated
+from largebatch.checks.untouched import copied
 from largebatch.commands.probe import probe, probe_run
-from largebatch.commands.probe_checks import check_data, check_model, loss_when_repeated
-from largebatch.commands.probe_copy import Pieces, copied, repeated
+from largebatch.commands.probe_checks import check_data, check_model
 from largebatch.commands.probe_forecast import (
     forecast,
     mean_gain,

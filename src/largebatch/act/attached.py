@@ -35,8 +35,11 @@ class Observer(Protocol):
     Attributes:
         meter: the meter behind it.
         batch_size: samples of a whole step over all ranks.
+        micro_batches: backward calls of a step on each rank; None where not known yet.
     """
 
+    @property
+    def micro_batches(self) -> int | None: ...
     @property
     def meter(self) -> Meter: ...
     @property

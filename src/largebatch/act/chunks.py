@@ -172,6 +172,15 @@ class ChunkSource:
             micro_batches=self._delivery.micro_batches(position, cut),
         )
 
+    def peek(self, position: int, batch_size: int, most: int) -> tuple[list[tuple[Any, int]], int]:
+        step = self.step(position, batch_size)
+        return list(islice(step.micro_batches, most)), step.accumulation
+
+    def coming(self, position: int, count: int) -> Any:
+        cut = Cut(batch_size=count, offsets=((0, count),))
+        ((micro_batch, _),) = self._delivery.micro_batches(position, cut)
+        return micro_batch
+
     def commit(self, planned: int, samples: int) -> None:
         if samples != planned:
             raise MicroBatchMissed(

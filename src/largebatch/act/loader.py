@@ -116,7 +116,7 @@ class BatchLoader:
             seed_samples=seed_samples,
             size_of=size_of,
         )
-        self._source = open_source(source, options)
+        self._given, self._source = source, open_source(source, options)
         self._seed, self._shuffle = seed, shuffle
         self._max_micro_batch_size = max_micro_batch_size
         self._first_batch_size = self._batch_size = batch_size
@@ -151,6 +151,11 @@ class BatchLoader:
     def batch_size(self) -> int:
         """Samples wished for the next step, over all ranks."""
         return self._batch_size
+
+    @property
+    def source(self) -> Any:
+        """The data set, tensors or loader that it was given."""
+        return self._given
 
     @property
     def max_micro_batch_size(self) -> int | None:
@@ -194,11 +199,7 @@ class BatchLoader:
             ValueError: a limit below 1, or a loader that gives nothing in a later pass.
             LargeBatchError: no controller has bound the loader.
         """
-        if not self._ranks:
-            raise LargeBatchError(
-                "A BatchLoader gives steps once it is bound. Hand it to a Controller, or "
-                "loader.bind(rank=0, ranks=1, least_parts=1)"
-            )
+        self._check_bound()
         wish = self._batch_size
         if limit is not None and limit < wish:
             if limit < 1:
@@ -207,6 +208,26 @@ class BatchLoader:
         self._in_use = True
         self._step = step = self._source.step(self._position, wish)
         return step
+
+    def peek(self, most: int) -> tuple[list[tuple[Any, int]], int]:
+        """At most so many of this rank's coming micro-batches with their samples, and how many the
+        coming step has; nothing is taken. Of a loader of the user's, the one that is held ahead.
+
+        Raises:
+            LargeBatchError: no controller has bound the loader.
+        """
+        self._check_bound()
+        return self._source.peek(self._position, self._batch_size, most)
+
+    def coming(self, count: int) -> Any:
+        """The next samples of the stream as one micro-batch, the same on every rank; nothing is
+        taken. None for a loader of the user's, which gives each rank its own.
+
+        Raises:
+            LargeBatchError: no controller has bound the loader.
+        """
+        self._check_bound()
+        return self._source.coming(self._position, count)
 
     def commit(self, step_samples: int) -> None:
         """The last step was taken: only now does the position move.
@@ -273,6 +294,13 @@ class BatchLoader:
         self._check_shared(state.batch_size, max(self._ranks, 1))
         self._source.resume((state.passes, state.micro_batches))
         self._position, self._batch_size = state.position, state.batch_size
+
+    def _check_bound(self) -> None:
+        if not self._ranks:
+            raise LargeBatchError(
+                "A BatchLoader gives steps once it is bound. Hand it to a Controller, or "
+                "loader.bind(rank=0, ranks=1, least_parts=1)"
+            )
 
     @staticmethod
     def _check_shared(batch_size: int, ranks: int) -> None:

@@ -108,6 +108,14 @@ class OwnLoader:
             accumulation, micro_batches = len(drawn), iter(drawn)
         return Step(batch_size=batch_size, accumulation=accumulation, micro_batches=micro_batches)
 
+    def peek(self, position: int, batch_size: int, most: int) -> tuple[list[tuple[Any, int]], int]:
+        self._hold()
+        held = [] if self._held is None else [self._held]
+        return held, max(self._wanted(batch_size), self._least) if held else 0
+
+    def coming(self, position: int, count: int) -> Any:
+        return None
+
     def commit(self, planned: int, samples: int) -> None:
         self._committed = (self._pass, self._taken)
 

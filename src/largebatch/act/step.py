@@ -46,6 +46,16 @@ class Source(Protocol):
         """The step at a position of the stream; None when there is no more data."""
         ...
 
+    def peek(self, position: int, batch_size: int, most: int) -> tuple[list[tuple[Any, int]], int]:
+        """At most so many micro-batches of the step at a position with their samples, and how many
+        the step has on this rank, without taking them."""
+        ...
+
+    def coming(self, position: int, count: int) -> Any:
+        """So many samples from a position on, the same on every rank; None where each rank reads
+        its own."""
+        ...
+
     def commit(self, planned: int, samples: int) -> None:
         """The last step was taken, planned with so many samples and taken with so many."""
         ...

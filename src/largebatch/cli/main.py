@@ -18,6 +18,7 @@ from largebatch.commands.budget import FORMS
 from largebatch.commands.compare import compare
 from largebatch.commands.contenders import At
 from largebatch.commands.demo import announcement, demo
+from largebatch.commands.doctor import doctor
 from largebatch.commands.draw import check_picture, draw_comparison
 from largebatch.commands.list_methods import list_methods, list_workloads
 from largebatch.commands.loggers import FORMS as FORMS_OF_LOGGERS
@@ -166,6 +167,24 @@ def probe_command(workload: str, *, as_json: bool, **options: int | None) -> Non
     """Measure the noise scale of WORKLOAD: how large a batch pays."""
     result = _probe(workload, **{name: n for name, n in options.items() if n is not None})
     print_json(result) if as_json else result.render(console_of_results())
+
+
+@cli.command("doctor")
+@click.argument("workload")
+@click.option("--method", default="adascale", show_default=True, help="See: largebatch methods.")
+@click.option("--scale", default=1, show_default=True, help="S: the batch is S base batches.")
+@as_json
+def doctor_command(workload: str, *, method: str, scale: int, as_json: bool) -> int:
+    """Look for what would go silently wrong in a run of WORKLOAD, without training.
+
+    Loss, model, optimizer, data and the cost of measuring, in a few seconds; under torchrun over
+    all processes. The exit code is 0, or 1 where a finding is an error.
+    """
+    with _interruptible("Start it again."):
+        result = doctor(workload, method=method, scale=scale)
+    if launched_rank() == 0:
+        print_json(result) if as_json else console_of_results().print(tables.doctor_table(result))
+    return 0 if result.sound else 1
 
 
 @cli.command("methods")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from rich import box
@@ -11,8 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from largebatch.analysis.student import Mean
+from largebatch.checks.finding import LEVELS, Level
 from largebatch.commands.compare import Comparison
 from largebatch.commands.contenders import ANY
+from largebatch.commands.doctor import Diagnosis
 from largebatch.commands.list_methods import MethodEntry, WorkloadEntry
 from largebatch.commands.replay import Replayed, Said
 from largebatch.commands.results import Metrics, RunResult
@@ -47,6 +50,28 @@ def workloads_table(entries: Iterable[WorkloadEntry]) -> RenderableType:
     note = "Your own: largebatch train package.module:factory (examples/own_workload.py)."
     return Group(table, Text(note, style="dim"))
 
+
+def doctor_table(result: Diagnosis) -> RenderableType:
+    """A row for each finding, the worst first, with its reason and its remedy."""
+    table = _table("level", "check", "finding")
+    findings = result.check_up.worst_first
+    for finding in findings:
+        cell = Text(finding.seen)
+        if finding.why:
+            cell.append(f" {finding.why}")
+        if finding.remedy:
+            cell.append(f"\n-> {finding.remedy}", style="bold")
+        table.add_row(Text(finding.level, style=STYLES[finding.level]), finding.name, cell)
+    title = (
+        f"{result.workload}: {result.method}, scale {result.scale}, batch {result.batch_size} "
+        f"on {result.ranks} process(es)"
+    )
+    counts = Counter(finding.level for finding in findings)
+    summed = ", ".join(f"{counts[level]} {level}" for level in reversed(LEVELS) if counts[level])
+    return Group(Text(title), table, Text(summed))
+
+
+STYLES: Mapping[Level, str] = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
 
 ROWS = 40
 """Most steps of a replay in a table; --json has them all."""
@@ -212,13 +237,18 @@ def _columns(rows: Sequence[Row], columns: Sequence[Column]) -> Table:
     return table
 
 
+WRAPPED = frozenset({"what it does", "what it is", "reference", "finding"})
+LEFT = WRAPPED | {"method", "workload", "quality", "level", "check"}
+"""Columns of text."""
+
+
 def _table(*names: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for name in names:
-        left = name in ("method", "workload", "what it does", "what it is", "reference", "quality")
+        left = name in LEFT
         table.add_column(
             name,
             justify="left" if left else "right",
-            no_wrap=name not in ("what it does", "what it is", "reference"),
+            no_wrap=name not in WRAPPED,
         )
     return table

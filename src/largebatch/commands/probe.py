@@ -19,8 +19,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from largebatch.commands.probe_checks import Loss
-from largebatch.commands.probe_copy import copied, random_state_kept
+from largebatch.checks.subject import Loss
+from largebatch.checks.untouched import copied, random_state_kept
 from largebatch.commands.probe_forecast import noise_of_series, overscaled
 from largebatch.commands.probe_result import Block, ProbeResult, outlook
 from largebatch.commands.probe_train import Progress, Subject, Trace, batches_of, train

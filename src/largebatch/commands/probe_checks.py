@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
-from largebatch.commands.probe_copy import repeated, tensors_in
+from largebatch.checks.finding import named
+from largebatch.checks.losses import loss_when_repeated
+from largebatch.checks.models import BATCH_NORMS, DROPOUTS, frozen_in, tied_in
+from largebatch.checks.subject import Loss
 from largebatch.measure.parameters import bare
-
-Loss = Callable[[nn.Module, Any], Tensor]
-"""(model, batch) -> mean loss over the batch's samples, a scalar."""
-
-BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
-DROPOUTS = (nn.modules.dropout._DropoutNd,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,20 +55,6 @@ def check_loss(model: nn.Module, loss: Loss, batch: Any) -> Check:
     )
 
 
-@torch.no_grad()
-def loss_when_repeated(model: nn.Module, loss: Loss, batch: Any) -> float:
-    """Loss of a batch with every sample twice / loss of the batch; without dropout and batch
-    statistics, and every module is left in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        once, twice = float(loss(model, batch)), float(loss(model, repeated(batch)))
-    finally:
-        for module, training in modes:
-            module.training = training
-    return twice / once if once else 1.0 + abs(twice)
-
-
 def check_model(model: nn.Module) -> list[Check]:
     """Frozen and tied parameters, batch normalization, dropout, and the model's mode."""
     model = bare(model)
@@ -112,18 +93,9 @@ def check_unused(model: nn.Module) -> Check:
         return Check(sound=True, text="Every trainable parameter gets a gradient.")
     return Check(
         sound=False,
-        text=f"{_named(unused)} got no gradient in the first step: the loss does not depend on "
+        text=f"{named(unused)} got no gradient in the first step: the loss does not depend on "
         "what is never used. Freeze it, .requires_grad_(False), if that is meant.",
     )
-
-
-def fingerprint(micro_batch: Any) -> int:
-    """A number that differs when the tensors of two micro-batches do."""
-    code = 0
-    for tensor in tensors_in(micro_batch):
-        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        code = zlib.crc32(content.numpy().tobytes(), code)
-    return code
 
 
 def check_data(fingerprints: Sequence[int], *, ranks: int) -> Check:
@@ -157,17 +129,16 @@ def check_data(fingerprints: Sequence[int], *, ranks: int) -> Check:
 
 
 def _frozen(model: nn.Module) -> Check:
-    parameters = list(model.named_parameters())
-    frozen = [name for name, parameter in parameters if not parameter.requires_grad]
+    frozen = frozen_in(model)
     if not frozen:
         return Check(sound=True, text="No frozen parameters.")
     return Check(
-        sound=True, text=f"{_named(frozen)} frozen: left out, as they have no noise of their own."
+        sound=True, text=f"{named(frozen)} frozen: left out, as they have no noise of their own."
     )
 
 
 def _tied(model: nn.Module) -> Check:
-    tied = len(list(model.named_parameters(remove_duplicate=False))) - len(list(model.parameters()))
+    tied = tied_in(model)
     if not tied:
         return Check(sound=True, text="No tied parameters.")
     return Check(
@@ -175,8 +146,3 @@ def _tied(model: nn.Module) -> Check:
         text=f"{tied} parameters are tied to another one: each tensor counts once, with the sum of "
         "its gradients.",
     )
-
-
-def _named(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -12,16 +12,15 @@ from torch.optim import Optimizer
 from largebatch.act.fetch import MapStyle
 from largebatch.act.loader import BatchLoader
 from largebatch.api import Controller
+from largebatch.checks.samples import Pieces, fingerprint
+from largebatch.checks.subject import Loss
 from largebatch.commands.probe_checks import (
     Check,
-    Loss,
     check_data,
     check_loss,
     check_model,
     check_unused,
-    fingerprint,
 )
-from largebatch.commands.probe_copy import Pieces
 from largebatch.core.measurement import GradientMoments
 from largebatch.core.rule import Rule, chain
 from largebatch.measure.blocks import BlockNorms

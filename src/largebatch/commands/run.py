@@ -30,6 +30,7 @@ from largebatch.commands.signals import stopping
 from largebatch.core.errors import NotFinite, Stopped
 from largebatch.core.protocols import Logger, Sink
 from largebatch.core.version import __version__
+from largebatch.measure.parameters import bare
 from largebatch.workloads import Data, evaluate
 
 
@@ -145,25 +146,32 @@ def _resume(training: _Training, saver: Saver, report: Report | None) -> None:
         report(f"Going on from {checkpoint.path}.")
 
 
-def _prepare(plan: Plan, place: Place, log: Log, saving: Saving | None) -> _Training:
+def controller_of(plan: Plan, place: Place, data: Data, *, record: Sink | None) -> Controller:
+    """A fresh model of the workload, replicated where several processes share the batch, and the
+    run that would train it."""
     workload = plan.workload
-    data = workload.data()
     bare, optimizer = workload.fresh(seed=plan.seed, lr=plan.lr, device=place.device)
-    model = place.replicate(bare)
     batches = BatchLoader(
         data.train,
         batch_size=plan.batch_size,
         max_micro_batch_size=min(workload.micro_batch_size, workload.base_batch_size),
         seed=plan.seed,
     )
-    control = Controller(
-        model,
+    return Controller(
+        place.replicate(bare),
         optimizer,
         plan.whole_rule,
         batches,
         base_batch_size=workload.base_batch_size,
-        record=log,
+        record=record,
     )
+
+
+def _prepare(plan: Plan, place: Place, log: Log, saving: Saving | None) -> _Training:
+    data = plan.workload.data()
+    control = controller_of(plan, place, data, record=log)
+    model = control.model
+    inside = bare(model)
     saver = (
         None
         if saving is None
@@ -172,8 +180,8 @@ def _prepare(plan: Plan, place: Place, log: Log, saving: Saving | None) -> _Trai
             plan=plan,
             facts=data.facts,
             place=place,
-            model=bare,
-            optimizer=optimizer,
+            model=inside,
+            optimizer=control.optimizer,
             control=control,
             log=log,
         )
@@ -182,7 +190,7 @@ def _prepare(plan: Plan, place: Place, log: Log, saving: Saving | None) -> _Trai
         plan=plan,
         place=place,
         data=data,
-        bare=bare,
+        bare=inside,
         model=model,
         control=control,
         log=log,

@@ -54,6 +54,11 @@ class Observer:
         self._see = self._on_gradient
         self._knows_variance = False
 
+    @property
+    def micro_batches(self) -> int | None:
+        """Backward calls of a step on each rank, as told or as the first step showed."""
+        return self._usual
+
     def bind(self, optimizer: Optimizer) -> None:
         """Told once whose parameters to measure."""
         self.meter.bind(optimizer, also=(LEFT_OVER,))

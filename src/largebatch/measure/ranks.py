@@ -30,6 +30,14 @@ class Ranks:
             dist.all_reduce(values, group=self.group)
         return values
 
+    def gather(self, value: Any) -> list[Any]:
+        """What each rank gave, in their order; one collective, none on a single process."""
+        everyone: list[Any] = [value]
+        if self.count > 1:
+            everyone *= self.count
+            dist.all_gather_object(everyone, value, group=self.group)
+        return everyone
+
     def agree(self, facts: Mapping[str, Any]) -> None:
         """Checks that the same is true on all ranks, once before training.
 
@@ -38,8 +46,7 @@ class Ranks:
         """
         if self.count == 1:
             return
-        everyone: list[Any] = [None] * self.count
-        dist.all_gather_object(everyone, dict(facts), group=self.group)
+        everyone = self.gather(dict(facts))
         for name in dict.fromkeys(name for theirs in everyone for name in theirs):
             values = [theirs.get(name) for theirs in everyone]
             if any(value != values[0] for value in values):

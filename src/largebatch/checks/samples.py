@@ -1,67 +1,13 @@
-"""A user's run, copied: what the probe does to the copy leaves no trace on the original."""
+"""Batches of any shape: their tensors and samples, pieces and repetitions of them."""
 
 from __future__ import annotations
 
-import copy
-import random
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.utils.data import DataLoader
-
-from largebatch.measure.parameters import bare
-
-
-def copied(model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-    """Deep copies of both, the optimizer's copy moving the model's copy; gradients are left out.
-
-    A model in DistributedDataParallel gets a wrapper of its own.
-
-    Raises:
-        ValueError: a model or an optimizer that cannot be copied.
-    """
-    try:
-        twin, twin_optimizer = copy.deepcopy((bare(model), optimizer))
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"The model and its optimizer cannot be copied ({error}). Give freshly built ones that "
-            "can: probe_run(build_model(), ...), or write a Workload and probe that."
-        ) from error
-    twin_optimizer.zero_grad()
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        twin = nn.parallel.DistributedDataParallel(twin, process_group=model.process_group)
-    return twin, twin_optimizer
-
-
-@contextmanager
-def random_state_kept(model: nn.Module, batches: Any, *, seed: int) -> Iterator[None]:
-    """Inside, torch's CPU generator starts at `seed`; afterwards every generator is as it was:
-    Python's, NumPy's, torch's on the CPU and on the model's device, and a loader's own."""
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    python, numpy = random.getstate(), np.random.get_state()
-    own = [(generator, generator.get_state()) for generator in _generators(batches)]
-    try:
-        with torch.random.fork_rng(devices=devices):
-            torch.default_generator.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        for generator, state in own:
-            generator.set_state(state)
-
-
-def _generators(batches: Any) -> list[torch.Generator]:
-    if not isinstance(batches, DataLoader):
-        return []
-    holders = (batches, batches.sampler, batches.batch_sampler)
-    found = [vars(holder).get("generator") for holder in holders if holder is not None]
-    return [generator for generator in found if isinstance(generator, torch.Generator)]
+from torch import Tensor
 
 
 class Pieces:
@@ -79,7 +25,7 @@ class Pieces:
         for batch in self.loader:
             length = samples_in(batch)
             for start in range(0, length, self.size):
-                yield _cut(batch, slice(start, start + self.size), length=length)
+                yield cut(batch, slice(start, start + self.size), length=length)
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:
@@ -117,8 +63,18 @@ def repeated(batch: Any) -> Any:
     return _map(batch, twice, length=length)
 
 
-def _cut(batch: Any, part: slice, *, length: int) -> Any:
+def cut(batch: Any, part: slice, *, length: int) -> Any:
+    """The samples of a slice of a batch of so many."""
     return _map(batch, lambda item: item[part], length=length)
+
+
+def fingerprint(micro_batch: Any) -> int:
+    """A number that differs when the tensors of two micro-batches do."""
+    code = 0
+    for tensor in tensors_in(micro_batch):
+        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        code = zlib.crc32(content.numpy().tobytes(), code)
+    return code
 
 
 def _map(value: Any, change: Any, *, length: int) -> Any:

@@ -1,0 +1,92 @@
+"""What a check of a run found, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Level = Literal["ok", "note", "warning", "error"]
+
+LEVELS: tuple[Level, ...] = ("ok", "note", "warning", "error")
+"""From what needs nothing to what must not be run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        name: of the check, such as "mean loss"; a check may have several findings.
+        level: "ok"; "note", worth knowing; "warning", numbers may mean something else than thought;
+            "error", the run would be wrong or fail.
+        seen: with numbers.
+        why: it matters.
+        remedy: with a line to paste.
+    """
+
+    name: str
+    level: Level
+    seen: str
+    why: str = ""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        parts = (f"{self.level}: {self.seen}", self.why, self.remedy)
+        return " ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckUp:
+    """All findings, the same on every rank; `print` shows them, the worst first.
+
+    >>> print(CheckUp(findings=(Finding(name="mean loss", level="ok", seen="It is a mean."),)))
+    ok: It is a mean.
+    """
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether there is no error among them."""
+        return not any(finding.level == "error" for finding in self.findings)
+
+    @property
+    def worst_first(self) -> list[Finding]:
+        """The findings by level, each level in the order of the checks."""
+        return sorted(self.findings, key=lambda finding: -LEVELS.index(finding.level))
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.worst_first))
+
+
+def merged(ranks: Sequence[Sequence[Finding]]) -> list[Finding]:
+    """One list of what each rank found: of each check the findings of the rank that has the worst
+    one, which says where it comes from unless all ranks found as bad a one.
+
+    >>> ok, bad = (Finding(name="x", level=level, seen="Seen.") for level in ("ok", "error"))
+    >>> merged([[ok], [bad]])[0].seen
+    'Rank 1: Seen.'
+    """
+    names = dict.fromkeys(finding.name for found in ranks for finding in found)
+    return [finding for name in names for finding in _of_one_check(name, ranks)]
+
+
+def named(names: Iterable[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    listed = list(names)
+    shown = ", ".join(listed[:3])
+    return shown if len(listed) <= 3 else f"{shown} and {len(listed) - 3} more"
+
+
+def _of_one_check(name: str, ranks: Sequence[Sequence[Finding]]) -> list[Finding]:
+    each = [[finding for finding in found if finding.name == name] for found in ranks]
+    badness = [max((LEVELS.index(f.level) for f in found), default=-1) for found in each]
+    worst = max(badness)
+    where = [rank for rank, level in enumerate(badness) if level == worst]
+    chosen = each[where[0]]
+    if len(where) == len(ranks):
+        return chosen
+    ranks_named = "Rank" if len(where) == 1 else "Ranks"
+    prefix = f"{ranks_named} {', '.join(map(str, where))}: "
+    return [replace(finding, seen=prefix + finding.seen) for finding in chosen]

@@ -1,0 +1,94 @@
+"""What an optimizer and a rule say about each other."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+from torch.optim import Optimizer
+
+from largebatch.checks.finding import Finding
+from largebatch.core.decider import Decider
+from largebatch.core.rule import Chain, Rule, Wrapper
+from largebatch.measure.statistics import PreconditionedNorms
+from largebatch.rules import AdaScale, ClampBatch
+
+
+def check_closure(optimizer: Optimizer) -> list[Finding]:
+    """Whether a step can be taken without a closure; the optimizer is a copy that may be stepped,
+    its parameters have gradients."""
+    name = type(optimizer).__name__
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    required = closure is not None and closure.default is inspect.Parameter.empty
+    cause = "step(closure) needs one"
+    if not required:
+        try:
+            optimizer.step()
+            return []
+        except Exception as error:
+            cause = f"step() raised {type(error).__name__}: {error}".rstrip(": ")
+    return [
+        Finding(
+            name="optimizer",
+            level="error",
+            seen=f"{name} takes no step without a closure: {cause}.",
+            why="L-BFGS, SAM and their like compute several gradients in a step, so there is no "
+            "one gradient to decide about.",
+            remedy="torch.optim.SGD(model.parameters(), lr=0.1)",
+        )
+    ]
+
+
+def check_rule(optimizer: Optimizer, decider: Decider) -> list[Finding]:
+    """AdaScale for Adam, a batch below the base batch, and batches beside the data set."""
+    found = []
+    rules = list(_each(decider.rule))
+    adascale = next((rule for rule in rules if isinstance(rule, AdaScale)), None)
+    adam = PreconditionedNorms().supports(optimizer)
+    if adam and adascale is not None and adascale.statistic == "moments":
+        found.append(
+            Finding(
+                name="AdaScale and Adam",
+                level="note",
+                seen=f"AdaScale measures the bare gradient, and {type(optimizer).__name__} divides "
+                "it by its own running size.",
+                why="The gain is derived for SGD, and the noise of Adam's step is another one.",
+                remedy='lb.AdaScale(statistic="preconditioned_moments", exponent=0.5)',
+            )
+        )
+    batch, base = decider.batch_size, decider.base_batch_size
+    if batch < base:
+        found.append(
+            Finding(
+                name="base batch",
+                level="note",
+                seen=f"The batch has {batch} samples and the base batch {base}: a scale of "
+                f"{batch / base:.3g}.",
+                why="Below 1 rules lower the learning rate; they are made for larger batches.",
+                remedy="base_batch_size is the batch for which the learning rate was tuned.",
+            )
+        )
+    largest = max([batch, *(r.max for r in rules if isinstance(r, ClampBatch) and r.max)])
+    size = decider.dataset_size
+    if size is not None and largest > size:
+        found.append(
+            Finding(
+                name="data set",
+                level="note",
+                seen=f"The data set has {size} samples and the largest batch {largest}.",
+                why="A step then uses samples more than once, and its noise is not that of fresh "
+                "ones.",
+                remedy=f"lb.chain(rule, lb.ClampBatch(max={size}))"
+                if largest > batch
+                else f"batch_size={size} or less",
+            )
+        )
+    return found
+
+
+def _each(rule: Rule) -> Iterator[Rule]:
+    yield rule
+    if isinstance(rule, Wrapper):
+        yield from _each(rule.rule)
+    for inside in rule.rules if isinstance(rule, Chain) else ():
+        yield from _each(inside)

@@ -1,0 +1,189 @@
+"""What measuring costs here, beside its null: a bare loop, the same again, and one that measures.
+
+The three take turns on one copy of the model, at a rate of zero, so that its weights stay where
+they are. What counts are the ratios within a round: the machine's speed drifts.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from largebatch.act.attached import Attached
+from largebatch.checks.finding import Finding
+from largebatch.checks.subject import Loss
+from largebatch.measure.meter import Meter
+from largebatch.measure.observer import Observer
+from largebatch.measure.parameters import replica
+from largebatch.rules import Observe
+
+PARTS = 4
+"""Most micro-batches of a timed step."""
+
+LEAST, MOST = 5, 40
+"""Rounds."""
+
+RUN_SECONDS = 0.01
+"""Of one timed run, at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """The median of the rounds' ratios and its 95 % interval, from the order statistics."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Ratio:
+        """Of one ratio a round."""
+        ordered, n = sorted(values), len(values)
+        half = 0.98 * math.sqrt(n)
+        low, high = max(0, math.floor(n / 2 - half)), min(n - 1, math.ceil(n / 2 + half))
+        return cls(statistics.median(ordered), ordered[low], ordered[high])
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class Timed:
+    """The timed loops over a copy of a run.
+
+    Mutable: trains the copy, at a rate of zero.
+
+    Args:
+        model, optimizer: the copy.
+        loss: of the user.
+        micro_batches: of every step.
+        statistics: what is measured.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        loss: Loss,
+        micro_batches: Sequence[Any],
+        *,
+        statistics: tuple[str, ...],
+    ) -> None:
+        self.model, self.optimizer, self.loss = model, optimizer, loss
+        self.micro_batches, self.statistics = micro_batches, statistics
+        self._replica = replica(model)
+        for group in optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].zero_()
+            else:
+                group["lr"] = 0.0
+
+    def bare(self, steps: int) -> float:
+        """Seconds that so many steps take."""
+        began = self._clock()
+        for _ in range(steps):
+            self._step()
+        return self._clock() - began
+
+    def watched(self, steps: int) -> float:
+        """The same while the statistics are measured in each step."""
+        parts = len(self.micro_batches)
+        observer = Observer(Meter(self.model), batch_size=parts * 10**6, micro_batches=parts)
+        rule = Observe(statistics=self.statistics)
+        with Attached(self.optimizer, rule, observer, base_batch_size=observer.batch_size):
+            return self.bare(steps)
+
+    def _step(self) -> None:
+        last = len(self.micro_batches) - 1
+        for at, micro_batch in enumerate(self.micro_batches):
+            silent = self._replica is not None and at < last
+            with self._replica.no_sync() if silent else nullcontext():  # type: ignore[union-attr]
+                (self.loss(self.model, micro_batch) / len(self.micro_batches)).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the model computes on the processor; what is counted is then its time alone,
+        which other programs on the machine change less."""
+        return next(self.model.parameters()).device.type == "cpu"
+
+    def _clock(self) -> float:
+        if self.on_cpu:
+            return time.process_time()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def check_overhead(
+    timed: Timed, *, seconds: float, agree: Callable[[float], float]
+) -> list[Finding]:
+    """Bare against watched and bare against bare, interleaved, for about so many seconds.
+
+    Args:
+        timed: the loops.
+        seconds: at most about so many; a few rounds are taken in any case.
+        agree: the largest of all ranks' numbers.
+    """
+    timed.bare(1)
+    timed.watched(1)
+    one = agree(timed.bare(3) / 3)
+    if one * 3 * LEAST > 10 * seconds:
+        seen = f"A step takes {one:.3g} s: too long to time measuring within {seconds:g} s."
+        return [Finding(name="cost of measuring", level="ok", seen=seen)]
+    steps = max(math.ceil(RUN_SECONDS / one), 1)
+    rounds = min(max(round(seconds / (3 * steps * one)), LEAST), MOST)
+    runs: dict[str, Callable[[], float]] = {
+        "bare": partial(timed.bare, steps),
+        "null": partial(timed.bare, steps),
+        "watched": partial(timed.watched, steps),
+    }
+    ratios = _interleaved(runs, rounds=rounds)
+    cost, null = Ratio.of(ratios["watched"]), Ratio.of(ratios["null"])
+    seen = (
+        f"Measuring every step takes {cost} times the bare loop's "
+        f"{'processor time' if timed.on_cpu else 'time'}; the bare loop against itself {null} "
+        f"({rounds} rounds, {one * 1e3:.3g} ms a step of {len(timed.micro_batches)} "
+        "micro-batches)."
+    )
+    if cost.low < max(1.1, null.high):
+        return [Finding(name="cost of measuring", level="ok", seen=seen)]
+    return [
+        Finding(
+            name="cost of measuring",
+            level="note",
+            seen=seen,
+            why="The smaller a micro-batch's work, the more its measuring weighs.",
+            remedy="Measure in some steps: lb.Every(rule, steps=10), or larger micro-batches: "
+            "max_micro_batch_size=256.",
+        )
+    ]
+
+
+def _interleaved(runs: dict[str, Callable[[], float]], *, rounds: int) -> dict[str, list[float]]:
+    """Each run's time over that of "bare", round by round, in an order that rotates."""
+    names = list(runs)
+    ratios: dict[str, list[float]] = {name: [] for name in names}
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for at in range(rounds):
+            turn = names[at % len(names) :] + names[: at % len(names)]
+            times = {name: runs[name]() for name in turn}
+            for name in names:
+                ratios[name].append(times[name] / times["bare"])
+    finally:
+        if collecting:
+            gc.enable()
+    return ratios
