@@ -190,14 +190,7 @@ class LargeBatch(Callback):
         """Decides: after the last backward, before clipping."""
         if not self._backwards:
             return  # training_step gave None, so there is no gradient and nothing moves
-        usual = trainer.accumulate_grad_batches
-        if self._backwards > usual:
-            raise LargeBatchError(
-                f"{self._backwards} backward calls came in a step of accumulate_grad_batches="
-                f"{usual}, so what the gradient is a mean of is unknown. Let Lightning accumulate: "
-                f"Trainer(accumulate_grad_batches={self._backwards})."
-            )
-        self.control.decide(share=self._backwards / usual)
+        self.control.decide(share=self._backwards / trainer.accumulate_grad_batches)
         self._backwards, self._stepped = 0, True
 
     def on_train_batch_end(

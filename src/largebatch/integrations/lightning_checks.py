@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -65,8 +66,14 @@ def check_trainer(trainer: Trainer, module: LightningModule) -> None:
     """Refuses a kind of training in which the rule would not see or reach a step.
 
     Raises:
-        ValueError: manual optimization, or a strategy that was not tried.
+        ValueError: manual optimization, a batch that changes, or a strategy that was not tried.
     """
+    if any(isinstance(one, GradientAccumulationScheduler) for one in trainer.callbacks):  # type: ignore[attr-defined]
+        raise ValueError(
+            "GradientAccumulationScheduler changes the batch between epochs, and LargeBatch is for "
+            "one that stays. Trainer(accumulate_grad_batches=8); for a batch that grows, Lightning "
+            "Fabric and lb.Controller: examples/fabric_loop.py."
+        )
     if not module.automatic_optimization:
         raise ValueError(
             "With manual optimization the steps are the module's own, so LargeBatch cannot tell "
