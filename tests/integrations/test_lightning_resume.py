@@ -34,11 +34,11 @@ class Resumable(DataLoader[Any]):
     begin = 0
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        begin, self.begin = self.begin, 0
         for at, batch in enumerate(super().__iter__()):
-            if at >= self.begin:
+            if at >= begin:
                 self.taken = at + 1
                 yield batch
-        self.begin = self.taken = 0
 
     def state_dict(self) -> dict[str, int]:
         return {"taken": self.taken}

@@ -22,7 +22,6 @@ from largebatch.core.measurement import STATISTICS, Budget
 from largebatch.core.protocols import Sink
 from largebatch.core.rule import Rule
 from largebatch.integrations.lightning_checks import (
-    MicroBatches,
     check_optimizer,
     check_rule,
     check_trainer,
@@ -102,6 +101,7 @@ class LargeBatch(Callback):
         self._record = record
         self._control: Steered | None = None
         self._saved: dict[str, Any] | None = None
+        self._first: int | None = None
         self._schedulers: list[LRScheduler] = []
 
     @property
@@ -142,9 +142,8 @@ class LargeBatch(Callback):
                 "LargeBatch for that. Resume from a checkpoint that was saved with it, "
                 "trainer.fit(module, ckpt_path=...), or take the weights alone into a new Trainer."
             )
-        self._control = self._attach(
-            trainer, micro_batches_of(trainer, batch_size=self._batch_size)
-        )
+        self._read_loader(trainer)
+        self._control = self._attach(trainer)
         if self._saved is not None:
             self._control.load_state_dict(self._saved)
         self._backwards = 0
@@ -153,8 +152,7 @@ class LargeBatch(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reads the loader anew, which the Trainer may have replaced."""
-        self._sizes = micro_batches_of(trainer, batch_size=self._batch_size)
-        self._first: int | None = 0 if self._sizes.resumes else None
+        self._read_loader(trainer)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -225,7 +223,11 @@ class LargeBatch(Callback):
         if self._control is not None:
             self._control.close()
 
-    def _attach(self, trainer: Trainer, sizes: MicroBatches) -> Steered:
+    def _read_loader(self, trainer: Trainer) -> None:
+        self._sizes = micro_batches_of(trainer, batch_size=self._batch_size)
+        self._first = 0 if self._sizes.resumes else None
+
+    def _attach(self, trainer: Trainer) -> Steered:
         model = trainer.model
         assert model is not None
         meter = self._meter(model)
@@ -233,9 +235,9 @@ class LargeBatch(Callback):
         control = Steered(
             trainer.optimizers[0],
             self.rule,
-            Observer(meter, batch_size=sizes.size * accumulation * trainer.world_size),
+            Observer(meter, batch_size=self._sizes.size * accumulation * trainer.world_size),
             base_batch_size=self.base_batch_size,
-            dataset_size=sizes.dataset_size,
+            dataset_size=self._sizes.dataset_size,
             budget=self.budget,
             record=self._record if meter.leader else None,
             patience=self.patience,
