@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
@@ -15,13 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, TensorDataset
 
 import largebatch as lb
+from largebatch.integrations.lightning import LargeBatch
 from small_runs import Optimize, data, loss_of, sgd, small_model, weights
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from lightning.pytorch import LightningModule, Trainer
-
-    from largebatch.integrations.lightning import LargeBatch
 
 NOISES = (
     "ignore:You defined a .validation_step. but have no .val_dataloader.",
