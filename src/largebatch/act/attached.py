@@ -188,11 +188,19 @@ class Attached(Clocked):
                 "optimizer.step(closure) runs its backward inside the step, too late to be "
                 "measured. Run the closure yourself: closure(); optimizer.step()."
             )
+        seen = self._decide()
+        if not seen.finite:
+            drop_gradients(optimizer)
+        self._check_finite(seen, patience=self.patience, left=LEFT)
+        self._lr.apply(self.lr_multiplier)
+
+    def _decide(self, *, share: float = 1.0) -> Measurement:
+        """Reads and decides about a gradient that is `share` times the mean over the batch."""
         self.check_optimizer()
         self._lr.restore()
         digest = digest_of(clocks_of(self.decider)) if self.decider.ranks > 1 else 0
         try:
-            reading = self.observer.close(digest=digest, loss_scale=self._scale.open())
+            reading = self.observer.close(digest=digest, loss_scale=self._scale.open() * share)
         except RanksDisagree:
             self.observer.meter.agree(clocks_of(self.decider))
             raise
@@ -204,10 +212,7 @@ class Attached(Clocked):
         self._seen = self.decider.see(reading, base_lr=self._lr.base_lr)
         self._before = self.decider
         self.decider, self.decision = self.decider.decide(self._seen)
-        if not self._seen.finite:
-            drop_gradients(optimizer)
-        self._check_finite(self._seen, patience=self.patience, left=_LEFT)
-        self._lr.apply(self.decision.lr_multiplier)
+        return self._seen
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._lr.restore()
@@ -220,7 +225,7 @@ class Attached(Clocked):
         self._before = self.decider
         self.decider, self.decision = self.decider.decide(self._seen)
         self._write()
-        self._check_finite(self._seen, patience=self.patience, left=_LEFT)
+        self._check_finite(self._seen, patience=self.patience, left=LEFT)
 
     def _write(self) -> None:
         if self._record is not None and self._seen is not None and self.decision is not None:
@@ -237,7 +242,7 @@ class Attached(Clocked):
         self.observer.meter.agree(clocks_of(self.decider))
 
 
-_LEFT = "no weight was changed by them"
+LEFT = "no weight was changed by them"
 
 
 def _named(rules: Chain, chosen: Callable[[Rule], bool]) -> str:

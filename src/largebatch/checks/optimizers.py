@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from largebatch.checks.finding import Finding
 from largebatch.core.decider import Decider
 from largebatch.core.rule import Chain, Rule, Wrapper
-from largebatch.measure.statistics import PreconditionedNorms
+from largebatch.measure.preconditioned import PreconditionedNorms
 from largebatch.rules import AdaScale, ClampBatch
 
 

@@ -67,20 +67,24 @@ class Parameters:
 
 
 def replica(model: nn.Module) -> nn.parallel.DistributedDataParallel | None:
-    """The DistributedDataParallel that `model` is, also inside `torch.compile`; None without."""
-    model = _uncompiled(model)
+    """The DistributedDataParallel that `model` is, also inside `torch.compile` and Lightning's
+    `fabric.setup`; None without."""
+    model = _unwrapped(model)
     return model if isinstance(model, nn.parallel.DistributedDataParallel) else None
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """The module inside DistributedDataParallel and `torch.compile`, else the model itself;
-    evaluate that one."""
+    """The module inside DistributedDataParallel, `torch.compile` and Lightning's `fabric.setup`,
+    else the model itself; evaluate that one."""
     inside = replica(model)
-    return _uncompiled(model if inside is None else inside.module)
+    return _unwrapped(model if inside is None else inside.module)
 
 
-def _uncompiled(model: nn.Module) -> nn.Module:
-    return dict(model.named_children()).get("_orig_mod", model)
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside `torch.compile` and Lightning's `fabric.setup`, else the module itself."""
+    children = dict(model.named_children())
+    inside = children.get("_orig_mod", children.get("_forward_module"))
+    return model if inside is None else _unwrapped(inside)
 
 
 def _sharded(parameter: Tensor) -> bool:
