@@ -276,3 +276,14 @@ def test_what_cannot_be_counted_is_refused_with_the_line_to_write(micro_batch):
 def test_an_empty_micro_batch_is_refused():
     with pytest.raises(ValueError, match="size_of gave 0"):
         bound(Again([torch.ones(0)]), batch_size=4)
+
+
+def test_a_loader_that_cannot_go_where_a_state_says_stays_where_it_was():
+    whole, shorter = bound(micro_batches(5), batch_size=6), bound(micro_batches(2), batch_size=2)
+    take(whole)
+    take(shorter)
+    before = shorter.state_dict()
+    with pytest.raises(ValueError, match="gives fewer"):
+        shorter.load_state_dict(whole.state_dict())
+    assert shorter.state_dict() == before
+    assert as_lists(take(shorter)) == [[2, 3]]

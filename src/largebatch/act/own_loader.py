@@ -117,15 +117,24 @@ class OwnLoader:
     def resume(self, state: tuple[int, int]) -> None:
         """Begin that pass and read again, to drop it, what was taken from it.
 
+        Where it cannot, it stands where it stood; but an iterator was read as far as it goes.
+
         Raises:
             ValueError: a loader whose order cannot be repeated, or that gives fewer micro-batches
                 than were taken, or an iterator that is further on.
         """
         if state != (0, 0) and isinstance(self._loader, DataLoader):
             self._refuse_unrepeatable(self._loader)
-        self._committed = state
-        if self._iterator is not None:
+        before, self._committed = self._committed, state
+        if self._iterator is None:
+            return
+        try:
             self._open()
+        except ValueError:
+            self._committed = before
+            if not self._is_iterator:
+                self._open()
+            raise
 
     def _wanted(self, batch_size: int) -> int:
         return -(-batch_size // (self._ranks * self._largest))
