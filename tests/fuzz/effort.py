@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 TIMES = int(os.environ.get("LARGEBATCH_FUZZ", "1"))
 
@@ -22,6 +22,7 @@ def effort(examples: int, *, steps: int = 20) -> settings:
         derandomize=TIMES == 1,
         database=None,
         deadline=None,
+        phases=(Phase.generate, Phase.shrink),  # to explain takes minutes
         print_blob=True,
         suppress_health_check=list(HealthCheck),
     )
