@@ -183,7 +183,7 @@ def through_json(value: Any) -> Any:
 
 def same(a: Any, b: Any) -> bool:
     """Equal bit for bit, where NaN is NaN and 0 is not -0."""
-    return repr(a) == repr(b)
+    return json.dumps(encode(a, kind=True)) == json.dumps(encode(b, kind=True))
 
 
 class Deciders(RuleBasedStateMachine):
