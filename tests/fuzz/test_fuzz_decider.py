@@ -275,9 +275,10 @@ class Deciders(RuleBasedStateMachine):
             st.integers(), max_size=2
         )  # fmt: skip
         value = data.draw(junk | st.just(KeyError))
-        if key in plain and same(value, plain[key]):
-            return
-        if value is KeyError and key not in plain:
+        if value is KeyError:
+            if key not in plain:
+                return
+        elif key in plain and same(value, plain[key]):
             return
         wrong: dict[Any, Any] = {**plain, key: value}
         if value is KeyError:
