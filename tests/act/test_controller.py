@@ -624,3 +624,10 @@ def _stepping(control: Controller, **budget: float) -> Iterator[Any]:
             control.backward(loss_of(control.model, x, y))
         control.step()
         yield batch
+
+
+def test_a_clipping_norm_whose_square_is_no_float_clips_nothing() -> None:
+    bounded, free = small_model(), small_model()
+    train(controller(bounded), samples=24, clip_norm=1e200)
+    train(controller(free), samples=24)
+    assert all(torch.equal(a, b) for a, b in zip(weights(bounded), weights(free), strict=True))

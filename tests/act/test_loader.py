@@ -339,3 +339,13 @@ def test_reading_leaves_the_global_generators_alone():
     for source in (torch.arange(9), Squares(9)):
         take(bound(source, batch_size=4))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_step_from_before_a_state_was_loaded_is_not_committed_after_it():
+    loader = bound(torch.arange(10), batch_size=4)
+    state = loader.state_dict()
+    loader.next_step()
+    loader.load_state_dict(state)
+    with pytest.raises(LargeBatchError, match="committed once"):
+        loader.commit(4)
+    assert loader.position == 0

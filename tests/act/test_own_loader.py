@@ -276,3 +276,25 @@ def test_what_cannot_be_counted_is_refused_with_the_line_to_write(micro_batch):
 def test_an_empty_micro_batch_is_refused():
     with pytest.raises(ValueError, match="size_of gave 0"):
         bound(Again([torch.ones(0)]), batch_size=4)
+
+
+def test_a_loader_that_cannot_go_where_a_state_says_stays_where_it_was():
+    whole = bound(Again(micro_batches(5)), batch_size=6)
+    shorter = bound(Again(micro_batches(2)), batch_size=2)
+    take(whole)
+    take(shorter)
+    before = shorter.state_dict()
+    with pytest.raises(ValueError, match="gives fewer"):
+        shorter.load_state_dict(whole.state_dict())
+    assert shorter.state_dict() == before
+    assert as_lists(take(shorter)) == [[2, 3]]
+
+
+def test_a_run_is_resumed_where_the_next_micro_batch_is_larger_than_the_batch():
+    source = Again(list(torch.arange(6).split([2, 4])))
+    loader = bound(source, batch_size=2)
+    take(loader)
+    resumed = BatchLoader(source, batch_size=2)
+    resumed.load_state_dict(loader.state_dict())
+    resumed.bind(rank=0, ranks=1, least_parts=1)
+    assert as_lists(take(resumed)) == as_lists(take(loader)) == [[2, 3, 4, 5]]

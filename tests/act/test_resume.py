@@ -328,3 +328,20 @@ def test_two_ranks_go_on_from_one_and_one_rank_stops_both() -> None:
 def test_ranks_that_loaded_different_states_are_told_the_first_difference() -> None:
     (_, errors), _ = run_on_ranks(_resumed_here, 2, {**_saved_on_one(), "spoil": True})
     assert "do not agree: step is rank 0: 10, rank 1: 11" in errors[0]
+
+
+def test_an_attached_run_whose_budget_is_a_whole_number_is_resumed_more_than_once() -> None:
+    state = None
+    for _ in range(3):
+        model = small_model()
+        control = lb.attach(
+            model,
+            sgd(model),
+            lb.AdaScale(),
+            batch_size=8,
+            base_batch_size=4,
+            budget=lb.Budget(base_steps=100),
+        )
+        if state is not None:
+            control.load_state_dict(through_a_file(state))
+        state = control.state_dict()

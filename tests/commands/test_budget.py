@@ -66,3 +66,21 @@ def test_at_scale_one_all_units_name_the_same_length(epochs: int, n: int, b: int
     assert Length(amount=epochs * n, unit="samples").base_steps(**sizes) == in_epochs
     assert Length(amount=in_epochs, unit="steps").base_steps(**sizes) == in_epochs
     assert Length(amount=in_epochs, unit="base_steps").base_steps(**sizes) == in_epochs
+
+
+@pytest.mark.parametrize("text", ["_5", "1__0ep", "_.5base", "1_", "5."])
+def test_a_number_that_python_does_not_read_is_refused_with_all_forms(text: str) -> None:
+    with pytest.raises(ValueError, match="There is no budget") as error:
+        parse_length(text)
+    assert FORMS in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "9" * 308 + "G", "9" * 400 + "ep"])
+def test_a_budget_beyond_every_float_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        parse_length(text)
+
+
+def test_groups_of_digits_may_be_parted() -> None:
+    assert parse_length("1_000_000").amount == 1e6
+    assert parse_length(".5ep").amount == 0.5

@@ -132,3 +132,9 @@ def test_progress_of_another_budget_goes_before_the_runs_own() -> None:
 def test_a_run_without_a_length_has_no_progress_and_says_how_to_give_one() -> None:
     with pytest.raises(ValueError, match=r"control\.steps\(samples="):
         _ = see().progress
+
+
+@pytest.mark.parametrize("bad", [{"samples": 5e6}, {"steps": 500.0}, {"samples": 0.5}])
+def test_a_budget_that_no_record_could_hold_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="whole numbers"):
+        Budget(**bad)

@@ -303,7 +303,7 @@ class StepController(Clocked):
         return {**clocks_of(self.decider), "clip_norm": self._clip_norm}
 
     def _apply(self, decision: Decision, *, sqnorm: float | None, clip_norm: float | None) -> None:
-        if clip_norm is not None and sqnorm is not None and sqnorm > clip_norm**2:
+        if clip_norm is not None and sqnorm is not None and math.sqrt(sqnorm) > clip_norm:
             self.meter.multiply_gradients(clip_norm / math.sqrt(sqnorm))
         self._lr.apply(decision.lr_multiplier)
         self._stepping = True

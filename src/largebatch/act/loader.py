@@ -294,6 +294,7 @@ class BatchLoader:
         self._check_shared(state.batch_size, max(self._ranks, 1))
         self._source.resume((state.passes, state.micro_batches))
         self._position, self._batch_size = state.position, state.batch_size
+        self._step = None  # of another place
 
     def _check_bound(self) -> None:
         if not self._ranks:

@@ -64,7 +64,7 @@ class OwnLoader:
         self._iterator: Iterator[Any] | None = None
         self._held: tuple[Any, int] | None = None
         self._ended = False
-        self._pass = self._taken = self._largest = 0
+        self._pass = self._taken = self._largest = self._first = 0
         self._committed = (0, 0)
 
     @property
@@ -87,8 +87,8 @@ class OwnLoader:
         self._hold()
         if self._held is None:
             return  # a resumed iterator at its end
-        size = self._held[1]
-        if batch_size < ranks * size or self._wanted(batch_size) < self._least:
+        size = self._first  # a resumed run is let in where the run was
+        if batch_size < ranks * size or -(-batch_size // (ranks * size)) < self._least:
             raise ValueError(
                 f"A batch of {batch_size} samples over {ranks} ranks needs at least {self._least} "
                 f"micro-batches a rank, but the loader's hold {size} samples each. Use a larger "
@@ -125,15 +125,24 @@ class OwnLoader:
     def resume(self, state: tuple[int, int]) -> None:
         """Begin that pass and read again, to drop it, what was taken from it.
 
+        Where it cannot, it stands where it stood; but an iterator was read as far as it goes.
+
         Raises:
             ValueError: a loader whose order cannot be repeated, or that gives fewer micro-batches
                 than were taken, or an iterator that is further on.
         """
         if state != (0, 0) and isinstance(self._loader, DataLoader):
             self._refuse_unrepeatable(self._loader)
-        self._committed = state
-        if self._iterator is not None:
+        before, self._committed = self._committed, state
+        if self._iterator is None:
+            return
+        try:
             self._open()
+        except ValueError:
+            self._committed = before
+            if not self._is_iterator:
+                self._open()
+            raise
 
     def _wanted(self, batch_size: int) -> int:
         return -(-batch_size // (self._ranks * self._largest))
@@ -162,6 +171,7 @@ class OwnLoader:
         if size < 1:
             raise ValueError(f"A micro-batch holds at least one sample; size_of gave {size}.")
         self._held, self._largest = (micro_batch, size), max(self._largest, size)
+        self._first = self._first or size
 
     def _end(self) -> None:
         if not self._is_iterator or self._taken == 0:
@@ -179,7 +189,8 @@ class OwnLoader:
             self._loader.sampler.set_epoch(number)
         self._iterator = iter(self._loader)
         self._is_iterator = self._iterator is self._loader
-        self._pass, self._taken, self._largest, self._held = number, 0, 0, None
+        self._pass, self._taken, self._held = number, 0, None
+        self._first = self._largest = 0
 
     def _open(self) -> None:
         """Stand behind the last committed micro-batch."""

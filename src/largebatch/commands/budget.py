@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +25,7 @@ _UNITS: dict[str, Literal["epochs", "samples", "steps", "base_steps"]] = {
     "steps": "steps",
     "base": "base_steps",
 }
+_NUMBER = r"(?:(?:[0-9]+_)*[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 _FACTORS = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
 
 
@@ -80,15 +82,15 @@ def parse_length(text: str) -> Length:
     Length(amount=500000.0, unit='samples')
 
     Raises:
-        ValueError: another form, an amount that is not positive, or half a sample or step.
+        ValueError: another form, an amount that is not positive and finite, or half a sample or step.
     """
-    found = re.fullmatch(r"(-?[0-9_]*\.?[0-9]+)\s*([A-Za-z]*)", text.strip())
+    found = re.fullmatch(rf"(-?{_NUMBER})\s*([A-Za-z]*)", text.strip())
     if found is None or found[2] not in _UNITS:
         raise ValueError(f"There is no budget {text!r}. Forms: {FORMS}.")
     unit = _UNITS[found[2]]
     amount = float(found[1]) * _FACTORS.get(found[2], 1.0)
-    if not amount > 0.0:
-        raise ValueError(f"A budget is above 0; got {text!r}. Forms: {FORMS}.")
+    if not 0.0 < amount < math.inf:
+        raise ValueError(f"A budget is above 0 and finite; got {text!r}. Forms: {FORMS}.")
     if unit in ("samples", "steps") and amount != round(amount):
         raise ValueError(f"A budget in {unit} is a whole number; got {text!r}. Forms: {FORMS}.")
     return Length(amount=amount, unit=unit)

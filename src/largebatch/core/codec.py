@@ -136,8 +136,8 @@ def _decode_fields(cls: type, plain: Any, *, kinds: Kinds | None, where: str) ->
     unknown, missing = set(plain) - set(fields), set(fields) - set(plain)
     if unknown or missing:
         raise RecordError(
-            f"{where} is not a {cls.__name__}: unknown fields {sorted(unknown)}, missing fields "
-            f"{sorted(missing)}. It was written by another version or is damaged."
+            f"{where} is not a {cls.__name__}: unknown fields {sorted(map(str, unknown))}, missing "
+            f"fields {sorted(missing)}. It was written by another version or is damaged."
         )
     values = {
         name: decode(kind, plain[name], kinds=kinds, where=f"{where}.{name}")

@@ -54,12 +54,18 @@ class Decider:
         """A decider before its first step.
 
         Raises:
-            ValueError: a batch size below 1, a rule that a chain refuses, or one that needs the
+            ValueError: a size that is no whole number of samples above 0, a rule that a chain refuses, or one that needs the
                 unknown size of the dataset.
         """
-        for name, value in {"base_batch_size": base_batch_size, "batch_size": batch_size}.items():
-            if not value >= 1:
-                raise ValueError(f"{name} is a number of samples, at least 1; got {value!r}.")
+        sizes = {"base_batch_size": base_batch_size, "batch_size": batch_size}
+        if dataset_size is not None:
+            sizes["dataset_size"] = dataset_size
+        for name, value in sizes.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"{name} is a whole number of samples, at least 1, as in {name}=64; got "
+                    f"{value!r}."
+                )
         whole = chain(rule)
         unknown = {"dataset_size"} if dataset_size is None else set()
         require(
@@ -157,7 +163,8 @@ class Decider:
 
 def _check(decision: Decision, *, rule: Rule) -> None:
     sound = (
-        decision.next_batch_size >= 1
+        isinstance(decision.next_batch_size, int)
+        and decision.next_batch_size >= 1
         and math.isfinite(decision.lr_multiplier)
         and decision.lr_multiplier >= 0.0
         and math.isfinite(decision.base_steps)

@@ -101,7 +101,8 @@ class Budget:
         steps: optimizer steps.
 
     Raises:
-        ValueError: not exactly one unit, or an amount that is not positive and finite.
+        ValueError: not exactly one unit, or an amount that is not positive and finite, or of
+            samples or steps not whole.
     """
 
     base_steps: float | None = None
@@ -110,11 +111,12 @@ class Budget:
 
     def __post_init__(self) -> None:
         amounts = [a for a in (self.base_steps, self.samples, self.steps) if a is not None]
-        if len(amounts) != 1 or not (0 < amounts[0] < math.inf):
+        whole = all(isinstance(a, int) for a in (self.samples, self.steps) if a is not None)
+        if len(amounts) != 1 or not (0 < amounts[0] < math.inf) or not whole:
             raise ValueError(
                 "A budget is one positive amount in one unit: "
-                "Budget(base_steps=10_000), Budget(samples=5_000_000) or Budget(steps=500); "
-                f"got {self!r}."
+                "Budget(base_steps=10_000), Budget(samples=5_000_000) or Budget(steps=500), where "
+                f"samples and steps are whole numbers; got {self!r}."
             )
 
     @property

@@ -16,7 +16,8 @@ class BatchPlan:
     Args:
         batch_size: samples B of the step over all ranks, at least one a rank.
         ranks: processes that share the batch.
-        max_micro_batch_size: most samples in one backward call of one rank.
+        max_micro_batch_size: most samples in one backward call of one rank; where it is 1 and the
+            ranks do not divide the batch, some calls have 2, since each rank makes equally many.
         least_parts: fewest chunks over all ranks (2 where a variance is needed), as far as the
             batch has as many samples.
 

@@ -113,6 +113,8 @@ def resume(decider: Decider, plain: Mapping[str, Any]) -> Resumed:
         measure = decode(frozenset[str], json.loads(saved.measure), where="the statistics")
     except (ValueError, RecursionError, RecordError) as error:
         raise _damaged(str(error)) from None
+    if decider.budget not in (None, budget):
+        raise _of_another_run("budget", there=saved.budget, here=_text(encode(decider.budget)))
     resumed = replace(
         decider,
         state=state,
@@ -151,15 +153,17 @@ def _check_same_run(decider: Decider, saved: RunState) -> None:
         "base_batch_size": decider.base_batch_size,
         "dataset_size": decider.dataset_size,
     }
-    if decider.budget is not None:
-        here["budget"] = _text(encode(decider.budget))
     for name, value in here.items():
         there = getattr(saved, name)
         if there != value:
-            raise CheckpointError(
-                f"The control's state was saved with {name} {there}, but this run has {value}: its "
-                "decisions would mean something else. Build it as it was, or start a new run."
-            )
+            raise _of_another_run(name, there=there, here=value)
+
+
+def _of_another_run(name: str, *, there: Any, here: Any) -> CheckpointError:
+    return CheckpointError(
+        f"The control's state was saved with {name} {there}, but this run has {here}: its "
+        "decisions would mean something else. Build it as it was, or start a new run."
+    )
 
 
 def _text(plain: Any) -> str:
