@@ -226,12 +226,12 @@ def test_evaluation_mode_is_a_warning() -> None:
 def test_the_reentrant_checkpoint_is_named_and_the_other_is_sound() -> None:
     assert alarms(check(controlled(Checkpointed(reentrant=False)))) == []
     found = check(controlled(Checkpointed(reentrant=True)))
-    assert the(found, "activation checkpointing").level == "warning"
+    assert the(found, "activation checkpointing").level == "note"
     assert "use_reentrant=False" in the(found, "activation checkpointing").remedy
     tied = Checkpointed(reentrant=True)
     tied.middle = tied.first
     found = check(controlled(tied))
-    assert the(found, "activation checkpointing").level == "error"
+    assert the(found, "activation checkpointing").level == "warning"
 
 
 # Precision

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
-from largebatch.checks.data import check_loader, compare_ranks, facts_of_data
+from largebatch.checks.data import compare_ranks, facts_of_data
 from largebatch.checks.finding import CheckUp, Finding, merged
+from largebatch.checks.gradients import check_gradients
+from largebatch.checks.loaders import check_loader
 from largebatch.checks.losses import COARSE, FINE, check_mean, check_scaled
-from largebatch.checks.models import check_gradients, check_modes, check_norms, check_parameters
+from largebatch.checks.models import check_modes, check_norms, check_parameters
 from largebatch.checks.optimizers import check_closure, check_rule
 from largebatch.checks.overhead import PARTS, Timed, check_overhead
 from largebatch.checks.precision import check_precision, precisions_of

@@ -1,11 +1,10 @@
-"""Whether every rank reads the samples that it should, and what a loader of the user's does."""
+"""Whether every rank reads the samples that it should."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
@@ -58,21 +57,6 @@ def compare_ranks(everyone: Sequence[Mapping[str, Any]]) -> list[Finding]:
         return [wrong] if wrong is not None else []
     seen = f"The first micro-batches of {ranks} ranks hold different samples."
     return [Finding(name="samples", level="ok", seen=seen)]
-
-
-def check_loader(batches: BatchLoader, *, accumulation: int, ranks: int) -> list[Finding]:
-    """A DataLoader's samples left out, its batch beside the one asked for, its workers' seeds."""
-    loader = batches.source
-    if not isinstance(loader, DataLoader):
-        return []
-    found = []
-    size = loader.batch_size
-    if size is not None and accumulation:
-        taken = accumulation * size * ranks
-        if taken != batches.batch_size:
-            found.append(_other_batch(batches.batch_size, taken, size=size, ranks=ranks))
-        found += _left_out(loader, size)
-    return found + _worker_seeds(loader)
 
 
 def _first_of(dataset: Any) -> int | None:
@@ -146,63 +130,3 @@ def _repeated(again: int, total: int, *, ranks: int) -> Finding:
         if ranks > 1
         else "Look at how the loader chooses its samples.",
     )
-
-
-def _other_batch(wish: int, taken: int, *, size: int, ranks: int) -> Finding:
-    return Finding(
-        name="batch",
-        level="warning",
-        seen=f"A batch of {wish} samples was asked for, and a step takes {taken}: whole "
-        f"micro-batches of {size} on {ranks} rank(s).",
-        why="The scale, and with it rate and clock, follow from what is taken.",
-        remedy=f"lb.BatchLoader(loader, batch_size={taken}), or a DataLoader whose batch_size "
-        "divides the batch.",
-    )
-
-
-def _left_out(loader: DataLoader[Any], size: int) -> list[Finding]:
-    try:
-        left = len(loader.sampler) % size  # type: ignore[arg-type]
-    except TypeError:
-        return []
-    if not loader.drop_last or not left:
-        return []
-    always = isinstance(loader.sampler, SequentialSampler)
-    return [
-        Finding(
-            name="drop_last",
-            level="warning" if always else "note",
-            seen=f"drop_last leaves {left} of {len(loader.sampler)} samples "  # type: ignore[arg-type]
-            f"out of every pass{', always the same ones' if always else ''}.",
-            why="A short micro-batch needs no special care: it is weighted by its samples.",
-            remedy=f"DataLoader(dataset, batch_size={size}, drop_last=False)",
-        )
-    ]
-
-
-def _worker_seeds(loader: DataLoader[Any]) -> list[Finding]:
-    """Whether `worker_init_fn` gives two workers the same generator, whatever torch had seeded."""
-    if loader.num_workers < 2 or loader.worker_init_fn is None:
-        return []
-    states = []
-    with random_state_kept():
-        for worker in range(2):
-            seed_generators(worker + 1)
-            try:
-                loader.worker_init_fn(worker)
-            except Exception:
-                return []  # it needs a worker around it
-            states.append((np.random.random(), float(torch.rand(()))))
-    same = [n for n, a, b in zip(("NumPy", "torch"), *states, strict=True) if a == b]
-    if not same:
-        return []
-    return [
-        Finding(
-            name="workers' seeds",
-            level="warning",
-            seen=f"worker_init_fn gives {loader.num_workers} workers the same {same[0]} seed.",
-            why="Their random augmentations are the same, so samples of a batch are more alike "
-            "than they should be.",
-            remedy="Leave worker_init_fn out: torch seeds each worker differently, NumPy included.",
-        )
-    ]
