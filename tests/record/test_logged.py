@@ -95,7 +95,7 @@ def test_the_noise_scale_is_averaged_over_all_steps_also_those_not_logged() -> N
     assert each.of("log")[5][2]["noise_scale"] != noise[5]
 
 
-def test_a_second_start_begins_the_averages_anew() -> None:
+def test_another_run_of_one_sink_begins_the_averages_anew() -> None:
     told = Told()
     logged = lb.Logged(told)
     feed(logged, 3)
@@ -105,6 +105,18 @@ def test_a_second_start_begins_the_averages_anew() -> None:
     assert len(told.of("start")) == 2
     logged.close()
     assert len(told.of("close")) == 2
+
+
+def test_a_resumed_run_may_be_given_the_averages() -> None:
+    whole, parts = Told(), Told()
+    feed(lb.Logged(whole), 6)
+    before, after = lb.Logged(parts), lb.Logged(parts)
+    feed(before, 3)
+    after.moments = before.moments
+    after.start({})
+    for seen, decision in run(6)[3:]:
+        after.write(seen, decision)
+    assert parts.of("log") == whole.of("log")
 
 
 def test_a_start_without_a_close_closes_first() -> None:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from largebatch.api import Controller
-from largebatch.commands.loggers import go_on, ids_of
+from largebatch.commands.loggers import Runs
 from largebatch.commands.plan import Plan
 from largebatch.commands.results import Metrics, Point, Progress, Report
 from largebatch.core.average import MovingMoments
 from largebatch.core.codec import decode, encode
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
-from largebatch.core.protocols import Logger, Sink
+from largebatch.core.protocols import Sink
 from largebatch.core.scalars import averaged, noise_scale_of, scalars_of
 
 
@@ -27,6 +27,7 @@ class Kept:
     multipliers: float
     losses: tuple[float, ...]
     batch_size: int
+    moments: MovingMoments
     runs: Mapping[str, str]
 
 
@@ -43,7 +44,7 @@ class Log:
         report: Report | None,
         label: str,
         *,
-        loggers: Mapping[str, Logger] | None = None,
+        runs: Runs | None = None,
     ) -> None:
         self.plan, self.record, self.report, self.label = plan, record, report, label
         self.points: list[Point] = []
@@ -51,8 +52,8 @@ class Log:
         self._losses: list[float] = []
         self._batch_size = plan.batch_size  # wished for of the next step
         self._moments = MovingMoments()
-        self._loggers = loggers or {}
-        self._runs: Mapping[str, str] = {}  # of loggers that the resumed run had
+        self._runs = runs
+        self._ids: Mapping[str, str] = {}  # of loggers that the resumed run had
 
     def start(self, facts: Mapping[str, Any]) -> None:
         if self.record is not None:
@@ -64,8 +65,8 @@ class Log:
         if seen.finite:
             self.multipliers += decision.lr_multiplier
             self._losses.append(float("nan") if seen.loss is None else seen.loss)
+        self._moments = averaged(self._moments, seen)
         if self.report is not None:
-            self._moments = averaged(self._moments, seen)
             self.report(self._progress(seen, decision))
         self._batch_size = decision.next_batch_size
 
@@ -80,7 +81,8 @@ class Log:
             multipliers=self.multipliers,
             losses=tuple(self._losses),
             batch_size=self._batch_size,
-            runs={**self._runs, **ids_of(self._loggers)},
+            moments=self._moments,
+            runs={**self._ids, **(self._runs.ids if self._runs else {})},
         )
         return json.dumps(encode(kept), separators=(",", ":"))
 
@@ -93,8 +95,9 @@ class Log:
         kept: Kept = decode(Kept, json.loads(text), where="the curve")
         self.points, self.multipliers = list(kept.points), kept.multipliers
         self._losses, self._batch_size = list(kept.losses), kept.batch_size
-        self._runs = kept.runs
-        go_on(self._loggers, kept.runs)
+        self._moments, self._ids = kept.moments, kept.runs
+        if self._runs is not None:
+            self._runs.go_on(kept.runs, kept.moments)
 
     def add_point(self, control: Controller, validation: Metrics) -> None:
         """Adds where the run stands to the curve."""

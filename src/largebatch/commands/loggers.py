@@ -5,18 +5,24 @@ from __future__ import annotations
 import difflib
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from largebatch.core.average import MovingMoments
 from largebatch.core.errors import RecordError
 from largebatch.core.protocols import Logger
 from largebatch.integrations.loggers import MlflowLogger, TensorBoardLogger, WandbLogger
-from largebatch.record import CsvLogger
+from largebatch.record import CsvLogger, Logged
 
 PLACES = {"csv": "FILE", "tensorboard": "DIR", "wandb": "DIR", "mlflow": "URI"}
 """Kind -> what its place is."""
 
 FORMS = ", ".join(f"{kind}={place}" for kind, place in PLACES.items())
 """What may be given."""
+
+
+TRACKED = (WandbLogger, MlflowLogger)
+"""Loggers that know a run by its id."""
 
 
 def loggers_of(texts: Iterable[str], *, resume: bool) -> dict[str, Logger]:
@@ -38,22 +44,31 @@ def loggers_of(texts: Iterable[str], *, resume: bool) -> dict[str, Logger]:
     return loggers
 
 
-def ids_of(loggers: Mapping[str, Logger]) -> dict[str, str]:
-    """Text -> the run's id, of the loggers that know runs by one."""
-    known = {
-        text: logger.run_id
-        for text, logger in loggers.items()
-        if isinstance(logger, (WandbLogger, MlflowLogger))
-    }
-    return {text: run_id for text, run_id in known.items() if run_id is not None}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runs:
+    """What of loggers belongs into a checkpoint, so that a resumed run goes on in them.
 
+    Args:
+        named: those that may know their run by an id, by name.
+        logged: the sink that feeds them.
+    """
 
-def go_on(loggers: Mapping[str, Logger], ids: Mapping[str, str]) -> None:
-    """Lets loggers that are not open yet go on with the runs of these ids."""
-    for text, run_id in ids.items():
-        logger = loggers.get(text)
-        if isinstance(logger, (WandbLogger, MlflowLogger)):
-            logger.run_id = run_id
+    named: Mapping[str, Logger]
+    logged: Logged
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """Name -> id of the run."""
+        tracked = {n: x.run_id for n, x in self.named.items() if isinstance(x, TRACKED)}
+        return {name: run_id for name, run_id in tracked.items() if run_id is not None}
+
+    def go_on(self, ids: Mapping[str, str], moments: MovingMoments) -> None:
+        """Lets loggers that are not open yet go on with these runs and averages."""
+        self.logged.moments = moments
+        for name, run_id in ids.items():
+            logger = self.named.get(name)
+            if isinstance(logger, TRACKED):
+                logger.run_id = run_id
 
 
 def check_file(path: Path, *, resume: bool, what: str, another: str) -> None:

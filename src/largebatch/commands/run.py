@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -23,12 +22,13 @@ from largebatch.act.stream import seed_of
 from largebatch.api import Controller
 from largebatch.commands.checkpoint import Saver, Saving
 from largebatch.commands.log import Log
+from largebatch.commands.loggers import Runs
 from largebatch.commands.place import Place
 from largebatch.commands.plan import Plan
 from largebatch.commands.results import Report, RunResult, Settings
 from largebatch.commands.signals import stopping
 from largebatch.core.errors import NotFinite, Stopped
-from largebatch.core.protocols import Logger, Sink
+from largebatch.core.protocols import Sink
 from largebatch.core.version import __version__
 from largebatch.measure.parameters import bare
 from largebatch.workloads import Data, evaluate
@@ -98,7 +98,7 @@ def run(
     report: Report | None = None,
     label: str = "",
     saving: Saving | None = None,
-    loggers: Mapping[str, Logger] | None = None,
+    runs: Runs | None = None,
 ) -> RunResult:
     """Trains as planned; the same result on every rank.
 
@@ -107,11 +107,11 @@ def run(
     Args:
         plan: what to run.
         place: the device, and the ranks among which this process is one.
-        record: where each step is written, by the first rank; of the loggers, too.
+        record: where each step is written, by the first rank.
         report: called after each step, on the first rank.
         label: which run, for `report`.
         saving: where the run is saved; SIGTERM and Ctrl-C then finish the step and save.
-        loggers: name -> those of the record whose runs a resumed run goes on with.
+        runs: what a resumed run needs of the record's loggers.
 
     Raises:
         Stopped: by a signal, with everything saved.
@@ -119,7 +119,7 @@ def run(
         LargeBatchError: missing data or a broken contract; but a run that diverges is a result.
     """
     began = time.perf_counter()
-    training = _prepare(plan, place, Log(plan, record, report, label, loggers=loggers), saving)
+    training = _prepare(plan, place, Log(plan, record, report, label, runs=runs), saving)
     devices = [place.device] if place.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), closing(training.log):
         torch.manual_seed(seed_of("training", plan.seed, place.rank))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from largebatch.commands.budget import Length, parse_length
 from largebatch.commands.checkpoint import Saving
-from largebatch.commands.loggers import check_file, loggers_of
+from largebatch.commands.loggers import Runs, check_file, loggers_of
 from largebatch.commands.place import joined, launched_rank
 from largebatch.commands.plan import Plan
 from largebatch.commands.results import Report, RunResult
@@ -119,14 +119,16 @@ def train(
                 resume=resume,
             )
         )
+        fed = [*loggers, *named.values()]
+        logged = Logged(*fed) if fed else None
         result = run(
             plan,
             place=place,
-            record=_sink(record, [*loggers, *named.values()], resume=resume),
+            record=_sink(record, logged, resume=resume),
             report=progress,
             label=f"{workload.name}: {name}, scale {scale}",
             saving=saving,
-            loggers=named,
+            runs=Runs(named=named, logged=logged) if logged else None,
         )
     if result.diverged:
         kept = f" The record of these steps is in {record}." if record is not None else ""
@@ -228,14 +230,11 @@ def _checkpoints(
 
 
 def _sink(
-    record: str | os.PathLike[str] | None, loggers: Sequence[Logger], *, resume: bool
+    record: str | os.PathLike[str] | None, logged: Logged | None, *, resume: bool
 ) -> Sink | None:
     """The record and the loggers as one, if there are any."""
-    sinks: list[Sink] = []
-    if record is not None:
-        sinks.append(JsonlRecord(record, append=resume))
-    if loggers:
-        sinks.append(Logged(*loggers))
+    written = JsonlRecord(record, append=resume) if record is not None else None
+    sinks: list[Sink] = [sink for sink in (written, logged) if sink is not None]
     return Tee(*sinks) if sinks else None
 
 

@@ -25,9 +25,12 @@ WINDOW = 1000.0
 
 
 def averaged(past: MovingMoments, seen: Measurement) -> MovingMoments:
-    """The averages of (variance, sqnorm) with this step's moments in them, if it has any."""
+    """The averages of (variance, sqnorm) with this step's moments in them, if it has any; begun
+    anew where the step is not later than the last one in them, as in another run."""
     if not seen.finite or seen.moments is None:
         return past
+    if past.known and seen.step <= past.measured_at:
+        past = MovingMoments()
     return past.add(
         seen.moments,
         variance=seen.moments.variance,

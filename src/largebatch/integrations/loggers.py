@@ -79,7 +79,10 @@ class TensorBoardLogger:
         if self._facts is None:
             raise _not_started(self)
         writer = self._tensorboard.SummaryWriter(
-            str(self.directory), purge_step=step if self._goes_on else None, flush_secs=10
+            str(self.directory),
+            purge_step=step if self._goes_on else None,
+            max_queue=1000,  # with the default of 10, one step's values wait for the file
+            flush_secs=10,
         )
         shown = json.dumps(self._facts, indent=2)
         writer.add_text("run", f"```json\n{shown}\n```", step)

@@ -24,13 +24,17 @@ class Logged:
     The numbers are those of `SCALARS`: loss, lr, lr_multiplier, batch_size, base_steps, gain,
     noise_scale, skipped. One that a step lacks is left out, never NaN. The noise scale is that of
     the exponential averages of (variance, sqnorm) over 1000 small gradients, as `Averaged` takes
-    them; a resumed run begins them anew, and all else goes on where it was.
+    them. A resumed run goes on with all of them but these averages, which it begins anew unless it
+    is given them: `moments`.
 
     A logger that raises in `start` ends the run before its first step. One that raises later is
     left out from then on, with a RuntimeWarning: a server that does not answer costs its curves
     and not the training. `warnings.simplefilter("error", RuntimeWarning)` makes it end the run.
 
     Mutable: holds the averages and what is not logged yet.
+
+    Attributes:
+        moments: the averages, a frozen value.
 
     Args:
         loggers: what to feed.
@@ -50,7 +54,7 @@ class Logged:
                 f"got {loggers!r}."
             )
         self.loggers, self.every = loggers, every
-        self._moments = MovingMoments()
+        self.moments = MovingMoments()
         self._open: list[Logger] = []
         self._sound: list[Logger] = []
         self._held: tuple[dict[str, float], int, int] | None = None
@@ -62,7 +66,6 @@ class Logged:
             LargeBatchError: a logger could not start; those before it are closed.
         """
         self.close()
-        self._moments = MovingMoments()
         told = {**encode(facts), "version": __version__}
         for logger in self.loggers:
             self._open.append(logger)
@@ -79,8 +82,8 @@ class Logged:
         self._sound = list(self._open)
 
     def write(self, seen: Measurement, decision: Decision) -> None:
-        self._moments = averaged(self._moments, seen)
-        values = scalars_of(seen, decision, moments=self._moments)
+        self.moments = averaged(self.moments, seen)
+        values = scalars_of(seen, decision, moments=self.moments)
         step, samples = seen.step + seen.finite, seen.samples + seen.batch_size
         self._held = (values, step, samples)
         if step % self.every == 0 or not seen.finite:
