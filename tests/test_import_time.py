@@ -6,7 +6,10 @@ import json
 import subprocess
 import sys
 
-OPTIONAL = ("sklearn", "matplotlib", "click", "rich", "fairscale", "pytest", "hypothesis")
+OPTIONAL = (
+    *("sklearn", "matplotlib", "click", "rich", "fairscale", "pytest", "hypothesis"),
+    *("jinja2", "lightning", "mlflow", "tensorboard", "wandb"),
+)
 
 
 def modules_after(program: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""The `Controller` driven in any order, also a wrong one, beside plain autograd in double precision.
+"""The `Controller` driven in any order, also a wrong one, beside plain autograd in float64.
 
 A wrong call must raise what its docstring says and leave the run usable; whatever happened, the
 gradient that the optimizer gets is the mean of the step's samples.
@@ -155,9 +155,9 @@ class Controllers(RuleBasedStateMachine):
             wish = min(wish, budget.samples - self.position)
         least = 2 if self.plan["rule"].needs & {"moments"} else 1
         parts = max(-(-wish // self.most), min(least, wish))
-        self.expected = naive_stream(SIZE, seed=self.seed, epochs=(self.position + wish) // SIZE + 1)[
-            self.position : self.position + wish
-        ]
+        end = self.position + wish
+        stream = naive_stream(SIZE, seed=self.seed, epochs=end // SIZE + 1)
+        self.expected = stream[self.position : end]
         return [len(chunk) for chunk in naive_chunks(self.expected, parts=parts)]
 
     def micro_batch(self, *, weight: float | None = None, spoil: float = 1.0) -> None:
@@ -257,7 +257,7 @@ class Controllers(RuleBasedStateMachine):
 
     @property
     def record_open(self) -> bool:
-        return not self.control._record is None  # noqa: SLF001
+        return self.control._record is not None
 
     # What a user may do between steps
 
@@ -349,8 +349,8 @@ class Controllers(RuleBasedStateMachine):
     @rule(
         wrong=st.sampled_from(
             ["no loss", "vector", "weight", "weight nan", "clip", "early", "twice", "passed over",
-             "state", "load", "foreign", "next step", "cleared", "break", "error", "graph", "closed",
-             "another loop"]
+             "state", "load", "foreign", "next step", "cleared", "break", "error", "graph",
+             "closed", "another loop"]
         ),
         taken=st.integers(0, 5),
     )  # fmt: skip

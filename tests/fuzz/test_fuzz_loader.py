@@ -405,9 +405,7 @@ class Loaders(World):
         if self.kind == "DataLoader":
             lengths = [len(one) for one in self.whole[rank]]
             ends = [sum(lengths[: at + 1]) for at in range(len(lengths))]
-            cuts = [
-                list(range(stop - n, stop)) for n, stop in zip(lengths, ends, strict=True)
-            ]
+            cuts = [list(range(stop - n, stop)) for n, stop in zip(lengths, ends, strict=True)]
             source = DataLoader(Items(ends[-1]), batch_sampler=cuts)
         loader = BatchLoader(source, batch_size=self.first)
         if state is not None:

@@ -82,7 +82,7 @@ def parse_length(text: str) -> Length:
     Length(amount=500000.0, unit='samples')
 
     Raises:
-        ValueError: another form, an amount that is not positive and finite, or half a sample or step.
+        ValueError: another form, an amount that is not positive and finite, or half a sample.
     """
     found = re.fullmatch(rf"(-?{_NUMBER})\s*([A-Za-z]*)", text.strip())
     if found is None or found[2] not in _UNITS:

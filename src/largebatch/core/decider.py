@@ -54,8 +54,8 @@ class Decider:
         """A decider before its first step.
 
         Raises:
-            ValueError: a size that is no whole number of samples above 0, a rule that a chain refuses, or one that needs the
-                unknown size of the dataset.
+            ValueError: a size that is no whole number of samples above 0, a rule that a chain
+                refuses, or one that needs the unknown size of the dataset.
         """
         sizes = {"base_batch_size": base_batch_size, "batch_size": batch_size}
         if dataset_size is not None:
