@@ -243,8 +243,10 @@ def records(path: Path) -> Iterator[bytes]:
 
 def runs(directory: Path) -> list[tuple[str, str, Values, dict[str, Any]]]:
     """(id, project, values, config) of each offline run, in order of time."""
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
+    wandb.teardown()  # W&B writes in a process of its own, which may go on after the run's end
     found = []
     for path in sorted(directory.glob("wandb/offline-run-*/*.wandb"), key=os.path.getctime):
         run_id, project, values, config = "", "", {}, {}
