@@ -198,11 +198,11 @@ class Attached(Clocked):
         """Reads and decides about a gradient that is `share` times the mean over the batch."""
         self.check_optimizer()
         self._lr.restore()
-        digest = digest_of(clocks_of(self.decider)) if self.decider.ranks > 1 else 0
+        digest = digest_of(self._alike()) if self.decider.ranks > 1 else 0
         try:
             reading = self.observer.close(digest=digest, loss_scale=self._scale.open() * share)
         except RanksDisagree:
-            self.observer.meter.agree(clocks_of(self.decider))
+            self.observer.meter.agree(self._alike())
             raise
         if reading.loss is None and "loss" in self.decider.rule.needs:
             raise LargeBatchError(
@@ -213,6 +213,9 @@ class Attached(Clocked):
         self._before = self.decider
         self.decider, self.decision = self.decider.decide(self._seen)
         return self._seen
+
+    def _alike(self) -> dict[str, Any]:
+        return {**clocks_of(self.decider), "learning rate": self._lr.base_lr}
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._lr.restore()

@@ -300,7 +300,8 @@ class StepController(Clocked):
             raise
 
     def _alike(self) -> dict[str, Any]:
-        return {**clocks_of(self.decider), "clip_norm": self._clip_norm}
+        clocks = clocks_of(self.decider)
+        return {**clocks, "clip_norm": self._clip_norm, "learning rate": self._lr.base_lr}
 
     def _apply(self, decision: Decision, *, sqnorm: float | None, clip_norm: float | None) -> None:
         if clip_norm is not None and sqnorm is not None and math.sqrt(sqnorm) > clip_norm:
