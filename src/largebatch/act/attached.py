@@ -22,7 +22,7 @@ from largebatch.act.clocked import (
 from largebatch.act.learning_rate import LrActuator
 from largebatch.act.scaling import LossScale, drop_gradients
 from largebatch.core.decider import Decider
-from largebatch.core.errors import LargeBatchError, RanksDisagree
+from largebatch.core.errors import LargeBatchError, NotFinite, RanksDisagree
 from largebatch.core.measurement import Budget, Measurement, Reading
 from largebatch.core.protocols import Meter, Sink
 from largebatch.core.rule import Chain, Rule, name_of
@@ -191,7 +191,7 @@ class Attached(Clocked):
         seen = self._decide()
         if not seen.finite:
             drop_gradients(optimizer)
-        self._check_finite(seen, patience=self.patience, left=LEFT)
+        self._check_going_on(seen)
         self._lr.apply(self.lr_multiplier)
 
     def _decide(self, *, share: float = 1.0) -> Measurement:
@@ -227,8 +227,15 @@ class Attached(Clocked):
         self._seen = self.decider.see(lost, base_lr=self._lr.base_lr)
         self._before = self.decider
         self.decider, self.decision = self.decider.decide(self._seen)
+        self._check_going_on(self._seen)
         self._write()
-        self._check_finite(self._seen, patience=self.patience, left=LEFT)
+
+    def _check_going_on(self, seen: Measurement) -> None:
+        try:
+            self._check_finite(seen, patience=self.patience, left="no weight was changed by them")
+        except NotFinite:
+            self._write()  # no post-hook comes
+            raise
 
     def _write(self) -> None:
         if self._record is not None and self._seen is not None and self.decision is not None:
@@ -243,9 +250,6 @@ class Attached(Clocked):
         self._seen = None
         self._open()
         self.observer.meter.agree(clocks_of(self.decider))
-
-
-LEFT = "no weight was changed by them"
 
 
 def _named(rules: Chain, chosen: Callable[[Rule], bool]) -> str:
