@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -22,7 +23,7 @@ from largebatch.act.clocked import (
 from largebatch.act.learning_rate import LrActuator
 from largebatch.act.scaling import LossScale, drop_gradients
 from largebatch.core.decider import Decider
-from largebatch.core.errors import LargeBatchError, NotFinite, RanksDisagree
+from largebatch.core.errors import CheckpointError, LargeBatchError, NotFinite, RanksDisagree
 from largebatch.core.measurement import Budget, Measurement, Reading
 from largebatch.core.protocols import Meter, Sink
 from largebatch.core.rule import Chain, Rule, name_of
@@ -159,6 +160,15 @@ class Attached(Clocked):
             self._at_last_advance = self.decider
         return 0 if scheduler is None else super().advance(scheduler, metric=metric)
 
+    def load_state_dict(self, plain: Mapping[str, Any]) -> None:
+        """As `Clocked.load_state_dict`; the batch is that of this run, whose loop makes it."""
+        if isinstance(plain, Mapping) and "batches" in plain:
+            raise CheckpointError(
+                "The state has a place in the data ('batches'): it is that of lb.Controller. Build "
+                "one, or start a new run from the model's weights."
+            )
+        super().load_state_dict(plain)
+
     def close(self) -> None:
         """Takes every hook off model and optimizer, restores the learning rate and closes the
         record; a second call does nothing."""
@@ -245,7 +255,8 @@ class Attached(Clocked):
         self.observer.open(self.decider.measure)
 
     def _resume(self, resumed: Resumed) -> None:
-        super()._resume(resumed)
+        decider = replace(resumed.decider, batch_size=self.observer.batch_size)
+        super()._resume(replace(resumed, decider=decider))
         self._at_last_advance = self.decider
         self._seen = None
         self._open()

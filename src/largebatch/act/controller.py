@@ -140,9 +140,10 @@ class StepController(Clocked):
             RanksDisagree: the ranks loaded different states.
         """
         self._check_between_steps("loaded")
-        parts = dict(plain) if isinstance(plain, Mapping) else {}
-        batches = parts.pop("batches", None)
-        resumed = resume(self.decider, parts)
+        batches = plain.get("batches") if isinstance(plain, Mapping) else None
+        if batches is not None:
+            plain = {name: value for name, value in plain.items() if name != "batches"}
+        resumed = resume(self.decider, plain)
         if not isinstance(batches, Mapping):
             raise CheckpointError(
                 "The state has no place in the data ('batches'): it is cut, or that of lb.attach."
