@@ -19,12 +19,13 @@ from largebatch.act.attached import Attached
 from largebatch.api import attach
 from largebatch.core.codec import encode
 from largebatch.core.decision import Decision
-from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NoVariance
+from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NotFinite, NoVariance
 from largebatch.core.measurement import Budget, Measurement
 from largebatch.core.rule import Rule, chain
 from largebatch.measure.meter import Meter
 from largebatch.measure.taps import LeafHooks
 from largebatch.measure.temporal import TemporalMoments
+from largebatch.record import MemoryRecord
 from largebatch.rules.adascale import AdaScale
 from small_runs import (
     Factor,
@@ -392,7 +393,7 @@ def test_a_rule_that_needs_the_loss_is_refused_where_none_was_told() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("rule", [AdaScale(), Factor()])
-def test_a_step_that_is_not_finite_is_the_users_but_no_rule_sees_it(
+def test_a_step_that_is_not_finite_moves_nothing_and_no_rule_sees_it(
     rule: Rule, value: float
 ) -> None:
     model = small_model()
@@ -556,6 +557,20 @@ def test_each_step_is_recorded_once_and_the_record_closed_once() -> None:
         take(control, model, [0, 1])
     control.close()
     assert record.calls == ["start", (0, 3.0), (12, 3.0), "close"]
+
+
+def test_the_lost_step_that_ends_a_run_is_recorded_too() -> None:
+    model, record = small_model(), MemoryRecord()
+    control = attached(model, Factor(), record=record, patience=2)
+    take(control, model, [0])
+    x, y = data()
+    with pytest.raises(NotFinite):
+        for _ in range(2):
+            loss_of(model, x[:4] * math.nan, y[:4]).backward()
+            control.optimizer.step()
+            control.optimizer.zero_grad()
+    assert [seen.finite for seen, _ in record.steps] == [True, False, False]
+    assert control.skipped == 2
 
 
 def test_the_users_own_gradients_are_not_counted() -> None:

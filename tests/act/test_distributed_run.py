@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from distributed import run_on_ranks
 from largebatch.act.loader import BatchLoader
@@ -190,6 +191,8 @@ def disagreements() -> dict[str, str]:
         "batch_size": message(RanksDisagree, resized_on_one_rank),
         "max_micro_batch_size": started(most=2 if here else 4),
         "clip_norm": message(RanksDisagree, clipped_apart),
+        "learning rate in a step": message(RanksDisagree, driven_apart),
+        "attached learning rate in a step": message(RanksDisagree, driven_apart_attached),
     }
 
 
@@ -209,6 +212,29 @@ def clipped_apart() -> None:
         for x, y in batch:
             control.backward(loss_of(control.model, x, y))
         control.step(clip_norm=0.1 if rank() == 1 else 0.5)
+
+
+def driven_apart() -> None:
+    """A scheduler that follows a metric of each rank's own."""
+    control = controller()
+    scheduler = ReduceLROnPlateau(control.optimizer, patience=0)
+    for batch in control.steps(samples=80):
+        for x, y in batch:
+            control.backward(loss_of(control.model, x, y))
+        control.step()
+        control.advance(scheduler, metric=(rank() - 0.5) * control.optimizer_steps)
+
+
+def driven_apart_attached() -> None:
+    model, (x, y) = model_here(), data()
+    optimizer = sgd(model)
+    with attach(model, optimizer, AdaScale(), batch_size=16, base_batch_size=4):
+        for step in range(3):
+            loss_of(model, x[rank() :: 4], y[rank() :: 4]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if step == 1:
+                optimizer.param_groups[0]["lr"] *= 1.0 + rank()
 
 
 def corrected_after_a_disagreement() -> int:
@@ -294,11 +320,12 @@ def test_a_nan_on_one_rank_is_skipped_by_all(ranks: int) -> None:
     "name",
     ["rule", "base_batch_size", "dataset_size", "seed", "learning rate", "budget",
      "attached base_batch_size", "attached dataset_size", "batch_size",
-     "max_micro_batch_size", "clip_norm"],
+     "max_micro_batch_size", "clip_norm", "learning rate in a step",
+     "attached learning rate in a step"],
 )  # fmt: skip
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_that_differ_are_told_in_what_on_every_rank(ranks: int, name: str) -> None:
-    fact = name.removeprefix("attached ")
+    fact = name.removeprefix("attached ").removesuffix(" in a step")
     for results in on_ranks(ranks):
         assert f"do not agree: {fact} is rank 0: " in results["disagreements"][name]
 

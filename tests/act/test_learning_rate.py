@@ -163,6 +163,37 @@ def test_one_cycle_is_never_led_past_its_end() -> None:
     assert tick(scheduler, before=14.0, after=15.0) == 0
 
 
+@pytest.mark.parametrize(
+    ("schedule", "end"),
+    [
+        (lambda o: ChainedScheduler([StepLR(o, 3), OneCycleLR(o, max_lr=0.5, total_steps=10)]), 9),
+        (
+            lambda o: SequentialLR(
+                o, [LinearLR(o, total_iters=4), OneCycleLR(o, max_lr=0.5, total_steps=10)], [4]
+            ),
+            13,
+        ),
+        (
+            lambda o: SequentialLR(
+                o, [OneCycleLR(o, max_lr=0.5, total_steps=10), LinearLR(o)], [8]
+            ),
+            40,
+        ),
+    ],
+)
+def test_one_cycle_within_another_scheduler_is_never_led_past_its_end(
+    schedule: Schedule, end: int
+) -> None:
+    optimizer, scheduler = built(schedule)
+    twin, steps = built(schedule)
+    assert tick(scheduler, before=0.0, after=7.5) == 7
+    assert tick(scheduler, before=7.5, after=40.2) == end - 7
+    assert tick(scheduler, before=40.2, after=45.0) == 5 * (end == 40)
+    for _ in range(end + 5 * (end == 40)):
+        steps.step()
+    assert [g["lr"] for g in optimizer.param_groups] == [g["lr"] for g in twin.param_groups]
+
+
 def test_reduce_on_plateau_follows_a_metric() -> None:
     optimizer, scheduler = built(lambda o: ReduceLROnPlateau(o, patience=0))
     assert [tick(scheduler, before=3.0, after=3.0, metric=m) for m in (1.0, 2.0)] == [1, 1]

@@ -345,3 +345,29 @@ def test_an_attached_run_whose_budget_is_a_whole_number_is_resumed_more_than_onc
         if state is not None:
             control.load_state_dict(through_a_file(state))
         state = control.state_dict()
+
+
+def test_an_attached_run_goes_on_with_its_own_batch() -> None:
+    _, _, control = attach()
+    model = small_model()
+    other = lb.attach(model, adamw(model), lb.AdaScale(), batch_size=32, base_batch_size=4)
+    other.load_state_dict(control.state_dict())
+    assert other.state_dict()["batch_size"] == 32
+
+
+@pytest.mark.parametrize("wrong", [{}, {"weight": 1.0}, {"control": {"version": 1}}, None, 3])
+def test_what_is_no_state_of_a_run_is_told_by_its_keys(wrong: Any) -> None:
+    _, _, control, _ = build()
+    _, _, own = attach()
+    for one in (control, own):
+        with pytest.raises(lb.CheckpointError, match=r"no state of a run's control") as told:
+            one.load_state_dict(wrong)
+        assert "control.state_dict()" in str(told.value)
+        assert all(key in str(told.value) for key in (wrong if isinstance(wrong, dict) else ()))
+
+
+def test_a_controllers_state_is_told_apart_under_attach() -> None:
+    _, _, control, _ = build(rule=lb.AdaScale(), base_batch_size=4)
+    _, _, own = attach(dataset_size=48)
+    with pytest.raises(lb.CheckpointError, match=r"that of lb\.Controller"):
+        own.load_state_dict(control.state_dict())

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from runs_with_faults import Doubled, alarms, classifier, data, mean_loss, the
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
 import largebatch as lb
 from distributed import run_on_ranks
@@ -22,6 +22,7 @@ FAULTS = (
     "none",
     "shares",
     "own shards",
+    "drawn anew",
     "other data",
     "same samples",
     "whole data",
@@ -39,6 +40,20 @@ def run_of(source: Any, model: nn.Module | None = None, extra: Any = ()) -> lb.C
     optimizer = torch.optim.SGD([*replica.parameters(), *extra], lr=0.05)
     loader = lb.BatchLoader(source, batch_size=32)
     return lb.Controller(replica, optimizer, lb.AdaScale(), loader, base_batch_size=16)
+
+
+class Augmented(Dataset[Any]):
+    """The same samples on each rank, with noise from a generator of its own."""
+
+    def __init__(self, rank: int) -> None:
+        self.x, self.y = data()
+        self.own = torch.Generator().manual_seed(rank)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.x[index] + torch.randn(6, generator=self.own), self.y[index]
 
 
 def the_same(fault: str) -> CheckUp:
@@ -61,6 +76,8 @@ def the_same(fault: str) -> CheckUp:
         own = torch.Generator().manual_seed(rank)
         shard = TensorDataset(*data(seed=rank))
         source = DataLoader(shard, batch_size=16, shuffle=True, generator=own)
+    elif fault == "drawn anew":
+        source = Augmented(rank)
     elif fault == "seeds":
         sampler = DistributedSampler(whole, seed=rank)
         source = DataLoader(whole, batch_size=16, sampler=sampler)
@@ -96,7 +113,7 @@ def by_rank() -> list[dict[str, CheckUp]]:
     return run_on_ranks(every, 2)
 
 
-@pytest.mark.parametrize("fault", ["none", "shares", "own shards"])
+@pytest.mark.parametrize("fault", ["none", "shares", "own shards", "drawn anew"])
 def test_sound_runs_have_no_alarm(fault: str, by_rank: list[dict[str, CheckUp]]) -> None:
     found = by_rank[0][fault]
     assert alarms(found) == []

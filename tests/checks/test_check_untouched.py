@@ -12,7 +12,7 @@ import torch
 from runs_with_faults import classifier, data, mean_loss
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import largebatch as lb
 from largebatch.checks.finding import CheckUp
@@ -225,6 +225,42 @@ def test_workers_go_on_with_the_samples_that_would_have_come() -> None:
     for look in (False, True):
         model = classifier()
         loader = lb.BatchLoader(items, batch_size=16, max_micro_batch_size=8, num_workers=2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        control = lb.Controller(model, optimizer, lb.AdaScale(), loader, base_batch_size=8)
+        seen = []
+        for batch in control.steps(steps=3):
+            for micro_batch in batch:
+                seen.append(micro_batch[0].clone())
+                control.backward(mean_loss(model, micro_batch))
+            control.step()
+            if look:
+                control.check(mean_loss, seconds=0.0)
+        taken.append(seen)
+    assert same(*taken)
+
+
+class Drawing(Dataset[Any]):
+    """Samples that are drawn from the global generators."""
+
+    def __init__(self) -> None:
+        self.x, self.y = data(64)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> Any:
+        noise = 0.1 * torch.randn(6) + 0.1 * random.random() + 0.1 * np.random.random()
+        return self.x[index] + noise, self.y[index]
+
+
+def test_samples_that_draw_from_the_global_generators_go_on_with_the_same_draws() -> None:
+    taken = []
+    for look in (False, True):
+        torch.manual_seed(1), random.seed(1), np.random.seed(1)
+        model = classifier()
+        loader = lb.BatchLoader(
+            Drawing(), batch_size=16, max_micro_batch_size=8, seed_samples=False
+        )
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         control = lb.Controller(model, optimizer, lb.AdaScale(), loader, base_batch_size=8)
         seen = []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -22,7 +23,7 @@ from largebatch.act.clocked import (
 from largebatch.act.learning_rate import LrActuator
 from largebatch.act.scaling import LossScale, drop_gradients
 from largebatch.core.decider import Decider
-from largebatch.core.errors import LargeBatchError, RanksDisagree
+from largebatch.core.errors import CheckpointError, LargeBatchError, NotFinite, RanksDisagree
 from largebatch.core.measurement import Budget, Measurement, Reading
 from largebatch.core.protocols import Meter, Sink
 from largebatch.core.rule import Chain, Rule, name_of
@@ -159,6 +160,15 @@ class Attached(Clocked):
             self._at_last_advance = self.decider
         return 0 if scheduler is None else super().advance(scheduler, metric=metric)
 
+    def load_state_dict(self, plain: Mapping[str, Any]) -> None:
+        """As `Clocked.load_state_dict`; the batch is that of this run, whose loop makes it."""
+        if isinstance(plain, Mapping) and "batches" in plain:
+            raise CheckpointError(
+                "The state has a place in the data ('batches'): it is that of lb.Controller. Build "
+                "one, or start a new run from the model's weights."
+            )
+        super().load_state_dict(plain)
+
     def close(self) -> None:
         """Takes every hook off model and optimizer, restores the learning rate and closes the
         record; a second call does nothing."""
@@ -191,18 +201,18 @@ class Attached(Clocked):
         seen = self._decide()
         if not seen.finite:
             drop_gradients(optimizer)
-        self._check_finite(seen, patience=self.patience, left=LEFT)
+        self._check_going_on(seen)
         self._lr.apply(self.lr_multiplier)
 
     def _decide(self, *, share: float = 1.0) -> Measurement:
         """Reads and decides about a gradient that is `share` times the mean over the batch."""
         self.check_optimizer()
         self._lr.restore()
-        digest = digest_of(clocks_of(self.decider)) if self.decider.ranks > 1 else 0
+        digest = digest_of(self._alike()) if self.decider.ranks > 1 else 0
         try:
             reading = self.observer.close(digest=digest, loss_scale=self._scale.open() * share)
         except RanksDisagree:
-            self.observer.meter.agree(clocks_of(self.decider))
+            self.observer.meter.agree(self._alike())
             raise
         if reading.loss is None and "loss" in self.decider.rule.needs:
             raise LargeBatchError(
@@ -214,6 +224,9 @@ class Attached(Clocked):
         self.decider, self.decision = self.decider.decide(self._seen)
         return self._seen
 
+    def _alike(self) -> dict[str, Any]:
+        return {**clocks_of(self.decider), "learning rate": self._lr.base_lr}
+
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._lr.restore()
         self._write()
@@ -224,8 +237,15 @@ class Attached(Clocked):
         self._seen = self.decider.see(lost, base_lr=self._lr.base_lr)
         self._before = self.decider
         self.decider, self.decision = self.decider.decide(self._seen)
+        self._check_going_on(self._seen)
         self._write()
-        self._check_finite(self._seen, patience=self.patience, left=LEFT)
+
+    def _check_going_on(self, seen: Measurement) -> None:
+        try:
+            self._check_finite(seen, patience=self.patience, left="no weight was changed by them")
+        except NotFinite:
+            self._write()  # no post-hook comes
+            raise
 
     def _write(self) -> None:
         if self._record is not None and self._seen is not None and self.decision is not None:
@@ -235,14 +255,12 @@ class Attached(Clocked):
         self.observer.open(self.decider.measure)
 
     def _resume(self, resumed: Resumed) -> None:
-        super()._resume(resumed)
+        decider = replace(resumed.decider, batch_size=self.observer.batch_size)
+        super()._resume(replace(resumed, decider=decider))
         self._at_last_advance = self.decider
         self._seen = None
         self._open()
         self.observer.meter.agree(clocks_of(self.decider))
-
-
-LEFT = "no weight was changed by them"
 
 
 def _named(rules: Chain, chosen: Callable[[Rule], bool]) -> str:

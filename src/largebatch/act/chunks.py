@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from largebatch.act.fetch import Fetch
+from largebatch.act.fetch import Fetch, random_state_kept
 from largebatch.act.step import Step
 from largebatch.act.stream import SampleStream
 from largebatch.core.errors import MicroBatchMissed
@@ -174,7 +174,8 @@ class ChunkSource:
 
     def peek(self, position: int, batch_size: int, most: int) -> tuple[list[tuple[Any, int]], int]:
         step = self.step(position, batch_size)
-        return list(islice(step.micro_batches, most)), step.accumulation
+        with random_state_kept():  # they are read again, then with the same draws
+            return list(islice(step.micro_batches, most)), step.accumulation
 
     def coming(self, position: int, count: int) -> Any:
         cut = Cut(batch_size=count, offsets=((0, count),))

@@ -140,9 +140,10 @@ class StepController(Clocked):
             RanksDisagree: the ranks loaded different states.
         """
         self._check_between_steps("loaded")
-        parts = dict(plain) if isinstance(plain, Mapping) else {}
-        batches = parts.pop("batches", None)
-        resumed = resume(self.decider, parts)
+        batches = plain.get("batches") if isinstance(plain, Mapping) else None
+        if batches is not None:
+            plain = {name: value for name, value in plain.items() if name != "batches"}
+        resumed = resume(self.decider, plain)
         if not isinstance(batches, Mapping):
             raise CheckpointError(
                 "The state has no place in the data ('batches'): it is cut, or that of lb.attach."
@@ -300,7 +301,8 @@ class StepController(Clocked):
             raise
 
     def _alike(self) -> dict[str, Any]:
-        return {**clocks_of(self.decider), "clip_norm": self._clip_norm}
+        clocks = clocks_of(self.decider)
+        return {**clocks, "clip_norm": self._clip_norm, "learning rate": self._lr.base_lr}
 
     def _apply(self, decision: Decision, *, sqnorm: float | None, clip_norm: float | None) -> None:
         if clip_norm is not None and sqnorm is not None and math.sqrt(sqnorm) > clip_norm:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import (
+    ChainedScheduler,
+    LRScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
 
 
 class LrActuator:
@@ -66,7 +73,8 @@ def tick(
 
     Returns:
         How often the scheduler was stepped: floor(after) - floor(before), less what would lead past
-        the end of `OneCycleLR`, which raises there.
+        the end of `OneCycleLR`, which raises there, also within `SequentialLR` and
+        `ChainedScheduler`.
 
     Raises:
         ValueError: `ReduceLROnPlateau` without a metric, or a metric for another scheduler.
@@ -85,11 +93,22 @@ def tick(
             "control.advance(scheduler) once after each step."
         )
     ticks = _whole(after) - _whole(before)
-    if isinstance(scheduler, OneCycleLR):
-        ticks = min(ticks, max(scheduler.total_steps - 1 - scheduler.last_epoch, 0))
+    ticks = min(ticks, _left(scheduler))
     for _ in range(ticks):
         scheduler.step()
     return ticks
+
+
+def _left(scheduler: LRScheduler) -> int:
+    """Steps before the end of a `OneCycleLR`; what others hold is told by private names alone."""
+    if isinstance(scheduler, OneCycleLR):
+        return max(scheduler.total_steps - 1 - max(scheduler.last_epoch, 0), 0)
+    if isinstance(scheduler, ChainedScheduler):
+        return min(map(_left, scheduler._schedulers))
+    if isinstance(scheduler, SequentialLR):
+        until_last = scheduler._milestones[-1] - scheduler.last_epoch
+        return max(until_last, 0) + _left(scheduler._schedulers[-1])
+    return sys.maxsize
 
 
 def _whole(clock: float) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from largebatch.act.attached import LEFT, Attached
+from largebatch.act.attached import Attached
 from largebatch.act.scaling import drop_gradients
 
 
@@ -38,7 +38,7 @@ class Steered(Attached):
             self._lr.apply(self.lr_multiplier)
         elif self._scale.scaler is None:
             drop_gradients(self.optimizer)  # else the scaler must see them, to lower its scale
-        self._check_finite(seen, patience=self.patience, left=LEFT)
+        self._check_going_on(seen)
 
     def complete(self) -> None:
         """Closes a step that a scaler left out, whose optimizer never came to its post-hook."""

@@ -20,9 +20,12 @@ COMPARED = 16
 def facts_of_data(batches: BatchLoader | None, micro_batches: Sequence[Any]) -> dict[str, Any]:
     """What one rank tells the others of its samples, as plain values."""
     if batches is not None:
-        coming = batches.coming(min(COMPARED, batches.dataset_size or COMPARED))
-        if coming is not None:
-            return {"stream": (batches.dataset_size, fingerprint(coming))}
+        count = min(COMPARED, batches.dataset_size or COMPARED)
+        first = batches.coming(count)
+        if first is not None:
+            code = fingerprint(first)
+            drawn_anew = fingerprint(batches.coming(count)) != code
+            return {"stream": (batches.dataset_size, None if drawn_anew else code)}
     facts: dict[str, Any] = {"micro-batches": [fingerprint(one) for one in micro_batches]}
     loader = batches.source if batches is not None else None
     if isinstance(loader, DataLoader):
@@ -43,8 +46,11 @@ def compare_ranks(everyone: Sequence[Mapping[str, Any]]) -> list[Finding]:
     if any(stream != streams[0] for stream in streams):
         return [_streams_differ([stream[0] for stream in streams if stream is not None])]
     if streams[0] is not None:
+        size, code = streams[0]
         where = f", the same on all {ranks} ranks" if ranks > 1 else ""
-        seen = f"Each of {streams[0][0]} samples is read once a pass{where}."
+        if ranks > 1 and code is None:
+            where = f"; the {ranks} ranks' could not be compared, as each reading draws them anew"
+        seen = f"Each of {size} samples is read once a pass{where}."
         return [Finding(name="samples", level="ok", seen=seen)]
     codes = [code for facts in everyone for code in facts["micro-batches"]]
     again = len(codes) - len(set(codes))

@@ -136,6 +136,7 @@ def _read(plain: Any) -> RunState:
             f"The control's state has version {version}, and this largebatch reads {VERSION}: go "
             "on with the version that saved it, or start a new run from the model's weights."
         )
+    _check_kind(plain)
     try:
         saved: RunState = decode(RunState, plain, where="the control's state")
         sound = saved.digest == checksum(saved)
@@ -145,6 +146,20 @@ def _read(plain: Any) -> RunState:
     if not (sound and saved.batch_size >= 1 and 0.0 <= saved.base_steps < math.inf):
         raise _damaged("its values are not those that were written")
     return saved
+
+
+def _check_kind(plain: Any) -> None:
+    """Tells what was never a run's state from one that is cut."""
+    names = RunState.__dataclass_fields__.keys()
+    if isinstance(plain, Mapping) and 2 * len(names & plain.keys()) >= len(names):
+        return
+    what = type(plain).__name__
+    if isinstance(plain, Mapping):
+        what += f" with {', '.join(map(str, list(plain)[:3])) or 'nothing in it'}"
+    raise CheckpointError(
+        f"This is no state of a run's control but a {what}. Load what control.state_dict() gave, "
+        'as in control.load_state_dict(saved["control"]).'
+    )
 
 
 def _check_same_run(decider: Decider, saved: RunState) -> None:
@@ -172,6 +187,6 @@ def _text(plain: Any) -> str:
 
 def _damaged(cause: str) -> CheckpointError:
     return CheckpointError(
-        f"The control's state cannot be read: {cause:.300}. It is damaged or cut; take the "
-        "checkpoint before it."
+        f"The control's state cannot be read: {cause.rstrip('.'):.300}. It is damaged or cut; take "
+        "the checkpoint before it."
     )
