@@ -253,6 +253,23 @@ def test_the_band_of_the_noise_scale_holds_its_line_and_breaks_where_nothing_is_
         assert y is None or low <= y < high
 
 
+def test_an_interval_from_nothing_on_does_not_flatten_the_noise_scales_panel(
+    tmp_path: Path,
+) -> None:
+    record = MemoryRecord()
+    for step in range(32):
+        moments = GradientMoments(
+            batch_size=64, parts=4, batch_sqnorm=2.0, variance=30.0 if step % 5 else -60.0
+        )
+        seen = Measurement(
+            step=step, samples=64 * step, base_steps=float(step), batch_size=64,
+            base_batch_size=64, moments=moments,
+        )  # fmt: skip
+        record.write(seen, Decision(next_batch_size=64, base_steps=1.0))
+    noise = drawn(Record(header={}, steps=tuple(record.steps)), name="a").curves[-1]
+    assert set(noise.low) == {1.0}  # a sample: no batch is smaller
+
+
 def test_the_table_tells_runs_apart_and_leaves_out_what_none_of_them_says(tmp_path: Path) -> None:
     run = tmp_path / "run.jsonl"
     train("digits", method="sqrt", scale=4, seed=3, lr=0.02, budget="1ep", record=run)

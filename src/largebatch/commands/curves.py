@@ -160,7 +160,10 @@ def _noise(steps: Sequence[Step]) -> tuple[Curve | None, bool, str]:
         name="noise scale",
         x={axis: tuple(map(_short, column)) for axis, column in _columns(places)},
         y=tuple(_positive(noise.noise_scale) if noise else None for noise in known),
-        low=tuple(_short(max(noise.low, 1e-3)) if noise else None for noise in known),
+        low=tuple(
+            _short(max(noise.low, min(noise.noise_scale, 1.0))) if noise else None
+            for noise in known
+        ),
         high=tuple(_short(min(noise.high, top)) if noise else None for noise in known),
     )
     return curve, not all(map(math.isfinite, (n.high for n in known if n))), ""
