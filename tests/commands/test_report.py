@@ -19,7 +19,7 @@ from largebatch.commands.report import report
 from largebatch.commands.train import train
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import GradientMoments, Measurement
-from largebatch.record import JsonlRecord, read_record
+from largebatch.record import JsonlRecord, MemoryRecord, Record, read_record
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_chromium = pytest.mark.skipif(
@@ -158,8 +158,40 @@ def test_what_stands_in_a_record_is_text_and_never_code(browser: Any, tmp_path: 
 @needs_chromium
 def test_a_run_without_noise_measurements_says_so(browser: Any, tmp_path: Path) -> None:
     run = made_up(tmp_path / "a.jsonl", steps=40, measured=False)
-    window, _ = opened(browser, report([run], tmp_path / "page.html"))
-    assert "the run did not measure it" in window.inner_text("figure[data-curve='noise scale']")
+    other = made_up(tmp_path / "b.jsonl", steps=5)
+    window, _ = opened(browser, report([run, other], tmp_path / "page.html"))
+    told = window.inner_text("figure[data-curve='noise scale']")
+    assert "a: the run did not measure it; b: not enough signal" in told
+
+
+@needs_chromium
+def test_a_place_means_the_same_in_every_panel(browser: Any, tmp_path: Path) -> None:
+    long = made_up(tmp_path / "long.jsonl", steps=400, measured=False)
+    short = made_up(tmp_path / "short.jsonl", steps=60)
+    window, _ = opened(browser, report([long, short], tmp_path / "page.html"))
+    noise = window.locator("figure[data-curve='noise scale']")
+    noise.locator(".u-over").hover(position={"x": 60, "y": 50})
+    assert int(noise.locator(".reading").inner_text().split()[0]) > 40  # near its last piece
+    noise.locator(".u-over").hover(position={"x": 4, "y": 50})
+    assert int(noise.locator(".reading").inner_text().split()[0]) < 20
+
+
+@needs_chromium
+def test_on_a_phone_no_word_of_a_table_is_broken_and_no_fact_hidden(
+    browser: Any, tmp_path: Path
+) -> None:
+    runs = [made_up(tmp_path / f"{name}.jsonl", steps=90) for name in ("a", "b", "c")]
+    phone = {"width": 375, "height": 700}
+    window, _ = opened(browser, report(runs, tmp_path / "page.html"), viewport=phone)
+    broken = """() => [...document.querySelectorAll("th, td")].filter((cell) => {
+      const text = document.createRange();
+      text.selectNodeContents(cell);
+      return !/[ -]/.test(cell.textContent.trim()) && text.getClientRects().length > 1;
+    }).map((cell) => cell.textContent)"""
+    assert window.evaluate(broken) == []
+    summary = window.locator("[aria-label=Summary]")
+    assert summary.evaluate("(box) => box.scrollHeight <= box.clientHeight")
+    assert window.evaluate("document.documentElement.scrollWidth") == 375
 
 
 def test_a_long_run_stays_below_a_megabyte(tmp_path: Path) -> None:
@@ -187,6 +219,79 @@ def test_changes_and_lost_steps_are_listed_with_their_reasons(tmp_path: Path) ->
     assert [(kind.count, kind.first, kind.last) for kind in run.kinds] == [(90, 1, 90)]
 
 
+def test_the_first_change_of_the_batch_is_listed(tmp_path: Path) -> None:
+    run = drawn(read_record(made_up(tmp_path / "a.jsonl", steps=3)), name="a")
+    assert (run.changes[0].step, run.changes[0].what) == (1, "batch 16 to 32")
+
+
+def test_the_band_of_the_noise_scale_holds_its_line_and_breaks_where_nothing_is_known(
+    tmp_path: Path,
+) -> None:
+    record = MemoryRecord()
+    for step in range(480):
+        wobble = (-1) ** (step // 3) * (0.9 if step < 240 else 3.0)
+        sqnorm = wobble + (1.0 if step < 360 else -9.0)
+        moments = GradientMoments(
+            batch_size=64, parts=4, batch_sqnorm=sqnorm + 10.0, variance=640.0 + step % 7
+        )
+        seen = Measurement(
+            step=step, samples=64 * step, base_steps=float(step), batch_size=64,
+            base_batch_size=64, moments=moments,
+        )  # fmt: skip
+        record.write(seen, Decision(next_batch_size=64, base_steps=1.0))
+    run = drawn(Record(header={}, steps=tuple(record.steps)), name="a")
+    noise = run.curves[-1]
+    assert noise.name == "noise scale"
+    assert run.open_ended
+    assert len(noise.y) == len(noise.high) == len(noise.x["steps"]) == 24
+    known = [values for values in zip(noise.y, noise.low, noise.high, strict=True) if values[1]]
+    assert 0 < len(known) < 24  # the last quarter's squared norm is below zero
+    for y, low, high in known:
+        assert low is not None
+        assert high is not None
+        assert low < high
+        assert y is None or low <= y < high
+
+
+def test_an_interval_from_nothing_on_does_not_flatten_the_noise_scales_panel(
+    tmp_path: Path,
+) -> None:
+    record = MemoryRecord()
+    for step in range(32):
+        moments = GradientMoments(
+            batch_size=64, parts=4, batch_sqnorm=2.0, variance=30.0 if step % 5 else -60.0
+        )
+        seen = Measurement(
+            step=step, samples=64 * step, base_steps=float(step), batch_size=64,
+            base_batch_size=64, moments=moments,
+        )  # fmt: skip
+        record.write(seen, Decision(next_batch_size=64, base_steps=1.0))
+    noise = drawn(Record(header={}, steps=tuple(record.steps)), name="a").curves[-1]
+    assert set(noise.low) == {1.0}  # a sample: no batch is smaller
+
+
+def test_the_table_tells_runs_apart_and_leaves_out_what_none_of_them_says(tmp_path: Path) -> None:
+    run = tmp_path / "run.jsonl"
+    train("digits", method="sqrt", scale=4, seed=3, lr=0.02, budget="1ep", record=run)
+    facts = drawn(read_record(run), name="run").facts
+    assert (facts["scale"], facts["seed"], facts["base rate"]) == ("4", "3", "0.02")
+    assert (facts["batch"], facts["noise scale"]) == ("64", "not measured")
+    assert drawn(read_record(made_up(tmp_path / "a.jsonl", steps=9)), name="a").facts[
+        "batch"
+    ] == "16 to 64"  # fmt: skip
+    page = report([run], tmp_path / "page.html").read_text()
+    assert ">seed</th>" in page
+    assert ">clipping norm</th>" not in page
+
+
+def test_a_page_never_replaces_a_record(tmp_path: Path) -> None:
+    run = made_up(tmp_path / "run.html", steps=5)
+    before = run.read_bytes()
+    with pytest.raises(ValueError, match="is one of the records"):
+        report([run], tmp_path / "." / "run.html")
+    assert run.read_bytes() == before
+
+
 def test_a_damaged_record_is_shown_up_to_the_damage(tmp_path: Path) -> None:
     path = made_up(tmp_path / "a.jsonl", steps=40)
     lines = path.read_bytes().splitlines(keepends=True)
@@ -206,6 +311,8 @@ def test_a_damaged_record_is_shown_up_to_the_damage(tmp_path: Path) -> None:
         (["report", "a.jsonl", "--out", "a.jsonl/p.html"], "cannot be written"),
         (["report", "empty.jsonl"], "empty.jsonl has no header"),
         (["report", *["a.jsonl"] * 9], "1 to 8 runs"),
+        (["replay", "none.jsonl", "--method", "sqrt"], "none.jsonl cannot be read (No such"),
+        (["replay", ".", "--method", "sqrt"], "cannot be read (Is a directory)"),
         (["replay", "a.jsonl", "--method", "adascal"], "Did you mean 'adascale'"),
         (["replay", "bare.jsonl", "--method", "adascale"], "needs 'moments'"),
     ],

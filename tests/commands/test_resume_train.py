@@ -187,6 +187,7 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
         (["--checkpoint", "there", "--resume", "--lr", "1"], 1, "its lr is"),
         (["--checkpoint", "there", "--resume", "--method", "sqrt"], 1, "its method is"),
         (["--checkpoint", "there", "--resume", "--budget", "2ep"], 1, "its budget is"),
+        (["--checkpoint", "new", "--resume", "--record", "other.jsonl"], 1, "its scale is 2, here"),
         (["--checkpoint", "file"], 1, "cannot be written"),
         (["--checkpoint", "new", "--keep", "0"], 2, "keep is a number of checkpoints"),
         (["--checkpoint", "new", "--checkpoint-every", "soon"], 2, "There is no budget 'soon'"),
@@ -200,6 +201,8 @@ def test_bad_use_is_one_line_before_any_step(
     monkeypatch.chdir(tmp_path)
     if "there" in arguments:
         train("digits", budget="3steps", checkpoint="there", evaluations=0)
+    if "other.jsonl" in arguments:
+        train("digits", budget="3steps", scale=2, record="other.jsonl", evaluations=0)
     (tmp_path / "file").touch()
     lb.Checkpoints("foreign").save({"weights": 1}, step=1)
     (tmp_path / "broken").mkdir()

@@ -154,6 +154,8 @@ def test_a_loss_that_was_never_finite_is_not_laid_to_the_rate() -> None:
         ({"method": "adascal"}, "Did you mean 'adascale'"),
         ({"scale": 0}, "--scale 8"),
         ({"scale": -1}, "at least 1"),
+        ({"scale": 10**20}, "at most 1000000"),
+        ({"seed": 10**30}, "64 bits"),
         ({"budget": "5epochs"}, "5ep"),
         ({"lr": 0.0}, "--lr 0.01"),
         ({"lr": float("nan")}, "finite"),

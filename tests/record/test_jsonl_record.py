@@ -71,6 +71,21 @@ def test_nothing_is_appended_to_a_file_that_is_not_a_record(tmp_path: Path) -> N
     assert path.read_text() == "my notes\nwithout an end"
 
 
+def test_nothing_is_appended_to_the_record_of_another_run(tmp_path: Path) -> None:
+    path = written(tmp_path / "run.jsonl", run(3))
+    before = path.read_bytes()
+    with pytest.raises(
+        RecordError, match="of another run: its base_batch_size is 64, here it is 8"
+    ):
+        JsonlRecord(path, append=True).start({**FACTS, "base_batch_size": 8})
+    assert path.read_bytes() == before
+    resumed = {**FACTS, "ranks": 2, "batch_size": 512}  # may change along a run
+    record = JsonlRecord(path, append=True)
+    record.start(resumed)
+    record.close()
+    assert list(read_record(path).steps) == run(3)
+
+
 @pytest.mark.parametrize("content", [b"", None])
 def test_appending_to_nothing_starts_a_record(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "run.jsonl"

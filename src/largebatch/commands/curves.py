@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from largebatch.analysis.noise import NoiseEstimate, NotEnough, along, estimate_noise
+from largebatch.analysis.noise import NoiseEstimate, along
+from largebatch.commands.facts import facts_of, notes_of, places_of, series_of
 from largebatch.record import Record, Step
 
 AXES = ("steps", "samples", "base steps")
@@ -63,6 +64,7 @@ class Drawn:
         name: of its file.
         facts: label -> text, for the table.
         curves: what is drawn; one without values says in `missing` why.
+        open_ended: whether an interval of the noise scale has no upper end; its band is cut.
         missing: name of a curve -> why there is none.
         changes: of the batch, and steps skipped; the first and last of many.
         left_out: changes beyond them.
@@ -73,6 +75,7 @@ class Drawn:
     name: str
     facts: Mapping[str, str]
     curves: tuple[Curve, ...]
+    open_ended: bool
     missing: Mapping[str, str]
     changes: tuple[Change, ...]
     left_out: int
@@ -96,34 +99,26 @@ def drawn(record: Record, *, name: str, points: int = 400) -> Drawn:
         "gain": [step.decision.base_steps for step in sound],
     }
     curves = [_thinned(title, sound, ys, points=points) for title, ys in values.items()]
-    noise, why = _noise(sound)
+    noise, open_ended, why = _noise(sound)
     missing = {curve.name: "the record has no such number" for curve in curves if not curve.y}
     if noise is None:
         missing["noise scale"] = why
     else:
         curves.append(noise)
-    changes = _changes(record.steps)
+    changes = _changes(record)
     shown = (
         changes if len(changes) <= CHANGES else changes[: CHANGES // 2] + changes[-CHANGES // 2 :]
     )
     return Drawn(
         name=name,
-        facts=_facts(record, sound),
+        facts=facts_of(record),
         curves=tuple(curve for curve in curves if curve.y),
+        open_ended=open_ended,
         missing=missing,
         changes=tuple(shown),
         left_out=len(changes) - len(shown),
         kinds=_kinds(record.steps),
-        notes=_notes(record),
-    )
-
-
-def _places(step: Step) -> tuple[float, float, float]:
-    seen, decision = step
-    return (
-        float(seen.step + 1),
-        float(seen.samples + seen.batch_size),
-        seen.base_steps + decision.base_steps,
+        notes=notes_of(record),
     )
 
 
@@ -138,7 +133,7 @@ def _thinned(
     pairs = [(s, y) for s, y in zip(steps, values, strict=True) if y is not None]
     size = max(1, math.ceil(len(pairs) / points))
     groups = [pairs[at : at + size] for at in range(0, len(pairs), size)]
-    places = [_places(group[-1][0]) for group in groups]
+    places = [places_of(group[-1][0]) for group in groups]
     ys = [[y for _, y in group] for group in groups]
     return Curve(
         name=name,
@@ -149,30 +144,33 @@ def _thinned(
     )
 
 
-def _noise(steps: Sequence[Step]) -> tuple[Curve | None, str]:
+def _noise(steps: Sequence[Step]) -> tuple[Curve | None, bool, str]:
+    """The curve, with a gap where nothing is known; whether a band is cut; why there is none."""
     measured = [step for step in steps if step.seen.moments is not None]
     if not measured:
-        return None, "the run did not measure it"
-    pieces = along(_series(measured), pieces=24)
-    known = [(p, p.noise) for p in pieces if isinstance(p.noise, NoiseEstimate)]
-    if not known:
-        return None, str(pieces[0].noise)
-    finite = [noise.high for _, noise in known if math.isfinite(noise.high)]
-    top = 10.0 * max([*finite, *(noise.low for _, noise in known)])
-    places = [_places(measured[(p.start + p.stop - 1) // 2]) for p, _ in known]
+        return None, False, "the run did not measure it"
+    pieces = along(series_of(measured), pieces=24)
+    known = [p.noise if isinstance(p.noise, NoiseEstimate) else None for p in pieces]
+    values = [value for noise in known if noise for value in (noise.noise_scale, *_ends(noise))]
+    if not values:
+        return None, False, str(pieces[0].noise)
+    top = 2.0 * max(filter(math.isfinite, values))
+    places = [places_of(measured[(p.start + p.stop - 1) // 2]) for p in pieces]
     curve = Curve(
         name="noise scale",
         x={axis: tuple(map(_short, column)) for axis, column in _columns(places)},
-        y=tuple(_positive(noise.noise_scale) for _, noise in known),
-        low=tuple(_short(max(noise.low, 1e-3)) for _, noise in known),
-        high=tuple(_short(min(noise.high, top)) for _, noise in known),
+        y=tuple(_positive(noise.noise_scale) if noise else None for noise in known),
+        low=tuple(
+            _short(max(noise.low, min(noise.noise_scale, 1.0))) if noise else None
+            for noise in known
+        ),
+        high=tuple(_short(min(noise.high, top)) if noise else None for noise in known),
     )
-    return curve, ""
+    return curve, not all(map(math.isfinite, (n.high for n in known if n))), ""
 
 
-def _series(steps: Sequence[Step]) -> list[tuple[float, float]]:
-    moments = [step.seen.moments for step in steps]
-    return [(m.variance, m.sqnorm) for m in moments if m is not None]
+def _ends(noise: NoiseEstimate) -> tuple[float, float]:
+    return noise.low, noise.high
 
 
 def _columns(places: Sequence[tuple[float, ...]]) -> list[tuple[str, tuple[float, ...]]]:
@@ -188,13 +186,15 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _changes(steps: Sequence[Step]) -> list[Change]:
-    found, before = [], None
-    for seen, decision in steps:
+def _changes(record: Record) -> list[Change]:
+    if not record.steps:
+        return []
+    found, before = [], record.header.get("batch_size", record.steps[0].seen.batch_size)
+    for seen, decision in record.steps:
         after = seen.samples + seen.batch_size
         if not seen.finite:
             what = f"skipped, loss {seen.loss}"
-        elif before is not None and decision.next_batch_size != before:
+        elif decision.next_batch_size != before:
             what = f"batch {before} to {decision.next_batch_size}"
         else:
             before = decision.next_batch_size
@@ -216,56 +216,6 @@ def _kinds(steps: Sequence[Step]) -> tuple[Kind, ...]:
         for group in groups.values()
     ]
     return tuple(sorted(kinds, key=lambda kind: -kind.count)[:50])
-
-
-def _facts(record: Record, sound: Sequence[Step]) -> dict[str, str]:
-    header = record.header
-    last = sound[-1] if sound else None
-    places = _places(last) if last else (0.0, 0.0, 0.0)
-    measured = [step for step in sound if step.seen.moments is not None]
-    noise = (
-        estimate_noise(_series(measured))
-        if measured
-        else NotEnough(
-            reason="the run did not measure it", needed="a rule that does, such as lb.Observe()"
-        )
-    )
-    tail = [step.seen.loss for step in sound[-max(len(sound) // 20, 1) :]]
-    losses = [loss for loss in tail if loss is not None]
-    return {
-        "method": str(header.get("method", _rule(header.get("rule")))),
-        "workload": str(header.get("workload", "")),
-        "base batch": str(header.get("base_batch_size", "")),
-        "processes": str(header.get("ranks", "")),
-        "steps": f"{places[0]:.0f}",
-        "samples": f"{places[1]:.0f}",
-        "base steps": f"{places[2]:.1f}",
-        "mean gain": f"{places[2] / places[0]:.2f}" if places[0] else "",
-        "skipped": str(len(record.steps) - len(sound)),
-        "loss, last twentieth": f"{math.fsum(losses) / len(losses):.4g}" if losses else "",
-        "noise": str(noise),
-    }
-
-
-def _rule(plain: object) -> str:
-    """A rule's name from its plain form; a chain's are joined."""
-    if not isinstance(plain, Mapping):
-        return ""
-    rules = plain.get("rules")
-    if isinstance(rules, list):
-        return ", ".join(_rule(rule) for rule in rules) or "no rule"
-    return str(plain.get("kind", ""))
-
-
-def _notes(record: Record) -> tuple[str, ...]:
-    notes = []
-    if record.damage:
-        notes.append(f"Damaged: {record.damage} Only the steps before it are shown.")
-    if record.truncated:
-        notes.append("The last line was cut by a crash and is left out.")
-    if record.redone:
-        notes.append(f"A resumed run took {record.redone} steps again; the later ones are shown.")
-    return tuple(notes)
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

@@ -18,7 +18,8 @@ PAGE = files("largebatch.commands") / "page"
 MOST_RUNS = 8
 """More could not be told apart by colour and dash."""
 
-CURVES = ("training loss", "learning rate", "batch size", "gain", "noise scale")
+NOISE = "noise scale"
+CURVES = ("training loss", "learning rate", "batch size", "gain", NOISE)
 
 
 def report(records: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:
@@ -61,6 +62,9 @@ def report(records: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str
         runs=runs,
         data=json.dumps(data, separators=(",", ":"), allow_nan=False),
         axes=AXES,
+        facts=[fact for fact in runs[0].facts if any(run.facts[fact] for run in runs)],
+        thinned=any(curve.low for run in runs for curve in run.curves if curve.name != NOISE),
+        open_ended=any(run.open_ended for run in runs),
         curves=CURVES,
         version=__version__,
         library=_part("uPlot.iife.min.js"),
@@ -96,4 +100,9 @@ def _check(paths: Sequence[Path], page: Path) -> None:
             raise RecordError(
                 f"There is no record {path}. One is written by: largebatch train digits --record "
                 "run.jsonl"
+            )
+        if page.exists() and page.samefile(path):
+            raise ValueError(
+                f"{page} is one of the records, which the page would replace. Name another file: "
+                "--out report.html"
             )

@@ -25,6 +25,9 @@ from largebatch.record import Checkpoints, JsonlRecord, Logged, Tee
 from largebatch.workloads import Workload, load
 from largebatch.workloads.data import size
 
+LARGEST_SCALE = 1_000_000
+"""A step of more base batches, each a backward, would never end."""
+
 
 def train(
     workload: str | Workload,
@@ -189,9 +192,10 @@ def check_amounts(
     Raises:
         ValueError: naming the amount.
     """
-    if scale < 1:
+    if not 1 <= scale <= LARGEST_SCALE:
         raise ValueError(
-            f"The scale is the batch in base batches, at least 1; got {scale}. Example: --scale 8"
+            f"The scale is the batch in base batches, at least 1 and at most "
+            f"{LARGEST_SCALE}; got {scale}. Example: --scale 8"
         )
     if lr is not None and not 0.0 < lr < float("inf"):
         raise ValueError(f"The learning rate is finite and above 0; got {lr}. Example: --lr 0.01")

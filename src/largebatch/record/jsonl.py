@@ -22,6 +22,9 @@ from largebatch.core.measurement import Measurement
 from largebatch.core.version import __version__
 from largebatch.record.lines import open_lines, write_line
 
+_CHANGING = frozenset({"version", "ranks", "batch_size"})
+"""Facts that may differ between a run and its resumption."""
+
 _JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False)
 
 
@@ -54,8 +57,12 @@ class JsonlRecord:
         """Opens the file and writes the header: the facts and the version of this package.
 
         Raises:
-            RecordError: the file exists and `append` is False, or it is not a record.
+            RecordError: the file exists and `append` is False, it is not a record, or it is the
+                record of another run.
         """
+        plain = encode(facts)
+        if self.append and self.path.is_file():
+            self._check_same_run(plain)
         self._file = open_lines(
             self.path,
             append=self.append,
@@ -63,7 +70,7 @@ class JsonlRecord:
             what="a record",
             again=f"lb.JsonlRecord({str(self.path)!r}, append=True)",
         )
-        self._write_line({"header": {**encode(facts), "version": __version__}})
+        self._write_line({"header": {**plain, "version": __version__}})
 
     def write(self, seen: Measurement, decision: Decision) -> None:
         """Adds one step.
@@ -78,6 +85,21 @@ class JsonlRecord:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _check_same_run(self, facts: Mapping[str, Any]) -> None:
+        """Refuses to go on with a record whose header, as far as it is whole, says other things."""
+        try:
+            with open(self.path, "rb") as file:
+                there = json.loads(file.readline())["header"]
+            common = (there.keys() & facts.keys()) - _CHANGING
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return  # not a whole header: `open_lines` tells, or begins the file anew
+        for name in sorted(common):
+            if there[name] != facts[name]:
+                raise RecordError(
+                    f"{self.path} is of another run: its {name} is {there[name]!s:.80}, here it "
+                    f"is {facts[name]!s:.80}. Name another file."
+                )
 
     def _write_line(self, plain: dict[str, Any]) -> None:
         if self._file is None:

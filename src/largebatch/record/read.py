@@ -53,7 +53,8 @@ def read_record(path: str | os.PathLike[str], *, up_to_damage: bool = False) -> 
             say in `damage` which one it is.
 
     Raises:
-        RecordError: no header, or any other line that is not as written; with its number.
+        RecordError: no header, or any other line that is not as written; with its number. Or a file
+            that cannot be read.
     """
     lines = _Lines()
     damage = ""
@@ -64,6 +65,8 @@ def read_record(path: str | os.PathLike[str], *, up_to_damage: bool = False) -> 
         if not (up_to_damage and lines.headers):
             raise
         damage = str(error)
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read ({error.strerror}).") from error
     if not lines.headers:
         raise RecordError(f"{path} has no header: nothing was recorded, or it is not a record.")
     return Record(

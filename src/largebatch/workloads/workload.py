@@ -82,7 +82,12 @@ class Workload:
             seed: the same seed gives the same weights, on every rank.
             lr: learning rate instead of the base rate.
             device: where the model goes after it was initialised on the CPU.
+
+        Raises:
+            ValueError: a seed of more than 64 bits, which torch does not take.
         """
+        if not -(2**63) <= seed < 2**63:
+            raise ValueError(f"A seed is a whole number of 64 bits; got {seed}.")
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # the CPU's alone
             model = self.model().to(device)

@@ -13,6 +13,12 @@
   };
   const charts = [];
 
+  // What all curves span, so that a place means the same in each of them.
+  function span(axis) {
+    const places = runs.flatMap((run) => Object.values(run.curves)).map((curve) => curve.x[axis]);
+    return [Math.min(...places.map((x) => x[0])), Math.max(...places.map((x) => x.at(-1)))];
+  }
+
   function draw(figure, axis) {
     const name = figure.dataset.curve;
     const place = figure.querySelector(".plot");
@@ -22,20 +28,23 @@
     if (!shown.length) {
       const text = document.createElement("p");
       text.className = "none";
-      text.textContent = "Nothing to draw: " + runs.map((run) => run.missing[name] || "").join("; ");
+      text.textContent = "Nothing to draw. " + runs.map((run) => `${run.name}: ${run.missing[name]}`).join("; ");
       place.append(text);
       return null;
     }
+    const whole = span(axis), wide = whole[0] < whole[1];
+    // Circles that would run into one another are left out.
+    const apart = (x) => x.length < 2 || x.length < 30 && ((x.at(-1) - x[0]) / (whole[1] - whole[0])) * place.clientWidth > 14 * x.length;
     const tables = [], series = [{ label: axis }], bands = [];
     for (const { at, run, curve } of shown) {
       const stroke = colour("--c" + at);
-      const step = name === "batch size" ? uPlot.paths.stepped({ align: 1 }) : undefined;
+      const step = name === "batch size" ? uPlot.paths.stepped({ align: -1 }) : undefined;
       const width = 2, table = [curve.x[axis], curve.y];
-      series.push({ label: run.name, stroke, width, dash: dashes[at], paths: step, spanGaps: true, points: { show: curve.y.length < 40 } });
+      series.push({ label: run.name, stroke, width, dash: dashes[at], paths: step, points: { show: apart(curve.x[axis]) } });
       if (curve.high.length) {
         table.push(curve.high, curve.low);
         const first = series.length;
-        const edge = { stroke: "transparent", width: 0, points: { show: false }, spanGaps: true, band: true };
+        const edge = { stroke: "transparent", width: 0, points: { show: false }, band: true };
         series.push({ ...edge, label: "" }, { ...edge, label: "" });
         bands.push({ series: [first, first + 1], fill: stroke + "33" });
       }
@@ -51,7 +60,7 @@
       width: place.clientWidth, height: 230, series, bands,
       legend: { show: false },
       cursor: { y: false, drag: { x: true, y: false } },
-      scales: { x: { time: false }, y: logarithmic.has(name) ? { distr: 3 } : {} },
+      scales: { x: { time: false, ...(wide && { range: (u, low, high) => (low === u.data[0][0] && high === u.data[0].at(-1) ? whole : [low, high]) }) }, y: logarithmic.has(name) ? { distr: 3 } : {} },
       axes: [
         { stroke: ink, grid, ticks: grid, font, values, size: 32, label: axis, labelSize: 20, labelFont: font },
         { stroke: ink, grid: lines, ticks: lines, font, values, size: 58 },
