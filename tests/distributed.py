@@ -1,14 +1,17 @@
-"""Runs a function in several processes that form a gloo group."""
+"""Runs a function, or a program, in several processes that form a gloo group."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +19,41 @@ import torch.distributed as dist
 
 SECONDS = 150
 """After which ranks that still run are hanging."""
+
+ABORTED = "terminate called without an active exception"
+"""Of a process that is done, about once in 60: see pytorch/pytorch#179291."""
+
+
+def run_program(
+    *args: str, cwd: Path | None = None, path: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """python with these arguments, which starts processes of its own; again where torch aborted
+    one that was done.
+
+    Args:
+        args: after "python".
+        cwd: where it runs.
+        path: of its own modules, before the library's.
+    """
+    source = str(Path(__file__).parents[1] / "src")
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, *args],
+            cwd=cwd,
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, (path, source))),
+                "OMP_NUM_THREADS": "1",
+                "GLOO_SOCKET_IFNAME": "lo",
+            },
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        if ABORTED not in done.stderr:
+            break
+    return done
 
 
 def run_on_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]:

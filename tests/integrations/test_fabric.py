@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -19,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import largebatch as lb
+from distributed import run_program
 from small_runs import Growing, Optimize, adamw, data, loss_of, sgd, small_model
 
 ROOT = Path(__file__).parents[2]
@@ -103,19 +101,7 @@ def test_an_attached_rule_takes_fabrics_backward(precision: Any) -> None:
 
 
 def run_example(name: str, *args: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / name), *args],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT / "src"),
-            "OMP_NUM_THREADS": "1",
-            "GLOO_SOCKET_IFNAME": "lo",
-        },
-        capture_output=True,
-        text=True,
-        timeout=140,
-        check=False,
-    )
+    done = run_program(str(ROOT / "examples" / name), *args)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.splitlines()
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +34,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 
 import largebatch as lb
+from distributed import run_program
 from small_runs import Facts, Optimize, adamw, data, sgd, small_model, weights
 
 ROOT = Path(__file__).parents[2]
@@ -404,15 +403,8 @@ else:
 def test_two_processes_are_one_up_to_rounding(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(PROGRAM)
     here = Path(__file__).parent
-    path = os.pathsep.join(map(str, (ROOT / "src", here, here.parent)))
-    done = subprocess.run(
-        [sys.executable, "train.py", "out.json"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
+    done = run_program(
+        "train.py", "out.json", cwd=tmp_path, path=os.pathsep.join(map(str, (here, here.parent)))
     )
     assert done.returncode == 0, done.stderr[-3000:]
     two = json.loads((tmp_path / "out.json").read_text())
