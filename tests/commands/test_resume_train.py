@@ -21,18 +21,25 @@ from largebatch.commands.train import train
 from largebatch.record import read_record
 from largebatch.workloads import load
 
-COMMAND = ["train", "digits", "--scale", "4", "--budget", "60ep"]
+LENGTH = ["--scale", "4", "--budget", "60ep"]
 
 
-def start(folder: Path, *more: str) -> subprocess.Popen[str]:
+def start(
+    folder: Path, *more: str, workload: str = "digits", ctrl_c: Any = signal.SIG_DFL
+) -> subprocess.Popen[str]:
     files = ["--checkpoint", str(folder / "ck"), "--record", str(folder / "run.jsonl")]
     return subprocess.Popen(
-        [sys.executable, "-m", "largebatch", *COMMAND, *files, *more],
+        [sys.executable, "-m", "largebatch", "train", workload, *LENGTH, *files, *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(folder)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, ctrl_c),  # a script's & has it ignored
     )
+
+
+def python_path(folder: Path) -> str:
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
 
 
 def wait_for_checkpoint(folder: Path) -> None:
@@ -79,6 +86,7 @@ def test_a_run_that_a_signal_ended_goes_on_to_the_same_bits(
     assert run.returncode == code
     if number != signal.SIGKILL:
         assert "Go on: repeat the command with --resume" in told
+        assert told.count("the step in hand is finished") == 1
         assert "Traceback" not in told
         saved = lb.Checkpoints(tmp_path / "ck").load().state["control"]["step"]
         assert f"stopped after {saved} steps" in told
@@ -88,6 +96,60 @@ def test_a_run_that_a_signal_ended_goes_on_to_the_same_bits(
     assert again.returncode == 0, told
     assert "Going on from" in told
     assert same(outcome(tmp_path), whole)
+
+
+SLOW = (
+    "import time\n"
+    "from dataclasses import replace\n"
+    "from largebatch.workloads import load\n"
+    "def workload():\n"
+    "    digits = load('digits')\n"
+    "    def loss(model, batch):\n"
+    "        time.sleep(0.3)\n"
+    "        return digits.loss(model, batch)\n"
+    "    return replace(digits, loss=loss)\n"
+)
+
+
+def started_slow(folder: Path, *more: str, ctrl_c: Any = signal.SIG_DFL) -> subprocess.Popen[str]:
+    """A run in its first step, of 20 slow backwards."""
+    (folder / "slow.py").write_text(SLOW)
+    run = start(folder, "--scale", "20", *more, workload="slow:workload", ctrl_c=ctrl_c)
+    deadline = time.monotonic() + 60
+    while not (folder / "run.jsonl").exists():
+        assert time.monotonic() < deadline, "no record in a minute"
+        time.sleep(0.02)
+    time.sleep(0.5)
+    return run
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_answered_before_the_step_in_hand_is_done(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    run = started_slow(tmp_path)
+    run.send_signal(number)
+    assert run.stderr is not None
+    line = run.stderr.readline()
+    assert "the step in hand is finished" in line
+    assert "A second Ctrl-C ends it" in line
+    assert not list((tmp_path / "ck").glob("*.pt"))
+    run.send_signal(signal.SIGINT)
+    _, told = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "interrupted" in told
+    assert "the step in hand" not in told
+
+
+def test_ctrl_c_stays_ignored_where_the_caller_ignores_it(tmp_path: Path) -> None:
+    run = started_slow(tmp_path, ctrl_c=signal.SIG_IGN)
+    run.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        run.wait(timeout=1)
+    run.send_signal(signal.SIGTERM)
+    _, told = run.communicate(timeout=60)
+    assert run.returncode == 143
+    assert told.count("the step in hand is finished") == 1
 
 
 @pytest.mark.distributed
@@ -120,7 +182,7 @@ def test_torchrun_restarts_a_run_that_goes_on_by_itself(tmp_path: Path) -> None:
                 "--checkpoint", str(folder), "--resume", "--record", f"{folder}.jsonl",
             ],
             capture_output=True, text=True, timeout=150,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(tmp_path)},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
 

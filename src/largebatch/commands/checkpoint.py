@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,13 @@ class Saving:
         checkpoints: the directory.
         every: an interval in one unit; a budget of that length.
         resume: whether to go on from the newest checkpoint, if there is one.
+        on_stop: called when a signal asks the run to stop, before the step in hand is done.
     """
 
     checkpoints: Checkpoints
     every: Budget
     resume: bool = False
+    on_stop: Callable[[], None] | None = None
 
 
 class Saver:

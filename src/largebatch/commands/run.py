@@ -126,8 +126,9 @@ def run(
         if training.saver is None:
             training.go()
         else:
-            with stopping(training.control):
-                _resume(training, training.saver, report)
+            saver = training.saver
+            with stopping(training.control, announce=saver.saving.on_stop):
+                _resume(training, saver, report)
                 training.go()
     result = _result(training, began=began) if place.leader else None
     if place.ranks > 1:

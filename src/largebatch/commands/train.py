@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +45,7 @@ def train(
     resume: bool = False,
     keep: int = 3,
     checkpoint_every: str | None = None,
+    on_stop: Callable[[], None] | None = None,
     loggers: Sequence[Logger] = (),
     log: Sequence[str] = (),
 ) -> RunResult:
@@ -70,6 +71,8 @@ def train(
         keep: how many checkpoints are kept.
         checkpoint_every: such as "0.5ep" or "10k" (see `parse_length`); None for a hundredth of
             the budget.
+        on_stop: called once, on every rank, by the handler of the first signal that asks a saved
+            run to stop; it may interrupt anything, printing too.
         loggers: each gets every step's numbers (see `lb.Logged`), on the first rank.
         log: more of them by name, such as "csv=run.csv" (see `commands/loggers.py`). Of a resumed
             run they go on with what is there, W&B and MLflow with the run of the checkpoint.
@@ -120,6 +123,7 @@ def train(
                 checkpoints=checkpoints,
                 every=interval.budget(**sizes) if interval else _hundredth(plan.budget),
                 resume=resume,
+                on_stop=on_stop,
             )
         )
         fed = [*loggers, *named.values()]
