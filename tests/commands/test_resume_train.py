@@ -220,6 +220,21 @@ def test_what_is_random_in_training_goes_on_with_the_same_numbers(tmp_path: Path
     assert len(result.curve) == 8
 
 
+@pytest.mark.parametrize("more", [[], ["--resume"]])
+def test_a_second_run_in_a_directory_is_refused_while_the_first_one_lives(
+    more: list[str], tmp_path: Path
+) -> None:
+    first = started_slow(tmp_path)
+    directory = str(tmp_path / "ck")
+    result = CliRunner().invoke(cli, ["train", "digits", "--checkpoint", directory, *more])
+    assert result.exit_code == 1
+    assert "Another run is training in" in result.stderr
+    assert "--checkpoint other" in result.stderr
+    first.kill()
+    first.communicate()
+    train("digits", budget="3steps", evaluations=0, checkpoint=directory, resume=bool(more))
+
+
 def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path: Path) -> None:
     whole = train("digits", budget="1ep", checkpoint=tmp_path)
     newest = lb.Checkpoints(tmp_path).paths[-1]
