@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -50,8 +51,14 @@ def wait_for_checkpoint(folder: Path) -> None:
 
 
 def outcome(folder: Path) -> tuple[dict[str, Any], Any]:
-    state = lb.Checkpoints(folder / "ck").load().state
-    return state, read_record(folder / "run.jsonl").steps
+    return saved(folder / "ck"), read_record(folder / "run.jsonl").steps
+
+
+def saved(folder: Path) -> dict[str, Any]:
+    """The newest checkpoint, but for how long the run took."""
+    state = lb.Checkpoints(folder).load().state
+    assert state.pop("seconds") > 0.0
+    return state
 
 
 def same(a: Any, b: Any) -> bool:
@@ -88,9 +95,9 @@ def test_a_run_that_a_signal_ended_goes_on_to_the_same_bits(
         assert "Go on: repeat the command with --resume" in told
         assert told.count("the step in hand is finished") == 1
         assert "Traceback" not in told
-        saved = lb.Checkpoints(tmp_path / "ck").load().state["control"]["step"]
-        assert f"stopped after {saved} steps" in told
-        assert len(read_record(tmp_path / "run.jsonl").steps) == saved
+        steps = saved(tmp_path / "ck")["control"]["step"]
+        assert f"stopped after {steps} steps" in told
+        assert len(read_record(tmp_path / "run.jsonl").steps) == steps
     again = start(tmp_path, "--resume")
     _, told = again.communicate(timeout=120)
     assert again.returncode == 0, told
@@ -190,8 +197,7 @@ def test_torchrun_restarts_a_run_that_goes_on_by_itself(tmp_path: Path) -> None:
     assert (tmp_path / "died").exists()
     assert read_record(f"{tmp_path / 'ck'}.jsonl").redone >= 0
     run(tmp_path / "whole")  # the flag is there: nobody dies
-    last = [lb.Checkpoints(tmp_path / name).load().state for name in ("ck", "whole")]
-    assert same(last[0], last[1])
+    assert same(saved(tmp_path / "ck"), saved(tmp_path / "whole"))
 
 
 def test_what_is_random_in_training_goes_on_with_the_same_numbers(tmp_path: Path) -> None:
@@ -215,8 +221,7 @@ def test_what_is_random_in_training_goes_on_with_the_same_numbers(tmp_path: Path
         train(workload, checkpoint=tmp_path / "cut", progress=interrupted, **options)
     assert lb.Checkpoints(tmp_path / "cut").load().state["control"]["step"] == 20
     result = train(workload, checkpoint=tmp_path / "cut", resume=True, **options)
-    one, other = (lb.Checkpoints(tmp_path / name).load().state for name in ("whole", "cut"))
-    assert same(one, other)
+    assert same(saved(tmp_path / "whole"), saved(tmp_path / "cut"))
     assert len(result.curve) == 8
 
 
@@ -243,6 +248,32 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path: Path) -> None:
     result = train("digits", budget="1ep", checkpoint=tmp_path, resume=True, progress=told.append)
     assert any(isinstance(line, str) and newest.name in line for line in told)
     assert replace(result, seconds=0.0) == replace(whole, seconds=0.0)
+
+
+def test_the_seconds_of_a_resumed_run_are_those_of_all_its_parts(tmp_path: Path) -> None:
+    digits = load("digits")
+    going_on = threading.Event()
+
+    def slow(model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        if not going_on.is_set():
+            time.sleep(0.2)
+        return digits.loss(model, batch)
+
+    def interrupted(report: Any) -> None:
+        if report.step == 5:
+            raise KeyboardInterrupt
+
+    workload = replace(digits, loss=slow)
+    options: dict[str, Any] = {"budget": "10steps", "checkpoint_every": "1steps"}
+    with pytest.raises(KeyboardInterrupt):
+        train(workload, checkpoint=tmp_path, progress=interrupted, **options)
+    before = lb.Checkpoints(tmp_path).load().state["seconds"]
+    assert before > 0.8
+    going_on.set()
+    time.sleep(1.0)  # what lies between is not counted
+    began = time.perf_counter()
+    result = train(workload, checkpoint=tmp_path, resume=True, **options)
+    assert before < result.seconds < before + time.perf_counter() - began
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:

@@ -24,10 +24,12 @@ from largebatch.core.measurement import Budget
 from largebatch.core.version import __version__
 from largebatch.record import Checkpoint, Checkpoints
 
-VERSION = 2
+VERSION = 3
 """Of what a checkpoint of `largebatch train` holds."""
 
-KEYS = {"version", "largebatch", "run", "model", "optimizer", "control", "log", "random"}
+KEYS = {
+    "version", "largebatch", "run", "model", "optimizer", "control", "log", "random", "seconds",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,7 @@ class Saver:
             "control": self.control.state_dict(),
             "log": self.log.state_dict(),
             "random": random,
+            "seconds": self.log.seconds,
         }
         return self.saving.checkpoints.save(state, step=self.control.optimizer_steps)
 
@@ -133,6 +136,7 @@ class Saver:
                 f"{checkpoint.path} does not fit this model and optimizer ({error!s:.200}). "
                 "Build them as they were, or start a new run in another directory."
             ) from error
+        self.log.seconds_before = state["seconds"]
         self._restore_random(state["random"])
         return checkpoint
 

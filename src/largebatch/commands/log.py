@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,9 @@ class Log:
     """A sink that passes each step on to the record and to whoever watches, and keeps sums.
 
     Mutable: gathers the sums since the last point of the curve, and over the run.
+
+    Attributes:
+        seconds_before: of the parts before this one, where the run was resumed.
     """
 
     def __init__(
@@ -48,12 +52,18 @@ class Log:
     ) -> None:
         self.plan, self.record, self.report, self.label = plan, record, report, label
         self.points: list[Point] = []
+        self.seconds_before, self._began = 0.0, time.perf_counter()
         self.multipliers = 0.0
         self._losses: list[float] = []
         self._batch_size = plan.batch_size  # wished for of the next step
         self._moments = MovingMoments()
         self._runs = runs
         self._ids: Mapping[str, str] = {}  # of loggers that the resumed run had
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all parts of the run up to now, without what lies between them."""
+        return self.seconds_before + time.perf_counter() - self._began
 
     def start(self, facts: Mapping[str, Any]) -> None:
         if self.record is not None:

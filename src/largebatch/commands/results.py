@@ -87,7 +87,8 @@ class RunResult:
         diverged: whether the run was given up, or a validation metric at its end is not finite.
         validation, test: metrics at the end; none after a run that was given up.
         curve: validation at even parts of the budget.
-        seconds: wall time of training and evaluation.
+        seconds: wall time of training and evaluation; of a resumed run, of all its parts up to
+            what was saved, without the time between them.
         settings: versions and machine.
     """
 
