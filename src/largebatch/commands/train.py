@@ -99,7 +99,7 @@ def train(
                 what="a record",
                 another="Name another file: --record other.jsonl",
             )
-        named = loggers_of(log, resume=resume) if launched_rank() == 0 else {}
+        named = loggers_of(log, resume=resume, record=record) if launched_rank() == 0 else {}
         with joined() as place:
             data = workload.data()
             sizes = {
