@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -290,6 +292,25 @@ def test_a_page_never_replaces_a_record(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is one of the records"):
         report([run], tmp_path / "." / "run.html")
     assert run.read_bytes() == before
+
+
+def test_a_full_disk_leaves_the_page_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made_up(tmp_path / "a.jsonl", steps=5)
+    page = report([run], tmp_path / "page.html")
+    before = page.read_text()
+    write_text = Path.write_text
+
+    def full(path: Path, text: str, **options: Any) -> int:
+        write_text(path, text[:100], **options)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(lb.LargeBatchError, match=r"cannot be written \(No space left"):
+        report([run], page)
+    assert page.read_text() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl", "page.html"}
 
 
 def test_a_damaged_record_is_shown_up_to_the_damage(tmp_path: Path) -> None:

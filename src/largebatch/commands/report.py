@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -73,10 +74,14 @@ def report(records: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str
         style=_part("report.css"),
         title=f"largebatch: {', '.join(run.name for run in runs)}",
     )
+    partial = page.with_name(f"{page.name}.partial")
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, page)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise LargeBatchError(
             f"{page} cannot be written ({error.strerror}). Name another file: --out report.html"
         ) from error
