@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from click.testing import CliRunner
 
 import largebatch as lb
 from largebatch.cli.main import cli
+from largebatch.commands.results import Progress
 from largebatch.commands.train import train
 from largebatch.record import read_record
-from largebatch.workloads import load
+from largebatch.workloads import adamw, load
 
 LENGTH = ["--scale", "4", "--budget", "60ep"]
 
@@ -274,6 +276,35 @@ def test_the_seconds_of_a_resumed_run_are_those_of_all_its_parts(tmp_path: Path)
     began = time.perf_counter()
     result = train(workload, checkpoint=tmp_path, resume=True, **options)
     assert before < result.seconds < before + time.perf_counter() - began
+
+
+def test_a_noise_scale_as_adam_sees_it_is_reported_and_goes_on_with_its_average(
+    tmp_path: Path,
+) -> None:
+    workload = replace(load("digits"), optimizer=adamw())
+    options: dict[str, Any] = {"method": "adascale-adam", "scale": 4, "budget": "12steps"}
+
+    def reports(folder: Path, *, until: int, resume: bool = False) -> list[Progress]:
+        told: list[Progress] = []
+
+        def follow(report: Progress | str) -> None:
+            if isinstance(report, Progress):
+                told.append(report)
+                if report.step > until:
+                    raise KeyboardInterrupt
+
+        with suppress(KeyboardInterrupt):
+            train(
+                workload, checkpoint=folder, checkpoint_every="1steps", resume=resume,
+                progress=follow, **options,
+            )  # fmt: skip
+        return told
+
+    whole = reports(tmp_path / "whole", until=12)
+    assert {report.noise_scale for report in whole} == {None}
+    assert any(report.adam_noise_scale for report in whole)
+    reports(tmp_path / "cut", until=8)
+    assert reports(tmp_path / "cut", until=12, resume=True) == whole[8:]
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
