@@ -87,6 +87,13 @@ def test_what_is_not_known_is_left_out() -> None:
     )
 
 
+def test_a_noise_scale_as_adam_sees_it_is_called_that() -> None:
+    adam = replace(FULL, noise_scale=None, adam_noise_scale=1234.5)
+    assert "noise (Adam) 1230" in line_of(adam, width=200)
+    both = replace(FULL, adam_noise_scale=1234.5)
+    assert "noise 83.4  noise (Adam) 1230" in line_of(both, width=200)
+
+
 @pytest.mark.parametrize("steps", [1, 2])
 def test_the_first_steps_tell_no_speed(steps: int) -> None:
     pace = paced(steps=steps, seconds=10.0, end=0.1)

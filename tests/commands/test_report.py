@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -28,7 +30,14 @@ needs_chromium = pytest.mark.skipif(
 HOSTILE = "</script><script>document.title='caught'</script><b>&\"'"
 
 
-def made_up(path: Path, *, steps: int, hostile: str = "", measured: bool = True) -> Path:
+def made_up(
+    path: Path,
+    *,
+    steps: int,
+    hostile: str = "",
+    measured: bool = True,
+    statistic: str = "moments",
+) -> Path:
     """A record of a run whose batch doubles twice and that lost a step."""
     record = JsonlRecord(path)
     record.start({"method": f"made up {hostile}", "base_batch_size": 16, "workload": hostile})
@@ -42,7 +51,7 @@ def made_up(path: Path, *, steps: int, hostile: str = "", measured: bool = True)
         seen = Measurement(
             step=step, samples=samples, base_steps=float(step), batch_size=size,
             base_batch_size=16, base_lr=0.1, loss=2.0 / (1.0 + step) if finite else float("nan"),
-            finite=finite, moments=moments if measured else None,
+            finite=finite, **({statistic: moments} if measured else {}),
         )  # fmt: skip
         following = 16 * 2 ** min(3 * (step + 1) // steps, 2)
         record.write(
@@ -253,6 +262,29 @@ def test_the_band_of_the_noise_scale_holds_its_line_and_breaks_where_nothing_is_
         assert y is None or low <= y < high
 
 
+def test_a_noise_scale_as_adam_sees_it_is_drawn_and_tabulated_under_its_own_name(
+    tmp_path: Path,
+) -> None:
+    adam = made_up(tmp_path / "adam.jsonl", steps=480, statistic="preconditioned_moments")
+    plain = made_up(tmp_path / "plain.jsonl", steps=480)
+    run = drawn(read_record(adam), name="adam")
+    other = drawn(read_record(plain), name="plain")
+    name = "noise scale as Adam sees it"
+    assert run.curves[-1].name == name
+    assert run.curves[-1].y == other.curves[-1].y
+    assert run.facts[name] == other.facts["noise scale"]
+    assert (run.facts["noise scale"], other.facts[name]) == ("", "")
+    panel = 'data-curve="{}"'.format
+    page = report([adam], tmp_path / "page.html").read_text()
+    assert panel(name) in page
+    assert panel("noise scale") not in page
+    page = report([adam, plain], tmp_path / "page.html").read_text()
+    assert panel(name) in page
+    assert panel("noise scale") in page
+    page = report([plain], tmp_path / "page.html").read_text()
+    assert name not in page.split('<script type="application/json"')[0]
+
+
 def test_an_interval_from_nothing_on_does_not_flatten_the_noise_scales_panel(
     tmp_path: Path,
 ) -> None:
@@ -290,6 +322,25 @@ def test_a_page_never_replaces_a_record(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is one of the records"):
         report([run], tmp_path / "." / "run.html")
     assert run.read_bytes() == before
+
+
+def test_a_full_disk_leaves_the_page_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made_up(tmp_path / "a.jsonl", steps=5)
+    page = report([run], tmp_path / "page.html")
+    before = page.read_text()
+    write_text = Path.write_text
+
+    def full(path: Path, text: str, **options: Any) -> int:
+        write_text(path, text[:100], **options)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(lb.LargeBatchError, match=r"cannot be written \(No space left"):
+        report([run], page)
+    assert page.read_text() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl", "page.html"}
 
 
 def test_a_damaged_record_is_shown_up_to_the_damage(tmp_path: Path) -> None:

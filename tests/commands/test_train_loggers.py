@@ -217,3 +217,19 @@ def test_of_several_processes_the_first_one_logs(tmp_path: Path) -> None:
     assert len(losses) == 10
     assert len(list(Path("board").iterdir())) == 1
     assert list(losses_of_tensorboard("board").values()) == pytest.approx(losses, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--record", "x.csv", "--logger", "csv=x.csv"],
+        ["--record", "x.csv", "--logger", "csv=./x.csv", "--checkpoint", "ck", "--resume"],
+        ["--logger", "csv=x.csv", "--logger", "csv=./x.csv"],
+    ],
+)
+def test_two_writers_of_one_file_are_refused_with_what_to_type(arguments: list[str]) -> None:
+    told = CliRunner().invoke(cli, ["train", "digits", "--budget", "3steps", *arguments])
+    assert told.exit_code == 2
+    assert "Name another file: --logger csv=other.csv" in told.stderr
+    assert "lb." not in told.stderr
+    assert not Path("x.csv").exists()

@@ -14,6 +14,7 @@ from largebatch.cli.faults import Cli, Interrupted
 from largebatch.cli.output import as_json, console_of_results, print_json, say
 from largebatch.cli.progress import ProgressLine
 from largebatch.cli.records import replay_command, report_command
+from largebatch.cli.stop import announce_stop
 from largebatch.commands.budget import FORMS
 from largebatch.commands.compare import compare
 from largebatch.commands.contenders import At
@@ -87,7 +88,7 @@ def train_command(as_json: bool, **options: Any) -> None:
     if options["checkpoint"] is not None:
         remedy = "Go on from the last checkpoint: repeat the command with --resume"
     with _interruptible(remedy), _progress() as progress:
-        result = train(**options, progress=progress)
+        result = train(**options, progress=progress, on_stop=announce_stop)
     if launched_rank() == 0:
         print_json(result) if as_json else console_of_results().print(tables.train_table(result))
 

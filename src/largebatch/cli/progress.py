@@ -118,7 +118,7 @@ def line_of(progress: Progress, *, pace: Pace | None = None, width: int = WIDTH)
 def _parts(progress: Progress) -> dict[str, str]:
     cut = " (last, cut)" if progress.cut else ""
     rate = "lr" if progress.lr is None else f"lr {progress.lr:.3g}"
-    noise = progress.noise_scale
+    noise, adam_noise = progress.noise_scale, progress.adam_noise_scale
     return {
         "label": f"{progress.label}  {100 * progress.fraction:3.0f} %",
         "left": "",
@@ -129,6 +129,7 @@ def _parts(progress: Progress) -> dict[str, str]:
         "lr": f"{rate} x{progress.lr_multiplier:.2f}",
         "gain": "" if progress.gain is None else f"gain {progress.gain:.2f}",
         "noise": "" if noise is None else f"noise {_rounded(noise)}",
+        "adam noise": "" if adam_noise is None else f"noise (Adam) {_rounded(adam_noise)}",
         "skipped": f"skipped {progress.skipped}" if progress.skipped else "",
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from largebatch.core.measurement import Budget
 from largebatch.core.version import __version__
 from largebatch.record import Checkpoint, Checkpoints
 
-VERSION = 2
+VERSION = 3
 """Of what a checkpoint of `largebatch train` holds."""
 
-KEYS = {"version", "largebatch", "run", "model", "optimizer", "control", "log", "random"}
+KEYS = {
+    "version", "largebatch", "run", "model", "optimizer", "control", "log", "random", "seconds",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +40,13 @@ class Saving:
         checkpoints: the directory.
         every: an interval in one unit; a budget of that length.
         resume: whether to go on from the newest checkpoint, if there is one.
+        on_stop: called when a signal asks the run to stop, before the step in hand is done.
     """
 
     checkpoints: Checkpoints
     every: Budget
     resume: bool = False
+    on_stop: Callable[[], None] | None = None
 
 
 class Saver:
@@ -106,6 +110,7 @@ class Saver:
             "control": self.control.state_dict(),
             "log": self.log.state_dict(),
             "random": random,
+            "seconds": self.log.seconds,
         }
         return self.saving.checkpoints.save(state, step=self.control.optimizer_steps)
 
@@ -131,6 +136,7 @@ class Saver:
                 f"{checkpoint.path} does not fit this model and optimizer ({error!s:.200}). "
                 "Build them as they were, or start a new run in another directory."
             ) from error
+        self.log.seconds_before = state["seconds"]
         self._restore_random(state["random"])
         return checkpoint
 

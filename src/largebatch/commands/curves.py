@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from largebatch.analysis.noise import NoiseEstimate, along
-from largebatch.commands.facts import facts_of, notes_of, places_of, series_of
+from largebatch.commands.facts import (
+    ADAM_NOISE,
+    NOISE,
+    facts_of,
+    moments_of,
+    notes_of,
+    places_of,
+    series_of,
+)
 from largebatch.record import Record, Step
 
 AXES = ("steps", "samples", "base steps")
@@ -17,6 +25,8 @@ AXES = ("steps", "samples", "base steps")
 
 CHANGES = 200
 """Most rows of one list in a report."""
+
+UNMEASURED = "the run did not measure it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +109,10 @@ def drawn(record: Record, *, name: str, points: int = 400) -> Drawn:
         "gain": [step.decision.base_steps for step in sound],
     }
     curves = [_thinned(title, sound, ys, points=points) for title, ys in values.items()]
-    noise, open_ended, why = _noise(sound)
     missing = {curve.name: "the record has no such number" for curve in curves if not curve.y}
-    if noise is None:
-        missing["noise scale"] = why
-    else:
-        curves.append(noise)
+    noises = {name: _noise(sound, name) for name in (NOISE, ADAM_NOISE)}
+    curves += [noise for noise, _, _ in noises.values() if noise is not None]
+    missing |= {name: why for name, (_, _, why) in noises.items() if why}
     changes = _changes(record)
     shown = (
         changes if len(changes) <= CHANGES else changes[: CHANGES // 2] + changes[-CHANGES // 2 :]
@@ -113,7 +121,7 @@ def drawn(record: Record, *, name: str, points: int = 400) -> Drawn:
         name=name,
         facts=facts_of(record),
         curves=tuple(curve for curve in curves if curve.y),
-        open_ended=open_ended,
+        open_ended=any(open_ended for _, open_ended, _ in noises.values()),
         missing=missing,
         changes=tuple(shown),
         left_out=len(changes) - len(shown),
@@ -144,12 +152,12 @@ def _thinned(
     )
 
 
-def _noise(steps: Sequence[Step]) -> tuple[Curve | None, bool, str]:
+def _noise(steps: Sequence[Step], name: str) -> tuple[Curve | None, bool, str]:
     """The curve, with a gap where nothing is known; whether a band is cut; why there is none."""
-    measured = [step for step in steps if step.seen.moments is not None]
+    measured = [step for step in steps if moments_of(step, name) is not None]
     if not measured:
-        return None, False, "the run did not measure it"
-    pieces = along(series_of(measured), pieces=24)
+        return None, False, UNMEASURED
+    pieces = along(series_of(measured, name), pieces=24)
     known = [p.noise if isinstance(p.noise, NoiseEstimate) else None for p in pieces]
     values = [value for noise in known if noise for value in (noise.noise_scale, *_ends(noise))]
     if not values:
@@ -157,7 +165,7 @@ def _noise(steps: Sequence[Step]) -> tuple[Curve | None, bool, str]:
     top = 2.0 * max(filter(math.isfinite, values))
     places = [places_of(measured[(p.start + p.stop - 1) // 2]) for p in pieces]
     curve = Curve(
-        name="noise scale",
+        name=name,
         x={axis: tuple(map(_short, column)) for axis, column in _columns(places)},
         y=tuple(_positive(noise.noise_scale) if noise else None for noise in known),
         low=tuple(

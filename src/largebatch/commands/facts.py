@@ -6,7 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 from largebatch.analysis.noise import estimate_noise
+from largebatch.core.measurement import GradientMoments
 from largebatch.record import Record, Step
+
+NOISE = "noise scale"
+ADAM_NOISE = "noise scale as Adam sees it"
+"""Of the gradient divided by Adam's sqrt(v) + eps, the one that adascale-adam measures."""
 
 
 def facts_of(record: Record) -> dict[str, str]:
@@ -35,7 +40,7 @@ def facts_of(record: Record) -> dict[str, str]:
         "mean gain": f"{base_steps / steps:.2f}" if steps else "",
         "skipped": str(len(record.steps) - len(sound)),
         "loss, last 5 % of steps": f"{math.fsum(losses) / len(losses):.4g}" if losses else "",
-        "noise scale": _noise(sound),
+        **_noises(sound),
     }
 
 
@@ -49,9 +54,14 @@ def places_of(step: Step) -> tuple[float, float, float]:
     )
 
 
-def series_of(steps: Sequence[Step]) -> list[tuple[float, float]]:
-    """(variance, sqnorm) of each step that measured them."""
-    moments = [step.seen.moments for step in steps]
+def moments_of(step: Step, name: str) -> GradientMoments | None:
+    """What a step measured for the noise scale of this name."""
+    return step.seen.preconditioned_moments if name == ADAM_NOISE else step.seen.moments
+
+
+def series_of(steps: Sequence[Step], name: str) -> list[tuple[float, float]]:
+    """(variance, sqnorm) for the noise scale of this name, of each step that measured them."""
+    moments = [moments_of(step, name) for step in steps]
     return [(m.variance, m.sqnorm) for m in moments if m is not None]
 
 
@@ -67,9 +77,12 @@ def notes_of(record: Record) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _noise(steps: Sequence[Step]) -> str:
-    series = series_of(steps)
-    return str(estimate_noise(series)).removeprefix("noise scale ") if series else "not measured"
+def _noises(steps: Sequence[Step]) -> dict[str, str]:
+    told = {}
+    for name in (NOISE, ADAM_NOISE):
+        series = series_of(steps, name)
+        told[name] = str(estimate_noise(series)).removeprefix("noise scale ") if series else ""
+    return told if any(told.values()) else {**told, NOISE: "not measured"}
 
 
 def _range(sizes: Sequence[int]) -> str:

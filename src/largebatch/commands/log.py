@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from largebatch.api import Controller
@@ -28,6 +29,7 @@ class Kept:
     losses: tuple[float, ...]
     batch_size: int
     moments: MovingMoments
+    adam_moments: MovingMoments
     runs: Mapping[str, str]
 
 
@@ -35,6 +37,9 @@ class Log:
     """A sink that passes each step on to the record and to whoever watches, and keeps sums.
 
     Mutable: gathers the sums since the last point of the curve, and over the run.
+
+    Attributes:
+        seconds_before: of the parts before this one, where the run was resumed.
     """
 
     def __init__(
@@ -48,12 +53,18 @@ class Log:
     ) -> None:
         self.plan, self.record, self.report, self.label = plan, record, report, label
         self.points: list[Point] = []
+        self.seconds_before, self._began = 0.0, time.perf_counter()
         self.multipliers = 0.0
         self._losses: list[float] = []
         self._batch_size = plan.batch_size  # wished for of the next step
-        self._moments = MovingMoments()
+        self._moments = self._adam_moments = MovingMoments()
         self._runs = runs
         self._ids: Mapping[str, str] = {}  # of loggers that the resumed run had
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all parts of the run up to now, without what lies between them."""
+        return self.seconds_before + time.perf_counter() - self._began
 
     def start(self, facts: Mapping[str, Any]) -> None:
         if self.record is not None:
@@ -66,6 +77,8 @@ class Log:
             self.multipliers += decision.lr_multiplier
             self._losses.append(float("nan") if seen.loss is None else seen.loss)
         self._moments = averaged(self._moments, seen)
+        as_adam_sees_it = replace(seen, moments=seen.preconditioned_moments)
+        self._adam_moments = averaged(self._adam_moments, as_adam_sees_it)
         if self.report is not None:
             self.report(self._progress(seen, decision))
         self._batch_size = decision.next_batch_size
@@ -82,6 +95,7 @@ class Log:
             losses=tuple(self._losses),
             batch_size=self._batch_size,
             moments=self._moments,
+            adam_moments=self._adam_moments,
             runs={**self._ids, **(self._runs.ids if self._runs else {})},
         )
         return json.dumps(encode(kept), separators=(",", ":"))
@@ -95,7 +109,8 @@ class Log:
         kept: Kept = decode(Kept, json.loads(text), where="the curve")
         self.points, self.multipliers = list(kept.points), kept.multipliers
         self._losses, self._batch_size = list(kept.losses), kept.batch_size
-        self._moments, self._ids = kept.moments, kept.runs
+        self._moments, self._adam_moments = kept.moments, kept.adam_moments
+        self._ids = kept.runs
         if self._runs is not None:
             self._runs.go_on(kept.runs, kept.moments)
 
@@ -128,6 +143,7 @@ class Log:
             lr=values.get("lr"),
             gain=values.get("gain"),
             noise_scale=noise_scale_of(self._moments),
+            adam_noise_scale=noise_scale_of(self._adam_moments),
             skipped=seen.skipped + (not seen.finite),
             fraction=min(used, 1.0),
             cut=used >= 1.0 and seen.batch_size < self._batch_size,

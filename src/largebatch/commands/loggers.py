@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,22 +26,37 @@ TRACKED = (WandbLogger, MlflowLogger)
 """Loggers that know a run by its id."""
 
 
-def loggers_of(texts: Iterable[str], *, resume: bool) -> dict[str, Logger]:
+ANOTHER_CSV = "Name another file: --logger csv=other.csv"
+
+
+def loggers_of(
+    texts: Iterable[str], *, resume: bool, record: str | os.PathLike[str] | None = None
+) -> dict[str, Logger]:
     """The loggers of texts such as "csv=run.csv", under these texts; nothing is opened yet.
 
     Args:
         texts: each of one of the FORMS.
         resume: whether they may go on with what is there.
+        record: the run's record, into which no logger may write.
 
     Raises:
-        ValueError: an unknown kind, no place, or one given twice.
+        ValueError: an unknown kind, no place, one given twice, or two writers of one file.
         LargeBatchError: a package that is missing, or a place that exists or cannot be written.
     """
     loggers: dict[str, Logger] = {}
+    files = set() if record is None else {Path(record).resolve()}
     for text in texts:
         if text in loggers:
             raise ValueError(f"--logger {text} is given twice; once is enough.")
-        loggers[text] = _logger(text, resume=resume)
+        loggers[text] = logger = _logger(text, resume=resume)
+        if isinstance(logger, CsvLogger):
+            file = logger.path.resolve()
+            if file in files:
+                raise ValueError(
+                    f"--logger {text} would write into the file of the record or of another "
+                    f"logger. {ANOTHER_CSV}"
+                )
+            files.add(file)
     return loggers
 
 
@@ -109,8 +125,7 @@ def _logger(text: str, *, resume: bool) -> Logger:
             f"got {text!r}."
         )
     if kind == "csv":
-        other = "Name another file: --logger csv=other.csv"
-        check_file(Path(place), resume=resume, what="a logger's file", another=other)
+        check_file(Path(place), resume=resume, what="a logger's file", another=ANOTHER_CSV)
         return CsvLogger(place, append=resume)
     if kind == "tensorboard":
         return TensorBoardLogger(place, append=resume)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
-from largebatch.commands.curves import AXES, drawn, names_of
+from largebatch.commands.curves import AXES, UNMEASURED, Drawn, drawn, names_of
+from largebatch.commands.facts import ADAM_NOISE, NOISE
 from largebatch.core.codec import encode
 from largebatch.core.errors import LargeBatchError, RecordError
 from largebatch.core.version import __version__
@@ -18,8 +20,8 @@ PAGE = files("largebatch.commands") / "page"
 MOST_RUNS = 8
 """More could not be told apart by colour and dash."""
 
-NOISE = "noise scale"
-CURVES = ("training loss", "learning rate", "batch size", "gain", NOISE)
+NOISES = (NOISE, ADAM_NOISE)
+CURVES = ("training loss", "learning rate", "batch size", "gain")
 
 
 def report(records: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:
@@ -63,9 +65,10 @@ def report(records: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str
         data=json.dumps(data, separators=(",", ":"), allow_nan=False),
         axes=AXES,
         facts=[fact for fact in runs[0].facts if any(run.facts[fact] for run in runs)],
-        thinned=any(curve.low for run in runs for curve in run.curves if curve.name != NOISE),
+        thinned=any(curve.low for run in runs for curve in run.curves if curve.name not in NOISES),
         open_ended=any(run.open_ended for run in runs),
-        curves=CURVES,
+        curves=CURVES + _noises(runs),
+        noises=NOISES,
         version=__version__,
         library=_part("uPlot.iife.min.js"),
         library_style=_part("uPlot.min.css"),
@@ -73,14 +76,25 @@ def report(records: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str
         style=_part("report.css"),
         title=f"largebatch: {', '.join(run.name for run in runs)}",
     )
+    partial = page.with_name(f"{page.name}.partial")
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, page)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise LargeBatchError(
             f"{page} cannot be written ({error.strerror}). Name another file: --out report.html"
         ) from error
     return page
+
+
+def _noises(runs: Sequence[Drawn]) -> tuple[str, ...]:
+    """The noise scales that any run measured; the plain one where none did, to say so."""
+    return tuple(
+        name for name in NOISES if any(run.missing.get(name) != UNMEASURED for run in runs)
+    ) or (NOISE,)
 
 
 def _part(name: str) -> str:

@@ -25,6 +25,7 @@ class Progress:
         lr: rate of the first parameter group in the step; None of a lost one.
         gain: base steps that the step was worth; None of a lost one.
         noise_scale: in samples, averaged over the steps so far; None where it is not known.
+        adam_noise_scale: the same of the gradient as Adam scales it.
         skipped: steps lost to non-finite values so far.
         cut: whether this is the last step of a budget in samples, smaller than its batch.
     """
@@ -39,6 +40,7 @@ class Progress:
     lr: float | None = None
     gain: float | None = None
     noise_scale: float | None = None
+    adam_noise_scale: float | None = None
     skipped: int = 0
     cut: bool = False
 
@@ -87,7 +89,8 @@ class RunResult:
         diverged: whether the run was given up, or a validation metric at its end is not finite.
         validation, test: metrics at the end; none after a run that was given up.
         curve: validation at even parts of the budget.
-        seconds: wall time of training and evaluation.
+        seconds: wall time of training and evaluation; of a resumed run, of all its parts up to
+            what was saved, without the time between them.
         settings: versions and machine.
     """
 

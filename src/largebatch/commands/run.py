@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import platform
-import time
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -118,7 +117,6 @@ def run(
         ValueError: parts that do not fit together, before any training step.
         LargeBatchError: missing data or a broken contract; but a run that diverges is a result.
     """
-    began = time.perf_counter()
     training = _prepare(plan, place, Log(plan, record, report, label, runs=runs), saving)
     devices = [place.device] if place.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), closing(training.log):
@@ -126,10 +124,11 @@ def run(
         if training.saver is None:
             training.go()
         else:
-            with stopping(training.control):
-                _resume(training, training.saver, report)
+            saver = training.saver
+            with stopping(training.control, announce=saver.saving.on_stop):
+                _resume(training, saver, report)
                 training.go()
-    result = _result(training, began=began) if place.leader else None
+    result = _result(training) if place.leader else None
     if place.ranks > 1:
         everyone = [result]
         dist.broadcast_object_list(everyone, src=0, device=place.device)
@@ -198,7 +197,7 @@ def _prepare(plan: Plan, place: Place, log: Log, saving: Saving | None) -> _Trai
     )
 
 
-def _result(training: _Training, *, began: float) -> RunResult:
+def _result(training: _Training) -> RunResult:
     plan, control, points = training.plan, training.control, training.log.points
     lost = training.diverged
     validation = {} if lost else points[-1].validation
@@ -224,7 +223,7 @@ def _result(training: _Training, *, began: float) -> RunResult:
         validation=validation,
         test=test,
         curve=tuple(points),
-        seconds=time.perf_counter() - began,
+        seconds=training.log.seconds,
         settings=settings_of(training.data, training.place),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -14,11 +14,16 @@ from largebatch.core.errors import Stopped
 
 
 @contextmanager
-def stopping(control: Controller) -> Iterator[None]:
+def stopping(control: Controller, *, announce: Callable[[], None] | None = None) -> Iterator[None]:
     """Within it the first signal asks the run to stop; all ranks then stop at the same step.
 
     A second Ctrl-C interrupts at once, but not under torchrun, which sends its own after each; it
-    kills what does not end in time. Outside the main thread nothing is caught.
+    kills what does not end in time. A signal that is ignored stays so, as Ctrl-C under nohup.
+    Outside the main thread nothing is caught.
+
+    Args:
+        control: of the run.
+        announce: called by the first signal, which may interrupt anything, printing too.
 
     Raises:
         Stopped: with the signal that was caught.
@@ -33,9 +38,13 @@ def stopping(control: Controller) -> Iterator[None]:
             raise KeyboardInterrupt
         caught.append(number)
         control.stop()
+        if announce is not None and len(caught) == 1:
+            announce()
 
     before = {
-        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+        number: signal.signal(number, on_signal)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN
     }
     try:
         yield

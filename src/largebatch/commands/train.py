@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import difflib
 import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from largebatch.commands.budget import Length, parse_length
 from largebatch.commands.checkpoint import Saving
+from largebatch.commands.directory import opened
 from largebatch.commands.loggers import Runs, check_file, loggers_of
 from largebatch.commands.place import joined, launched_rank
 from largebatch.commands.plan import Plan
 from largebatch.commands.results import Report, RunResult
 from largebatch.commands.run import run
-from largebatch.core.errors import CheckpointError, NotFinite
+from largebatch.core.errors import NotFinite
 from largebatch.core.measurement import Budget
 from largebatch.core.protocols import Logger, Sink
 from largebatch.core.rule import Rule, label_of
 from largebatch.methods import METHODS, Method
-from largebatch.record import Checkpoints, JsonlRecord, Logged, Tee
+from largebatch.record import JsonlRecord, Logged, Tee
 from largebatch.workloads import Workload, load
 from largebatch.workloads.data import size
 
@@ -45,6 +45,7 @@ def train(
     resume: bool = False,
     keep: int = 3,
     checkpoint_every: str | None = None,
+    on_stop: Callable[[], None] | None = None,
     loggers: Sequence[Logger] = (),
     log: Sequence[str] = (),
 ) -> RunResult:
@@ -70,13 +71,16 @@ def train(
         keep: how many checkpoints are kept.
         checkpoint_every: such as "0.5ep" or "10k" (see `parse_length`); None for a hundredth of
             the budget.
+        on_stop: called once, on every rank, by the handler of the first signal that asks a saved
+            run to stop; it may interrupt anything, printing too.
         loggers: each gets every step's numbers (see `lb.Logged`), on the first rank.
         log: more of them by name, such as "csv=run.csv" (see `commands/loggers.py`). Of a resumed
             run they go on with what is there, W&B and MLflow with the run of the checkpoint.
 
     Raises:
         Stopped: by SIGTERM or Ctrl-C while it is saved in `checkpoint`.
-        CheckpointError: checkpoints of another run, or damaged ones.
+        CheckpointError: checkpoints of another run, or damaged ones, or a run that is training in
+            the directory.
         ValueError: an unknown name or a bad amount, before any training step.
         NotFinite: the run diverged; its record is kept.
         LargeBatchError: missing data, a record or a logger's file that exists or cannot be
@@ -87,52 +91,53 @@ def train(
     check_amounts(scale=scale, lr=lr, clip_norm=clip_norm, evaluations=evaluations)
     length = length_of(workload, budget)
     interval = parse_length(checkpoint_every) if checkpoint_every is not None else None
-    checkpoints = _checkpoints(checkpoint, resume=resume, keep=keep, every=checkpoint_every)
-    if record is not None and launched_rank() == 0:
-        check_file(
-            Path(record),
-            resume=resume,
-            what="a record",
-            another="Name another file: --record other.jsonl",
-        )
-    named = loggers_of(log, resume=resume) if launched_rank() == 0 else {}
-    with joined() as place:
-        data = workload.data()
-        sizes = {
-            "dataset_size": size(data.train),
-            "base_batch_size": workload.base_batch_size,
-        }
-        plan = Plan(
-            workload=replace(workload, data=lambda: data),
-            rule=rule,
-            method=name,
-            scale=scale,
-            budget=length if isinstance(length, Budget) else length.budget(**sizes),
-            seed=seed,
-            lr=lr,
-            clip_norm=clip_norm,
-            evaluations=evaluations,
-        )
-        saving = (
-            None
-            if checkpoints is None
-            else Saving(
-                checkpoints=checkpoints,
-                every=interval.budget(**sizes) if interval else _hundredth(plan.budget),
+    with opened(checkpoint, resume=resume, keep=keep, every=checkpoint_every) as checkpoints:
+        if record is not None and launched_rank() == 0:
+            check_file(
+                Path(record),
                 resume=resume,
+                what="a record",
+                another="Name another file: --record other.jsonl",
             )
-        )
-        fed = [*loggers, *named.values()]
-        logged = Logged(*fed) if fed else None
-        result = run(
-            plan,
-            place=place,
-            record=_sink(record, logged, resume=resume),
-            report=progress,
-            label=f"{workload.name}: {name}, scale {scale}",
-            saving=saving,
-            runs=Runs(named=named, logged=logged) if logged else None,
-        )
+        named = loggers_of(log, resume=resume, record=record) if launched_rank() == 0 else {}
+        with joined() as place:
+            data = workload.data()
+            sizes = {
+                "dataset_size": size(data.train),
+                "base_batch_size": workload.base_batch_size,
+            }
+            plan = Plan(
+                workload=replace(workload, data=lambda: data),
+                rule=rule,
+                method=name,
+                scale=scale,
+                budget=length if isinstance(length, Budget) else length.budget(**sizes),
+                seed=seed,
+                lr=lr,
+                clip_norm=clip_norm,
+                evaluations=evaluations,
+            )
+            saving = (
+                None
+                if checkpoints is None
+                else Saving(
+                    checkpoints=checkpoints,
+                    every=interval.budget(**sizes) if interval else _hundredth(plan.budget),
+                    resume=resume,
+                    on_stop=on_stop,
+                )
+            )
+            fed = [*loggers, *named.values()]
+            logged = Logged(*fed) if fed else None
+            result = run(
+                plan,
+                place=place,
+                record=_sink(record, logged, resume=resume),
+                report=progress,
+                label=f"{workload.name}: {name}, scale {scale}",
+                saving=saving,
+                runs=Runs(named=named, logged=logged) if logged else None,
+            )
     if result.diverged:
         kept = f" The record of these steps is in {record}." if record is not None else ""
         if result.steps == 0:
@@ -203,34 +208,6 @@ def check_amounts(
         raise ValueError(f"The clipping norm is above 0; got {clip_norm}. Example: --clip-norm 1")
     if evaluations < 0:
         raise ValueError(f"evaluations is 0 or more points of a curve; got {evaluations}.")
-
-
-def _checkpoints(
-    directory: str | os.PathLike[str] | None, *, resume: bool, keep: int, every: str | None
-) -> Checkpoints | None:
-    """Where the run is saved, checked before data is loaded."""
-    if directory is None:
-        if resume or every is not None:
-            option = "--resume" if resume else f"--checkpoint-every {every}"
-            raise ValueError(
-                f"{option} is about a directory of checkpoints; name it: --checkpoint runs/mine"
-            )
-        return None
-    checkpoints = Checkpoints(directory, keep=keep)
-    if launched_rank() == 0:
-        another = "Name another directory: --checkpoint other"
-        try:
-            checkpoints.directory.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=checkpoints.directory).close()
-        except OSError as error:
-            raise CheckpointError(
-                f"{directory} cannot be written ({error.strerror}). {another}"
-            ) from error
-        if checkpoints.paths and not resume:
-            raise CheckpointError(
-                f"{directory} holds a run already. Go on with it: --resume. {another}"
-            )
-    return checkpoints
 
 
 def _sink(
