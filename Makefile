@@ -45,13 +45,12 @@ soak: $(VENV)/.installed
 
 evidence-quick: QUICK := --quick
 evidence-quick evidence: $(VENV)/.installed
-	@failed=; for program in experiments/*/run.py; do \
-		[ -e "$$program" ] || { echo "no experiments in this checkout"; break; }; \
-		echo "== $$program $(QUICK)"; \
-		[ -e "$${program%run.py}expected.json" ] && $(RUN) "$$program" $(QUICK) \
-			|| failed="$$failed $$program"; \
+	@failed=; for expected in experiments/*/expected.json; do \
+		name=$$(basename $$(dirname $$expected)); \
+		echo "== experiments/$$name $(QUICK)"; \
+		$(RUN) -m experiments.$$name.run $(QUICK) || failed="$$failed $$name"; \
 	done; \
-	[ -z "$$failed" ] || { echo "without or unlike its expected.json:$$failed"; exit 1; }
+	[ -z "$$failed" ] || { echo "unlike their expected.json:$$failed"; exit 1; }
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

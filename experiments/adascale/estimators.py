@@ -1,0 +1,144 @@
+"""The estimators: what of AdaScale's averaging, delay, power and number of parts matters?
+
+Each variant runs to its own end at the same scale, rate and seeds as the default, and is compared
+with it. Defaults are chosen here, on digits and text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from experiments.adascale.setup import ADAM, scaled
+from experiments.adascale.table import difference
+from experiments.lab.findings import Findings, mean, shown
+from experiments.lab.ledger import Ledger
+from experiments.lab.part import Part
+from experiments.lab.rules import Lagged
+from experiments.lab.run import Result, Run
+from experiments.lab.workloads import workload as load
+
+import largebatch as lb
+from largebatch import methods
+
+CELLS: dict[tuple[str, int], int] = {("digits", 8): 10, ("digits", 32): 10}
+"""(workload, scale) -> seeds."""
+
+CUT: dict[str, str] = {
+    "stdlib-transformer with SGD and with AdamW": "not run yet",
+}
+"""What is not measured -> why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """A way to run AdaScale.
+
+    Args:
+        rule: that decides.
+        parts: small gradients a step; None for one a base batch.
+        temporal: whether two steps are taken for two parts.
+    """
+
+    rule: lb.Rule
+    parts: int | None = None
+    temporal: bool = False
+
+
+def variants(workload: str, scale: int) -> dict[str, Variant]:
+    """By name; the first is the default."""
+    if workload in ADAM:
+        bare = lb.chain(lb.AdaScale(exponent=0.5))
+        whole = lb.chain(lb.AdaScale(statistic="preconditioned_moments"))
+        return {
+            "as Adam sees it, gain^0.5": Variant(rule=methods.adascale_adam()),
+            "bare gradient, gain^0.5": Variant(rule=bare),
+            "as Adam sees it, gain": Variant(rule=whole),
+        }
+    rules = {
+        "default": methods.adascale(),
+        "averages and bounds of the paper": methods.adascale_paper(),
+        "averages of the paper": lb.chain(lb.AdaScale(averaging="mean-then-ema")),
+        "window 300": lb.chain(lb.AdaScale(window=300.0)),
+        "window 3000": lb.chain(lb.AdaScale(window=3000.0)),
+        "one step late": lb.chain(Lagged(rule=lb.AdaScale())),
+        "every 10th step": methods.adascale(every=10),
+        "gain^0.75": lb.chain(lb.AdaScale(exponent=0.75)),
+        "gain^0.5": lb.chain(lb.AdaScale(exponent=0.5)),
+    }
+    default = methods.adascale()
+    found = {name: Variant(rule=rule) for name, rule in rules.items()}
+    counts = [parts for parts in (2, 4, 8, 16) if parts < scale]
+    found |= {f"{parts} parts": Variant(rule=default, parts=parts) for parts in counts}
+    found["temporal, 1 part"] = Variant(rule=default, temporal=True)
+    return found
+
+
+def run_of(workload: str, scale: int, seed: int, name: str, variant: Variant) -> Run:
+    """A variant's run."""
+    batch = scale * load(workload).base_batch_size
+    return replace(
+        scaled(workload, scale, seed),
+        method=name,
+        rule=variant.rule,
+        micro_batch=None if variant.parts is None else batch // variant.parts,
+        temporal=variant.temporal,
+    )
+
+
+def find(ledger: Ledger) -> Findings:
+    findings = Findings()
+    findings.text.append(__doc__.split("\n\n", 1)[1].strip())
+    findings.text.append(
+        "Differences of the test loss and of the mean gain are paired by seed, with 95 % intervals."
+    )
+    header = ("variant", "steps", "gain", "gain less default's", "test loss",
+              "less default's")  # fmt: skip
+    for (workload, scale), seeds in CELLS.items():
+        made = {
+            name: [run_of(workload, scale, seed, name, variant) for seed in range(seeds)]
+            for name, variant in variants(workload, scale).items()
+        }
+        ledger.results([run for runs in made.values() for run in runs])
+        name = f"{workload}, scale {scale}"
+        findings.text.append(f"## {name}, {seeds} seeds")
+        results = {variant: ledger.results(runs) for variant, runs in made.items()}
+        findings.table(header, _rows(findings, name, results))
+    findings.leave_out(CUT)
+    return findings
+
+
+def _rows(findings: Findings, name: str, results: dict[str, list[Result]]) -> list[Sequence[str]]:
+    default = next(iter(results.values()))
+    rows: list[Sequence[str]] = []
+    for variant, found in results.items():
+        finished = [r for r in found if not r.diverged]
+        lost = len(found) - len(finished)
+        if not finished:
+            rows.append((variant, "", "", "", f"all {lost} diverged", ""))
+            continue
+        gain = mean([r.mean_gain for r in finished])
+        loss = mean([r.test["loss"] for r in finished])
+        apart = None if found is default else difference(found, default)
+        gains = (
+            mean([a.mean_gain - b.mean_gain for a, b in zip(found, default, strict=True)])
+            if apart is not None
+            else None
+        )
+        rows.append(
+            (
+                variant,
+                f"{mean([r.steps for r in finished]).value:.0f}",
+                f"{gain.value:.2f}",
+                "" if gains is None else shown(gains, ".2f", sign=True),
+                shown(loss) + (f" ({lost} diverged)" if lost else ""),
+                "" if apart is None else shown(mean(apart), sign=True),
+            )
+        )
+        findings.add(f"{name}: {variant}, gain", gain, least=0.03 * gain.value)
+        if apart is not None:
+            findings.add(f"{name}: {variant} less default", mean(apart), least=0.01)
+    return rows
+
+
+PART = Part(title="AdaScale's estimators", find=find, spots=True)

@@ -1,0 +1,18 @@
+"""AdaScale on real data, beside baselines that could win. See `experiments/README.md`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments.adascale import control, estimators, table, transfer
+from experiments.lab.part import main
+
+PARTS = {
+    "transfer": transfer.PART,
+    "table": table.PART,
+    "control": control.PART,
+    "estimators": estimators.PART,
+}
+
+if __name__ == "__main__":
+    main(PARTS, here=Path(__file__).parent)

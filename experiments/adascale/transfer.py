@@ -1,0 +1,198 @@
+"""Learning-rate transfer: does the base rate that is best at scale 1 stay best at larger batches?
+
+A panel a method, a curve a scale, seven base rates. All methods take AdaScale's optimizer steps at
+the same rate, scale and seed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.adascale.setup import (
+    ADAM,
+    at_scale_one,
+    final_loss,
+    rates,
+    scaled,
+    steps_of,
+    stretched,
+)
+from experiments.lab.findings import Findings, mean, shown
+from experiments.lab.ledger import Ledger
+from experiments.lab.part import Part
+
+from largebatch import methods
+
+CELLS: dict[str, tuple[tuple[int, ...], int]] = {
+    "digits": ((8, 32), 5),
+    "fashion-logistic": ((8, 32), 3),
+}
+"""Workload -> (scales above 1, seeds)."""
+
+CUT: dict[str, str] = {
+    "fashion-cnn with and without momentum": "not run yet",
+    "fashion-resnet8": "not run yet",
+    "stdlib-transformer with SGD and with AdamW": "not run yet",
+}
+"""What is not measured -> why."""
+
+WIDE = 1.1
+"""Rates within this factor of a curve's least loss are counted as its width."""
+
+Curve = list[list[float]]
+"""Validation loss [rates][seeds]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """A workload under a method: its curve at each scale."""
+
+    workload: str
+    method: str
+    rates: list[float]
+    curves: dict[int, Curve]
+
+
+def panels(ledger: Ledger, workload: str) -> list[Panel]:
+    """Linear scaling, the square root and AdaScale; no linear scaling of Adam."""
+    scales, seeds = CELLS[workload]
+    grid = rates(workload)
+    base = [[at_scale_one(workload, seed, lr=lr) for seed in range(seeds)] for lr in grid]
+    own = {
+        scale: [[scaled(workload, scale, seed, lr=lr) for seed in range(seeds)] for lr in grid]
+        for scale in scales
+    }
+    ledger.results([run for table in (base, *own.values()) for row in table for run in row])
+    fixed = {"linear": methods.linear(), "sqrt": methods.sqrt()}
+    if workload in ADAM:
+        del fixed["linear"]
+    plus: dict[str, dict[int, list[list[Any]]]] = {name: {} for name in fixed}
+    for scale, table in own.items():
+        columns = [steps_of(ledger.results([row[seed] for row in table])) for seed in range(seeds)]
+        for name, rule in fixed.items():
+            plus[name][scale] = [
+                [
+                    stretched(run, name, rule, steps=steps)
+                    for run, steps in zip(row, [column[at] for column in columns], strict=True)
+                    if steps is not None
+                ]
+                for at, row in enumerate(table)
+            ]
+    ledger.results([r for by in plus.values() for t in by.values() for row in t for r in row])
+
+    def losses(table: list[list[Any]]) -> Curve:
+        return [[final_loss(result) for result in ledger.results(row)] for row in table]
+
+    named = {**{f"{name}+": tables for name, tables in plus.items()}, "AdaScale": own}
+    return [
+        Panel(
+            workload=workload,
+            method=method,
+            rates=grid,
+            curves={1: losses(base), **{scale: losses(table) for scale, table in tables.items()}},
+        )
+        for method, tables in named.items()
+    ]
+
+
+def middle(row: list[float]) -> float:
+    """The mean over seeds; infinite if one diverged."""
+    return mean(row).value if row and all(map(math.isfinite, row)) else math.inf
+
+
+def find(ledger: Ledger) -> Findings:
+    findings = Findings()
+    findings.text.append(__doc__.split("\n\n", 1)[1].strip())
+    findings.text.append(
+        "Moved: by how many doublings the best of the seven rates differs from that of scale 1 "
+        "(at the end of the grid it may be more). Lost: validation loss at scale 1's best rate "
+        "less the least loss of the curve, paired by seed, with its 95 % interval: what not "
+        f"tuning again costs. Width: rates whose mean loss is at most {WIDE:g} times the least. "
+        "Rates are chosen on the validation split."
+    )
+    header = ("workload", "method", "scale", "best rate", "moved", "lost", "least loss", "width")
+    rows = []
+    for workload in CELLS:
+        for panel in panels(ledger, workload):
+            at_one = [middle(row) for row in panel.curves[1]]
+            tuned = at_one.index(min(at_one))
+            for scale, curve in panel.curves.items():
+                if scale == 1 and panel.method != "AdaScale":
+                    continue
+                means = [middle(row) for row in curve]
+                best = means.index(min(means))
+                there = curve[tuned]
+                lost = (
+                    mean([a - b for a, b in zip(there, curve[best], strict=True)])
+                    if math.isfinite(means[tuned])
+                    else None
+                )
+                width = sum(value <= WIDE * min(means) for value in means)
+                moved = best - tuned
+                edge = " (end of the grid)" if best in (0, len(means) - 1) else ""
+                rows.append(
+                    (
+                        workload,
+                        "" if scale == 1 else panel.method,
+                        str(scale),
+                        f"{panel.rates[best]:.3g}",
+                        "" if scale == 1 else f"{moved:+d}{edge}",
+                        "diverged" if lost is None else shown(lost) if scale > 1 else "",
+                        f"{min(means):.3f}",
+                        f"{width} of {len(means)}",
+                    )
+                )
+                name = f"{workload}, {'any' if scale == 1 else panel.method}, scale {scale}"
+                findings.add(f"{name}: moved", float(moved), least=1.0)
+                findings.add(f"{name}: least loss", mean(curve[best]), least=0.01)
+                if lost is not None and scale > 1:
+                    findings.add(f"{name}: lost", lost, least=0.02)
+    findings.table(header, rows)
+    findings.leave_out(CUT)
+    return findings
+
+
+def draw(ledger: Ledger, path: Path) -> None:
+    """A row a workload, a column a method."""
+    from experiments.lab.draw import COLOURS, figure, logarithmic
+
+    by_workload = [panels(ledger, workload) for workload, (scales, _) in CELLS.items() if scales]
+    columns = ("linear+", "sqrt+", "AdaScale")
+    drawn, axes = figure(rows=len(by_workload), columns=len(columns))
+    for row, found in enumerate(by_workload):
+        least = min(min(map(middle, panel.curves[1])) for panel in found)
+        for column, method in enumerate(columns):
+            axis = axes[row][column]
+            panel = next((p for p in found if p.method == method), None)
+            if panel is None:
+                axis.set_axis_off()
+                continue
+            for (scale, curve), colour, marker in zip(
+                panel.curves.items(), COLOURS, "osD", strict=False
+            ):
+                means = [middle(r) for r in curve]
+                alive = [(x, y) for x, y in zip(panel.rates, means, strict=True) if y < math.inf]
+                axis.plot(*zip(*alive, strict=True), marker=marker, color=colour, ms=4,
+                          label=f"scale {scale}")  # fmt: skip
+                best = means.index(min(means))
+                axis.plot(panel.rates[best], means[best], marker=marker, ms=11, mfc="none",
+                          color=colour, mew=1.5)  # fmt: skip
+            logarithmic(axis, bottom=0.93 * least, top=8 * least)
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(panel.rates, [f"{rate:.2g}" for rate in panel.rates], fontsize=7)
+            axis.minorticks_off()
+            axis.set_title(f"{panel.workload}: {method}", fontsize=10)
+            axis.set_xlabel("base learning rate")
+        axes[row][0].set_ylabel("validation loss")
+    axes[0][-1].legend(frameon=False)
+    drawn.suptitle(
+        "Learning-rate transfer: rings mark the best rate of each scale. Curves that leave the "
+        "top diverge or fail to train.", fontsize=10,
+    )  # fmt: skip
+    drawn.savefig(path, dpi=110)
+
+
+PART = Part(title="Learning-rate transfer", find=find, draw=draw)

@@ -1,0 +1,1 @@
+"""What experiments share: runs that are kept, tables, pictures and expected numbers."""

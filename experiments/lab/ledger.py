@@ -1,0 +1,108 @@
+"""Runs that are made once and kept: a JSON line each, written when the run ends."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from experiments.lab.run import Result, Run, make
+
+SPLITS = ("train", "validation", "test")
+
+
+class NotMeasured(Exception):
+    """A record lacks runs that its tables are made of."""
+
+
+class Ledger:
+    """Results by run; makes those that are missing, in processes of one thread each.
+
+    Mutable: grows by the runs it is asked for.
+
+    Args:
+        path: the file of JSON lines; made where it is not there. A line that a crash cut is
+            dropped.
+        workers: processes; 0 makes no run and refuses what is missing.
+    """
+
+    def __init__(self, path: Path, *, workers: int = 2) -> None:
+        self.path, self.workers = path, workers
+        self.asked: dict[str, Run] = {}
+        self._found: dict[str, Result] = {}
+        if path.exists():
+            content = path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content) and workers:
+                os.truncate(path, whole)
+            for line in content[:whole].splitlines():
+                plain = json.loads(line)
+                self._found[plain["key"]] = _result(plain["result"])
+
+    def results(self, runs: Sequence[Run]) -> list[Result]:
+        """What came of each, in order; an interrupted call goes on when it is called again.
+
+        Raises:
+            NotMeasured: some are missing and there are no workers.
+        """
+        self.asked |= {run.key: run for run in runs}
+        missing = {run.key: run for run in runs if run.key not in self._found}
+        if missing and not self.workers:
+            first = next(iter(missing.values()))
+            raise NotMeasured(f"{self.path} lacks {len(missing)} runs, the first: {first.facts}")
+        if missing:
+            self._make(missing.values())
+        return [self._found[run.key] for run in runs]
+
+    def _make(self, runs: Iterable[Run]) -> None:
+        # the largest first, so that no worker is left with them at the end
+        waiting = sorted(runs, key=lambda run: -run.scale)
+        began, done = time.monotonic(), 0
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(self.workers, mp_context=context) as pool:
+            futures = {pool.submit(make, run): run for run in waiting}
+            for future in as_completed(futures):
+                run, result = futures[future], future.result()
+                self._keep(run, result)
+                done += 1
+                spent = time.monotonic() - began
+                print(
+                    f"{self.path.stem}: {done} of {len(waiting)}, {spent:.0f} s: {run.workload}, "
+                    f"{run.method}, scale {run.scale}, lr {run.lr}, seed {run.seed}: "
+                    f"{result.steps} steps, loss {result.validation.get('loss', math.nan):.4f}",
+                    flush=True,
+                )
+
+    def _keep(self, run: Run, result: Result) -> None:
+        line = {"key": run.key, "run": run.facts, "result": _plain(result)}
+        with open(self.path, "ab", buffering=0) as file:
+            file.write(json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+        self._found[run.key] = result
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    """JSON has no NaN: a loss that is not finite becomes null, the seconds are rounded."""
+    plain = asdict(result)
+    for name in SPLITS:
+        plain[name] = {k: v if math.isfinite(v) else None for k, v in plain[name].items()}
+    plain["curve"] = [[v if math.isfinite(v) else None for v in p] for p in plain["curve"]]
+    plain["seconds"] = round(result.seconds, 1)
+    return plain
+
+
+def _result(plain: dict[str, Any]) -> Result:
+    for name in SPLITS:
+        plain[name] = {k: math.nan if v is None else v for k, v in plain[name].items()}
+    plain["curve"] = tuple(
+        tuple(math.nan if v is None else v for v in point) for point in plain["curve"]
+    )
+    plain["gains"] = tuple(plain["gains"])
+    return Result(**plain)

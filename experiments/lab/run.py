@@ -1,0 +1,154 @@
+"""One run: what it is, and what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from experiments.lab import workloads
+
+import largebatch as lb
+from largebatch.workloads import evaluate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run before it is made; equal runs have equal results on one machine.
+
+    Args:
+        workload: by name, as `lab.workloads` knows it.
+        method: how tables call it.
+        rule: that decides.
+        scale: S = B / B0 of the first step.
+        budget: its length.
+        seed: of weights and samples.
+        lr: base rate; None for the workload's.
+        micro_batch: samples of one backward; None for one base batch.
+        temporal: measure by `lb.TemporalMoments`, which needs one backward a step.
+        evaluations: points of the validation curve.
+        keep_gains: whether the result holds what each step was worth.
+    """
+
+    workload: str
+    method: str
+    rule: lb.Rule
+    scale: int = 1
+    budget: lb.Budget
+    seed: int = 0
+    lr: float | None = None
+    micro_batch: int | None = None
+    temporal: bool = False
+    evaluations: int = 1
+    keep_gains: bool = False
+
+    @property
+    def key(self) -> str:
+        """Differs when anything of it does."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For the record, beside the key."""
+        return {
+            "workload": self.workload,
+            "method": self.method,
+            "scale": self.scale,
+            "budget": {k: v for k, v in asdict(self.budget).items() if v is not None},
+            "seed": self.seed,
+            "lr": self.lr,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a run came to.
+
+    Args:
+        steps, samples, base_steps: the clocks at its end.
+        mean_gain: base steps a step.
+        mean_multiplier: mean factor on the base rate.
+        diverged: whether loss or gradient was not finite ten times in a row, or the last loss.
+        train, validation, test: means over the split by metric; empty after a divergence.
+        curve: (steps, samples, base steps, validation loss).
+        gains: what each step was worth to six digits, where it was asked for.
+        seconds: of training and evaluation, on one thread of a machine that others may use.
+    """
+
+    steps: int
+    samples: int
+    base_steps: float
+    mean_gain: float
+    mean_multiplier: float
+    diverged: bool
+    train: dict[str, float]
+    validation: dict[str, float]
+    test: dict[str, float]
+    curve: tuple[tuple[float, ...], ...] = ()
+    gains: tuple[float, ...] = ()
+    seconds: float = 0.0
+
+
+def make(run: Run) -> Result:
+    """Trains as the run says, on one thread of this process."""
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    workload, data = workloads.workload(run.workload), workloads.data(run.workload)
+    torch.manual_seed(run.seed)
+    model, optimizer = workload.fresh(seed=run.seed, lr=run.lr)
+    base = workload.base_batch_size
+    micro = run.scale * base if run.temporal else run.micro_batch or base
+    statistics = [lb.TemporalMoments()] if run.temporal else None
+    record = lb.MemoryRecord()
+    control = lb.Controller(
+        model,
+        optimizer,
+        run.rule,
+        lb.BatchLoader(
+            data.train, batch_size=run.scale * base, max_micro_batch_size=micro, seed=run.seed
+        ),
+        base_batch_size=base,
+        meter=lb.Meter(model, statistics=statistics),
+        record=record,
+    )
+    amount = {run.budget.unit: run.budget.amount}
+    every = {run.budget.unit: run.budget.amount / run.evaluations}
+    curve: list[tuple[float, ...]] = []
+    diverged = False
+
+    def point() -> dict[str, float]:
+        found = evaluate(model, workload, data.validation)
+        curve.append((control.optimizer_steps, control.samples, control.base_steps, found["loss"]))
+        return found
+
+    try:
+        for batch in control.steps(**amount):
+            for micro_batch in batch:
+                control.backward(workload.loss(model, micro_batch))
+            control.step()
+            if run.evaluations > 1 and not control.finished and control.every(**every):
+                point()
+    except lb.NotFinite:
+        diverged = True
+    validation = {} if diverged else point()
+    steps = max(control.optimizer_steps, 1)
+    multipliers = [decision.lr_multiplier for _, decision in record.steps]
+    return Result(
+        steps=control.optimizer_steps,
+        samples=control.samples,
+        base_steps=control.base_steps,
+        mean_gain=control.base_steps / steps,
+        mean_multiplier=math.fsum(multipliers) / max(len(multipliers), 1),
+        diverged=diverged or not math.isfinite(validation["loss"]),
+        train={} if diverged else evaluate(model, workload, data.seen),
+        validation=validation,
+        test={} if diverged else evaluate(model, workload, data.test),
+        curve=tuple(curve),
+        gains=tuple(float(f"{d.base_steps:.6g}") for _, d in record.steps)
+        if run.keep_gains
+        else (),
+        seconds=time.perf_counter() - began,
+    )
