@@ -15,8 +15,8 @@ help:
 	@echo "make check           format, lint, types, tests: what a change must pass"
 	@echo "make bench           every program in benchmarks/, one after the other"
 	@echo "make soak            kills, faults and damage, 20 000 steps: about an hour"
-	@echo "make evidence-quick  every experiment, cut short, against its expected.json"
-	@echo "make evidence        the same in full: hours"
+	@echo "make evidence-quick  tables from their records, and some runs made again"
+	@echo "make evidence        every run anew, against expected.json: hours"
 	@echo "make clean           removes .venv and caches"
 
 demo: $(VENV)/.installed
