@@ -263,3 +263,22 @@ def test_a_disabled_scaler_is_none() -> None:
 def test_something_else_is_refused() -> None:
     with pytest.raises(ValueError, match=r"torch\.amp\.GradScaler"):
         controlled(1, at={}, scale=2.0)  # type: ignore[arg-type]
+
+
+def test_a_scale_that_never_fits_is_told_beside_the_learning_rate() -> None:
+    always = {(step, 0): float("inf") for step in range(20)}
+    with pytest.raises(lb.NotFinite, match=r"Only the gradient overflows: .*init_scale=1024"):
+        controlled(20, at=always, scale=scaler())
+
+
+def test_a_loss_that_is_not_finite_is_not_laid_to_the_scaler() -> None:
+    model = small_model()
+    batches = lb.BatchLoader((X, Y), batch_size=16, max_micro_batch_size=4)
+    optimizer = sgd(model)
+    control = lb.Controller(model, optimizer, lb.AdaScale(), batches, base_batch_size=4)
+    with pytest.raises(lb.NotFinite) as told:
+        for batch in control.steps(steps=3):
+            for x, y in batch:
+                control.backward(loss_of(model, x, y) * float("nan"))
+            control.step()
+    assert "GradScaler" not in str(told.value)

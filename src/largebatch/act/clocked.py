@@ -165,6 +165,12 @@ class Clocked:
                 else "Look at the data, or lower the learning rate: optimizer = "
                 "torch.optim.SGD(model.parameters(), lr=0.5 * lr)."
             )
+            if seen.loss is not None and math.isfinite(seen.loss):
+                cause += (
+                    " Only the gradient overflows: with a GradScaler, begin with a lower scale, "
+                    "torch.amp.GradScaler(init_scale=1024.0), or give it more steps to find one, "
+                    f"patience={2 * patience}."
+                )
             raise NotFinite(
                 f"{self._lost_in_a_row} step(s) in a row had a loss or gradient that is not finite "
                 f"(loss {seen.loss}); {left}. {cause}"
