@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import largebatch as lb
@@ -38,7 +38,7 @@ class Yoked:
         multipliers: of the run that is replayed.
     """
 
-    multipliers: tuple[float, ...] = field(repr=True)
+    multipliers: tuple[float, ...]
 
     needs: ClassVar[frozenset[str]] = NONE
     changes: ClassVar[frozenset[str]] = frozenset({"lr"})
