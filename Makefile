@@ -31,7 +31,7 @@ check: $(VENV)/.installed
 	@$(RUN) -m mypy
 	@$(MAKE) --no-print-directory test
 
-bench: $(VENV)/.installed-bench
+bench: $(VENV)/.installed
 	@set -e; for program in benchmarks/[!_]*.py; do \
 		[ -e "$$program" ] || { echo "no benchmarks in this checkout"; break; }; \
 		echo "== $$program"; $(RUN) "$$program"; \
@@ -65,8 +65,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV); the first time this takes some minutes."
 	@$(PYTHON) -m venv $(VENV)
 	@$(INSTALL) torch==2.13.0 --editable '.[dev]'
-	@touch $@
-
-$(VENV)/.installed-bench: $(VENV)/.installed
-	@$(INSTALL) torch==2.13.0 --editable '.[bench]'
 	@touch $@

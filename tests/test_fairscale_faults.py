@@ -1,7 +1,8 @@
 """What fairscale 0.4.13's AdaScale gets wrong, done right here, and its published numbers.
 
-Those numbers are in cases/adascale.json. There the gain of a run is over all parameters together,
-as it is here; its gains per group follow from the moments of a group.
+That it has these faults is shown in test_fairscale_itself.py. The numbers are in
+cases/adascale.json. There the gain of a run is over all parameters together, as it is here; its
+gains per group follow from the moments of a group.
 """
 
 from __future__ import annotations
@@ -264,7 +265,7 @@ def test_scale_one_has_a_gain_of_one() -> None:
 
 
 def test_several_losses_in_one_backward_are_not_several_micro_batches() -> None:
-    """fairscale 0.4.13: the statistics never complete and the gain stays 1 without a word."""
+    """fairscale 0.4.13: the statistics never complete, and its step fails an assertion."""
     assert "should raise instead" in CASES["fairscale-loss-accumulation-noop"]["note"]
     model = small_model()
     control = attached(model, batch_size=12, micro_batches=3)

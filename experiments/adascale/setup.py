@@ -16,8 +16,8 @@ LENGTH = {
     "fashion-cnn": 860,  # 1 epoch
     "fashion-cnn-plain": 860,
     "fashion-resnet8": 430,  # half an epoch
-    "stdlib-transformer-sgd": 1000,
-    "stdlib-transformer": 1000,
+    "stdlib-narrow-sgd": 600,
+    "stdlib-narrow": 600,
 }
 """T, base steps of a run: what one at scale 1 takes."""
 
@@ -27,12 +27,12 @@ TUNED = {
     "fashion-cnn": 0.02,
     "fashion-cnn-plain": 0.2,
     "fashion-resnet8": 0.05,
-    "stdlib-transformer-sgd": 0.03,
-    "stdlib-transformer": 1e-3,
+    "stdlib-narrow-sgd": 0.04,
+    "stdlib-narrow": 2e-3,
 }
 """The best of seven base rates at scale 1 on the validation split, as `transfer.py` finds it."""
 
-ADAM = frozenset({"stdlib-transformer"})
+ADAM = frozenset({"stdlib-narrow"})
 """Workloads with AdamW, where AdaScale is the square root of the gain, measured as Adam sees it."""
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.lab.run import Result, Run, make
+from experiments.lab.run import Result, Run
 
 SPLITS = ("train", "validation", "test")
 
@@ -68,7 +68,7 @@ class Ledger:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(self.workers, mp_context=context) as pool:
-            futures = {pool.submit(make, run): run for run in waiting}
+            futures = {pool.submit(_made, run): run for run in waiting}
             for future in as_completed(futures):
                 run, result = futures[future], future.result()
                 self._keep(run, result)
@@ -88,6 +88,10 @@ class Ledger:
         self._found[run.key] = result
 
 
+def _made(run: Run) -> Result:
+    return run.make()
+
+
 def _plain(result: Result) -> dict[str, Any]:
     """JSON has no NaN: a loss that is not finite becomes null, the seconds are rounded."""
     plain = asdict(result)
@@ -105,4 +109,5 @@ def _result(plain: dict[str, Any]) -> Result:
         tuple(math.nan if v is None else v for v in point) for point in plain["curve"]
     )
     plain["gains"] = tuple(plain["gains"])
+    plain["forecast"] = tuple(map(tuple, plain.get("forecast", ())))
     return Result(**plain)

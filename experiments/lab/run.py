@@ -62,6 +62,10 @@ class Run:
             "lr": self.lr,
         }
 
+    def make(self) -> Result:
+        """Trains as it says, on one thread of this process. A peer's run overrides it."""
+        return train(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
@@ -75,6 +79,7 @@ class Result:
         train, validation, test: means over the split by metric; empty after a divergence.
         curve: (steps, samples, base steps, validation loss).
         gains: what each step was worth to six digits, where it was asked for.
+        forecast: (scale, mean gain, its low, its high), where the run was a probe.
         seconds: of training and evaluation, on one thread of a machine that others may use.
     """
 
@@ -89,11 +94,17 @@ class Result:
     test: dict[str, float]
     curve: tuple[tuple[float, ...], ...] = ()
     gains: tuple[float, ...] = ()
+    forecast: tuple[tuple[float, ...], ...] = ()
     seconds: float = 0.0
 
 
-def make(run: Run) -> Result:
-    """Trains as the run says, on one thread of this process."""
+def train(run: Run, *, spoiled: int | None = None) -> Result:
+    """Trains with the `Controller`.
+
+    Args:
+        run: what to train.
+        spoiled: the step whose loss is made infinite.
+    """
     torch.set_num_threads(1)
     began = time.perf_counter()
     workload, data = workloads.workload(run.workload), workloads.data(run.workload)
@@ -125,9 +136,10 @@ def make(run: Run) -> Result:
         return found
 
     try:
-        for batch in control.steps(**amount):
+        for number, batch in enumerate(control.steps(**amount)):
             for micro_batch in batch:
-                control.backward(workload.loss(model, micro_batch))
+                loss = workload.loss(model, micro_batch)
+                control.backward(loss * math.inf if number == spoiled else loss)
             control.step()
             if run.evaluations > 1 and not control.finished and control.every(**every):
                 point()

@@ -2,35 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
+
+import torch
+from torch import nn
 
 import largebatch.workloads as workloads
-from largebatch.workloads import Split, Workload
+from largebatch.workloads import Data, Split, Workload
+from largebatch.workloads.models import ByteTransformer
 
 MOST = {1: 10_000, 2: 2**17}
 """Predictions by which a run is judged, by the dimensions of the targets: classes, or bytes."""
 
-VARIANTS = {
-    "fashion-cnn-plain": ("fashion-cnn", "without momentum"),
-}
-"""Name -> (workload, what is other about it)."""
+SHORT = 32
+"""Bytes of a sequence of the narrow transformer."""
+
+VARIANTS = ("fashion-cnn-plain", "stdlib-narrow", "stdlib-narrow-sgd")
+"""Workloads that only the experiments know."""
 
 
 @cache
 def workload(name: str) -> Workload:
     """A workload by its name, whose data is loaded once in a process."""
-    base, other = VARIANTS.get(name, (name, ""))
-    found = workloads.load(base)
-    if other == "without momentum":
-        found = replace(
+    if name == "fashion-cnn":
+        found = workloads.load(name)
+        return replace(found, model=partial(_channels_last, found.model))
+    if name == "fashion-cnn-plain":
+        found = workload("fashion-cnn")
+        return replace(
             found,
             name=name,
             summary=found.summary.replace("SGD with momentum", "SGD without momentum"),
             optimizer=workloads.sgd(momentum=0.0),
             base_lr=10 * found.base_lr,
         )
-    return found
+    if name in ("stdlib-narrow", "stdlib-narrow-sgd"):
+        found = workloads.load(name.replace("narrow", "transformer"))
+        return replace(
+            found,
+            name=name,
+            summary=found.summary.replace("0.5M", "0.14M"),
+            model=partial(ByteTransformer, layers=2, width=64, heads=4, context=SHORT),
+            data=partial(_shortened, found.data),
+            base_lr=2 * found.base_lr,
+        )
+    return workloads.load(name)
+
+
+def _shortened(load: Callable[[], Data]) -> Data:
+    """The first bytes of each sequence."""
+    whole = load()
+    splits = {
+        name: tuple(tensor[:, :SHORT].contiguous() for tensor in getattr(whole, name))
+        for name in ("train", "validation", "test")
+    }
+    return Data(**splits, facts=whole.facts)
+
+
+def _channels_last(model: Callable[[], nn.Module]) -> nn.Module:
+    """A third faster on the processors that the records are from."""
+    return model().to(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

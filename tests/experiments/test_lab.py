@@ -8,7 +8,7 @@ from experiments.lab import ledger as ledgers
 from experiments.lab.findings import Findings, differing, mean, write_expected
 from experiments.lab.ledger import Ledger, NotMeasured
 from experiments.lab.rules import Lagged, Multiplied, Stages, Yoked
-from experiments.lab.run import Result, Run, make
+from experiments.lab.run import Result, Run
 
 import largebatch as lb
 from largebatch import methods
@@ -76,30 +76,30 @@ def test_a_run_differs_by_everything_it_is_made_of() -> None:
 
 
 def test_a_yoked_run_has_the_multipliers_of_the_other() -> None:
-    own = make(short())
+    own = short().make()
     yoked = Yoked(multipliers=own.gains)
-    blind = make(short(rule=yoked, budget=lb.Budget(steps=own.steps), seed=1))
+    blind = short(rule=yoked, budget=lb.Budget(steps=own.steps), seed=1).make()
     assert blind.mean_multiplier == pytest.approx(own.mean_multiplier, rel=1e-5)
     assert own.mean_multiplier != 1.0
 
 
 def test_its_own_multipliers_give_a_run_again() -> None:
-    own = make(short())
+    own = short().make()
     yoked = Yoked(multipliers=own.gains)
-    again = make(short(rule=yoked, budget=lb.Budget(steps=own.steps)))
+    again = short(rule=yoked, budget=lb.Budget(steps=own.steps)).make()
     assert again.validation["loss"] == pytest.approx(own.validation["loss"], rel=1e-4)
 
 
 def test_a_constant_multiplier_is_a_larger_rate() -> None:
     budget = lb.Budget(steps=5)
-    factor = make(short(rule=Multiplied(factor=4.0), lr=0.01, budget=budget))
-    rate = make(short(rule=lb.chain(), lr=0.04, budget=budget))
+    factor = short(rule=Multiplied(factor=4.0), lr=0.01, budget=budget).make()
+    rate = short(rule=lb.chain(), lr=0.04, budget=budget).make()
     assert factor.validation["loss"] == pytest.approx(rate.validation["loss"], rel=1e-5)
 
 
 def test_stages_take_equal_parts_of_the_budget() -> None:
     rule = lb.chain(Stages(scales=(1, 4, 2)))
-    result = make(short(rule=rule, scale=1, budget=lb.Budget(base_steps=24), keep_gains=True))
+    result = short(rule=rule, scale=1, budget=lb.Budget(base_steps=24), keep_gains=True).make()
     assert sorted(set(result.gains)) == [1.0, 2.0, 4.0]
     samples = {scale: scale * result.gains.count(scale) for scale in (1.0, 2.0, 4.0)}
     assert all(abs(count - 8) <= 4 for count in samples.values()), samples
