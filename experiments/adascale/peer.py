@@ -217,8 +217,7 @@ def find(ledger: Ledger) -> Findings:
                 f"{gain.value:.3f}",
                 f"{mean([r.mean_gain for r in kept]).value:.3f}" if kept else "NaN",
                 shown(loss),
-                (shown(mean([r.test["loss"] for r in kept])) if kept else "")
-                + (f" {lost} of {len(theirs)} lost" if lost else ""),
+                shown(mean([r.test["loss"] for r in kept])) if kept else f"all {lost} lost",
                 "" if apart is None else shown(mean(apart), sign=True),
             )
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.adascale import control, estimators, table, transfer
+from experiments.adascale import control, estimators, overfitting, peer, table, transfer
 from experiments.lab.part import main
 
 PARTS = {
@@ -12,6 +12,8 @@ PARTS = {
     "table": table.PART,
     "control": control.PART,
     "estimators": estimators.PART,
+    "overfitting": overfitting.PART,
+    "fairscale": peer.PART,
 }
 
 if __name__ == "__main__":

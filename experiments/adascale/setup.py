@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from experiments.lab.probe import Probe
 from experiments.lab.run import Result, Run
 
 import largebatch as lb
@@ -12,6 +13,8 @@ from largebatch import methods
 
 LENGTH = {
     "digits": 670,  # 10 epochs
+    "digits-short": 200,
+    "digits-decay": 670,
     "fashion-logistic": 1720,  # 2 epochs
     "fashion-cnn": 860,  # 1 epoch
     "fashion-cnn-plain": 860,
@@ -23,6 +26,8 @@ LENGTH = {
 
 TUNED = {
     "digits": 0.04,
+    "digits-short": 0.04,
+    "digits-decay": 0.04,
     "fashion-logistic": 0.005,
     "fashion-cnn": 0.02,
     "fashion-cnn-plain": 0.2,
@@ -63,6 +68,18 @@ def scaled(
         method="AdaScale",
         rule=adascale(workload),
         scale=scale,
+    )
+
+
+def probed(workload: str, seed: int) -> Probe:
+    """A probe before the run at scale 1."""
+    return Probe(
+        workload=workload,
+        method="probe",
+        rule=methods.none(),
+        budget=lb.Budget(base_steps=LENGTH[workload]),
+        seed=seed,
+        lr=TUNED[workload],
     )
 
 

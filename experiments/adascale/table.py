@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from experiments.adascale.setup import ADAM, at_scale_one, final_loss, scaled, stretched
+from experiments.adascale.setup import ADAM, at_scale_one, final_loss, probed, scaled, stretched
 from experiments.lab.findings import Findings, mean, shown
 from experiments.lab.ledger import Ledger
 from experiments.lab.part import Part
@@ -47,18 +47,21 @@ BASE = "scale 1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """The results of each method by its name, seeds in order."""
+    """The results of each method by its name, and (mean gain, low, high) as a probe of the first
+    half of a run at scale 1 forecasts it; seeds in order."""
 
     workload: str
     scale: int
     results: dict[str, list[Result]]
+    forecasts: list[tuple[float, ...]]
 
 
 def cell(ledger: Ledger, workload: str, scale: int, seeds: int) -> Cell:
     """Makes, or reads, all runs of a workload at a scale."""
     base = [at_scale_one(workload, seed, evaluations=8) for seed in range(seeds)]
     own = [scaled(workload, scale, seed, evaluations=8) for seed in range(seeds)]
-    ledger.results(base + own)
+    probes = [probed(workload, seed) for seed in range(seeds)]
+    ledger.results([*base, *own, *probes])
     runs = {BASE: base, "AdaScale": own}
     for seed, (run, result) in enumerate(zip(own, ledger.results(own), strict=True)):
         for other in _others(run, result, base[seed]):
@@ -68,6 +71,12 @@ def cell(ledger: Ledger, workload: str, scale: int, seeds: int) -> Cell:
         workload=workload,
         scale=scale,
         results={name: ledger.results(row) for name, row in runs.items()},
+        forecasts=[
+            forecast[1:]
+            for result in ledger.results(probes)
+            for forecast in result.forecast
+            if forecast[0] == scale
+        ],
     )
 
 
@@ -154,6 +163,29 @@ def _rows(findings: Findings, found: Cell) -> None:
         f"scale 1's {shown(apart, sign=True)}, margin {margin:.3f})."
     )
     findings.add(f"{name}: gain", gain, least=0.03 * gain.value)
+    findings.text.append(_forecast(findings, found))
+
+
+def _forecast(findings: Findings, found: Cell) -> str:
+    """What probes said beside what the runs of the same seeds gave."""
+    gains = [result.mean_gain for result in found.results["AdaScale"]]
+    if len(found.forecasts) < len(gains):
+        told = len(gains) - len(found.forecasts)
+        return f"`probe` had too little signal in {told} of {len(gains)} seeds."
+    said = mean([value for value, _, _ in found.forecasts])
+    errors = mean(
+        [value / gain - 1.0 for (value, _, _), gain in zip(found.forecasts, gains, strict=True)]
+    )
+    inside = sum(
+        low <= gain <= high for (_, low, high), gain in zip(found.forecasts, gains, strict=True)
+    )
+    findings.add(f"{found.workload}, scale {found.scale}: forecast", said, least=0.05 * said.value)
+    low, high = f"{errors.low:+.0%}", f"{errors.high:+.0%}"
+    return (
+        f"`probe`, on the first half of a run at scale 1, forecast a gain of {said.value:.2f}: "
+        f"{errors.value:+.0%} [{low}, {high}] of the one realised, which lies within the "
+        f"forecast's interval in {inside} of {len(gains)} seeds."
+    )
 
 
 def _quality(low: float | None, high: float | None, margin: float) -> str:

@@ -19,13 +19,24 @@ MOST = {1: 10_000, 2: 2**17}
 SHORT = 32
 """Bytes of a sequence of the narrow transformer."""
 
-VARIANTS = ("fashion-cnn-plain", "stdlib-narrow", "stdlib-narrow-sgd")
+VARIANTS = (
+    "digits-decay",
+    "digits-short",
+    "fashion-cnn-plain",
+    "stdlib-narrow",
+    "stdlib-narrow-sgd",
+)
 """Workloads that only the experiments know."""
 
 
 @cache
 def workload(name: str) -> Workload:
     """A workload by its name, whose data is loaded once in a process."""
+    if name == "digits-short":
+        return replace(workloads.load("digits"), name=name)
+    if name == "digits-decay":
+        decayed = workloads.sgd(weight_decay=0.01)
+        return replace(workloads.load("digits"), name=name, optimizer=decayed)
     if name == "fashion-cnn":
         found = workloads.load(name)
         return replace(found, model=partial(_channels_last, found.model))

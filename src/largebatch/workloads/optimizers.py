@@ -11,11 +11,13 @@ from torch.optim import Optimizer
 from largebatch.workloads.workload import OptimizerFactory
 
 
-def sgd(*, momentum: float = 0.9) -> OptimizerFactory:
+def sgd(*, momentum: float = 0.9, weight_decay: float = 0.0) -> OptimizerFactory:
     """SGD with heavy-ball momentum."""
 
     def build(parameters: Iterable[nn.Parameter], *, lr: float) -> Optimizer:
-        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, fused=True)
+        return torch.optim.SGD(
+            parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True
+        )
 
     return build
 

@@ -1,0 +1,52 @@
+"""A probe as a run: what it forecasts is kept beside what training came to."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from experiments.lab import workloads
+from experiments.lab.run import Result, Run
+
+from largebatch.commands.probe import probe
+from largebatch.workloads.data import size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe(Run):
+    """`largebatch probe` over the first half of the run, at its base rate; the budget is in base
+    steps."""
+
+    def make(self) -> Result:
+        torch.set_num_threads(1)
+        began = time.perf_counter()
+        workload = workloads.workload(self.workload)
+        data, length = workload.data(), self.budget.amount
+        assert self.budget.unit == "base_steps"
+        found = probe(
+            replace(
+                workload,
+                base_lr=workload.base_lr if self.lr is None else self.lr,
+                budget_epochs=length * workload.base_batch_size / size(data.train),
+                data=lambda: data,
+            ),
+            seed=self.seed,
+        )
+        forecasts = () if found.outlook is None else found.outlook.forecasts
+        return Result(
+            steps=found.steps,
+            samples=found.steps * workload.base_batch_size,
+            base_steps=float(found.steps),
+            mean_gain=1.0,
+            mean_multiplier=1.0,
+            diverged=False,
+            train={},
+            validation={},
+            test={},
+            forecast=tuple(
+                (float(f.scale), f.mean_gain.value, f.mean_gain.low, f.mean_gain.high)
+                for f in forecasts
+            ),
+            seconds=time.perf_counter() - began,
+        )
