@@ -35,6 +35,7 @@ from largebatch.record import (
 from largebatch.rules import (
     WSD,
     AdaScale,
+    AutoWarmUp,
     Averaged,
     ClampBatch,
     ClampLr,
@@ -59,6 +60,7 @@ from largebatch.simulate.replay import replay
 __all__ = [
     "WSD",
     "AdaScale",
+    "AutoWarmUp",
     "Averaged",
     "BatchLoader",
     "BatchPlan",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from largebatch.core.rule import Chain, chain
-from largebatch.rules import AdaScale, Every, Legw, LinearScaling, SqrtScaling, WarmUp
+from largebatch.rules import AdaScale, AutoWarmUp, Every, Legw, LinearScaling, SqrtScaling, WarmUp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +84,32 @@ def adascale_adam() -> Chain:
     return chain(AdaScale(statistic="preconditioned_moments", exponent=0.5))
 
 
+def autowu(
+    *, low: float = 1e-5, high: float = 1.0, fraction: float = 0.5, cooldown: float = 1.0
+) -> Chain:
+    """A learning rate that is found while it warms up, and a cosine from there; none is given.
+
+    Kim et al., 2021, arXiv 2107.05855.
+
+    Args:
+        low, high: of the first parameter group, from too small to too large for any model. The
+            narrower, the finer is the search: 1e-4 to 1 for SGD with momentum, to 10 without;
+            1e-5 to 0.1 for AdamW and AdamP; 1e-4 to 1 for LAMB; 1e-2 to 100 for LARS, whose rate
+            is multiplied by a trust coefficient.
+        fraction: the part of the budget that the warm-up may take.
+        cooldown: the part of it that the cosine takes at the end; 1 begins at once.
+    """
+    return chain(AutoWarmUp(low=low, high=high, fraction=fraction, cooldown=cooldown))
+
+
+def autowu_paper() -> Chain:
+    """The same as the authors' program decides, without our guards.
+
+    Kim et al., 2021, arXiv 2107.05855.
+    """
+    return chain(AutoWarmUp(paper=True))
+
+
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         method.name: method
@@ -114,6 +140,16 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 summary="rate x sqrt(gain) of the preconditioned gradient (Adam; no theory)",
                 rule=adascale_adam,
                 own_clock=True,
+            ),
+            Method(
+                name="autowu",
+                summary="finds the rate itself: warms up until the loss rises, then a cosine",
+                rule=autowu,
+            ),
+            Method(
+                name="autowu-paper",
+                summary="autowu as the authors' program decides",
+                rule=autowu_paper,
             ),
         )
     }

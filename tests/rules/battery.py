@@ -14,6 +14,7 @@ from largebatch.core.rule import Rule, chain
 from largebatch.rules import (
     WSD,
     AdaScale,
+    AutoWarmUp,
     Averaged,
     ClampBatch,
     ClampLr,
@@ -40,12 +41,19 @@ DATASET_SIZE = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One instance of a rule. `scale_free`: the loss times a constant changes no decision; an
-    absolute floor is the only excuse."""
+    """One instance of a rule.
+
+    Args:
+        name, rule: of it.
+        scale_free: the loss times a constant changes no decision; an absolute floor is the only
+            excuse.
+        any_batch: it takes any proposal for the next batch.
+    """
 
     name: str
     rule: Rule
     scale_free: bool = True
+    any_batch: bool = True
 
 
 ROWS = [
@@ -53,6 +61,13 @@ ROWS = [
     Row(name="adascale-short-window", rule=AdaScale(window=20.0, averaging="mean-then-ema")),
     Row(name="adascale-paper", rule=AdaScale(clip="first"), scale_free=False),
     Row(name="adascale-adam", rule=AdaScale(statistic="preconditioned_moments", exponent=0.5)),
+    Row(name="auto-warm-up", rule=AutoWarmUp(fraction=0.7), any_batch=False),
+    Row(
+        name="auto-warm-up-adascale",
+        rule=AutoWarmUp(fraction=0.7, growth="linear", after=AdaScale(), cooldown=0.2),
+        any_batch=False,
+    ),
+    Row(name="auto-warm-up-paper", rule=AutoWarmUp(fraction=0.1, paper=True), any_batch=False),
     Row(name="averaged", rule=Averaged(AdaScale(window=1.0), window=50.0)),
     Row(name="averaged-chain", rule=Averaged(chain(AdaScale(), ClampLr(max=3.0)), window=50.0)),
     Row(name="clamp-batch", rule=ClampBatch(min=8, max=4096, multiple_of=8)),

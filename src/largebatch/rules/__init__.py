@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from largebatch.core.rule import Chain
 from largebatch.rules.adascale import AdaScale as AdaScale
+from largebatch.rules.auto_warm_up import AutoWarmUp as AutoWarmUp
 from largebatch.rules.averaged import Averaged as Averaged
 from largebatch.rules.bounds import ClampBatch as ClampBatch
 from largebatch.rules.bounds import ClampLr as ClampLr
