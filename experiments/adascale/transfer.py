@@ -7,6 +7,7 @@ the same rate, scale and seed.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,44 +156,59 @@ def find(ledger: Ledger) -> Findings:
     return findings
 
 
-def draw(ledger: Ledger, path: Path) -> None:
-    """A row a workload, a column a method."""
-    from experiments.lab.draw import COLOURS, figure, logarithmic
+FEW = ("fashion-cnn", "stdlib-narrow-sgd", "stdlib-narrow")
+"""Workloads of the short picture."""
 
-    by_workload = [panels(ledger, workload) for workload, (scales, _) in CELLS.items() if scales]
+
+def draw(ledger: Ledger, path: Path) -> None:
+    """A row a workload, a column a method; and a short picture of FEW of them."""
+    _picture(ledger, path, [workload for workload, (scales, _) in CELLS.items() if scales])
+    _picture(ledger, path.with_stem(f"{path.stem}-few"), [w for w in FEW if w in CELLS])
+
+
+def _picture(ledger: Ledger, path: Path, workloads: Sequence[str]) -> None:
+    from experiments.lab.draw import figure
+
     columns = ("linear+", "sqrt+", "AdaScale")
-    drawn, axes = figure(rows=len(by_workload), columns=len(columns))
-    for row, found in enumerate(by_workload):
-        least = min(min(map(middle, panel.curves[1])) for panel in found)
-        for column, method in enumerate(columns):
-            axis = axes[row][column]
-            panel = next((p for p in found if p.method == method), None)
-            if panel is None:
-                axis.set_axis_off()
+    drawn, axes = figure(rows=len(workloads), columns=len(columns), height=2.5)
+    for row, workload in zip(axes, workloads, strict=True):
+        found = {panel.method: panel for panel in panels(ledger, workload)}
+        means = [middle(r) for p in found.values() for curve in p.curves.values() for r in curve]
+        at_one = [middle(r) for r in found["AdaScale"].curves[1]]
+        bottom, top = 0.97 * min(means), 1.5 * max(filter(math.isfinite, at_one))
+        for axis, method in zip(row, columns, strict=True):
+            axis.set_title(f"{workload}: {method}", fontsize=10)
+            if method not in found:
+                axis.text(0.5, 0.5, "not meant for Adam", ha="center", transform=axis.transAxes)
+                axis.set_xticks([])
+                axis.set_yticks([])
                 continue
-            for (scale, curve), colour, marker in zip(
-                panel.curves.items(), COLOURS, "osD", strict=False
-            ):
-                means = [middle(r) for r in curve]
-                alive = [(x, y) for x, y in zip(panel.rates, means, strict=True) if y < math.inf]
-                axis.plot(*zip(*alive, strict=True), marker=marker, color=colour, ms=4,
-                          label=f"scale {scale}")  # fmt: skip
-                best = means.index(min(means))
-                axis.plot(panel.rates[best], means[best], marker=marker, ms=11, mfc="none",
-                          color=colour, mew=1.5)  # fmt: skip
-            logarithmic(axis, bottom=0.93 * least, top=8 * least)
-            axis.set_xscale("log", base=2)
-            axis.set_xticks(panel.rates, [f"{rate:.2g}" for rate in panel.rates], fontsize=7)
-            axis.minorticks_off()
-            axis.set_title(f"{panel.workload}: {method}", fontsize=10)
-            axis.set_xlabel("base learning rate")
-        axes[row][0].set_ylabel("validation loss")
+            _panel(axis, found[method], bottom=bottom, top=top)
+        row[0].set_ylabel("validation loss")
+    for axis in axes[-1]:
+        axis.set_xlabel("base learning rate")
     axes[0][-1].legend(frameon=False)
     drawn.suptitle(
         "Learning-rate transfer: rings mark the best rate of each scale. Curves that leave the "
         "top diverge or fail to train.", fontsize=10,
     )  # fmt: skip
     drawn.savefig(path, dpi=110)
+
+
+def _panel(axis: Any, panel: Panel, *, bottom: float, top: float) -> None:
+    from experiments.lab.draw import COLOURS, logarithmic
+
+    for (scale, curve), colour, marker in zip(panel.curves.items(), COLOURS, "osD", strict=False):
+        means = [middle(row) for row in curve]
+        ends = [value if math.isfinite(value) else 10.0 * top for value in means]
+        axis.plot(panel.rates, ends, marker=marker, color=colour, ms=4, label=f"scale {scale}")
+        best = means.index(min(means))
+        axis.plot(panel.rates[best], means[best], marker=marker, ms=11, mfc="none",
+                  color=colour, mew=1.5)  # fmt: skip
+    logarithmic(axis, bottom=bottom, top=top)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(panel.rates, [f"{rate:.2g}" for rate in panel.rates], fontsize=7)
+    axis.minorticks_off()
 
 
 PART = Part(title="Learning-rate transfer", find=find, draw=draw)
