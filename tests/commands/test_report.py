@@ -233,6 +233,17 @@ def test_the_first_change_of_the_batch_is_listed(tmp_path: Path) -> None:
     assert (run.changes[0].step, run.changes[0].what) == (1, "batch 16 to 32")
 
 
+def test_the_end_of_a_warm_up_is_listed_with_its_reason(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    train("digits", method="autowu", scale=4, budget="300steps", record=path, evaluations=0)
+    run = drawn(read_record(path), name="run")
+    (change,) = run.changes
+    assert 30 < change.step < 200
+    assert change.what.startswith("rate 0.0")
+    assert "warm-up ended at" in change.reason
+    assert "the loss rises with P = " in change.reason
+
+
 def test_the_band_of_the_noise_scale_holds_its_line_and_breaks_where_nothing_is_known(
     tmp_path: Path,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,8 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A step after which the batch was another, or that was skipped."""
+    """A step after which the batch was another, that was skipped, or whose reason was given in no
+    other step, as where a warm-up ends."""
 
     step: int
     samples: int
@@ -76,7 +78,7 @@ class Drawn:
         curves: what is drawn; one without values says in `missing` why.
         open_ended: whether an interval of the noise scale has no upper end; its band is cut.
         missing: name of a curve -> why there is none.
-        changes: of the batch, and steps skipped; the first and last of many.
+        changes: of the batch, steps skipped, reasons given once; the first and last of many.
         left_out: changes beyond them.
         kinds: the reasons of all steps, grouped.
         notes: what to know about the file.
@@ -198,12 +200,17 @@ def _changes(record: Record) -> list[Change]:
     if not record.steps:
         return []
     found, before = [], record.header.get("batch_size", record.steps[0].seen.batch_size)
-    for seen, decision in record.steps:
+    words = Counter(_wording(step.decision.reason) for step in record.steps)
+    last = len(record.steps) - 1
+    for at, step in enumerate(record.steps):
+        seen, decision = step
         after = seen.samples + seen.batch_size
         if not seen.finite:
             what = f"skipped, loss {seen.loss}"
         elif decision.next_batch_size != before:
             what = f"batch {before} to {decision.next_batch_size}"
+        elif 0 < at < last and words[_wording(decision.reason)] == 1:
+            what = f"rate {_short(_rate(step) or 0.0):.4g}"
         else:
             before = decision.next_batch_size
             continue
@@ -215,8 +222,7 @@ def _changes(record: Record) -> list[Change]:
 def _kinds(steps: Sequence[Step]) -> tuple[Kind, ...]:
     groups: dict[str, list[tuple[int, str]]] = {}
     for seen, decision in steps:
-        key = re.sub(r"[0-9.]+(e[-+]?[0-9]+)?", "#", decision.reason)
-        groups.setdefault(key, []).append((seen.step + 1, decision.reason))
+        groups.setdefault(_wording(decision.reason), []).append((seen.step + 1, decision.reason))
     kinds = [
         Kind(
             example=group[-1][1] or "(none)", count=len(group), first=group[0][0], last=group[-1][0]
@@ -224,6 +230,11 @@ def _kinds(steps: Sequence[Step]) -> tuple[Kind, ...]:
         for group in groups.values()
     ]
     return tuple(sorted(kinds, key=lambda kind: -kind.count)[:50])
+
+
+def _wording(reason: str) -> str:
+    """A reason without its numbers."""
+    return re.sub(r"[0-9.]+(e[-+]?[0-9]+)?", "#", reason)
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
