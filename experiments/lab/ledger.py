@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.lab.run import Result, Run
+from experiments.lab.run import Result, Run, Told
 
 SPLITS = ("train", "validation", "test")
 
@@ -110,4 +110,6 @@ def _result(plain: dict[str, Any]) -> Result:
     )
     plain["gains"] = tuple(plain["gains"])
     plain["forecast"] = tuple(map(tuple, plain.get("forecast", ())))
+    told = plain.get("told", {"notes": {}, "trace": []})
+    plain["told"] = Told(notes=told["notes"], trace=tuple(map(tuple, told["trace"])))
     return Result(**plain)

@@ -5,14 +5,29 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from experiments.lab import workloads
+from torch.optim import Optimizer
 
 import largebatch as lb
-from largebatch.workloads import evaluate
+from largebatch.workloads import Split, evaluate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a kind of run tells besides.
+
+    Args:
+        notes: numbers by name.
+        trace: a row a step.
+    """
+
+    notes: dict[str, float] = field(default_factory=dict)
+    trace: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +81,14 @@ class Run:
         """Trains as it says, on one thread of this process. A peer's run overrides it."""
         return train(self)
 
+    def judging(self, optimizer: Optimizer) -> AbstractContextManager[None]:
+        """Stands around each evaluation, for optimizers with weights of two kinds."""
+        return nullcontext()
+
+    def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
+        """What else is kept of a run."""
+        return Told()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
@@ -80,6 +103,7 @@ class Result:
         curve: (steps, samples, base steps, validation loss).
         gains: what each step was worth to six digits, where it was asked for.
         forecast: (scale, mean gain, its low, its high), where the run was a probe.
+        told: what its kind of run tells besides.
         seconds: of training and evaluation, on one thread of a machine that others may use.
     """
 
@@ -95,6 +119,7 @@ class Result:
     curve: tuple[tuple[float, ...], ...] = ()
     gains: tuple[float, ...] = ()
     forecast: tuple[tuple[float, ...], ...] = ()
+    told: Told = field(default_factory=Told)
     seconds: float = 0.0
 
 
@@ -130,8 +155,12 @@ def train(run: Run, *, spoiled: int | None = None) -> Result:
     curve: list[tuple[float, ...]] = []
     diverged = False
 
+    def judge(split: Split) -> dict[str, float]:
+        with run.judging(optimizer):
+            return evaluate(model, workload, split)
+
     def point() -> dict[str, float]:
-        found = evaluate(model, workload, data.validation)
+        found = judge(data.validation)
         curve.append((control.optimizer_steps, control.samples, control.base_steps, found["loss"]))
         return found
 
@@ -155,12 +184,13 @@ def train(run: Run, *, spoiled: int | None = None) -> Result:
         mean_gain=control.base_steps / steps,
         mean_multiplier=math.fsum(multipliers) / max(len(multipliers), 1),
         diverged=diverged or not math.isfinite(validation["loss"]),
-        train={} if diverged else evaluate(model, workload, data.seen),
+        train={} if diverged else judge(data.seen),
         validation=validation,
-        test={} if diverged else evaluate(model, workload, data.test),
+        test={} if diverged else judge(data.test),
         curve=tuple(curve),
         gains=tuple(float(f"{d.base_steps:.6g}") for _, d in record.steps)
         if run.keep_gains
         else (),
+        told=run.told(control, record),
         seconds=time.perf_counter() - began,
     )
