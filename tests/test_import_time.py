@@ -8,7 +8,7 @@ import sys
 
 OPTIONAL = (
     *("sklearn", "matplotlib", "click", "rich", "fairscale", "pytest", "hypothesis"),
-    *("jinja2", "lightning", "mlflow", "tensorboard", "wandb"),
+    *("jinja2", "lightning", "mlflow", "pytorch_optimizer", "tensorboard", "wandb"),
 )
 
 

@@ -1,6 +1,6 @@
 """Large-batch training in PyTorch: measure the gradient's noise, set rate and batch from it."""
 
-from largebatch import methods
+from largebatch import methods, optim
 from largebatch.act.loader import BatchLoader
 from largebatch.api import Controller, attach, watch
 from largebatch.core.decision import Decision
@@ -112,6 +112,7 @@ __all__ = [
     "attach",
     "chain",
     "methods",
+    "optim",
     "read_record",
     "replay",
     "watch",
