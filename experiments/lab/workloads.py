@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import torch
+from experiments.lab.optimizers import OPTIMIZERS
 from torch import nn
 
 import largebatch.workloads as workloads
@@ -31,7 +32,12 @@ VARIANTS = (
 
 @cache
 def workload(name: str) -> Workload:
-    """A workload by its name, whose data is loaded once in a process."""
+    """A workload by its name, whose data is loaded once in a process; "fashion-cnn+lamb" is one
+    with another optimizer."""
+    if "+" in name:
+        base, _, optimizer = name.partition("+")
+        found = workload(base)
+        return replace(found, name=name, optimizer=OPTIMIZERS[optimizer])
     if name == "digits-short":
         return replace(workloads.load("digits"), name=name)
     if name == "digits-decay":

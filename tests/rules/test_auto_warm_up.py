@@ -202,12 +202,19 @@ def valley(
     "budget", [BUDGET, Budget(samples=STEPS * BATCH), Budget(base_steps=STEPS)]
 )
 def test_it_finds_the_rate_at_the_minimum_in_any_unit(at: float, budget: Budget) -> None:
-    found = drive(AutoWarmUp(), valley(at=at), budget=budget)
+    found = drive(AutoWarmUp(backoff=1.0), valley(at=at), budget=budget)
     true = warm_up_rate(x=at, low=1e-5, high=1.0)
     assert found.switch is not None
     assert 0.5 * STEPS * at < found.switch < 0.5 * STEPS * (at + 0.2)
     assert true / 1.6 < found.decays_from < 1.6 * true
     assert "warm-up ended" in found.reasons[found.switch - 1]
+
+
+def test_it_decays_from_a_part_of_the_rate_at_the_minimum() -> None:
+    whole = drive(AutoWarmUp(backoff=1.0), valley(), budget=BUDGET)
+    quarter = drive(AutoWarmUp(), valley(), budget=BUDGET)
+    assert quarter.switch == whole.switch
+    assert quarter.decays_from == pytest.approx(0.25 * whole.decays_from)
 
 
 def test_the_rate_grows_by_its_bound_between_checks_and_there_are_fifty_or_more() -> None:
@@ -238,7 +245,7 @@ def test_it_holds_the_rate_before_a_short_decay_of_another_shape() -> None:
 
 
 def test_a_linear_warm_up_rises_in_a_straight_line() -> None:
-    rule = AutoWarmUp(low=0.0001, high=1.0, growth="linear")
+    rule = AutoWarmUp(low=0.0001, high=1.0, growth="linear", backoff=1.0)
     found = drive(rule, valley(at=0.7), budget=BUDGET)
     assert found.rates[100] == pytest.approx(0.0001 + 0.9999 * 0.2)
     assert found.decays_from == pytest.approx(0.7, rel=0.15)
@@ -272,7 +279,7 @@ def test_a_forced_end_goes_back_to_a_minimum_that_was_passed() -> None:
     """The loss turns so late that three checks in a row have no room: the rate goes back to its
     minimum all the same, which the authors' program leaves out."""
     losses = valley(at=0.96, noise=0.01)
-    ours = drive(AutoWarmUp(), losses, budget=BUDGET)
+    ours = drive(AutoWarmUp(backoff=1.0), losses, budget=BUDGET)
     theirs = drive(AutoWarmUp(paper=True, patience=10), losses, budget=BUDGET)
     assert ours.switch == theirs.switch == 501
     assert ours.decays_from < theirs.decays_from
@@ -280,7 +287,7 @@ def test_a_forced_end_goes_back_to_a_minimum_that_was_passed() -> None:
 
 
 def test_a_constant_loss_decays_from_the_lowest_rate() -> None:
-    found = drive(AutoWarmUp(), [2.3] * STEPS, budget=BUDGET)
+    found = drive(AutoWarmUp(backoff=1.0), [2.3] * STEPS, budget=BUDGET)
     assert found.switch == 501
     assert found.decays_from == pytest.approx(1e-5)
 
@@ -288,6 +295,7 @@ def test_a_constant_loss_decays_from_the_lowest_rate() -> None:
 @pytest.mark.parametrize(("lost", "ends"), [(2, False), (3, True), (9, True)])
 def test_losses_that_are_not_finite_end_it_at_a_safe_rate(lost: int, ends: bool) -> None:
     losses = valley(at=0.9)
+    whole = drive(AutoWarmUp(backoff=1.0), losses[:201], budget=BUDGET)
     losses[200 : 200 + lost] = [math.inf] * lost
     found = drive(AutoWarmUp(), losses, budget=BUDGET)
     if not ends:
@@ -295,7 +303,7 @@ def test_losses_that_are_not_finite_end_it_at_a_safe_rate(lost: int, ends: bool)
         assert found.switch > 450
         return
     assert found.switch == 201 + lost
-    assert found.decays_from <= 0.5 * found.rates[199]
+    assert found.decays_from <= 0.5 * 0.25 * whole.rates[199]
     assert f"{lost} losses were not finite" in found.reasons[found.switch - 1]
 
 
@@ -335,6 +343,7 @@ def test_the_optimizers_rate_does_not_matter() -> None:
         {"low": 0.0}, {"low": 1.0, "high": 0.1}, {"low": 1.0, "high": 1.0}, {"high": math.inf},
         {"low": math.nan}, {"fraction": 0.0}, {"fraction": 1.0}, {"cooldown": 0.0},
         {"cooldown": 1.5}, {"confidence": 0.3}, {"confidence": 1.0}, {"patience": 0},
+        {"backoff": 0.0}, {"backoff": 1.5},
     ],
 )  # fmt: skip
 def test_settings_outside_their_bounds_are_refused(wrong: dict[str, Any]) -> None:

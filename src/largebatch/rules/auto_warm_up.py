@@ -5,7 +5,7 @@
 
 with f the Gaussian process behind the losses so far (`gaussian_process`), over the elapsed part of
 the warm-up scaled to [0, 1]. After `patience` checks in a row with p > confidence the warm-up ends.
-The rate goes back to that at the minimum of the posterior mean, and decays from there.
+The rate goes back to that at the minimum of the posterior mean, or a part of it, and decays.
 
 Kim, Kim, Kim, Lee, Kim: Automated Learning Rate Scheduler for Large-batch Training (AutoWU), 2021,
 arXiv 2107.05855; confidence, patience and length scale are those of the authors' program.
@@ -107,6 +107,8 @@ class AutoWarmUp:
             AdaScale() where the batch changes later.
         confidence: that the loss rises, in [0.5, 1).
         patience: checks in a row that see it.
+        backoff: the rate that decays, as a part of the one at the minimum, in (0, 1]. A loss that
+            fell to the end of the warm-up had no minimum: then the last rate decays.
         paper: decides as the authors' program: checks once an epoch, has none of the guards, and
             where nothing ended the warm-up decays from the last rate.
 
@@ -127,12 +129,14 @@ class AutoWarmUp:
     after: Rule = field(default_factory=chain)
     confidence: float = 0.95
     patience: int = 3
+    backoff: float = 0.25
     paper: bool = False
 
     def __post_init__(self) -> None:
         range_is_sound = 0.0 < self.low < self.high < math.inf and 0.0 < self.fraction < 1.0
-        others_are = 0.0 < self.cooldown <= 1.0 and 0.5 <= self.confidence < 1.0
-        if not (range_is_sound and others_are and self.patience >= 1):
+        parts_are = 0.0 < self.cooldown <= 1.0 and 0.0 < self.backoff <= 1.0
+        votes_are = 0.5 <= self.confidence < 1.0 and self.patience >= 1
+        if not (range_is_sound and parts_are and votes_are):
             raise ValueError(
                 "A warm-up rises from a low rate above 0 to a higher one in a part of the budget, "
                 f"as in AutoWarmUp(low=1e-5, high=1.0, fraction=0.5); got {self}."
@@ -230,9 +234,10 @@ class AutoWarmUp:
         rate = search.rate or self._rate(0.0)
         if curve is None and not self.paper and search.losses.recorded:
             curve = search.losses.curve()
-        if curve is not None:
+        if curve is not None and curve.lowest < len(curve.x) - 1:
             x = float(curve.x[curve.lowest]) * seen.progress / self.fraction
             rate = min(rate, self._rate(min(x, 1.0)))
+            rate *= 1.0 if self.paper else self.backoff
         rate *= safety
         ended = replace(search, losses=Losses(), rate=rate, ended=seen.progress)
         return ended, f"warm-up ended at {search.rate:.4g}, decays from {rate:.4g}: {why}"

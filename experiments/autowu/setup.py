@@ -1,0 +1,194 @@
+"""What the parts of the experiment share: cells, grids, and how a run is made."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from experiments.lab.run import Result, Run, Told
+from experiments.lab.workloads import workload as load
+from torch.optim import Optimizer
+
+import largebatch as lb
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A workload with an optimizer, at a batch and a budget.
+
+    Args:
+        workload, optimizer: by name.
+        scale: the batch in base batches.
+        steps: optimizer steps of the run.
+        seeds: of AutoWU and of each rate of the grid.
+    """
+
+    workload: str
+    optimizer: str
+    scale: int
+    steps: int
+    seeds: int = 3
+
+    @property
+    def name(self) -> str:
+        """In tables."""
+        batch = self.scale * load(self.workload).base_batch_size
+        return f"{self.workload}, {self.optimizer}, batch {batch}"
+
+
+LEAST = {"sgd": 0.01, "lamb": 0.0025, "adamw": 2.5e-4, "adamp": 2.5e-4, "lars": 1.0}
+"""Optimizer -> the least of seven peak rates, each twice the one before; LARS's four times."""
+
+RANGES = {
+    "sgd": (1e-4, 1.0),
+    "lamb": (1e-4, 1.0),
+    "adamw": (1e-5, 0.1),
+    "adamp": (1e-5, 0.1),
+    "lars": (1e-2, 100.0),
+}
+"""Optimizer -> first and last rate of AutoWU's longest warm-up, as the documentation has them."""
+
+BASE_RATE = {"fashion-cnn": 0.02, "digits": 0.04, "fashion-logistic": 0.005}
+"""Workload -> rate of SGD at its base batch, which linear scaling multiplies."""
+
+WARM_UP = 0.05
+"""Part of the budget in which the grid's rates rise to their peak."""
+
+
+def grid(optimizer: str) -> list[float]:
+    """Seven peak rates."""
+    factor = 4.0 if optimizer == "lars" else 2.0
+    return [LEAST[optimizer] * factor**k for k in range(7)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Searching(Run):
+    """A run of AutoWU, which tells where its warm-up ended and at which rate.
+
+    Args:
+        traced: whether it keeps each step's loss and rate.
+    """
+
+    traced: bool = False
+
+    def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
+        search = control.decider.state[0][0]
+        rows = [
+            (seen.loss or math.nan, seen.base_lr * decision.lr_multiplier)
+            for seen, decision in record.steps
+            if seen.finite
+        ]
+        ended = search.ended if search.ended is not None else math.nan
+        return Told(
+            notes={
+                "ended": round(ended, 6),
+                "rate": float(f"{search.rate:.6g}"),
+                "forced": float(any("nothing ended" in d.reason for _, d in record.steps)),
+            },
+            trace=tuple((float(f"{loss:.5g}"), float(f"{lr:.5g}")) for loss, lr in rows)
+            if self.traced
+            else (),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleFree(Run):
+    """A run of an optimizer whose weights are averaged where they are judged."""
+
+    @contextlib.contextmanager
+    def judging(self, optimizer: Optimizer) -> Iterator[None]:
+        optimizer.eval()  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            optimizer.train()  # type: ignore[attr-defined]
+
+
+def searching(cell: Cell, seed: int, *, rule: lb.Rule | None = None, method: str = "AutoWU") -> Run:
+    """AutoWU with the range of the optimizer, or another rule that searches."""
+    low, high = RANGES[cell.optimizer]
+    return Searching(
+        workload=f"{cell.workload}+{cell.optimizer}",
+        method=method,
+        rule=rule or lb.chain(lb.AutoWarmUp(low=low, high=high)),
+        scale=cell.scale,
+        budget=lb.Budget(steps=cell.steps),
+        seed=seed,
+        lr=1.0,
+        traced=seed == 0 and rule is None,
+    )
+
+
+def peaked(cell: Cell, seed: int, *, lr: float, method: str = "grid", rise: float = WARM_UP) -> Run:
+    """A warm-up from nothing to a peak rate, and a cosine to nothing."""
+    rule = lb.chain(lb.WarmUp(fraction=rise, start=0.0), lb.Schedule(factor=lb.Cosine()))
+    return Run(
+        workload=f"{cell.workload}+{cell.optimizer}",
+        method=method,
+        rule=rule,
+        scale=cell.scale,
+        budget=lb.Budget(steps=cell.steps),
+        seed=seed,
+        lr=lr,
+    )
+
+
+def as_they_come(cell: Cell, seed: int, optimizer: str, *, lr: float) -> Run:
+    """An optimizer that needs no schedule, at its default rate."""
+    plain = peaked(cell, seed, lr=lr, method=optimizer)
+    kind = ScheduleFree if optimizer == "schedule-free" else Run
+    return kind(
+        workload=f"{cell.workload}+{optimizer}", method=optimizer, rule=lb.chain(),
+        scale=plain.scale, budget=plain.budget, seed=seed, lr=lr,
+    )  # fmt: skip
+
+
+def blind(run: Run, other: Result) -> Run:
+    """The same with the switch and the rate that another seed's run found."""
+    (rule,) = run.rule.rules  # type: ignore[attr-defined]
+    notes = other.told.notes
+    return Run(
+        workload=run.workload, method="another seed's switch",
+        rule=lb.chain(
+            Replayed(low=rule.low, high=rule.high, fraction=rule.fraction,
+                     ended=notes["ended"], rate=notes["rate"])
+        ),
+        scale=run.scale, budget=run.budget, seed=run.seed, lr=run.lr,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """AutoWU whose warm-up ends where it is told, whatever the loss does.
+
+    Args:
+        low, high, fraction: as of AutoWarmUp.
+        ended: fraction of the budget.
+        rate: from which it decays.
+    """
+
+    low: float
+    high: float
+    fraction: float
+    ended: float
+    rate: float
+
+    needs = frozenset({"budget"})
+    changes = frozenset({"lr"})
+    bounds: frozenset[str] = frozenset()
+    forbids: frozenset[str] = frozenset()
+
+    def init(self) -> None:
+        return None
+
+    def update(
+        self, state: None, seen: lb.Measurement, proposed: lb.Decision
+    ) -> tuple[None, lb.Decision]:
+        x = seen.progress
+        if x < self.ended:
+            rate = self.low * (self.high / self.low) ** (x / self.fraction)
+        else:
+            rate = self.rate * lb.Cosine()((x - self.ended) / (1.0 - self.ended))
+        return state, proposed.scaled(rate / seen.base_lr, because=f"replayed {rate:.4g}")

@@ -1,0 +1,54 @@
+"""Optimizers that a workload may be trained with in place of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+
+from torch import nn
+from torch.optim import Optimizer
+
+import largebatch as lb
+from largebatch import workloads
+
+Build = Callable[..., Optimizer]
+
+
+def lamb(parameters: Iterable[nn.Parameter], *, lr: float) -> Optimizer:
+    return lb.optim.Lamb(parameters, lr, weight_decay=0.01)
+
+
+def lars(parameters: Iterable[nn.Parameter], *, lr: float) -> Optimizer:
+    return lb.optim.Lars(parameters, lr, weight_decay=1e-4)
+
+
+def adamp(parameters: Iterable[nn.Parameter], *, lr: float) -> Optimizer:
+    from pytorch_optimizer import AdamP
+
+    return AdamP(list(parameters), lr=lr, weight_decay=0.01)
+
+
+def prodigy(parameters: Iterable[nn.Parameter], *, lr: float) -> Optimizer:
+    from pytorch_optimizer import Prodigy
+
+    return Prodigy(list(parameters), lr=lr)
+
+
+def schedule_free(parameters: Iterable[nn.Parameter], *, lr: float) -> Optimizer:
+    from pytorch_optimizer import ScheduleFreeAdamW
+
+    return ScheduleFreeAdamW(list(parameters), lr=lr)
+
+
+OPTIMIZERS: Mapping[str, Build] = MappingProxyType(
+    {
+        "sgd": workloads.sgd(),
+        "adamw": workloads.adamw(),
+        "lamb": lamb,
+        "lars": lars,
+        "adamp": adamp,
+        "prodigy": prodigy,
+        "schedule-free": schedule_free,
+    }
+)
+"""Name -> what builds it."""
