@@ -234,7 +234,7 @@ class AutoWarmUp:
         rate = search.rate or self._rate(0.0)
         if curve is None and not self.paper and search.losses.recorded:
             curve = search.losses.curve()
-        if curve is not None and curve.lowest < len(curve.x) - 1:
+        if curve is not None and (safety < 1.0 or curve.lowest < len(curve.x) - 1):
             x = float(curve.x[curve.lowest]) * seen.progress / self.fraction
             rate = min(rate, self._rate(min(x, 1.0)))
             rate *= 1.0 if self.paper else self.backoff
