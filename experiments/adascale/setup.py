@@ -35,8 +35,8 @@ TUNED = {
     "stdlib-narrow-sgd": 0.04,
     "stdlib-narrow": 2e-3,
 }
-"""The best of seven base rates at scale 1 on the validation split, as `transfer.py` finds it; of the
-CNN, where 0.02 and 0.04 tie, the lower one."""
+"""The best of seven base rates at scale 1 on the validation split, as `transfer.py` finds it; of
+0.02 and 0.04, which tie on the CNN, the lower one."""
 
 ADAM = frozenset({"stdlib-narrow"})
 """Workloads with AdamW, where AdaScale is the square root of the gain, measured as Adam sees it."""
