@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.adascale import control, estimators, overfitting, peer, table, transfer
+from experiments.adascale import control, estimators, overfitting, path, peer, table, transfer
 from experiments.lab.part import main
 
 PARTS = {
@@ -13,6 +13,7 @@ PARTS = {
     "control": control.PART,
     "estimators": estimators.PART,
     "overfitting": overfitting.PART,
+    "path": path.PART,
     "fairscale": peer.PART,
 }
 
