@@ -13,7 +13,7 @@ from experiments.lab.findings import Findings, differing, write_expected
 from experiments.lab.ledger import Ledger
 from experiments.lab.run import Result, Run
 
-QUICK_SECONDS = 900
+QUICK_SECONDS = 100
 """Of runs that a quick check makes again, as long as they took when they were recorded."""
 
 
