@@ -23,11 +23,13 @@ from largebatch.rules import (
     AdaScale,
     AutoWarmUp,
     ClampLr,
+    Every,
     Legw,
     Linear,
     LinearScaling,
     Schedule,
     SqrtScaling,
+    StepClock,
     WarmUp,
 )
 from largebatch.rules.auto_warm_up import Search, warm_up_rate
@@ -307,6 +309,14 @@ def test_losses_that_are_not_finite_end_it_at_a_safe_rate(lost: int, ends: bool)
     assert f"{lost} losses were not finite" in found.reasons[found.switch - 1]
 
 
+def test_steps_lost_in_its_first_tenth_do_not_end_it() -> None:
+    """A gradient scaler that looks for its scale loses the first steps of a run."""
+    losses = [math.inf] * 5 + [2.3] + [math.inf] * 3 + valley()
+    found = drive(AutoWarmUp(), losses, budget=Budget(samples=STEPS * BATCH))
+    assert found.switch is not None
+    assert found.switch > 250
+
+
 def test_lost_steps_count_for_nothing_in_the_curve() -> None:
     losses = valley()
     holes = list(losses)
@@ -380,6 +390,13 @@ def drive_chain(rule: Any) -> list[float]:
     return rates
 
 
+def test_steps_that_count_one_are_counted_so() -> None:
+    rule = chain(StepClock(), AutoWarmUp())
+    decider = Decider.start(rule, base_batch_size=1, batch_size=32, budget=Budget(base_steps=80))
+    _, decision = decider.decide(decider.see(Reading(samples=32, loss=2.3), base_lr=1.0))
+    assert decision.reason.startswith("warm-up 1e-05")
+
+
 @pytest.mark.parametrize("steps", [1, 20, 79])
 def test_a_budget_too_short_is_refused_with_one_that_is_not(steps: int) -> None:
     with pytest.raises(ValueError, match=r"too few for 10 checks .* at least 80 optimizer steps"):
@@ -390,6 +407,22 @@ def test_a_budget_too_short_is_refused_with_one_that_is_not(steps: int) -> None:
 def test_an_optimizer_without_a_rate_is_refused() -> None:
     with pytest.raises(ValueError, match="Any rate above 0 will do"):
         drive(AutoWarmUp(), [2.3], budget=BUDGET, base_lr=0.0)
+
+
+@pytest.mark.parametrize("at", [1, 400])
+def test_a_scheduler_that_comes_to_zero_is_refused(at: int) -> None:
+    decider = Decider.start(AutoWarmUp(), base_batch_size=BATCH, batch_size=BATCH, budget=BUDGET)
+    for loss in valley(at=0.4)[:at]:
+        seen = decider.see(Reading(samples=BATCH, loss=loss), base_lr=1.0)
+        decider, _ = decider.decide(seen)
+    with pytest.raises(ValueError, match="leave it out"):
+        decider.decide(decider.see(Reading(samples=BATCH, loss=2.3), base_lr=0.0))
+
+
+@pytest.mark.parametrize("inner", [AutoWarmUp(), chain(AutoWarmUp()), Every(AutoWarmUp())])
+def test_a_second_one_after_it_is_refused(inner: Any) -> None:
+    with pytest.raises(ValueError, match=r"after=AdaScale\(\)"):
+        AutoWarmUp(after=inner)
 
 
 def test_a_batch_that_changes_in_the_warm_up_is_refused_and_later_it_is_not() -> None:
