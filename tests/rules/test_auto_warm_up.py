@@ -294,6 +294,22 @@ def test_a_constant_loss_decays_from_the_lowest_rate() -> None:
     assert found.decays_from == pytest.approx(1e-5)
 
 
+@pytest.mark.parametrize("factor", [1.3, 2.0, 3.0, 10.0])
+@pytest.mark.parametrize("steps", [200, 1000])
+def test_a_loss_that_explodes_is_heard_in_four_checks(steps: int, factor: float) -> None:
+    """Beside 1e38, a Gaussian takes all that came before for one value with noise."""
+    past = np.maximum(np.arange(steps) - 0.3 * steps, 0.0)
+    losses = np.array(valley(at=0.6, steps=steps)) + np.expm1(
+        np.minimum(past * math.log(factor), 87)
+    )
+    found = drive(AutoWarmUp(backoff=1.0), list(losses), budget=Budget(steps=steps))
+    check = steps // 100
+    assert found.switch is not None
+    assert found.switch <= 0.3 * steps + 5 * check
+    true = warm_up_rate(x=0.6, low=1e-5, high=1.0)
+    assert true / 2.5 < found.decays_from < 1.2 * true
+
+
 @pytest.mark.parametrize(("lost", "ends"), [(2, False), (3, True), (9, True)])
 def test_losses_that_are_not_finite_end_it_at_a_safe_rate(lost: int, ends: bool) -> None:
     losses = valley(at=0.9)

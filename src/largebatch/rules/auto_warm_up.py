@@ -37,6 +37,10 @@ EARLY_CHECKS, EARLY_LOSSES = 5, 30
 CERTAIN, SHARE = 3.0, 0.05
 """By how many standard deviations, and by what share of the fall before, the loss has to rise."""
 
+FENCE = 50.0
+"""A loss that lies so many times farther above the median than the lower quartile does below it
+counts by its logarithm."""
+
 FLOOR = 1e-4
 """Variance that is added to that of a difference, in units of the variance of all losses."""
 
@@ -211,7 +215,7 @@ class AutoWarmUp:
         due = self._due(seen, base_steps=proposed.base_steps)
         if due == search.checks or not search.losses.recorded:
             return search, f"warm-up {search.rate:.4g}"
-        curve = search.losses.curve()
+        curve = self._curve(search)
         risen = curve.risen(floor=FLOOR)
         votes = search.votes + 1 if self._rises(search, curve, risen) else 0
         search = replace(search, checks=due, votes=votes)
@@ -219,6 +223,9 @@ class AutoWarmUp:
         if votes < self.patience:
             return search, f"warm-up {search.rate:.4g}: {why}"
         return self._ended(search, seen, why, curve=curve)
+
+    def _curve(self, search: Search) -> Curve:
+        return search.losses.curve(fence=math.inf if self.paper else FENCE)
 
     def _rises(self, search: Search, curve: Curve, risen: float) -> bool:
         """Whether one check sees the loss rise."""
@@ -245,7 +252,7 @@ class AutoWarmUp:
         from none above the last one."""
         rate = search.rate or self._rate(0.0)
         if curve is None and not self.paper and search.losses.recorded:
-            curve = search.losses.curve()
+            curve = self._curve(search)
         if curve is not None and (safety < 1.0 or curve.lowest < len(curve.x) - 1):
             x = float(curve.x[curve.lowest]) * seen.progress / self.fraction
             rate = min(rate, self._rate(min(x, 1.0)))
