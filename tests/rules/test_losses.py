@@ -34,6 +34,15 @@ def test_means_are_those_of_neighbours() -> None:
     assert losses.total == pytest.approx(sum(values[whole:]))
 
 
+@given(st.integers(1, 500), st.integers(0, 499))
+def test_its_text_is_short_and_tells_the_last_bit_of_any_loss(count: int, at: int) -> None:
+    values = list(np.random.default_rng(count).standard_normal(count))
+    one, same = of(values), of(list(values))
+    values[at % count] = 1e-9 + values[at % count]
+    assert repr(one) == repr(same) != repr(of(values))
+    assert len(repr(one)) < 120
+
+
 @pytest.mark.parametrize("count", [10, 100, 1000, 10_000])
 def test_the_curve_spans_the_first_loss_to_the_last(count: int) -> None:
     curve = of([abs(i / count - 0.4) for i in range(count)]).curve()
