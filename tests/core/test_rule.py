@@ -116,6 +116,7 @@ def test_a_forbidden_rule_is_seen_inside_wrappers_and_chains() -> None:
 
 def test_labels_show_what_is_wrapped() -> None:
     assert label_of(Around(Plus())) == "Around(Plus)"
+    assert label_of(Around(chain())) == "Around"
     assert label_of(Plus()) == "Plus"
     assert isinstance(Around(Plus()), Wrapper)
     assert not isinstance(Plus(), Wrapper)

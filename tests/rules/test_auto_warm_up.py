@@ -23,11 +23,13 @@ from largebatch.rules import (
     AdaScale,
     AutoWarmUp,
     ClampLr,
+    Every,
     Legw,
     Linear,
     LinearScaling,
     Schedule,
     SqrtScaling,
+    StepClock,
     WarmUp,
 )
 from largebatch.rules.auto_warm_up import Search, warm_up_rate
@@ -292,6 +294,22 @@ def test_a_constant_loss_decays_from_the_lowest_rate() -> None:
     assert found.decays_from == pytest.approx(1e-5)
 
 
+@pytest.mark.parametrize("factor", [1.3, 2.0, 3.0, 10.0])
+@pytest.mark.parametrize("steps", [200, 1000])
+def test_a_loss_that_explodes_is_heard_in_four_checks(steps: int, factor: float) -> None:
+    """Beside 1e38, a Gaussian takes all that came before for one value with noise."""
+    past = np.maximum(np.arange(steps) - 0.3 * steps, 0.0)
+    losses = np.array(valley(at=0.6, steps=steps)) + np.expm1(
+        np.minimum(past * math.log(factor), 87)
+    )
+    found = drive(AutoWarmUp(backoff=1.0), list(losses), budget=Budget(steps=steps))
+    check = steps // 100
+    assert found.switch is not None
+    assert found.switch <= 0.3 * steps + 5 * check
+    true = warm_up_rate(x=0.6, low=1e-5, high=1.0)
+    assert true / 2.5 < found.decays_from < 1.2 * true
+
+
 @pytest.mark.parametrize(("lost", "ends"), [(2, False), (3, True), (9, True)])
 def test_losses_that_are_not_finite_end_it_at_a_safe_rate(lost: int, ends: bool) -> None:
     losses = valley(at=0.9)
@@ -305,6 +323,14 @@ def test_losses_that_are_not_finite_end_it_at_a_safe_rate(lost: int, ends: bool)
     assert found.switch == 201 + lost
     assert found.decays_from <= 0.5 * 0.25 * whole.rates[199]
     assert f"{lost} losses were not finite" in found.reasons[found.switch - 1]
+
+
+def test_steps_lost_in_its_first_tenth_do_not_end_it() -> None:
+    """A gradient scaler that looks for its scale loses the first steps of a run."""
+    losses = [math.inf] * 5 + [2.3] + [math.inf] * 3 + valley()
+    found = drive(AutoWarmUp(), losses, budget=Budget(samples=STEPS * BATCH))
+    assert found.switch is not None
+    assert found.switch > 250
 
 
 def test_lost_steps_count_for_nothing_in_the_curve() -> None:
@@ -380,6 +406,13 @@ def drive_chain(rule: Any) -> list[float]:
     return rates
 
 
+def test_steps_that_count_one_are_counted_so() -> None:
+    rule = chain(StepClock(), AutoWarmUp())
+    decider = Decider.start(rule, base_batch_size=1, batch_size=32, budget=Budget(base_steps=80))
+    _, decision = decider.decide(decider.see(Reading(samples=32, loss=2.3), base_lr=1.0))
+    assert decision.reason.startswith("warm-up 1e-05")
+
+
 @pytest.mark.parametrize("steps", [1, 20, 79])
 def test_a_budget_too_short_is_refused_with_one_that_is_not(steps: int) -> None:
     with pytest.raises(ValueError, match=r"too few for 10 checks .* at least 80 optimizer steps"):
@@ -390,6 +423,22 @@ def test_a_budget_too_short_is_refused_with_one_that_is_not(steps: int) -> None:
 def test_an_optimizer_without_a_rate_is_refused() -> None:
     with pytest.raises(ValueError, match="Any rate above 0 will do"):
         drive(AutoWarmUp(), [2.3], budget=BUDGET, base_lr=0.0)
+
+
+@pytest.mark.parametrize("at", [1, 400])
+def test_a_scheduler_that_comes_to_zero_is_refused(at: int) -> None:
+    decider = Decider.start(AutoWarmUp(), base_batch_size=BATCH, batch_size=BATCH, budget=BUDGET)
+    for loss in valley(at=0.4)[:at]:
+        seen = decider.see(Reading(samples=BATCH, loss=loss), base_lr=1.0)
+        decider, _ = decider.decide(seen)
+    with pytest.raises(ValueError, match="leave it out"):
+        decider.decide(decider.see(Reading(samples=BATCH, loss=2.3), base_lr=0.0))
+
+
+@pytest.mark.parametrize("inner", [AutoWarmUp(), chain(AutoWarmUp()), Every(AutoWarmUp())])
+def test_a_second_one_after_it_is_refused(inner: Any) -> None:
+    with pytest.raises(ValueError, match=r"after=AdaScale\(\)"):
+        AutoWarmUp(after=inner)
 
 
 def test_a_batch_that_changes_in_the_warm_up_is_refused_and_later_it_is_not() -> None:

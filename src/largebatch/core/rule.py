@@ -114,7 +114,7 @@ def name_of(rule: Rule) -> str:
 
 def label_of(rule: Rule) -> str:
     """The name of a rule in a message, with those of the rules in it: Every(AdaScale)."""
-    inside = ", ".join(map(label_of, _within(rule)))
+    inside = ", ".join([label_of(one) for one in _within(rule) if one != Chain()])
     return f"{name_of(rule)}({inside})" if inside else name_of(rule)
 
 

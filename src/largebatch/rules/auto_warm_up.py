@@ -20,7 +20,7 @@ from typing import Any, Literal
 from largebatch.core.decision import Decision
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import Measurement
-from largebatch.core.rule import Rule, chain
+from largebatch.core.rule import Rule, chain, names_within
 from largebatch.rules.factors import Cosine, Factor
 from largebatch.rules.gaussian_process import Curve
 from largebatch.rules.losses import Losses
@@ -37,6 +37,10 @@ EARLY_CHECKS, EARLY_LOSSES = 5, 30
 CERTAIN, SHARE = 3.0, 0.05
 """By how many standard deviations, and by what share of the fall before, the loss has to rise."""
 
+FENCE = 50.0
+"""A loss that lies so many times farther above the median than the lower quartile does below it
+counts by its logarithm."""
+
 FLOOR = 1e-4
 """Variance that is added to that of a difference, in units of the variance of all losses."""
 
@@ -46,7 +50,8 @@ OTHER_RATES = frozenset(
 """Rules that would multiply the rate that is sought."""
 
 LOST, SAFETY = 3, 0.5
-"""So many losses in a row that are not finite end the warm-up, at this part of the rate."""
+"""So many losses in a row that are not finite end the warm-up, at this part of the rate; not before
+EARLY_CHECKS, where a gradient scaler still looks for its scale."""
 
 
 def warm_up_rate(*, x: float, low: float, high: float, linear: bool = False) -> float:
@@ -114,7 +119,7 @@ class AutoWarmUp:
 
     Raises:
         ValueError: a range or a fraction outside its bounds; at the first step, a budget too short
-            for FEWEST checks, or an optimizer whose rate is 0.
+            for FEWEST checks; at any, an optimizer whose rate is 0.
         LargeBatchError: the batch changes during the warm-up, where the rate is sought for it.
 
     Reference: arXiv 2107.05855.
@@ -141,7 +146,11 @@ class AutoWarmUp:
                 "A warm-up rises from a low rate above 0 to a higher one in a part of the budget, "
                 f"as in AutoWarmUp(low=1e-5, high=1.0, fraction=0.5); got {self}."
             )
-        chain(self.after)
+        if "AutoWarmUp" in names_within(chain(self.after)):
+            raise ValueError(
+                "What comes after a warm-up follows the batch, as in AutoWarmUp(after=AdaScale()); "
+                "a second AutoWarmUp would look for the rate anew."
+            )
 
     @property
     def rule(self) -> Rule:
@@ -171,6 +180,13 @@ class AutoWarmUp:
     def update(
         self, state: tuple[Search, Any], seen: Measurement, proposed: Decision
     ) -> tuple[tuple[Search, Any], Decision]:
+        if not seen.base_lr > 0.0:
+            raise ValueError(
+                "AutoWarmUp multiplies the optimizer's learning rates, which keep their ratios, "
+                f"and the first is {seen.base_lr}. Any rate above 0 will do: "
+                "torch.optim.SGD(model.parameters(), lr=0.1). A scheduler would be undone: leave "
+                "it out."
+            )
         search, after = state
         why = ""
         if search.ended is None:
@@ -186,10 +202,10 @@ class AutoWarmUp:
 
     def _search(self, search: Search, seen: Measurement, proposed: Decision) -> tuple[Search, str]:
         """The warm-up with one more loss in it, and why."""
-        search = self._checked(search, seen, batch_size=proposed.next_batch_size)
+        search = self._checked(search, seen, proposed)
         x = seen.progress / self.fraction
         lost, search = seen.skipped - search.skipped, replace(search, skipped=seen.skipped)
-        if lost >= LOST and not self.paper:
+        if lost >= LOST and search.checks >= EARLY_CHECKS and not self.paper:
             return self._ended(search, seen, f"{lost} losses were not finite", safety=SAFETY)
         if x >= 1.0:
             return self._ended(search, seen, "nothing ended it")
@@ -199,7 +215,7 @@ class AutoWarmUp:
         due = self._due(seen, base_steps=proposed.base_steps)
         if due == search.checks or not search.losses.recorded:
             return search, f"warm-up {search.rate:.4g}"
-        curve = search.losses.curve()
+        curve = self._curve(search)
         risen = curve.risen(floor=FLOOR)
         votes = search.votes + 1 if self._rises(search, curve, risen) else 0
         search = replace(search, checks=due, votes=votes)
@@ -207,6 +223,9 @@ class AutoWarmUp:
         if votes < self.patience:
             return search, f"warm-up {search.rate:.4g}: {why}"
         return self._ended(search, seen, why, curve=curve)
+
+    def _curve(self, search: Search) -> Curve:
+        return search.losses.curve(fence=math.inf if self.paper else FENCE)
 
     def _rises(self, search: Search, curve: Curve, risen: float) -> bool:
         """Whether one check sees the loss rise."""
@@ -233,7 +252,7 @@ class AutoWarmUp:
         from none above the last one."""
         rate = search.rate or self._rate(0.0)
         if curve is None and not self.paper and search.losses.recorded:
-            curve = search.losses.curve()
+            curve = self._curve(search)
         if curve is not None and (safety < 1.0 or curve.lowest < len(curve.x) - 1):
             x = float(curve.x[curve.lowest]) * seen.progress / self.fraction
             rate = min(rate, self._rate(min(x, 1.0)))
@@ -265,8 +284,9 @@ class AutoWarmUp:
             return CHECKS
         return max(CHECKS, math.ceil(math.log(self.high / self.low) / math.log(GROWTH)))
 
-    def _checked(self, search: Search, seen: Measurement, *, batch_size: int) -> Search:
+    def _checked(self, search: Search, seen: Measurement, proposed: Decision) -> Search:
         """The search, once it is sure that it can be one."""
+        batch_size = proposed.next_batch_size
         if batch_size == search.batch_size:
             return search
         if search.batch_size:
@@ -275,16 +295,8 @@ class AutoWarmUp:
                 "which looks for the rate of one batch. Change it later, once "
                 f"{self.fraction:.0%} of the budget is used, with AutoWarmUp(after=AdaScale())."
             )
-        if not seen.base_lr > 0.0:
-            raise ValueError(
-                "AutoWarmUp multiplies the optimizer's learning rates, which keep their ratios, "
-                f"and the first is {seen.base_lr}. Any rate above 0 will do: "
-                "torch.optim.SGD(model.parameters(), lr=0.1)"
-            )
         assert seen.budget is not None
-        one = seen.budget.used(
-            step=1, samples=batch_size, base_steps=batch_size / seen.base_batch_size
-        )
+        one = seen.budget.used(step=1, samples=batch_size, base_steps=proposed.base_steps)
         steps = self.fraction / one
         if steps < EARLY_LOSSES + FEWEST and not self.paper:
             raise ValueError(

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import zlib
+from array import array
 from dataclasses import dataclass
 
 import numpy as np
 
-from largebatch.rules.gaussian_process import Curve, fit
+from largebatch.rules.gaussian_process import Curve, Row, fit
 
 MOST = 128
 """Numbers that are kept; then neighbours are merged."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Losses:
     """Losses as means of neighbours, at most MOST of them.
+
+    Ranks compare states by `repr` in each step, so here it holds a checksum in place of the means.
 
     >>> losses = Losses()
     >>> for step in range(200):
@@ -33,6 +38,11 @@ class Losses:
     total: float = 0.0
     count: int = 0
 
+    def __repr__(self) -> str:
+        means = zlib.crc32(array("d", self.means).tobytes())
+        after = f"total={self.total!r}, count={self.count}"
+        return f"Losses({len(self.means)} means {means:08x}, width={self.width}, {after})"
+
     @property
     def recorded(self) -> int:
         """How many losses there were."""
@@ -49,8 +59,12 @@ class Losses:
             means, width = tuple([(a + b) / 2.0 for a, b in pairs]), 2 * width
         return Losses(means=means, width=width)
 
-    def curve(self) -> Curve:
-        """The Gaussian process behind them, over [0, 1] from the first loss to now."""
+    def curve(self, *, fence: float = math.inf) -> Curve:
+        """The Gaussian process behind them, over [0, 1] from the first loss to now.
+
+        Args:
+            fence: as in `fenced`.
+        """
         starts = np.arange(len(self.means) + bool(self.count)) * self.width
         counts = np.full(len(starts), float(self.width))
         means = np.array(self.means)
@@ -58,4 +72,30 @@ class Losses:
             counts[-1] = self.count
             means = np.append(means, self.total / self.count)
         x = (starts + 0.5 * (counts - 1.0)) / max(self.recorded - 1, 1)
-        return fit(x, means, counts)
+        return fit(x, fenced(means, fence=fence), counts)
+
+
+def fenced(values: Row, *, fence: float) -> Row:
+    """The values, of which those far above the others count by their logarithm: a loss that doubles
+    from step to step is a slope, where one Gaussian would take it for noise.
+
+        v -> top + d log(1 + (v - top) / d)    above top = median + fence d
+
+    with d the distance of the lower quartile to the median: half of the values may lie above.
+    Where it is 0, many values being equal, nothing changes.
+
+    >>> fenced(np.array([1.0, 2.0, 3.0, 4.0, 1e9]), fence=3.0).round(1)
+    array([ 1. ,  2. ,  3. ,  4. , 26.7])
+
+    Args:
+        values: finite, [N].
+        fence: above 0; inf changes nothing.
+    """
+    ordered = np.sort(values)
+    median = ordered[len(ordered) // 2]
+    distance = median - ordered[len(ordered) // 4]
+    top = median + fence * distance if distance > 0.0 else math.inf
+    if not ordered[-1] > top:
+        return values
+    above: Row = distance * np.log1p(np.maximum(values - top, 0.0) / distance)
+    return np.minimum(values, top) + above

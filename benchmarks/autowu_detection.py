@@ -1,0 +1,140 @@
+"""How often AutoWarmUp hears a rise of the loss that is none, how often one that is, how late, and
+how far from the true rate it ends.
+
+    python benchmarks/autowu_detection.py [--seeds 1000]
+
+The losses are made up (`largebatch.simulate.loss_curves`) and do not heed the rate. Lengths of the
+warm-up, units, noise and shapes vary with the seed. The goals: false alarms in at most 1 % of the
+curves without a rise, 99 % of the rises heard, and a median factor of 1.5 between the rate found
+and the one at which the loss turns, `backoff` aside. The authors' decisions (`paper=True`) are
+beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from largebatch.rules.auto_warm_up import AutoWarmUp, warm_up_rate
+from largebatch.simulate.loss_curves import (
+    LossCurve,
+    falling,
+    growing,
+    open_loop,
+    plateau,
+    sluggish,
+    valley,
+)
+
+Make = Callable[[int], LossCurve]
+
+WITHOUT_A_RISE: dict[str, Make] = {
+    "plateau": plateau,
+    "falling": falling,
+    "plateau, growing noise": partial(plateau, noise=growing),
+    "plateau, autocorrelated": partial(plateau, noise=sluggish),
+    "falling, autocorrelated": partial(falling, noise=sluggish),
+}
+WITH_A_RISE: dict[str, Make] = {
+    "valley": valley,
+    "valley, growing noise": partial(valley, noise=growing),
+    "valley, autocorrelated": partial(valley, noise=sluggish),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A warm-up that ended before its time.
+
+    Args:
+        at: the part of the longest warm-up.
+        rate: from which it decays.
+    """
+
+    at: float
+    rate: float
+
+
+def ended(rule: AutoWarmUp, curve: LossCurve) -> Ended | None:
+    """What the rule makes of the losses of a whole warm-up."""
+    steps = len(curve.losses)
+    for step, decision in enumerate(open_loop(rule, curve.losses, warm_up=steps)):
+        if "warm-up ended" in decision.reason:
+            return Ended(step / steps, decision.lr_multiplier)
+    return None
+
+
+def wilson(count: int, of: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson's)."""
+    z, share = 1.959964, count / of
+    centre = share + z * z / (2 * of)
+    half = z * math.sqrt(share * (1.0 - share) / of + z * z / (4 * of * of))
+    return (centre - half) / (1 + z * z / of), (centre + half) / (1 + z * z / of)
+
+
+def shown(count: int, of: int) -> str:
+    """As in "3 of 1000, 0.3 % [0.1, 0.9]"."""
+    low, high = wilson(count, of)
+    share = f"{100 * count / of:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{count} of {of}, {share}"
+
+
+def quantiles(values: Sequence[float], at: Sequence[float], digits: int) -> str:
+    """Several quantiles, as in "0.057 0.103 0.250"."""
+    return " ".join(f"{x:.{digits}f}" for x in np.quantile(values, at))
+
+
+def print_alarms(rule: AutoWarmUp, *, seeds: int) -> None:
+    """A line for each kind of curve that never rises."""
+    print(f"{'false alarms':26}")
+    for name, make in WITHOUT_A_RISE.items():
+        count = sum(ended(rule, make(seed)) is not None for seed in range(seeds))
+        print(f"  {name:24} {shown(count, seeds)}")
+
+
+def print_rises(rule: AutoWarmUp, *, seeds: int) -> None:
+    """Some lines for each kind of curve that turns."""
+    for name, make in WITH_A_RISE.items():
+        too_early, lates, logs = 0, [], []
+        for seed in range(seeds):
+            curve = make(seed)
+            end = ended(rule, curve)
+            if end is None:
+                continue
+            assert curve.minimum is not None
+            true = warm_up_rate(x=curve.minimum, low=rule.low, high=rule.high)
+            logs.append(math.log(end.rate / true))
+            lates.append(end.at - curve.minimum)
+            too_early += end.at < curve.minimum
+        factors = [math.exp(abs(x)) for x in logs]
+        print(f"  {name}")
+        print(f"    {'ended':22} {shown(len(logs), seeds)}")
+        print(f"    {'before the minimum':22} {shown(too_early, seeds)}")
+        print(f"    {'factor: median':22} {statistics.median(factors):.3f}", end="")
+        print(f", 90 95 99 %: {quantiles(factors, (0.9, 0.95, 0.99), 2)}")
+        signed = [math.exp(x) for x in logs]
+        print(f"    {'rate / true: 5 50 95 %':22} {quantiles(signed, (0.05, 0.5, 0.95), 3)}")
+        print(f"    {'late by: 5 50 95 %':22} {quantiles(lates, (0.05, 0.5, 0.95), 3)}")
+
+
+def main() -> None:
+    """Prints both modes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=1000)
+    seeds = parser.parse_args().seeds
+    for title, paper in (("AutoWarmUp()", False), ("AutoWarmUp(paper=True)", True)):
+        rule = AutoWarmUp(backoff=1.0, paper=paper)
+        print(f"\n{title}, {seeds} seeds of each kind")
+        print_alarms(rule, seeds=seeds)
+        print("rises")
+        print_rises(rule, seeds=seeds)
+
+
+if __name__ == "__main__":
+    main()
