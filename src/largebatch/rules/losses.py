@@ -97,5 +97,6 @@ def fenced(values: Row, *, fence: float) -> Row:
     top = median + fence * distance if distance > 0.0 else math.inf
     if not ordered[-1] > top:
         return values
-    above: Row = distance * np.log1p(np.maximum(values - top, 0.0) / distance)
+    excess = np.maximum(values - top, 0.0)
+    above: Row = distance * (np.log(distance + excess) - math.log(distance))  # no overflow
     return np.minimum(values, top) + above
