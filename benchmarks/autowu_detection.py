@@ -1,7 +1,7 @@
 """How often AutoWarmUp hears a rise of the loss that is none, how often one that is, how late, and
 how far from the true rate it ends.
 
-    python benchmarks/autowu_detection.py [--seeds 1000]
+    python benchmarks/autowu_detection.py [--seeds 200]
 
 The losses are made up (`largebatch.simulate.loss_curves`) and do not heed the rate. Lengths of the
 warm-up, units, noise and shapes vary with the seed. The goals: false alarms in at most 1 % of the
@@ -126,7 +126,7 @@ def print_rises(rule: AutoWarmUp, *, seeds: int) -> None:
 def main() -> None:
     """Prints both modes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=200)
     seeds = parser.parse_args().seeds
     for title, paper in (("AutoWarmUp()", False), ("AutoWarmUp(paper=True)", True)):
         rule = AutoWarmUp(backoff=1.0, paper=paper)
