@@ -25,15 +25,20 @@ from experiments.lab.workloads import workload as load
 import largebatch as lb
 from largebatch import methods
 
-YOKED: dict[tuple[str, int], int] = {("digits", 8): 10, ("digits", 32): 10}
+YOKED: dict[tuple[str, int], int] = {
+    ("digits", 8): 10,
+    ("digits", 32): 10,
+    ("fashion-cnn", 8): 5,
+    ("stdlib-narrow-sgd", 8): 5,
+    ("stdlib-narrow", 8): 5,
+}
 """(workload, scale) -> seeds."""
 
 ELASTIC: dict[str, tuple[tuple[int, ...], int]] = {"digits": ((2, 8, 32, 8, 2), 10)}
 """Workload -> (scales, seeds)."""
 
 CUT: dict[str, str] = {
-    "fashion-cnn": "not run yet",
-    "stdlib-transformer": "not run yet",
+    "changing batches on the CNN": "not run yet",
 }
 """What is not measured -> why."""
 
