@@ -326,7 +326,8 @@ TestDeciders = Deciders.TestCase
 
 
 def test_every_rule_and_factor_may_be_drawn() -> None:
-    assert set(RULES) | set(FACTORS) <= set(globals())
+    # AutoWarmUp refuses most of these runs in their first steps: short ones, and other batches
+    assert (set(RULES) | set(FACTORS)) - {"AutoWarmUp"} <= set(globals())
 
 
 @given(rules=st.lists(wrapped(), max_size=4))
