@@ -99,7 +99,10 @@ def _again(ledger: Ledger, *, workers: int) -> list[str]:
         pairs = list(zip(runs, again.results(runs), strict=True))
     finally:
         shutil.rmtree(folder)
-    same = sum(new.validation == there[run.key].validation for run, new in pairs)
+    same = sum(
+        (new.validation, new.forecast) == (there[run.key].validation, there[run.key].forecast)
+        for run, new in pairs
+    )
     print(f"{len(pairs)} recorded runs made again, {same} of them to the same bits")
     return [line for run, new in pairs if (line := _unlike(run, there[run.key], new))]
 
@@ -113,6 +116,9 @@ def _unlike(run: Run, old: Result, new: Result) -> str:
     """Empty where both are one run up to what rounding makes of it."""
     if new.diverged:
         return f"{run.facts}: diverged when made again"
+    if not old.validation:  # a probe
+        apart = [abs(a[1] / b[1] - 1.0) for a, b in zip(new.forecast, old.forecast, strict=True)]
+        return f"{run.facts}: forecasts {apart} apart" if max(apart, default=0.0) > 0.2 else ""
     was, now = old.validation["loss"], new.validation["loss"]
     if abs(now - was) > 0.1 * was + 0.02 or abs(new.steps - old.steps) > 0.05 * old.steps + 2:
         return f"{run.facts}: {new.steps} steps, loss {now:.4f}; was {old.steps}, {was:.4f}"

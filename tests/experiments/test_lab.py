@@ -7,6 +7,7 @@ import pytest
 from experiments.lab import ledger as ledgers
 from experiments.lab.findings import Findings, differing, mean, write_expected
 from experiments.lab.ledger import Ledger, NotMeasured
+from experiments.lab.part import _unlike
 from experiments.lab.rules import Lagged, Multiplied, Stages, Yoked
 from experiments.lab.run import Result, Run
 
@@ -147,3 +148,14 @@ def test_numbers_that_left_their_tolerance_are_named(tmp_path: Path) -> None:
         "part: new: found, not expected",
     ]
     assert len(differing(path, "part", after, exact=False)) == 2, "1.2 is within its tolerance"
+
+
+def test_a_probe_made_again_is_judged_by_its_forecast() -> None:
+    def of(gain: float) -> Result:
+        return Result(
+            steps=1, samples=1, base_steps=1.0, mean_gain=1.0, mean_multiplier=1.0, diverged=False,
+            train={}, validation={}, test={}, forecast=((8.0, gain, gain, gain),),
+        )  # fmt: skip
+
+    assert _unlike(short(), of(3.0), of(3.1)) == ""
+    assert "apart" in _unlike(short(), of(3.0), of(4.0))
