@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ def run_program(
     *args: str, cwd: Path | None = None, path: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """python with these arguments, which starts processes of its own; again where torch aborted
-    one that was done.
+    one that was done, without the files that it wrote.
 
     Args:
         args: after "python".
@@ -36,6 +37,7 @@ def run_program(
         path: of its own modules, before the library's.
     """
     source = str(Path(__file__).parents[1] / "src")
+    given = set(cwd.iterdir()) if cwd else set()
     for _ in range(3):
         done = subprocess.run(
             [sys.executable, *args],
@@ -53,6 +55,8 @@ def run_program(
         )
         if ABORTED not in done.stderr:
             break
+        for written in set(cwd.iterdir()) - given if cwd else ():
+            shutil.rmtree(written) if written.is_dir() else written.unlink()
     return done
 
 
