@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.distributed import ABORTED, run_program
+from distributed import ABORTED, run_program
 
 PROGRAM = f"""
 import pathlib, sys
