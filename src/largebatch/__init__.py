@@ -18,6 +18,7 @@ from largebatch.core.plan import BatchPlan
 from largebatch.core.protocols import Logger
 from largebatch.core.rule import Rule, chain
 from largebatch.core.version import __version__
+from largebatch.measure.examples.tap import PerExample
 from largebatch.measure.meter import Meter
 from largebatch.measure.preconditioned import PreconditionedNorms
 from largebatch.measure.squared_norms import SquaredNorms
@@ -95,6 +96,7 @@ __all__ = [
     "NoVariance",
     "NotFinite",
     "Observe",
+    "PerExample",
     "Polynomial",
     "PreconditionedNorms",
     "RanksDisagree",

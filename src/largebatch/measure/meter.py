@@ -12,10 +12,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from largebatch.core.errors import MicroBatchMissed, RanksDisagree
-from largebatch.core.measurement import Reading
+from largebatch.core.errors import LargeBatchError, MicroBatchMissed, RanksDisagree
+from largebatch.core.measurement import Reading, Source
 from largebatch.measure.estimate import Parts, source_of
-from largebatch.measure.parameters import Parameters, replica
+from largebatch.measure.examples.statistics import statistics_of, want_of
+from largebatch.measure.examples.tap import PerExample
+from largebatch.measure.parameters import Parameters, bare, replica
 from largebatch.measure.preconditioned import PreconditionedNorms
 from largebatch.measure.ranks import Ranks
 from largebatch.measure.squared_norms import SquaredNorms
@@ -37,10 +39,13 @@ class Meter:
         statistics: what can be measured; None is `SquaredNorms()` and, where the optimizer is of
             the Adam family, `PreconditionedNorms()`. Only what a rule asks for is computed.
         tap: where gradients are seen; None is `LeafHooks()`.
+        examples: `PerExample()` takes single examples for the parts, in place of micro-batches and
+            ranks, and brings its own statistics.
         group: process group that shares the batch; None is the default group.
 
     Raises:
-        ValueError: several processes and a model that is not in DistributedDataParallel.
+        ValueError: several processes and a model that is not in DistributedDataParallel, or
+            `examples` with another tap, other statistics or a compiled model.
     """
 
     def __init__(
@@ -49,12 +54,17 @@ class Meter:
         *,
         statistics: Sequence[Statistic] | None = None,
         tap: Tap | None = None,
+        examples: PerExample | None = None,
         group: dist.ProcessGroup | None = None,
     ) -> None:
         self.model = model
         self.ranks = Ranks(group)
         self.tap: Tap = tap or LeafHooks()
-        usual = (SquaredNorms(), PreconditionedNorms())
+        self.examples = examples
+        usual: tuple[Statistic, ...] = (SquaredNorms(), PreconditionedNorms())
+        if examples is not None:
+            _check_examples(model, statistics=statistics, tap=tap)
+            usual = statistics_of(examples)
         self._offered = usual if statistics is None else tuple(statistics)
         self.statistics: tuple[Statistic, ...] = ()
         if len({s.name for s in self._offered}) < len(self._offered):
@@ -112,6 +122,8 @@ class Meter:
         self.parameters = Parameters.of(self.model, optimizer)
         self.statistics = tuple(s for s in self._offered if s.supports(optimizer))
         self.tap.bind(self.parameters, self.ranks)
+        if self.examples is not None:
+            self.examples.bind(bare(self.model), self.parameters)
         for statistic in self.statistics:
             statistic.bind(self.parameters, optimizer)
         self.sums = Sums(self.ranks, device=self.parameters.tensors[0].device)
@@ -130,10 +142,16 @@ class Meter:
         """A step begins in which these statistics are wanted."""
         if wanted not in self._plans:
             chosen = choose(self.statistics, wanted)
-            self._plans[wanted] = chosen, _see_all([s.see for s in chosen if s.parts])
+            see = _see_all([s.see for s in chosen if s.parts])
+            if self.examples is not None:
+                see = self.examples.see if chosen else None
+            self._plans[wanted] = chosen, see
         self.active, self.see = self._plans[wanted]
+        if self.examples is not None:
+            self.examples.open(want_of(frozenset(s.name for s in self.active)))
         self.sums.open(self._rows)
         self._parts, self._samples, self._weight = 0, 0, 0.0
+        self.rows: list[int] = []
         self._anchor: Tensor | None = None
         for statistic in self.active:
             statistic.open()
@@ -161,6 +179,8 @@ class Meter:
         factor = self._factors.get(share)
         if factor is None or factor.dtype is not loss.dtype or factor.device != loss.device:
             factor = self._new_factor(share, loss)
+        if self.examples is not None:
+            self.examples.begin()
         if self.see is None:
             loss.backward(gradient=factor)
         else:
@@ -168,14 +188,26 @@ class Meter:
             loss.backward(gradient=factor)
             self.tap.end(last=last)
         self.sums.add(LOSS, loss.detach(), coefficient=weight)
-        for statistic in self.active:
-            statistic.close_part(self.sums, coefficient=weight / share**2)
+        self.close_part(coefficient=weight / share**2)
+        if self.rows and self.rows[-1] != samples:
+            raise LargeBatchError(
+                f"The model got {self.rows[-1]} examples, of a micro-batch with {samples} samples. "
+                "Give it all of them, as the first dimension of its first argument, or measure "
+                "micro-batches instead: meter=lb.Meter(model)."
+            )
         if not self._parts:
             held = (p for p in self.parameters.tensors if p.grad is not None)
             self._anchor = next(held, None)
         self._parts += 1
         self._samples += samples
         self._weight += weight
+
+    def close_part(self, *, coefficient: float, task: int = 0) -> None:
+        """A backward is over, whose squared norm counts `coefficient` times."""
+        if self.examples is not None and self.active:
+            self.rows.append(self.examples.end(task).rows)
+        for statistic in self.active:
+            statistic.close_part(self.sums, coefficient=coefficient)
 
     def close(self, *, planned_weight: float, digest: int = 0, exhausted: bool = False) -> Reading:
         """Combines the parts over the ranks: one collective, one host sync.
@@ -190,15 +222,20 @@ class Meter:
         """
         self.close_batch()
         numbers = {
-            "parts": self._parts, "samples": self._samples, "weight": self._weight,
-            "exhausted": exhausted,
+            "parts": sum(self.rows) or self._parts, "samples": self._samples,
+            "weight": self._weight, "exhausted": exhausted,
         }  # fmt: skip
         sums = self.reduce(numbers, digest=digest)
         count = round(sums["parts"])
-        parts = _parts(count, sums["samples"], sums["weight"], self.ranks.count)
+        source = self.source(count)
+        parts = _parts(count, sums["samples"], sums["weight"], source)
         factor = (planned_weight / parts.weight) ** 2
         totals = Totals(sums=sums, parts=parts, batch_factor=factor)
         return self.read(totals, losses=parts.weight)
+
+    def source(self, parts: int) -> Source:
+        """What the parts of the step are."""
+        return "examples" if self.rows else source_of(ranks=self.ranks.count, parts=parts)
 
     def close_batch(self) -> None:
         """Looks at the batch's gradient, which is complete and not yet clipped."""
@@ -258,9 +295,25 @@ class Meter:
 
 
 @lru_cache(maxsize=64)  # the same in almost every step
-def _parts(count: int, samples: float, weight: float, ranks: int) -> Parts:
-    source = source_of(ranks=ranks, parts=count)
+def _parts(count: int, samples: float, weight: float, source: Source) -> Parts:
     return Parts.proportional(count=count, samples=samples, weight=weight, source=source)
+
+
+def _check_examples(
+    model: nn.Module, *, statistics: Sequence[Statistic] | None, tap: Tap | None
+) -> None:
+    if statistics is not None or not isinstance(tap, LeafHooks | None):
+        raise ValueError(
+            "lb.PerExample() brings its own statistics and needs the usual tap. Leave the others "
+            "out: lb.Meter(model, examples=lb.PerExample())."
+        )
+    inside = replica(model)
+    for module in (model, model if inside is None else inside.module):
+        if "_orig_mod" in dict(module.named_children()):
+            raise ValueError(
+                "torch.compile leaves no calls of single modules to follow. Measure micro-batches "
+                "instead, meter=lb.Meter(model), or leave out torch.compile."
+            )
 
 
 def _see_all(sees: list[See]) -> See | None:

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NoVariance
 from largebatch.core.measurement import Reading
-from largebatch.measure.estimate import Parts, source_of
+from largebatch.measure.estimate import Parts
 from largebatch.measure.meter import LOSS, Meter
 from largebatch.measure.squares import squared_norm
 from largebatch.measure.statistics import BATCH, Totals
@@ -62,6 +62,8 @@ class Observer:
     def bind(self, optimizer: Optimizer) -> None:
         """Told once whose parameters to measure."""
         self.meter.bind(optimizer, also=(LEFT_OVER,))
+        if self.meter.examples is not None:
+            self.meter.examples.task = torch._C._current_graph_task_id
         self._batch_names = {BATCH}
         for statistic in self.meter.statistics:
             self._batch_names |= set(statistic.of_batch)
@@ -112,7 +114,8 @@ class Observer:
 
     def _close(self, *, digest: int, unscale: float) -> Reading:
         parts = self._count()
-        sizes = self._sizes or [self._size_of_part(parts)] * parts
+        sizes = self._sizes or self.meter.rows or [self._size_of_part(parts)] * parts
+        self._check_rows(parts)
         if len(sizes) != parts:
             raise MicroBatchMissed(
                 f"control.micro_batch was told {len(sizes)} sizes, but {parts} backward calls ran. "
@@ -130,6 +133,7 @@ class Observer:
             reading = self.meter.read(totals, losses=sums["losses"])
             return replace(reading, batch_sqnorm=None)
         _check_cleared(sums[LEFT_OVER])
+        self._check_examples(sums["samples"])
         totals = self._totals(sums, unscale=unscale)
         self._check_variance(totals)
         return self.meter.read(totals, losses=sums["losses"])
@@ -156,8 +160,9 @@ class Observer:
 
     def _end_backward(self, task: int) -> None:
         self._unfinished.discard(task)
-        for statistic in self.meter.active:
-            statistic.close_part(self.meter.sums, coefficient=1.0)
+        self.meter.close_part(coefficient=1.0, task=task)
+        if self.meter.examples is not None and not self._unfinished:
+            self.meter.examples.begin()  # forgets what a user's own torch.autograd.grad has shown
         if self._told and self._usual is not None and max(self.tap.counts) < self._usual:
             return  # more backward calls follow, so the batch's gradient is not complete
         self.meter.sums.drop(self._batch_names & self.meter.sums.names)
@@ -209,16 +214,17 @@ class Observer:
 
     def _totals(self, sums: dict[str, float], *, unscale: float) -> Totals:
         count, ranks = round(sums["parts"]), self.meter.rank_count
+        parts = round(sums["samples"]) if self.meter.rows else count
         return Totals(
             sums=sums,
             parts=Parts(
-                count=count,
+                count=parts,
                 samples=sums["samples"],
                 units=sums["samples"],
                 weight=count,
                 weight_per_unit=sums["per sample"],
                 squared_weight_per_unit=sums["per sample"],
-                source=source_of(ranks=ranks, parts=count),
+                source=self.meter.source(count),
             ),
             part_factor=(count / ranks) ** 2 * unscale,
             batch_factor=unscale,
@@ -227,14 +233,46 @@ class Observer:
     def _check_variance(self, totals: Totals) -> None:
         if totals.parts.count > 1:
             self._knows_variance = True  # so a later step of one part is only a short one
-        if self._knows_variance or not any(s.parts for s in self.meter.active):
+        if self._knows_variance:
             return
-        raise NoVariance(
-            "One backward a step on one process gives one gradient, of which no variance can be "
-            "known. Split the batch into two or more micro-batches, run several processes, or take "
-            "the rough temporal estimate: "
-            "meter=lb.Meter(model, statistics=[lb.TemporalMoments()])."
-        )
+        if self.meter.rows:
+            raise NoVariance(
+                "A step of one example gives one gradient, of which no variance can be known. Take "
+                "more examples into a step: DataLoader(dataset, batch_size=64)."
+            )
+        if any(s.parts for s in self.meter.active):
+            raise NoVariance(
+                "One backward a step on one process gives one gradient, of which no variance can "
+                "be known. Split the batch into two or more micro-batches, run several processes, "
+                "take single examples for the parts, meter=lb.Meter(model, "
+                "examples=lb.PerExample()), or the rough temporal estimate: "
+                "meter=lb.Meter(model, statistics=[lb.TemporalMoments()])."
+            )
+
+    def _check_rows(self, parts: int) -> None:
+        rows = self.meter.rows
+        if rows and len(rows) != parts:
+            raise LargeBatchError(
+                f"A step of {parts} backward calls had {len(rows)} within each other (reentrant "
+                "checkpointing does that), so its examples cannot be told apart. Use "
+                "checkpoint(use_reentrant=False)."
+            )
+        if rows and self._sizes and rows != self._sizes:
+            raise LargeBatchError(
+                f"control.micro_batch was told {self._sizes} samples, but the model got {rows} "
+                "examples. Give the model all of a micro-batch's examples at once, as the first "
+                "dimension of its first argument."
+            )
+
+    def _check_examples(self, samples: float) -> None:
+        """A step may have fewer examples than were told, as an epoch's last one does."""
+        short = samples < self.batch_size and self._knows_variance
+        if self.meter.rows and samples != self.batch_size and not short:
+            raise LargeBatchError(
+                f"batch_size={self.batch_size} was told, but the model got {samples:.0f} examples "
+                f"in this step. Tell what it gets: lb.attach(..., batch_size={samples:.0f}); the "
+                "examples are the first dimension of its first argument."
+            )
 
 
 def _check_cleared(left_over: float) -> None:

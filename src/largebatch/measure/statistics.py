@@ -88,8 +88,8 @@ class Statistic(Protocol):
         counts `share` times: 1 on the first rank, 0 on the others."""
         ...
 
-    def read(self, totals: Totals) -> GradientMoments | None:
-        """The moments from the sums over all ranks; None where they are unknown."""
+    def read(self, totals: Totals) -> GradientMoments | float | None:
+        """The moments from the sums over all ranks, or a number; None where they are unknown."""
         ...
 
 

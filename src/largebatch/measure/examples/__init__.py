@@ -1,0 +1,1 @@
+"""Exact statistics of single examples' gradients, from one ordinary backward."""

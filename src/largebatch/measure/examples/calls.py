@@ -1,0 +1,263 @@
+"""Hooks around the modules that own parameters: what each call was given, and what came back.
+
+A call's output passes through a function that changes nothing and, in the backward, sees the
+output's gradient beside the input. Where the parameters' gradients are to come from the examples'
+gradients, autograd is not asked for them during the module's own forward, and the function gives
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.hooks import RemovableHandle
+
+from largebatch.core.errors import LargeBatchError
+from largebatch.measure.examples.broadcast import consumers_of, watch_shared
+from largebatch.measure.examples.kinds import coupled, layer_of
+from largebatch.measure.examples.layer import Kept, Piece, Plain
+from largebatch.measure.examples.owners import Owner
+from largebatch.measure.examples.part import Call
+from largebatch.measure.examples.probe import Layout, layout_of
+from largebatch.measure.examples.tally import Want
+from largebatch.measure.examples.unknown import UnknownLayer
+
+Begin = Callable[[Call], None]
+Arrive = Callable[[Call, Kept, Any], Mapping[str, Tensor]]
+"""A call begins to live; its output's gradient came, and gives gradients by parameter."""
+
+
+class Calls:
+    """Follows each call of the owners within a forward of the model.
+
+    Mutable: holds the hooks and the forward in hand.
+
+    Args:
+        model: whose first tensor argument has the examples as its first dimension.
+        owners: the modules to follow.
+        bare: owners of one parameter each, which the model uses outside of its modules.
+        begin, arrive: told of each call.
+
+    Attributes:
+        paused: whether forwards are left alone.
+        layout: (module, how often it was called before in a forward) -> rows of it for each
+            example, 0 where all examples share it. A call that is not in it has one row for each
+            example, or is shared where it has another number of rows.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        owners: Sequence[Owner],
+        bare: Sequence[Owner],
+        *,
+        begin: Begin,
+        arrive: Arrive,
+    ) -> None:
+        self._model, self._owners, self._bare = model, owners, bare
+        self._begin, self._arrive = begin, arrive
+        self._handles: list[RemovableHandle] = []
+        self._want = Want()
+        self.paused = False
+        self.layout: Layout = {}
+        self._looked = False
+        self._rows = 0
+        self._counts: dict[str, int] = {}
+        self._shared: list[tuple[Call, Kept, Tensor]] = []
+        self._frozen: list[nn.Parameter] = []
+
+    def follow(self, want: Want) -> None:
+        """The coming forwards are followed."""
+        self._want = want
+        if self._handles:
+            return
+        add, model = self._handles.append, self._model
+        add(model.register_forward_pre_hook(self._forward_begins, with_kwargs=True, prepend=True))
+        for owner in self._owners:
+            module, layer = owner.module, layer_of(owner.module)
+            if layer.may_replace:
+                add(module.register_forward_pre_hook(self._before(owner, layer)))
+            after = self._after(owner, layer)
+            add(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+        for name, module in model.named_modules():
+            if isinstance(module, (_BatchNorm, nn.Embedding)):
+                add(module.register_forward_pre_hook(_refuser(name)))
+        add(model.register_forward_hook(self._forward_ends))
+
+    def rest(self) -> None:
+        """Takes the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _idle(self) -> bool:
+        return self.paused or not torch.is_grad_enabled()
+
+    def _forward_begins(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._idle():
+            return
+        first = next((x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)), None)
+        rows = len(first) if first is not None and first.dim() else 0
+        if rows > 1 and not self._looked:
+            self._looked = self.paused = True
+            try:
+                self.layout = layout_of(module, args, kwargs, rows=rows, owners=self._owners)
+            finally:
+                self.paused = False
+        self._rows, self._counts, self._shared = rows, {}, []
+
+    def _forward_ends(self, module: nn.Module, args: Any, out: Any) -> None:
+        if self._idle():
+            return
+        rows, self._rows = self._rows, 0
+        if not self._shared and not self._bare:
+            return
+        consumers = consumers_of([x for x in tree_flatten(out)[0] if isinstance(x, Tensor)])
+        for owner in self._bare:
+            call = Call(owner, BareLayer(), rows, shared=True)
+            (parameter,) = owner.parameters.values()
+            self._watch(call, (), parameter, consumers)
+        for call, kept, output in self._shared:
+            self._watch(call, kept, output, consumers)
+        self._shared = []
+
+    def _watch(self, call: Call, kept: Kept, tensor: Tensor, consumers: Any) -> None:
+        kept = tuple(x.detach().expand(call.rows, *x.shape) for x in kept)
+
+        def arrive(each: Tensor) -> None:
+            with torch.no_grad():
+                self._arrive(call, kept, each)
+
+        source = get_gradient_edge(tensor)
+        if source.node in consumers and watch_shared(
+            source, tensor.shape, consumers, rows=call.rows, arrive=arrive
+        ):
+            self._begin(call)
+
+    def _before(self, owner: Owner, layer: Any) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if not args or not (self._want.sqnorm or self._want.squares) or self._idle():
+                return
+            shape = args[0].shape
+            rows = self._rows or shape[0]
+            if layer.replaces(module, shape, rows=rows, squares=self._want.squares) and (
+                self._times(owner, shape[0])
+            ):
+                self._frozen = [p for p in owner.parameters.values() if p.requires_grad]
+                for parameter in self._frozen:
+                    parameter.requires_grad_(False)
+
+        return hook
+
+    def _after(self, owner: Owner, known: Any) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
+            replaced = self._frozen
+            if replaced:
+                self._frozen = []
+                for parameter in replaced:
+                    parameter.requires_grad_(True)
+            if out is None or self._idle():
+                return None
+            layer = known if owner.known else UnknownLayer()
+            if isinstance(out, Tensor):
+                if not (replaced or out.requires_grad):
+                    return None
+                return self._passed(owner, layer, layer.keep(module, args, kwargs), [out], replaced)
+            leaves, form = tree_flatten(out)
+            at = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.requires_grad]
+            kept = layer.keep(module, args, kwargs)
+            passed = self._passed(owner, layer, kept, [leaves[i] for i in at], replaced)
+            for i, x in zip(at, passed if isinstance(passed, tuple) else (passed,), strict=False):
+                leaves[i] = leaves[i] if x is None else x
+            return tree_unflatten(leaves, form)
+
+        return hook
+
+    def _passed(
+        self,
+        owner: Owner,
+        layer: Any,
+        kept: Kept,
+        outputs: list[Tensor],
+        replaced: list[nn.Parameter],
+    ) -> Any:
+        """The outputs, passed through the function; None where they stay."""
+        if not outputs:
+            return None
+        length = len(outputs[0])
+        times = self._times(owner, length)
+        self._counts[owner.name] = self._counts.get(owner.name, 0) + 1
+        call = Call(owner, layer, self._rows or length, bool(replaced), not times)
+        if not times:
+            self._shared.append((call, kept, outputs[0]))
+            return None
+        self._begin(call)
+        count = (len(outputs), len(replaced))
+        kept = tuple([x.detach() for x in kept])
+        passing: Any = _Passing.apply
+        return passing(self._arrive, call, count, *outputs, *replaced, *kept)
+
+    def _times(self, owner: Owner, length: int) -> int:
+        """Rows of a module's input for each example; 0 where all examples share it."""
+        if not self._rows:
+            return 1
+        known = self.layout.get((owner.name, self._counts.get(owner.name, 0)))
+        if known is None:
+            return int(length == self._rows)
+        if known and length != known * self._rows:
+            raise LargeBatchError(
+                f"{owner.name} was called with {length} rows for {self._rows} examples, where it "
+                f"had {known} for each in the first step. A module's first dimension must be the "
+                "examples; measure micro-batches instead: meter=lb.Meter(model)."
+            )
+        return known
+
+
+class BareLayer(Plain):
+    """A parameter by itself, whose gradients come as they are."""
+
+    def pieces(
+        self, module: Any, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+    ) -> Any:
+        piece: Piece = ("", delta.clone())
+        yield piece
+
+
+class _Passing(torch.autograd.Function):
+    """Outputs of a module as they are; the gradient of each as it is, and those of parameters."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, arrive: Arrive, call: Call, count: tuple[int, int], *tensors: Tensor
+    ) -> Any:
+        ctx.arrive, ctx.call, ctx.count = arrive, call, count
+        ctx.save_for_backward(*tensors[sum(count) :])
+        # A view would forbid nn.ReLU(inplace=True) after a convolution, so known layers, none of
+        # which keeps its output for its backward, give the same memory as another tensor.
+        if count[0] == 1:
+            return tensors[0].view_as(tensors[0]) if call.layer.keeps_output else tensors[0].data
+        return tuple(x.view_as(x) for x in tensors[: count[0]])
+
+    @staticmethod
+    def backward(ctx: Any, *deltas: Tensor) -> Any:
+        with torch.no_grad():
+            kept = ctx.saved_tensors
+            delta = deltas[0] if len(deltas) == 1 else deltas
+            gradients = ctx.arrive(ctx.call, kept, delta)
+        found = [gradients[n] for n in ctx.call.owner.parameters] if ctx.call.replaced else []
+        return (None, None, None, *deltas, *found, *[None] * len(kept))
+
+
+def _refuser(name: str) -> Callable[..., None]:
+    def hook(module: nn.Module, args: Any) -> None:
+        cause = coupled(module, name)
+        if cause is not None and torch.is_grad_enabled():
+            raise LargeBatchError(cause)
+
+    return hook

@@ -1,0 +1,96 @@
+"""Whether what was seen of the examples is the gradient that the parameters got."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from largebatch.core.errors import LargeBatchError
+from largebatch.measure.examples.part import Call, Part
+from largebatch.measure.parameters import Parameters
+from largebatch.measure.squares import squared_norm
+
+INSTEAD = "or measure micro-batches instead: meter=lb.Meter(model)."
+
+
+class Check:
+    """Compares the sum of the examples' contributions with each parameter's gradient in the first
+    backward, and in each one that every parameter with a gradient was seen.
+
+    Mutable: holds the gradients of the backward in hand.
+
+    Attributes:
+        values: whether the backward in hand is compared by value.
+    """
+
+    def __init__(self, parameters: Parameters) -> None:
+        self._parameters = parameters
+        self._seen: dict[int, Tensor | None] = {}
+        self.values = True
+
+    def clear(self) -> None:
+        """A backward begins."""
+        self._seen = {}
+
+    def see(self, index: int, gradient: Tensor) -> None:
+        """A parameter got this gradient."""
+        # one that is held here would be copied on its way to the parameter
+        self._seen[index] = gradient.clone() if self.values else None
+
+    def fits(self, part: Part, call: Call) -> None:
+        """Checks that a call belongs to the examples of the backward in hand.
+
+        Raises:
+            LargeBatchError: another number of examples, or a parameter that was finished already.
+        """
+        if part.rows != call.rows:
+            raise LargeBatchError(
+                f"{call.owner.name} was called with {call.rows} examples in a backward of "
+                f"{part.rows}. Give the model all of a micro-batch's examples at once, with the "
+                f"examples as the first dimension of its first argument, {INSTEAD}"
+            )
+        if call.owner.group in part.finished:
+            raise LargeBatchError(
+                f"A parameter of {call.owner.name} got another gradient when its examples had been "
+                "added up already (reentrant checkpointing with tied weights does that). Use "
+                f"checkpoint(use_reentrant=False), {INSTEAD}"
+            )
+
+    def compare(self, part: Part) -> None:
+        """Checks a backward that is over.
+
+        Raises:
+            LargeBatchError: naming the parameter.
+        """
+        seen, values = self._seen, self.values
+        self._seen = {}
+        if not seen:
+            return
+        for index, gradient in seen.items():
+            if index not in part.covered:
+                raise LargeBatchError(
+                    f"{self._parameters.names[index]} got a gradient, but no call of a module "
+                    "shows which example it is from: it is used outside of the model's forward, or "
+                    "by an operation on the whole batch. Use it in a module of its own that gets "
+                    f"the examples, {INSTEAD}"
+                )
+            if values and gradient is not None and _differs(part, index, gradient):
+                raise LargeBatchError(
+                    f"The gradient of {self._parameters.names[index]} is not the sum of what its "
+                    "module's calls show: it is used in another place, too, or its module draws "
+                    "random numbers of its own. For tied weights share the parameter between two "
+                    f"modules, head.weight = embedding.weight, {INSTEAD}"
+                )
+        self.values = False
+
+
+def _differs(part: Part, index: int, gradient: Tensor) -> bool:
+    found = part.gradients.get(index)
+    if gradient.is_sparse:
+        gradient = gradient.to_dense()
+    if found is None:
+        return bool(squared_norm(gradient) > 0)
+    limit = 0.05 if part.coarse else 1e-3
+    off = squared_norm(found - gradient.to(found.dtype))
+    floor = torch.finfo(found.dtype).eps ** 2 * gradient.numel()
+    return bool(torch.isfinite(off) & (off > limit**2 * squared_norm(gradient) + floor))

@@ -1,0 +1,63 @@
+"""Embeddings: a word that comes twice in one example has one gradient there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from largebatch.measure.examples.layer import Kept, Piece, Plain, examples_at_once
+from largebatch.measure.squares import squared_norm
+
+
+class EmbeddingLayer(Plain):
+    """`nn.Embedding`: its output's gradients added up over equal pairs of (example, word)."""
+
+    def sqnorm(
+        self, module: nn.Embedding, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+    ) -> list[Tensor] | None:
+        return [squared_norm(_by_pair(module, kept, delta, rows)[0])]
+
+    def squares(
+        self, module: nn.Embedding, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+    ) -> dict[str, Tensor] | None:
+        sums, words = _by_pair(module, kept, delta, rows)
+        found = torch.zeros_like(module.weight, dtype=sums.dtype)
+        return {"weight": found.index_add_(0, words, sums.square_())}
+
+    def pieces(
+        self, module: nn.Embedding, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+    ) -> Iterator[Piece]:
+        words, delta = _flat(module, kept, delta)
+        words, delta = words.view(rows, -1), delta.view(rows, -1, delta.shape[-1])
+        step = examples_at_once(rows, elements=module.weight.numel(), like=delta)
+        for ids, d in zip(words.split(step), delta.split(step), strict=True):
+            found = d.new_zeros(len(ids), *module.weight.shape)
+            example = torch.arange(len(ids), device=ids.device).unsqueeze(1)
+            yield "weight", found.index_put_((example, ids), d, accumulate=True)
+
+    def along(self, module: nn.Embedding, values: dict[str, Tensor], kept: Kept) -> Tensor | None:
+        return embedding(kept[0], values["weight"]) if values else None
+
+
+def _flat(module: nn.Embedding, kept: Kept, delta: Tensor) -> tuple[Tensor, Tensor]:
+    words = kept[0].reshape(-1).long()
+    delta = delta.reshape(len(words), -1)
+    if module.padding_idx is not None:  # this word gets no gradient
+        delta = delta * (words != module.padding_idx).unsqueeze(1)
+    return words, delta
+
+
+def _by_pair(module: nn.Embedding, kept: Kept, delta: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Sums of delta over equal (example, word), and their words; some sums are of nothing, since
+    their number must be known without asking the device."""
+    words, delta = _flat(module, kept, delta)
+    example = torch.arange(rows, device=words.device).repeat_interleave(len(words) // rows)
+    pairs, order = torch.sort(example * module.num_embeddings + words)
+    begins = pairs[1:] != pairs[:-1]
+    place = torch.nn.functional.pad(begins.cumsum(0), (1, 0))
+    sums = torch.zeros_like(delta).index_add_(0, place, delta[order])
+    found = torch.zeros_like(words).scatter_(0, place, pairs % module.num_embeddings)
+    return sums, found

@@ -1,0 +1,66 @@
+"""Which layer a module is, and the modules that cannot be measured example by example."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import is_parametrized
+
+from largebatch.measure.examples.convolution import ConvolutionLayer
+from largebatch.measure.examples.embedding import EmbeddingLayer
+from largebatch.measure.examples.layer import Layer, forward_is
+from largebatch.measure.examples.linear import LinearLayer
+from largebatch.measure.examples.normalization import NormalizationLayer
+from largebatch.measure.examples.unknown import UnknownLayer
+
+KNOWN: tuple[tuple[type[nn.Module], type[Layer]], ...] = (
+    (nn.Linear, LinearLayer),
+    (nn.Conv1d, ConvolutionLayer),
+    (nn.Conv2d, ConvolutionLayer),
+    (nn.Conv3d, ConvolutionLayer),
+    (nn.Embedding, EmbeddingLayer),
+    (nn.LayerNorm, NormalizationLayer),
+    (nn.RMSNorm, NormalizationLayer),
+    (nn.GroupNorm, NormalizationLayer),
+    (_BatchNorm, NormalizationLayer),
+)
+"""A module is of a kind when it runs that kind's own forward."""
+
+
+def layer_of(module: nn.Module) -> Layer:
+    """The layer that a call of `module` is."""
+    if not is_parametrized(module):
+        for kind, layer in KNOWN:
+            if forward_is(module, kind):
+                return layer()
+    return UnknownLayer()
+
+
+def is_known(module: nn.Module) -> bool:
+    """Whether a module's gradient has a formula of its own here."""
+    return not isinstance(layer_of(module), UnknownLayer)
+
+
+def is_whole(module: nn.Module) -> bool:
+    """Whether a module uses the parameters of the modules in it without calling those, so that it
+    can only be taken as a whole."""
+    return is_parametrized(module) or isinstance(module, nn.MultiheadAttention)
+
+
+def coupled(module: nn.Module, name: str) -> str | None:
+    """Why the examples of a batch depend on each other in a module, and what to do; None where
+    they do not."""
+    if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+        return (
+            f"{name} is batch normalization in training mode: each example's output depends on the "
+            "others, so no example has a gradient of its own. Fix its statistics, "
+            f"model.get_submodule({name!r}).eval(), normalize by group, torch.nn.GroupNorm(8, "
+            "channels), or measure micro-batches instead: meter=lb.Meter(model)."
+        )
+    if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
+        return (
+            f"{name} divides a word's gradient by its number in the batch "
+            "(scale_grad_by_freq=True), so no example has a gradient of its own. Leave that out, "
+            "or measure micro-batches instead: meter=lb.Meter(model)."
+        )
+    return None

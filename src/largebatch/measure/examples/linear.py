@@ -1,0 +1,92 @@
+"""Linear layers, on [B, D] or on any [B, ..., D]."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.linalg import vector_norm
+from torch.nn.functional import linear
+
+from largebatch.measure.examples.layer import (
+    Kept,
+    Piece,
+    Plain,
+    blocks_are_cheaper,
+    examples_at_once,
+)
+from largebatch.measure.squares import squared_norm
+
+
+class LinearLayer(Plain):
+    """`nn.Linear`: norm products for one position, else matrices or Gram matrices by cost."""
+
+    may_replace = True
+
+    def replaces(self, module: nn.Linear, shape: torch.Size, *, rows: int, squares: bool) -> bool:
+        length = shape[:-1].numel() // rows
+        return length > 1 and (squares or _blocks(module, length))
+
+    def sqnorm(
+        self, module: nn.Linear, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+    ) -> list[Tensor] | None:
+        a, d = _by_example(kept, delta, rows)
+        if a.shape[1] == 1:
+            a, d = a[:, 0], d[:, 0]
+            of_input = _of_rows(a) if "weight" in names else torch.zeros_like(a[:, 0])
+            return [torch.dot(_of_rows(d), of_input.add_("bias" in names))]
+        if "weight" not in names or _blocks(module, a.shape[1]):
+            return None
+        step = examples_at_once(rows, elements=2 * a.shape[1] ** 2, like=a)
+        scalars = [
+            torch.dot(
+                torch.bmm(x, x.transpose(1, 2)).view(-1), torch.bmm(y, y.transpose(1, 2)).view(-1)
+            )
+            for x, y in zip(a.split(step), d.split(step), strict=True)
+        ]
+        return [*scalars, squared_norm(d.sum(1))] if "bias" in names else scalars
+
+    def squares(
+        self, module: nn.Linear, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+    ) -> dict[str, Tensor] | None:
+        a, d = _by_example(kept, delta, rows)
+        if a.shape[1] > 1:
+            return None
+        d = d[:, 0].square()
+        found = {"weight": d.t() @ a[:, 0].square()} if "weight" in names else {}
+        return {**found, "bias": d.sum(0)} if "bias" in names else found
+
+    def pieces(
+        self, module: nn.Linear, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+    ) -> Iterator[Piece]:
+        a, d = _by_example(kept, delta, rows)
+        if "bias" in names:
+            yield "bias", d.sum(1)
+        if "weight" not in names:
+            return
+        step = examples_at_once(rows, elements=a.shape[2] * d.shape[2], like=a)
+        found = a.new_empty(step, d.shape[2], a.shape[2])
+        for x, y in zip(a.split(step), d.split(step), strict=True):
+            yield "weight", torch.bmm(y.transpose(1, 2), x, out=found[: len(x)])
+
+    def along(self, module: nn.Linear, values: dict[str, Tensor], kept: Kept) -> Tensor | None:
+        weight = values.get("weight")
+        if weight is None:
+            return None
+        return linear(kept[0], weight, values.get("bias"))
+
+
+def _blocks(module: nn.Linear, length: int) -> bool:
+    return blocks_are_cheaper(length=length, inputs=module.in_features, outputs=module.out_features)
+
+
+def _of_rows(x: Tensor) -> Tensor:
+    """The squared norm of each row: as a norm it needs no memory of x's size."""
+    return vector_norm(x, dim=1).square_()
+
+
+def _by_example(kept: Kept, delta: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Input [rows, T, D] and output gradient [rows, T, O]."""
+    (a,) = kept
+    return a.reshape(rows, -1, a.shape[-1]), delta.reshape(rows, -1, delta.shape[-1])

@@ -1,0 +1,166 @@
+"""What one backward shows of its examples: calls of modules as their output's gradient arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from largebatch.measure.examples.layer import Kept, Layer
+from largebatch.measure.examples.owners import Owner
+from largebatch.measure.examples.tally import Tally, Want, joined, one_by_one
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class Call:
+    """One call of a module in a forward.
+
+    Args:
+        owner: the module.
+        layer: what it computes.
+        rows: the examples.
+        replaced: whether its parameters' gradients come from the examples' gradients.
+        shared: whether it was made once for all examples, so that its output's gradient may come
+            from several places.
+    """
+
+    owner: Owner
+    layer: Layer
+    rows: int
+    replaced: bool = False
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A call whose output's gradient is there."""
+
+    call: Call
+    kept: Kept
+    delta: Any
+
+    def widened(self) -> Arrived:
+        """In float32 or wider: under autocast input and gradient may differ, and be narrow."""
+        own = next(iter(self.call.owner.parameters.values())).dtype
+        wide = torch.promote_types(own, torch.float32)
+        if self.call.layer.keeps_output:
+            wide = own  # the module itself runs again
+        deltas = self.delta if isinstance(self.delta, tuple) else (self.delta,)
+        if all(x.dtype is wide for x in (*self.kept, *deltas)):
+            return self
+
+        def cast(x: Tensor) -> Tensor:
+            return x.to(wide) if x.is_floating_point() else x
+
+        delta = tuple(map(cast, deltas)) if isinstance(self.delta, tuple) else cast(self.delta)
+        return Arrived(self.call, tuple(map(cast, self.kept)), delta)
+
+    def tally(self, tally: Tally) -> None:
+        """Adds its examples' gradients."""
+        call, owner = self.call, self.call.owner
+        tally.measure(call.layer, owner.module, owner.parameters, self.kept, self.delta, call.rows)
+
+
+@dataclass(slots=True)
+class Part:
+    """One backward: sums so far, and calls that have to wait for others of the same parameter.
+
+    Mutable: grows with each call.
+
+    Attributes:
+        rows: the examples; 0 before the first call.
+        scalars: whose sum is sum_i |c_i|^2 of the examples' contributions c_i.
+        squares: index of a parameter -> sum_i c_i^2.
+        gradients: index -> sum_i c_i, where it is checked.
+        arrived: what the products need.
+        waiting: calls that are added at the end.
+        covered: indices of the parameters of all calls.
+        finished: groups whose only call was added.
+        shared: groups that have a call in `waiting`.
+        coarse: whether some of it was seen in half precision.
+    """
+
+    rows: int = 0
+    scalars: list[Tensor] = field(default_factory=list)
+    squares: dict[int, Tensor] = field(default_factory=dict)
+    gradients: dict[int, Tensor] = field(default_factory=dict)
+    arrived: list[Arrived] = field(default_factory=list)
+    waiting: list[Arrived] = field(default_factory=list)
+    covered: set[int] = field(default_factory=set)
+    finished: set[int] = field(default_factory=set)
+    shared: set[int] = field(default_factory=set)
+    coarse: bool = False
+
+    def add(self, tally: Tally, indices: Mapping[str, int]) -> None:
+        """Adds the tally of a call, or of all calls with one parameter."""
+        self.scalars += tally.scalars
+        for mine, theirs in ((self.squares, tally.squares), (self.gradients, tally.gradients)):
+            for name, tensor in theirs.items():
+                mine[indices[name]] = tensor
+
+    def finish(self, want: Want, *, check: bool) -> None:
+        """Adds what waited: calls that have a parameter in common example by example."""
+        groups: dict[int, list[Arrived]] = {}
+        for one in self.waiting:
+            groups.setdefault(one.call.owner.group, []).append(one)
+        for group in groups.values():
+            tally = Tally(want, gradients=check)
+            if len(group) == 1:
+                group[0].tally(tally)
+                self.add(tally, group[0].call.owner.indices)
+            else:
+                _together(group, tally)
+                self.add(
+                    tally, {str(i): i for one in group for i in one.call.owner.indices.values()}
+                )
+        self.waiting = []
+
+    def sqnorm(self) -> list[Tensor]:
+        """Scalars whose sum is sum_i |c_i|^2."""
+        return [*self.scalars, *(square.sum() for square in self.squares.values())]
+
+
+def _together(group: list[Arrived], tally: Tally) -> None:
+    """Several calls with a parameter in common: their gradients are added within each example."""
+    rows = group[0].call.rows
+    alone = [one_by_one(one.call.layer, rows, one.kept, one.delta) for one in group]
+    for of_example in zip(*alone, strict=True):
+        sums: dict[str, Tensor] = {}
+        for one, (kept, delta) in zip(group, of_example, strict=True):
+            layer, owner = one.call.layer, one.call.owner
+            pieces = layer.pieces(owner.module, owner.parameters, kept, delta, 1)
+            for name, piece in joined(pieces).items():
+                key = str(owner.indices[name])
+                sums[key] = sums[key] + piece if key in sums else piece
+        tally.take(sums.items())
+
+
+def products_of(arrived: Arrived, gradients: Mapping[int, Tensor]) -> Tensor:
+    """<c_i, g> for each example of one call: [rows]."""
+    call, owner, kept = arrived.call, arrived.call.owner, arrived.kept
+    pairs = ((name, gradients.get(i)) for name, i in owner.indices.items())
+    own = {
+        n: (g.to_dense() if g.is_sparse else g).to(_dtype(arrived))
+        for n, g in pairs
+        if g is not None
+    }
+    along = call.layer.along(owner.module, own, kept)
+    if along is not None:
+        return along.mul_(arrived.delta).reshape(call.rows, -1).sum(1)
+    found: Tensor | None = None
+    at: dict[str, int] = {}
+    for name, piece in call.layer.pieces(owner.module, own, kept, arrived.delta, call.rows):
+        products = piece.reshape(len(piece), -1) @ own[name].flatten()
+        found = piece.new_zeros(call.rows) if found is None else found
+        start = at.get(name, 0)
+        at[name] = start + len(piece)
+        found[start : at[name]] += products
+    return torch.zeros(call.rows) if found is None else found
+
+
+def _dtype(arrived: Arrived) -> torch.dtype:
+    delta = arrived.delta[0] if isinstance(arrived.delta, tuple) else arrived.delta
+    return delta.dtype

@@ -1,0 +1,145 @@
+"""Which dimension of each module's input is the examples, found out by running the model alone.
+
+Shapes alone do not tell an embedding of 64 positions, made once for all, from a layer on 64
+examples, nor a sequence-first layer from an example-first one. So the model runs on the first half
+of the examples and on all of them, in evaluation mode and without gradients: what belongs to an
+example has its rows in both runs, with the same values. The half runs twice, since a model that
+draws random numbers in evaluation mode, too, does not repeat itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from largebatch.core.errors import LargeBatchError
+from largebatch.measure.examples.owners import Owner
+
+Place = tuple[str, int]
+"""A module, and how often it was called before in a forward."""
+
+Layout = dict[Place, int]
+"""Rows for each example; 0 where all examples share the call."""
+
+
+def layout_of(
+    model: nn.Module, args: Any, kwargs: Any, *, rows: int, owners: Sequence[Owner]
+) -> Layout:
+    """Rows of each call's output for each example.
+
+    What the model does when it is run alone is undone: its mode, its buffers and the generators.
+
+    Raises:
+        LargeBatchError: a module's output has its examples elsewhere, or one example's depends on
+            the others.
+    """
+    part = rows // 2
+
+    def cut(x: Any) -> Any:
+        return x[:part] if isinstance(x, Tensor) and x.dim() and len(x) == rows else x
+
+    few: dict[Place, Tensor] = {}
+    random: set[Place] = set()
+    layout: Layout = {}
+
+    def keep(place: Place, output: Tensor) -> None:
+        few[place] = output.clone()  # the next activation may overwrite it
+
+    def repeat(place: Place, output: Tensor) -> None:
+        if place in few and not torch.equal(few[place], output):
+            random.add(place)
+
+    def compare(place: Place, output: Tensor) -> None:
+        if place not in few:
+            return
+        before = few.pop(place)
+        layout[place] = _times(place[0], before.shape, output.shape, part, rows)
+        if layout[place] and place not in random:
+            _check_alike(place[0], before, output[: len(before)])
+
+    with _as_it_was(model):
+        half = tree_map(cut, (args, kwargs))
+        try:
+            _run(model, half, owners, keep)
+        except Exception:  # something else than examples was cut: shapes must do
+            return {}
+        _run(model, half, owners, repeat)
+        _run(model, (args, kwargs), owners, compare)
+    return layout
+
+
+def _times(name: str, few: torch.Size, all_: torch.Size, part: int, rows: int) -> int:
+    if few == all_:
+        return 0
+    times = few[0] // part
+    if few[1:] != all_[1:] or (few[0], all_[0]) != (times * part, times * rows):
+        raise LargeBatchError(
+            f"{_called(name)} has no rows for the examples in its first dimension: its output has "
+            f"the shape {tuple(few)} for {part} examples and {tuple(all_)} for {rows}. Put the "
+            "examples first (batch_first=True), or measure micro-batches instead: "
+            "meter=lb.Meter(model)."
+        )
+    return times
+
+
+def _check_alike(name: str, few: Tensor, same: Tensor) -> None:
+    scale = same.abs().max().clamp_min(torch.finfo(same.dtype).tiny)
+    if not bool((same - few).abs().max() <= 0.01 * scale):
+        raise LargeBatchError(
+            f"{_called(name)} gives some examples something else when the others are not there, so "
+            "the examples depend on each other or are not in their order. Measure micro-batches "
+            "instead: meter=lb.Meter(model)."
+        )
+
+
+def _called(name: str) -> str:
+    return name or "the model"
+
+
+def _run(
+    model: nn.Module,
+    given: tuple[Any, Any],
+    owners: Sequence[Owner],
+    tell: Callable[[Place, Tensor], None],
+) -> None:
+    """Runs the model, and tells the first output of each call of an owner."""
+    counts: dict[str, int] = {}
+
+    def hook(name: str) -> Callable[..., None]:
+        def told(module: nn.Module, args: Any, out: Any) -> None:
+            first = out[0] if isinstance(out, (tuple, list)) else out
+            at = counts[name] = counts.get(name, -1) + 1
+            if isinstance(first, Tensor) and first.dim() and first.is_floating_point():
+                tell((name, at), first)
+
+        return told
+
+    handles = [owner.module.register_forward_hook(hook(owner.name)) for owner in owners]
+    try:
+        args, kwargs = given
+        model(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    devices = [p.device for p in model.parameters() if p.device.type == "cuda"]
+    try:
+        with torch.random.fork_rng(devices=devices[:1]), torch.no_grad():
+            for module in modes:
+                module.training = False
+            yield
+            for buffer, before in buffers:
+                buffer.copy_(before)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,158 @@
+"""What a step's single examples say: the same moments as from micro-batches, and the products.
+
+Example i of a micro-batch with n examples contributes c_i to the gradient, so its own gradient is
+n c_i; of N examples with equal weights the parts' formulas hold with N parts of one sample each.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from largebatch.core.measurement import GradientMoments
+from largebatch.measure.estimate import moments_of_parts
+from largebatch.measure.examples.part import Part
+from largebatch.measure.examples.tally import Want
+from largebatch.measure.examples.tap import PerExample
+from largebatch.measure.parameters import Parameters
+from largebatch.measure.preconditioned import PreconditionedNorms
+from largebatch.measure.statistics import BATCH, Statistic, Totals
+from largebatch.measure.sums import Sums
+
+
+def statistics_of(examples: PerExample) -> tuple[Statistic, ...]:
+    """All that single examples can tell."""
+    return ExampleNorms(examples), ExamplePreconditioned(examples), ExampleProducts(examples)
+
+
+def want_of(names: frozenset[str]) -> Want:
+    """What must be asked of the examples for statistics of these names."""
+    return Want(
+        sqnorm="moments" in names,
+        squares="preconditioned_moments" in names,
+        products="inner_product_variance" in names,
+    )
+
+
+class ExampleNorms:
+    """The moments of the bare gradient, from the squared norms of single examples' gradients."""
+
+    name = "moments"
+    parts = False
+    of_parts = ("moments",)
+    of_batch = ()
+
+    def __init__(self, examples: PerExample) -> None:
+        self._examples = examples
+
+    def supports(self, optimizer: Optimizer) -> bool:
+        return True
+
+    def bind(self, parameters: Parameters, optimizer: Optimizer) -> None:
+        """Nothing to prepare."""
+
+    def open(self) -> None:
+        """Nothing to prepare."""
+
+    def see(self, index: int, gradient: Tensor) -> None:
+        """Looks at no part's gradient."""
+
+    def close_part(self, sums: Sums, *, coefficient: float) -> None:
+        part = self._examples.part
+        sums.add(self.name, *part.sqnorm(), coefficient=coefficient * part.rows)
+
+    def close_batch(self, sums: Sums, *, share: float) -> None:
+        """The batch's squared norm is in the sums already: every step needs it."""
+
+    def read(self, totals: Totals) -> GradientMoments | None:
+        return totals.moments(of_parts=self.name, of_batch=BATCH)
+
+
+class ExamplePreconditioned:
+    """The moments of the gradient as Adam sees it, from single examples' squares."""
+
+    name = PreconditionedNorms.name
+    parts = False
+    of_parts = PreconditionedNorms.of_parts
+    of_batch = PreconditionedNorms.of_batch
+
+    def __init__(self, examples: PerExample) -> None:
+        self._examples = examples
+        self._norms = PreconditionedNorms()
+
+    def supports(self, optimizer: Optimizer) -> bool:
+        return self._norms.supports(optimizer)
+
+    def bind(self, parameters: Parameters, optimizer: Optimizer) -> None:
+        self._norms.bind(parameters, optimizer)
+
+    def open(self) -> None:
+        self._norms.open()
+
+    def see(self, index: int, gradient: Tensor) -> None:
+        """Looks at no part's gradient."""
+
+    def close_part(self, sums: Sums, *, coefficient: float) -> None:
+        part = self._examples.part
+        for index, squares in part.squares.items():
+            self._norms.see(index, squares.sqrt())  # whose squared norm is the sum of all theirs
+        self._norms.close_part(sums, coefficient=coefficient * part.rows)
+
+    def close_batch(self, sums: Sums, *, share: float) -> None:
+        self._norms.close_batch(sums, share=share)
+
+    def read(self, totals: Totals) -> GradientMoments | None:
+        return self._norms.read(totals)
+
+
+class ExampleProducts:
+    """The variance over examples of <g_i, g>, with the gradient g of the whole step.
+
+    The products need every module's input and its output's gradient until g is there, so those of
+    all micro-batches of a step are held on to: with one backward a step they are there anyway.
+
+    Mutable: holds the parts of the step in hand.
+    """
+
+    name = "inner_product_variance"
+    parts = False
+    of_parts = ()
+    of_batch = ("example products",)
+
+    def __init__(self, examples: PerExample) -> None:
+        self._examples = examples
+        self._held: list[tuple[Part, float]] = []
+
+    def supports(self, optimizer: Optimizer) -> bool:
+        return True
+
+    def bind(self, parameters: Parameters, optimizer: Optimizer) -> None:
+        self._parameters = parameters
+
+    def open(self) -> None:
+        self._held = []
+
+    def see(self, index: int, gradient: Tensor) -> None:
+        """Looks at no part's gradient."""
+
+    def close_part(self, sums: Sums, *, coefficient: float) -> None:
+        part = self._examples.part
+        self._held.append((part, coefficient * part.rows))
+
+    def close_batch(self, sums: Sums, *, share: float) -> None:
+        """Each rank adds the products of its own examples."""
+        pairs = enumerate(self._parameters.tensors)
+        gradients = {index: p.grad for index, p in pairs if p.grad is not None}
+        for part, coefficient in self._held:
+            products = self._examples.products(part, gradients)
+            sums.add(*self.of_batch, products.square().sum(), coefficient=coefficient)
+
+    def read(self, totals: Totals) -> float | None:
+        """With <g, g> = |g|^2 as their mean, and the divisor of an unbiased variance."""
+        factor = totals.part_factor * totals.batch_factor / totals.parts.weight
+        moments = moments_of_parts(
+            totals.parts,
+            mean_sqnorm=totals.sums[self.of_batch[0]] * factor,
+            batch_sqnorm=(totals.sums[BATCH] * totals.batch_factor) ** 2,
+        )
+        return None if moments is None else moments.variance
