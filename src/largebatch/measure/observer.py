@@ -141,6 +141,8 @@ class Observer:
     def detach(self) -> None:
         """Takes every hook off the model."""
         self.tap.rest()
+        if self.meter.examples is not None:
+            self.meter.examples.rest()
 
     def _on_gradient(self, index: int, gradient: Tensor) -> None:
         task = torch._C._current_graph_task_id()  # a reentrant checkpoint's is another
@@ -214,15 +216,15 @@ class Observer:
 
     def _totals(self, sums: dict[str, float], *, unscale: float) -> Totals:
         count, ranks = round(sums["parts"]), self.meter.rank_count
-        parts = round(sums["samples"]) if self.meter.rows else count
+        examples = bool(self.meter.rows)  # n of a backward have the weight 1 / n, and one sample
         return Totals(
             sums=sums,
             parts=Parts(
-                count=parts,
+                count=round(sums["samples"]) if examples else count,
                 samples=sums["samples"],
                 units=sums["samples"],
                 weight=count,
-                weight_per_unit=sums["per sample"],
+                weight_per_unit=count if examples else sums["per sample"],
                 squared_weight_per_unit=sums["per sample"],
                 source=self.meter.source(count),
             ),

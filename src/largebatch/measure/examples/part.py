@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from largebatch.core.errors import LargeBatchError
 from largebatch.measure.examples.layer import Kept, Layer
 from largebatch.measure.examples.owners import Owner
 from largebatch.measure.examples.tally import Tally, Want, joined, one_by_one
@@ -41,6 +42,27 @@ class Arrived:
     call: Call
     kept: Kept
     delta: Any
+    versions: tuple[int, ...] = ()
+
+    def noted(self) -> Arrived:
+        """The same, with what tells whether a user's code overwrites it."""
+        return replace(self, versions=self._versions())
+
+    def check(self) -> None:
+        """Checks that it is as it was when it came.
+
+        Raises:
+            LargeBatchError: naming the module.
+        """
+        if self.versions != self._versions():
+            raise LargeBatchError(
+                f"The input of {self.call.owner.name} was overwritten before the step's gradient "
+                "was complete, and <g_i, g> needs both. Give each micro-batch memory of its own "
+                "until control.step()."
+            )
+
+    def _versions(self) -> tuple[int, ...]:
+        return tuple([x._version for x in self.kept])
 
     def widened(self) -> Arrived:
         """In float32 or wider: under autocast input and gradient may differ, and be narrow."""
@@ -140,6 +162,7 @@ def _together(group: list[Arrived], tally: Tally) -> None:
 
 def products_of(arrived: Arrived, gradients: Mapping[int, Tensor]) -> Tensor:
     """<c_i, g> for each example of one call: [rows]."""
+    arrived.check()
     call, owner, kept = arrived.call, arrived.call.owner, arrived.kept
     pairs = ((name, gradients.get(i)) for name, i in owner.indices.items())
     own = {

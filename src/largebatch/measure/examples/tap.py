@@ -94,7 +94,11 @@ class PerExample:
         if want:
             self._calls.follow(want)
         else:
-            self._calls.rest()
+            self.rest()
+
+    def rest(self) -> None:
+        """Takes every hook off the model."""
+        self._calls.rest()
 
     def begin(self) -> None:
         """A backward begins: what came before or comes after its end, by a user's own
@@ -153,7 +157,7 @@ class PerExample:
         one = given.widened()
         part.coarse |= one is not given
         if self.want.products:
-            part.arrived.append(one)
+            part.arrived.append(one.noted())
         if live or call.shared or owner.group in part.shared:
             part.shared.add(owner.group)
             part.waiting.append(one)

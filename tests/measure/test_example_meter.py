@@ -1,0 +1,372 @@
+"""Single examples as the parts of a step: in a Controller, under attach, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from example_twin import naive
+from torch import Tensor, nn
+from watching import Ask, Seen, controller, cross_entropy, data, drive, network
+
+import largebatch as lb
+from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NoVariance
+
+EVERYTHING = ("moments", "preconditioned_moments", "inner_product_variance")
+
+
+def meter(model: nn.Module) -> lb.Meter:
+    return lb.Meter(model, examples=lb.PerExample())
+
+
+def rows_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Each example's whole gradient, in float64: [B, parameters]."""
+    twin = copy.deepcopy(model).double()
+    wide = x.double() if x.is_floating_point() else x
+    return torch.cat([g.flatten(1) for g in naive(twin, cross_entropy, wide, y)], 1)
+
+
+def agree(seen: lb.Measurement, rows: Tensor, *, rel: float, scale: float = 1.0) -> None:
+    """Moments and products against their definition, for gradients that are `scale` times these."""
+    rows = rows * scale
+    mean, n = rows.mean(0), len(rows)
+    variance = float((rows - mean).square().sum() / (n - 1))
+    assert seen.moments.source == "examples"
+    assert seen.moments.parts == n
+    assert seen.moments.batch_size == pytest.approx(n)
+    assert seen.moments.batch_sqnorm == pytest.approx(float(mean.square().sum()), rel=rel)
+    assert seen.moments.variance == pytest.approx(variance, rel=rel)
+    if seen.inner_product_variance is not None:
+        products = float((rows @ mean).var())
+        assert seen.inner_product_variance == pytest.approx(products, rel=rel)
+
+
+@pytest.mark.parametrize("micro", [20, 5, 7], ids=["one backward", "equal parts", "unequal parts"])
+@pytest.mark.parametrize(
+    ("dtype", "rel"), [(torch.float32, 1e-4), (torch.float64, 1e-11)], ids=["float32", "float64"]
+)
+def test_a_controller_measures_single_examples(micro, dtype, rel):
+    model = network(dtype=dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    control, seen = controller(
+        model,
+        optimizer,
+        samples=data(dtype=dtype),
+        micro=micro,
+        ask=EVERYTHING[::2],
+        meter=meter(model),
+    )
+    assert control.meter.provides == {"moments", "inner_product_variance"}
+    for batch in control.steps(steps=4):
+        micro_batches = []
+        for x, y in batch:
+            micro_batches.append((x, y))
+            control.backward(cross_entropy(model, x, y))
+        assert len(micro_batches) == math.ceil(20 / micro)
+        x, y = (torch.cat(column) for column in zip(*micro_batches, strict=True))
+        rows = rows_of(model, x, y)
+        control.step()
+        agree(seen.steps[-1], rows, rel=rel)
+
+
+def test_the_gradient_as_adam_sees_it():
+    model = network(dtype=torch.float64)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    control, seen = controller(
+        model, optimizer, samples=data(dtype=torch.float64), ask=EVERYTHING, meter=meter(model)
+    )
+    for batch in control.steps(steps=8):
+        x, y = batch_of(control, model, batch)
+        rows = rows_of(model, x, y) / denominators(optimizer, model)
+        control.step()
+        found = seen.steps[-1].preconditioned_moments
+        variance = float((rows - rows.mean(0)).square().sum() / (len(rows) - 1))
+        assert found.variance == pytest.approx(variance, rel=1e-6)
+        assert found.batch_sqnorm == pytest.approx(float(rows.mean(0).square().sum()), rel=1e-6)
+        assert found.source == "examples"
+
+
+def batch_of(control: lb.Controller, model: nn.Module, batch: object) -> tuple[Tensor, Tensor]:
+    micro_batches = []
+    for x, y in batch:
+        micro_batches.append((x, y))
+        control.backward(cross_entropy(model, x, y))
+    x, y = (torch.cat(column) for column in zip(*micro_batches, strict=True))
+    return x, y
+
+
+def denominators(optimizer: torch.optim.Optimizer, model: nn.Module) -> Tensor:
+    found = []
+    for parameter in model.parameters():
+        state = optimizer.state.get(parameter, {})
+        step = float(state.get("step", 0.0))
+        if step < 5:
+            found.append(torch.ones(parameter.numel(), dtype=torch.float64))
+            continue
+        second = state["exp_avg_sq"].double().flatten() / -math.expm1(step * math.log(0.999))
+        found.append((second + second.mean() / 1000).sqrt() + 1e-8)
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize("divided", [True, False], ids=["", "losses that are not divided"])
+def test_attach_measures_single_examples(parts, divided):
+    model, (x, y) = network(), data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    record = lb.MemoryRecord()
+    control = lb.attach(
+        model,
+        optimizer,
+        lb.chain(Ask(EVERYTHING[::2]), lb.AdaScale()),
+        batch_size=20,
+        base_batch_size=5,
+        meter=meter(model),
+        record=record,
+    )
+    for at in range(0, 60, 20):
+        rows = rows_of(model, x[at : at + 20], y[at : at + 20])
+        for few in torch.arange(at, at + 20).chunk(parts):
+            loss = cross_entropy(model, x[few], y[few])
+            (loss / parts if divided else loss).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        control.advance()
+        agree(record.steps[-1][0], rows, rel=1e-4, scale=1.0 if divided else parts)
+    assert 1.0 <= control.lr_multiplier <= 4.0
+    control.close()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_micro_batches_of_unequal_sizes_under_attach():
+    # the loop adds up their means with equal shares, so an example of the smaller one counts more
+    model, (x, y) = network(dtype=torch.float64), data(dtype=torch.float64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    noise = lb.watch(model, optimizer, batch_size=20, meter=meter(model))
+    rows = rows_of(model, x[:20], y[:20])
+    shares = torch.tensor([1 / 28] * 14 + [1 / 12] * 6, dtype=torch.float64)
+    mean = shares @ rows
+    expected = (shares @ rows.square().sum(1) - mean.square().sum()) / (1 - shares.square().sum())
+    for few in (slice(0, 14), slice(14, 20)):
+        (cross_entropy(model, x[few], y[few]) / 2).backward()
+    optimizer.step()
+    ((variance, _),) = noise.series
+    assert variance == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_a_users_own_gradients_are_none_of_it():
+    model, (x, y) = network(), data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    noise = lb.watch(model, optimizer, batch_size=20, meter=meter(model))
+    for at in (0, 20):
+        rows = rows_of(model, x[at : at + 20], y[at : at + 20])
+        torch.autograd.grad(cross_entropy(model, 3.0 * x[:20], y[:20]), list(model.parameters()))
+        cross_entropy(model, x[at : at + 20], y[at : at + 20]).backward()
+        torch.autograd.grad(cross_entropy(model, 3.0 * x[:20], y[:20]), list(model.parameters()))
+        optimizer.step()
+        optimizer.zero_grad()
+        expected = float((rows - rows.mean(0)).square().sum() / 19)
+        assert noise.series[-1][0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_every_second_step_leaves_no_hook_in_between():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    batches = lb.BatchLoader(data(), batch_size=20, max_micro_batch_size=20)
+    control = lb.Controller(
+        model, optimizer, lb.Every(Ask(), steps=2), batches, base_batch_size=20,
+        meter=meter(model), record=(seen := Seen()),
+    )  # fmt: skip
+    hooks = []
+    for batch in control.steps(steps=4):
+        hooks.append(any(m._forward_hooks for m in model.modules()))
+        for x, y in batch:
+            control.backward(cross_entropy(model, x, y))
+        control.step()
+    assert hooks == [True, False, True, False]
+    assert [s.moments is not None for s in seen.steps] == hooks
+
+
+def test_the_estimates_are_unbiased():
+    """Over all batches of 2 of 6 samples: their mean is the variance, and the squared norm, of
+    samples that are drawn independently."""
+    model, (x, y) = network(dtype=torch.float64), data(6, dtype=torch.float64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    noise = lb.watch(model, optimizer, batch_size=2, meter=meter(model))
+    rows = rows_of(model, x, y)
+    for pair in itertools.product(range(6), repeat=2):
+        cross_entropy(model, x[list(pair)], y[list(pair)]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    variances, sqnorms = zip(*noise.series, strict=True)
+    truth = float((rows - rows.mean(0)).square().sum() / 6)
+    assert len(variances) == 36
+    assert math.fsum(variances) / 36 == pytest.approx(truth, rel=1e-9)
+    assert math.fsum(sqnorms) / 36 == pytest.approx(float(rows.mean(0).square().sum()), rel=1e-9)
+
+
+def test_the_variance_of_products_is_unbiased_for_a_direction_that_is_given():
+    """The divisor is the number of examples less one."""
+    rows = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    model = nn.Linear(3, 1, bias=False).double()
+    nn.init.zeros_(model.weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    control = lb.attach(
+        model, optimizer, Ask(("inner_product_variance",)), batch_size=5, base_batch_size=5,
+        meter=meter(model), record=(seen := Seen()),
+    )  # fmt: skip
+    model(rows).mean().backward()  # each example's gradient is its row
+    optimizer.step()
+    control.close()
+    expected = float((rows @ rows.mean(0)).var(correction=1))
+    assert seen.steps[0].inner_product_variance == pytest.approx(expected, rel=1e-12)
+    assert seen.steps[0].moments is None
+
+
+def test_a_loss_scale_is_taken_out():
+    model, (x, y) = network(), data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    control, seen = controller(
+        model, optimizer, micro=7, ask=EVERYTHING[::2], meter=meter(model), scaler=scaler
+    )
+    for batch in control.steps(steps=2):
+        few, labels = batch_of(control, model, batch)
+        rows = rows_of(model, few, labels)
+        control.step()
+        agree(seen.steps[-1], rows, rel=1e-4)
+
+
+def test_a_step_that_is_not_finite_is_skipped():
+    model, (x, y) = network(), data()
+    x = x.clone()
+    x[25] = math.nan
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    control, seen = controller(model, optimizer, samples=(x, y), micro=20, meter=meter(model))
+    drive(control, model, steps=3)
+    assert [s.finite for s in seen.steps] == [True, False, True, True]
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_one_example_has_no_variance():
+    model, (x, y) = network(), data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    lb.watch(model, optimizer, batch_size=1, meter=meter(model))
+    cross_entropy(model, x[:1], y[:1]).backward()
+    with pytest.raises(NoVariance, match="A step of one example"):
+        optimizer.step()
+
+
+def test_a_controllers_step_of_one_example_has_no_moments():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    control, seen = controller(model, optimizer, batch_size=1, micro=1, meter=meter(model))
+    drive(control, model, steps=2)
+    assert all(s.moments is None and s.batch_sqnorm > 0 for s in seen.steps)
+
+
+def test_another_batch_size_than_the_model_gets_is_refused():
+    model, (x, y) = network(), data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    lb.watch(model, optimizer, batch_size=64, meter=meter(model))
+    cross_entropy(model, x[:20], y[:20]).backward()
+    with pytest.raises(LargeBatchError, match=r"batch_size=20\)"):
+        optimizer.step()
+
+
+def test_an_epochs_last_batch_may_be_shorter():
+    model, (x, y) = network(), data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    noise = lb.watch(model, optimizer, batch_size=20, meter=meter(model))
+    for few in (slice(0, 20), slice(20, 27)):
+        rows = rows_of(model, x[few], y[few])
+        cross_entropy(model, x[few], y[few]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    expected = float((rows - rows.mean(0)).square().sum() / 6)
+    assert noise.series[-1][0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_micro_batch_that_the_model_gets_in_part_is_refused():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    control, _ = controller(model, optimizer, micro=10, meter=meter(model))
+    for batch in control.steps(steps=1):
+        for x, y in batch:
+            with pytest.raises(LargeBatchError, match="got 5 examples, of a micro-batch with 10"):
+                control.backward(cross_entropy(model, x[:5], y[:5]))
+            break
+        break
+
+
+def test_sizes_that_are_told_otherwise_are_refused():
+    model, (x, y) = network(), data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    control = lb.attach(
+        model, optimizer, Ask(), batch_size=20, base_batch_size=20, meter=meter(model)
+    )
+    control.micro_batch(10)
+    cross_entropy(model, x[:20], y[:20]).backward()
+    with pytest.raises(LargeBatchError, match="told"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"tap": lb.Detached()}, {"tap": lb.Flat()}, {"statistics": [lb.SquaredNorms()]}],
+    ids=["Detached", "Flat", "statistics"],
+)
+def test_another_tap_or_other_statistics_are_refused(options):
+    with pytest.raises(ValueError, match="its own statistics and needs the usual tap"):
+        lb.Meter(network(), examples=lb.PerExample(), **options)
+
+
+class Compiled(nn.Module):
+    """Holds a model as torch.compile does."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = model
+
+
+def test_a_compiled_model_is_refused():
+    with pytest.raises(ValueError, match=r"leave out torch\.compile"):
+        meter(Compiled(network()))
+
+
+def test_one_backward_a_step_names_this_remedy():
+    model, (x, y) = network(), data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    lb.watch(model, optimizer, batch_size=20)
+    cross_entropy(model, x[:20], y[:20]).backward()
+    with pytest.raises(NoVariance, match=r"examples=lb\.PerExample\(\)"):
+        optimizer.step()
+
+
+def test_an_input_that_is_overwritten_before_the_products_are_formed_is_refused():
+    model, (x, y) = network(), data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    control, _ = controller(
+        model, optimizer, micro=20, ask=("inner_product_variance",), meter=meter(model)
+    )
+    for batch in control.steps(steps=1):
+        for x, y in batch:
+            x = x.clone()
+            control.backward(cross_entropy(model, x, y))
+            x.zero_()
+        with pytest.raises(LargeBatchError, match="overwritten"):
+            control.step()
+        break
+
+
+def test_a_gradient_that_was_cleared_within_a_step_is_noticed_as_ever():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    control, _ = controller(model, optimizer, micro=5, meter=meter(model))
+    with pytest.raises(MicroBatchMissed):
+        for batch in control.steps(steps=1):
+            for x, y in batch:
+                control.backward(cross_entropy(model, x, y))
+                optimizer.zero_grad()
