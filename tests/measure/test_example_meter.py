@@ -226,7 +226,7 @@ def test_the_variance_of_products_is_unbiased_for_a_direction_that_is_given():
 
 
 def test_a_loss_scale_is_taken_out():
-    model, (x, y) = network(), data()
+    model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     control, seen = controller(

@@ -102,8 +102,11 @@ class Calls:
     def _forward_begins(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._idle():
             return
-        first = next((x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)), None)
-        rows = len(first) if first is not None and first.dim() else 0
+        first = args[0] if args else None
+        if not isinstance(first, Tensor):
+            leaves = tree_flatten((args, kwargs))[0]
+            first = next((x for x in leaves if isinstance(x, Tensor)), None)
+        rows = first.shape[0] if first is not None and first.dim() else 0
         if rows > 1 and not self._looked:
             self._looked = self.paused = True
             try:
@@ -162,35 +165,42 @@ class Calls:
                 self._frozen = []
                 for parameter in replaced:
                     parameter.requires_grad_(True)
-            if out is None or self._idle():
+            if out is None or self.paused or not torch.is_grad_enabled():
                 return None
-            layer = known if owner.known else UnknownLayer()
-            if isinstance(out, Tensor):
+            if isinstance(out, Tensor) and owner.known:
                 if not (replaced or out.requires_grad):
                     return None
-                return self._passed(owner, layer, layer.keep(module, args, kwargs), [out], replaced)
-            leaves, form = tree_flatten(out)
-            at = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.requires_grad]
-            kept = layer.keep(module, args, kwargs)
-            passed = self._passed(owner, layer, kept, [leaves[i] for i in at], replaced)
-            for i, x in zip(at, passed if isinstance(passed, tuple) else (passed,), strict=False):
-                leaves[i] = leaves[i] if x is None else x
-            return tree_unflatten(leaves, form)
+                kept = known.keep(module, args, kwargs)
+                return self._passed(owner, known, kept, (out,), replaced)
+            return self._mixed(owner, out, args, kwargs)
 
         return hook
+
+    def _mixed(self, owner: Owner, out: Any, args: Any, kwargs: Any) -> Any:
+        """Any output of an unknown module: the tensors in it that get a gradient are passed."""
+        leaves, form = tree_flatten(out)
+        at = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.requires_grad]
+        if not at:
+            return None
+        layer = UnknownLayer()
+        kept = layer.keep(owner.module, args, kwargs)
+        passed = self._passed(owner, layer, kept, tuple([leaves[i] for i in at]), [])
+        if passed is None:
+            return None
+        for i, x in zip(at, passed if isinstance(passed, tuple) else (passed,), strict=True):
+            leaves[i] = x
+        return tree_unflatten(leaves, form)
 
     def _passed(
         self,
         owner: Owner,
         layer: Any,
         kept: Kept,
-        outputs: list[Tensor],
+        outputs: tuple[Tensor, ...],
         replaced: list[nn.Parameter],
     ) -> Any:
         """The outputs, passed through the function; None where they stay."""
-        if not outputs:
-            return None
-        length = len(outputs[0])
+        length = outputs[0].shape[0]
         times = self._times(owner, length)
         self._counts[owner.name] = self._counts.get(owner.name, 0) + 1
         call = Call(owner, layer, self._rows or length, bool(replaced), not times)

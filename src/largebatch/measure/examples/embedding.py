@@ -57,7 +57,7 @@ def _by_pair(module: nn.Embedding, kept: Kept, delta: Tensor, rows: int) -> tupl
     example = torch.arange(rows, device=words.device).repeat_interleave(len(words) // rows)
     pairs, order = torch.sort(example * module.num_embeddings + words)
     begins = pairs[1:] != pairs[:-1]
-    place = torch.nn.functional.pad(begins.cumsum(0), (1, 0))
-    sums = torch.zeros_like(delta).index_add_(0, place, delta[order])
-    found = torch.zeros_like(words).scatter_(0, place, pairs % module.num_embeddings)
-    return sums, found
+    sorted_place = torch.nn.functional.pad(begins.cumsum(0), (1, 0))
+    place = torch.empty_like(order).scatter_(0, order, sorted_place)
+    sums = torch.zeros_like(delta).index_add_(0, place, delta)
+    return sums, torch.zeros_like(words).scatter_(0, place, words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,11 @@ class LinearLayer(Plain):
 
     may_replace = True
 
+    def keep(self, module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Kept:
+        """The input; where it has no positions its squared norms, too, while it is in the cache."""
+        kept = super().keep(module, args, kwargs)
+        return (*kept, _of_rows(kept[0].detach())) if kept[0].dim() == 2 else kept
+
     def replaces(self, module: nn.Linear, shape: torch.Size, *, rows: int, squares: bool) -> bool:
         length = shape[:-1].numel() // rows
         return length > 1 and (squares or _blocks(module, length))
@@ -31,11 +37,10 @@ class LinearLayer(Plain):
     def sqnorm(
         self, module: nn.Linear, names: Collection[str], kept: Kept, delta: Tensor, rows: int
     ) -> list[Tensor] | None:
+        if len(kept) == 2 and len(kept[1]) == rows:
+            of_input = kept[1] if "weight" in names else torch.zeros_like(kept[1])
+            return [torch.dot(_of_rows(delta), of_input + 1 if "bias" in names else of_input)]
         a, d = _by_example(kept, delta, rows)
-        if a.shape[1] == 1:
-            a, d = a[:, 0], d[:, 0]
-            of_input = _of_rows(a) if "weight" in names else torch.zeros_like(a[:, 0])
-            return [torch.dot(_of_rows(d), of_input.add_("bias" in names))]
         if "weight" not in names or _blocks(module, a.shape[1]):
             return None
         step = examples_at_once(rows, elements=2 * a.shape[1] ** 2, like=a)
@@ -83,10 +88,11 @@ def _blocks(module: nn.Linear, length: int) -> bool:
 
 def _of_rows(x: Tensor) -> Tensor:
     """The squared norm of each row: as a norm it needs no memory of x's size."""
-    return vector_norm(x, dim=1).square_()
+    wide = torch.float64 if x.dtype is torch.float64 else torch.float32
+    return vector_norm(x, dim=1, dtype=wide).square_()
 
 
 def _by_example(kept: Kept, delta: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """Input [rows, T, D] and output gradient [rows, T, O]."""
-    (a,) = kept
+    a = kept[0]
     return a.reshape(rows, -1, a.shape[-1]), delta.reshape(rows, -1, delta.shape[-1])

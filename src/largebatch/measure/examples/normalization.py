@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, group_norm, layer_norm, rms_norm
 
@@ -15,6 +16,11 @@ class NormalizationLayer(Plain):
     """`nn.LayerNorm`, `nn.RMSNorm`, `nn.GroupNorm`, and `nn.BatchNorm` whose statistics are fixed.
 
     A weight's gradient is the sum over positions of delta times the normalized input."""
+
+    may_replace = True
+
+    def replaces(self, module: Any, shape: torch.Size, *, rows: int, squares: bool) -> bool:
+        return True
 
     def pieces(
         self, module: Any, names: Collection[str], kept: Kept, delta: Tensor, rows: int

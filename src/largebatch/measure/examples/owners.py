@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from largebatch.measure.examples.kinds import is_known, is_whole
 from largebatch.measure.parameters import Parameters
@@ -22,6 +23,8 @@ class Owner:
         parameters: the same names -> the parameters.
         known: whether its layer has formulas of its own.
         group: the same number for owners that have a parameter in common.
+        dtype: in which its examples are computed: float32 or wider, but where the module itself
+            runs again that of its parameters.
     """
 
     module: nn.Module
@@ -30,6 +33,12 @@ class Owner:
     parameters: Mapping[str, nn.Parameter]
     known: bool
     group: int
+    dtype: torch.dtype = torch.float32
+
+
+def dtype_of(parameter: Tensor, *, known: bool) -> torch.dtype:
+    """In which the examples of a parameter's module are computed."""
+    return torch.promote_types(parameter.dtype, torch.float32) if known else parameter.dtype
 
 
 def owners_of(model: nn.Module, parameters: Parameters) -> tuple[list[Owner], dict[int, int]]:
@@ -55,6 +64,7 @@ def owners_of(model: nn.Module, parameters: Parameters) -> tuple[list[Owner], di
             parameters=own,
             known=is_known(module),
             group=groups[index_of[id(next(iter(own.values())))]],
+            dtype=dtype_of(next(iter(own.values())), known=is_known(module)),
         )
         for name, module, own in found
     ]

@@ -35,7 +35,7 @@ class Call:
     shared: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arrived:
     """A call whose output's gradient is there."""
 
@@ -66,12 +66,10 @@ class Arrived:
 
     def widened(self) -> Arrived:
         """In float32 or wider: under autocast input and gradient may differ, and be narrow."""
-        own = next(iter(self.call.owner.parameters.values())).dtype
-        wide = torch.promote_types(own, torch.float32)
-        if self.call.layer.keeps_output:
-            wide = own  # the module itself runs again
+        wide = self.call.owner.dtype
         deltas = self.delta if isinstance(self.delta, tuple) else (self.delta,)
-        if all(x.dtype is wide for x in (*self.kept, *deltas)):
+        narrow = [x for x in (*self.kept, *deltas) if x.dtype is not wide and x.is_floating_point()]
+        if not narrow:
             return self
 
         def cast(x: Tensor) -> Tensor:

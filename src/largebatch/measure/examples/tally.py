@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from largebatch.measure.examples.layer import Kept, Layer, Piece, dimension_of
-from largebatch.measure.squares import squared_norm
+from largebatch.measure.squares import ROW, squared_norm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,11 @@ class Tally:
                 else:
                     _add(self.squares, name, piece.square_())
             elif self._want.sqnorm:
-                self.scalars.append(squared_norm(piece))
+                if piece.numel() > ROW or not piece.is_contiguous():
+                    self.scalars.append(squared_norm(piece))
+                else:
+                    row = piece.view(-1)
+                    self.scalars.append(torch.dot(row, row))
 
     def measure(
         self, layer: Layer, module: Any, names: Collection[str], kept: Kept, delta: Any, rows: int
@@ -95,6 +99,8 @@ def over_examples(piece: Tensor) -> Tensor:
     >>> over_examples(torch.ones(2, 3))
     tensor([2., 2., 2.])
     """
+    if piece.is_contiguous():
+        return piece.sum(0)
     order = sorted(range(piece.dim()), key=piece.stride, reverse=True)
     along = piece.permute(order)
     at = order.index(0)

@@ -13,7 +13,7 @@ from largebatch.measure.examples.calls import Calls
 from largebatch.measure.examples.check import Check
 from largebatch.measure.examples.kinds import coupled
 from largebatch.measure.examples.layer import Kept
-from largebatch.measure.examples.owners import Owner, owners_of
+from largebatch.measure.examples.owners import Owner, dtype_of, owners_of
 from largebatch.measure.examples.part import Arrived, Call, Part, products_of
 from largebatch.measure.examples.tally import Tally, Want
 from largebatch.measure.parameters import Parameters
@@ -77,6 +77,7 @@ class PerExample:
                 parameters={"": tensors[index]},
                 known=True,
                 group=group,
+                dtype=dtype_of(tensors[index], known=True),
             )
             for index, group in groups.items()
         ]
@@ -164,8 +165,9 @@ class PerExample:
             return self._gradients(one)
         part.finished.add(owner.group)
         tally = Tally(self.want, gradients=call.replaced or self._check.values)
-        with self._paused():
-            one.tally(tally)
+        self._calls.paused = True
+        one.tally(tally)
+        self._calls.paused = False
         part.add(tally, owner.indices)
         return tally.gradients
 
