@@ -43,11 +43,18 @@ def naive(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> list[Tensor]:
 
 
 def watched(
-    model: nn.Module, loss: Loss, x: Tensor, y: Tensor, *, want: Want = ALL, steps: int = 2
+    model: nn.Module,
+    loss: Loss,
+    x: Tensor,
+    y: Tensor,
+    *,
+    want: Want = ALL,
+    steps: int = 2,
+    groups: int | None = None,
 ) -> Seen:
     """The same by the tap, in a backward like a meter's; the last of some equal steps."""
     parameters = Parameters.of(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    examples, hooks = PerExample(), LeafHooks()
+    examples, hooks = PerExample(groups=groups), LeafHooks()
     examples.bind(model, parameters)
     hooks.bind(parameters, Ranks())
     examples.open(want)
@@ -61,9 +68,9 @@ def watched(
         part = examples.end()
     gradients = [p.grad for p in parameters.tensors]
     held = {index: g for index, g in enumerate(gradients) if g is not None}
-    n = part.rows
+    n = part.parts
     seen = Seen(
-        rows=n,
+        rows=part.rows,
         sqnorm=sum(part.sqnorm()) * n * n if want.sqnorm else None,
         squares=[
             part.squares[i] * n * n if i in part.squares else None for i in range(len(gradients))
@@ -77,11 +84,20 @@ def watched(
 
 
 def check(
-    model: nn.Module, loss: Loss, x: Tensor, y: Tensor, *, rel: float = 1e-9, want: Want = ALL
+    model: nn.Module,
+    loss: Loss,
+    x: Tensor,
+    y: Tensor,
+    *,
+    rel: float = 1e-9,
+    want: Want = ALL,
+    groups: int | None = None,
 ) -> Seen:
     """The tap against the definition: sums, coordinates, products, and the gradient itself."""
     plain = naive(model, loss, x, y)
-    seen = watched(model, loss, x, y, want=want)
+    if groups is not None:
+        plain = [g.unflatten(0, (groups, -1)).mean(1) for g in plain]
+    seen = watched(model, loss, x, y, want=want, groups=groups)
     assert seen.rows == len(x)
     if seen.sqnorm is not None:
         expected = sum(g.square().sum() for g in plain)

@@ -111,6 +111,15 @@ def test_a_layer_behind_another_one_in_float32(name):
     check(model, squared_loss, x, y.float(), rel=1e-5)
 
 
+@pytest.mark.parametrize("many", [1, 99], ids=["at once", "row by row"])
+@pytest.mark.parametrize("want", WANTS, ids=["norm", "squares", "all"])
+@pytest.mark.parametrize("name", CASES)
+def test_groups_of_examples(name, want, many, monkeypatch):
+    monkeypatch.setattr(convolution, "MANY", many)
+    module, x, y = built(name)
+    check(module, squared_loss, x, y, want=want, groups=3)
+
+
 @pytest.mark.parametrize("cost", [0.0, 1e9], ids=["blocks", "Gram"])
 @pytest.mark.parametrize("name", [n for n in CASES if "linear" in n or "conv" in n or "group" in n])
 def test_matrices_and_gram_matrices_give_the_same(name, cost, monkeypatch):

@@ -156,6 +156,36 @@ def test_micro_batches_of_unequal_sizes_under_attach():
     assert variance == pytest.approx(float(expected), rel=1e-9)
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("door", ["controller", "attach"])
+def test_groups_of_examples(door, parts):
+    model = network(dtype=torch.float64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    grouped = lb.Meter(model, examples=lb.PerExample(groups=5))
+    ask, (x, y) = EVERYTHING[::2], data(dtype=torch.float64)
+    rows = rows_of(model, x[:20], y[:20]).unflatten(0, (5 * parts, -1)).mean(1)
+    if door == "controller":
+        control, seen = controller(
+            model, optimizer, samples=(x, y), micro=20 // parts, ask=ask, meter=grouped
+        )
+        drive(control, model, steps=1)
+    else:
+        control = lb.attach(
+            model, optimizer, Ask(ask), batch_size=20, base_batch_size=5, meter=grouped,
+            record=(seen := Seen()),
+        )  # fmt: skip
+        for few in torch.arange(20).chunk(parts):
+            (cross_entropy(model, x[few], y[few]) / parts).backward()
+        optimizer.step()
+    found, size = seen.steps[0], 20 / len(rows)
+    variance = float((rows - rows.mean(0)).square().sum() / (len(rows) - 1))
+    assert found.moments.parts == 5 * parts
+    assert found.moments.batch_size == pytest.approx(20)
+    assert found.moments.variance == pytest.approx(size * variance, rel=1e-9)
+    products = float((rows @ rows.mean(0)).var())
+    assert found.inner_product_variance == pytest.approx(size * products, rel=1e-9)
+
+
 def test_a_users_own_gradients_are_none_of_it():
     model, (x, y) = network(), data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)

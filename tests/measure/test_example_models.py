@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, dropout, linear
 from torch.utils.checkpoint import checkpoint
 
 from largebatch.core.errors import LargeBatchError
+from largebatch.measure.examples.tap import PerExample
 from largebatch.workloads.models import ByteTransformer, cnn, logistic, mlp, resnet8
 
 B = 6
@@ -98,19 +99,20 @@ def test_a_convolution_that_is_called_twice():
     check(Twice().double(), squared_loss, x, torch.ones(B, dtype=torch.float64))
 
 
+class LstmTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.LSTM(4, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, (hidden, cell) = self.inside(x)
+        return self.inside(out, (hidden, cell))[1][0].transpose(0, 1)
+
+
 def test_a_recurrent_layer_that_is_called_twice():
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inside = nn.LSTM(4, 4, batch_first=True)
-
-        def forward(self, x: Tensor) -> Tensor:
-            out, (hidden, cell) = self.inside(x)
-            return self.inside(out, (hidden, cell))[1][0].transpose(0, 1)
-
     torch.manual_seed(0)
     x = torch.randn(B, 3, 4, dtype=torch.float64)
-    check(Twice().double(), squared_loss, x, torch.ones(B, dtype=torch.float64))
+    check(LstmTwice().double(), squared_loss, x, torch.ones(B, dtype=torch.float64))
 
 
 class Bare(nn.Module):
@@ -160,6 +162,39 @@ def test_several_rows_for_each_example(want):
     torch.manual_seed(0)
     x = torch.randn(B, 7, 4, dtype=torch.float64)
     check(Flattened().double(), squared_loss, x, torch.ones(B, dtype=torch.float64), want=want)
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_groups_of_examples_in_whole_models(groups):
+    torch.manual_seed(0)
+    words, y = torch.randint(0, 11, (2, B, 7)).unbind()
+    check(Tied().double(), token_loss, words, y, groups=groups)
+    ones = torch.ones(B, dtype=torch.float64)
+    x = torch.randn(B, 5, 4, dtype=torch.float64)
+    check(Bare(5).double(), squared_loss, x, ones, groups=groups)
+    check(Flattened().double(), squared_loss, x, ones, groups=groups)
+    check(LstmTwice().double(), squared_loss, x, ones, groups=groups)
+    model = ByteTransformer(layers=1, width=16, heads=2, context=16).double()
+    words, y = torch.randint(0, 256, (2, B, 9)).unbind()
+    check(model, token_loss, words, y, groups=groups)
+
+
+def test_a_number_of_groups_that_does_not_divide_the_examples_is_lowered():
+    torch.manual_seed(0)
+    model = mlp(inputs=4, width=5, classes=3).double()
+    x, y = torch.randn(B, 4, dtype=torch.float64), torch.ones(B, dtype=torch.float64)
+    for asked, taken in ((4, 3), (5, 3), (6, 6), (100, 6)):
+        expected = check(model, squared_loss, x, y, groups=taken)
+        found = watched(model, squared_loss, x, y, groups=asked)
+        torch.testing.assert_close(found.sqnorm, expected.sqnorm)
+    found = watched(model, squared_loss, x[:5], y[:5], groups=3)  # a prime number: each by itself
+    torch.testing.assert_close(found.sqnorm, watched(model, squared_loss, x[:5], y[:5]).sqnorm)
+
+
+@pytest.mark.parametrize("groups", [1, 0])
+def test_one_group_is_refused(groups):
+    with pytest.raises(ValueError, match="Of one group no variance is known"):
+        PerExample(groups=groups)
 
 
 def test_dropout_counts_with_the_mask_that_was_drawn():

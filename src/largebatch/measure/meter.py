@@ -152,6 +152,7 @@ class Meter:
         self.sums.open(self._rows)
         self._parts, self._samples, self._weight = 0, 0, 0.0
         self.rows: list[int] = []
+        self.groups: list[int] = []
         self._anchor: Tensor | None = None
         for statistic in self.active:
             statistic.open()
@@ -205,7 +206,9 @@ class Meter:
     def close_part(self, *, coefficient: float, task: int = 0) -> None:
         """A backward is over, whose squared norm counts `coefficient` times."""
         if self.examples is not None and self.active:
-            self.rows.append(self.examples.end(task).rows)
+            part = self.examples.end(task)
+            self.rows.append(part.rows)
+            self.groups.append(part.parts)
         for statistic in self.active:
             statistic.close_part(self.sums, coefficient=coefficient)
 
@@ -222,7 +225,7 @@ class Meter:
         """
         self.close_batch()
         numbers = {
-            "parts": sum(self.rows) or self._parts, "samples": self._samples,
+            "parts": sum(self.groups) or self._parts, "samples": self._samples,
             "weight": self._weight, "exhausted": exhausted,
         }  # fmt: skip
         sums = self.reduce(numbers, digest=digest)

@@ -125,6 +125,10 @@ class Observer:
             "parts": parts, "samples": sum(sizes), "per sample": sum(1.0 / n for n in sizes),
             "losses": self._losses,
         }  # fmt: skip
+        if self.meter.rows:
+            numbers["groups"] = sum(self.meter.groups)
+            pairs = zip(self.meter.groups, sizes, strict=True)
+            numbers["groups per sample"] = sum(groups / n for groups, n in pairs)
         if not self._watching:
             self.meter.close_batch()  # perhaps clipped by now: it only shows whether it is finite
         sums = self.meter.reduce(numbers, digest=digest)
@@ -216,16 +220,17 @@ class Observer:
 
     def _totals(self, sums: dict[str, float], *, unscale: float) -> Totals:
         count, ranks = round(sums["parts"]), self.meter.rank_count
-        examples = bool(self.meter.rows)  # n of a backward have the weight 1 / n, and one sample
+        # with examples: k groups of a backward's n have the weight 1 / k and n / k samples each
+        per_sample = sums["per sample"]
         return Totals(
             sums=sums,
             parts=Parts(
-                count=round(sums["samples"]) if examples else count,
+                count=round(sums.get("groups", count)),
                 samples=sums["samples"],
                 units=sums["samples"],
                 weight=count,
-                weight_per_unit=count if examples else sums["per sample"],
-                squared_weight_per_unit=sums["per sample"],
+                weight_per_unit=sums.get("groups per sample", per_sample),
+                squared_weight_per_unit=per_sample,
                 source=self.meter.source(count),
             ),
             part_factor=(count / ranks) ** 2 * unscale,

@@ -42,6 +42,7 @@ class Calls:
         model: whose first tensor argument has the examples as its first dimension.
         owners: the modules to follow.
         bare: owners of one parameter each, which the model uses outside of its modules.
+        groups: of how many parts gradients are told apart; None is the examples.
         begin, arrive: told of each call.
 
     Attributes:
@@ -57,9 +58,11 @@ class Calls:
         owners: Sequence[Owner],
         bare: Sequence[Owner],
         *,
+        groups: int | None,
         begin: Begin,
         arrive: Arrive,
     ) -> None:
+        self._groups = groups
         self._model, self._owners, self._bare = model, owners, bare
         self._begin, self._arrive = begin, arrive
         self._handles: list[RemovableHandle] = []
@@ -123,7 +126,7 @@ class Calls:
             return
         consumers = consumers_of([x for x in tree_flatten(out)[0] if isinstance(x, Tensor)])
         for owner in self._bare:
-            call = Call(owner, BareLayer(), rows, shared=True)
+            call = Call(owner, BareLayer(), rows, self._parts(rows), shared=True)
             (parameter,) = owner.parameters.values()
             self._watch(call, (), parameter, consumers)
         for call, kept, output in self._shared:
@@ -148,8 +151,8 @@ class Calls:
             if not args or not (self._want.sqnorm or self._want.squares) or self._idle():
                 return
             shape = args[0].shape
-            rows = self._rows or shape[0]
-            if layer.replaces(module, shape, rows=rows, squares=self._want.squares) and (
+            parts = self._parts(self._rows or shape[0])
+            if layer.replaces(module, shape, rows=parts, squares=self._want.squares) and (
                 self._times(owner, shape[0])
             ):
                 self._frozen = [p for p in owner.parameters.values() if p.requires_grad]
@@ -182,7 +185,8 @@ class Calls:
         at = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.requires_grad]
         if not at:
             return None
-        layer = UnknownLayer()
+        rows = self._rows or leaves[at[0]].shape[0]
+        layer = UnknownLayer(times=rows // self._parts(rows))
         kept = layer.keep(owner.module, args, kwargs)
         passed = self._passed(owner, layer, kept, tuple([leaves[i] for i in at]), [])
         if passed is None:
@@ -203,7 +207,8 @@ class Calls:
         length = outputs[0].shape[0]
         times = self._times(owner, length)
         self._counts[owner.name] = self._counts.get(owner.name, 0) + 1
-        call = Call(owner, layer, self._rows or length, bool(replaced), not times)
+        rows = self._rows or length
+        call = Call(owner, layer, rows, self._parts(rows), bool(replaced), not times)
         if not times:
             self._shared.append((call, kept, outputs[0]))
             return None
@@ -212,6 +217,13 @@ class Calls:
         kept = tuple([x.detach() for x in kept])
         passing: Any = _Passing.apply
         return passing(self._arrive, call, count, *outputs, *replaced, *kept)
+
+    def _parts(self, rows: int) -> int:
+        """The largest number of equal parts that is wanted at most; all where only one is."""
+        if self._groups is None:
+            return rows
+        parts = next(k for k in range(min(self._groups, rows), 0, -1) if rows % k == 0)
+        return parts if parts > 1 else rows
 
     def _times(self, owner: Owner, length: int) -> int:
         """Rows of a module's input for each example; 0 where all examples share it."""
@@ -235,7 +247,7 @@ class BareLayer(Plain):
     def pieces(
         self, module: Any, names: Collection[str], kept: Kept, delta: Tensor, rows: int
     ) -> Any:
-        piece: Piece = ("", delta.clone())
+        piece: Piece = ("", delta.reshape(rows, -1, *delta.shape[1:]).sum(1))
         yield piece
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from itertools import product
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, conv2d, conv3d, pad
+from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from largebatch.measure.examples.layer import (
     Kept,
@@ -24,6 +26,10 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 WIDE = 48
 """Columns from which a matrix product over the last dimension's patches alone is fast; below it,
 patches are laid out over all dimensions."""
+
+
+MANY = 4
+"""Rows in a part from which its matrix is formed at once, and not row by row."""
 
 
 class ConvolutionLayer(Plain):
@@ -64,6 +70,9 @@ class ConvolutionLayer(Plain):
     ) -> Iterator[Piece]:
         (x,) = kept
         channels, times = module.weight.shape[1], len(x) // rows
+        if times >= MANY:
+            yield from _of_groups(module, names, x, delta, rows)
+            return
         dims = 1 if channels * module.kernel_size[-1] >= WIDE else len(module.kernel_size)
         laid_out = x[0].numel() * prod(module.kernel_size[-dims:])
         step = times * examples_at_once(rows, elements=times * laid_out, like=x)
@@ -87,6 +96,28 @@ class ConvolutionLayer(Plain):
             dilation=module.dilation,
             groups=module.groups,
         )
+
+
+def _of_groups(
+    module: Convolution, names: Collection[str], x: Tensor, delta: Tensor, rows: int
+) -> Iterator[Piece]:
+    """Groups of many rows, each by torch's own product."""
+    weight_of: Any = (conv1d_weight, conv2d_weight, conv3d_weight)[len(module.kernel_size) - 1]
+    if "bias" in names:
+        yield "bias", _per_example(delta.flatten(2).sum(2), rows)
+    if "weight" not in names:
+        return
+    few = len(x) // rows
+    for part, d in zip(_padded(module, x).split(few), delta.split(few), strict=True):
+        found = weight_of(
+            part,
+            module.weight.shape,
+            d,
+            stride=module.stride,
+            dilation=module.dilation,
+            groups=module.groups,
+        )
+        yield "weight", found.unsqueeze(0)
 
 
 class _Space:

@@ -38,17 +38,21 @@ GRAM_COST = 1.2
 
 class Layer(Protocol):
     """One kind of module. `names` are those of its parameters that are asked for, `rows` the
-    examples; a module that was called with k rows for each example gives `rows` gradients, too.
+    examples, or groups of them; a module that was called with k rows for each gives `rows`
+    gradients, too.
 
     Attributes:
         keeps_output: whether autograd may keep the module's output for its backward.
         may_replace: whether `replaces` is worth asking.
+        times: examples in each part, where a module must be run with them.
     """
 
     @property
     def keeps_output(self) -> bool: ...
     @property
     def may_replace(self) -> bool: ...
+    @property
+    def times(self) -> int: ...
 
     def keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Kept:
         """What is needed of the input."""
@@ -89,6 +93,7 @@ class Plain:
 
     keeps_output = False
     may_replace = False
+    times = 1
 
     def keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Kept:
         return (args[0] if args else next(iter(kwargs.values())),)

@@ -23,6 +23,7 @@ class Call:
         owner: the module.
         layer: what it computes.
         rows: the examples.
+        parts: of how many parts the gradients are told apart: the examples, or groups of them.
         replaced: whether its parameters' gradients come from the examples' gradients.
         shared: whether it was made once for all examples, so that its output's gradient may come
             from several places.
@@ -31,6 +32,7 @@ class Call:
     owner: Owner
     layer: Layer
     rows: int
+    parts: int
     replaced: bool = False
     shared: bool = False
 
@@ -81,7 +83,7 @@ class Arrived:
     def tally(self, tally: Tally) -> None:
         """Adds its examples' gradients."""
         call, owner = self.call, self.call.owner
-        tally.measure(call.layer, owner.module, owner.parameters, self.kept, self.delta, call.rows)
+        tally.measure(call.layer, owner.module, owner.parameters, self.kept, self.delta, call.parts)
 
 
 @dataclass(slots=True)
@@ -92,6 +94,7 @@ class Part:
 
     Attributes:
         rows: the examples; 0 before the first call.
+        parts: their groups, or their number.
         scalars: whose sum is sum_i |c_i|^2 of the examples' contributions c_i.
         squares: index of a parameter -> sum_i c_i^2.
         gradients: index -> sum_i c_i, where it is checked.
@@ -104,6 +107,7 @@ class Part:
     """
 
     rows: int = 0
+    parts: int = 0
     scalars: list[Tensor] = field(default_factory=list)
     squares: dict[int, Tensor] = field(default_factory=dict)
     gradients: dict[int, Tensor] = field(default_factory=dict)
@@ -145,8 +149,7 @@ class Part:
 
 def _together(group: list[Arrived], tally: Tally) -> None:
     """Several calls with a parameter in common: their gradients are added within each example."""
-    rows = group[0].call.rows
-    alone = [one_by_one(one.call.layer, rows, one.kept, one.delta) for one in group]
+    alone = [one_by_one(one.call.layer, one.call.parts, one.kept, one.delta) for one in group]
     for of_example in zip(*alone, strict=True):
         sums: dict[str, Tensor] = {}
         for one, (kept, delta) in zip(group, of_example, strict=True):
@@ -159,7 +162,7 @@ def _together(group: list[Arrived], tally: Tally) -> None:
 
 
 def products_of(arrived: Arrived, gradients: Mapping[int, Tensor]) -> Tensor:
-    """<c_i, g> for each example of one call: [rows]."""
+    """<c_i, g> for each part of one call: [parts]."""
     arrived.check()
     call, owner, kept = arrived.call, arrived.call.owner, arrived.kept
     pairs = ((name, gradients.get(i)) for name, i in owner.indices.items())
@@ -170,16 +173,16 @@ def products_of(arrived: Arrived, gradients: Mapping[int, Tensor]) -> Tensor:
     }
     along = call.layer.along(owner.module, own, kept)
     if along is not None:
-        return along.mul_(arrived.delta).reshape(call.rows, -1).sum(1)
+        return along.mul_(arrived.delta).reshape(call.parts, -1).sum(1)
     found: Tensor | None = None
     at: dict[str, int] = {}
-    for name, piece in call.layer.pieces(owner.module, own, kept, arrived.delta, call.rows):
+    for name, piece in call.layer.pieces(owner.module, own, kept, arrived.delta, call.parts):
         products = piece.reshape(len(piece), -1) @ own[name].flatten()
-        found = piece.new_zeros(call.rows) if found is None else found
+        found = piece.new_zeros(call.parts) if found is None else found
         start = at.get(name, 0)
         at[name] = start + len(piece)
         found[start : at[name]] += products
-    return torch.zeros(call.rows) if found is None else found
+    return torch.zeros(call.parts) if found is None else found
 
 
 def _dtype(arrived: Arrived) -> torch.dtype:

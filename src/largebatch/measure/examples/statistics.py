@@ -2,6 +2,7 @@
 
 Example i of a micro-batch with n examples contributes c_i to the gradient, so its own gradient is
 n c_i; of N examples with equal weights the parts' formulas hold with N parts of one sample each.
+The same for groups of examples, of which a micro-batch has k: k c_j is a group's own gradient.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class ExampleNorms:
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
         part = self._examples.part
-        sums.add(self.name, *part.sqnorm(), coefficient=coefficient * part.rows)
+        sums.add(self.name, *part.sqnorm(), coefficient=coefficient * part.parts)
 
     def close_batch(self, sums: Sums, *, share: float) -> None:
         """The batch's squared norm is in the sums already: every step needs it."""
@@ -96,7 +97,7 @@ class ExamplePreconditioned:
         part = self._examples.part
         for index, squares in part.squares.items():
             self._norms.see(index, squares.sqrt())  # whose squared norm is the sum of all theirs
-        self._norms.close_part(sums, coefficient=coefficient * part.rows)
+        self._norms.close_part(sums, coefficient=coefficient * part.parts)
 
     def close_batch(self, sums: Sums, *, share: float) -> None:
         self._norms.close_batch(sums, share=share)
@@ -137,7 +138,7 @@ class ExampleProducts:
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
         part = self._examples.part
-        self._held.append((part, coefficient * part.rows))
+        self._held.append((part, coefficient * part.parts))
 
     def close_batch(self, sums: Sums, *, share: float) -> None:
         """Each rank adds the products of its own examples."""

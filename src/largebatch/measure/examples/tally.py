@@ -120,17 +120,17 @@ def joined(pieces: Iterable[Piece]) -> dict[str, Tensor]:
     return {name: torch.cat(parts) for name, parts in by_name.items()}
 
 
-def one_by_one(layer: Layer, rows: int, kept: Kept, delta: Any) -> Iterator[tuple[Kept, Any]]:
-    """Input and output gradient of each example alone; what no example has for itself goes with
-    all of them."""
+def one_by_one(layer: Layer, parts: int, kept: Kept, delta: Any) -> Iterator[tuple[Kept, Any]]:
+    """Input and output gradient of each part alone; what no part has for itself goes with all of
+    them."""
 
     def cut(x: Tensor, at: int) -> Tensor:
         if layer.keeps_output:
-            dim = dimension_of(x, rows)
-            return x if dim is None else x.narrow(dim, at, 1)
-        times = len(x) // rows
+            dim = dimension_of(x, parts * layer.times)
+            return x if dim is None else x.narrow(dim, at * layer.times, layer.times)
+        times = len(x) // parts
         return x[at * times : (at + 1) * times]
 
-    for at in range(rows):
+    for at in range(parts):
         one = tuple(cut(d, at) for d in delta) if isinstance(delta, tuple) else cut(delta, at)
         yield tuple(cut(x, at) for x in kept), one

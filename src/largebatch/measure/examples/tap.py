@@ -40,17 +40,29 @@ class PerExample:
 
     Mutable: holds what the step in hand has shown so far.
 
+    Args:
+        groups: None takes each example by itself. A number takes so many groups of consecutive
+            examples in each micro-batch, or the largest smaller number that divides it: cheaper,
+            and as unbiased, with the uncertainty of so few parts.
+
     Attributes:
         want: what is asked for in the step in hand.
         task: tells backward calls apart by number, where `begin` does not announce them.
         part: what the last backward has shown.
 
     Raises:
+        ValueError: fewer than two groups.
         LargeBatchError: while training, for examples that depend on each other (batch normalization
             in training mode) and for a parameter whose gradient cannot be told apart by examples.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, groups: int | None = None) -> None:
+        if groups is not None and groups < 2:
+            raise ValueError(
+                f"Of one group no variance is known; got groups={groups!r}. For every example by "
+                "itself leave it out: lb.PerExample()."
+            )
+        self._groups = groups
         self.want = Want()
         self.task: Callable[[], int] | None = None
         self._expected = False
@@ -81,7 +93,9 @@ class PerExample:
             )
             for index, group in groups.items()
         ]
-        self._calls = Calls(model, owners, bare, begin=self._begin, arrive=self._arrive)
+        self._calls = Calls(
+            model, owners, bare, groups=self._groups, begin=self._begin, arrive=self._arrive
+        )
         self._live: list[WeakSet[Call]] = [WeakSet() for _ in tensors]
         self._check = Check(parameters)
 
@@ -130,7 +144,7 @@ class PerExample:
         return part
 
     def products(self, part: Part, gradients: Mapping[int, Tensor]) -> Tensor:
-        """<c_i, g> for the contributions c_i of a part's examples: [rows].
+        """<c_i, g> for the contributions c_i of a backward's examples, or groups: [parts].
 
         Args:
             part: of a step in which products are wanted.
@@ -151,7 +165,7 @@ class PerExample:
         task = 0 if self.task is None else self.task()
         part = self._parts.get(task)
         if part is None:
-            part = self._parts[task] = Part(call.rows)
+            part = self._parts[task] = Part(call.rows, call.parts)
         self._check.fits(part, call)
         part.covered.update(owner.indices.values())
         given = Arrived(call, kept, delta)

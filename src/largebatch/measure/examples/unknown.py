@@ -34,9 +34,15 @@ class UnknownLayer(Plain):
     own forward would not be the same twice: the check of the first step finds it.
 
     Mutable: holds the form of one call's input.
+
+    Args:
+        times: examples in each part.
     """
 
     keeps_output = True
+
+    def __init__(self, times: int = 1) -> None:
+        self.times = times
 
     def keep(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Kept:
         leaves, self._form = tree_flatten((args, kwargs))
@@ -46,6 +52,9 @@ class UnknownLayer(Plain):
     def pieces(
         self, module: nn.Module, names: Collection[str], kept: Kept, delta: Any, rows: int
     ) -> Iterator[Piece]:
+        if self.times > 1:
+            yield from self._grouped(module, names, kept, delta, rows)
+            return
         deltas = delta if isinstance(delta, tuple) else (delta,)
         parameters = {name: module.get_parameter(name).detach() for name in names}
         inputs, outputs = ([dimension_of(x, rows) for x in tensors] for tensors in (kept, deltas))
@@ -56,6 +65,18 @@ class UnknownLayer(Plain):
             count = min(step, rows - at)
             few = _narrowed(kept, inputs, at, count), _narrowed(deltas, outputs, at, count)
             yield from _pulled(pull, (inputs, outputs), few, count).items()
+
+    def _grouped(
+        self, module: nn.Module, names: Collection[str], kept: Kept, delta: Any, rows: int
+    ) -> Iterator[Piece]:
+        times, self.times = self.times, 1
+        try:
+            pieces = list(self.pieces(module, names, kept, delta, rows * times))
+        finally:
+            self.times = times
+        for name in names:
+            whole = torch.cat([piece for at, piece in pieces if at == name])
+            yield name, whole.unflatten(0, (rows, times)).sum(1)
 
     def _pull(
         self, module: nn.Module, parameters: dict[str, Tensor], inputs: Dims, outputs: Dims
