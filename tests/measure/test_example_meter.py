@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import weakref
 
 import pytest
 import torch
@@ -400,3 +401,20 @@ def test_a_gradient_that_was_cleared_within_a_step_is_noticed_as_ever():
             for x, y in batch:
                 control.backward(cross_entropy(model, x, y))
                 optimizer.zero_grad()
+
+
+def test_nothing_of_the_activations_is_held_after_a_step():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    control, _ = controller(
+        model, optimizer, micro=10, ask=("inner_product_variance",), meter=meter(model)
+    )
+    for batch in control.steps(steps=2):
+        inputs = []
+        for x, y in batch:
+            few = x.clone()
+            inputs.append(weakref.ref(few.untyped_storage()))
+            control.backward(cross_entropy(model, few, y))
+            del few
+        control.step()
+        assert [held() for held in inputs] == [None, None]

@@ -211,6 +211,8 @@ class Meter:
             self.groups.append(part.parts)
         for statistic in self.active:
             statistic.close_part(self.sums, coefficient=coefficient)
+        if self.examples is not None:
+            self.examples.forget()
 
     def close(self, *, planned_weight: float, digest: int = 0, exhausted: bool = False) -> Reading:
         """Combines the parts over the ranks: one collective, one host sync.

@@ -143,6 +143,10 @@ class PerExample:
         self._check.compare(part)
         return part
 
+    def forget(self) -> None:
+        """Lets go of what the last backward has shown, once it was looked at."""
+        self.part = Part()
+
     def products(self, part: Part, gradients: Mapping[int, Tensor]) -> Tensor:
         """<c_i, g> for the contributions c_i of a backward's examples, or groups: [parts].
 
