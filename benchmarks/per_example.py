@@ -251,17 +251,27 @@ def by_opacus(case: Case, *, ghost: bool) -> Run | None:
     return run
 
 
-def candidates_of(case: Case) -> dict[str, Callable[[], Run | None]]:
-    """Each candidate by name, built when it is called."""
+def bare(case: Case) -> dict[str, Callable[[], Run | None]]:
+    """The null comes first: it follows the last candidate of a round, whatever that leaves in the
+    cache."""
+    return {"null": lambda: plain(case), "plain": lambda: plain(case)}
+
+
+def own(case: Case) -> dict[str, Callable[[], Run | None]]:
+    """This package's candidates by name, built when they are called."""
     return {
-        "plain": lambda: plain(case),
-        "null": lambda: plain(case),
         "sum of squares": lambda: ours(case, Want(sqnorm=True)),
         "coordinate-wise": lambda: ours(case, Want(squares=True)),
         "plain + its products": lambda: with_products_alone(case),
         "with products": lambda: ours(case, Want(sqnorm=True, products=True)),
         "4 groups": lambda: ours(case, Want(sqnorm=True), GROUPS),
         "4 micro-batches": lambda: micro_batches(case),
+    }
+
+
+def peers(case: Case) -> dict[str, Callable[[], Run | None]]:
+    """The others, in rounds of their own: some leave nothing of the caches to those after them."""
+    return {
         "vmap, sum of squares": lambda: by_vmap(case, squares=False),
         "vmap, coordinate-wise": lambda: by_vmap(case, squares=True),
         "BackPACK BatchL2Grad": lambda: by_backpack(case, "BatchL2Grad"),
@@ -272,14 +282,15 @@ def candidates_of(case: Case) -> dict[str, Callable[[], Run | None]]:
 
 
 def peak(run: Run) -> float:
-    """Megabytes of tensors that are alive at a time in a run, above those before it."""
+    """Megabytes of tensors that are alive at a time in a run, above the least that are."""
     for _ in range(2):
         run()
     with profile(profile_memory=True) as seen:
         run()
     events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
-    live = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
-    return max(live) / 2**20
+    sizes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
+    live = list(itertools.accumulate(sizes, initial=0))
+    return (max(live) - min(live)) / 2**20
 
 
 def memory(case: Case, runs: Mapping[str, Run]) -> str:
@@ -304,16 +315,16 @@ def main() -> None:
     for case in CASES:
         if arguments.only not in case.name:
             continue
-        built = {name: build() for name, build in candidates_of(case).items()}
-        runs = {name: run for name, run in built.items() if run is not None}
-        if arguments.memory:
-            print(memory(case, runs))
-            continue
-        times = interleave(runs, rounds=arguments.rounds)
-        parameters = sum(p.numel() for p in case.model().parameters())
-        print(
-            times.table(f"{case.name}, {parameters:,} parameters", to="plain", per=1, unit="step")
-        )
+        for candidates in (own(case), peers(case)):
+            built = {name: build() for name, build in (bare(case) | candidates).items()}
+            runs = {name: run for name, run in built.items() if run is not None}
+            if arguments.memory:
+                print(memory(case, runs))
+                continue
+            times = interleave(runs, rounds=arguments.rounds)
+            parameters = sum(p.numel() for p in case.model().parameters())
+            title = f"{case.name}, {parameters:,} parameters"
+            print(times.table(title, to="plain", per=1, unit="step"))
 
 
 if __name__ == "__main__":
