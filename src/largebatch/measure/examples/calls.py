@@ -8,7 +8,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,16 +21,13 @@ from torch.utils.hooks import RemovableHandle
 from largebatch.core.errors import LargeBatchError
 from largebatch.measure.examples.broadcast import consumers_of, watch_shared
 from largebatch.measure.examples.kinds import coupled, layer_of
-from largebatch.measure.examples.layer import Kept, Piece, Plain
+from largebatch.measure.examples.layer import Kept
 from largebatch.measure.examples.owners import Owner
 from largebatch.measure.examples.part import Call
+from largebatch.measure.examples.passing import Arrive, BareLayer, Begin, Passing
 from largebatch.measure.examples.probe import Layout, layout_of
 from largebatch.measure.examples.tally import Want
 from largebatch.measure.examples.unknown import UnknownLayer
-
-Begin = Callable[[Call], None]
-Arrive = Callable[[Call, Kept, Any], Mapping[str, Tensor]]
-"""A call begins to live; its output's gradient came, and gives gradients by parameter."""
 
 
 class Calls:
@@ -215,7 +212,7 @@ class Calls:
         self._begin(call)
         count = (len(outputs), len(replaced))
         kept = tuple([x.detach() for x in kept])
-        passing: Any = _Passing.apply
+        passing: Any = Passing.apply
         return passing(self._arrive, call, count, *outputs, *replaced, *kept)
 
     def _parts(self, rows: int) -> int:
@@ -239,41 +236,6 @@ class Calls:
                 "examples; measure micro-batches instead: meter=lb.Meter(model)."
             )
         return known
-
-
-class BareLayer(Plain):
-    """A parameter by itself, whose gradients come as they are."""
-
-    def pieces(
-        self, module: Any, names: Collection[str], kept: Kept, delta: Tensor, rows: int
-    ) -> Any:
-        piece: Piece = ("", delta.reshape(rows, -1, *delta.shape[1:]).sum(1))
-        yield piece
-
-
-class _Passing(torch.autograd.Function):
-    """Outputs of a module as they are; the gradient of each as it is, and those of parameters."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, arrive: Arrive, call: Call, count: tuple[int, int], *tensors: Tensor
-    ) -> Any:
-        ctx.arrive, ctx.call, ctx.count = arrive, call, count
-        ctx.save_for_backward(*tensors[sum(count) :])
-        # A view would forbid nn.ReLU(inplace=True) after a convolution, so known layers, none of
-        # which keeps its output for its backward, give the same memory as another tensor.
-        if count[0] == 1:
-            return tensors[0].view_as(tensors[0]) if call.layer.keeps_output else tensors[0].data
-        return tuple(x.view_as(x) for x in tensors[: count[0]])
-
-    @staticmethod
-    def backward(ctx: Any, *deltas: Tensor) -> Any:
-        with torch.no_grad():
-            kept = ctx.saved_tensors
-            delta = deltas[0] if len(deltas) == 1 else deltas
-            gradients = ctx.arrive(ctx.call, kept, delta)
-        found = [gradients[n] for n in ctx.call.owner.parameters] if ctx.call.replaced else []
-        return (None, None, None, *deltas, *found, *[None] * len(kept))
 
 
 def _refuser(name: str) -> Callable[..., None]:
