@@ -1,5 +1,5 @@
 """The seam of what is computed of the parts' gradients: each statistic adds device scalars to the
-step's sums and turns the sums over all ranks into moments."""
+step's sums and turns the sums over all ranks into moments, or into one number."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ class Statistic(Protocol):
         counts `share` times: 1 on the first rank, 0 on the others."""
         ...
 
-    def read(self, totals: Totals) -> GradientMoments | None:
-        """The moments from the sums over all ranks; None where they are unknown."""
+    def read(self, totals: Totals) -> GradientMoments | float | None:
+        """The moments, or the number, from the sums over all ranks; None where it is unknown."""
         ...
 
 
