@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from largebatch.core.measurement import noise_scale
+from largebatch.measure.estimate import moments_of_parts
 from largebatch.measure.parameters import WHOLE, Parameters
 from largebatch.measure.statistics import Totals
 from largebatch.measure.sums import Sums
@@ -18,9 +20,9 @@ class CoordinateNoiseScale:
     quantile of them; 0/0 is left out, x/0 is infinite.
 
     The variance of one sample's coordinate is estimated as the trace is (`moments_of_parts`), from
-    sum p_i g_ij^2 over the parts, and unbiased for each j; their maximum is biased upwards. Since
-    variance_j / g_j^2 rises with sum p_i g_ij^2 / g_j^2, that ratio alone finds the coordinate, and
-    its two numbers go to the host with the step's other sums.
+    L_j = sum p_i g_ij^2 over the parts, and unbiased for each j; their maximum is biased upwards.
+    Since variance_j / g_j^2 falls as g_j^2 / L_j rises, the device finds that ratio's minimum, and
+    the host makes the noise scale of it.
 
     Costs, in measured steps only: one more pass over each part's gradient, memory for up to three
     gradients, a partial sort for a quantile below 1, and with several processes one all-reduce of
@@ -45,7 +47,7 @@ class CoordinateNoiseScale:
     name = "coordinate_noise_scale"
     parts = True
     of_parts = ()
-    of_batch = ("parts of the coordinate", "batch of the coordinate")
+    of_batch = ("batch over parts of the coordinate",)
 
     def __init__(self, *, quantile: float = 1.0) -> None:
         if not 0.0 < quantile <= 1.0:
@@ -96,49 +98,55 @@ class CoordinateNoiseScale:
     def close_batch(self, sums: Sums, *, share: float) -> None:
         if sums.ranks.count > 1:
             sums.ranks.sum_(self._sum)
-        batch = torch.cat([self._square_of(at) for at in range(len(self._parameters))])
-        chosen = coordinate_at(self._sum, batch, quantile=self.quantile)
-        for name, values in zip(self.of_batch, (self._sum, batch), strict=True):
-            sums.add(name, values.index_select(0, chosen).squeeze(0), coefficient=share)
+        batch = torch.cat([self._gradient_of(at) for at in range(len(self._parameters))])
+        ratio = batch.square_().div_(self._sum)
+        sums.add(self.of_batch[0], ratio_at(ratio, quantile=self.quantile), coefficient=share)
 
     def read(self, totals: Totals) -> float | None:
-        """The ratio of the coordinate that was chosen; None where no coordinate has one."""
-        of_parts, of_batch = self.of_batch  # both are known when the batch is
-        moments = totals.moments(of_parts=of_parts, of_batch=of_batch)
+        """The noise scale of the coordinate that was found; None where no coordinate has one."""
+        ratio = totals.sums[self.of_batch[0]]
+        if ratio < 0.0:
+            return None
+        moments = moments_of_parts(
+            totals.parts,
+            mean_sqnorm=totals.part_factor / totals.parts.weight,
+            batch_sqnorm=ratio * totals.batch_factor,
+        )
         if moments is None:
             return None
-        variance, square = max(moments.variance, 0.0), moments.batch_sqnorm
-        if square > 0.0:
-            return variance / square
-        return math.inf if variance > 0.0 else None
+        return noise_scale(variance=moments.variance, sqnorm=moments.batch_sqnorm)
 
-    def _square_of(self, index: int) -> Tensor:
+    def _gradient_of(self, index: int) -> Tensor:
         parameter = self._parameters.tensors[index]
         if parameter.grad is None:
             return self._views[index].new_zeros(parameter.numel())
-        return self._wide(parameter.grad).square().flatten()
+        return self._wide(parameter.grad).flatten()
 
     def _wide(self, gradient: Tensor) -> Tensor:
         dense = gradient.to_dense() if gradient.is_sparse else gradient
         return dense.detach().to(self._dtype)
 
 
-def coordinate_at(parts: Tensor, batch: Tensor, *, quantile: float) -> Tensor:
-    """The coordinate `[1]` at a quantile of parts / batch, where 0/0 is left out; nothing is read
-    by the host.
+def ratio_at(ratio: Tensor, *, quantile: float) -> Tensor:
+    """The least ratio for a quantile of 1, else the one that so large a part of them does not fall
+    below; -1 where there is none. Changes its argument; nothing is read by the host.
 
-    >>> parts, batch = torch.tensor([4.0, 0.0, 1.0, 9.0]), torch.tensor([1.0, 0.0, 0.0, 3.0])
-    >>> coordinate_at(parts, batch, quantile=1.0), coordinate_at(parts, batch, quantile=0.5)
-    (tensor([2]), tensor([0]))
+    >>> ratio_at(torch.tensor([0.25, torch.nan, 0.0, 0.5]), quantile=1.0)
+    tensor(0.)
+    >>> ratio_at(torch.tensor([0.25, torch.nan, 0.0, 0.5]), quantile=0.5)
+    tensor(0.2500)
 
     Args:
-        parts, batch: `[P]`, 0 or more.
-        quantile: in (0, 1]; of n ratios it is the one of rank ceil(quantile n).
+        ratio: `[P]`, 0 or more; what is not finite is none.
+        quantile: in (0, 1]; of n ratios it is the one of rank ceil(quantile n) from above.
     """
-    count = parts.numel()
-    ratio = torch.nan_to_num(parts / batch, nan=-1.0, posinf=math.inf)
-    known = (ratio >= 0.0).sum()
-    # the one of rank ceil(q n) has floor((1 - q) n) above it, at most as many as of all coordinates
-    above = ((1.0 - quantile) * known + 1e-9 * known).floor().long()
-    kept = ratio.topk(min(math.floor((1.0 - quantile + 1e-9) * count) + 1, count))
-    return kept.indices.index_select(0, above.clamp(max=len(kept.indices) - 1).reshape(1))
+    ratio = ratio.nan_to_num_(nan=math.inf, posinf=math.inf)
+    if quantile == 1.0:
+        found = ratio.min()
+    else:
+        # with rank ceil(q n) from above it has floor((1 - q) n) below it: at most as many as of all
+        part = 1.0 - quantile + 1e-9
+        least = ratio.topk(min(int(part * len(ratio)) + 1, len(ratio)), largest=False).values
+        below = (part * ratio.isfinite().sum()).long().clamp(max=len(least) - 1)
+        found = least.index_select(0, below.reshape(1)).squeeze(0)
+    return torch.where(found.isfinite(), found, -1.0)
