@@ -253,6 +253,11 @@ def check_needs(decider: Decider, *, meter: Meter) -> None:
             "They exist for the Adam family, torch.optim.AdamW(model.parameters()), and for "
             "torch.optim.Adagrad(model.parameters())."
         )
+    elif "inner_product_variance" in missing:
+        remedy = (
+            "It takes the gradients of single samples, which this meter does not see; the norm "
+            "test takes the moments alone: lb.NormTest(eta=0.5)."
+        )
     elif "coordinate_noise_scale" in missing:
         remedy = (
             "Add it: meter=lb.Meter(model, statistics=[lb.SquaredNorms(), "
