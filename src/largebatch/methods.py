@@ -107,7 +107,7 @@ def autowu_paper() -> Chain:
 
     Kim et al., 2021, arXiv 2107.05855.
     """
-    return chain(AutoWarmUp(paper=True))
+    return chain(AutoWarmUp(paper=True, patience=3))
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
