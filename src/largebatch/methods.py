@@ -122,7 +122,7 @@ def autowu_paper() -> Chain:
 
     Kim et al., 2021, arXiv 2107.05855.
     """
-    return chain(AutoWarmUp(paper=True))
+    return chain(AutoWarmUp(paper=True, patience=3))
 
 
 # The defaults of the four methods that follow are provisional: at most twice the batch in one test,
