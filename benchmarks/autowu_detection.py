@@ -16,7 +16,7 @@ import argparse
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -128,8 +128,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=200)
     seeds = parser.parse_args().seeds
-    for title, paper in (("AutoWarmUp()", False), ("AutoWarmUp(paper=True)", True)):
-        rule = AutoWarmUp(backoff=1.0, paper=paper)
+    ours = AutoWarmUp(backoff=1.0)
+    for title, rule in (
+        ("AutoWarmUp()", ours),
+        ("AutoWarmUp(paper=True, patience=3)", replace(ours, paper=True, patience=3)),
+    ):
         print(f"\n{title}, {seeds} seeds of each kind")
         print_alarms(rule, seeds=seeds)
         print("rises")

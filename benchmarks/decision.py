@@ -56,6 +56,7 @@ def construct(decider: Decider) -> Decider:
         moments=MOMENTS,
         preconditioned_moments=None,
         inner_product_variance=None,
+        coordinate_noise_scale=None,
         dataset_size=None,
         budget=decider.budget,
     )

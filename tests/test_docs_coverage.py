@@ -14,7 +14,10 @@ FILES = sorted(SOURCE.rglob("*.py"))
 FROM_TORCH = {"forward"}
 """A method that torch documents."""
 
-PLUMBING = {"StepClock", "Every", "Observe", "Schedule", "ClampBatch", "ClampLr", "LimitGrowth"}
+PLUMBING = {
+    "StepClock", "Every", "Observe", "Schedule",
+    "ClampBatch", "ClampLr", "LimitGrowth", "Hysteresis",
+}  # fmt: skip
 """Rules that come from no paper."""
 
 Documented = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

@@ -29,13 +29,13 @@ CELLS: dict[tuple[str, int], int] = {
     ("fashion-logistic", 8): 10,
     ("fashion-logistic", 32): 10,
     ("fashion-cnn", 8): 5,
+    ("fashion-cnn-plain", 8): 5,
     ("stdlib-narrow-sgd", 8): 5,
     ("stdlib-narrow", 8): 5,
 }
 """(workload, scale) -> seeds."""
 
 CUT: dict[str, str] = {
-    "the CNN without momentum": "left out for its half hour of two cores",
     "fashion-resnet8": "left out for its hour of two cores",
     "scale 32 of the CNN": "left out for its half hour",
     "the transformers of 0.5M parameters": "four times as long as the narrow ones",

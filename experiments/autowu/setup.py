@@ -50,7 +50,7 @@ RANGES = {
 }
 """Optimizer -> first and last rate of AutoWU's longest warm-up, as the documentation has them."""
 
-BASE_RATE = {"fashion-cnn": 0.02, "digits": 0.04, "fashion-logistic": 0.005}
+BASE_RATE = {"fashion-cnn": 0.02, "digits": 0.04, "fashion-resnet8": 0.05, "stdlib-narrow": 0.04}
 """Workload -> rate of SGD at its base batch, which linear scaling multiplies."""
 
 WARM_UP = 0.05

@@ -98,6 +98,9 @@ def _plain(result: Result) -> dict[str, Any]:
     for name in SPLITS:
         plain[name] = {k: v if math.isfinite(v) else None for k, v in plain[name].items()}
     plain["curve"] = [[v if math.isfinite(v) else None for v in p] for p in plain["curve"]]
+    told = plain["told"]
+    told["notes"] = {k: v if math.isfinite(v) else None for k, v in told["notes"].items()}
+    told["trace"] = [[v if math.isfinite(v) else None for v in p] for p in told["trace"]]
     plain["seconds"] = round(result.seconds, 1)
     return plain
 
@@ -111,5 +114,8 @@ def _result(plain: dict[str, Any]) -> Result:
     plain["gains"] = tuple(plain["gains"])
     plain["forecast"] = tuple(map(tuple, plain.get("forecast", ())))
     told = plain.get("told", {"notes": {}, "trace": []})
-    plain["told"] = Told(notes=told["notes"], trace=tuple(map(tuple, told["trace"])))
+    plain["told"] = Told(
+        notes={k: math.nan if v is None else v for k, v in told["notes"].items()},
+        trace=tuple(tuple(math.nan if v is None else v for v in p) for p in told["trace"]),
+    )
     return Result(**plain)

@@ -18,6 +18,7 @@ from largebatch.core.plan import BatchPlan
 from largebatch.core.protocols import Logger
 from largebatch.core.rule import Rule, chain
 from largebatch.core.version import __version__
+from largebatch.measure.coordinates import CoordinateNoiseScale
 from largebatch.measure.examples.tap import PerExample
 from largebatch.measure.meter import Meter
 from largebatch.measure.preconditioned import PreconditionedNorms
@@ -34,20 +35,30 @@ from largebatch.record import (
     read_record,
 )
 from largebatch.rules import (
+    CABS,
     WSD,
     AdaScale,
+    AugmentedInnerProductTest,
     AutoWarmUp,
     Averaged,
     ClampBatch,
     ClampLr,
     Constant,
+    CoordinateNormTest,
     Cosine,
+    CosineTest,
     Every,
     Exponential,
+    GradientDiversity,
+    Hysteresis,
+    InnerProductTest,
     Legw,
     LimitGrowth,
     Linear,
     LinearScaling,
+    Milestones,
+    NoiseScaleControl,
+    NormTest,
     Observe,
     Polynomial,
     Schedule,
@@ -59,8 +70,10 @@ from largebatch.rules import (
 from largebatch.simulate.replay import replay
 
 __all__ = [
+    "CABS",
     "WSD",
     "AdaScale",
+    "AugmentedInnerProductTest",
     "AutoWarmUp",
     "Averaged",
     "BatchLoader",
@@ -72,14 +85,20 @@ __all__ = [
     "ClampLr",
     "Constant",
     "Controller",
+    "CoordinateNoiseScale",
+    "CoordinateNormTest",
     "Cosine",
+    "CosineTest",
     "CsvLogger",
     "Decision",
     "Detached",
     "Every",
     "Exponential",
     "Flat",
+    "GradientDiversity",
     "GradientMoments",
+    "Hysteresis",
+    "InnerProductTest",
     "JsonlRecord",
     "LargeBatchError",
     "LeafHooks",
@@ -93,7 +112,10 @@ __all__ = [
     "MemoryRecord",
     "Meter",
     "MicroBatchMissed",
+    "Milestones",
     "NoVariance",
+    "NoiseScaleControl",
+    "NormTest",
     "NotFinite",
     "Observe",
     "PerExample",

@@ -20,11 +20,11 @@ from largebatch.checks.subject import Loss, Subject
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import Budget
 from largebatch.core.protocols import Sink
-from largebatch.core.rule import Rule
+from largebatch.core.rule import Rule, within
 from largebatch.measure.meter import Meter
 from largebatch.measure.observer import Observer
 from largebatch.record import MemoryRecord
-from largebatch.rules import Observe
+from largebatch.rules import ClampBatch, Observe
 
 
 class Controller(StepController):
@@ -75,6 +75,7 @@ class Controller(StepController):
                 f"The Controller loads through a BatchLoader; got {type(batches).__name__}. Wrap "
                 "it: lb.BatchLoader(loader_or_dataset, batch_size=64)."
             )
+        _check_cap(rule, batch_size=batches.batch_size)
         meter = meter or Meter(model)
         super().__init__(
             model,
@@ -310,6 +311,16 @@ def _check_parts(model: nn.Module, optimizer: Optimizer, record: Sink | None) ->
         raise ValueError(
             f"A record is an object that writes, not a path: lb.JsonlRecord({os.fspath(record)!r})."
         )
+
+
+def _check_cap(rule: Rule, *, batch_size: int) -> None:
+    for one in within(rule):
+        if isinstance(one, ClampBatch) and one.max is not None and one.max < batch_size:
+            raise ValueError(
+                f"The batch starts at {batch_size} samples, above its cap of {one.max}. Start at "
+                f"or below it, lb.BatchLoader(dataset, batch_size={one.max}), or raise it, "
+                f"lb.ClampBatch(max={batch_size})."
+            )
 
 
 def _kind(value: object) -> str:

@@ -6,25 +6,40 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from largebatch.core.rule import Chain, chain
-from largebatch.rules import AdaScale, AutoWarmUp, Every, Legw, LinearScaling, SqrtScaling, WarmUp
+from largebatch.core.rule import Chain, Rule, chain
+from largebatch.rules import (
+    AdaScale,
+    AutoWarmUp,
+    Averaged,
+    ClampBatch,
+    CoordinateNormTest,
+    Every,
+    Legw,
+    LimitGrowth,
+    LinearScaling,
+    NormTest,
+    SqrtScaling,
+    WarmUp,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """A named way to set the learning rate at another batch than the base batch.
+    """A named way to set the learning rate at another batch than the base batch, or the batch.
 
     Args:
         name: as on the command line.
         summary: one line in a user's words.
         rule: builds its rules.
         own_clock: whether a step is worth what the method measures, and not its scale.
+        optimizer: the kind that it is for: "adagrad", "adagrad-norm" or "adam"; None for any.
     """
 
     name: str
     summary: str
     rule: Callable[[], Chain]
     own_clock: bool = False
+    optimizer: str | None = None
 
 
 def none() -> Chain:
@@ -107,7 +122,80 @@ def autowu_paper() -> Chain:
 
     Kim et al., 2021, arXiv 2107.05855.
     """
-    return chain(AutoWarmUp(paper=True))
+    return chain(AutoWarmUp(paper=True, patience=3))
+
+
+# The defaults of the four methods that follow are provisional: at most twice the batch in one test,
+# one test in ten steps, averaged moments. They keep a noisy test, and a gradient that falls, from
+# driving the batch to its cap at once.
+
+
+def adasgd(
+    *, eta: float = 0.5, max: int | None = None, every: int = 10, growth: float = 2.0
+) -> Chain:
+    """The batch grows until it passes the norm test, for SGD; the rate stays.
+
+    The bounds are ours: the paper tests single steps, by default each of them, and limits no
+    growth. A rule on the rate, such as `SqrtScaling()`, may follow in a chain.
+
+    Byrd et al., 2012; Lau et al., 2024, arXiv 2402.11215.
+
+    Args:
+        eta: of the test; the smaller, the larger the batch.
+        max: largest batch in samples; None for the data set.
+        every: optimizer steps from one test to the next.
+        growth: most growth in one test, 1 or more.
+    """
+    return _growing(Averaged(NormTest(eta=eta)), max=max, every=every, growth=growth)
+
+
+def adadagrad_norm(
+    *, eta: float = 0.5, max: int | None = None, every: int = 10, growth: float = 2.0
+) -> Chain:
+    """AdAdaGrad-Norm: the same for `lb.optim.AdaGradNorm`.
+
+    Lau et al., 2024, arXiv 2402.11215.
+
+    Args:
+        eta, max, every, growth: as in `adasgd`.
+    """
+    return adasgd(eta=eta, max=max, every=every, growth=growth)
+
+
+def adadagrad(
+    *, eta: float = 0.5, max: int | None = None, every: int = 10, growth: float = 2.0
+) -> Chain:
+    """AdAdaGrad: the batch grows until it passes the norm test as Adagrad divides the gradient.
+
+    The paper's theory has the strict coordinate-wise test, its program the plain norm test.
+
+    Lau et al., 2024, arXiv 2402.11215.
+
+    Args:
+        eta, max, every, growth: as in `adasgd`.
+    """
+    test = Averaged(CoordinateNormTest(eta=eta), statistic="preconditioned_moments")
+    return _growing(test, max=max, every=every, growth=growth)
+
+
+def adadam(
+    *, eta: float = 0.5, max: int | None = None, every: int = 10, growth: float = 2.0
+) -> Chain:
+    """The same for Adam and AdamW.
+
+    Lau et al., 2024, arXiv 2412.21124.
+
+    Args:
+        eta, max, every, growth: as in `adasgd`.
+    """
+    return adadagrad(eta=eta, max=max, every=every, growth=growth)
+
+
+def _growing(test: Rule, *, max: int | None, every: int, growth: float) -> Chain:
+    bounds: list[Rule] = [LimitGrowth(factor=growth, shrink=1.0)]
+    if max is not None:
+        bounds.append(ClampBatch(max=max))
+    return chain(test if every == 1 else Every(test, steps=every), *bounds)
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -150,6 +238,29 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 name="autowu-paper",
                 summary="autowu as the authors' program decides",
                 rule=autowu_paper,
+            ),
+            Method(
+                name="adasgd",
+                summary="the batch grows until the gradient passes the norm test (SGD)",
+                rule=adasgd,
+            ),
+            Method(
+                name="adadagrad-norm",
+                summary="the same for scalar AdaGrad",
+                rule=adadagrad_norm,
+                optimizer="adagrad-norm",
+            ),
+            Method(
+                name="adadagrad",
+                summary="the batch grows until the gradient passes as Adagrad divides it",
+                rule=adadagrad,
+                optimizer="adagrad",
+            ),
+            Method(
+                name="adadam",
+                summary="the same for Adam and AdamW",
+                rule=adadam,
+                optimizer="adam",
             ),
         )
     }

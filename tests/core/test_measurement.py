@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from largebatch.core.measurement import Budget, GradientMoments, Measurement, noise_scale
+from largebatch.core.measurement import (
+    STATISTICS,
+    Budget,
+    GradientMoments,
+    Measurement,
+    noise_scale,
+)
 
 M = GradientMoments(batch_size=8, parts=2, batch_sqnorm=3.0, variance=8.0)
 POSITIVE = st.floats(1e-6, 1e6)
@@ -19,6 +25,30 @@ POSITIVE = st.floats(1e-6, 1e6)
 def see(**more: Any) -> Measurement:
     facts = {"step": 3, "samples": 300, "base_steps": 6.0, "batch_size": 128, "base_batch_size": 64}
     return Measurement(**{**facts, **more})
+
+
+def test_an_unmeasured_step_has_the_same_facts_and_no_statistic() -> None:
+    measured = see(
+        moments=M, preconditioned_moments=M, inner_product_variance=2.0,
+        coordinate_noise_scale=math.inf, loss=1.0, batch_sqnorm=3.0,
+    )  # fmt: skip
+    bare = see(loss=1.0, batch_sqnorm=3.0)
+    assert measured.unmeasured() == bare
+    assert bare.unmeasured() is bare
+    assert {name: getattr(measured, name) is None for name in STATISTICS} == dict.fromkeys(
+        STATISTICS, False
+    )
+
+
+def test_progress_after_a_step_is_that_before_the_next_one() -> None:
+    for budget in (Budget(samples=1000), Budget(steps=10), Budget(base_steps=20.0)):
+        now = see(budget=budget)
+        then = see(step=4, samples=428, base_steps=8.5, budget=budget)
+        assert now.progress_after(None, base_steps=2.5) == then.progress
+    assert see().progress_after(Budget(steps=8), base_steps=1.0) == 0.5
+    assert see().progress_after(Budget(steps=2), base_steps=1.0) == 1.0
+    with pytest.raises(ValueError, match="needs its length"):
+        see().progress_after(None, base_steps=1.0)
 
 
 @given(sqnorm=st.floats(-1e6, 1e6), variance=st.floats(0, 1e6), batch_size=st.integers(1, 10**6))

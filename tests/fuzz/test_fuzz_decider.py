@@ -23,22 +23,32 @@ from largebatch.core.rule import Chain, Rule, chain
 from largebatch.core.run_state import resume, state_of
 from largebatch.record import MemoryRecord
 from largebatch.rules import (
+    CABS,
     FACTORS,
     KINDS,
     RULES,
     WSD,
     AdaScale,
+    AugmentedInnerProductTest,
     Averaged,
     ClampBatch,
     ClampLr,
     Constant,
+    CoordinateNormTest,
     Cosine,
+    CosineTest,
     Every,
     Exponential,
+    GradientDiversity,
+    Hysteresis,
+    InnerProductTest,
     Legw,
     LimitGrowth,
     Linear,
     LinearScaling,
+    Milestones,
+    NoiseScaleControl,
+    NormTest,
     Observe,
     Polynomial,
     Schedule,
@@ -71,6 +81,33 @@ factors = st.one_of(
     ),
     st.builds(WSD, decay=parts_of_one, end=ends),
 )
+levels = st.floats(1e-3, 1e3) | st.sampled_from([1e-300, 0.5, 1e300])
+batch_tests = st.one_of(
+    st.builds(AugmentedInnerProductTest, theta=levels, nu=levels),
+    st.just(CABS()),
+    st.builds(
+        CoordinateNormTest,
+        eta=levels,
+        statistic=st.sampled_from(["preconditioned_moments", "coordinate_noise_scale"]),
+    ),
+    st.builds(CosineTest, target=st.floats(1e-3, 0.999)),
+    st.builds(GradientDiversity, delta=levels),
+    st.builds(InnerProductTest, theta=levels),
+    st.builds(
+        Milestones,
+        at=st.lists(st.floats(1e-6, 0.999), unique=True, max_size=4).map(sorted).map(tuple),
+        factor=levels,
+        over=st.none() | budgets,
+    ),
+    st.builds(NoiseScaleControl, kappa=levels),
+    st.builds(
+        NormTest,
+        eta=levels,
+        denominator=st.sampled_from(["plug-in", "unbiased"]),
+        finite_population=st.booleans(),
+        statistic=st.sampled_from(["moments", "preconditioned_moments"]),
+    ),
+)
 single = st.one_of(
     st.builds(
         AdaScale,
@@ -100,6 +137,12 @@ single = st.one_of(
         Observe,
         statistics=st.lists(st.sampled_from(sorted(STATISTICS)), unique=True).map(tuple),
     ),
+    batch_tests,
+    st.builds(
+        lambda asked, more: Hysteresis(asked=asked, of=asked + more),
+        st.integers(1, 4),
+        st.integers(0, 4),
+    ),
     st.builds(Schedule, factor=factors, over=st.none() | budgets),
     st.just(SqrtScaling()),
     st.just(StepClock()),
@@ -113,8 +156,10 @@ def wrapped(draw: st.DrawFn) -> Rule:
     inner: Rule = draw(single)
     if draw(st.booleans()):
         return inner
-    if "moments" in inner.needs and draw(st.booleans()):
-        inner = Averaged(inner, window=draw(windows.filter(math.isfinite)))
+    for statistic in ("moments", "preconditioned_moments"):
+        if statistic in inner.needs and draw(st.booleans()):
+            window: Any = draw(windows.filter(math.isfinite))
+            inner = Averaged(inner, window=window, statistic=statistic)
     return Every(inner, steps=draw(st.integers(1, 5))) if draw(st.booleans()) else inner
 
 
@@ -160,7 +205,8 @@ def readings(draw: st.DrawFn, decider: Decider) -> Reading:
     for name in sorted(decider.measure):
         if draw(st.integers(0, 4)):
             one = moments_of(samples)
-            statistics[name] = draw(sizes if name == "inner_product_variance" else one)
+            scalar = name in ("inner_product_variance", "coordinate_noise_scale")
+            statistics[name] = draw(sizes | st.just(math.inf) if scalar else one)
     unsound = [None, math.nan, math.inf, -math.inf]
     loss = draw(st.floats(-1e300, 1e300) if finite else st.sampled_from(unsound))
     return Reading(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
-from gradient_twin import twin_of
+from gradient_twin import part_gradients, twin_of
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -23,8 +24,10 @@ from distributed import run_on_ranks
 from largebatch import api
 from largebatch.core.errors import LargeBatchError, RanksDisagree
 from largebatch.core.plan import BatchPlan
+from largebatch.measure.coordinates import CoordinateNoiseScale
 from largebatch.measure.meter import Meter
 from largebatch.measure.ranks import Ranks
+from largebatch.measure.squared_norms import SquaredNorms
 from largebatch.measure.taps import Detached, Flat, LeafHooks
 
 Check = Callable[[int], None]
@@ -269,6 +272,46 @@ def one_collective_and_one_host_sync_a_step_under_attach(rank):
             optimizer.step()
             optimizer.zero_grad()
         assert found == {"all_reduce": 1, "syncs": 1}, (step, found)
+
+
+def coordinates(tap: Any) -> Meter:
+    model = replicated(network())
+    statistics = [SquaredNorms(), CoordinateNoiseScale(quantile=0.9)]
+    return Meter(model, statistics=statistics, tap=tap())
+
+
+@check
+def single_coordinates_cost_one_more_collective_and_no_more_host_syncs(rank):
+    for tap, collectives in ((LeafHooks, 2), (Detached, 3), (Flat, 3)):
+        meter = coordinates(tap)
+        control, _ = controller(
+            meter.model,
+            torch.optim.SGD(meter.model.parameters(), lr=0.05),
+            ask=("coordinate_noise_scale",),
+            micro=6,
+            meter=meter,
+        )
+        x, y = data()
+        for step, batch in enumerate(control.steps(steps=2)):
+            before = copy.deepcopy(meter.model.module)
+            cuts = [[(20 * step + 5 * j + i) % 60 for i in range(5)] for j in range(4)]
+            with counted() as found:
+                for a, b in batch:
+                    control.backward(cross_entropy(meter.model, a, b))
+                reading = control.measure()
+                control.step()
+            assert found == {"all_reduce": collectives, "syncs": 1}, (step, found)
+            parts, _ = part_gradients(before, cross_entropy, [(x[cut], y[cut]) for cut in cuts])
+            rows = torch.stack([torch.cat([g.flatten() for g in part]) for part in parts])
+            ratios = 5 * rows.var(dim=0) / rows.mean(dim=0).square()
+            expected = ratios.sort().values[math.ceil(0.9 * len(ratios)) - 1]
+            assert reading.coordinate_noise_scale == pytest.approx(expected.item(), rel=1e-3)
+
+
+@check
+def single_coordinates_are_refused_under_attach(rank):
+    with pytest.raises(ValueError, match="one process"):
+        attached((meter := coordinates(LeafHooks)).model, meter=meter)
 
 
 @check

@@ -125,7 +125,8 @@ def test_weights_that_do_not_sum_to_the_plan_are_put_right():
 
 
 def adam_denominators(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[torch.Tensor]:
-    """Adam's sqrt(v + mean(v) / 1000) + eps; 1 in the first five steps."""
+    """Adam's sqrt(v + mean(v) / 1000) + eps; 1 in the first five steps. Of Adagrad v is the mean
+    of the squares."""
     denominators = []
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -134,7 +135,10 @@ def adam_denominators(optimizer: torch.optim.Optimizer, model: nn.Module) -> lis
             if step < 5:
                 denominators.append(torch.ones_like(parameter, dtype=torch.float64))
                 continue
-            second = state["exp_avg_sq"].double() / (1 - group["betas"][1] ** step)
+            if "sum" in state:
+                second = state["sum"].double() / step
+            else:
+                second = state["exp_avg_sq"].double() / (1 - group["betas"][1] ** step)
             second = second + second.mean() / 1000
             denominators.append(second.sqrt() + group["eps"])
     return denominators
@@ -181,8 +185,10 @@ def two_groups(model: nn.Module) -> list[dict[str, object]]:
         lambda m: torch.optim.NAdam(m.parameters(), lr=0.01),
         lambda m: torch.optim.RAdam(m.parameters(), lr=0.01),
         lambda m: torch.optim.Adam(two_groups(m), lr=0.01),
+        lambda m: torch.optim.Adagrad(m.parameters(), lr=0.05, eps=1e-3),
+        lambda m: torch.optim.Adagrad(m.parameters(), initial_accumulator_value=0.1),
     ],
-    ids=["adam", "adamw", "amsgrad", "fused", "nadam", "radam", "groups"],
+    ids=["adam", "adamw", "amsgrad", "fused", "nadam", "radam", "groups", "adagrad", "initial"],
 )
 def test_preconditioned_moments_divide_by_the_second_moment_of_the_step_before(make, tap):
     model = network(dtype=torch.float64)
@@ -243,6 +249,8 @@ def test_sgd_has_no_preconditioned_moments_and_a_rule_that_needs_them_is_refused
     meter.bind(torch.optim.SGD(model.parameters(), lr=0.1))
     assert meter.provides == {"moments"}
     meter.bind(torch.optim.Adam(model.parameters()))
+    assert meter.provides == {"moments", "preconditioned_moments"}
+    meter.bind(torch.optim.Adagrad(model.parameters()))
     assert meter.provides == {"moments", "preconditioned_moments"}
     with pytest.raises(ValueError, match="preconditioned_moments"):
         controller(

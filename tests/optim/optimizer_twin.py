@@ -1,4 +1,4 @@
-"""LAMB and LARS by their formulas, one parameter and one step at a time."""
+"""LAMB, LARS and AdaGrad-Norm by their formulas, one parameter and one step at a time."""
 
 from __future__ import annotations
 
@@ -108,3 +108,21 @@ def naive_lars(
             w = w - (moved if lr_in_buffer else lr * moved)
         ends.append(w)
     return ends
+
+
+def naive_adagrad_norm(
+    weights: Sequence[Tensor],
+    gradients: Sequence[Sequence[Tensor]],
+    rates: Sequence[float],
+    *,
+    eps: float = 1e-10,
+    weight_decay: float = 0.0,
+    initial_sum: float = 0.0,
+) -> list[Tensor]:
+    """The weights after all steps; one sum for all parameters."""
+    now, v = [w.clone() for w in weights], initial_sum
+    for step, lr in zip(gradients, rates, strict=True):
+        moved = [g + weight_decay * w for g, w in zip(step, now, strict=True)]
+        v += sum(norm(g) ** 2 for g in moved)
+        now = [w - lr * g / (math.sqrt(v) + eps) for w, g in zip(now, moved, strict=True)]
+    return now

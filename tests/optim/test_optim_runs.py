@@ -23,10 +23,14 @@ def lars(model: nn.Module) -> Optimizer:
     return lb.optim.Lars(model.parameters(), lr=0.05, trust_coefficient=0.1)
 
 
-both = pytest.mark.parametrize("build", [lamb, lars])
+def adagrad_norm(model: nn.Module) -> Optimizer:
+    return lb.optim.AdaGradNorm(model.parameters(), lr=0.5)
 
 
-@both
+each = pytest.mark.parametrize("build", [lamb, lars, adagrad_norm])
+
+
+@each
 def test_adascale_trains_under_the_controller(build: Build) -> None:
     model, (x, y) = small_model(), data()
     before = loss_of(model, x, y).item()
@@ -40,7 +44,7 @@ def test_adascale_trains_under_the_controller(build: Build) -> None:
     assert loss_of(model, x, y).item() < 0.7 * before
 
 
-@both
+@each
 def test_a_rule_under_attach_moves_as_a_loop_at_the_multiplied_rate(build: Build) -> None:
     model, twin = small_model(), small_model()
     optimizer, other = build(model), build(twin)
@@ -52,14 +56,14 @@ def test_a_rule_under_attach_moves_as_a_loop_at_the_multiplied_rate(build: Build
             (loss_of(twin, x[rows], y[rows]) / 2).backward()
         optimizer.step()
         step_with(other, 3.0)
-        for each in (optimizer, other):
-            each.zero_grad()
+        for one in (optimizer, other):
+            one.zero_grad()
         control.advance()
     control.close()
     assert all(map(torch.equal, weights(model), weights(twin)))
 
 
-@both
+@each
 def test_the_statistic_of_adam_is_refused(build: Build) -> None:
     model = small_model()
     batches = lb.BatchLoader(data(), batch_size=16, max_micro_batch_size=4)

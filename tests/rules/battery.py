@@ -9,22 +9,38 @@ from hypothesis import strategies as st
 
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
-from largebatch.core.measurement import Budget, GradientMoments, Measurement, Reading
+from largebatch.core.measurement import (
+    Budget,
+    GradientMoments,
+    Measurement,
+    Reading,
+    noise_scale,
+)
 from largebatch.core.rule import Rule, chain
 from largebatch.rules import (
+    CABS,
     WSD,
     AdaScale,
+    AugmentedInnerProductTest,
     AutoWarmUp,
     Averaged,
     ClampBatch,
     ClampLr,
     Constant,
+    CoordinateNormTest,
+    CosineTest,
     Every,
     Exponential,
+    GradientDiversity,
+    Hysteresis,
+    InnerProductTest,
     Legw,
     LimitGrowth,
     Linear,
     LinearScaling,
+    Milestones,
+    NoiseScaleControl,
+    NormTest,
     Observe,
     Polynomial,
     Schedule,
@@ -70,13 +86,39 @@ ROWS = [
     Row(name="auto-warm-up-paper", rule=AutoWarmUp(fraction=0.1, paper=True), any_batch=False),
     Row(name="averaged", rule=Averaged(AdaScale(window=1.0), window=50.0)),
     Row(name="averaged-chain", rule=Averaged(chain(AdaScale(), ClampLr(max=3.0)), window=50.0)),
+    Row(
+        name="averaged-adam",
+        rule=Averaged(
+            NormTest(statistic="preconditioned_moments"),
+            window=50.0,
+            statistic="preconditioned_moments",
+        ),
+    ),
+    Row(name="cabs", rule=CABS(), scale_free=False),  # lr x variance / loss is in units of the loss
     Row(name="clamp-batch", rule=ClampBatch(min=8, max=4096, multiple_of=8)),
     Row(name="clamp-lr", rule=ClampLr(min=0.5, max=2.0)),
+    Row(name="coordinate-norm-test", rule=CoordinateNormTest()),
+    Row(
+        name="coordinate-norm-test-strict",
+        rule=CoordinateNormTest(statistic="coordinate_noise_scale"),
+    ),
+    Row(name="cosine-test", rule=CosineTest(target=0.9)),
     Row(name="every", rule=Every(AdaScale(), steps=3)),
     Row(name="every-averaged", rule=Every(Averaged(AdaScale()), steps=2)),
+    Row(name="every-norm-test", rule=Every(chain(NormTest(), Hysteresis()), steps=2)),
+    Row(name="gradient-diversity", rule=GradientDiversity()),
+    Row(name="hysteresis", rule=Hysteresis()),
+    Row(name="inner-product-test", rule=InnerProductTest()),
+    Row(name="inner-product-test-augmented", rule=AugmentedInnerProductTest(theta=0.5, nu=1.0)),
     Row(name="legw", rule=Legw(warmup_epochs=0.5)),
     Row(name="limit-growth", rule=LimitGrowth(factor=1.5, shrink=0.5)),
     Row(name="linear-scaling", rule=LinearScaling()),
+    Row(name="milestones", rule=Milestones()),
+    Row(name="milestones-own", rule=Milestones(at=(0.5,), factor=1.5, over=Budget(steps=4))),
+    Row(name="noise-scale-control", rule=NoiseScaleControl(kappa=2.0)),
+    Row(name="norm-test", rule=NormTest()),
+    Row(name="norm-test-unbiased", rule=Averaged(NormTest(denominator="unbiased"), window=50.0)),
+    Row(name="norm-test-finite", rule=NormTest(eta=0.1, finite_population=True)),
     Row(name="observe", rule=Observe(statistics=("moments", "inner_product_variance"))),
     Row(name="schedule-cosine", rule=Schedule()),
     Row(name="schedule-constant", rule=Schedule(factor=Constant())),
@@ -154,6 +196,11 @@ def reading(event: Event, decider: Decider, *, loss_factor: float = 1.0) -> Read
         inner_product_variance=(
             event.variance * event.batch_sqnorm * square**2
             if "inner_product_variance" in wanted
+            else None
+        ),
+        coordinate_noise_scale=(
+            noise_scale(variance=event.variance, sqnorm=event.batch_sqnorm)
+            if "coordinate_noise_scale" in wanted
             else None
         ),
     )

@@ -115,6 +115,7 @@ def rule_of(case: dict[str, Any], **changes: Any) -> AutoWarmUp:
         "fraction": config["max_warmup_fraction"],
         "cooldown": 1.0 if config["immediate_cooldown"] else config["cooldown_fraction"],
         "paper": True,
+        "patience": 3,
     }
     return AutoWarmUp(**(settings | changes))
 
@@ -219,13 +220,13 @@ def test_it_decays_from_a_part_of_the_rate_at_the_minimum() -> None:
     assert quarter.decays_from == pytest.approx(0.25 * whole.decays_from)
 
 
-def test_the_rate_grows_by_its_bound_between_checks_and_there_are_fifty_or_more() -> None:
+def test_the_rate_grows_by_its_bound_between_checks_and_there_are_100_or_more() -> None:
     found = drive(AutoWarmUp(low=1e-7, high=10.0), [2.3] * 500, budget=Budget(steps=2000))
     at = [i for i, reason in enumerate(found.reasons) if "P =" in reason]
     growths = [found.rates[b] / found.rates[a] for a, b in itertools.pairwise(at)]
-    assert max(growths) <= 1.3 * 1e8 ** (1 / 1000), "to the next whole step"
+    assert max(growths) <= 1.15 * 1e8 ** (1 / 1000), "to the next whole step"
     found = drive(AutoWarmUp(low=1e-3), [2.3] * 999, budget=Budget(steps=2000))
-    assert sum("P =" in reason for reason in found.reasons) == 49
+    assert sum("P =" in reason for reason in found.reasons) == 99
 
 
 def test_the_decay_is_a_cosine_from_the_switch_and_ends_above_zero() -> None:
@@ -269,19 +270,19 @@ def test_a_plateau_never_ends_it_and_it_decays_from_no_more_than_the_last_rate()
         assert found.decays_from <= found.rates[499]
 
 
-def test_a_loss_that_falls_to_the_end_decays_from_the_last_rate() -> None:
+def test_a_loss_that_falls_to_the_end_decays_from_a_part_of_the_last_rate() -> None:
     losses = [2.3 - i / STEPS for i in range(STEPS)]
     found = drive(AutoWarmUp(), losses, budget=BUDGET)
     assert found.switch == 501
-    assert found.decays_from == found.rates[499]
+    assert found.decays_from == pytest.approx(0.25 * found.rates[499])
     assert "nothing ended it" in found.reasons[500]
 
 
 def test_a_forced_end_goes_back_to_a_minimum_that_was_passed() -> None:
-    """The loss turns so late that three checks in a row have no room: the rate goes back to its
+    """The loss turns so late that ten checks in a row have no room: the rate goes back to its
     minimum all the same, which the authors' program leaves out."""
     losses = valley(at=0.96, noise=0.01)
-    ours = drive(AutoWarmUp(backoff=1.0), losses, budget=BUDGET)
+    ours = drive(AutoWarmUp(backoff=1.0, patience=10), losses, budget=BUDGET)
     theirs = drive(AutoWarmUp(paper=True, patience=10), losses, budget=BUDGET)
     assert ours.switch == theirs.switch == 501
     assert ours.decays_from < theirs.decays_from

@@ -148,6 +148,35 @@ def test_a_rule_that_reads_no_moments_is_refused_by_name() -> None:
             Averaged(rule)
 
 
+def test_the_preconditioned_moments_are_averaged_where_they_are_named() -> None:
+    moments = see(2.0, 1.0, step=0).moments
+    rule = Averaged(
+        AdaScale(window=1.0, statistic="preconditioned_moments"),
+        statistic="preconditioned_moments",
+    )
+    seen = replace(see(9.0, 9.0, step=0), preconditioned_moments=moments)
+    (_, decision), _ = run(rule, [seen, seen])
+    plain = AdaScale(statistic="preconditioned_moments")
+    _, expected = plain.update(plain.init(), seen, Decision(next_batch_size=64, base_steps=4.0))
+    assert decision.lr_multiplier == pytest.approx(expected.lr_multiplier)
+
+
+def test_a_rule_that_reads_the_other_moments_is_refused_with_a_line_to_paste() -> None:
+    for rule, other in (
+        (AdaScale(statistic="preconditioned_moments"), "preconditioned_moments"),
+        (AdaScale(), "moments"),
+    ):
+        wrong = "moments" if other != "moments" else "preconditioned_moments"
+        with pytest.raises(ValueError, match=rf'Averaged\(rule, statistic="{other}"\)'):
+            Averaged(rule, statistic=wrong)  # type: ignore[arg-type]
+
+
+def test_averages_show_the_squared_norm_of_the_batch_in_hand() -> None:
+    shown, _ = run(Averaged(Keep(), window=1e12), [see(1, 1, step=0), see(3, 2, step=1)])[-1]
+    assert isinstance(shown, GradientMoments)
+    assert shown.batch_sqnorm == pytest.approx(1.5 + 2.0 / 64)
+
+
 @pytest.mark.parametrize("window", [0.0, -1.0, math.nan, math.inf])
 def test_an_impossible_window_is_refused(window: float) -> None:
     with pytest.raises(ValueError, match="window is above 0"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +38,18 @@ def test_a_neighbour_keeps_measuring_in_each_step() -> None:
 def test_the_longer_of_two_nested_periods_rules_when_it_is_a_multiple() -> None:
     asked = asked_in(Every(Every(Observe(), steps=2), steps=4), steps=9)
     assert [at for at, names in enumerate(asked) if names] == [0, 4, 8]
+
+
+def test_what_a_neighbour_measures_in_between_is_not_shown() -> None:
+    m = GradientMoments(batch_size=64, parts=4, batch_sqnorm=2.0, variance=64.0)
+    rule, gains = chain(Every(AdaScale(window=1.0), steps=2), Observe()), []
+    decider = Decider.start(rule, base_batch_size=16, batch_size=64)
+    for step in range(4):
+        moments = replace(m, variance=0.0 if step % 2 else 64.0)
+        seen = decider.see(Reading(samples=64, moments=moments), base_lr=0.1)
+        decider, decision = decider.decide(seen)
+        gains.append(decision.lr_multiplier)
+    assert gains == [2.5] * 4
 
 
 def test_a_skipped_step_measures_again() -> None:

@@ -246,14 +246,28 @@ def check_needs(decider: Decider, *, meter: Meter) -> None:
     Raises:
         ValueError: naming the rule and what it lacks.
     """
-    adam = "preconditioned_moments" in decider.rule.needs - meter.provides
+    missing = decider.rule.needs - meter.provides
+    remedy = "Use meter=lb.Meter(model)."
+    if "preconditioned_moments" in missing:
+        remedy = (
+            "They exist for the Adam family, torch.optim.AdamW(model.parameters()), and for "
+            "torch.optim.Adagrad(model.parameters())."
+        )
+    elif "inner_product_variance" in missing:
+        remedy = (
+            "It takes the gradients of single samples: meter=lb.Meter(model, "
+            "examples=lb.PerExample()). The norm test takes the moments alone: lb.NormTest(eta=0.5)."
+        )
+    elif "coordinate_noise_scale" in missing:
+        remedy = (
+            "Add it: meter=lb.Meter(model, statistics=[lb.SquaredNorms(), "
+            "lb.CoordinateNoiseScale()])."
+        )
     require(
         decider.rule,
         meter.provides | FACTS,
         by=f"this meter, with {sorted(meter.provides)},",
-        remedy="They exist for the Adam family: torch.optim.AdamW(model.parameters())."
-        if adam
-        else "Use meter=lb.Meter(model).",
+        remedy=remedy,
     )
 
 

@@ -61,6 +61,7 @@ class StepController(Clocked):
         super().__init__(decider, optimizer)
         check_needs(decider, meter=meter)
         parts = meter.least_parts if decider.rule.needs & STATISTICS else 1
+        _check_variance(decider, parts=parts)
         batches.bind(rank=meter.rank, ranks=meter.rank_count, least_parts=parts)
         self.model, self.batches, self.meter = model, batches, meter
         self.patience = patience
@@ -350,3 +351,12 @@ class StepController(Clocked):
         self._step, self.reading = None, None
         self.meter.clear(self.optimizer)
         self.meter.open(frozenset())  # takes the hooks off
+
+
+def _check_variance(decider: Decider, *, parts: int) -> None:
+    """Refuses a start from which a rule that sets the batch would never see a variance."""
+    if "batch" in decider.rule.changes and decider.batch_size < parts:
+        raise ValueError(
+            f"A batch of {decider.batch_size} sample has no variance, so it would never grow. "
+            "Start with two or more: lb.BatchLoader(dataset, batch_size=2)."
+        )

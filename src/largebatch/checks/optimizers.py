@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 
 from torch.optim import Optimizer
 
 from largebatch.checks.finding import Finding
 from largebatch.core.decider import Decider
-from largebatch.core.rule import Chain, Rule, Wrapper
+from largebatch.core.rule import within
 from largebatch.measure.preconditioned import PreconditionedNorms
 from largebatch.rules import AdaScale, ClampBatch
 
@@ -42,7 +41,7 @@ def check_closure(optimizer: Optimizer) -> list[Finding]:
 def check_rule(optimizer: Optimizer, decider: Decider) -> list[Finding]:
     """AdaScale for Adam, a batch below the base batch, and batches beside the data set."""
     found = []
-    rules = list(_each(decider.rule))
+    rules = list(within(decider.rule))
     adascale = next((rule for rule in rules if isinstance(rule, AdaScale)), None)
     adam = PreconditionedNorms().supports(optimizer)
     if adam and adascale is not None and adascale.statistic == "moments":
@@ -84,11 +83,3 @@ def check_rule(optimizer: Optimizer, decider: Decider) -> list[Finding]:
             )
         )
     return found
-
-
-def _each(rule: Rule) -> Iterator[Rule]:
-    yield rule
-    if isinstance(rule, Wrapper):
-        yield from _each(rule.rule)
-    for inside in rule.rules if isinstance(rule, Chain) else ():
-        yield from _each(inside)

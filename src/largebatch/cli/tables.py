@@ -117,12 +117,16 @@ def train_table(result: RunResult) -> RenderableType:
             f"{point.train_loss:.4f}",
             *[f"{point.validation[name]:.4f}" for name in names],
         )
+    mean = result.samples / max(result.steps + result.skipped, 1)
+    size = f"{result.batch_size} samples"
+    if mean > result.batch_size:
+        size = f"{mean:.0f} samples in the mean, from {result.batch_size} on"
     lost = f", {result.skipped} steps lost to non-finite values" if result.skipped else ""
     words = [
         f"{result.workload}: {result.method}, scale {result.scale}, seed {result.seed}",
         (
-            f"{result.steps} optimizer steps of {result.batch_size} samples, {result.samples} in "
-            f"all, worth {result.base_steps:.0f} base steps; mean gain {result.mean_gain:.2f}, "
+            f"{result.steps} optimizer steps of {size}, {result.samples} in all, "
+            f"worth {result.base_steps:.0f} base steps; mean gain {result.mean_gain:.2f}, "
             f"mean lr x{result.mean_lr_multiplier:.2f}{lost}; {result.seconds:.1f} s"
         ),
         f"validation: {_metrics(result.validation)}",

@@ -18,12 +18,12 @@ from largebatch.commands.plan import Plan
 from largebatch.commands.results import Report, RunResult
 from largebatch.commands.run import run
 from largebatch.commands.store import Cell, Shared, Store
+from largebatch.commands.suited import suited
 from largebatch.commands.summary import LOSS, Row, margin_of, rows_of
 from largebatch.commands.train import check_amounts
 from largebatch.core.measurement import Budget
-from largebatch.core.rule import Rule
 from largebatch.core.version import __version__
-from largebatch.methods import METHODS
+from largebatch.methods import METHODS, Method
 from largebatch.workloads import Workload, load
 from largebatch.workloads.data import size
 
@@ -156,8 +156,9 @@ class _Runner:
     ) -> Iterator[RunResult]:
         """All runs of one seed: scale 1, then each scale, own-clock methods first."""
         whole = Budget(base_steps=self.base_steps)
-        for name, rule in _at_scale_one(field).items():
-            yield self._one(Cell(method=name, scale=1, seed=seed, budget=whole), rule)
+        for name, method in _at_scale_one(field).items():
+            cell = Cell(method=name, scale=1, seed=seed, budget=whole)
+            yield self._one(cell, method)
         samples = Budget(samples=self.base_steps * self.workload.base_batch_size)
         for scale in scales:
             steps: Budget | None = None
@@ -167,12 +168,12 @@ class _Runner:
                     self._skip(f"{one.name} at scale {scale}, seed {seed}")
                     continue
                 cell = Cell(method=one.name, scale=scale, seed=seed, budget=budget)
-                result = self._one(cell, one.method.rule())
+                result = self._one(cell, one.method)
                 if one.method.own_clock and steps is None and not result.diverged:
                     steps = Budget(steps=result.steps)
                 yield result
 
-    def _one(self, cell: Cell, rule: Rule) -> RunResult:
+    def _one(self, cell: Cell, method: Method) -> RunResult:
         self.done += 1
         there = self.store.get(cell)
         if there is not None:
@@ -180,16 +181,17 @@ class _Runner:
             return there
         if self.found == self.done - 1 and self.found and self.report is not None:
             self.report(f"found {self.found} of {self.total} runs in {self.store.directory}")
+        workload, _ = suited(self.workload, method.optimizer)
         plan = Plan(
-            workload=self.workload,
-            rule=rule,
+            workload=workload,
+            rule=method.rule(),
             method=cell.method,
             scale=cell.scale,
             budget=cell.budget,
             seed=cell.seed,
         )
-        method = "" if cell.method == ANY else f"{cell.method}, "
-        label = f"run {self.done} of {self.total}: {method}scale {cell.scale}, seed {cell.seed}"
+        name = "" if cell.method == ANY else f"{cell.method}, "
+        label = f"run {self.done} of {self.total}: {name}scale {cell.scale}, seed {cell.seed}"
         result = run(plan, place=self.place, report=self.report, label=label)
         _check_metrics(result)
         self.store.add(result)
@@ -201,10 +203,10 @@ class _Runner:
             self.report(f"{what} is not run: the method whose steps it would take diverged there")
 
 
-def _at_scale_one(field: Sequence[Contender]) -> dict[str, Rule]:
-    """Name -> rule of what runs at scale 1: one for all methods that do nothing there."""
+def _at_scale_one(field: Sequence[Contender]) -> dict[str, Method]:
+    """Name -> method of what runs at scale 1: one for all methods that do nothing there."""
     own = {c.method.name: c.method for c in field if not same_at_scale_one(c.method)}
-    return {ANY: METHODS["none"].rule(), **{name: own[name].rule() for name in own}}
+    return {ANY: METHODS["none"], **own}
 
 
 def _check(*, scales: Sequence[int], seeds: int, margin: float) -> None:

@@ -78,7 +78,7 @@ def same_at_scale_one(method: Method) -> bool:
 
     >>> from largebatch.methods import METHODS
     >>> [name for name in METHODS if not same_at_scale_one(METHODS[name])]
-    ['legw', 'autowu', 'autowu-paper']
+    ['legw', 'autowu', 'autowu-paper', 'adasgd', 'adadagrad-norm', 'adadagrad', 'adadam']
     """
     batch, steps = 8, 128
     decider = Decider.start(
@@ -100,6 +100,7 @@ def same_at_scale_one(method: Method) -> bool:
             preconditioned_moments=moments,
         )
         decider, decision = decider.decide(decider.see(reading, base_lr=0.1))
-        if decision.lr_multiplier != 1.0 or decision.base_steps != 1.0:
+        found = (decision.lr_multiplier, decision.base_steps, decision.next_batch_size)
+        if found != (1.0, 1.0, batch):
             return False
     return True

@@ -11,7 +11,8 @@ from largebatch.checks.finding import CheckUp, Finding
 from largebatch.commands.place import joined
 from largebatch.commands.plan import Plan
 from largebatch.commands.run import controller_of
-from largebatch.commands.train import check_amounts, rule_of
+from largebatch.commands.suited import suited
+from largebatch.commands.train import check_amounts, optimizer_of, rule_of
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import Budget
 from largebatch.core.rule import Rule
@@ -60,6 +61,7 @@ def doctor(
     """
     workload = load(workload) if isinstance(workload, str) else workload
     rule, name = rule_of(method)
+    workload, _ = suited(workload, optimizer_of(method))
     check_amounts(scale=scale)
     plan = Plan(
         workload=workload, rule=rule, method=name, scale=scale, budget=Budget(steps=1), seed=0

@@ -16,6 +16,7 @@ from largebatch.commands.place import joined, launched_rank
 from largebatch.commands.plan import Plan
 from largebatch.commands.results import Report, RunResult
 from largebatch.commands.run import run
+from largebatch.commands.suited import suited
 from largebatch.core.errors import NotFinite
 from largebatch.core.measurement import Budget
 from largebatch.core.protocols import Logger, Sink
@@ -56,7 +57,8 @@ def train(
 
     Args:
         workload: a name, "package.module:factory", or the workload itself.
-        method: a name of `METHODS`, or a rule of your own.
+        method: a name of `METHODS`, or a rule of your own. A method that is for one kind of
+            optimizer replaces a workload's other one, at a rate that is tuned for none.
         scale: S = B / B0 of the first step, at least 1.
         budget: such as "5ep" (see `parse_length`); None for the workload's epochs.
         seed: of the model and of the sample stream.
@@ -88,6 +90,9 @@ def train(
     """
     workload = load(workload) if isinstance(workload, str) else workload
     rule, name = rule_of(method)
+    workload, changed = suited(workload, optimizer_of(method))
+    if changed and progress is not None and launched_rank() == 0:
+        progress(f"{workload.name}: {name}, {changed}")
     check_amounts(scale=scale, lr=lr, clip_norm=clip_norm, evaluations=evaluations)
     length = length_of(workload, budget)
     interval = parse_length(checkpoint_every) if checkpoint_every is not None else None
@@ -164,6 +169,15 @@ def rule_of(method: str | Rule) -> tuple[Rule, str]:
     if not isinstance(method, str):
         return method, label_of(method)
     return method_named(method).rule(), method
+
+
+def optimizer_of(method: str | Rule) -> str | None:
+    """The kind of optimizer that a method is for, see `suited`; None for any.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    return method_named(method).optimizer if isinstance(method, str) else None
 
 
 def method_named(name: str) -> Method:

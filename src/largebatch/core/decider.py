@@ -113,6 +113,7 @@ class Decider:
             moments=reading.moments,
             preconditioned_moments=reading.preconditioned_moments,
             inner_product_variance=reading.inner_product_variance,
+            coordinate_noise_scale=reading.coordinate_noise_scale,
             dataset_size=self.dataset_size,
             budget=self.budget,
             skipped=self.skipped,

@@ -8,13 +8,15 @@ Symbols of the papers: B is `batch_size` (samples of one step over all ranks), B
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 Source = Literal["micro-batches", "ranks", "micro-batches x ranks", "examples", "temporal"]
 Unit = Literal["base_steps", "samples", "steps"]
 
-STATISTICS = frozenset({"moments", "preconditioned_moments", "inner_product_variance"})
+STATISTICS = frozenset(
+    {"moments", "preconditioned_moments", "inner_product_variance", "coordinate_noise_scale"}
+)
 """What a meter may be asked for; measuring one costs time, so each step asks by name."""
 
 FACTS = frozenset({"loss", "budget", "dataset_size"})
@@ -154,8 +156,9 @@ class Reading:
         batch_sqnorm: squared norm of the gradient that the optimizer gets, before clipping.
         weight: the true total weight W of the step (samples, unless the user gave weights).
         moments: of the bare gradient; None where not asked for or not known.
-        preconditioned_moments: of the gradient divided by Adam's sqrt(v) + eps.
+        preconditioned_moments: of the gradient divided by Adam's sqrt(v) + eps, or Adagrad's.
         inner_product_variance: variance of <g_i, g_B> over single samples.
+        coordinate_noise_scale: maximum or quantile over coordinates of variance / g_B^2.
         exhausted: whether some rank has no more data.
     """
 
@@ -167,6 +170,7 @@ class Reading:
     moments: GradientMoments | None = None
     preconditioned_moments: GradientMoments | None = None
     inner_product_variance: float | None = None
+    coordinate_noise_scale: float | None = None
     exhausted: bool = False
 
 
@@ -203,6 +207,7 @@ class Measurement:
     moments: GradientMoments | None = None
     preconditioned_moments: GradientMoments | None = None
     inner_product_variance: float | None = None
+    coordinate_noise_scale: float | None = None
     dataset_size: int | None = None
     budget: Budget | None = None
     extra_samples: int = 0
@@ -228,11 +233,36 @@ class Measurement:
         Raises:
             ValueError: neither is given.
         """
+        used = self._horizon(budget).used(
+            step=self.step, samples=self.samples, base_steps=self.base_steps
+        )
+        return min(used, 1.0)
+
+    def progress_after(self, budget: Budget | None, *, base_steps: float) -> float:
+        """The same after this step, which is worth so many `base_steps`.
+
+        Raises:
+            ValueError: neither is given.
+        """
+        used = self._horizon(budget).used(
+            step=self.step + 1,
+            samples=self.samples + self.batch_size,
+            base_steps=self.base_steps + base_steps,
+        )
+        return min(used, 1.0)
+
+    def _horizon(self, budget: Budget | None) -> Budget:
         budget = budget or self.budget
         if budget is None:
             raise ValueError(
                 "A schedule over the run needs its length: control.steps(samples=...) or "
                 "lb.attach(..., budget=lb.Budget(base_steps=10_000))."
             )
-        used = budget.used(step=self.step, samples=self.samples, base_steps=self.base_steps)
-        return min(used, 1.0)
+        return budget
+
+    def unmeasured(self) -> Measurement:
+        """The same without any statistic, as a step is that measures none."""
+        if all(getattr(self, name) is None for name in STATISTICS):
+            return self
+        nothing: Any = dict.fromkeys(STATISTICS)
+        return replace(self, **nothing)

@@ -6,7 +6,7 @@ A rule is a frozen dataclass of hyper-parameters with two pure functions: `init`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -124,7 +124,18 @@ def names_within(rule: Rule) -> frozenset[str]:
     >>> sorted(names_within(chain()))
     ['Chain']
     """
-    return frozenset({name_of(rule)}).union(*map(names_within, _within(rule)))
+    return frozenset(map(name_of, within(rule)))
+
+
+def within(rule: Rule) -> Iterator[Rule]:
+    """A rule, and the rules that it wraps or chains.
+
+    >>> list(within(chain()))
+    [Chain(rules=())]
+    """
+    yield rule
+    for inside in _within(rule):
+        yield from within(inside)
 
 
 def require(rule: Rule, provided: frozenset[str], *, by: str, remedy: str) -> None:

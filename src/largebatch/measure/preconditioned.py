@@ -1,4 +1,4 @@
-"""The moments of the gradient as Adam sees it."""
+"""The moments of the gradient as Adam or Adagrad sees it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Adam, AdamW, NAdam, Optimizer, RAdam
+from torch.optim import Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam
 
 from largebatch.core.measurement import GradientMoments
 from largebatch.measure.parameters import WHOLE, Parameters
@@ -18,13 +18,15 @@ from largebatch.measure.sums import Sums
 
 
 class PreconditionedNorms:
-    """The moments of the gradient divided by Adam's sqrt(v) + eps, with v before this step.
+    """The moments of the gradient divided by Adam's sqrt(v) + eps, with v before this step; for
+    Adagrad v is the mean of the squares that it summed up.
 
     In the first `WARM` steps, in which v says little, nothing is divided. To v is added `RARE`
     times its mean over the parameter: an element that hardly ever got a gradient, as a rare word's
     embedding, is else divided by nearly nothing and rules the sum (on a small transformer 130 times
     all other elements together in single steps). There is no proof that these moments should set
-    Adam's learning rate.
+    Adam's learning rate. Adagrad divides by the root of the sum: the same but for sqrt(steps),
+    which no noise scale knows, and moments of different steps can be averaged.
 
     Reference: Qiao et al., Pollux, OSDI 2021 (preconditioned gradient noise scale); `RARE` is ours.
 
@@ -43,7 +45,7 @@ class PreconditionedNorms:
         self._denominators: list[Tensor | None] | None = None
 
     def supports(self, optimizer: Optimizer) -> bool:
-        return isinstance(optimizer, (Adam, AdamW, NAdam, RAdam))
+        return isinstance(optimizer, (Adam, AdamW, NAdam, RAdam, Adagrad))
 
     def bind(self, parameters: Parameters, optimizer: Optimizer) -> None:
         self._parameters = parameters
@@ -85,12 +87,15 @@ class PreconditionedNorms:
         return gradient if denominator is None else gradient / denominator
 
     def _denominator(self, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor | None:
-        if "exp_avg_sq" not in state:
+        second = state.get("exp_avg_sq", state.get("sum"))
+        if second is None:
             return None
-        second = state["exp_avg_sq"]
         steps = torch.as_tensor(state["step"], device=second.device)
-        # 1 - beta^t would lose four of its seven digits in the first steps
-        corrected = second / -torch.expm1(steps * math.log(group["betas"][1]))
+        if "sum" in state:
+            corrected = second / steps.clamp(min=1.0)
+        else:
+            # 1 - beta^t would lose four of its seven digits in the first steps
+            corrected = second / -torch.expm1(steps * math.log(group["betas"][1]))
         return torch.where(
             steps < self.WARM,
             torch.ones_like(second),

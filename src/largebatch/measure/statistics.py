@@ -1,5 +1,5 @@
 """The seam of what is computed of the parts' gradients: each statistic adds device scalars to the
-step's sums and turns the sums over all ranks into moments."""
+step's sums and turns the sums over all ranks into moments, or into one number."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Statistic(Protocol):
         ...
 
     def read(self, totals: Totals) -> GradientMoments | float | None:
-        """The moments from the sums over all ranks, or a number; None where they are unknown."""
+        """The moments, or the number, from the sums over all ranks; None where it is unknown."""
         ...
 
 

@@ -1,10 +1,11 @@
-"""What `Lamb` and `Lars` share: parameters in buckets, their precision, their saved state."""
+"""What `Lamb`, `Lars` and `AdaGradNorm` share: parameters in buckets, their precision, their saved
+state."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +70,9 @@ class LayerwiseOptimizer(Optimizer, ABC):
     def _check(self, group: Mapping[str, Any]) -> None:
         """Refuses a group's hyper-parameters."""
 
+    def _look(self, work: Sequence[tuple[Mapping[str, Any], Bucket]]) -> None:
+        """Looks at all groups' buckets before the first of them moves."""
+
     @abstractmethod
     def _move(self, group: Mapping[str, Any], bucket: Bucket) -> None:
         """Takes one step with the bucket's parameters."""
@@ -100,6 +104,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
             with torch.enable_grad():
                 loss = closure()
         work = [(group, bucket) for group in self.param_groups for bucket in self._buckets(group)]
+        self._look(work)
         for group, bucket in work:
             self._move(group, bucket)
         return loss

@@ -12,7 +12,10 @@ from largebatch.rules.averaged import Averaged as Averaged
 from largebatch.rules.bounds import ClampBatch as ClampBatch
 from largebatch.rules.bounds import ClampLr as ClampLr
 from largebatch.rules.bounds import LimitGrowth as LimitGrowth
+from largebatch.rules.cabs import CABS as CABS
 from largebatch.rules.clock import StepClock as StepClock
+from largebatch.rules.coordinate_norm_test import CoordinateNormTest as CoordinateNormTest
+from largebatch.rules.cosine_test import CosineTest as CosineTest
 from largebatch.rules.every import Every as Every
 from largebatch.rules.factors import WSD as WSD
 from largebatch.rules.factors import Constant as Constant
@@ -21,7 +24,16 @@ from largebatch.rules.factors import Exponential as Exponential
 from largebatch.rules.factors import Linear as Linear
 from largebatch.rules.factors import Polynomial as Polynomial
 from largebatch.rules.factors import StepDecay as StepDecay
+from largebatch.rules.gradient_diversity import GradientDiversity as GradientDiversity
+from largebatch.rules.hysteresis import Hysteresis as Hysteresis
+from largebatch.rules.inner_product_test import (
+    AugmentedInnerProductTest as AugmentedInnerProductTest,
+)
+from largebatch.rules.inner_product_test import InnerProductTest as InnerProductTest
 from largebatch.rules.legw import Legw as Legw
+from largebatch.rules.milestones import Milestones as Milestones
+from largebatch.rules.noise_scale_control import NoiseScaleControl as NoiseScaleControl
+from largebatch.rules.norm_test import NormTest as NormTest
 from largebatch.rules.observe import Observe as Observe
 from largebatch.rules.scaling import LinearScaling as LinearScaling
 from largebatch.rules.scaling import SqrtScaling as SqrtScaling

@@ -25,13 +25,13 @@ from largebatch.rules.factors import Cosine, Factor
 from largebatch.rules.gaussian_process import Curve
 from largebatch.rules.losses import Losses
 
-CHECKS, GROWTH = 50, 1.3
+CHECKS, GROWTH = 100, 1.15
 """Checks in a warm-up, and how much the rate grows between two at most."""
 
 FEWEST = 10
 """Checks, below which a budget is too short."""
 
-EARLY_CHECKS, EARLY_LOSSES = 5, 30
+EARLY_CHECKS, EARLY_LOSSES = 10, 30
 """Before so many of both nothing is decided."""
 
 CERTAIN, SHARE = 3.0, 0.05
@@ -112,8 +112,7 @@ class AutoWarmUp:
             AdaScale() where the batch changes later.
         confidence: that the loss rises, in [0.5, 1).
         patience: checks in a row that see it.
-        backoff: the rate that decays, as a part of the one at the minimum, in (0, 1]. A loss that
-            fell to the end of the warm-up had no minimum: then the last rate decays.
+        backoff: the rate that decays, as a part of the one at the minimum, in (0, 1].
         paper: decides as the authors' program: checks once an epoch, has none of the guards, and
             where nothing ended the warm-up decays from the last rate.
 
@@ -133,7 +132,7 @@ class AutoWarmUp:
     cooldown: float = 1.0
     after: Rule = field(default_factory=chain)
     confidence: float = 0.95
-    patience: int = 3
+    patience: int = 4
     backoff: float = 0.25
     paper: bool = False
 
@@ -253,7 +252,7 @@ class AutoWarmUp:
         rate = search.rate or self._rate(0.0)
         if curve is None and not self.paper and search.losses.recorded:
             curve = self._curve(search)
-        if curve is not None and (safety < 1.0 or curve.lowest < len(curve.x) - 1):
+        if curve is not None:
             x = float(curve.x[curve.lowest]) * seen.progress / self.fraction
             rate = min(rate, self._rate(min(x, 1.0)))
             rate *= 1.0 if self.paper else self.backoff

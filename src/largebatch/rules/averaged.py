@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from largebatch.core.average import Average, MovingMoments
 from largebatch.core.decision import Decision
@@ -23,6 +23,9 @@ from largebatch.core.rule import Rule, chain, name_of
 class Averaged:
     """A rule that sees averaged moments, and none in a step that measured none.
 
+    A rule that reads the batch's own squared norm (`NormTest`) sees that of the averages: sqnorm +
+    variance / B for the batch in hand.
+
     >>> from largebatch.rules.adascale import AdaScale
     >>> rule = Averaged(AdaScale(window=1.0), window=1000.0)
     >>> m = GradientMoments(batch_size=256, parts=4, batch_sqnorm=2.0, variance=256.0)
@@ -32,26 +35,31 @@ class Averaged:
     2.5
 
     Args:
-        rule: a rule that reads "moments"; its other statistics, and `batch_sqnorm`, stay those of
-            the single step.
+        rule: a rule that reads the `statistic`; other statistics, and the measurement's
+            `batch_sqnorm`, stay those of the single step.
         window: length of the averages in small gradients: each step keeps
             max(1 - small gradients / window, 0) of the past, as in `AdaScale`.
+        statistic: "moments" or "preconditioned_moments".
 
     Raises:
-        ValueError: a rule that does not read the moments, or a window that is not positive.
+        ValueError: a rule that does not read the statistic, or a window that is not positive.
 
     Reference: arXiv 1812.06162, appendix A.1.
     """
 
     rule: Rule
     window: float = field(default=1000.0, kw_only=True)
+    statistic: Literal["moments", "preconditioned_moments"] = field(default="moments", kw_only=True)
 
     def __post_init__(self) -> None:
         chain(self.rule)
-        if "moments" not in self.rule.needs:
+        known = ("moments", "preconditioned_moments")
+        if self.statistic not in known or self.statistic not in self.rule.needs:
+            read = [name for name in known if name in self.rule.needs]
+            use = f'Averaged(rule, statistic="{read[0]}")' if read else "the rule without it"
             raise ValueError(
-                f"Averaged smooths 'moments', which {name_of(self.rule)} does not read. Use the "
-                f"rule without it."
+                f"Averaged smooths {self.statistic!r}, which {name_of(self.rule)} does not read. "
+                f"Use {use}."
             )
         if not 0.0 < self.window < math.inf:
             raise ValueError(
@@ -81,15 +89,17 @@ class Averaged:
         self, state: tuple[MovingMoments, Any], seen: Measurement, proposed: Decision
     ) -> tuple[tuple[MovingMoments, Any], Decision]:
         own, inner = state
-        if seen.moments is not None:
+        moments: GradientMoments | None = getattr(seen, self.statistic)
+        if moments is not None:
             own = own.add(
-                seen.moments,
-                variance=seen.moments.variance,
-                sqnorm=seen.moments.sqnorm,
+                moments,
+                variance=moments.variance,
+                sqnorm=moments.sqnorm,
                 step=seen.step,
                 window=self.window,
             )
-            seen = replace(seen, moments=smoothed(seen.moments, average=own.average))
+            shown: Any = {self.statistic: smoothed(moments, average=own.average)}
+            seen = replace(seen, **shown)
         inner, decision = self.rule.update(inner, seen, proposed)
         return (own, inner), decision
 

@@ -1,7 +1,8 @@
 """Bounds on what the rules before them propose; a bound that acts says so in the reason.
 
 Nothing may propose a learning rate or a batch after its bound. Among several bounds the last word
-is the last one's: put `ClampBatch`, the hard limit, after `LimitGrowth`.
+is the last one's: put `ClampBatch`, the hard limit, after `LimitGrowth`. The bound that remembers,
+`Hysteresis`, has its own file.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ class Every:
     """A rule that measures in step 0 and in every `steps`-th step after it.
 
     In the steps between, the rule still decides, with what it knows, so its learning rate follows
-    the batch.
+    the batch, and a batch that it proposed stays. What neighbours measure there it does not see: a
+    test of the batch is made in its own steps alone.
 
     >>> from largebatch.rules.observe import Observe
     >>> rule, wanted = Every(Observe(), steps=3), []
@@ -63,7 +64,8 @@ class Every:
         return self.rule.init()
 
     def update(self, state: Any, seen: Measurement, proposed: Decision) -> tuple[Any, Decision]:
-        state, decision = self.rule.update(state, seen, proposed)
+        shown = seen.unmeasured() if seen.step % self.steps else seen
+        state, decision = self.rule.update(state, shown, proposed)
         if (seen.step + 1) % self.steps:
             decision = decision.measuring(proposed.measure_next)
         return state, decision

@@ -70,9 +70,10 @@ class Curve:
         """
         if self.unit == 0.0:
             return 0.5
-        rows = self.spread[:-1] - self.spread[-1]
-        variance = np.einsum("gk,gk->g", rows, rows) + floor * self.unit**2
-        return normal(float(((self.mean[-1] - self.mean[:-1]) / np.sqrt(variance)).max()))
+        # in units of the data, whose square need not be a float
+        rows = (self.spread[:-1] - self.spread[-1]) / self.unit
+        deviation = np.sqrt(np.einsum("gk,gk->g", rows, rows) + floor)
+        return normal(float(((self.mean[-1] - self.mean[:-1]) / self.unit / deviation).max()))
 
 
 def normal(z: float) -> float:

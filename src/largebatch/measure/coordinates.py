@@ -1,0 +1,152 @@
+"""The noise scale of single coordinates of the gradient, for the coordinate-wise norm test."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from largebatch.core.measurement import noise_scale
+from largebatch.measure.estimate import moments_of_parts
+from largebatch.measure.parameters import WHOLE, Parameters
+from largebatch.measure.statistics import Totals
+from largebatch.measure.sums import Sums
+
+
+class CoordinateNoiseScale:
+    """The largest variance_j / g_j^2 over the coordinates j of the gradient, in samples, or a
+    quantile of them; 0/0 is left out, x/0 is infinite.
+
+    The variance of one sample's coordinate is estimated as the trace is (`moments_of_parts`), from
+    L_j = sum p_i g_ij^2 over the parts, and unbiased for each j; their maximum is biased upwards.
+    Since variance_j / g_j^2 falls as g_j^2 / L_j rises, the device finds that ratio's minimum, and
+    the host makes the noise scale of it.
+
+    Costs, in measured steps only: one more pass over each part's gradient, memory for up to three
+    gradients, a partial sort for a quantile below 1, and with several processes one all-reduce of
+    the gradient's size in float32. Under `attach` with several processes it is refused, since their
+    numbers of backward calls, and thus of these all-reduces, could differ.
+
+        strict = lb.CoordinateNoiseScale(quantile=0.9)
+        meter = lb.Meter(model, statistics=[lb.SquaredNorms(), strict])
+
+    Mutable: holds a buffer of the gradient's size.
+
+    Args:
+        quantile: in (0, 1]; 1 is the maximum. The least ratio that so large a part of the
+            coordinates with a ratio does not exceed.
+
+    Raises:
+        ValueError: a quantile outside (0, 1].
+
+    Reference: Lau et al., AdAdaGrad, 2024, arXiv 2402.11215, for the maximum.
+    """
+
+    name = "coordinate_noise_scale"
+    parts = True
+    of_parts = ()
+    of_batch = ("batch over parts of the coordinate",)
+
+    def __init__(self, *, quantile: float = 1.0) -> None:
+        if not 0.0 < quantile <= 1.0:
+            raise ValueError(
+                "The quantile is in (0, 1], as in CoordinateNoiseScale(quantile=0.9); got "
+                f"{quantile!r}."
+            )
+        self.quantile = quantile
+        self._squares: list[tuple[Tensor, Tensor]] = []
+
+    def supports(self, optimizer: Optimizer) -> bool:
+        return True
+
+    def bind(self, parameters: Parameters, optimizer: Optimizer) -> None:
+        devices = {tensor.device for tensor in parameters.tensors}
+        if len(devices) > 1:
+            raise ValueError(
+                f"lb.CoordinateNoiseScale() needs parameters on one device, got {len(devices)}. "
+                "Take the norm test as the optimizer sees the gradient: lb.CoordinateNormTest()."
+            )
+        self._parameters = parameters
+        self._device = devices.pop()
+        wide = any(tensor.dtype is torch.float64 for tensor in parameters.tensors)
+        self._dtype = torch.float64 if wide else torch.float32
+        self._total = sum(tensor.numel() for tensor in parameters.tensors)
+        self._sum = torch.empty(0, dtype=self._dtype, device=self._device)
+        self._views: list[Tensor] = []
+
+    def open(self) -> None:
+        if not self._views:
+            self._sum = self._sum.new_empty(self._total)
+            self._views = self._parameters.split(self._sum)
+        self._sum.zero_()
+        self._squares.clear()
+
+    def see(self, index: int, gradient: Tensor) -> None:
+        # squared at once: autograd and DDP may go on in the same memory before the part is closed
+        into = self._sum if index == WHOLE else self._views[index]
+        self._squares.append((into, self._wide(gradient).square()))
+
+    def close_part(self, sums: Sums, *, coefficient: float) -> None:
+        if self._squares:
+            into, squares = map(list, zip(*self._squares, strict=True))
+            torch._foreach_add_(into, squares, alpha=coefficient)
+            self._squares.clear()
+
+    @torch.no_grad()
+    def close_batch(self, sums: Sums, *, share: float) -> None:
+        if sums.ranks.count > 1:
+            sums.ranks.sum_(self._sum)
+        batch = torch.cat([self._gradient_of(at) for at in range(len(self._parameters))])
+        ratio = batch.square_().div_(self._sum)
+        sums.add(self.of_batch[0], ratio_at(ratio, quantile=self.quantile), coefficient=share)
+
+    def read(self, totals: Totals) -> float | None:
+        """The noise scale of the coordinate that was found; None where no coordinate has one."""
+        ratio = totals.sums[self.of_batch[0]]
+        if ratio < 0.0:
+            return None
+        moments = moments_of_parts(
+            totals.parts,
+            mean_sqnorm=totals.part_factor / totals.parts.weight,
+            batch_sqnorm=ratio * totals.batch_factor,
+        )
+        if moments is None:
+            return None
+        return noise_scale(variance=moments.variance, sqnorm=moments.batch_sqnorm)
+
+    def _gradient_of(self, index: int) -> Tensor:
+        parameter = self._parameters.tensors[index]
+        if parameter.grad is None:
+            return self._views[index].new_zeros(parameter.numel())
+        return self._wide(parameter.grad).flatten()
+
+    def _wide(self, gradient: Tensor) -> Tensor:
+        dense = gradient.to_dense() if gradient.is_sparse else gradient
+        return dense.detach().to(self._dtype)
+
+
+def ratio_at(ratio: Tensor, *, quantile: float) -> Tensor:
+    """The least ratio for a quantile of 1, else the one that so large a part of them does not fall
+    below; -1 where there is none. Changes its argument; nothing is read by the host.
+
+    >>> ratio_at(torch.tensor([0.25, torch.nan, 0.0, 0.5]), quantile=1.0)
+    tensor(0.)
+    >>> ratio_at(torch.tensor([0.25, torch.nan, 0.0, 0.5]), quantile=0.5)
+    tensor(0.2500)
+
+    Args:
+        ratio: `[P]`, 0 or more; what is not finite is none.
+        quantile: in (0, 1]; of n ratios it is the one of rank ceil(quantile n) from above.
+    """
+    ratio = ratio.nan_to_num_(nan=math.inf, posinf=math.inf)
+    if quantile == 1.0:
+        found = ratio.min()
+    else:
+        # with rank ceil(q n) from above it has floor((1 - q) n) below it: at most as many as of all
+        part = 1.0 - quantile + 1e-9
+        least = ratio.topk(min(int(part * len(ratio)) + 1, len(ratio)), largest=False).values
+        below = (part * ratio.isfinite().sum()).long().clamp(max=len(least) - 1)
+        found = least.index_select(0, below.reshape(1)).squeeze(0)
+    return torch.where(found.isfinite(), found, -1.0)

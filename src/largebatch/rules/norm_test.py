@@ -1,0 +1,149 @@
+"""The norm test: the batch is large enough where the gradient's error is small beside its norm.
+
+    variance / B <= eta^2 |g|^2,        next B = variance / (eta^2 |g|^2)
+
+with the variance of one sample's gradient and |g|^2 the squared norm of the batch's. Without
+replacement from N samples the left side has the factor (N - B) / (N - 1). The next batch is the
+noise scale with |g|^2 as its denominator, divided by eta^2.
+
+    theta_max = sqrt(variance / (B |g|^2))
+
+is the least eta that passes, so it needs no threshold to be read.
+
+Byrd, Chin, Nocedal, Wu: Sample Size Selection in Optimization Methods for Machine Learning, 2012.
+Lau, Liu, Kolar: AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods, 2024, arXiv
+2402.11215. Reporting theta_max is Cockpit's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from largebatch.core.decision import Decision
+from largebatch.core.measurement import GradientMoments, Measurement
+from largebatch.rules.sizes import (
+    PROPOSERS,
+    asking,
+    check_above_zero,
+    noise_ratio,
+    proposal,
+    verdict,
+)
+
+
+def required_batch(*, ratio: float, level: float, dataset_size: int | None = None) -> float:
+    """The least batch B that passes ratio / B (N - B) / (N - 1) <= level^2, in samples.
+
+    ratio / level^2 for N infinite, and with r for that, N r / (r + N - 1).
+
+    >>> required_batch(ratio=4.0, level=0.5), required_batch(ratio=4.0, level=0.5, dataset_size=16)
+    (16.0, 8.25806...)
+
+    Args:
+        ratio: variance of one sample / squared norm, 0 to inf.
+        level: eta, above 0.
+        dataset_size: N of a sample without replacement; None is infinite.
+    """
+    required = ratio / level / level
+    if dataset_size is None:
+        return required
+    if math.isinf(required):
+        return float(dataset_size)
+    return dataset_size * (required / (required + dataset_size - 1)) if required else 0.0
+
+
+def theta_max(*, ratio: float, batch_size: float, dataset_size: int | None = None) -> float:
+    """sqrt(ratio / B (N - B) / (N - 1)), the least level that passes.
+
+    >>> theta_max(ratio=4.0, batch_size=16), theta_max(ratio=math.inf, batch_size=9, dataset_size=9)
+    (0.5, 0.0)
+
+    Args:
+        ratio: variance of one sample / squared norm, 0 to inf.
+        batch_size: B, in samples, above 0.
+        dataset_size: N of a sample without replacement; None is infinite.
+    """
+    left = 1.0
+    if dataset_size is not None:
+        left = max(dataset_size - batch_size, 0.0) / max(dataset_size - 1, 1)
+    return math.sqrt(ratio / batch_size * left) if left else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormTest:
+    """Proposes the least batch that passes the norm test; `LimitGrowth(shrink=1.0)` after it keeps
+    a batch that passes already, as the papers do.
+
+    >>> m = GradientMoments(batch_size=8, parts=4, batch_sqnorm=2.0, variance=16.0)
+    >>> seen = Measurement(
+    ...     step=0, samples=0, base_steps=0, batch_size=8, base_batch_size=8, moments=m)
+    >>> NormTest(eta=0.5).update(None, seen, Decision(next_batch_size=8, base_steps=1))[1].reason
+    'theta_max 1 > 0.5; batch 32'
+
+    Without a gradient the batch that passes has no bound: the data set, or `LARGEST` where its size
+    is unknown. Without gradient and noise, and in a step that did not measure, the batch stays.
+
+    Args:
+        eta: above 0; the batch grows by its inverse square.
+        denominator: "plug-in", |g|^2 of the batch, as the authors have it: its mean contains
+            variance / B, so one test seldom asks for more than B / eta^2. Or "unbiased", of the
+            true gradient, which may be lost in the noise: only with `Averaged` around the rule.
+        finite_population: whether the batch is drawn without replacement from the data set; all of
+            it then passes always.
+        statistic: "moments" of the bare gradient (SGD), or "preconditioned_moments" (Adam and
+            Adagrad).
+
+    Raises:
+        ValueError: an eta that is not above 0, an unknown denominator or statistic.
+
+    Reference: Byrd et al., 2012; Lau et al., 2024, arXiv 2402.11215.
+    """
+
+    eta: float = 0.5
+    denominator: Literal["plug-in", "unbiased"] = "plug-in"
+    finite_population: bool = False
+    statistic: Literal["moments", "preconditioned_moments"] = "moments"
+
+    changes: ClassVar[frozenset[str]] = frozenset({"batch"})
+    bounds: ClassVar[frozenset[str]] = frozenset()
+    forbids: ClassVar[frozenset[str]] = PROPOSERS
+
+    def __post_init__(self) -> None:
+        check_above_zero(self, example="NormTest(eta=0.5)", eta=self.eta)
+        if self.denominator not in ("plug-in", "unbiased"):
+            raise ValueError(
+                'The denominator is "plug-in" or "unbiased", as in '
+                f'NormTest(denominator="plug-in"); got {self}.'
+            )
+        if self.statistic not in ("moments", "preconditioned_moments"):
+            raise ValueError(
+                "NormTest reads 'moments' (SGD) or 'preconditioned_moments' (Adam, Adagrad); got "
+                f"NormTest(statistic={self.statistic!r})."
+            )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        facts = frozenset({"dataset_size"}) if self.finite_population else frozenset()
+        return facts | {self.statistic}
+
+    def init(self) -> None:
+        return None
+
+    def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
+        proposed = asking(proposed, self.needs)
+        moments: GradientMoments | None = getattr(seen, self.statistic)
+        if moments is None:
+            return state, proposed
+        sqnorm = moments.batch_sqnorm if self.denominator == "plug-in" else moments.sqnorm
+        ratio = noise_ratio(variance=moments.variance, sqnorm=sqnorm)
+        # The unbiased variance is that of a population with the divisor N - 1, for which the factor
+        # would be (N - B) / N; the papers' is kept, which differs by 1 in N.
+        size = seen.dataset_size if self.finite_population else None
+        required = theta = None
+        if ratio is not None:
+            required = required_batch(ratio=ratio, level=self.eta, dataset_size=size)
+            theta = theta_max(ratio=ratio, batch_size=moments.batch_size, dataset_size=size)
+        because = verdict(value=theta, level=self.eta)
+        return state, proposal(proposed, seen, required=required, because=because)
