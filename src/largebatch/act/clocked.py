@@ -256,7 +256,8 @@ def check_needs(decider: Decider, *, meter: Meter) -> None:
     elif "inner_product_variance" in missing:
         remedy = (
             "It takes the gradients of single samples: meter=lb.Meter(model, "
-            "examples=lb.PerExample()). The norm test takes the moments alone: lb.NormTest(eta=0.5)."
+            "examples=lb.PerExample()). The norm test takes the moments alone: "
+            "lb.NormTest(eta=0.5)."
         )
     elif "coordinate_noise_scale" in missing:
         remedy = (
