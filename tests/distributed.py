@@ -21,8 +21,9 @@ import torch.distributed as dist
 SECONDS = 150
 """After which ranks that still run are hanging."""
 
-ABORTED = "terminate called without an active exception"
-"""Of a process that is done, about once in 60: see pytorch/pytorch#179291."""
+ABORTED = ("terminate called without an active exception", "Signal 6 (SIGABRT)")
+"""Of a process that is done, about once in 60: see pytorch/pytorch#179291. The second is torchrun's
+word, since two ranks that abort at once write into one another's lines."""
 
 
 def run_program(
@@ -53,7 +54,7 @@ def run_program(
             timeout=SECONDS,
             check=False,
         )
-        if ABORTED not in done.stderr:
+        if not any(sign in done.stderr for sign in ABORTED):
             break
         for written in set(cwd.iterdir()) - given if cwd else ():
             shutil.rmtree(written) if written.is_dir() else written.unlink()

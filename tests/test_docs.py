@@ -142,7 +142,7 @@ def test_a_program_for_torchrun_runs_on_two_processes(block: Block, tmp_path: Pa
     (tmp_path / "train.py").write_text(block.text)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     done = run_program(*launcher, "train.py", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, f"{done.stderr[:3000]}\n...\n{done.stderr[-1000:]}"
     assert len(done.stdout.splitlines()) == 1, "the first rank alone prints its one line"
 
 
