@@ -311,6 +311,25 @@ def test_a_loss_that_explodes_is_heard_in_four_checks(steps: int, factor: float)
     assert true / 2.5 < found.decays_from < 1.2 * true
 
 
+@pytest.mark.parametrize(("far", "ends"), [(1, False), (2, True)])
+def test_losses_far_above_all_before_end_it_at_once(far: int, ends: bool) -> None:
+    """Here they come between two checks, and votes would take four more."""
+    losses = valley(at=0.9)[:151] + [3.6] * far + valley(at=0.9)[151:153]
+    found = drive(AutoWarmUp(backoff=1.0), losses, budget=BUDGET)
+    assert (found.switch == 153) is ends
+    if ends:
+        assert "a loss of 3.6 after" in found.reasons[152]
+        assert found.decays_from == pytest.approx(found.rates[150], rel=0.2)
+
+
+def test_a_single_loss_far_above_leaves_no_mark() -> None:
+    clean, spoiled = valley(at=0.6), valley(at=0.6)
+    spoiled[100] = 1e6
+    found, other = (drive(AutoWarmUp(), losses, budget=BUDGET) for losses in (spoiled, clean))
+    assert found.switch == other.switch
+    assert found.decays_from == pytest.approx(other.decays_from, rel=0.1)
+
+
 @pytest.mark.parametrize(("lost", "ends"), [(2, False), (3, True), (9, True)])
 def test_losses_that_are_not_finite_end_it_at_a_safe_rate(lost: int, ends: bool) -> None:
     losses = valley(at=0.9)

@@ -49,6 +49,10 @@ OTHER_RATES = frozenset(
 )
 """Rules that would multiply the rate that is sought."""
 
+FAR, IN_A_ROW = 0.5, 2
+"""So many losses in a row, each above all before by more than FAR times their range, end the
+warm-up at once: past the edge of stability the loss grows from step to step."""
+
 LOST, SAFETY = 3, 0.5
 """So many losses in a row that are not finite end the warm-up, at this part of the rate; not before
 EARLY_CHECKS, where a gradient scaler still looks for its scale."""
@@ -71,6 +75,8 @@ class Search:
         losses: so far; empty when it has ended.
         checks: that were due.
         votes: checks in a row that saw the loss rise.
+        lowest, highest: of the losses that are not far above the others.
+        far: losses in a row that are.
         skipped: steps lost to non-finite values before the last one.
         batch_size: of the warm-up; 0 before the first step.
         rate: of the last step of the warm-up, later the one that decays.
@@ -80,6 +86,9 @@ class Search:
     losses: Losses = field(default_factory=Losses)
     checks: int = 0
     votes: int = 0
+    lowest: float = math.inf
+    highest: float = -math.inf
+    far: int = 0
     skipped: int = 0
     batch_size: int = 0
     rate: float = 0.0
@@ -209,7 +218,10 @@ class AutoWarmUp:
         if x >= 1.0:
             return self._ended(search, seen, "nothing ended it")
         if seen.loss is not None:
-            search = replace(search, losses=search.losses.add(seen.loss))
+            search = self._heard(search, seen.loss)
+        if search.far >= IN_A_ROW:
+            why = f"a loss of {seen.loss:.4g} after {search.lowest:.4g} to {search.highest:.4g}"
+            return self._ended(search, seen, why)
         search = replace(search, rate=self._rate(x))
         due = self._due(seen, base_steps=proposed.base_steps)
         if due == search.checks or not search.losses.recorded:
@@ -222,6 +234,15 @@ class AutoWarmUp:
         if votes < self.patience:
             return search, f"warm-up {search.rate:.4g}: {why}"
         return self._ended(search, seen, why, curve=curve)
+
+    def _heard(self, search: Search, loss: float) -> Search:
+        """The search with one more loss; one that is far above the others is not among them."""
+        low, high = search.lowest, search.highest
+        started = search.losses.recorded >= EARLY_LOSSES and not self.paper
+        if started and loss > high + FAR * (high - low):
+            return replace(search, far=search.far + 1)
+        losses = search.losses.add(loss)
+        return replace(search, losses=losses, far=0, lowest=min(low, loss), highest=max(high, loss))
 
     def _curve(self, search: Search) -> Curve:
         return search.losses.curve(fence=math.inf if self.paper else FENCE)
