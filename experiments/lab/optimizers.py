@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -20,6 +21,14 @@ def lamb(parameters: Iterable[nn.Parameter], *, lr: float) -> Optimizer:
 
 def lars(parameters: Iterable[nn.Parameter], *, lr: float) -> Optimizer:
     return lb.optim.Lars(parameters, lr, weight_decay=1e-4)
+
+
+def adagrad(parameters: Iterable[nn.Parameter], *, lr: float) -> Optimizer:
+    return torch.optim.Adagrad(parameters, lr=lr)
+
+
+def adagrad_norm(parameters: Iterable[nn.Parameter], *, lr: float) -> Optimizer:
+    return lb.optim.AdaGradNorm(parameters, lr=lr)
 
 
 def adamp(parameters: Iterable[nn.Parameter], *, lr: float) -> Optimizer:
@@ -44,6 +53,8 @@ OPTIMIZERS: Mapping[str, Build] = MappingProxyType(
     {
         "sgd": workloads.sgd(),
         "adamw": workloads.adamw(),
+        "adagrad": adagrad,
+        "adagrad-norm": adagrad_norm,
         "lamb": lamb,
         "lars": lars,
         "adamp": adamp,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from experiments.lab import workloads
+from torch import nn
 from torch.optim import Optimizer
 
 import largebatch as lb
@@ -81,6 +82,11 @@ class Run:
         """Trains as it says, on one thread of this process. A peer's run overrides it."""
         return train(self)
 
+    def meter(self, model: nn.Module) -> lb.Meter:
+        """How its gradients are measured."""
+        statistics = [lb.TemporalMoments()] if self.temporal else None
+        return lb.Meter(model, statistics=statistics)
+
     def judging(self, optimizer: Optimizer) -> AbstractContextManager[None]:
         """Stands around each evaluation, for optimizers with weights of two kinds."""
         return nullcontext()
@@ -137,7 +143,6 @@ def train(run: Run, *, spoiled: int | None = None) -> Result:
     model, optimizer = workload.fresh(seed=run.seed, lr=run.lr)
     base = workload.base_batch_size
     micro = run.scale * base if run.temporal else run.micro_batch or base
-    statistics = [lb.TemporalMoments()] if run.temporal else None
     record = lb.MemoryRecord()
     control = lb.Controller(
         model,
@@ -147,7 +152,7 @@ def train(run: Run, *, spoiled: int | None = None) -> Result:
             data.train, batch_size=run.scale * base, max_micro_batch_size=micro, seed=run.seed
         ),
         base_batch_size=base,
-        meter=lb.Meter(model, statistics=statistics),
+        meter=run.meter(model),
         record=record,
     )
     amount = {run.budget.unit: run.budget.amount}

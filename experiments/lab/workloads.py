@@ -32,12 +32,14 @@ VARIANTS = (
 
 @cache
 def workload(name: str) -> Workload:
-    """A workload by its name, whose data is loaded once in a process; "fashion-cnn+lamb" is one
-    with another optimizer."""
+    """A workload by its name, whose data is loaded once in a process; "fashion-cnn@16+lamb" is one
+    with another base batch and another optimizer."""
     if "+" in name:
         base, _, optimizer = name.partition("+")
-        found = workload(base)
-        return replace(found, name=name, optimizer=OPTIMIZERS[optimizer])
+        return replace(workload(base), name=name, optimizer=OPTIMIZERS[optimizer])
+    if "@" in name:
+        base, _, size = name.partition("@")
+        return replace(workload(base), name=name, base_batch_size=int(size))
     if name == "digits-short":
         return replace(workloads.load("digits"), name=name)
     if name == "digits-decay":

@@ -12,7 +12,6 @@ from largebatch.rules import (
     AutoWarmUp,
     Averaged,
     ClampBatch,
-    CoordinateNormTest,
     Every,
     Legw,
     LimitGrowth,
@@ -125,45 +124,63 @@ def autowu_paper() -> Chain:
     return chain(AutoWarmUp(paper=True, patience=3))
 
 
-# The defaults of the four methods that follow are provisional: at most twice the batch in one test,
-# one test in ten steps, averaged moments. They keep a noisy test, and a gradient that falls, from
-# driving the batch to its cap at once.
+SQRT = SqrtScaling()
 
 
 def adasgd(
-    *, eta: float = 0.5, max: int | None = None, every: int = 10, growth: float = 2.0
+    *,
+    eta: float = 1.0,
+    scaling: Rule | None = SQRT,
+    max: int | None = None,
+    every: int = 10,
+    growth: float = 2.0,
 ) -> Chain:
-    """The batch grows until it passes the norm test, for SGD; the rate stays.
+    """The batch grows until it passes the norm test, for SGD; the rate follows as its root.
 
-    The bounds are ours: the paper tests single steps, by default each of them, and limits no
-    growth. A rule on the rate, such as `SqrtScaling()`, may follow in a chain.
+    The test is against the true gradient's squared norm, estimated over past tests, so that with
+    eta = 1 the batch grows to the noise scale. The paper tests each single step against the
+    batch's own norm, limits no growth and leaves the rate: `lb.chain(lb.NormTest(eta=0.5),
+    lb.LimitGrowth(factor=1e9, shrink=1.0))`.
 
-    Byrd et al., 2012; Lau et al., 2024, arXiv 2402.11215.
+    Byrd et al., 2012; Lau et al., 2024, arXiv 2402.11215; the estimate is that of McCandlish et
+    al., 2018, arXiv 1812.06162.
 
     Args:
-        eta: of the test; the smaller, the larger the batch.
+        eta: of the test; the batch grows to the noise scale / eta^2.
+        scaling: how the rate follows the batch; None leaves it.
         max: largest batch in samples; None for the data set.
         every: optimizer steps from one test to the next.
         growth: most growth in one test, 1 or more.
     """
-    return _growing(Averaged(NormTest(eta=eta)), max=max, every=every, growth=growth)
+    test = Averaged(NormTest(eta=eta, denominator="unbiased"))
+    return _growing(test, scaling=scaling, max=max, every=every, growth=growth)
 
 
 def adadagrad_norm(
-    *, eta: float = 0.5, max: int | None = None, every: int = 10, growth: float = 2.0
+    *,
+    eta: float = 1.0,
+    scaling: Rule | None = SQRT,
+    max: int | None = None,
+    every: int = 10,
+    growth: float = 2.0,
 ) -> Chain:
     """AdAdaGrad-Norm: the same for `lb.optim.AdaGradNorm`.
 
     Lau et al., 2024, arXiv 2402.11215.
 
     Args:
-        eta, max, every, growth: as in `adasgd`.
+        eta, scaling, max, every, growth: as in `adasgd`.
     """
-    return adasgd(eta=eta, max=max, every=every, growth=growth)
+    return adasgd(eta=eta, scaling=scaling, max=max, every=every, growth=growth)
 
 
 def adadagrad(
-    *, eta: float = 0.5, max: int | None = None, every: int = 10, growth: float = 2.0
+    *,
+    eta: float = 1.0,
+    scaling: Rule | None = SQRT,
+    max: int | None = None,
+    every: int = 10,
+    growth: float = 2.0,
 ) -> Chain:
     """AdAdaGrad: the batch grows until it passes the norm test as Adagrad divides the gradient.
 
@@ -172,30 +189,45 @@ def adadagrad(
     Lau et al., 2024, arXiv 2402.11215.
 
     Args:
-        eta, max, every, growth: as in `adasgd`.
+        eta, scaling, max, every, growth: as in `adasgd`.
     """
-    test = Averaged(CoordinateNormTest(eta=eta), statistic="preconditioned_moments")
-    return _growing(test, max=max, every=every, growth=growth)
+    test = Averaged(
+        NormTest(eta=eta, denominator="unbiased", statistic="preconditioned_moments"),
+        statistic="preconditioned_moments",
+    )
+    return _growing(test, scaling=scaling, max=max, every=every, growth=growth)
 
 
 def adadam(
-    *, eta: float = 0.5, max: int | None = None, every: int = 10, growth: float = 2.0
+    *,
+    eta: float = 1.0,
+    scaling: Rule | None = SQRT,
+    max: int | None = None,
+    every: int = 10,
+    growth: float = 2.0,
 ) -> Chain:
     """The same for Adam and AdamW.
 
     Lau et al., 2024, arXiv 2412.21124.
 
     Args:
-        eta, max, every, growth: as in `adasgd`.
+        eta, scaling, max, every, growth: as in `adasgd`.
     """
-    return adadagrad(eta=eta, max=max, every=every, growth=growth)
+    return adadagrad(eta=eta, scaling=scaling, max=max, every=every, growth=growth)
 
 
-def _growing(test: Rule, *, max: int | None, every: int, growth: float) -> Chain:
-    bounds: list[Rule] = [LimitGrowth(factor=growth, shrink=1.0)]
+def _growing(
+    test: Rule, *, scaling: Rule | None, max: int | None, every: int, growth: float
+) -> Chain:
+    rules = [
+        test if every == 1 else Every(test, steps=every),
+        LimitGrowth(factor=growth, shrink=1.0),
+    ]
     if max is not None:
-        bounds.append(ClampBatch(max=max))
-    return chain(test if every == 1 else Every(test, steps=every), *bounds)
+        rules.append(ClampBatch(max=max))
+    if scaling is not None:
+        rules.append(scaling)
+    return chain(*rules)
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -241,7 +273,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             Method(
                 name="adasgd",
-                summary="the batch grows until the gradient passes the norm test (SGD)",
+                summary="the batch grows to the gradient's noise scale, the rate as its root (SGD)",
                 rule=adasgd,
             ),
             Method(
@@ -252,7 +284,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             Method(
                 name="adadagrad",
-                summary="the batch grows until the gradient passes as Adagrad divides it",
+                summary="the same with the gradient as Adagrad divides it",
                 rule=adadagrad,
                 optimizer="adagrad",
             ),

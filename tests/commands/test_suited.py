@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,14 +68,14 @@ def test_a_run_grows_and_its_report_shows_each_growth_with_its_reason(
     path = tmp_path / "run.jsonl"
     result = train("digits", method=paper, budget="2ep", record=path, progress=told.append)
     assert result.samples > 1.5 * result.steps * 16
-    assert result.mean_lr_multiplier == 1.0
     words = [line for line in told if isinstance(line, str)]
     assert bool(words) == (paper != "adasgd")
     page = drawn(read_record(path), name="run")
     sizes = [seen.batch_size for seen, _ in read_record(path).steps]
     growths = [change for change in page.changes if change.what.startswith("batch")]
-    assert len(growths) >= len(set(sizes)) - 1 > 1
-    assert all("theta_max" in change.reason and " > 0.5" in change.reason for change in growths)
+    assert len(growths) >= len(set(sizes)) - 1 >= 1
+    assert 1.0 < result.mean_lr_multiplier < math.sqrt(max(sizes) / 16)
+    assert all("theta_max" in change.reason and " > 1;" in change.reason for change in growths)
     assert growths[0].what == "batch 16 to 32"
 
 
@@ -125,5 +126,5 @@ def test_two_processes_train_as_one_while_their_parts_are_the_same(tmp_path: Pat
     sizes = [[step.seen.batch_size for step in steps] for steps in records]
     assert sizes[0] == sizes[1] == [16] + [32] * 10
     first, second = (steps[10].decision for steps in records)
-    assert first.next_batch_size == second.next_batch_size > 32
+    assert first.next_batch_size == second.next_batch_size
     assert first.reason == second.reason

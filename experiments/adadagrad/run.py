@@ -1,0 +1,13 @@
+"""Batches that grow by themselves, on real data. See `experiments/README.md`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments.adadagrad import frontier
+from experiments.lab.part import main
+
+PARTS = {"frontier": frontier.PART}
+
+if __name__ == "__main__":
+    main(PARTS, here=Path(__file__).parent)
