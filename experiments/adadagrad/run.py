@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.adadagrad import frontier
+from experiments.adadagrad import choice, frontier
 from experiments.lab.part import main
 
-PARTS = {"frontier": frontier.PART}
+PARTS = {"choice": choice.PART, "frontier": frontier.PART}
 
 if __name__ == "__main__":
     main(PARTS, here=Path(__file__).parent)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import ClassVar, Literal
 
 from experiments.lab.findings import mean
 from experiments.lab.ledger import Ledger
 from experiments.lab.run import Result, Run, Told
-from experiments.lab.workloads import workload as load
 from torch import nn
 
 import largebatch as lb
@@ -196,30 +194,3 @@ def _validation(results: Sequence[Result]) -> float:
     if any(result.diverged for result in results):
         return float("inf")
     return mean([result.validation["loss"] for result in results]).value
-
-
-def grown(cell: Cell, *, eta: float, denominator: str, every: int, growth: float) -> list[lb.Rule]:
-    """A norm test with bounds, as the library's methods have it but for these numbers."""
-    test: lb.Rule = lb.NormTest(
-        eta=eta,
-        denominator=denominator,  # type: ignore[arg-type]
-        statistic=cell.statistic,
-    )
-    averaged = lb.Averaged(test, statistic=cell.statistic)
-    return [lb.Every(averaged, steps=every), lb.LimitGrowth(factor=growth, shrink=1.0)]
-
-
-FOLLOW: Mapping[str, tuple[lb.Rule, ...]] = MappingProxyType(
-    {
-        "none": (),
-        "sqrt": (lb.SqrtScaling(),),
-        "linear": (lb.LinearScaling(),),
-        "AdaScale": (lb.AdaScale(),),
-    }
-)
-"""How the rate follows the batch."""
-
-
-def base_batch(name: str) -> int:
-    """Of a workload."""
-    return load(name).base_batch_size
