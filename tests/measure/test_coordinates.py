@@ -157,6 +157,9 @@ def test_the_rank_of_a_quantile_is_that_of_the_sorted_list() -> None:
             found = ratio_at(ratio.clone(), quantile=quantile).item()
             rank = math.ceil(quantile * len(known) - 1e-9)
             assert found == (known[rank - 1] if known else -1.0)
+    least = torch.tensor([0.5, 0.25, 0.75])
+    assert ratio_at(least.clone(), quantile=1e-12) == 0.75
+    assert ratio_at(least.double(), quantile=1e-12) == 0.75
 
 
 def test_a_gradient_in_half_precision_is_squared_in_float32() -> None:

@@ -24,7 +24,7 @@ class CoordinateNoiseScale:
     Since variance_j / g_j^2 falls as g_j^2 / L_j rises, only that ratio's minimum is looked for.
 
     Costs, in measured steps only: one more pass over each part's gradient, memory for up to three
-    gradients, two passes over the ratios for a quantile below 1, one host sync, and with several
+    gradients, two passes over the ratios for a quantile below 1, a few host syncs, and with several
     processes one all-reduce of the gradient's size in float32. That one comes after the step's own
     collective, in which ranks that disagree about what is measured are told.
 
@@ -156,7 +156,8 @@ def _ranked(ratio: Tensor, *, part: float) -> Tensor:
     bits = ratio.view(torch.int64 if ratio.dtype is torch.float64 else torch.int32)
     bins = bits >> (8 * ratio.element_size() - 16)
     up_to = torch.bincount(bins).cumsum(0)
-    rank = int(part * int(torch.count_nonzero(ratio < math.inf)))
+    finite = int(torch.count_nonzero(ratio < math.inf))
+    rank = min(int(part * finite), max(finite - 1, 0))
     at = int((up_to <= rank).sum())
     below = int(up_to[at - 1]) if at else 0
     return ratio[bins == at].sort().values[rank - below]
