@@ -26,9 +26,9 @@ def naive_chunks(samples, *, parts):
     return chunks
 
 
-def bound(source, *, rank=0, ranks=1, least_parts=1, **options):
+def bound(source, *, rank=0, ranks=1, least_parts=1, alike=False, **options):
     loader = BatchLoader(source, **options)
-    loader.bind(rank=rank, ranks=ranks, least_parts=least_parts)
+    loader.bind(rank=rank, ranks=ranks, least_parts=least_parts, alike=alike)
     return loader
 
 

@@ -40,7 +40,7 @@ every_paper = pytest.mark.parametrize("paper", PAPERS)
 
 
 def build(
-    rule: Any, optimize: Build = sgd, *, batch_size: int = 8, most: int = 4, **options: Any
+    rule: Any, optimize: Build = sgd, *, batch_size: int = 8, most: int | None = 4, **options: Any
 ) -> tuple[nn.Module, torch.optim.Optimizer, lb.Controller, MemoryRecord]:
     model: nn.Module = small_model()
     if dist.is_initialized():
@@ -131,33 +131,32 @@ def go_until(control: lb.Controller, *, step: int) -> None:
         control.step()
 
 
-def a_run(paper: str, most: int) -> list[Any]:
-    """Each step's batch and decision, where a growth of 2 always binds."""
+def a_run(paper: str, most: int | None) -> list[Any]:
+    """The sizes, rates and reasons of a run whose tests decide, and the weights at its end."""
     method, optimize = PAPERS[paper]
-    rule = method(eta=0.05, every=3, max=64)
+    rule = method(eta=1.2, every=3, growth=8.0)
     model, _, control, _ = build(rule, optimize, most=most)
-    decisions = train(control, steps=14)
+    decisions = train(control, steps=25)
     return [
         [(d.next_batch_size, d.lr_multiplier, d.reason) for d in decisions],
         [w.tolist() for w in weights(model)],
     ]
 
 
-def both_ranks(most: int) -> dict[str, list[Any]]:
-    return {paper: a_run(paper, most) for paper in PAPERS}
+def both_ranks() -> list[list[Any]]:
+    return [a_run(paper, most) for paper in PAPERS for most in (3, None)]
 
 
 @pytest.mark.distributed
-def test_two_processes_decide_alike_and_as_one_does_on_the_same_parts() -> None:
-    first, second = run_on_ranks(both_ranks, 2, 4)
+def test_two_processes_decide_as_one_does_whatever_the_batch() -> None:
+    """The sizes are equal, every one, though the estimates are so only up to rounding."""
+    first, second = run_on_ranks(both_ranks, 2)
     assert first == second
-    for paper in PAPERS:
-        decisions, moved = a_run(paper, 4)
-        there, also = first[paper]
+    alone = both_ranks()
+    for (decisions, moved), (there, also) in zip(alone, first, strict=True):
+        sizes = [size for size, _, _ in decisions]
+        assert len({size for size in sizes if size not in (8, 64, 96)}) >= 1
         assert [d[:2] for d in there] == [d[:2] for d in decisions]
-        assert [d[0] for d in decisions][::3] == [16, 32, 64, 64, 64]
-        for (_, _, reason), (_, _, other) in zip(decisions, there, strict=True):
-            assert reason.split("; ")[1:] == other.split("; ")[1:]
         for a, b in zip(moved, also, strict=True):
             torch.testing.assert_close(torch.tensor(a), torch.tensor(b), rtol=1e-3, atol=1e-5)
 

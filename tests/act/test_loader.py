@@ -20,6 +20,7 @@ histories = st.fixed_dictionaries(
         "ranks": st.integers(1, 3),
         "most": st.integers(1, 6),
         "least_parts": st.integers(1, 2),
+        "alike": st.booleans(),
         "batch_sizes": st.lists(st.integers(3, 25), min_size=1, max_size=6),
     }
 )
@@ -33,6 +34,7 @@ def loaders_of(history, *, ranks=None):
             rank=rank,
             ranks=ranks,
             least_parts=history["least_parts"],
+            alike=history["alike"],
             batch_size=history["batch_sizes"][0],
             max_micro_batch_size=history["most"],
             seed=history["seed"],
@@ -144,6 +146,22 @@ def test_by_default_a_micro_batch_is_a_ranks_share_of_the_first_batch(ranks, exp
     assert all(len(take(loader)) == 1 for loader in loaders)
     sizes = [len(chunk) for chunk in step_of_all(loaders, 14)]
     assert sorted(sizes, reverse=True) == sorted(expected, reverse=True)
+
+
+def test_by_default_two_ranks_have_the_micro_batches_of_one_where_they_are_to_be_alike():
+    def chunks(ranks):
+        source = torch.arange(9)
+        options = {"ranks": ranks, "least_parts": 2, "alike": True, "batch_size": 7}
+        loaders = [bound(source, rank=rank, **options) for rank in range(ranks)]
+        return [step_of_all(loaders, batch_size) for batch_size in (7, 14, 15, 20)]
+
+    assert chunks(1) == chunks(2)
+    assert [[len(c) for c in step] for step in chunks(1)] == [
+        [4, 3],
+        [4, 4, 3, 3],
+        [4, 4, 4, 3],
+        [3, 3, 3, 3, 2, 2, 2, 2],
+    ]
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(None, 8), (100, 8), (8, 8), (5, 5), (1, 3)])

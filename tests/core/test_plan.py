@@ -64,6 +64,41 @@ def test_the_fewest_backward_calls_that_fit_and_give_enough_parts(
     assert plan.accumulation == (min(enough) if enough else batch_size // ranks)
 
 
+@given(batch_size=PLANS["batch_size"], most=st.integers(2, 300), least_parts=st.integers(2, 8))
+def test_alike_the_parts_are_those_of_one_rank_on_as_many_as_share_them(
+    batch_size: int, most: int, least_parts: int
+) -> None:
+    assume(batch_size >= 2 * least_parts)
+    plans = {
+        ranks: BatchPlan(
+            batch_size=batch_size,
+            ranks=ranks,
+            max_micro_batch_size=most,
+            least_parts=least_parts,
+            alike=True,
+        )
+        for ranks in (1, 2, 4, 8)
+        if batch_size >= ranks
+    }
+    needed = max(-(-batch_size // most), least_parts)
+    parts = next(n for n in [1, 2, 4, *range(8, 4000, 8)] if n >= needed)
+    assert plans[1].parts == parts
+    assert max(plans[1].sizes) <= most
+    for ranks, plan in plans.items():
+        if ranks <= parts:
+            assert plan.sizes == plans[1].sizes
+
+
+def test_alike_three_ranks_have_what_they_can_share() -> None:
+    plan = BatchPlan(batch_size=90, ranks=3, max_micro_batch_size=30, alike=True)
+    assert plan.sizes == (15,) * 6  # 4 are needed for one rank, 6 are the least for three
+
+
+def test_alike_single_samples_stay_single() -> None:
+    plan = BatchPlan(batch_size=5, max_micro_batch_size=1, alike=True)
+    assert plan.sizes == (1,) * 5
+
+
 def test_hand_computed_cuts() -> None:
     assert BatchPlan(batch_size=10, max_micro_batch_size=4).sizes == (4, 3, 3)
     assert BatchPlan(batch_size=8, max_micro_batch_size=8).sizes == (8,)

@@ -184,6 +184,7 @@ class DataSets(World):
         kind=kinds,
         most=st.none() | st.integers(1, 12),
         least=st.integers(1, 3),
+        alike=st.booleans(),
     )
     def build(
         self, *, size: int, seed: int, shuffle: bool, ranks: int, wish: int, **cut: Any
@@ -203,10 +204,12 @@ class DataSets(World):
         kind: str,
         most: int | None,
         least: int,
+        alike: bool,
         state: dict[str, Any] | None = None,
         early: bool = False,
     ) -> BatchLoader:
-        self.most, self.least = most or -(-wish // ranks), least
+        share = max(ranks, least) if alike else ranks
+        self.most, self.least, self.alike = most or -(-wish // share), least, alike
         loader = BatchLoader(
             source_of(kind, self.size),
             batch_size=wish,
@@ -216,7 +219,7 @@ class DataSets(World):
         )
         if state is not None and early:
             loader.load_state_dict(state)
-        loader.bind(rank=rank, ranks=ranks, least_parts=least)
+        loader.bind(rank=rank, ranks=ranks, least_parts=least, alike=alike)
         if state is not None and not early:
             loader.load_state_dict(state)
         return loader
@@ -253,7 +256,10 @@ class DataSets(World):
             given.append(micro_batches)
         self.pending = True
         expected = self.expected(size)
-        k = max(-(-size // (self.ranks * self.most)), -(-self.least // self.ranks))
+        parts = max(-(-size // self.most), self.least)
+        if self.alike:
+            parts = next(n for n in [1, 2, 4, *range(8, 80, 8)] if n >= parts)
+        k = -(-parts // self.ranks)
         k = max(min(k, size // self.ranks), 1)
         chunks = naive_chunks(expected, parts=k * self.ranks)
         for rank, micro_batches in enumerate(given):
@@ -282,6 +288,7 @@ class DataSets(World):
         kind=kinds,
         most=st.none() | st.integers(1, 12),
         least=st.integers(1, 3),
+        alike=st.booleans(),
         early=st.booleans(),
     )
     def resume(self, *, saved: Any, ranks: int, first: int, **options: Any) -> None:

@@ -6,7 +6,9 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -79,3 +81,27 @@ def twin_of(
         loss=sum(a * x for a, x in zip(w, losses, strict=True)) / total,
         gradient=mean,
     )
+
+
+def rows_of_parts(
+    model: nn.Module, loss_fn: Loss, micro_batches: Sequence[tuple[Tensor, ...]]
+) -> list[list[float]]:
+    """Each micro-batch's whole gradient: [K, parameters]."""
+    parts, _ = part_gradients(model, loss_fn, micro_batches)
+    return [torch.cat([g.flatten() for g in part if g is not None]).tolist() for part in parts]
+
+
+def coordinate_ratios(rows: Any, sizes: Any) -> list[float]:
+    """variance_j / g_j^2 of each coordinate that has one, rising: parts `[K, P]` of so many samples
+    each, with v_j = sum w_i (g_ij - g_j)^2 / (K - 1) for one sample."""
+    rows, w = np.asarray(rows, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
+    mean = w @ rows / w.sum()
+    variance = (w[:, None] * (rows - mean) ** 2).sum(axis=0) / (len(w) - 1)
+    pairs = zip(variance.tolist(), (mean**2).tolist(), strict=True)
+    return sorted(v / m if m > 0 else math.inf for v, m in pairs if v > 0 or m > 0)
+
+
+def coordinate_noise_scale(rows: Any, sizes: Any, *, quantile: float) -> float | None:
+    """The ratio of rank ceil(quantile n)."""
+    known = coordinate_ratios(rows, sizes)
+    return known[math.ceil(quantile * len(known) - 1e-9) - 1] if known else None

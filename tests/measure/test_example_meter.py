@@ -10,6 +10,7 @@ import weakref
 import pytest
 import torch
 from example_twin import naive
+from gradient_twin import coordinate_noise_scale
 from torch import Tensor, nn
 from watching import Ask, Seen, controller, cross_entropy, data, drive, network
 
@@ -187,6 +188,88 @@ def test_groups_of_examples(door, parts):
     assert found.inner_product_variance == pytest.approx(size * products, rel=1e-9)
 
 
+@pytest.mark.parametrize("quantile", [1.0, 0.8])
+@pytest.mark.parametrize("groups", [None, 5])
+@pytest.mark.parametrize("micro", [20, 10])
+@pytest.mark.parametrize("door", ["controller", "attach"])
+def test_single_coordinates_of_single_examples(door, micro, groups, quantile):
+    model, (x, y) = network(dtype=torch.float64), data(dtype=torch.float64)
+    optimizer = torch.optim.Adagrad(model.parameters(), lr=0.05)
+    ask = ("moments", "preconditioned_moments", "coordinate_noise_scale")
+    strict = lb.Meter(
+        model,
+        examples=lb.PerExample(groups=groups),
+        statistics=[lb.SquaredNorms(), lb.CoordinateNoiseScale(quantile=quantile)],
+    )
+    assert strict.least_parts == 1
+    if door == "controller":
+        control, seen = controller(
+            model, optimizer, samples=(x, y), micro=micro, ask=ask, meter=strict
+        )
+        steps = control.steps(steps=2)
+    else:
+        lb.attach(
+            model, optimizer, Ask(ask), batch_size=20, base_batch_size=4, meter=strict,
+            record=(seen := Seen()),
+        )  # fmt: skip
+    for at in (0, 20):
+        rows = rows_of(model, x[at : at + 20], y[at : at + 20])
+        if groups:
+            rows = rows.unflatten(0, (groups * 20 // micro, -1)).mean(1)
+        if door == "controller":
+            batch_of(control, model, next(steps))
+            control.step()
+        else:
+            for few in torch.arange(at, at + 20).split(micro):
+                (cross_entropy(model, x[few], y[few]) * micro / 20).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        found = seen.steps[-1]
+        sizes = [20 // len(rows)] * len(rows)
+        expected = coordinate_noise_scale(rows, sizes, quantile=quantile)
+        assert found.coordinate_noise_scale == pytest.approx(expected, rel=1e-9)
+        assert found.moments.parts == len(rows)
+
+
+def test_the_strict_test_grows_a_batch_that_has_one_backward_a_step():
+    model = network()
+    strict = lb.CoordinateNormTest(eta=1.0, statistic="coordinate_noise_scale")
+    control = lb.Controller(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.05),
+        lb.chain(strict, lb.LimitGrowth(factor=2.0, shrink=1.0)),
+        lb.BatchLoader(data(), batch_size=4, max_micro_batch_size=60),
+        base_batch_size=4,
+        meter=lb.Meter(
+            model, examples=lb.PerExample(), statistics=[lb.CoordinateNoiseScale(quantile=0.9)]
+        ),
+    )
+    for batch in control.steps(steps=6):
+        assert batch.accumulation == 1
+        batch_of(control, model, batch)
+        control.step()
+    assert control.batch_size == 60  # the data set
+
+
+@pytest.mark.parametrize("paper", ["adadagrad", "adadam"])
+def test_a_method_that_reads_what_the_optimizer_divides_has_one_backward_a_step(paper):
+    model = network()
+    optimize = torch.optim.Adagrad if paper == "adadagrad" else torch.optim.Adam
+    control = lb.Controller(
+        model,
+        optimize(model.parameters(), lr=0.01),
+        getattr(lb.methods, paper)(eta=0.5, every=2),
+        lb.BatchLoader(data(), batch_size=4, max_micro_batch_size=60),
+        base_batch_size=4,
+        meter=meter(model),
+    )
+    for batch in control.steps(steps=12):
+        assert batch.accumulation == 1
+        batch_of(control, model, batch)
+        control.step()
+    assert control.batch_size == 60
+
+
 def test_a_users_own_gradients_are_none_of_it():
     model, (x, y) = network(), data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -346,11 +429,11 @@ def test_sizes_that_are_told_otherwise_are_refused():
 
 @pytest.mark.parametrize(
     "options",
-    [{"tap": lb.Detached()}, {"tap": lb.Flat()}, {"statistics": [lb.SquaredNorms()]}],
+    [{"tap": lb.Detached()}, {"tap": lb.Flat()}, {"statistics": [lb.TemporalMoments()]}],
     ids=["Detached", "Flat", "statistics"],
 )
 def test_another_tap_or_other_statistics_are_refused(options):
-    with pytest.raises(ValueError, match="its own statistics and needs the usual tap"):
+    with pytest.raises(ValueError, match=r"its own statistics|the usual tap"):
         lb.Meter(network(), examples=lb.PerExample(), **options)
 
 

@@ -12,13 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from largebatch.rules import GradientDiversity
-from largebatch.rules.gradient_diversity import diversity_batch
 
 
 def diversity(rows: Any) -> float:
     """sum |g_i|^2 / |sum g_i|^2."""
     g = np.asarray(rows, dtype=np.float64)
     return float((g**2).sum() / (g.sum(axis=0) ** 2).sum())
+
+
+def thousands(variance: float, sqnorm: float) -> int:
+    """What delta = 1000 asks for, of the true gradient's squared norm."""
+    true = moments_of(variance, sqnorm, batch_size=math.inf)
+    return size_asked(GradientDiversity(delta=1000.0), see(true))
 
 
 @given(rows=st.lists(st.tuples(*[st.floats(-9, 9)] * 3), min_size=1, max_size=8))
@@ -29,8 +34,7 @@ def test_diversity_times_samples_is_one_and_the_noise_scale(rows: Any) -> None:
     if mean @ mean < 1e-6:
         return
     variance = ((g - mean) ** 2).sum() / len(g)
-    batch = diversity_batch(ratio=variance / (mean @ mean), delta=0.3)
-    assert batch == pytest.approx(0.3 * len(g) * diversity(g), rel=1e-6)
+    assert thousands(variance, mean @ mean) == pytest.approx(1000 * len(g) * diversity(g), abs=1.01)
 
 
 @cases([case for case in TESTED if "gradient_diversity_sum_over_normsum" in case["stats"]])
@@ -39,9 +43,9 @@ def test_a_case_has_its_diversity(case: dict[str, Any]) -> None:
     assert diversity(case["G"]) == pytest.approx(
         stats["gradient_diversity_sum_over_normsum"], rel=1e-9
     )
-    ratio = stats["tr_sigma"] * (n - 1) / n / stats["mean_grad_sq_norm"]
-    expected = 0.5 * n * stats["gradient_diversity_sum_over_normsum"]
-    assert diversity_batch(ratio=ratio, delta=0.5) == pytest.approx(expected, rel=1e-9)
+    expected = 1000 * n * stats["gradient_diversity_sum_over_normsum"]
+    found = thousands(stats["tr_sigma"] * (n - 1) / n, stats["mean_grad_sq_norm"])
+    assert found == pytest.approx(expected, abs=1.01)
 
 
 @given(noise=st.floats(0.0, 1e6), sqnorm=st.floats(1e-3, 1e3), delta=st.floats(0.01, 1.0))

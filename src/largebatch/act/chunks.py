@@ -145,7 +145,7 @@ class ChunkSource:
     Args:
         delivery: what reads the chunks.
         dataset_size: samples in an epoch.
-        max_micro_batch_size: most samples of a chunk; None for the first batch's share of a rank.
+        max_micro_batch_size: most samples of a chunk; None for the largest chunk of the first step.
     """
 
     exhausted = False
@@ -157,9 +157,13 @@ class ChunkSource:
         self._delivery = delivery
         self._max_micro_batch_size = max_micro_batch_size
 
-    def bind(self, *, batch_size: int, rank: int, ranks: int, least_parts: int) -> None:
-        self._rank, self._ranks, self._least_parts = rank, ranks, least_parts
-        self._most = self._max_micro_batch_size or -(-batch_size // ranks)
+    def bind(
+        self, *, batch_size: int, rank: int, ranks: int, least_parts: int, alike: bool
+    ) -> None:
+        self._rank, self._ranks = rank, ranks
+        self._least_parts, self._alike = least_parts, alike
+        share = max(ranks, least_parts) if alike else ranks
+        self._most = self._max_micro_batch_size or -(-batch_size // share)
         self._cut = self._cut_of(batch_size)
 
     def step(self, position: int, batch_size: int) -> Step:
@@ -202,5 +206,6 @@ class ChunkSource:
             ranks=self._ranks,
             max_micro_batch_size=self._most,
             least_parts=self._least_parts,
+            alike=self._alike,
         )
         return Cut(batch_size=batch_size, offsets=plan.chunks(rank=self._rank))

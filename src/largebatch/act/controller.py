@@ -62,7 +62,12 @@ class StepController(Clocked):
         check_needs(decider, meter=meter)
         parts = meter.least_parts if decider.rule.needs & STATISTICS else 1
         _check_variance(decider, parts=parts)
-        batches.bind(rank=meter.rank, ranks=meter.rank_count, least_parts=parts)
+        batches.bind(
+            rank=meter.rank,
+            ranks=meter.rank_count,
+            least_parts=parts,
+            alike=parts > 1 and "batch" in decider.rule.changes,
+        )
         self.model, self.batches, self.meter = model, batches, meter
         self.patience = patience
         self.reading: Reading | None = None

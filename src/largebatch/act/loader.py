@@ -67,8 +67,9 @@ class BatchLoader:
             gives each rank its own samples.
         batch_size: samples of the first step over all ranks.
         max_micro_batch_size: most samples of one micro-batch on one rank. By default each rank's
-            share of the first batch: the size that the user has shown to fit; what is larger later
-            is accumulated.
+            share of the first batch, the size that the user has shown to fit, and half of that
+            batch at most where a rule sets the batch by what it measures; what is larger later is
+            accumulated.
         seed: of the permutations and of the samples' randomness.
         shuffle: whether epochs are permuted.
         collate: list of samples -> micro-batch, by default torch's `default_collate`.
@@ -124,13 +125,14 @@ class BatchLoader:
         self._step: Step | None = None
         self._in_use = False
 
-    def bind(self, *, rank: int, ranks: int, least_parts: int) -> None:
+    def bind(self, *, rank: int, ranks: int, least_parts: int, alike: bool = False) -> None:
         """Say who shares the batches; the controller does so before the first step.
 
         Args:
             rank: of this process.
             ranks: processes that share each batch.
             least_parts: fewest micro-batches of a step over all ranks.
+            alike: whether they are to be the same on 1, 2, 4 and 8 ranks, as `BatchPlan` says.
 
         Raises:
             ValueError: fewer samples than ranks in a batch, a loader without data or with
@@ -143,7 +145,11 @@ class BatchLoader:
             )
         self._check_shared(min(self._first_batch_size, self._batch_size), ranks)
         self._source.bind(
-            batch_size=self._first_batch_size, rank=rank, ranks=ranks, least_parts=least_parts
+            batch_size=self._first_batch_size,
+            rank=rank,
+            ranks=ranks,
+            least_parts=least_parts,
+            alike=alike,
         )
         self._ranks = ranks
 

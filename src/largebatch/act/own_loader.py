@@ -80,7 +80,9 @@ class OwnLoader:
         self._hold()
         return self._ended
 
-    def bind(self, *, batch_size: int, rank: int, ranks: int, least_parts: int) -> None:
+    def bind(
+        self, *, batch_size: int, rank: int, ranks: int, least_parts: int, alike: bool
+    ) -> None:
         self._ranks, self._least = ranks, -(-least_parts // ranks)
         if self._iterator is None:
             self._open()

@@ -38,7 +38,9 @@ class Source(Protocol):
     @property
     def exhausted(self) -> bool: ...
 
-    def bind(self, *, batch_size: int, rank: int, ranks: int, least_parts: int) -> None:
+    def bind(
+        self, *, batch_size: int, rank: int, ranks: int, least_parts: int, alike: bool
+    ) -> None:
         """Say who shares the batches, before the first step."""
         ...
 

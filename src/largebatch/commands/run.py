@@ -3,6 +3,8 @@
 The micro-batch is one base batch, or less where the memory holds less. A step of scale S is then S
 gradients of base batches, the parts from which the AdaScale paper takes its variance, and batch
 normalization sees the same number of samples at every scale.
+Where the method sets the batch, the parts are 2, 4 or a multiple of 8, so that as many processes
+decide alike.
 """
 
 from __future__ import annotations

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MOST_ALIKE = 8
+"""Up to so many ranks, where they are a power of two, may share the same parts."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
@@ -20,6 +23,9 @@ class BatchPlan:
             ranks do not divide the batch, some calls have 2, since each rank makes equally many.
         least_parts: fewest chunks over all ranks (2 where a variance is needed), as far as the
             batch has as many samples.
+        alike: whether the chunks are to be the same on 1, 2, 4 and 8 ranks, as long as they are no
+            more than the chunks: their number is then 2, 4 or a multiple of 8. Single samples
+            (`max_micro_batch_size=1`) stay single.
 
     Raises:
         ValueError: fewer samples than ranks, or a size below 1.
@@ -29,6 +35,7 @@ class BatchPlan:
     ranks: int = 1
     max_micro_batch_size: int
     least_parts: int = 1
+    alike: bool = False
 
     def __post_init__(self) -> None:
         if self.ranks < 1 or self.max_micro_batch_size < 1:
@@ -42,10 +49,10 @@ class BatchPlan:
     @property
     def accumulation(self) -> int:
         """k: backward calls of each rank in this step."""
-        wanted = max(
-            -(-self.batch_size // (self.ranks * self.max_micro_batch_size)),
-            -(-self.least_parts // self.ranks),
-        )
+        parts = max(-(-self.batch_size // self.max_micro_batch_size), self.least_parts)
+        if self.alike:
+            parts = shareable(parts)
+        wanted = -(-parts // self.ranks)
         return max(min(wanted, self.batch_size // self.ranks), 1)
 
     @property
@@ -64,3 +71,13 @@ class BatchPlan:
         each, longer = divmod(self.batch_size, self.parts)
         mine = range(rank, self.parts, self.ranks)
         return tuple((j * each + min(j, longer), each + (j < longer)) for j in mine)
+
+
+def shareable(parts: int) -> int:
+    """The least number from `parts` on that 1, 2, 4 and 8 ranks divide, if they are not more.
+
+    >>> [shareable(parts) for parts in (1, 2, 3, 5, 8, 9, 17)]
+    [1, 2, 4, 8, 8, 16, 24]
+    """
+    unit = min(1 << (parts - 1).bit_length(), MOST_ALIKE)
+    return -(-parts // unit) * unit

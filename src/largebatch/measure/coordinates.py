@@ -21,18 +21,19 @@ class CoordinateNoiseScale:
 
     The variance of one sample's coordinate is estimated as the trace is (`moments_of_parts`), from
     L_j = sum p_i g_ij^2 over the parts, and unbiased for each j; their maximum is biased upwards.
-    Since variance_j / g_j^2 falls as g_j^2 / L_j rises, the device finds that ratio's minimum, and
-    the host makes the noise scale of it.
+    Since variance_j / g_j^2 falls as g_j^2 / L_j rises, only that ratio's minimum is looked for.
 
     Costs, in measured steps only: one more pass over each part's gradient, memory for up to three
-    gradients, a partial sort for a quantile below 1, and with several processes one all-reduce of
-    the gradient's size in float32. Under `attach` with several processes it is refused, since their
-    numbers of backward calls, and thus of these all-reduces, could differ.
+    gradients, two passes over the ratios for a quantile below 1, a few host syncs, and with several
+    processes one all-reduce of the gradient's size in float32. That one comes after the step's own
+    collective, in which ranks that disagree about what is measured are told.
 
         strict = lb.CoordinateNoiseScale(quantile=0.9)
         meter = lb.Meter(model, statistics=[lb.SquaredNorms(), strict])
 
-    Mutable: holds a buffer of the gradient's size.
+    With `examples=lb.PerExample()` the parts are single examples.
+
+    Mutable: holds two buffers of the gradient's size.
 
     Args:
         quantile: in (0, 1]; 1 is the maximum. The least ratio that so large a part of the
@@ -47,7 +48,7 @@ class CoordinateNoiseScale:
     name = "coordinate_noise_scale"
     parts = True
     of_parts = ()
-    of_batch = ("batch over parts of the coordinate",)
+    of_batch = ()
 
     def __init__(self, *, quantile: float = 1.0) -> None:
         if not 0.0 < quantile <= 1.0:
@@ -85,8 +86,11 @@ class CoordinateNoiseScale:
 
     def see(self, index: int, gradient: Tensor) -> None:
         # squared at once: autograd and DDP may go on in the same memory before the part is closed
-        into = self._sum if index == WHOLE else self._views[index]
-        self._squares.append((into, self._wide(gradient).square()))
+        self.add(index, self._wide(gradient).square())
+
+    def add(self, index: int, squares: Tensor) -> None:
+        """Squares of one parameter's gradient in the part in hand, coordinate by coordinate."""
+        self._squares.append((self._sum if index == WHOLE else self._views[index], squares))
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
         if self._squares:
@@ -96,23 +100,21 @@ class CoordinateNoiseScale:
 
     @torch.no_grad()
     def close_batch(self, sums: Sums, *, share: float) -> None:
-        if sums.ranks.count > 1:
-            sums.ranks.sum_(self._sum)
+        self._ranks = sums.ranks
         batch = torch.cat([self._gradient_of(at) for at in range(len(self._parameters))])
-        ratio = batch.square_().div_(self._sum)
-        sums.add(self.of_batch[0], ratio_at(ratio, quantile=self.quantile), coefficient=share)
+        self._batch = batch.square_()
 
+    @torch.no_grad()
     def read(self, totals: Totals) -> float | None:
-        """The noise scale of the coordinate that was found; None where no coordinate has one."""
-        ratio = totals.sums[self.of_batch[0]]
-        if ratio < 0.0:
-            return None
+        """The noise scale of the coordinate that is found; None where no coordinate has one."""
+        ratios = self._batch.div_(self._ranks.sum_(self._sum))
+        ratio = float(ratio_at(ratios, quantile=self.quantile))
         moments = moments_of_parts(
             totals.parts,
             mean_sqnorm=totals.part_factor / totals.parts.weight,
             batch_sqnorm=ratio * totals.batch_factor,
         )
-        if moments is None:
+        if moments is None or ratio < 0.0:
             return None
         return noise_scale(variance=moments.variance, sqnorm=moments.batch_sqnorm)
 
@@ -129,7 +131,7 @@ class CoordinateNoiseScale:
 
 def ratio_at(ratio: Tensor, *, quantile: float) -> Tensor:
     """The least ratio for a quantile of 1, else the one that so large a part of them does not fall
-    below; -1 where there is none. Changes its argument; nothing is read by the host.
+    below; -1 where there is none. Changes its argument.
 
     >>> ratio_at(torch.tensor([0.25, torch.nan, 0.0, 0.5]), quantile=1.0)
     tensor(0.)
@@ -141,12 +143,21 @@ def ratio_at(ratio: Tensor, *, quantile: float) -> Tensor:
         quantile: in (0, 1]; of n ratios it is the one of rank ceil(quantile n) from above.
     """
     ratio = ratio.nan_to_num_(nan=math.inf, posinf=math.inf)
-    if quantile == 1.0:
-        found = ratio.min()
-    else:
-        # with rank ceil(q n) from above it has floor((1 - q) n) below it: at most as many as of all
-        part = 1.0 - quantile + 1e-9
-        least = ratio.topk(min(int(part * len(ratio)) + 1, len(ratio)), largest=False).values
-        below = (part * ratio.isfinite().sum()).long().clamp(max=len(least) - 1)
-        found = least.index_select(0, below.reshape(1)).squeeze(0)
+    found = ratio.min() if quantile == 1.0 else _ranked(ratio, part=1.0 - quantile + 1e-9)
     return torch.where(found.isfinite(), found, -1.0)
+
+
+def _ranked(ratio: Tensor, *, part: float) -> Tensor:
+    """Of n finite ratios the one with floor(part n) before it as they rise; inf where n is 0.
+
+    From 0 on a float's bits rise with it: the first 16 of them are counted, and only those in the
+    bin with the rank are sorted.
+    """
+    bits = ratio.view(torch.int64 if ratio.dtype is torch.float64 else torch.int32)
+    bins = bits >> (8 * ratio.element_size() - 16)
+    up_to = torch.bincount(bins).cumsum(0)
+    finite = int(torch.count_nonzero(ratio < math.inf))
+    rank = min(int(part * finite), max(finite - 1, 0))
+    at = int((up_to <= rank).sum())
+    below = int(up_to[at - 1]) if at else 0
+    return ratio[bins == at].sort().values[rank - below]

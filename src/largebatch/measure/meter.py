@@ -41,7 +41,7 @@ class Meter:
             computed.
         tap: where gradients are seen; None is `LeafHooks()`.
         examples: `PerExample()` takes single examples for the parts, in place of micro-batches and
-            ranks, and brings its own statistics.
+            ranks, and brings its own statistics, to which `CoordinateNoiseScale()` may be added.
         group: process group that shares the batch; None is the default group.
 
     Raises:
@@ -63,10 +63,10 @@ class Meter:
         self.tap: Tap = tap or LeafHooks()
         self.examples = examples
         usual: tuple[Statistic, ...] = (SquaredNorms(), PreconditionedNorms())
-        if examples is not None:
-            _check_examples(model, statistics=statistics, tap=tap)
-            usual = statistics_of(examples)
         self._offered = usual if statistics is None else tuple(statistics)
+        if examples is not None:
+            _check_examples(model, tap=tap)
+            self._offered = statistics_of(examples, also=statistics)
         self.statistics: tuple[Statistic, ...] = ()
         if len({s.name for s in self._offered}) < len(self._offered):
             raise ValueError(
@@ -305,13 +305,11 @@ def _parts(count: int, samples: float, weight: float, source: Source) -> Parts:
     return Parts.proportional(count=count, samples=samples, weight=weight, source=source)
 
 
-def _check_examples(
-    model: nn.Module, *, statistics: Sequence[Statistic] | None, tap: Tap | None
-) -> None:
-    if statistics is not None or not isinstance(tap, LeafHooks | None):
+def _check_examples(model: nn.Module, *, tap: Tap | None) -> None:
+    if not isinstance(tap, LeafHooks | None):
         raise ValueError(
-            "lb.PerExample() brings its own statistics and needs the usual tap. Leave the others "
-            "out: lb.Meter(model, examples=lb.PerExample())."
+            "lb.PerExample() needs the usual tap. Leave the other one out: "
+            "lb.Meter(model, examples=lb.PerExample())."
         )
     inside = replica(model)
     for module in (model, model if inside is None else inside.module):

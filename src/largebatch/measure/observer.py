@@ -18,7 +18,6 @@ from torch.optim import Optimizer
 
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NoVariance
 from largebatch.core.measurement import Reading
-from largebatch.measure.coordinates import CoordinateNoiseScale
 from largebatch.measure.estimate import Parts
 from largebatch.measure.meter import LOSS, Meter
 from largebatch.measure.squares import squared_norm
@@ -61,13 +60,8 @@ class Observer:
         return self._usual
 
     def bind(self, optimizer: Optimizer) -> None:
-        """Told once whose parameters to measure.
-
-        Raises:
-            ValueError: a statistic that has a collective of its own, and several processes.
-        """
+        """Told once whose parameters to measure."""
         self.meter.bind(optimizer, also=(LEFT_OVER,))
-        _check_collectives(self.meter)
         if self.meter.examples is not None:
             self.meter.examples.task = torch._C._current_graph_task_id
         self._batch_names = {BATCH}
@@ -286,16 +280,6 @@ class Observer:
                 f"in this step. Tell what it gets: lb.attach(..., batch_size={samples:.0f}); the "
                 "examples are the first dimension of its first argument."
             )
-
-
-def _check_collectives(meter: Meter) -> None:
-    whole = any(isinstance(statistic, CoordinateNoiseScale) for statistic in meter.statistics)
-    if whole and meter.rank_count > 1:
-        raise ValueError(
-            "lb.CoordinateNoiseScale() sums squares over the processes at the end of a step, which "
-            "your own loop does not announce. Use lb.Controller(model, optimizer, rule, batches, "
-            "base_batch_size=64, meter=meter), or one process."
-        )
 
 
 def _check_cleared(left_over: float) -> None:

@@ -20,25 +20,17 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from largebatch.core.decision import Decision
-from largebatch.core.measurement import GradientMoments, Measurement
-from largebatch.rules.norm_test import required_batch, theta_max
-from largebatch.rules.sizes import (
-    PROPOSERS,
-    asking,
-    check_above_zero,
-    noise_ratio,
-    proposal,
-    verdict,
-)
+from largebatch.core.measurement import Measurement
+from largebatch.rules.norm_test import NormTest, judged
+from largebatch.rules.sizes import PROPOSERS, asking, check_above_zero
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoordinateNormTest:
     """Proposes the least batch that passes the coordinate-wise norm test, or its relaxation.
 
-    >>> m = GradientMoments(batch_size=8, parts=4, batch_sqnorm=2.0, variance=16.0)
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=8, base_batch_size=8,
-    ...     preconditioned_moments=m, coordinate_noise_scale=50.0)
+    ...     coordinate_noise_scale=50.0)
     >>> rule = CoordinateNormTest(eta=0.5, statistic="coordinate_noise_scale")
     >>> rule.update(None, seen, Decision(next_batch_size=8, base_steps=1))[1].reason
     'theta_max 2.5 > 0.5; batch 200'
@@ -83,20 +75,13 @@ class CoordinateNormTest:
         return None
 
     def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
+        if self.statistic == "preconditioned_moments":
+            relaxed = NormTest(eta=self.eta, statistic=self.statistic)
+            return relaxed.update(state, seen, proposed)
         proposed = asking(proposed, self.needs)
-        measured: GradientMoments | float | None = getattr(seen, self.statistic)
-        if measured is None:
+        scale = seen.coordinate_noise_scale
+        if scale is None:
             return state, proposed
-        ratio: float | None
-        if isinstance(measured, GradientMoments):
-            ratio = noise_ratio(variance=measured.variance, sqnorm=measured.batch_sqnorm)
-            batch_size = measured.batch_size
-        else:
-            ratio = None if math.isnan(measured) else max(measured, 0.0)
-            batch_size = float(seen.batch_size)
-        required = theta = None
-        if ratio is not None:
-            required = required_batch(ratio=ratio, level=self.eta)
-            theta = theta_max(ratio=ratio, batch_size=batch_size)
-        because = verdict(value=theta, level=self.eta)
-        return state, proposal(proposed, seen, required=required, because=because)
+        ratio = None if math.isnan(scale) else max(scale, 0.0)
+        size = seen.batch_size
+        return state, judged(proposed, seen, ratio=ratio, level=self.eta, batch_size=size)

@@ -19,20 +19,7 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
-from largebatch.rules.sizes import PROPOSERS, asking, check_above_zero, noise_ratio, proposal
-
-
-def diversity_batch(*, ratio: float, delta: float) -> float:
-    """delta (1 + noise scale), in samples.
-
-    >>> diversity_batch(ratio=999.0, delta=0.1)
-    100.0
-
-    Args:
-        ratio: the noise scale, 0 to inf.
-        delta: above 0.
-    """
-    return delta * (1.0 + ratio)
+from largebatch.rules.sizes import PROPOSERS, asking, check_above_zero, multiple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +62,5 @@ class GradientDiversity:
 
     def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
         proposed = asking(proposed, self.needs)
-        if seen.moments is None:
-            return state, proposed
-        ratio = noise_ratio(variance=seen.moments.variance, sqnorm=seen.moments.sqnorm)
-        required = None if ratio is None else diversity_batch(ratio=ratio, delta=self.delta)
-        found = "unknown" if ratio is None else f"{1.0 + ratio:.4g} x {self.delta:.4g}"
-        because = f"diversity x data set {found}"
-        return state, proposal(proposed, seen, required=required, because=because)
+        name = "diversity x data set"
+        return state, multiple(proposed, seen, factor=self.delta, plus=1.0, name=name)

@@ -23,6 +23,7 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision, join
 from largebatch.core.measurement import Measurement
+from largebatch.rules.norm_test import judged, required_batch, theta_max
 from largebatch.rules.sizes import PROPOSERS, asking, check_above_zero, proposal, verdict
 
 NEEDS = frozenset({"moments", "inner_product_variance"})
@@ -105,9 +106,8 @@ class InnerProductTest:
         along, _ = _ratios(seen)
         if seen.moments is None or seen.inner_product_variance is None:
             return state, proposed
-        required = None if along is None else along / self.theta / self.theta
-        because = _found(along, seen, level=self.theta, name="theta_max")
-        return state, proposal(proposed, seen, required=required, because=because)
+        size = seen.moments.batch_size
+        return state, judged(proposed, seen, ratio=along, level=self.theta, batch_size=size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +156,10 @@ class AugmentedInnerProductTest:
             return state, proposed
         required = None
         if along is not None and across is not None:
-            required = max(along / self.theta / self.theta, across / self.nu / self.nu)
+            required = max(
+                required_batch(ratio=along, level=self.theta),
+                required_batch(ratio=across, level=self.nu),
+            )
         because = join(
             _found(along, seen, level=self.theta, name="theta_max"),
             _found(across, seen, level=self.nu, name="nu_max"),
@@ -177,7 +180,8 @@ def _ratios(seen: Measurement) -> tuple[float | None, float | None]:
 
 
 def _found(ratio: float | None, seen: Measurement, *, level: float, name: str) -> str:
-    """What a test found; ratio / B is the square of its least level that passes."""
+    """What a test found: its least level that passes."""
     assert seen.moments is not None
-    value = None if ratio is None else math.sqrt(ratio / seen.moments.batch_size)
+    size = seen.moments.batch_size
+    value = None if ratio is None else theta_max(ratio=ratio, batch_size=size)
     return verdict(value=value, level=level, name=name)

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
-from largebatch.rules.sizes import PROPOSERS, asking, check_above_zero, noise_ratio, proposal
+from largebatch.rules.sizes import PROPOSERS, asking, check_above_zero, multiple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +57,4 @@ class NoiseScaleControl:
 
     def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
         proposed = asking(proposed, self.needs)
-        if seen.moments is None:
-            return state, proposed
-        ratio = noise_ratio(variance=seen.moments.variance, sqnorm=seen.moments.sqnorm)
-        required = None if ratio is None else self.kappa * ratio
-        found = "unknown" if ratio is None else f"{ratio:.4g} x {self.kappa:.4g}"
-        because = f"noise scale {found}"
-        return state, proposal(proposed, seen, required=required, because=because)
+        return state, multiple(proposed, seen, factor=self.kappa, name="noise scale")

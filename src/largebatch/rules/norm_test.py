@@ -71,6 +71,25 @@ def theta_max(*, ratio: float, batch_size: float, dataset_size: int | None = Non
     return math.sqrt(ratio / batch_size * left) if left else 0.0
 
 
+def judged(
+    proposed: Decision,
+    seen: Measurement,
+    *,
+    ratio: float | None,
+    level: float,
+    batch_size: float,
+    dataset_size: int | None = None,
+) -> Decision:
+    """The decision with `required_batch`, and `theta_max` in its reason; where the ratio is unknown
+    the batch stays."""
+    required = theta = None
+    if ratio is not None:
+        required = required_batch(ratio=ratio, level=level, dataset_size=dataset_size)
+        theta = theta_max(ratio=ratio, batch_size=batch_size, dataset_size=dataset_size)
+    because = verdict(value=theta, level=level)
+    return proposal(proposed, seen, required=required, because=because)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormTest:
     """Proposes the least batch that passes the norm test; `LimitGrowth(shrink=1.0)` after it keeps
@@ -141,9 +160,7 @@ class NormTest:
         # The unbiased variance is that of a population with the divisor N - 1, for which the factor
         # would be (N - B) / N; the papers' is kept, which differs by 1 in N.
         size = seen.dataset_size if self.finite_population else None
-        required = theta = None
-        if ratio is not None:
-            required = required_batch(ratio=ratio, level=self.eta, dataset_size=size)
-            theta = theta_max(ratio=ratio, batch_size=moments.batch_size, dataset_size=size)
-        because = verdict(value=theta, level=self.eta)
-        return state, proposal(proposed, seen, required=required, because=because)
+        level, batch_size = self.eta, moments.batch_size
+        return state, judged(
+            proposed, seen, ratio=ratio, level=level, batch_size=batch_size, dataset_size=size
+        )

@@ -89,6 +89,20 @@ def proposal(
     return proposed.resized(size, because=join(because, f"batch {size}{all_of_it}"))
 
 
+def multiple(
+    proposed: Decision, seen: Measurement, *, factor: float, plus: float = 0.0, name: str
+) -> Decision:
+    """The decision with factor x (plus + noise scale) as the batch; `name` is what is multiplied,
+    and the batch stays where it is unknown."""
+    if seen.moments is None:
+        return proposed
+    ratio = noise_ratio(variance=seen.moments.variance, sqnorm=seen.moments.sqnorm)
+    if ratio is None:
+        return proposal(proposed, seen, required=None, because=f"{name} unknown")
+    because = f"{name} {plus + ratio:.4g} x {factor:.4g}"
+    return proposal(proposed, seen, required=factor * (plus + ratio), because=because)
+
+
 def verdict(*, value: float | None, level: float, name: str = "theta_max") -> str:
     """What a test found, in words; it passes where the value is at most the level.
 

@@ -7,30 +7,48 @@ The same for groups of examples, of which a micro-batch has k: k c_j is a group'
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.optim import Optimizer
 
 from largebatch.core.measurement import GradientMoments
+from largebatch.measure.coordinates import CoordinateNoiseScale
 from largebatch.measure.estimate import moments_of_parts
 from largebatch.measure.examples.part import Part
 from largebatch.measure.examples.tally import Want
 from largebatch.measure.examples.tap import PerExample
 from largebatch.measure.parameters import Parameters
 from largebatch.measure.preconditioned import PreconditionedNorms
+from largebatch.measure.squared_norms import SquaredNorms
 from largebatch.measure.statistics import BATCH, Statistic, Totals
 from largebatch.measure.sums import Sums
 
 
-def statistics_of(examples: PerExample) -> tuple[Statistic, ...]:
-    """All that single examples can tell."""
-    return ExampleNorms(examples), ExamplePreconditioned(examples), ExampleProducts(examples)
+def statistics_of(
+    examples: PerExample, *, also: Sequence[Statistic] | None = None
+) -> tuple[Statistic, ...]:
+    """All that single examples can tell: what is usual, and what was given to look at parts.
+
+    Raises:
+        ValueError: a statistic that cannot be had of examples.
+    """
+    usual = ExampleNorms(examples), ExamplePreconditioned(examples), ExampleProducts(examples)
+    given = [s for s in also or () if not isinstance(s, SquaredNorms | PreconditionedNorms)]
+    strict = [ExampleCoordinates(examples, s) for s in given if isinstance(s, CoordinateNoiseScale)]
+    if len(strict) < len(given):
+        raise ValueError(
+            "lb.PerExample() brings its own statistics. Leave out all others but "
+            "lb.CoordinateNoiseScale(): lb.Meter(model, examples=lb.PerExample())."
+        )
+    return *usual, *strict
 
 
 def want_of(names: frozenset[str]) -> Want:
     """What must be asked of the examples for statistics of these names."""
     return Want(
         sqnorm="moments" in names,
-        squares="preconditioned_moments" in names,
+        squares=bool(names & {PreconditionedNorms.name, CoordinateNoiseScale.name}),
         products="inner_product_variance" in names,
     )
 
@@ -104,6 +122,43 @@ class ExamplePreconditioned:
 
     def read(self, totals: Totals) -> GradientMoments | None:
         return self._norms.read(totals)
+
+
+class ExampleCoordinates:
+    """The noise scale of single coordinates, from single examples' squares."""
+
+    name = CoordinateNoiseScale.name
+    parts = False
+    of_parts = ()
+    of_batch = ()
+
+    def __init__(self, examples: PerExample, strict: CoordinateNoiseScale) -> None:
+        self._examples = examples
+        self._strict = strict
+
+    def supports(self, optimizer: Optimizer) -> bool:
+        return True
+
+    def bind(self, parameters: Parameters, optimizer: Optimizer) -> None:
+        self._strict.bind(parameters, optimizer)
+
+    def open(self) -> None:
+        self._strict.open()
+
+    def see(self, index: int, gradient: Tensor) -> None:
+        """Looks at no part's gradient."""
+
+    def close_part(self, sums: Sums, *, coefficient: float) -> None:
+        part = self._examples.part
+        for index, squares in part.squares.items():
+            self._strict.add(index, squares)
+        self._strict.close_part(sums, coefficient=coefficient * part.parts)
+
+    def close_batch(self, sums: Sums, *, share: float) -> None:
+        self._strict.close_batch(sums, share=share)
+
+    def read(self, totals: Totals) -> float | None:
+        return self._strict.read(totals)
 
 
 class ExampleProducts:
