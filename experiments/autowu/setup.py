@@ -121,6 +121,13 @@ def searching(cell: Cell, seed: int, *, rule: lb.Rule | None = None, method: str
     )
 
 
+def shortened(cell: Cell, seed: int) -> Run:
+    """AutoWU whose warm-up takes a quarter of the budget at most."""
+    low, high = RANGES[cell.optimizer]
+    rule = lb.chain(lb.AutoWarmUp(low=low, high=high, fraction=0.25))
+    return searching(cell, seed, rule=rule, method="AutoWU, a quarter")
+
+
 def peaked(cell: Cell, seed: int, *, lr: float, method: str = "grid", rise: float = WARM_UP) -> Run:
     """A warm-up from nothing to a peak rate, and a cosine to nothing."""
     rule = lb.chain(lb.WarmUp(fraction=rise, start=0.0), lb.Schedule(factor=lb.Cosine()))
