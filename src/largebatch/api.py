@@ -15,10 +15,12 @@ from largebatch.act.loader import BatchLoader
 from largebatch.analysis.noise import NoiseEstimate, NotEnough, estimate_noise
 from largebatch.checks.check import check_up
 from largebatch.checks.finding import CheckUp
+from largebatch.checks.fit import MOST, MicroBatchFit, fit
 from largebatch.checks.overhead import PARTS
 from largebatch.checks.subject import Loss, Subject
 from largebatch.core.errors import LargeBatchError
-from largebatch.core.measurement import Budget
+from largebatch.core.measurement import STATISTICS, Budget
+from largebatch.core.plan import BatchPlan
 from largebatch.core.protocols import Sink
 from largebatch.core.rule import Rule, within
 from largebatch.measure.meter import Meter
@@ -107,22 +109,87 @@ class Controller(StepController):
         Raises:
             LargeBatchError: in the middle of a step.
         """
-        if self._step is not None:
-            raise LargeBatchError(
-                "control.check(loss) is called between two steps, and one is in hand: before the "
-                "loop, or after control.step()."
-            )
+        self._check_free("check")
         coming, accumulation = self.batches.peek(PARTS)
-        subject = Subject.of(
+        micro_batches = tuple(micro_batch for micro_batch, _ in coming)
+        subject = self._subject(loss, micro_batches, accumulation=accumulation)
+        return check_up(subject, seconds=seconds)
+
+    def fit_micro_batch(
+        self, loss: Loss, *, most: int = MOST, memory_limit: int | None = None
+    ) -> MicroBatchFit:
+        """Finds the largest micro-batch that fits into memory, for a loader that asks for it.
+
+            batches = lb.BatchLoader(dataset, batch_size=64, max_micro_batch_size="auto")
+            control = lb.Controller(model, optimizer, rule, batches, base_batch_size=64)
+            print(control.fit_micro_batch(lambda model, batch: loss_fn(model(batch[0]), batch[1])))
+
+        Call it before the first step, on every rank; all get the same size, the least of theirs.
+        Ever larger micro-batches of the coming samples go forward and backward, up to the largest
+        that the run can need, and change nothing of it, as in `check`. What was found before, or is
+        in a loaded state, is kept.
+
+        Args:
+            loss: (model, micro-batch) -> mean loss, as in the loop.
+            most: largest size to try; the tries take two and a half times its work.
+            memory_limit: on the CPU, bytes that this process may hold; None for what it holds and
+                half of what is available, shared by the ranks on this machine.
+
+        Raises:
+            ValueError: a loader that does not ask for it, or a limit that is none.
+            LargeBatchError: in the middle of a step, or not one sample fits.
+        """
+        self._check_free("fit_micro_batch")
+        if not self.batches.wants_fit:
+            raise ValueError(
+                "The loader has its largest micro-batch already. To have it found: "
+                'lb.BatchLoader(dataset, batch_size=64, max_micro_batch_size="auto").'
+            )
+        if most < 1:
+            raise ValueError(f"most is at least 1 sample, as in most=512; got {most}.")
+        there = self.batches.max_micro_batch_size
+        if isinstance(there, int):
+            return MicroBatchFit(size=there, reason="as found before")
+        subject = self._subject(loss, (), accumulation=1)
+        found = fit(subject, loss, most=min(most, self._most_needed()), memory_limit=memory_limit)
+        self.batches.fit(found.size)
+        return found
+
+    def _most_needed(self) -> int:
+        """Samples of the largest micro-batch that a step of this run can have on one rank."""
+        decider = self.decider
+        largest = decider.batch_size
+        if "batch" in decider.rule.changes:
+            caps = [one.max for one in within(decider.rule) if isinstance(one, ClampBatch)]
+            known = [cap for cap in (*caps, decider.dataset_size) if cap is not None]
+            largest = max(largest, min(known)) if known else largest
+        plan = BatchPlan(
+            batch_size=largest,
+            ranks=decider.ranks,
+            max_micro_batch_size=largest,
+            least_parts=self.meter.least_parts if decider.rule.needs & STATISTICS else 1,
+        )
+        return plan.sizes[0]
+
+    def _subject(
+        self, loss: Loss | None, micro_batches: tuple[Any, ...], *, accumulation: int
+    ) -> Subject:
+        return Subject.of(
             self,
             self.meter,
             scaler=self._scale.scaler,
             loss=loss,
-            micro_batches=tuple(micro_batch for micro_batch, _ in coming),
+            micro_batches=micro_batches,
             accumulation=accumulation,
             batches=self.batches,
         )
-        return check_up(subject, seconds=seconds)
+
+    def _check_free(self, call: str) -> None:
+        if self._step is not None:
+            raise LargeBatchError(
+                f"control.{call}(loss) is called between two steps, and one is in hand: before the "
+                "loop, or after control.step()."
+            )
 
 
 class AttachedRun(Attached):

@@ -282,8 +282,8 @@ class Unsized(Dataset):
     ("source", "options", "message"),
     [
         (torch.arange(9), {"batch_size": 0}, "batch_size is a whole number, at least 1"),
-        (torch.arange(9), {"max_micro_batch_size": 0}, "max_micro_batch_size is at least 1"),
-        (torch.arange(9), {"num_workers": -1}, "num_workers at least 0"),
+        (torch.arange(9), {"max_micro_batch_size": 0}, "a number of samples, at least 1"),
+        (torch.arange(9), {"num_workers": -1}, "num_workers is at least 0"),
         (torch.arange(9), {"num_workers": 2}, "Drop num_workers .* tensors are indexed whole"),
         (torch.arange(9), {"size_of": len}, "Drop size_of"),
         (Squares(3), {"worker_options": {"timeout": 1}}, "Use num_workers=2"),
@@ -346,8 +346,8 @@ def test_the_state_of_another_stream_is_refused(size, options, message):
 
 def test_a_state_of_another_version_or_with_other_fields_is_refused():
     loader = BatchLoader(torch.arange(9), batch_size=4)
-    with pytest.raises(ValueError, match="saved with version=2"):
-        loader.load_state_dict({**loader.state_dict(), "version": 2})
+    with pytest.raises(ValueError, match="saved with version=3"):
+        loader.load_state_dict({**loader.state_dict(), "version": 3})
     with pytest.raises(RecordError, match=r"missing fields \['version'\]"):
         loader.load_state_dict({k: v for k, v in loader.state_dict().items() if k != "version"})
 

@@ -166,6 +166,11 @@ class ChunkSource:
         self._most = self._max_micro_batch_size or -(-batch_size // share)
         self._cut = self._cut_of(batch_size)
 
+    def limit(self, most: int) -> None:
+        """Cut the steps to come into chunks of at most so many samples."""
+        self._most = most
+        self._cut = self._cut_of(self._cut.batch_size)
+
     def step(self, position: int, batch_size: int) -> Step:
         cut = self._cut
         if cut.batch_size != batch_size:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
@@ -15,7 +16,7 @@ from largebatch.act.budgets import budget_of, shown
 from largebatch.act.clocked import Clocked, check_needs, clocks_of, digest_of, facts_of
 from largebatch.act.learning_rate import LrActuator
 from largebatch.act.loader import BatchLoader
-from largebatch.act.micro_batches import MicroBatches, check_loss, weight_of
+from largebatch.act.micro_batches import MicroBatches, check_loss, smaller, weight_of
 from largebatch.act.scaling import LossScale
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
@@ -179,6 +180,7 @@ class StepController(Clocked):
         Raises:
             ValueError: a loss that is no scalar with a graph, or a weight that is not above 0.
             MicroBatchMissed: no micro-batch is in hand.
+            torch.OutOfMemoryError: with a note on what to do about it.
         """
         step = self._step
         if step is None:
@@ -191,7 +193,11 @@ class StepController(Clocked):
         last = step.take()
         share = weight * self.decider.ranks / step.batch_size
         share *= self._scale.value
-        self.meter.backward(loss, share=share, weight=weight, samples=step.size, last=last)
+        try:
+            self.meter.backward(loss, share=share, weight=weight, samples=step.size, last=last)
+        except torch.OutOfMemoryError as error:
+            error.add_note(smaller(step.size))
+            raise
 
     def measure(self) -> Reading:
         """Completes the step's gradient and reads the meter; for clipping of your own between it

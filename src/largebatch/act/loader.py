@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -14,7 +14,7 @@ from largebatch.act.step import Step
 from largebatch.core.codec import checksum, decode, encode
 from largebatch.core.errors import LargeBatchError, RecordError
 
-VERSION = 1
+VERSION = 2
 """Of the stored state; one with another version names another place in the stream."""
 
 
@@ -31,6 +31,7 @@ class LoaderState:
         dataset_size: samples in an epoch, None where unknown.
         passes: passes that a loader of the user's has completed.
         micro_batches: taken on this rank in the pass after them.
+        max_micro_batch_size: most samples of one micro-batch, where it was given or found.
         digest: of all the others.
     """
 
@@ -42,6 +43,7 @@ class LoaderState:
     dataset_size: int | None
     passes: int
     micro_batches: int
+    max_micro_batch_size: int | None
     digest: int = 0
 
 
@@ -69,7 +71,8 @@ class BatchLoader:
         max_micro_batch_size: most samples of one micro-batch on one rank. By default each rank's
             share of the first batch, the size that the user has shown to fit, and half of that
             batch at most where a rule sets the batch by what it measures; what is larger later is
-            accumulated.
+            accumulated. "auto" is the largest that fits into memory: the controller finds it
+            before the first step (`Controller.fit_micro_batch`), and a resumed run keeps it.
         seed: of the permutations and of the samples' randomness.
         shuffle: whether epochs are permuted.
         collate: list of samples -> micro-batch, by default torch's `default_collate`.
@@ -94,7 +97,7 @@ class BatchLoader:
         source: Dataset[Any] | Tensor | tuple[Tensor, ...] | Iterable[Any],
         *,
         batch_size: int,
-        max_micro_batch_size: int | None = None,
+        max_micro_batch_size: int | Literal["auto"] | None = None,
         seed: int = 0,
         shuffle: bool = True,
         collate: Callable[[list[Any]], Any] | None = None,
@@ -119,7 +122,8 @@ class BatchLoader:
         )
         self._given, self._source = source, open_source(source, options)
         self._seed, self._shuffle = seed, shuffle
-        self._max_micro_batch_size = max_micro_batch_size
+        self._wants_fit = max_micro_batch_size == "auto"
+        self._most = None if max_micro_batch_size == "auto" else max_micro_batch_size
         self._first_batch_size = self._batch_size = batch_size
         self._position = self._ranks = 0
         self._step: Step | None = None
@@ -152,6 +156,8 @@ class BatchLoader:
             alike=alike,
         )
         self._ranks = ranks
+        if self._wants_fit and self._most is not None:
+            self._source.limit(self._most)
 
     @property
     def batch_size(self) -> int:
@@ -164,9 +170,14 @@ class BatchLoader:
         return self._given
 
     @property
-    def max_micro_batch_size(self) -> int | None:
-        """Most samples of one micro-batch on one rank, as given."""
-        return self._max_micro_batch_size
+    def max_micro_batch_size(self) -> int | Literal["auto"] | None:
+        """Most samples of one micro-batch on one rank, as given or found; "auto" until then."""
+        return "auto" if self._wants_fit and self._most is None else self._most
+
+    @property
+    def wants_fit(self) -> bool:
+        """Whether the largest micro-batch that fits was asked for."""
+        return self._wants_fit
 
     @property
     def dataset_size(self) -> int | None:
@@ -192,6 +203,13 @@ class BatchLoader:
         self._check_shared(batch_size, max(self._ranks, 1))
         self._batch_size = batch_size
 
+    def fit(self, size: int) -> None:
+        """The largest micro-batch that fits was found to have so many samples."""
+        assert self._wants_fit, "only where it was asked for"
+        self._most = size
+        if self._ranks:
+            self._source.limit(size)
+
     def next_step(self, limit: int | None = None) -> Step | None:
         """The next step, from the last committed one on; None when this rank has no more data.
 
@@ -203,9 +221,16 @@ class BatchLoader:
 
         Raises:
             ValueError: a limit below 1, or a loader that gives nothing in a later pass.
-            LargeBatchError: no controller has bound the loader.
+            LargeBatchError: no controller has bound the loader, or the largest micro-batch that
+                fits was asked for and not yet found.
         """
         self._check_bound()
+        if self.max_micro_batch_size == "auto":
+            raise LargeBatchError(
+                'max_micro_batch_size="auto" is found before the first step, by the loss as in '
+                "the loop: control.fit_micro_batch(lambda model, batch: loss_fn(model(batch[0]), "
+                "batch[1]))"
+            )
         wish = self._batch_size
         if limit is not None and limit < wish:
             if limit < 1:
@@ -265,12 +290,14 @@ class BatchLoader:
             dataset_size=self.dataset_size,
             passes=passes,
             micro_batches=micro_batches,
+            max_micro_batch_size=self._most,
         )
         plain: dict[str, Any] = encode(replace(state, digest=checksum(state)))
         return plain
 
     def load_state_dict(self, plain: Mapping[str, Any]) -> None:
-        """Go on where a `state_dict` was taken, on any number of ranks and workers.
+        """Go on where a `state_dict` was taken, on any number of ranks and workers. With
+        max_micro_batch_size="auto" steps are cut as they were there.
 
         A loader of the user's is read again from the start of its pass up to there.
 
@@ -299,6 +326,8 @@ class BatchLoader:
             )
         self._check_shared(state.batch_size, max(self._ranks, 1))
         self._source.resume((state.passes, state.micro_batches))
+        if self._wants_fit and state.max_micro_batch_size is not None:
+            self.fit(state.max_micro_batch_size)
         self._position, self._batch_size = state.position, state.batch_size
         self._step = None  # of another place
 

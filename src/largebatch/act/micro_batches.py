@@ -143,3 +143,13 @@ def weight_of(weight: float | Tensor | None, *, samples: int) -> float:
             "control.backward(0.0 * model(x).sum(), weight=1e-6)."
         )
     return weight
+
+
+def smaller(samples: int) -> str:
+    """What to do when a micro-batch of so many samples is too large for the memory."""
+    half = max(samples // 2, 1)
+    return (
+        f"A micro-batch of {samples} samples was too large for the memory. Cut the batch into "
+        f"smaller ones, which are accumulated: lb.BatchLoader(dataset, batch_size=512, "
+        f'max_micro_batch_size={half}), or "auto" to find the largest that fits.'
+    )

@@ -99,6 +99,9 @@ class OwnLoader:
                 f"{max(batch_size // (ranks * self._least), 1)})."
             )
 
+    def limit(self, most: int) -> None:
+        raise AssertionError("the loader cuts its own micro-batches")
+
     def step(self, position: int, batch_size: int) -> Step | None:
         self._hold()
         if self._ended:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ _WORKER_OPTIONS = frozenset(
 class Options:
     """How a source is read, as the user gave it: see `BatchLoader`."""
 
-    max_micro_batch_size: int | None = None
+    max_micro_batch_size: int | Literal["auto"] | None = None
     seed: int = 0
     shuffle: bool = True
     collate: Callable[[list[Any]], Any] | None = None
@@ -44,11 +44,13 @@ class Options:
 
     def __post_init__(self) -> None:
         most = self.max_micro_batch_size
-        if self.num_workers < 0 or (most is not None and most < 1):
+        if most not in (None, "auto") and not (isinstance(most, int) and most >= 1):
             raise ValueError(
-                "max_micro_batch_size is at least 1 and num_workers at least 0; got "
-                f"{most} and {self.num_workers}."
+                'max_micro_batch_size is a number of samples, at least 1, or "auto" for the '
+                f"largest that fits; got {most!r}. Example: max_micro_batch_size=64"
             )
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers is at least 0; got {self.num_workers}.")
         if self.worker_options and not self.num_workers:
             raise ValueError(
                 "worker_options are for worker processes, and there are none. Use num_workers=2 "
@@ -108,12 +110,13 @@ def _chunk_source(source: Any, options: Options) -> ChunkSource:
     stream = SampleStream(
         size, seed=options.seed, shuffle=options.shuffle, members=members, device=device
     )
+    most = options.max_micro_batch_size
     return ChunkSource(
         Workers(fetch, stream, workers=options.num_workers, options=options.worker_options or {})
         if options.num_workers
         else InProcess(fetch, stream),
         dataset_size=size,
-        max_micro_batch_size=options.max_micro_batch_size,
+        max_micro_batch_size=None if most == "auto" else most,
     )
 
 

@@ -44,6 +44,10 @@ class Source(Protocol):
         """Say who shares the batches, before the first step."""
         ...
 
+    def limit(self, most: int) -> None:
+        """The micro-batches of the steps to come have at most so many samples; after `bind`."""
+        ...
+
     def step(self, position: int, batch_size: int) -> Step | None:
         """The step at a position of the stream; None when there is no more data."""
         ...

@@ -59,6 +59,11 @@ def cli(context: click.Context) -> None:
 @click.option("--lr", type=float, help="Rate at the base batch, instead of the workload's.")
 @click.option("--record", metavar="FILE", help="Write each step to a new file of JSON lines.")
 @click.option("--clip-norm", type=float, help="Largest norm of the gradient.")
+@click.option(
+    "--max-micro-batch-size",
+    metavar="N",
+    help="Samples of one backward at most; auto: what fits. By default one base batch.",
+)
 @click.option("--checkpoint", metavar="DIR", help="Save the run in this directory as it goes.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint, if there is one.")
 @click.option("--keep", default=3, show_default=True, help="Checkpoints kept.")

@@ -83,6 +83,7 @@ class Saver:
             "rule": plan.whole_rule,
             "budget": plan.budget,
             "evaluations": plan.evaluations,
+            "max_micro_batch_size": plan.max_micro_batch_size,
             "data": {name: str(fact) for name, fact in facts.items()},
         }
         self.run = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from largebatch.core.measurement import Budget
 from largebatch.core.rule import Rule, chain
@@ -25,6 +25,8 @@ class Plan:
         lr: base rate; None for the workload's.
         clip_norm: largest norm of the gradient; None for any.
         evaluations: points of the validation curve; the last is the end.
+        max_micro_batch_size: most samples of one backward on one rank, "auto" for what fits; None
+            for one base batch, or less where the workload says that the memory holds less.
     """
 
     workload: Workload
@@ -36,6 +38,7 @@ class Plan:
     lr: float | None = None
     clip_norm: float | None = None
     evaluations: int = 8
+    max_micro_batch_size: int | Literal["auto"] | None = None
 
     @property
     def batch_size(self) -> int:

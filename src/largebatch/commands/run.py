@@ -2,7 +2,7 @@
 
 The micro-batch is one base batch, or less where the memory holds less. A step of scale S is then S
 gradients of base batches, the parts from which the AdaScale paper takes its variance, and batch
-normalization sees the same number of samples at every scale.
+normalization sees the same number of samples at every scale. A plan may say otherwise.
 Where the method sets the batch, the parts are 2, 4 or a multiple of 8, so that as many processes
 decide alike.
 """
@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from largebatch.act.loader import BatchLoader
+from largebatch.act.micro_batches import MicroBatches
 from largebatch.act.stream import seed_of
 from largebatch.api import Controller
 from largebatch.commands.checkpoint import Saver, Saving
@@ -28,11 +29,11 @@ from largebatch.commands.place import Place
 from largebatch.commands.plan import Plan
 from largebatch.commands.results import Report, RunResult, Settings
 from largebatch.commands.signals import stopping
-from largebatch.core.errors import NotFinite, Stopped
+from largebatch.core.errors import LargeBatchError, NotFinite, Stopped
 from largebatch.core.protocols import Sink
 from largebatch.core.version import __version__
 from largebatch.measure.parameters import bare
-from largebatch.workloads import Data, evaluate
+from largebatch.workloads import Batch, Data, evaluate
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,9 +58,7 @@ class _Training:
         every = {budget.unit: budget.amount / max(plan.evaluations, 1)}
         try:
             for batch in control.steps(**amounts):
-                for micro_batch in batch:
-                    moved = tuple(tensor.to(self.place.device) for tensor in micro_batch)
-                    control.backward(plan.workload.loss(self.model, moved))
+                self._backward(batch)
                 control.step(clip_norm=plan.clip_norm)
                 if plan.evaluations and not control.finished and control.every(**every):
                     self.evaluate()
@@ -74,6 +73,28 @@ class _Training:
             self.evaluate()
             if self.saver is not None:
                 self.saver.save()
+
+    def fit(self, report: Report | None) -> None:
+        """Finds the largest micro-batch that fits, where the plan asks for it."""
+        if self.control.batches.wants_fit:
+            found = self.control.fit_micro_batch(self._loss)
+            if report is not None and self.place.leader:
+                report(str(found))
+
+    def _loss(self, model: nn.Module, micro_batch: Batch) -> Tensor:
+        moved = tuple(tensor.to(self.place.device) for tensor in micro_batch)
+        return self.plan.workload.loss(model, moved)
+
+    def _backward(self, batch: MicroBatches) -> None:
+        for micro_batch in batch:
+            try:
+                self.control.backward(self._loss(self.model, micro_batch))
+            except torch.OutOfMemoryError as error:
+                raise LargeBatchError(
+                    f"A micro-batch of {batch.size} samples was too large for the memory. Cut the "
+                    "batch into smaller ones, which are accumulated: --max-micro-batch-size "
+                    f"{max(batch.size // 2, 1)}; auto finds the largest that fits."
+                ) from error
 
     def _stopped(self) -> None:
         assert self.saver is not None, "only a run that is saved is stopped"
@@ -124,11 +145,13 @@ def run(
     with torch.random.fork_rng(devices=devices), closing(training.log):
         torch.manual_seed(seed_of("training", plan.seed, place.rank))
         if training.saver is None:
+            training.fit(report)
             training.go()
         else:
             saver = training.saver
             with stopping(training.control, announce=saver.saving.on_stop):
                 _resume(training, saver, report)
+                training.fit(report)
                 training.go()
     result = _result(training) if place.leader else None
     if place.ranks > 1:
@@ -151,11 +174,12 @@ def controller_of(plan: Plan, place: Place, data: Data, *, record: Sink | None) 
     """A fresh model of the workload, replicated where several processes share the batch, and the
     run that would train it."""
     workload = plan.workload
+    usual = min(workload.micro_batch_size, workload.base_batch_size)
     bare, optimizer = workload.fresh(seed=plan.seed, lr=plan.lr, device=place.device)
     batches = BatchLoader(
         data.train,
         batch_size=plan.batch_size,
-        max_micro_batch_size=min(workload.micro_batch_size, workload.base_batch_size),
+        max_micro_batch_size=plan.max_micro_batch_size or usual,
         seed=plan.seed,
     )
     return Controller(

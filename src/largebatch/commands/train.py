@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from largebatch.commands.budget import Length, parse_length
 from largebatch.commands.checkpoint import Saving
@@ -49,6 +50,7 @@ def train(
     on_stop: Callable[[], None] | None = None,
     loggers: Sequence[Logger] = (),
     log: Sequence[str] = (),
+    max_micro_batch_size: int | str | None = None,
 ) -> RunResult:
     """Trains a workload at scale S and gives what came of it, the same on every rank.
 
@@ -78,6 +80,9 @@ def train(
         loggers: each gets every step's numbers (see `lb.Logged`), on the first rank.
         log: more of them by name, such as "csv=run.csv" (see `commands/loggers.py`). Of a resumed
             run they go on with what is there, W&B and MLflow with the run of the checkpoint.
+        max_micro_batch_size: most samples of one backward on one rank, or "auto" for the largest
+            that fits into memory, found before the first step; None for one base batch, or less
+            where the workload says so. More in one backward means fewer parts to measure.
 
     Raises:
         Stopped: by SIGTERM or Ctrl-C while it is saved in `checkpoint`.
@@ -94,6 +99,7 @@ def train(
     if changed and progress is not None and launched_rank() == 0:
         progress(f"{workload.name}: {name}, {changed}")
     check_amounts(scale=scale, lr=lr, clip_norm=clip_norm, evaluations=evaluations)
+    most = micro_batch_of(max_micro_batch_size)
     length = length_of(workload, budget)
     interval = parse_length(checkpoint_every) if checkpoint_every is not None else None
     with opened(checkpoint, resume=resume, keep=keep, every=checkpoint_every) as checkpoints:
@@ -121,6 +127,7 @@ def train(
                 lr=lr,
                 clip_norm=clip_norm,
                 evaluations=evaluations,
+                max_micro_batch_size=most,
             )
             saving = (
                 None
@@ -222,6 +229,31 @@ def check_amounts(
         raise ValueError(f"The clipping norm is above 0; got {clip_norm}. Example: --clip-norm 1")
     if evaluations < 0:
         raise ValueError(f"evaluations is 0 or more points of a curve; got {evaluations}.")
+
+
+def micro_batch_of(text: int | str | None) -> int | Literal["auto"] | None:
+    """The largest micro-batch as it was given.
+
+    >>> micro_batch_of("64"), micro_batch_of("auto"), micro_batch_of(None)
+    (64, 'auto', None)
+
+    Raises:
+        ValueError: neither a number of samples nor "auto".
+    """
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    try:
+        size = int(text)
+    except ValueError:
+        size = 0
+    if size < 1:
+        raise ValueError(
+            "The largest micro-batch is a number of samples, at least 1, or auto for what fits; "
+            f"got {text}. Example: --max-micro-batch-size 64"
+        )
+    return size
 
 
 def _sink(

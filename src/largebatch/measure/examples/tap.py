@@ -69,6 +69,11 @@ class PerExample:
         self.part = Part()
         self._parts: dict[int, Part] = {}
 
+    @property
+    def groups(self) -> int | None:
+        """Groups of examples in each micro-batch; None for each example by itself."""
+        return self._groups
+
     def bind(self, model: nn.Module, parameters: Parameters) -> None:
         """Told once which parameters of which bare model to measure.
 

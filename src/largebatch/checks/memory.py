@@ -1,0 +1,102 @@
+"""What memory this process holds, held at most in a stretch of work, and may still take."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+PROC = Path("/proc/self")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def resident() -> int:
+    """Bytes that this process holds in memory; where the system does not tell, the most it ever
+    held.
+
+    Raises:
+        ValueError: a system that tells neither.
+    """
+    now = _status("VmRSS")
+    return _most_ever() if now is None else now
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """Bytes that this process held at most while it worked. Where the mark cannot be put back
+    (outside Linux), the most it ever held, which is no less.
+
+    >>> peak_of(lambda: bytearray(50_000_000)) > 50_000_000
+    True
+    """
+    try:
+        (PROC / "clear_refs").write_text("5")  # the mark comes down to what is held now
+    except OSError:
+        work()
+        return _most_ever()
+    work()
+    peak = _status("VmHWM")
+    return _most_ever() if peak is None else peak
+
+
+def available() -> int | None:
+    """Bytes that this process may still take before the system or its container runs out; None
+    where neither is known."""
+    known = [left for left in (_of_system(), *_of_container()) if left is not None]
+    return max(min(known), 0) if known else None
+
+
+def shown(count: float) -> str:
+    """Bytes as people read them.
+
+    >>> shown(1_536_000_000), shown(250_000)
+    ('1.54 GB', '0.25 MB')
+    """
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
+
+
+def _status(name: str) -> int | None:
+    return _field(PROC / "status", name)
+
+
+def _of_system() -> int | None:
+    return _field(Path("/proc/meminfo"), "MemAvailable")
+
+
+def _of_container() -> list[int | None]:
+    """What the limits of control groups leave, both versions of them, at the root that is seen."""
+    pairs = [
+        (CGROUP / "memory.max", CGROUP / "memory.current"),
+        (CGROUP / "memory/memory.limit_in_bytes", CGROUP / "memory/memory.usage_in_bytes"),
+    ]
+    found: list[int | None] = []
+    for limit, used in pairs:
+        try:
+            found.append(int(limit.read_text()) - int(used.read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return found
+
+
+def _field(path: Path, name: str) -> int | None:
+    """A line such as "VmRSS:   1234 kB", in bytes."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    return next(
+        (1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None
+    )
+
+
+def _most_ever() -> int:
+    try:
+        import resource
+    except ImportError:
+        raise ValueError(
+            f"This system ({os.name}) does not tell what memory a process takes, so the largest "
+            "micro-batch cannot be found. Give it: lb.BatchLoader(dataset, batch_size=64, "
+            "max_micro_batch_size=64)."
+        ) from None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
