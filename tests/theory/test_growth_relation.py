@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from theory_cases import CASES
 
 from largebatch import theory as th
-from theory.cases import CASES
 
 ONE = th.Problem(smoothness=1.0, variance=3.0, gap=2.0)
 factors = st.floats(0.3, 4.0)

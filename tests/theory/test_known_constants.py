@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from theory_cases import CASES
 
 from largebatch import theory as th
-from theory.cases import CASES
 
 RIDGE = CASES["alfarra"]
 STICH = CASES["stich"]

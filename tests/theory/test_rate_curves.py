@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from theory_cases import CASES
 
 from largebatch.analysis.efficiency import samples_over_fewest, steps_over_fewest
 from largebatch.core.formulas import gain_from_noise_scale
 from largebatch.theory import AdamSettings, adam_rate, adam_sqrt_rule, sgd_rate
-from theory.cases import CASES
 
 CURVES = CASES["schedules"]["gns_lr_curves"]
 ADAM = CASES["schedules"]["adam_sqrt_rule"]

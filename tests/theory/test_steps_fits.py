@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import optimize
+from theory_cases import CASES
 
 from largebatch.analysis.noise import NotEnough
 from largebatch.theory import StepsFit, fit_steps
 from largebatch.theory.lines import line_through
-from theory.cases import CASES
 
 SIZES = np.array([16.0, 32, 64, 128, 256, 512, 1024])
 CRITICAL, FEWEST = 128.0, 500.0

@@ -79,7 +79,9 @@ def line_through(x: Array, y: Array) -> Line | None:
     fitted: Array = y
     found: Array = np.zeros(2)
     for _ in range(REPEATS):
-        before, found = found, np.linalg.lstsq(columns / fitted[:, None], y / fitted, rcond=None)[0]
+        before = found
+        weighted = columns / fitted[:, None]
+        found = np.asarray(np.linalg.lstsq(weighted, y / fitted, rcond=None)[0], dtype=np.float64)
         fitted = columns @ found
         if (fitted <= 0.0).any():
             return None
@@ -88,11 +90,11 @@ def line_through(x: Array, y: Array) -> Line | None:
     distance, weighted = y / fitted - 1.0, columns / fitted[:, None]
     variance = float(distance @ distance) / (len(x) - 2)
     scale = np.array([1.0, 1.0 / unit])
-    covariance: Array = variance * np.linalg.inv(weighted.T @ weighted) * np.outer(scale, scale)
+    unscaled = np.asarray(np.linalg.inv(weighted.T @ weighted), dtype=np.float64)
     intercept, slope = (float(value) for value in found * scale)
     return Line(
         intercept=intercept,
         slope=slope,
-        covariance=covariance,
+        covariance=variance * unscaled * np.outer(scale, scale),
         spread=math.sqrt(variance),
     )
