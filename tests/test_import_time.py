@@ -43,8 +43,8 @@ def test_the_core_the_rules_and_the_theory_bring_no_torch_of_their_own() -> None
         "package.__path__ = list(u.find_spec('largebatch').submodule_search_locations); "
         "sys.modules['largebatch'] = package; "
         "import largebatch.core.decider, largebatch.core.codec, largebatch.core.plan, "
-        "largebatch.rules, largebatch.rules.adascale, largebatch.record, largebatch.simulate.replay, "
-        "largebatch.theory"
+        "largebatch.rules, largebatch.rules.adascale, largebatch.record, "
+        "largebatch.simulate.replay, largebatch.theory"
     )
     imported = imported_by(alone)
     assert "largebatch" in imported
