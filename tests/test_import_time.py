@@ -36,14 +36,15 @@ def test_importing_the_package_brings_no_optional_dependency() -> None:
     assert imported.isdisjoint(OPTIONAL)
 
 
-def test_the_core_and_the_rules_bring_no_torch_of_their_own() -> None:
+def test_the_core_the_rules_and_the_theory_bring_no_torch_of_their_own() -> None:
     alone = (
         "import sys, types; package = types.ModuleType('largebatch'); "
         "import importlib.util as u; "
         "package.__path__ = list(u.find_spec('largebatch').submodule_search_locations); "
         "sys.modules['largebatch'] = package; "
         "import largebatch.core.decider, largebatch.core.codec, largebatch.core.plan, "
-        "largebatch.rules, largebatch.rules.adascale, largebatch.record, largebatch.simulate.replay"
+        "largebatch.rules, largebatch.rules.adascale, largebatch.record, "
+        "largebatch.simulate.replay, largebatch.theory"
     )
     imported = imported_by(alone)
     assert "largebatch" in imported
