@@ -78,7 +78,8 @@ def same_at_scale_one(method: Method) -> bool:
 
     >>> from largebatch.methods import METHODS
     >>> [name for name in METHODS if not same_at_scale_one(METHODS[name])]
-    ['legw', 'autowu', 'autowu-paper', 'adasgd', 'adadagrad-norm', 'adadagrad', 'adadam']
+    ['legw', 'autowu', 'autowu-paper', 'adasgd', 'adadagrad-norm', 'adadagrad', 'adadam', \
+'growth', 'adaptive-growth', 'seesaw', 'smith']
     """
     batch, steps = 8, 128
     decider = Decider.start(
