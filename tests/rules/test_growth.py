@@ -211,8 +211,8 @@ def test_points_that_do_not_fit_the_table_are_refused(more: Any) -> None:
 @pytest.mark.parametrize(
     "more",
     [{"delta": 0.0}, {"delta": -2.0}, {"gamma": 0.0}, {"gamma": -1.0}, {"stages": 0},
-     {"stages": 2000}, {"delta": math.nan}, {"most": 0.5}, {"lengths": (1, 2)},
-     {"lengths": (1, 1, 0, 1, 1)}, {"rate_goes_on": True}],
+     {"stages": 2000}, {"delta": math.nan}, {"most": 0.5}, {"lengths": (1, 2), "stages": 3},
+     {"lengths": (1, 1, 0, 1, 1)}, {"lengths": ()}, {"rate_goes_on": True}],
 )  # fmt: skip
 def test_growth_that_cannot_be_is_refused(more: Any) -> None:
     with pytest.raises(ValueError):

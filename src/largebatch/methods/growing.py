@@ -35,7 +35,7 @@ def growth(
     *,
     delta: float = 2.0,
     gamma: float | None = None,
-    stages: int = 5,
+    stages: int | None = None,
     lengths: Sequence[float] | None = None,
     most: float = math.inf,
     rate_goes_on: bool = False,
@@ -55,7 +55,7 @@ def growth(
     Args:
         delta: factor on the batch, above 0.
         gamma: factor on the rate, above 0; 1 leaves it.
-        stages: how many.
+        stages: how many; None for as many as there are lengths, or 5.
         lengths: of each stage, in samples or epochs or relative to each other.
         most: largest factor on the first batch, where the rate's growth ends, too.
         rate_goes_on: whether it does not end there; needs a gamma.
@@ -71,8 +71,14 @@ def growth(
             "A rate that goes on beyond the largest batch grows by gamma: give one, as in "
             "lb.methods.growth(gamma=1.4, rate_goes_on=True)."
         )
+    count = (5 if lengths is None else len(lengths)) if stages is None else stages
+    if lengths is not None and len(lengths) != count:
+        raise ValueError(
+            f"Each stage has a length; got {count} stages and {len(lengths)} lengths. Leave the "
+            "number out, as in lb.methods.growth(lengths=(20, 20, 40))."
+        )
     table = geometric_stages(
-        stages,
+        count,
         delta=delta,
         gamma=1.0 if gamma is None else gamma,
         most=most,
@@ -80,7 +86,7 @@ def growth(
     )
     if lengths is None:
         ratio = delta if gamma is None else optimal_ratio(delta=delta, gamma=gamma)
-        lengths = [ratio**m for m in range(stages)]
+        lengths = [ratio**m for m in range(count)]
     rules: list[Rule] = [Growth(stages=table, at=stage_ends(tuple(lengths)), over=over)]
     if gamma is None:
         rules.append(SQRT)
