@@ -28,11 +28,16 @@ from largebatch.rules import (
     KINDS,
     RULES,
     WSD,
+    Accordion,
+    AdaptiveGrowth,
     AdaScale,
+    After,
+    AnyTimeGrowth,
     AugmentedInnerProductTest,
     Averaged,
     ClampBatch,
     ClampLr,
+    ClampToNoiseScale,
     Constant,
     CoordinateNormTest,
     Cosine,
@@ -40,6 +45,7 @@ from largebatch.rules import (
     Every,
     Exponential,
     GradientDiversity,
+    Growth,
     Hysteresis,
     InnerProductTest,
     Legw,
@@ -57,6 +63,7 @@ from largebatch.rules import (
     StepDecay,
     WarmUp,
 )
+from largebatch.rules.stages import Stages
 from largebatch.simulate.replay import replay
 
 fractions = st.floats(0.0, 1.0)
@@ -70,6 +77,7 @@ budgets = st.one_of(
 )
 factors = st.one_of(
     st.just(Constant()),
+    st.builds(After, start=st.floats(0.0, 0.999), height=st.floats(1e-3, 1e3)),
     st.builds(Cosine, end=ends),
     st.builds(Exponential, end=st.floats(1e-6, 10.0)),
     st.builds(Linear, end=ends),
@@ -82,7 +90,36 @@ factors = st.one_of(
     st.builds(WSD, decay=parts_of_one, end=ends),
 )
 levels = st.floats(1e-3, 1e3) | st.sampled_from([1e-300, 0.5, 1e300])
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> Stages:
+    """Stages that rise or fall, of the first batch or of a number of samples."""
+    count = draw(st.integers(1, 5))
+    lists = st.lists(st.floats(1e-3, 1e3), min_size=count, max_size=count).map(tuple)
+    return Stages(batch=draw(lists), lr=draw(st.just(()) | lists))
+
+
+@st.composite
+def growths(draw: st.DrawFn) -> Growth:
+    """Growth over the run; a horizon of its own may end too late, which is refused."""
+    stages = draw(tables())
+    points = st.lists(
+        st.floats(1e-6, 1.0), unique=True, min_size=len(stages) - 1, max_size=len(stages) - 1
+    )
+    return Growth(stages=stages, at=tuple(sorted(draw(points))), over=draw(st.none() | budgets))
+
+
 batch_tests = st.one_of(
+    st.builds(
+        Accordion,
+        growth=st.floats(1.001, 1e300),
+        threshold=levels,
+        epochs=st.integers(1, 5),
+    ),
+    st.builds(AdaptiveGrowth, stages=tables(), kappa=levels, patience=st.integers(1, 4)),
+    st.builds(AnyTimeGrowth, coefficient=levels),
+    growths(),
     st.builds(AugmentedInnerProductTest, theta=levels, nu=levels),
     st.just(CABS()),
     st.builds(
@@ -130,6 +167,7 @@ single = st.one_of(
         st.floats(0.0, 2.0),
         st.just(math.inf) | st.floats(0.0, 5.0),
     ),
+    st.builds(ClampToNoiseScale, kappa=levels),
     st.builds(Legw, warmup_epochs=st.floats(1e-3, 10.0)),
     st.builds(LimitGrowth, factor=st.floats(1.0, 1e300), shrink=st.none() | st.floats(1e-3, 1.0)),
     st.just(LinearScaling()),
@@ -219,6 +257,17 @@ def readings(draw: st.DrawFn, decider: Decider) -> Reading:
     )
 
 
+def fits(fresh: Decider) -> bool:
+    """Whether the run's length suits its rules, or is refused in the first step."""
+    try:
+        fresh.decide(fresh.see(Reading(samples=fresh.batch_size), base_lr=0.1))
+    except ValueError as refused:
+        told = str(refused)
+        assert "never reached" in told or "within its first batch" in told
+        return False
+    return True
+
+
 def through_json(value: Any) -> Any:
     return json.loads(json.dumps(value, allow_nan=False))
 
@@ -247,6 +296,8 @@ class Deciders(RuleBasedStateMachine):
         self.again = lambda: Decider.start(
             rule, batch_size=max(batch_size, ranks), ranks=ranks, **facts
         )
+        if not fits(self.again()):
+            rule = chain()
         self.whole = self.resumed = self.again()
         self.decision: Decision | None = None
         self.lost = 0

@@ -20,18 +20,24 @@ from largebatch.core.rule import Rule, chain
 from largebatch.rules import (
     CABS,
     WSD,
+    Accordion,
+    AdaptiveGrowth,
     AdaScale,
+    After,
+    AnyTimeGrowth,
     AugmentedInnerProductTest,
     AutoWarmUp,
     Averaged,
     ClampBatch,
     ClampLr,
+    ClampToNoiseScale,
     Constant,
     CoordinateNormTest,
     CosineTest,
     Every,
     Exponential,
     GradientDiversity,
+    Growth,
     Hysteresis,
     InnerProductTest,
     Legw,
@@ -49,6 +55,9 @@ from largebatch.rules import (
     StepDecay,
     WarmUp,
 )
+from largebatch.rules.batch_steps import growth_by_steps
+from largebatch.rules.stages import Stages
+from largebatch.rules.traded import growth_for
 
 BASE = 32
 BUDGET = Budget(samples=4000)
@@ -73,10 +82,17 @@ class Row:
 
 
 ROWS = [
+    Row(name="accordion", rule=Accordion(epochs=1)),
     Row(name="adascale", rule=AdaScale()),
     Row(name="adascale-short-window", rule=AdaScale(window=20.0, averaging="mean-then-ema")),
     Row(name="adascale-paper", rule=AdaScale(clip="first"), scale_free=False),
     Row(name="adascale-adam", rule=AdaScale(statistic="preconditioned_moments", exponent=0.5)),
+    Row(
+        name="adaptive-growth",
+        rule=AdaptiveGrowth(stages=Stages(batch=(1, 1.5, 4), lr=(1, 1.4, 2)), patience=1),
+    ),
+    Row(name="adaptive-growth-averaged", rule=Averaged(AdaptiveGrowth(kappa=0.5), window=50.0)),
+    Row(name="any-time-growth", rule=AnyTimeGrowth(coefficient=2000.0)),
     Row(name="auto-warm-up", rule=AutoWarmUp(fraction=0.7), any_batch=False),
     Row(
         name="auto-warm-up-adascale",
@@ -97,6 +113,7 @@ ROWS = [
     Row(name="cabs", rule=CABS(), scale_free=False),  # lr x variance / loss is in units of the loss
     Row(name="clamp-batch", rule=ClampBatch(min=8, max=4096, multiple_of=8)),
     Row(name="clamp-lr", rule=ClampLr(min=0.5, max=2.0)),
+    Row(name="clamp-to-noise-scale", rule=ClampToNoiseScale(kappa=0.5)),
     Row(name="coordinate-norm-test", rule=CoordinateNormTest()),
     Row(
         name="coordinate-norm-test-strict",
@@ -107,6 +124,21 @@ ROWS = [
     Row(name="every-averaged", rule=Every(Averaged(AdaScale()), steps=2)),
     Row(name="every-norm-test", rule=Every(chain(NormTest(), Hysteresis()), steps=2)),
     Row(name="gradient-diversity", rule=GradientDiversity()),
+    Row(name="growth", rule=Growth(), any_batch=False),  # a budget below it is refused
+    Row(
+        name="growth-both",
+        rule=Growth(
+            stages=Stages(batch=(1, 2.5, 2), lr=(1, 1.4, 0.5)),
+            at=(0.1, 0.7),
+            over=Budget(base_steps=60.0),
+        ),
+    ),
+    Row(
+        name="growth-by-steps",
+        rule=growth_by_steps("0:64 1K:96 2.5K:1000"),
+        any_batch=False,  # it begins with its own first batch
+    ),
+    Row(name="growth-traded", rule=growth_for(Exponential(end=0.05), cut=1.5), any_batch=False),
     Row(name="hysteresis", rule=Hysteresis()),
     Row(name="inner-product-test", rule=InnerProductTest()),
     Row(name="inner-product-test-augmented", rule=AugmentedInnerProductTest(theta=0.5, nu=1.0)),
@@ -121,6 +153,7 @@ ROWS = [
     Row(name="norm-test-finite", rule=NormTest(eta=0.1, finite_population=True)),
     Row(name="observe", rule=Observe(statistics=("moments", "inner_product_variance"))),
     Row(name="schedule-cosine", rule=Schedule()),
+    Row(name="schedule-after", rule=Schedule(factor=After(start=0.3, factor=Linear(), height=2.0))),
     Row(name="schedule-constant", rule=Schedule(factor=Constant())),
     Row(name="schedule-step", rule=Schedule(factor=StepDecay(at=(0.25, 0.5)))),
     Row(name="schedule-exponential", rule=Schedule(factor=Exponential(end=0.01))),

@@ -74,12 +74,18 @@ def contenders(methods: Sequence[str], *, at: At) -> tuple[Contender, ...]:
 def same_at_scale_one(method: Method) -> bool:
     """Whether the method does nothing at scale 1, so that one run serves it and others.
 
-    Its rule is asked about a made-up epoch of 128 steps.
+    Its rule is asked about two made-up epochs of 128 steps, one whose noise falls and one whose
+    noise rises.
 
     >>> from largebatch.methods import METHODS
     >>> [name for name in METHODS if not same_at_scale_one(METHODS[name])]
-    ['legw', 'autowu', 'autowu-paper', 'adasgd', 'adadagrad-norm', 'adadagrad', 'adadam']
+    ['legw', 'autowu', 'autowu-paper', 'adasgd', 'adadagrad-norm', 'adadagrad', 'adadam', \
+'growth', 'adaptive-growth', 'seesaw', 'smith']
     """
+    return all(_does_nothing(method, rising=rising) for rising in (False, True))
+
+
+def _does_nothing(method: Method, *, rising: bool) -> bool:
     batch, steps = 8, 128
     decider = Decider.start(
         method.rule(),
@@ -90,7 +96,10 @@ def same_at_scale_one(method: Method) -> bool:
     )
     for step in range(steps):
         moments = GradientMoments(
-            batch_size=batch, parts=2, batch_sqnorm=1.0 + step, variance=64.0 / (1.0 + step)
+            batch_size=batch,
+            parts=2,
+            batch_sqnorm=1.0 + step,
+            variance=64.0 * (1.0 + step) if rising else 64.0 / (1.0 + step),
         )
         reading = Reading(
             samples=batch,

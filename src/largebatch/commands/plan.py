@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from largebatch.core.measurement import Budget
-from largebatch.core.rule import Rule, chain
+from largebatch.core.rule import Rule, chain, names_within
 from largebatch.rules import Schedule
 from largebatch.workloads import Workload
 
@@ -17,7 +17,8 @@ class Plan:
 
     Args:
         workload: model, data and settings tuned at the base batch.
-        rule: what sets the learning rate; the workload's schedule is chained after it.
+        rule: what sets the learning rate; the workload's schedule is chained after it,
+            unless it brings one.
         method: how the rule is called.
         scale: S = B / B0.
         budget: how long.
@@ -47,9 +48,11 @@ class Plan:
 
     @property
     def whole_rule(self) -> Rule:
-        """The rule, and after it the workload's schedule."""
+        """The rule, and after it the workload's schedule, unless the rule brings one."""
         factor = self.workload.schedule
-        return chain(self.rule) if factor is None else chain(self.rule, Schedule(factor=factor))
+        if factor is None or "Schedule" in names_within(self.rule):
+            return chain(self.rule)
+        return chain(self.rule, Schedule(factor=factor))
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -6,7 +6,11 @@
 from __future__ import annotations
 
 from largebatch.core.rule import Chain
+from largebatch.rules.accordion import Accordion as Accordion
+from largebatch.rules.adaptive_growth import AdaptiveGrowth as AdaptiveGrowth
 from largebatch.rules.adascale import AdaScale as AdaScale
+from largebatch.rules.after import After as After
+from largebatch.rules.any_time_growth import AnyTimeGrowth as AnyTimeGrowth
 from largebatch.rules.auto_warm_up import AutoWarmUp as AutoWarmUp
 from largebatch.rules.averaged import Averaged as Averaged
 from largebatch.rules.bounds import ClampBatch as ClampBatch
@@ -25,6 +29,7 @@ from largebatch.rules.factors import Linear as Linear
 from largebatch.rules.factors import Polynomial as Polynomial
 from largebatch.rules.factors import StepDecay as StepDecay
 from largebatch.rules.gradient_diversity import GradientDiversity as GradientDiversity
+from largebatch.rules.growth import Growth as Growth
 from largebatch.rules.hysteresis import Hysteresis as Hysteresis
 from largebatch.rules.inner_product_test import (
     AugmentedInnerProductTest as AugmentedInnerProductTest,
@@ -32,6 +37,7 @@ from largebatch.rules.inner_product_test import (
 from largebatch.rules.inner_product_test import InnerProductTest as InnerProductTest
 from largebatch.rules.legw import Legw as Legw
 from largebatch.rules.milestones import Milestones as Milestones
+from largebatch.rules.noise_bound import ClampToNoiseScale as ClampToNoiseScale
 from largebatch.rules.noise_scale_control import NoiseScaleControl as NoiseScaleControl
 from largebatch.rules.norm_test import NormTest as NormTest
 from largebatch.rules.observe import Observe as Observe

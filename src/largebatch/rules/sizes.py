@@ -14,11 +14,15 @@ from largebatch.core.measurement import STATISTICS, Measurement
 
 PROPOSERS = frozenset(
     {
+        "Accordion",
+        "AdaptiveGrowth",
+        "AnyTimeGrowth",
         "AugmentedInnerProductTest",
         "CABS",
         "CoordinateNormTest",
         "CosineTest",
         "GradientDiversity",
+        "Growth",
         "InnerProductTest",
         "Milestones",
         "NoiseScaleControl",
@@ -53,10 +57,12 @@ def noise_ratio(*, variance: float, sqnorm: float) -> float | None:
     return variance / sqnorm if sqnorm > 0.0 else math.inf
 
 
-def whole_batch(required: float, *, ranks: int = 1, dataset_size: int | None = None) -> int:
+def whole_batch(
+    required: float, *, ranks: int = 1, dataset_size: int | None = None, least: int = LEAST
+) -> int:
     """The batch of whole samples that a required one asks for.
 
-    Rounded up; at least `LEAST`, and one for each rank. At most the data set, which is what a batch
+    Rounded up; at least `least`, and one for each rank. At most the data set, which is what a batch
     without bound means: it has no more to tell.
 
     >>> whole_batch(15.7), whole_batch(0.0, ranks=4), whole_batch(math.inf, dataset_size=60_000)
@@ -66,9 +72,10 @@ def whole_batch(required: float, *, ranks: int = 1, dataset_size: int | None = N
         required: samples, 0 to inf.
         ranks: processes that share the batch.
         dataset_size: samples in one epoch; None where unknown.
+        least: samples.
     """
     most = LARGEST if dataset_size is None else dataset_size
-    return max(math.ceil(min(required, most)), LEAST, ranks)
+    return max(math.ceil(min(required, most)), least, ranks)
 
 
 def proposal(

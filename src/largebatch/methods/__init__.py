@@ -7,6 +7,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from largebatch.core.rule import Chain, Rule, chain
+from largebatch.methods.growing import adaptive_growth as adaptive_growth
+from largebatch.methods.growing import batch_ramp as batch_ramp
+from largebatch.methods.growing import batch_steps as batch_steps
+from largebatch.methods.growing import growth as growth
+from largebatch.methods.growing import linear_growth as linear_growth
+from largebatch.methods.growing import seesaw as seesaw
+from largebatch.methods.growing import smith as smith
+from largebatch.methods.growing import warmup_growth as warmup_growth
 from largebatch.rules import (
     AdaScale,
     AutoWarmUp,
@@ -293,6 +301,26 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 summary="the same for Adam and AdamW",
                 rule=adadam,
                 optimizer="adam",
+            ),
+            Method(
+                name="growth",
+                summary="the batch doubles over five stages, the rate as its root",
+                rule=growth,
+            ),
+            Method(
+                name="adaptive-growth",
+                summary="the batch doubles when the noise scale asks for it, the rate as its root",
+                rule=adaptive_growth,
+            ),
+            Method(
+                name="seesaw",
+                summary="a cosine, half of it as growth of the batch up to the noise scale (Adam)",
+                rule=seesaw,
+            ),
+            Method(
+                name="smith",
+                summary="the batch grows where a cosine would decay the rate (SGD)",
+                rule=smith,
             ),
         )
     }

@@ -1,0 +1,132 @@
+"""Batches as trainers of language models have them: by strings of steps, or as a ramp.
+
+    "0:768 250B:1536"    768 from the beginning, 1536 from 250 billion on
+    ramp                 start + increment floor(samples seen / (ramp samples / increments))
+
+The forms of NVIDIA's Megatron-LM, `--step-batch-size-schedule` and the former
+`--rampup-batch-size`. Both fill the table of `Growth`, in absolute batches.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+from largebatch.core.measurement import Budget
+from largebatch.rules.growth import Growth
+from largebatch.rules.stages import Stages
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+"""What a letter after a number multiplies it by."""
+
+_STEP = re.compile(r"(\d+(?:\.\d+)?)([KMBT]?):(\d+)")
+
+
+def parse_steps(text: str) -> tuple[tuple[int, int], ...]:
+    """(threshold, batch) of each step in a string of them.
+
+    >>> parse_steps("0:768 1.5K:1536")
+    ((0, 768), (1500, 1536))
+
+    Args:
+        text: "threshold:batch" with spaces or commas between; K, M, B and T are powers of 1000.
+
+    Raises:
+        ValueError: another form, a first threshold that is not 0, thresholds that do not rise, or a
+            batch of 0.
+    """
+    example = 'as in "0:768 250B:1536 500B:3072"'
+    steps = []
+    for piece in text.replace(",", " ").split():
+        found = _STEP.fullmatch(piece)
+        if found is None:
+            raise ValueError(f"A step is threshold:batch, {example}; got {piece!r} in {text!r}.")
+        amount, unit, batch = found.groups()
+        whole, _, part = amount.partition(".")
+        scaled = int(whole + part) * UNITS[unit]
+        if scaled % 10 ** len(part):
+            raise ValueError(f"A threshold is a whole number, {example}; got {piece!r}.")
+        steps.append((scaled // 10 ** len(part), int(batch)))
+    for (before, _), (after, _) in pairwise(steps):
+        if after <= before:
+            raise ValueError(
+                f"The thresholds rise, {example}; in {text!r} {after} comes after {before}."
+            )
+    if not steps or steps[0][0] != 0 or any(batch < 1 for _, batch in steps):
+        raise ValueError(
+            f"The first step begins at 0, and each batch is at least 1, {example}; got {text!r}."
+        )
+    return tuple(steps)
+
+
+def growth_by_steps(text: str, *, tokens_per_sample: int = 1) -> Growth:
+    """The batches of a string of steps; the learning rate is left as it is.
+
+    >>> growth_by_steps("0:768 4K:1536", tokens_per_sample=3).over.samples
+    1334
+
+    Args:
+        text: as `parse_steps` reads it; a threshold counts once it is reached.
+        tokens_per_sample: the length of a sequence where thresholds are in tokens; 1 where they
+            are in samples.
+
+    Raises:
+        ValueError: a string that `parse_steps` refuses, or a length below 1.
+
+    Reference: Megatron-LM's `--step-batch-size-schedule`.
+    """
+    if tokens_per_sample < 1:
+        raise ValueError(
+            f"tokens_per_sample is the length of a sequence, as in tokens_per_sample=8192; got "
+            f"{tokens_per_sample!r}."
+        )
+    steps = parse_steps(text)
+    begins = [-(-threshold // tokens_per_sample) for threshold, _ in steps]
+    return growth_at_samples(begins, [batch for _, batch in steps])
+
+
+def growth_by_ramp(*, start: int, increment: int, samples: int, size: int) -> Growth:
+    """The batch rises in equal increments over the first samples, and then stays.
+
+    >>> growth_by_ramp(start=16, increment=8, samples=400, size=32).stages.batch
+    (16, 24, 32)
+
+    Args:
+        start: the first batch.
+        increment: what each stage adds; it divides `size` - `start`.
+        samples: those seen when `size` is reached.
+        size: the last batch.
+
+    Raises:
+        ValueError: numbers below 1, or increments that do not lead to `size`.
+
+    Reference: Megatron-LM's former `--rampup-batch-size`.
+    """
+    if min(start, increment, samples) < 1 or size <= start or (size - start) % increment:
+        raise ValueError(
+            "A ramp goes from its start to the size in whole increments, as in "
+            f"batch_ramp(start=16, increment=8, samples=300_000, size=1024); got start={start}, "
+            f"increment={increment}, samples={samples}, size={size}."
+        )
+    count = (size - start) // increment
+    begins = [-(-m * samples // count) for m in range(count + 1)]
+    return growth_at_samples(begins, [start + increment * m for m in range(count + 1)])
+
+
+def growth_at_samples(begins: Sequence[int], batches: Sequence[int]) -> Growth:
+    """Absolute batches from these samples on, the first from 0 on.
+
+    >>> growth_at_samples([0, 100, 400], [8, 16, 32]).at
+    (0.25, 1.0)
+
+    Raises:
+        ValueError: two that begin at the same sample.
+    """
+    if len(set(begins)) < len(begins):
+        raise ValueError(
+            f"Each batch begins later than the one before, at least one sample; got {begins}."
+        )
+    over = Budget(samples=max(begins[-1], 1))
+    at = tuple([begin / over.amount for begin in begins[1:]])
+    return Growth(stages=Stages(batch=tuple(batches), of=1), at=at, over=over)

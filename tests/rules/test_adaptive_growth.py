@@ -1,0 +1,187 @@
+"""Stages that begin when the noise scale asks for them, and the other rules that grow a batch."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from batch_rules import asked, moments_of, see
+from growing import CASES, run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from largebatch import methods
+from largebatch.core.decider import Decider
+from largebatch.core.decision import Decision
+from largebatch.core.measurement import Budget, Reading
+from largebatch.rules import (
+    Accordion,
+    AdaptiveGrowth,
+    After,
+    AnyTimeGrowth,
+    ClampToNoiseScale,
+    Linear,
+)
+from largebatch.rules.stages import Stages, geometric_stages, optimal_ratio, stage_ends
+
+TABLE = geometric_stages(4, delta=2.0, gamma=1.5)
+
+
+def steps_with(rule: Any, scales: list[float | None]) -> list[Any]:
+    """(batch, rate) of each step, in which these noise scales are measured."""
+    decider = Decider.start(rule, base_batch_size=8, batch_size=8,
+                            dataset_size=1000)  # fmt: skip
+    found = []
+    for scale in scales:
+        size = decider.batch_size
+        moments = None
+        if scale is not None:
+            moments = moments_of(scale, 1.0 + scale / size, batch_size=size)
+        seen = decider.see(Reading(samples=size, moments=moments), base_lr=0.1)
+        decider, decision = decider.decide(seen)
+        found.append((size, decision.lr_multiplier))
+    return found
+
+
+def test_a_stage_begins_after_so_many_tests_in_a_row() -> None:
+    rule = AdaptiveGrowth(stages=TABLE, patience=2)
+    found = steps_with(rule, [20.0, 3.0, 20.0, None, 20.0, 99.0, 99.0, 99.0, 99.0, 99.0, 99.0])
+    assert found == [(8, 1.0)] * 5 + [(16, 1.5)] * 2 + [(32, 2.25)] * 2 + [(64, 3.375)] * 2
+
+
+@given(scales=st.lists(st.none() | st.floats(0.0, 300.0), max_size=30), kappa=st.floats(0.1, 4.0))
+def test_the_batch_is_never_above_what_the_noise_asked_for(
+    scales: list[float | None], kappa: float
+) -> None:
+    found = steps_with(AdaptiveGrowth(stages=TABLE, kappa=kappa, patience=1), scales)
+    most = 8.0
+    for (size, lr), scale in zip(found, scales, strict=True):
+        assert size <= max(most, 8)
+        assert lr == TABLE.rate(round(math.log2(size / 8)))
+        most = max(most, kappa * (scale or 0.0) * (1 + 1e-9))
+
+
+def test_it_ends_where_the_data_set_does() -> None:
+    found = steps_with(AdaptiveGrowth(patience=1), [1e6] * 12)
+    assert found[-1][0] == 1000
+
+
+@pytest.mark.parametrize("more", [{"kappa": 0.0}, {"kappa": math.inf}, {"patience": 0}])
+def test_impossible_triggers_are_refused(more: Any) -> None:
+    with pytest.raises(ValueError, match=r"AdaptiveGrowth\(kappa=1.0, patience=3\)"):
+        AdaptiveGrowth(**more)
+
+
+def test_the_method_refuses_a_batch_that_does_not_grow() -> None:
+    with pytest.raises(ValueError, match=r"delta=2\.0"):
+        methods.adaptive_growth(delta=1.0)
+
+
+def test_the_noise_bounds_growth_and_leaves_the_batch_in_hand() -> None:
+    rule = ClampToNoiseScale(kappa=2.0)
+    seen = see(moments_of(50.0, 1.0 + 50.0 / 64), batch_size=64)  # noise scale 50
+    for wanted, expected in ((32, 32), (80, 80), (200, 100)):
+        proposed = Decision(next_batch_size=wanted, base_steps=1.0)
+        state, decision = rule.update(rule.init(), seen, proposed)
+        assert decision.next_batch_size == expected
+    small = see(moments_of(5.0, 1.0 + 5.0 / 64), batch_size=64)
+    assert rule.update(rule.init(), small, proposed)[1].next_batch_size == 64
+    later = rule.update(state, see(batch_size=64), proposed)[1]
+    assert later.next_batch_size == 100, "the last noise scale counts"
+
+
+def test_without_a_measurement_or_a_signal_nothing_is_bounded() -> None:
+    proposed = Decision(next_batch_size=10**6, base_steps=1.0)
+    rule = ClampToNoiseScale()
+    for seen in (see(), see(moments_of(1.0, 1e-9)), see(moments_of(0.0, 0.0))):
+        assert rule.update(rule.init(), seen, proposed)[1].next_batch_size == 10**6
+
+
+def test_the_any_time_law_has_its_batches() -> None:
+    case = CASES["anytime_law_const_lr"]
+    rule = AnyTimeGrowth(coefficient=case["config"]["c"])
+    record = run(rule, budget=Budget(steps=case["config"]["T"]), batch_size=1)
+    for row in case["rows"]:
+        seen = record[row["step"]][0]
+        assert abs(seen.batch_size - row["batch"]) <= 1
+        assert seen.samples == pytest.approx(row["samples_before"], rel=1e-3, abs=1)
+
+
+def test_the_any_time_law_follows_the_rate_before_it() -> None:
+    proposed = Decision(next_batch_size=64, base_steps=1.0, lr_multiplier=0.5)
+    seen = see(base_lr=0.2)
+    rule = AnyTimeGrowth(coefficient=5000.0)
+    assert rule.update(rule.init(), seen, proposed)[1].next_batch_size == 100
+    with pytest.raises(ValueError, match="coefficient is above 0"):
+        AnyTimeGrowth(coefficient=0.0)
+
+
+def test_accordion_switches_when_the_norm_changes_slowly() -> None:
+    norms = [10.0] * 10 + [4.0] * 10 + [3.0] * 10 + [2.9] * 10 + [2.8] * 10
+    rule, batch, found = Accordion(), 10, []
+    state = rule.init()
+    for epoch, norm in enumerate(norms):
+        moments = moments_of(0.0, norm**2, batch_size=100)
+        seen = see(moments, batch_size=100, samples=100 * epoch, dataset_size=100)
+        state, decision = rule.update(state, seen, Decision(next_batch_size=batch, base_steps=1.0))
+        batch = decision.next_batch_size
+        found.append("large" if state.large else "small")
+    assert found == ["small"] * 20 + ["large"] * 30
+    assert batch == 80
+
+
+def test_accordion_hears_nothing_in_an_epoch_without_a_measurement() -> None:
+    rule = Accordion(epochs=1)
+    seen = see(batch_size=100, samples=300, dataset_size=100)
+    assert asked(rule, seen).next_batch_size == 100
+    for more in ({"growth": 1.0}, {"threshold": 0.0}, {"epochs": 0}):
+        with pytest.raises(ValueError, match="as in Accordion"):
+            Accordion(**more)
+
+
+@pytest.mark.parametrize("power", ["0", "1.5", "2"])
+def test_stages_that_grow_in_length_have_their_ends(power: str) -> None:
+    case = CASES[f"stage_epochs_power_{power}"]
+    config = case["config"]
+    ratio = config["delta"] ** config["power"]
+    ends = (*stage_ends(tuple([ratio**k for k in range(config["stages"])])), 1.0)
+    table = geometric_stages(config["stages"], delta=config["delta"], gamma=config["gamma"])
+    begin = 0.0
+    for row, end in zip(case["rows"], ends, strict=True):
+        assert (end - begin) * config["epochs"] == pytest.approx(row["epochs_exact"], rel=1e-12)
+        assert round(end * config["epochs"]) == row["epoch_end"]
+        assert table.required(row["stage"], first=config["b0"]) == row["batch"]
+        assert config["lr0"] * table.rate(row["stage"]) == pytest.approx(row["lr"], rel=1e-12)
+        begin = end
+
+
+def test_on_the_relation_equal_steps_go_with_the_root() -> None:
+    lengths = [optimal_ratio(delta=2.0, gamma=math.sqrt(2.0)) ** m for m in range(4)]
+    ends = stage_ends(tuple(lengths))
+    assert [round(200 * end) for end in ends] == [13, 40, 93]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"batch": ()}, {"batch": (1, 0)}, {"batch": (1, math.inf)}, {"lr": (1,)}, {"of": 0},
+     {"lr": (1, -1)}],
+)  # fmt: skip
+def test_tables_that_cannot_be_are_refused(more: Any) -> None:
+    with pytest.raises(ValueError, match="above 0 and finite"):
+        Stages(**{"batch": (1, 2), **more})
+
+
+def test_a_factor_after_a_warm_up() -> None:
+    factor = After(start=0.5, factor=Linear(), height=3.0)
+    assert [factor(x) for x in (0.0, 0.5, 0.75, 1.0)] == [3.0, 3.0, 1.5, 0.0]
+    for more in ({"start": 1.0}, {"start": -0.1}, {"start": 0.1, "height": 0.0}):
+        with pytest.raises(ValueError, match=r"After\(start=0\.1"):
+            After(**more)
+
+
+def test_the_cases_are_all_there() -> None:
+    text = (Path(__file__).parents[1] / "cases" / "schedules.json").read_text()
+    assert len(json.loads(text)["cases"]) == len(CASES)
