@@ -219,7 +219,7 @@ def draw(ledger: Ledger, path: Path) -> None:
         left.plot(x, curve.mean, color=COLOURS[1], label="Gaussian process at the switch")
         left.fill_between(x, curve.mean - band, curve.mean + band, color=COLOURS[1], alpha=0.3)
         right.plot(rates, color=COLOURS[2])
-        logarithmic(left)
+        logarithmic(left, bottom=max(0.8 * min(losses), 1e-2))
         right.set_yscale("log")
         for axis in (left, right):
             axis.axvline(end, color=COLOURS[3], lw=1, ls="--")

@@ -132,6 +132,7 @@ ROWS = [
             at=(0.1, 0.7),
             over=Budget(base_steps=60.0),
         ),
+        any_batch=False,
     ),
     Row(
         name="growth-by-steps",
