@@ -30,7 +30,7 @@ GOOD = {
     "method": "linear", "methods": "adascale,linear+", "scales": "1,8", "scale": "8", "seeds": "2",
     "seed": "1", "budget": "3steps", "lr": "0.1", "clip_norm": "1", "keep": "2", "steps": "5",
     "checkpoint": "saved", "checkpoint_every": "1k", "log": "csv=x.csv", "at": "equal-steps",
-    "plot": "a.png",
+    "plot": "a.png", "max_micro_batch_size": "16",
 }  # fmt: skip
 """A value that each parameter takes."""
 
