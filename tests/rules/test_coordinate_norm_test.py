@@ -57,7 +57,7 @@ def test_a_coordinate_of_noise_alone_asks_for_the_data_set() -> None:
     decision = asked(CoordinateNormTest(**STRICT), seen)
     assert (
         decision.reason
-        == "theta_max inf > 0.5, the gradient is lost in the noise; batch 5000, the data set"
+        == "theta_max inf > 0.5, noise alone; batch 5000, the data set"
     )
 
 

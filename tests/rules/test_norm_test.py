@@ -176,7 +176,7 @@ def test_a_batch_without_bound_is_the_data_set_or_the_largest() -> None:
     assert decision.next_batch_size == 60_000
     assert (
         decision.reason
-        == "theta_max inf > 0.5, the gradient is lost in the noise; batch 60000, the data set"
+        == "theta_max inf > 0.5, noise alone; batch 60000, the data set"
     )
     assert size_asked(NormTest(), see(lost, batch_size=8)) == LARGEST
     assert size_asked(chain(NormTest(), LimitGrowth()), see(lost, batch_size=8)) == 16

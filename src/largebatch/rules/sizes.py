@@ -110,12 +110,12 @@ def verdict(*, value: float | None, level: float, name: str = "theta_max") -> st
     >>> verdict(value=0.71, level=0.5), verdict(value=0.2, level=0.5)
     ('theta_max 0.71 > 0.5', 'theta_max 0.2 <= 0.5')
     >>> verdict(value=None, level=0.5), verdict(value=math.inf, level=0.5)
-    ('theta_max unknown', 'theta_max inf > 0.5, the gradient is lost in the noise')
+    ('theta_max unknown', 'theta_max inf > 0.5, noise alone')
     """
     if value is None:
         return f"{name} unknown"
     found = f"{name} {value:.4g} {'<=' if value <= level else '>'} {level:.4g}"
-    return f"{found}, the gradient is lost in the noise" if math.isinf(value) else found
+    return f"{found}, noise alone" if math.isinf(value) else found
 
 
 def asking(proposed: Decision, names: frozenset[str]) -> Decision:
