@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 from torch.nn.parallel import DistributedDataParallel
 
 import largebatch as lb
@@ -40,15 +41,22 @@ every_paper = pytest.mark.parametrize("paper", PAPERS)
 
 
 def build(
-    rule: Any, optimize: Build = sgd, *, batch_size: int = 8, most: int | None = 4, **options: Any
+    rule: Any,
+    optimize: Build = sgd,
+    *,
+    batch_size: int = 8,
+    most: int | None = 4,
+    examples: bool = False,
+    model: nn.Module | None = None,
 ) -> tuple[nn.Module, torch.optim.Optimizer, lb.Controller, MemoryRecord]:
-    model: nn.Module = small_model()
+    model = small_model() if model is None else model
     if dist.is_initialized():
         model = DistributedDataParallel(model)
     optimizer, record = optimize(model), MemoryRecord()
     batches = lb.BatchLoader(DATA, batch_size=batch_size, max_micro_batch_size=most, seed=0)
+    meter = lb.Meter(model, examples=lb.PerExample() if examples else None)
     control = lb.Controller(
-        model, optimizer, rule, batches, base_batch_size=8, record=record, **options
+        model, optimizer, rule, batches, base_batch_size=8, record=record, meter=meter
     )
     return model, optimizer, control, record
 
@@ -98,37 +106,50 @@ def test_the_rate_stays_where_nothing_scales_it() -> None:
     assert {decision.lr_multiplier for _, decision in record.steps} == {1.0}
 
 
+CUTS = [*[(step,) for step in range(1, 12)], tuple(range(1, 12))]
+
+
 @every_paper
-@pytest.mark.parametrize("cut", [1, 5, 12])
-def test_at_any_cut_the_bits_are_those_of_the_uninterrupted_run(paper: str, cut: int) -> None:
+def test_stopped_at_any_step_and_at_every_one_the_bits_are_those_of_the_whole_run(
+    paper: str,
+) -> None:
     method, optimize = PAPERS[paper]
-    rule = method(eta=0.5, every=3, scaling=lb.LinearScaling())
-    whole, _, control, record = build(rule, optimize)
-    train(control, samples=1200)
-    first, optimizer, control, before = build(rule, optimize)
-    go_until(control, step=cut)
+    rule = method(eta=0.5, every=2, scaling=lb.LinearScaling())
+    whole, seen = pieces(rule, optimize, cuts=())
+    assert len({step.batch_size for step, _ in seen}) >= 3
+    for cuts in CUTS:
+        model, also = pieces(rule, optimize, cuts=cuts)
+        assert also == seen
+        assert all(map(torch.equal, weights(whole), weights(model)))
+
+
+def pieces(rule: Any, optimize: Build, *, cuts: tuple[int, ...]) -> tuple[nn.Module, list[Any]]:
+    """A run of 12 steps that is built anew after each of these; its model and its record."""
+    model, optimizer, control, record = build(rule, optimize)
+    steps: list[Any] = []
+    for stop in (*cuts, 12):
+        for batch in control.steps(steps=12):
+            for x, y in batch:
+                control.backward(loss_of(control.model, x, y))
+            if control.optimizer_steps + 1 == stop:
+                control.stop()
+            control.step()
+        steps += record.steps
+        if stop < 12:
+            state = {"m": model.state_dict(), "o": optimizer.state_dict()}
+            state = through_a_file({**state, "c": control.state_dict()})
+            model, optimizer, control, record = build(rule, optimize)
+            control.load_state_dict(state["c"])
+            model.load_state_dict(state["m"])
+            optimizer.load_state_dict(state["o"])
+    return model, steps
+
+
+def through_a_file(state: dict[str, Any]) -> Any:
     file = io.BytesIO()
-    torch.save(
-        {"m": first.state_dict(), "o": optimizer.state_dict(), "c": control.state_dict()}, file
-    )
+    torch.save(state, file)
     file.seek(0)
-    state = torch.load(file, weights_only=True)
-    second, optimizer, control, after = build(rule, optimize)
-    control.load_state_dict(state["c"])
-    second.load_state_dict(state["m"])
-    optimizer.load_state_dict(state["o"])
-    train(control, samples=1200)
-    assert before.steps + after.steps == record.steps
-    assert all(map(torch.equal, weights(whole), weights(second)))
-
-
-def go_until(control: lb.Controller, *, step: int) -> None:
-    for batch in control.steps(samples=1200):
-        for x, y in batch:
-            control.backward(loss_of(control.model, x, y))
-        if control.optimizer_steps + 1 == step:
-            control.stop()
-        control.step()
+    return torch.load(file, weights_only=True)
 
 
 def a_run(paper: str, most: int | None) -> list[Any]:
@@ -179,25 +200,147 @@ def test_a_cap_below_the_start_is_refused_with_both_sizes() -> None:
 
 
 def test_a_batch_of_one_is_refused_with_the_remedy() -> None:
-    with pytest.raises(ValueError, match=r"never grow(.|\n)*batch_size=2"):
-        build(lb.methods.adasgd(), batch_size=1)
-    build(lb.AdaScale(), batch_size=1)  # the batch is not its matter
-    build(lb.Milestones(), batch_size=1)
+    for options in ({}, {"examples": True}, {"examples": True, "rule": lb.InnerProductTest()}):
+        with pytest.raises(ValueError, match=r"never grow(.|\n)*batch_size=2"):
+            build(**{"rule": lb.methods.adasgd(), "batch_size": 1, **options})
+    for rule in (lb.AdaScale(), lb.Milestones()):  # the batch is not its matter, or not by variance
+        for examples in (False, True):
+            build(rule, batch_size=1, examples=examples)
 
 
-def test_an_optimizer_that_does_not_divide_is_refused_with_the_remedy() -> None:
-    for method in (lb.methods.adadagrad, lb.methods.adadam):
-        with pytest.raises(ValueError, match=r"preconditioned_moments(.|\n)*torch.optim.Adagrad"):
-            build(method())
+def test_an_optimizer_that_does_not_divide_is_refused_with_both_remedies() -> None:
+    needs = r"preconditioned_moments(.|\n)*torch.optim.Adagrad(.|\n)*"
+    for examples in (False, True):
+        for method in (lb.methods.adadagrad, lb.methods.adadam):
+            with pytest.raises(ValueError, match=needs + r"lb\.methods\.adasgd\(\)"):
+                build(method(), examples=examples)
+    with pytest.raises(ValueError, match=needs + r"lb\.AdaScale\(\)"):
+        build(lb.methods.adascale_adam())
 
 
-def test_dots_that_the_meter_does_not_measure_are_refused_with_another_test() -> None:
-    needs = "InnerProductTest needs 'inner_product_variance'"
-    with pytest.raises(ValueError, match=rf"{needs}(.|\n)*lb.NormTest"):
-        build(lb.InnerProductTest())
+@pytest.mark.parametrize("rule", [lb.InnerProductTest(), lb.AugmentedInnerProductTest()])
+def test_dots_that_the_meter_does_not_measure_are_refused_with_the_remedies(rule: Any) -> None:
+    needs = f"{type(rule).__name__} needs 'inner_product_variance'"
+    with pytest.raises(ValueError, match=rf"{needs}(.|\n)*lb.PerExample(.|\n)*lb.NormTest"):
+        build(rule)
+    build(rule, examples=True)
+
+
+@pytest.mark.parametrize("examples", [False, True])
+def test_coordinates_that_the_meter_does_not_measure_are_refused_with_a_line_that_works(
+    examples: bool,
+) -> None:
+    rule = lb.CoordinateNormTest(statistic="coordinate_noise_scale")
+    with pytest.raises(ValueError, match="coordinate_noise_scale") as refused:
+        build(rule, examples=examples)
+    line = str(refused.value).rpartition("meter=")[2].rstrip(".")
+    assert ("PerExample" in line) == examples
+    model = small_model()
+    meter = eval(line, {"lb": lb, "model": model})
+    batches = lb.BatchLoader(DATA, batch_size=8)
+    lb.Controller(model, sgd(model), rule, batches, base_batch_size=8, meter=meter)
+
+
+@every_paper
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"eta": 0.0}, "eta is a number above 0, as in NormTest"),
+        ({"eta": -1.0}, "eta is a number above 0, as in NormTest"),
+        ({"eta": "0.5"}, "eta is a number above 0, as in NormTest"),
+        ({"max": 0}, r"as in ClampBatch\(min=64, max=4096"),
+        ({"max": 20.5}, r"whole numbers(.|\n)*as in ClampBatch\(min=64, max=4096"),
+        ({"every": 0}, "steps is at least 1, as in Every"),
+        ({"growth": 0.5}, "a factor of at least 1(.|\n)*as in LimitGrowth"),
+        ({"scaling": "sqrt"}, "A chain takes rules, got sqrt"),
+    ],
+)
+def test_impossible_numbers_are_refused_by_the_method_that_takes_them(
+    paper: str, wrong: Any, told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        PAPERS[paper][0](**wrong)
+
+
+@pytest.mark.parametrize("examples", [False, True])
+def test_a_sum_of_losses_is_refused_before_a_weight_moves(examples: bool) -> None:
+    model, _, control, record = build(lb.methods.adasgd(), examples=examples)
+    before = weights(model)
+    with pytest.raises(ValueError, match=r"is a sum(.|\n)*backward\(loss / len\(x\)\)"):
+        for batch in control.steps(steps=2):
+            for x, y in batch:
+                control.backward(mse_loss(model(x), y, reduction="sum"))
+            control.step()
+    assert all(map(torch.equal, before, weights(model)))
+    for batch in control.steps(steps=2):  # the remedy, and what is a mean already
+        for x, y in batch:
+            control.backward(mse_loss(model(x), y, reduction="sum") / len(x))
+        control.step()
+    assert len(record.steps) == 2
+
+
+def test_a_sum_over_one_sample_is_its_mean() -> None:
+    model, _, control, _ = build(lb.methods.adasgd(), most=1)
+    for batch in control.steps(steps=1):
+        for x, y in batch:
+            control.backward(mse_loss(model(x), y, reduction="sum"))
+        control.step()
 
 
 def test_a_loop_of_ones_own_refuses_what_sets_the_batch() -> None:
     model = small_model()
     with pytest.raises(ValueError, match=r"under lb.attach"):
         lb.attach(model, sgd(model), lb.methods.adasgd(), batch_size=8, base_batch_size=8)
+
+
+class Branches(nn.Module):
+    """Uses one of its layers, so that the others have no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(3, 1), nn.Linear(3, 1), nn.Linear(3, 1)])
+        self.used = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers[self.used](x)
+        return out
+
+
+def flat_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Of all parameters, with zeros for those that have none."""
+    found = torch.autograd.grad(
+        loss_of(model, x, y), list(model.parameters()), allow_unused=True, materialize_grads=True
+    )
+    return torch.cat([g.flatten() for g in found])
+
+
+@pytest.mark.parametrize("examples", [False, True])
+def test_a_parameter_without_a_gradient_counts_as_one_of_zeros(examples: bool) -> None:
+    torch.manual_seed(0)
+    model = Branches()
+    rule = lb.methods.adasgd(every=1, growth=1.0)
+    _, _, control, record = build(rule, examples=examples, model=model)
+    for batch in control.steps(steps=2):
+        parts = []
+        for at, (x, y) in enumerate(batch):
+            model.used = at  # 0 and 1; 2 is never used
+            rows = range(len(x)) if examples else [slice(None)]
+            each = [(x[row].view(-1, 3), y[row].view(-1, 1)) for row in rows]
+            parts += [flat_gradient(model, *one) for one in each]
+            control.backward(loss_of(model, x, y))
+        control.step()
+        g = torch.stack(parts).double()
+        variance = g.var(0).sum().item() * 8 / len(parts)
+        moments = record.steps[-1][0].moments
+        assert moments is not None
+        assert moments.variance == pytest.approx(variance, rel=1e-5)
+        assert moments.batch_sqnorm == pytest.approx(g.mean(0).square().sum().item(), rel=1e-5)
+    assert model.layers[2].weight.grad is None
+
+
+def test_a_loss_of_no_parameter_is_told_where_examples_are_looked_for() -> None:
+    model, _, control, _ = build(lb.methods.adasgd(), examples=True)
+    with pytest.raises(lb.LargeBatchError, match=r"No parameter(.|\n)*loss_fn\(model\(x\), y\)"):
+        for batch in control.steps(steps=1):
+            for x, _ in batch:
+                control.backward(1.0 * model(x).new_zeros((), requires_grad=True))

@@ -86,9 +86,9 @@ def test_a_negative_mean_squared_norm_gives_an_infinite_estimate_and_a_finite_lo
 def test_few_steps_are_not_enough_and_one_more_is():
     pairs = run()
     short = estimate_noise(pairs[: MIN_STEPS - 1])
-    assert str(short) == "not enough signal yet: 15 steps; needed: at least 16"
+    assert str(short) == "not enough signal yet: 15 measured steps; needed: at least 16"
     assert isinstance(estimate_noise(pairs[:MIN_STEPS]), NoiseEstimate)
-    assert estimate_noise([]) == NotEnough(reason="0 steps", needed="at least 16")
+    assert estimate_noise([]) == NotEnough(reason="0 measured steps", needed="at least 16")
 
 
 @pytest.mark.parametrize(

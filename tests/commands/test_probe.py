@@ -130,7 +130,7 @@ def test_too_few_steps_give_no_number_but_what_is_missing() -> None:
     found = probe(near(), steps=5)
     assert found.noise.estimate is None
     assert found.outlook is None
-    assert "not enough signal yet: 5 steps; needed: at least 16" in str(found)
+    assert "not enough signal yet: 5 measured steps; needed: at least 16" in str(found)
     assert "AdaScale" not in str(found)
     assert "largebatch train" not in str(found)
 

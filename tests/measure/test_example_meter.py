@@ -437,6 +437,12 @@ def test_another_tap_or_other_statistics_are_refused(options):
         lb.Meter(network(), examples=lb.PerExample(), **options)
 
 
+@pytest.mark.parametrize("examples", [True, lb.PerExample, 4])
+def test_what_is_no_way_to_see_examples_is_refused(examples):
+    with pytest.raises(ValueError, match=r"lb\.Meter\(model, examples=lb\.PerExample\(\)\)"):
+        lb.Meter(network(), examples=examples)
+
+
 class Compiled(nn.Module):
     """Holds a model as torch.compile does."""
 

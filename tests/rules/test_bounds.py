@@ -103,6 +103,14 @@ def test_growth_to_a_far_size_takes_the_fewest_doublings() -> None:
     assert history == [64, 128, 256, 512, 1000]
 
 
+def test_a_limit_says_what_it_held_back() -> None:
+    rule = LimitGrowth(shrink=0.75)
+    assert bounded(rule, size=500).reason == "why; growth from 64 limited to 128"
+    assert bounded(rule, size=20).reason == "why; shrinking from 64 limited to 48"
+    assert bounded(rule, size=100).reason == "why"
+    assert bounded(LimitGrowth(shrink=1.0), size=20).reason == "why; batch kept at 64"
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -110,6 +118,9 @@ def test_growth_to_a_far_size_takes_the_fewest_doublings() -> None:
         lambda: ClampBatch(min=10, max=9),
         lambda: ClampBatch(min=10, max=15, multiple_of=16),
         lambda: ClampBatch(multiple_of=0),
+        lambda: ClampBatch(max=64.0),  # type: ignore[arg-type]
+        lambda: ClampBatch(min=1.5),  # type: ignore[arg-type]
+        lambda: ClampBatch(max="64"),  # type: ignore[arg-type]
         lambda: ClampLr(min=-1.0),
         lambda: ClampLr(min=2.0, max=1.0),
         lambda: ClampLr(max=math.nan),

@@ -55,7 +55,7 @@ def test_the_strict_size_passes_its_own_test(scale: float, eta: float) -> None:
 def test_a_coordinate_of_noise_alone_asks_for_the_data_set() -> None:
     seen = see(coordinate_noise_scale=math.inf, dataset_size=5000)
     decision = asked(CoordinateNormTest(**STRICT), seen)
-    assert decision.reason == "theta_max inf > 0.5; batch 5000, the data set"
+    assert decision.reason == "theta_max inf > 0.5, noise alone; batch 5000, the data set"
 
 
 @pytest.mark.parametrize("scale", [None, math.nan])

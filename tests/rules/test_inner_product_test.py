@@ -162,7 +162,7 @@ def test_a_step_that_lacks_a_statistic_keeps_the_batch_and_asks_again(
 def test_an_impossible_level_is_refused_with_an_example(level: float) -> None:
     with pytest.raises(ValueError, match=r"as in InnerProductTest\(theta=0.9\)"):
         InnerProductTest(theta=level)
-    with pytest.raises(ValueError, match="theta is above 0, as in Augmented"):
+    with pytest.raises(ValueError, match="theta is a number above 0, as in Augmented"):
         AugmentedInnerProductTest(theta=level)
-    with pytest.raises(ValueError, match="nu is above 0, as in Augmented"):
+    with pytest.raises(ValueError, match="nu is a number above 0, as in Augmented"):
         AugmentedInnerProductTest(nu=level)

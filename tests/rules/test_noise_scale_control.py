@@ -42,5 +42,7 @@ def test_noise_alone_has_no_bound_and_neither_noise_nor_signal_keeps_the_batch()
 
 @pytest.mark.parametrize("kappa", [0.0, -1.0, math.nan, math.inf])
 def test_an_impossible_multiple_is_refused(kappa: float) -> None:
-    with pytest.raises(ValueError, match=r"kappa is above 0, as in NoiseScaleControl\(kappa=1.0\)"):
+    with pytest.raises(
+        ValueError, match=r"kappa is a number above 0, as in NoiseScaleControl\(kappa=1.0\)"
+    ):
         NoiseScaleControl(kappa=kappa)

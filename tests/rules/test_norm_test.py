@@ -174,7 +174,7 @@ def test_a_batch_without_bound_is_the_data_set_or_the_largest() -> None:
     lost = moments_of(2.0, 0.0, batch_size=8)
     decision = asked(NormTest(), see(lost, batch_size=8, dataset_size=60_000))
     assert decision.next_batch_size == 60_000
-    assert decision.reason == "theta_max inf > 0.5; batch 60000, the data set"
+    assert decision.reason == "theta_max inf > 0.5, noise alone; batch 60000, the data set"
     assert size_asked(NormTest(), see(lost, batch_size=8)) == LARGEST
     assert size_asked(chain(NormTest(), LimitGrowth()), see(lost, batch_size=8)) == 16
     tiny = moments_of(1e300, 1e-300, batch_size=8)

@@ -249,9 +249,11 @@ def check_needs(decider: Decider, *, meter: Meter) -> None:
     missing = decider.rule.needs - meter.provides
     remedy = "Use meter=lb.Meter(model)."
     if "preconditioned_moments" in missing:
+        plain = "lb.methods.adasgd()" if "batch" in decider.rule.changes else "lb.AdaScale()"
         remedy = (
             "They exist for the Adam family, torch.optim.AdamW(model.parameters()), and for "
-            "torch.optim.Adagrad(model.parameters())."
+            "torch.optim.Adagrad(model.parameters()). Any other optimizer has the moments of the "
+            f"bare gradient: {plain}."
         )
     elif "inner_product_variance" in missing:
         remedy = (
@@ -260,10 +262,10 @@ def check_needs(decider: Decider, *, meter: Meter) -> None:
             "lb.NormTest(eta=0.5)."
         )
     elif "coordinate_noise_scale" in missing:
-        remedy = (
-            "Add it: meter=lb.Meter(model, statistics=[lb.SquaredNorms(), "
-            "lb.CoordinateNoiseScale()])."
-        )
+        more = "statistics=[lb.SquaredNorms(), lb.CoordinateNoiseScale()]"
+        if "inner_product_variance" in meter.provides:
+            more = "examples=lb.PerExample(), statistics=[lb.CoordinateNoiseScale()]"
+        remedy = f"Add it: meter=lb.Meter(model, {more})."
     require(
         decider.rule,
         meter.provides | FACTS,

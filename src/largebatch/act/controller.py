@@ -61,8 +61,9 @@ class StepController(Clocked):
         )
         super().__init__(decider, optimizer)
         check_needs(decider, meter=meter)
-        parts = meter.least_parts if decider.rule.needs & STATISTICS else 1
-        _check_variance(decider, parts=parts)
+        measures = bool(decider.rule.needs & STATISTICS)
+        parts = meter.least_parts if measures else 1
+        _check_variance(decider, least=meter.least_samples if measures else 1)
         batches.bind(
             rank=meter.rank,
             ranks=meter.rank_count,
@@ -178,7 +179,7 @@ class StepController(Clocked):
                 A tensor is read by the host.
 
         Raises:
-            ValueError: a loss that is no scalar with a graph, or a weight that is not above 0.
+            ValueError: a loss that is a sum or no scalar with a graph, a weight not above 0.
             MicroBatchMissed: no micro-batch is in hand.
             torch.OutOfMemoryError: with a note on what to do about it.
         """
@@ -188,7 +189,7 @@ class StepController(Clocked):
                 "control.backward was called outside a step. Use it inside "
                 "for batch in control.steps(samples=...): for x, y in batch: ..."
             )
-        check_loss(loss)
+        check_loss(loss, samples=step.size)
         weight = weight_of(weight, samples=step.size)
         last = step.take()
         share = weight * self.decider.ranks / step.batch_size
@@ -364,9 +365,9 @@ class StepController(Clocked):
         self.meter.open(frozenset())  # takes the hooks off
 
 
-def _check_variance(decider: Decider, *, parts: int) -> None:
+def _check_variance(decider: Decider, *, least: int) -> None:
     """Refuses a start from which a rule that sets the batch would never see a variance."""
-    if "batch" in decider.rule.changes and decider.batch_size < parts:
+    if "batch" in decider.rule.changes and decider.batch_size < least:
         raise ValueError(
             f"A batch of {decider.batch_size} sample has no variance, so it would never grow. "
             "Start with two or more: lb.BatchLoader(dataset, batch_size=2)."

@@ -110,11 +110,18 @@ class MicroBatches(Iterable[Any]):
                 )
 
 
-def check_loss(loss: Tensor) -> None:
-    """Refuses what cannot be a micro-batch's mean loss.
+SUM = 2
+"""How torch's losses save `reduction="sum"`."""
+
+
+def check_loss(loss: Tensor, *, samples: int) -> None:
+    """Refuses what cannot be the mean loss of a micro-batch of so many samples.
+
+    A sum is known by torch's own losses alone: one that is written out, `losses.sum()`, may be a
+    mean whose weights were multiplied in before. `control.check` tells it by repeating samples.
 
     Raises:
-        ValueError: no scalar, or one without a graph.
+        ValueError: no scalar, one without a graph, or a sum.
     """
     if not isinstance(loss, Tensor) or not loss.requires_grad:
         raise ValueError(
@@ -126,6 +133,12 @@ def check_loss(loss: Tensor) -> None:
         raise ValueError(
             f"The loss has the shape {tuple(loss.shape)}; control.backward takes the mean over "
             "the micro-batch: control.backward(loss.mean())."
+        )
+    if samples > 1 and getattr(loss.grad_fn, "_saved_reduction", None) == SUM:
+        raise ValueError(
+            "The loss is a sum (reduction='sum'), which would make a larger micro-batch a larger "
+            "step, too. Give the mean, control.backward(loss / len(x)), and multiply the learning "
+            "rate by the micro-batch that it was tuned with."
         )
 
 

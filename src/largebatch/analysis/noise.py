@@ -71,8 +71,8 @@ class NoiseEstimate:
 class NotEnough:
     """Why a series of steps tells no noise scale, and what would.
 
-    >>> print(NotEnough(reason="5 steps", needed="at least 16"))
-    not enough signal yet: 5 steps; needed: at least 16
+    >>> print(NotEnough(reason="5 measured steps", needed="at least 16"))
+    not enough signal yet: 5 measured steps; needed: at least 16
     """
 
     reason: str
@@ -101,7 +101,7 @@ def estimate_noise(
     LEAST_BOUND to infinity; a squared norm below zero by more than chance explains.
 
     >>> print(estimate_noise([(8.0, 2.0)] * 5))
-    not enough signal yet: 5 steps; needed: at least 16
+    not enough signal yet: 5 measured steps; needed: at least 16
     >>> estimate_noise([(8.0, 2.0)] * 16).noise_scale
     4.0
 
@@ -115,7 +115,7 @@ def estimate_noise(
     """
     pairs = _checked(series, level=level)
     if len(pairs) < MIN_STEPS:
-        return NotEnough(reason=f"{len(pairs)} steps", needed=f"at least {MIN_STEPS}")
+        return NotEnough(reason=f"{len(pairs)} measured steps", needed=f"at least {MIN_STEPS}")
     variance, sqnorm = (float(mean) for mean in pairs.mean(axis=0))
     if variance <= LEAST_NOISE * max(sqnorm, 0.0):
         return NotEnough(

@@ -51,8 +51,8 @@ OVERSCALED = 10
 class Noise:
     """The noise scale, or why it is unknown: one of the two is there.
 
-    >>> print(Noise(missing=NotEnough(reason="5 steps", needed="at least 16")))
-    not enough signal yet: 5 steps; needed: at least 16
+    >>> print(Noise(missing=NotEnough(reason="5 measured steps", needed="at least 16")))
+    not enough signal yet: 5 measured steps; needed: at least 16
     """
 
     estimate: NoiseEstimate | None = None

@@ -55,6 +55,7 @@ class Meter(Protocol):
         provides: names of the statistics it can measure.
         rank, rank_count: this process, and how many share the batch.
         least_parts: independent gradients that a step must give over all ranks.
+        least_samples: samples that it must have for that.
         leader: whether this is the first rank.
         reduces: whether the meter itself averages the step in hand over the ranks.
         replica: the wrapper that synchronises the model over the ranks; None without one.
@@ -64,6 +65,8 @@ class Meter(Protocol):
     def provides(self) -> frozenset[str]: ...
     @property
     def least_parts(self) -> int: ...
+    @property
+    def least_samples(self) -> int: ...
     @property
     def leader(self) -> bool: ...
     @property

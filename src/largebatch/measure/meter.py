@@ -65,7 +65,7 @@ class Meter:
         usual: tuple[Statistic, ...] = (SquaredNorms(), PreconditionedNorms())
         self._offered = usual if statistics is None else tuple(statistics)
         if examples is not None:
-            _check_examples(model, tap=tap)
+            _check_examples(examples, model, tap=tap)
             self._offered = statistics_of(examples, also=statistics)
         self.statistics: tuple[Statistic, ...] = ()
         if len({s.name for s in self._offered}) < len(self._offered):
@@ -89,6 +89,11 @@ class Meter:
     def least_parts(self) -> int:
         """Parts that a step needs over all ranks for its statistics."""
         return 2 if any(statistic.parts for statistic in self.statistics) else 1
+
+    @property
+    def least_samples(self) -> int:
+        """Samples that a step needs over all ranks for its statistics: a part has one or more."""
+        return 2 if self.examples is not None else self.least_parts
 
     @property
     def rank(self) -> int:
@@ -192,6 +197,12 @@ class Meter:
         self.sums.add(LOSS, loss.detach(), coefficient=weight)
         self.close_part(coefficient=weight / share**2)
         if self.rows and self.rows[-1] != samples:
+            if not self.rows[-1]:
+                raise LargeBatchError(
+                    "No parameter of the optimizer got a gradient from this loss, so no example "
+                    "has one. Compute it from what the model gave: "
+                    "control.backward(loss_fn(model(x), y))."
+                )
             raise LargeBatchError(
                 f"The model got {self.rows[-1]} examples, of a micro-batch with {samples} samples. "
                 "Give it all of them, as the first dimension of its first argument, or measure "
@@ -305,7 +316,12 @@ def _parts(count: int, samples: float, weight: float, source: Source) -> Parts:
     return Parts.proportional(count=count, samples=samples, weight=weight, source=source)
 
 
-def _check_examples(model: nn.Module, *, tap: Tap | None) -> None:
+def _check_examples(examples: object, model: nn.Module, *, tap: Tap | None) -> None:
+    if not isinstance(examples, PerExample):
+        raise ValueError(
+            f"examples takes a way to see them, not {examples!r}: "
+            "lb.Meter(model, examples=lb.PerExample())."
+        )
     if not isinstance(tap, LeafHooks | None):
         raise ValueError(
             "lb.PerExample() needs the usual tap. Leave the other one out: "

@@ -33,7 +33,7 @@ class ClampBatch:
         multiple_of: samples.
 
     Raises:
-        ValueError: a bound below 1, or no multiple between them.
+        ValueError: a bound below 1 or not whole, or no multiple between them.
     """
 
     min: int = 1
@@ -46,11 +46,12 @@ class ClampBatch:
     forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
-        sound = self.min >= 1 and self.multiple_of >= 1
+        given = [self.min, self.multiple_of, self.max or 1]
+        sound = all(isinstance(size, int) for size in given) and min(given[:2]) >= 1
         if not sound or (self.max is not None and self._up(self.min) > self.max):
             raise ValueError(
-                "ClampBatch needs 1 <= min <= max and a multiple between them, as in "
-                f"ClampBatch(min=64, max=4096, multiple_of=64); got {self}."
+                "ClampBatch needs whole numbers, 1 <= min <= max and a multiple between them, "
+                f"as in ClampBatch(min=64, max=4096, multiple_of=64); got {self}."
             )
 
     def init(self) -> None:
@@ -120,7 +121,7 @@ class LimitGrowth:
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=64, base_batch_size=64)
     >>> proposed = Decision(next_batch_size=500, base_steps=1)
     >>> LimitGrowth().update(None, seen, proposed)[1].reason
-    'batch 500 limited to 128, from 64'
+    'growth from 64 limited to 128'
 
     Args:
         factor: most growth in one step, 1 or more. One more sample is always allowed where it is
@@ -158,6 +159,10 @@ class LimitGrowth:
         size = min(max(wanted, least), most)
         if size == wanted:
             return state, proposed
-        return state, proposed.resized(
-            size, because=f"batch {wanted} limited to {size}, from {now}"
-        )
+        return state, proposed.resized(size, because=_limited(size, now=now))
+
+
+def _limited(size: int, *, now: int) -> str:
+    if size == now:
+        return f"batch kept at {now}"
+    return f"{'growth' if size > now else 'shrinking'} from {now} limited to {size}"

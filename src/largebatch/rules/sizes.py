@@ -8,6 +8,7 @@ that a batch never shrinks, grows slowly or stays below a cap is for bounds afte
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 from largebatch.core.decision import Decision, join
 from largebatch.core.measurement import STATISTICS, Measurement
@@ -115,12 +116,13 @@ def verdict(*, value: float | None, level: float, name: str = "theta_max") -> st
 
     >>> verdict(value=0.71, level=0.5), verdict(value=0.2, level=0.5)
     ('theta_max 0.71 > 0.5', 'theta_max 0.2 <= 0.5')
-    >>> verdict(value=None, level=0.5)
-    'theta_max unknown'
+    >>> verdict(value=None, level=0.5), verdict(value=math.inf, level=0.5)
+    ('theta_max unknown', 'theta_max inf > 0.5, noise alone')
     """
     if value is None:
         return f"{name} unknown"
-    return f"{name} {value:.4g} {'<=' if value <= level else '>'} {level:.4g}"
+    found = f"{name} {value:.4g} {'<=' if value <= level else '>'} {level:.4g}"
+    return f"{found}, noise alone" if math.isinf(value) else found
 
 
 def asking(proposed: Decision, names: frozenset[str]) -> Decision:
@@ -129,11 +131,11 @@ def asking(proposed: Decision, names: frozenset[str]) -> Decision:
 
 
 def check_above_zero(rule: object, *, example: str, **values: float) -> None:
-    """Refuses a hyper-parameter that is not above 0 and finite.
+    """Refuses a hyper-parameter that is no number above 0, or not finite.
 
     Raises:
         ValueError: naming it, with an example.
     """
     for name, value in values.items():
-        if not 0.0 < value < math.inf:
-            raise ValueError(f"{name} is above 0, as in {example}; got {rule}.")
+        if not (isinstance(value, Real) and 0.0 < value < math.inf):
+            raise ValueError(f"{name} is a number above 0, as in {example}; got {rule}.")

@@ -51,16 +51,23 @@ def coupled(module: nn.Module, name: str) -> str | None:
     """Why the examples of a batch depend on each other in a module, and what to do; None where
     they do not."""
     if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+        kept = module.running_mean is not None
+        fix = f"fix its statistics, model.get_submodule({name!r}).eval(), " if kept else ""
         return (
-            f"{name} is batch normalization in training mode: each example's output depends on the "
-            "others, so no example has a gradient of its own. Fix its statistics, "
-            f"model.get_submodule({name!r}).eval(), normalize by group, torch.nn.GroupNorm(8, "
-            "channels), or measure micro-batches instead: meter=lb.Meter(model)."
+            f"{_called(name)} is batch normalization "
+            f"{'in training mode' if kept else 'without running statistics'}: each example's "
+            "output depends on the others, so no example has a gradient of its own. Either "
+            f"{fix}normalize by group, torch.nn.GroupNorm(8, channels), or measure micro-batches: "
+            "meter=lb.Meter(model)."
         )
     if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
         return (
-            f"{name} divides a word's gradient by its number in the batch "
+            f"{_called(name)} divides a word's gradient by its number in the batch "
             "(scale_grad_by_freq=True), so no example has a gradient of its own. Leave that out, "
             "or measure micro-batches instead: meter=lb.Meter(model)."
         )
     return None
+
+
+def _called(name: str) -> str:
+    return f"The module {name!r}" if name else "The model"

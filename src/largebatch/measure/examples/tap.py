@@ -51,16 +51,17 @@ class PerExample:
         part: what the last backward has shown.
 
     Raises:
-        ValueError: fewer than two groups.
+        ValueError: groups that are no whole number, or fewer than two.
         LargeBatchError: while training, for examples that depend on each other (batch normalization
             in training mode) and for a parameter whose gradient cannot be told apart by examples.
     """
 
     def __init__(self, *, groups: int | None = None) -> None:
-        if groups is not None and groups < 2:
+        if groups is not None and not (isinstance(groups, int) and groups >= 2):
             raise ValueError(
-                f"Of one group no variance is known; got groups={groups!r}. For every example by "
-                "itself leave it out: lb.PerExample()."
+                "groups is a whole number, at least 2, since of one group no variance is known; "
+                f"got groups={groups!r}. lb.PerExample(groups=4); for every example by itself: "
+                "lb.PerExample()."
             )
         self._groups = groups
         self.want = Want()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -109,6 +110,16 @@ def _alone(tensors: Sequence[Tensor], dims: Dims) -> list[Tensor]:
     return [x if dim is None else x.unsqueeze(dim) for x, dim in pairs]
 
 
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Its LSTM in float32 fails inside of `vjp`, where torch's own does not."""
+    (enabled, *_) = torch.backends.mkldnn.set_flags(_enabled=False)
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.set_flags(_enabled=enabled)
+
+
 def _pulled(
     pull: Pull, dims: tuple[Dims, Dims], few: tuple[list[Tensor], list[Tensor]], count: int
 ) -> dict[str, Tensor]:
@@ -118,10 +129,11 @@ def _pulled(
             return vmap(pull, in_dims=tuple(map(list, dims)))(*few)
     except (RuntimeError, NotImplementedError):  # no rule for some operation in it
         rows = []
-        for at in range(count):
-            one = [
-                [x if dim is None else x.select(dim, at) for x, dim in zip(xs, ds, strict=True)]
-                for xs, ds in zip(few, dims, strict=True)
-            ]
-            rows.append(pull(*one))
+        with _without_onednn():
+            for at in range(count):
+                one = [
+                    [x if dim is None else x.select(dim, at) for x, dim in zip(xs, ds, strict=True)]
+                    for xs, ds in zip(few, dims, strict=True)
+                ]
+                rows.append(pull(*one))
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
