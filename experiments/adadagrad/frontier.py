@@ -5,7 +5,8 @@ three seeds; five seeds are reported. The constant batches are all powers of two
 batch on. The plain rule is the paper's: each step is tested, the bare gradient's norm as it is,
 the batch never shrinks and the rate does not follow. AdaBatch doubles it at a quarter, a half and
 three quarters of the samples, from where its steps are as many as the method's. The blind runs
-repeat, at the method's rate, the batches of the next seed.
+repeat, at the method's rate, the batches of the next seed. The methods' defaults were chosen on
+digits themselves, so this is what they can do, and not yet how they do elsewhere.
 """
 
 from __future__ import annotations
@@ -23,19 +24,18 @@ from experiments.lab.run import Result
 import largebatch as lb
 from largebatch import methods
 
-CELLS: tuple[Cell, ...] = (
-    *(Cell(workload="digits", optimizer=optimizer, start=16, samples=21_500, doublings=5,
-           schedule=schedule)
-      for optimizer, schedule in (("sgd", "constant"), ("sgd", "peaked"),
-                                  ("adagrad", "constant"), ("adagrad-norm", "constant"),
-                                  ("adamw", "peaked"))),
-    Cell(workload="stdlib-narrow", optimizer="adamw", start=16, samples=16_000, doublings=4,
-         schedule="peaked", micro_batch=64),
-    Cell(workload="fashion-cnn", optimizer="sgd", start=16, samples=110_000, doublings=7,
-         schedule="peaked"),
+CELLS: tuple[Cell, ...] = tuple(
+    Cell(workload="digits", optimizer=optimizer, start=16, samples=21_500, doublings=5,
+         schedule=schedule)
+    for optimizer, schedule in (("sgd", "constant"), ("sgd", "peaked"), ("adagrad", "constant"),
+                                ("adagrad-norm", "constant"), ("adamw", "peaked"))
 )  # fmt: skip
+"""What is measured. The methods' defaults were chosen on digits, with SGD (`choice.py`)."""
 
-CUT: dict[str, str] = {}
+CUT: dict[str, str] = {
+    "the CNN and logistic regression on Fashion-MNIST, ResNet-8": "left out for their hours",
+    "the transformer with AdamW": "left out for its hour",
+}
 """What is not measured -> why."""
 
 METHODS = {
@@ -255,4 +255,6 @@ def draw(ledger: Ledger, path: Path) -> None:
     drawn.savefig(path, dpi=110)
 
 
-PART = Part(title="Batches that grow, beside all constant ones", find=find, draw=draw, spots=True)
+PART = Part(
+    title="Batches that grow, beside all constant ones, on digits", find=find, draw=draw, spots=True
+)
