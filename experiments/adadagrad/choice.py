@@ -196,10 +196,10 @@ def draw(ledger: Ledger, path: Path) -> None:
                     if points:
                         x, y = zip(*points, strict=True)
                         axis.plot(x, y, marker, color=colour, ms=5, label=f"{test}, {follow}")
-            top = 2.5 * min(row.loss(row.best) for row in rows)
+            least = min(row.loss(row.best) for row in rows)
             axis.set(
                 xscale="log", xlabel="optimizer steps", ylabel="validation loss",
-                ylim=(None, min(top, 3.5)),
+                ylim=(0.8 * least, 2.5 * least),
                 title=f"{cell.workload}: " + (f"rate {base:g}" if at_base else "best rate of each"),
             )  # fmt: skip
             axis.title.set_fontsize(9)
