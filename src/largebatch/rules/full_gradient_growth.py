@@ -6,9 +6,9 @@
 The critical batch goes as 1 / eps^2, and so does the batch of a stage. Each check costs a gradient
 of every sample of the data set; `AdaptiveGrowth` takes the noise of the step instead.
 
-Umeda, Iiduka: Adaptive Batch Size and Learning Rate Scheduler, 2025, arXiv 2508.05302. Their program
-checks before the update of each 1000th step, and raises the rate for this update already, with the
-gradient of the old batch. One difference is ours: batch and rate change in the step after it.
+Umeda, Iiduka: Adaptive Batch Size and Learning Rate Scheduler, 2025, arXiv 2508.05302. Their
+program checks before the update of each 1000th step and raises the rate for that update, whose
+gradient is the old batch's. One difference is ours: batch and rate change in the step after.
 """
 
 from __future__ import annotations
