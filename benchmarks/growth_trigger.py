@@ -2,10 +2,10 @@
 
     python benchmarks/growth_trigger.py [--rounds 100] [--only decide|run|samples]
 
-`decide`: the chain of `adaptive_growth` over measurements that were recorded, a test in each step and
-in each tenth, beside `Observe`, which asks for the same moments and decides nothing. `run`: a whole
-`Controller` with a small model, beside the same that only observes. `samples`: what the check of the
-full gradient costs, which is arithmetic: n samples each.
+`decide`: the chain of `adaptive_growth` over measurements that were recorded, a test in each step
+and in each tenth, beside `Observe`, which asks for the same moments and decides nothing. `run`: a
+whole `Controller` with a small model, beside the same that only observes. No test passes, so that
+all have the same batch. `samples`: what the check of the full gradient costs, by arithmetic.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ DATASET = 4096
 SIZE = 64
 
 OBSERVE = lb.Observe()
-EACH = lb.methods.adaptive_growth(max=SIZE, every=1)
-TENTH = lb.methods.adaptive_growth(max=SIZE, every=10)
+EACH = lb.methods.adaptive_growth(kappa=1e-6, every=1)
+TENTH = lb.methods.adaptive_growth(kappa=1e-6, every=10)
 TENTH_OBSERVED = lb.Every(OBSERVE, steps=10)
 
 ROWS = (("digits", 1347, 16), ("Fashion-MNIST", 55_000, 8), ("Fashion-MNIST", 55_000, 64))
@@ -37,10 +37,11 @@ ROWS = (("digits", 1347, 16), ("Fashion-MNIST", 55_000, 8), ("Fashion-MNIST", 55
 
 
 def controller(rule: lb.Rule, record: lb.MemoryRecord | None = None) -> lb.Controller:
-    """A run of a small perceptron on made-up data, whose batch the cap holds."""
+    """A run of a small perceptron on made-up data."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
-    data = torch.randn(DATASET, 64), torch.randint(10, (DATASET,))
+    x = torch.randn(DATASET, 64)
+    data = x, (x @ torch.randn(64, 10)).argmax(1)
     batches = lb.BatchLoader(data, batch_size=SIZE, max_micro_batch_size=SIZE // 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     return lb.Controller(model, optimizer, rule, batches, base_batch_size=SIZE, record=record)
@@ -55,7 +56,7 @@ def trained(control: lb.Controller, *, steps: int) -> Run:
         for _ in range(steps):
             for x, y in next(endless):
                 control.backward(nn.functional.cross_entropy(model(x), y))
-            control.step()
+            assert control.step().next_batch_size == SIZE
 
     return run
 
@@ -75,6 +76,7 @@ def decided(rule: lb.Rule, measurements: Sequence[Measurement]) -> Run:
         decider = start
         for seen in measurements:
             decider, _ = decider.decide(seen)
+        assert decider.batch_size == SIZE
 
     return run
 
