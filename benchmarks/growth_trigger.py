@@ -32,7 +32,7 @@ EACH = lb.methods.adaptive_growth(kappa=1e-6, every=1)
 TENTH = lb.methods.adaptive_growth(kappa=1e-6, every=10)
 TENTH_OBSERVED = lb.Every(OBSERVE, steps=10)
 
-ROWS = (("digits", 1347, 16), ("Fashion-MNIST", 55_000, 8), ("Fashion-MNIST", 55_000, 64))
+ROWS = (("digits", 1071, 16), ("Fashion-MNIST", 55_000, 8), ("Fashion-MNIST", 55_000, 64))
 """(data, samples of it, batch) whose checks are counted."""
 
 
