@@ -39,7 +39,7 @@ def draw_critical(result: Critical, path: str | os.PathLike[str]) -> None:
         _lines(panel, answer)
     panel.set_yscale("log", base=2)
     panel.set_ylim(low, high)
-    panel.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.3g}"))
+    panel.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
     panel.set_xlim(-0.02, 1.02)
     panel.xaxis.set_major_formatter(ticker.PercentFormatter(1.0))
     panel.set_xlabel(f"of the run ({result.budget_samples:,} samples)")

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 from largebatch.analysis.efficiency import Range
 from largebatch.analysis.noise import NotEnough
 from largebatch.analysis.student import mean_of
+from largebatch.commands.critical.climb import MOST_SAMPLES, PATIENCE, Rates, climb
 from largebatch.commands.critical.lab import Lab
 from largebatch.commands.critical.settings import Settings, Watcher
 from largebatch.commands.critical.values import Answer, Finding, Reached
@@ -32,17 +33,8 @@ DOUBLINGS = 5
 SHARE = 0.25
 """Of the budget, at which the base batch's loss is the target where none is given."""
 
-SPACING = 1.03
-"""Ratio of the steps at which the loss is judged, so that steps are known to 3 % at every batch."""
-
-MOST_SAMPLES = 4
-"""Budgets that one run may take, as larger batches need more samples."""
-
-PATIENCE = 2.0
-"""Times the steps of the best rate so far, or of the batch before: then a run is given up."""
-
-MOST_RATES = 6
-"""Of one batch."""
+LEAST_STEPS = 5
+"""To the target: fewer are too coarse a number to lay a curve through."""
 
 
 def doublings_of(lab: Lab, settings: Settings) -> int:
@@ -65,7 +57,9 @@ def sweep(lab: Lab, settings: Settings, watcher: Watcher | None) -> Answer:
     given = settings.target
     target = _target(lab, settings) if given is None else given
     sizes = [lab.base * 2**i for i in range(doublings_of(lab, settings) + 1)]
-    runs, notes = _all_sizes(lab, settings, target, sizes, watcher)
+    runs, notes = (
+        _all_sizes(lab, settings, target, sizes, watcher) if math.isfinite(target) else ((), ())
+    )
     return Answer(
         method="sweep",
         findings=findings_of(runs, target=target),
@@ -94,75 +88,12 @@ def findings_of(runs: Sequence[Reached], *, target: float) -> tuple[Finding, ...
     pairs = [(run.batch_size, steps) for run in runs if run.best for steps in run.known]
     where = f"to loss {target:.4g}"
     if not pairs:
-        lowest = min(run.lowest for run in runs)
-        missing = NotEnough(
-            reason=f"no run reached the loss {target:.4g}; the lowest was {lowest:.4g}",
-            needed=f"--target {_above(lowest):.4g} or more, or a longer --budget",
-        )
-        return (Finding(where=where, loss=target, missing=missing),)
+        return (Finding(where=where, loss=target, missing=_unreached(runs, target)),)
     fits = fit_steps([batch for batch, _ in pairs], [steps for _, steps in pairs])
     return tuple(
         _finding(fit, where=f"{where}, {family}", loss=target)
         for family, fit in (("McCandlish", fits.mccandlish), ("Iiduka", fits.iiduka))
     )
-
-
-def steps_to(
-    lab: Lab, *, batch_size: int, lr: float, seed: int, target: float, most: int
-) -> tuple[int | None, float]:
-    """(steps at which the loss is first seen at or below the target, the lowest loss seen); None
-    where `most` steps, MOST_SAMPLES budgets or a divergence come first."""
-    run = lab.run(rule=chain(), batch_size=batch_size, seed=seed, lr=lr)
-    lowest, due, reached = math.inf, 1, False
-    most_samples = min(most * batch_size, MOST_SAMPLES * lab.budget)
-
-    def until() -> bool:
-        nonlocal lowest, due, reached
-        taken = run.control.optimizer_steps
-        if taken < due and run.control.samples < most_samples:
-            return False
-        due = max(taken + 1, math.ceil(taken * SPACING))
-        loss = run.loss
-        lowest, reached = min(lowest, loss), loss <= target
-        return reached or math.isinf(loss)
-
-    run.go(most_samples, budget=most_samples, until=until)
-    return (run.control.optimizer_steps if reached else None), lowest
-
-
-def climb(measure: Callable[[float], Reached], start: float) -> tuple[Reached, ...]:
-    """Rates by factors of 2 from `start`, up and else down, until one is better than both
-    neighbours, or MOST_RATES are measured; the best is marked.
-
-    A rate is better where more seeds reach the target, then where they need fewer steps.
-
-    >>> def measure(lr: float) -> Reached:
-    ...     return Reached(batch_size=16, lr=lr, steps=(round(8 * abs(lr - 4)) + 9,), lowest=0.1)
-    >>> [(run.lr, run.best) for run in climb(measure, 1.0)]
-    [(1.0, False), (2.0, False), (4.0, True), (8.0, False)]
-
-    Args:
-        measure: rate -> its runs.
-        start: the first rate.
-    """
-    found = [measure(start)]
-    best = found[0]
-    for factor in (2.0, 0.5):
-        while len(found) < MOST_RATES:
-            found.append(measure(best.lr * factor))
-            if not better(found[-1], best):
-                break
-            best = found[-1]
-        if best.lr > start:
-            break
-    return tuple(replace(run, best=run is best and bool(run.known)) for run in found)
-
-
-def better(one: Reached, other: Reached) -> bool:
-    """Whether a rate takes its batch to the target faster."""
-    if len(one.known) != len(other.known):
-        return len(one.known) > len(other.known)
-    return bool(one.known) and mean_of(one.known).value < mean_of(other.known).value
 
 
 def _target(lab: Lab, settings: Settings) -> float:
@@ -184,18 +115,14 @@ def _all_sizes(
     rate, most = lab.workload.base_lr, max(lab.budget // lab.base, 1)
     count = watcher.counting(f"sweep of {lab.workload.name}") if watcher else None
     for index, batch_size in enumerate(sizes):
-        here = climb(_Rates(lab, settings, target, batch_size, most), rate)
+        here = climb(Rates(lab, settings, target, batch_size, most), rate)
         found += here
         if count is not None:
             count(index + 1, len(sizes))
         best = next((run for run in here if run.best), None)
-        if best is None:
-            left = sizes[index:]
-            notes.append(
-                f"left out: {_listed(left)} samples; no rate reached the loss with a batch of "
-                f"{batch_size:,} within {MOST_SAMPLES} times the run's samples and {PATIENCE:g} "
-                "times the steps of the batch before"
-            )
+        if best is None or mean_of(best.known).value < LEAST_STEPS:
+            found = [replace(run, best=run.best and run.batch_size != batch_size) for run in found]
+            notes.append(f"left out: {_listed(sizes[index:])} samples; {_why(here, batch_size)}")
             break
         if len(best.known) < settings.seeds:
             notes.append(
@@ -206,45 +133,6 @@ def _all_sizes(
     return tuple(found), tuple(notes)
 
 
-@dataclass(slots=True)
-class _Rates:
-    """All seeds of one batch at a rate; mutable: remembers how fast the fastest rate was.
-
-    Args:
-        lab, settings, target, batch_size: as in `steps_to`.
-        most: steps after which a run is given up.
-    """
-
-    lab: Lab
-    settings: Settings
-    target: float
-    batch_size: int
-    most: int
-    reached: bool = False
-
-    def __call__(self, lr: float) -> Reached:
-        steps: list[int | None] = []
-        lowest = math.inf
-        for seed in range(self.settings.seed, self.settings.seed + self.settings.seeds):
-            taken, low = steps_to(
-                self.lab,
-                batch_size=self.batch_size,
-                lr=lr,
-                seed=seed,
-                target=self.target,
-                most=self.most,
-            )
-            steps.append(taken)
-            lowest = min(lowest, low)
-            if taken is None and self.reached:  # a rate that brings every seed there is known
-                break
-        known = [taken for taken in steps if taken is not None]
-        if len(known) == len(steps):
-            self.most = min(self.most, math.ceil(PATIENCE * max(known)))
-            self.reached = True
-        return Reached(batch_size=self.batch_size, lr=lr, steps=tuple(steps), lowest=lowest)
-
-
 def _finding(fit: StepsFit | NotEnough, *, where: str, loss: float) -> Finding:
     if isinstance(fit, NotEnough):
         return Finding(where=where, loss=loss, missing=fit)
@@ -252,9 +140,37 @@ def _finding(fit: StepsFit | NotEnough, *, where: str, loss: float) -> Finding:
     return Finding(where=where, loss=loss, batch=batch)
 
 
-def _above(loss: float) -> float:
-    """A loss of two digits that surely is not below this one."""
-    return loss if not math.isfinite(loss) else float(f"{1.05 * loss:.2g}")
+def _unreached(runs: Sequence[Reached], target: float) -> NotEnough:
+    lowest = min((run.lowest for run in runs), default=math.inf)
+    if math.isinf(lowest):
+        return NotEnough(
+            reason="the loss of the base batch is no finite number at its rate",
+            needed="a lower base rate",
+        )
+    known = [steps for run in runs for steps in run.known]
+    if known:
+        return NotEnough(
+            reason=f"the loss {target:.4g} is reached in {min(known)} steps by the base batch, or "
+            "its best rate is far from the base rate",
+            needed="a lower --target, or a base rate that is tuned",
+        )
+    return NotEnough(
+        reason=f"no run reached the loss {target:.4g}; the lowest was {lowest:.4g}",
+        needed="a higher --target, or a longer --budget",
+    )
+
+
+def _why(here: Sequence[Reached], batch_size: int) -> str:
+    """What is wrong with the runs of the first batch that is left out."""
+    known = [steps for run in here for steps in run.known]
+    if not known:
+        return (
+            f"no rate reached the loss with a batch of {batch_size:,} within {MOST_SAMPLES} times "
+            f"the run's samples and {PATIENCE:g} times the steps of the batch before"
+        )
+    if min(known) < LEAST_STEPS:
+        return f"with a batch of {batch_size:,} the loss is reached in {min(known)} steps"
+    return f"with a batch of {batch_size:,} every higher or lower rate was better"
 
 
 def _listed(sizes: Sequence[int]) -> str:
