@@ -48,7 +48,8 @@ class Point(nn.Module):
 
 def half_square(model: nn.Module, batch: Batch) -> Tensor:
     (x,) = batch
-    return ((model.w - x).square() * CURVATURE).sum(1).mean() / 2
+    w = model.get_parameter("w")
+    return ((w - x).square() * CURVATURE).sum(1).mean() / 2
 
 
 def points(spread: float) -> Callable[[], Data]:
@@ -231,7 +232,9 @@ def exact_steps(batch_size: int, lr: float, target: float) -> int | None:
 
 def test_the_sweep_finds_the_critical_batch_of_a_quadratic() -> None:
     workload, excess = quadratic(base_lr=0.5), 4.0
-    (x,) = workload.data().validation
+    validation = workload.data().validation
+    assert isinstance(validation, tuple)
+    (x,) = validation
     floor = half_square(_at_the_mean(x), (part_of((x,), 1024)[0],)).item()
     settings = Settings(seeds=SEEDS, doublings=DOUBLINGS, target=floor + excess)
     (answer,) = critical(workload, by=["sweep"], budget="800steps", settings=settings).answers
