@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 import largebatch as lb
 from largebatch.cli.main import cli
 from largebatch.commands import compare, doctor, probe, train
+from largebatch.commands.critical import lab, noise
 
 NAMES = sorted(set(cli.commands) - {"demo"})  # demo takes no arguments
 
@@ -30,7 +31,8 @@ GOOD = {
     "method": "linear", "methods": "adascale,linear+", "scales": "1,8", "scale": "8", "seeds": "2",
     "seed": "1", "budget": "3steps", "lr": "0.1", "clip_norm": "1", "keep": "2", "steps": "5",
     "checkpoint": "saved", "checkpoint_every": "1k", "log": "csv=x.csv", "at": "equal-steps",
-    "plot": "a.png", "max_micro_batch_size": "16",
+    "plot": "a.png", "max_micro_batch_size": "16", "by": "noise,sweep", "points": "2",
+    "doublings": "2", "tolerance": "0.1", "target": "0.3",
 }  # fmt: skip
 """A value that each parameter takes."""
 
@@ -110,6 +112,8 @@ def _untrained(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(compare, "run", cut_off)
     monkeypatch.setattr(probe, "_probe", cut_off)
     monkeypatch.setattr(doctor, "controller_of", cut_off)
+    monkeypatch.setattr(noise, "_measured", cut_off)
+    monkeypatch.setattr(lab.Lab, "run", cut_off)
     here = os.getcwd()
     yield
     os.chdir(here)

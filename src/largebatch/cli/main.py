@@ -12,6 +12,7 @@ from rich.console import Console
 from largebatch.cli import tables
 from largebatch.cli.faults import Cli, Interrupted
 from largebatch.cli.output import as_json, console_of_results, print_json, say
+from largebatch.cli.probing import LOST, asked_of, critical_options
 from largebatch.cli.progress import ProgressLine
 from largebatch.cli.records import replay_command, report_command
 from largebatch.cli.stop import announce_stop
@@ -168,11 +169,28 @@ def compare_command(
 @click.option("--steps", type=int, help="Optimizer steps to measure over.")
 @seed_option
 @click.option("--scale", type=int, help="S: the batch is S base batches.")
+@critical_options
 @as_json
-def probe_command(workload: str, *, as_json: bool, **options: int | None) -> None:
-    """Measure the noise scale of WORKLOAD: how large a batch pays."""
-    result = _probe(workload, **{name: n for name, n in options.items() if n is not None})
-    print_json(result) if as_json else result.render(console_of_results())
+def probe_command(workload: str, *, as_json: bool, **options: Any) -> None:
+    """Measure the noise scale of WORKLOAD: how large a batch pays.
+
+    With --by the critical batch, by three methods side by side, each with its interval, its cost
+    and what it assumes: largebatch probe digits --by noise,branches,sweep. Several processes share
+    the batch: torchrun --nproc-per-node 2 -m largebatch probe digits --by all
+    """
+    asked = asked_of(options)
+    if not asked.by:
+        result = _probe(workload, **asked.short)
+        print_json(result) if as_json else result.render(console_of_results())
+        return
+    with _interruptible(LOST), _progress() as progress:
+        found = asked.answer(workload, progress)
+    if launched_rank() > 0:
+        return
+    asked.draw(found)
+    print_json(found) if as_json else found.render(console_of_results())
+    if asked.plot is not None and not as_json:
+        say(console_of_results(), f"The picture is in {asked.plot}.")
 
 
 @cli.command("doctor")
