@@ -8,6 +8,7 @@ curvature, no generalisation: it ranks schedules, and forecasts them near a run 
 from largebatch.simulate.quadratic.adaptive import Normalised, Preconditioned
 from largebatch.simulate.quadratic.averaged import Averaged
 from largebatch.simulate.quadratic.dynamics import Dynamics, Phase
+from largebatch.simulate.quadratic.fit import QuadraticFit, fit_quadratic
 from largebatch.simulate.quadratic.forecast import Forecast, forecast
 from largebatch.simulate.quadratic.heavy_ball import HeavyBall
 from largebatch.simulate.quadratic.sgd import SGD
@@ -22,6 +23,8 @@ __all__ = [
     "Normalised",
     "Phase",
     "Preconditioned",
+    "QuadraticFit",
     "Spectrum",
+    "fit_quadratic",
     "forecast",
 ]

@@ -17,7 +17,7 @@ from largebatch.simulate.quadratic.dynamics import Phase
 from largebatch.simulate.quadratic.spectrum import Array, Spectrum
 
 
-def decay(h: Array, steps: float) -> tuple[Array, Array]:
+def decay(h: Array, steps: float | Array) -> tuple[Array, Array]:
     """(a^K, 1 + a + ... + a^(K-1)) of a = (1 - h)^2, with all digits for h near 0 and near 2.
 
     >>> [part.tolist() for part in decay(np.array([0.5, 2.0]), 2)]
@@ -25,7 +25,7 @@ def decay(h: Array, steps: float) -> tuple[Array, Array]:
 
     Args:
         h: learning rate times curvature, [D], at least 0.
-        steps: K, above 0, not necessarily whole.
+        steps: K, above 0, not necessarily whole; one number, or one that goes with each h.
     """
     # |1 - h| = 1 + d, where d keeps the digits that 1 - h loses
     d = np.where(h <= 1.0, -h, h - 2.0)
