@@ -14,7 +14,7 @@ class Phase:
     """So many steps at one batch size and one learning rate.
 
     >>> Phase(batch_size=64, lr=0.1, steps=1000).samples
-    64000
+    64000.0
 
     Args:
         batch_size: in samples, above 0; `math.inf` is the gradient without noise.
@@ -40,7 +40,7 @@ class Phase:
     @property
     def samples(self) -> float:
         """Batch size times steps."""
-        return self.batch_size * self.steps
+        return float(self.batch_size) * float(self.steps)
 
 
 class Dynamics(Protocol):

@@ -72,7 +72,7 @@ def forecast(
         loss=tuple(losses.tolist()),
         sqnorm=tuple(sqnorms.tolist()),
         noise_scale=tuple(noise_scale(variance=variance, sqnorm=s) for s in sqnorms.tolist()),
-        steps=tuple(np.cumsum([phase.steps for phase in phases]).tolist()),
+        steps=tuple(np.cumsum([float(phase.steps) for phase in phases]).tolist()),
         samples=tuple(np.cumsum([phase.samples for phase in phases]).tolist()),
     )
 
