@@ -1,4 +1,4 @@
-"""What theory says of batch and rate, on the noisy quadratic: where it holds, and what does else."""
+"""What theory says of batch and rate, on the noisy quadratic, and where it does not hold."""
 
 from __future__ import annotations
 

@@ -100,6 +100,11 @@ def test_a_rate_past_the_limit_is_infinite_in_the_end_and_never_nan() -> None:
     assert found.diverged
 
 
+def test_more_samples_than_a_machine_integer_holds_are_counted() -> None:
+    found = forecast(SPECTRUM, [Phase(batch_size=2**40, lr=0.1, steps=2**40)] * 2)
+    assert found.samples == (2.0**80, 2.0**81)
+
+
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"lr": -0.1}, {"steps": 0}, {"lr": math.nan}])
 def test_a_phase_outside_its_range_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="as in Phase"):
