@@ -21,6 +21,7 @@ import numpy as np
 
 from largebatch.analysis.bootstrap import BLOCKS, Series, ratio_interval
 from largebatch.core.measurement import noise_scale
+from largebatch.core.not_enough import NotEnough as NotEnough
 
 MIN_STEPS = 2 * BLOCKS
 """Fewer steps than two a block say nothing about how steps depend on one another."""
@@ -65,21 +66,6 @@ class NoiseEstimate:
             return f"noise scale at least {low} samples {basis}"
         value, high = _rounded(self.noise_scale), _rounded(self.high)
         return f"noise scale {value} [{low}, {high}] samples {basis}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotEnough:
-    """Why a series of steps tells no noise scale, and what would.
-
-    >>> print(NotEnough(reason="5 measured steps", needed="at least 16"))
-    not enough signal yet: 5 measured steps; needed: at least 16
-    """
-
-    reason: str
-    needed: str
-
-    def __str__(self) -> str:
-        return f"not enough signal yet: {self.reason}; needed: {self.needed}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,79 @@
+"""What a schedule on a noisy quadratic costs: 40 stages over 2000 directions, for each optimizer.
+
+    python benchmarks/plan.py [--rounds 40] [--stages 40] [--bins 2000]
+
+The peer takes one pass over the directions for each stage and sums the loss: no more than a
+forecast has to write down.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from _timing import Run, interleave
+from largebatch.simulate.quadratic import (
+    SGD,
+    Averaged,
+    Dynamics,
+    HeavyBall,
+    Normalised,
+    Phase,
+    Preconditioned,
+    Spectrum,
+    forecast,
+)
+
+DYNAMICS: dict[str, Dynamics] = {
+    "SGD": SGD(),
+    "heavy ball": HeavyBall(momentum=0.9),
+    "averaged SGD": Averaged(decay=0.999),
+    "averaged heavy ball": Averaged(dynamics=HeavyBall(momentum=0.9), decay=0.999),
+    "preconditioned SGD": Preconditioned(),
+    "normalised SGD": Normalised(),
+}
+
+
+def followed(spectrum: Spectrum, phases: list[Phase], dynamics: Dynamics) -> Run:
+    """A forecast as a run to be timed."""
+
+    def run() -> None:
+        forecast(spectrum, phases, dynamics=dynamics)
+
+    return run
+
+
+def one_pass(spectrum: Spectrum, phases: list[Phase]) -> Run:
+    """A multiplication and a sum for each stage."""
+
+    def run() -> None:
+        e = spectrum.second_moment
+        for phase in phases:
+            e = e * (1.0 - 1e-6 * phase.lr)
+            float(np.dot(spectrum.curvature, e))
+
+    return run
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--stages", type=int, default=40)
+    parser.add_argument("--bins", type=int, default=2000)
+    given = parser.parse_args()
+    spectrum = Spectrum.power_law(given.bins, curvature_exponent=1.0, start_exponent=0.5)
+    phases = [
+        Phase(batch_size=8 * 2 ** (m // 4), lr=0.5 * 0.9**m, steps=round(1000 * 1.2**m))
+        for m in range(given.stages)
+    ]
+    runs = {"one pass": one_pass(spectrum, phases), "null": one_pass(spectrum, phases)}
+    runs |= {name: followed(spectrum, phases, of) for name, of in DYNAMICS.items()}
+    times = interleave(runs, rounds=given.rounds)
+    title = f"{given.stages} stages, {given.bins} directions"
+    print(times.table(title, to="one pass", per=1, unit="schedule"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The losses and noise scales that a power law gives along a recorded schedule.
+
+    loss_t = floor + start F_t + noise G_t
+    noise scale_t = noise C / (start F2_t + noise G2_t)
+
+For given curvatures and exponents the three scales enter linearly, also the second line once it is
+multiplied out. So they are found by least squares, and only the rest is searched for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from largebatch.simulate.quadratic.sgd import decay
+from largebatch.simulate.quadratic.spectrum import Array, Spectrum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """A run at points of time, [T], with what lay between: [T] batches, rates, numbers of steps.
+
+    A noise scale that was not measured is not a number.
+    """
+
+    losses: Array
+    noise_scales: Array
+    batch_sizes: Array
+    lrs: Array
+    between: Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scales:
+    """What multiplies a spectrum, and how far from the record it then is.
+
+    `loss_spread` is the root mean square of loss / fitted - 1, `noise_spread` that of the noise
+    scale's logarithm.
+    """
+
+    start: float
+    noise: float
+    floor: float
+    loss_spread: float
+    noise_spread: float
+
+
+def along(spectrum: Spectrum, run: Recorded) -> tuple[Array, Array]:
+    """E theta^2 at the points of the record, [T, D]: of the start alone, and of the noise alone."""
+    left, total = decay(run.lrs[:, None] * spectrum.curvature, run.between[:, None])
+    added = (run.lrs**2 / run.batch_sizes)[:, None] * spectrum.noise * total
+    with np.errstate(over="ignore", invalid="ignore"):
+        bias = np.cumprod(left, axis=0) * spectrum.second_moment
+        noise, kept = np.zeros_like(bias), np.zeros_like(spectrum.noise)
+        for t in range(len(left)):
+            kept = left[t] * kept + added[t]
+            noise[t] = kept
+    return bias, noise
+
+
+def best_scales(spectrum: Spectrum, run: Recorded, *, rounds: int = 3) -> Scales | None:
+    """The scales on start and noise, and the floor, that come nearest; None if none is positive."""
+    bias, noise = along(spectrum, run)
+    if not (np.isfinite(bias).all() and np.isfinite(noise).all()):
+        return None
+    weighed = spectrum.weight * spectrum.curvature
+    f, g = 0.5 * bias @ weighed, 0.5 * noise @ weighed
+    seen = np.isfinite(run.noise_scales)
+    f2, g2 = (part[seen] @ (weighed * spectrum.curvature) for part in (bias, noise))
+    ratio, total = run.noise_scales[seen], spectrum.variance
+    rows = np.stack([f, g, np.ones_like(f)], axis=1) / run.losses[:, None]
+    found = _not_negative(rows, np.ones(len(f)))
+    for _ in range(rounds):
+        signal = np.maximum(found[0] * f2 + found[1] * g2, 1e-300)
+        more = np.stack([-ratio * f2, total - ratio * g2, 0.0 * f2], axis=1)
+        more /= (ratio * signal)[:, None]
+        share = np.sqrt(len(f) / max(1, len(ratio)))  # both series count alike
+        found = _not_negative(
+            np.concatenate([rows, share * more]), np.concatenate([np.ones(len(f)), 0.0 * ratio])
+        )
+    start, level, floor = (float(x) for x in found)
+    if start <= 0.0 or level <= 0.0:
+        return None
+    off = run.losses / (start * f + level * g + floor) - 1.0
+    far = np.log(level * total / (start * f2 + level * g2) / ratio)
+    return Scales(
+        start=start,
+        noise=level,
+        floor=floor,
+        loss_spread=float(np.sqrt(np.mean(off**2))),
+        noise_spread=float(np.sqrt(np.mean(far**2))),
+    )
+
+
+def _not_negative(rows: Array, values: Array) -> Array:
+    """Least squares in three numbers of at least 0, by trying which of them are 0."""
+    best, least = np.zeros(3), float(values @ values)
+    for used in ([0, 1, 2], [0, 1], [0, 2], [1, 2], [0], [1], [2]):
+        some, *_ = np.linalg.lstsq(rows[:, used], values, rcond=None)
+        error = float(np.sum((rows[:, used] @ some - values) ** 2))
+        if (some >= 0.0).all() and error < least:
+            best, least = np.zeros(3), error
+            best[used] = some
+    return best
