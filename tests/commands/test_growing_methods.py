@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from largebatch.commands.plan import Plan
+from largebatch.commands.planned_run import Plan
 from largebatch.commands.train import train
 from largebatch.core.measurement import Budget
 from largebatch.methods import METHODS

@@ -14,7 +14,7 @@ from largebatch.commands.checkpoint import Saving
 from largebatch.commands.directory import opened
 from largebatch.commands.loggers import Runs, check_file, loggers_of
 from largebatch.commands.place import joined, launched_rank
-from largebatch.commands.plan import Plan
+from largebatch.commands.planned_run import Plan
 from largebatch.commands.results import Report, RunResult
 from largebatch.commands.run import run
 from largebatch.commands.suited import suited
