@@ -30,7 +30,8 @@ GOOD = {
     "method": "linear", "methods": "adascale,linear+", "scales": "1,8", "scale": "8", "seeds": "2",
     "seed": "1", "budget": "3steps", "lr": "0.1", "clip_norm": "1", "keep": "2", "steps": "5",
     "checkpoint": "saved", "checkpoint_every": "1k", "log": "csv=x.csv", "at": "equal-steps",
-    "plot": "a.png", "max_micro_batch_size": "16",
+    "plot": "a.png", "max_micro_batch_size": "16", "schedule": "growth", "base_batch": "16",
+    "noise_scale": "300",
 }  # fmt: skip
 """A value that each parameter takes."""
 

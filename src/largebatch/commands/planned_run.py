@@ -28,6 +28,7 @@ class Plan:
         evaluations: points of the validation curve; the last is the end.
         max_micro_batch_size: most samples of one backward on one rank, "auto" for what fits; None
             for one base batch, or less where the workload says that the memory holds less.
+        first_batch_size: of the first step in samples, where a schedule says it; None for S B0.
     """
 
     workload: Workload
@@ -40,11 +41,12 @@ class Plan:
     clip_norm: float | None = None
     evaluations: int = 8
     max_micro_batch_size: int | Literal["auto"] | None = None
+    first_batch_size: int | None = None
 
     @property
     def batch_size(self) -> int:
-        """B = S B0, in samples over all ranks."""
-        return self.scale * self.workload.base_batch_size
+        """B of the first step, S B0 or a schedule's, in samples over all ranks."""
+        return self.first_batch_size or self.scale * self.workload.base_batch_size
 
     @property
     def whole_rule(self) -> Rule:

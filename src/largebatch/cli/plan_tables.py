@@ -1,0 +1,60 @@
+"""Plans as tables for the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from largebatch.cli.tables import plain_table
+from largebatch.commands.dry_run import DryRun
+from largebatch.planner.table import Row, Table
+
+ROWS = 40
+"""Most stages in a table; --json and the schedule's file have them all."""
+
+
+def dry_run_table(result: DryRun) -> RenderableType:
+    """A row for each stage, and what they come to."""
+    lines = [f"{result.schedule}: {result.table.budget:,} samples"]
+    return Group(
+        Text(lines[0]), stages_table(result.table), *map(Text, [_summed(result), *result.notes])
+    )
+
+
+def stages_table(table: Table) -> RenderableType:
+    """The stages, evenly chosen from many."""
+    shown = plain_table("stage", "from sample", "batch", "lr x", "steps", "cumulative steps")
+    for m in _evenly(len(table.rows)):
+        row = table.rows[m]
+        shown.add_row(
+            str(m + 1),
+            f"{row.samples:,}",
+            f"{row.batch_size:,}",
+            rates(row),
+            f"{row.steps:,}",
+            f"{row.cumulative_steps:,}",
+        )
+    if len(table.rows) > ROWS:
+        return Group(shown, Text(f"{ROWS} of {len(table.rows)} stages; --json has all."))
+    return shown
+
+
+def rates(row: Row) -> str:
+    """The factor on the base rate, and where it goes within a stage."""
+    first, last = f"{row.lr:.4g}", f"{row.last_lr:.4g}"
+    return first if first == last else f"{first} to {last}"
+
+
+def _summed(result: DryRun) -> str:
+    base = result.table.base_batch_size
+    more = f"{result.saved:.1%} fewer" if result.saved >= 0.0 else f"{-result.saved:.1%} more"
+    return (
+        f"{result.table.steps:,} steps, mean batch {result.mean_batch_size:,.1f}; "
+        f"{more} than the {result.constant_steps:,} steps of the base batch, {base:,}."
+    )
+
+
+def _evenly(count: int) -> list[int]:
+    if count <= ROWS:
+        return list(range(count))
+    return [round(i * (count - 1) / (ROWS - 1)) for i in range(ROWS)]
