@@ -1,6 +1,6 @@
 """Large-batch training in PyTorch: measure the gradient's noise, set rate and batch from it."""
 
-from largebatch import methods, optim, theory
+from largebatch import methods, optim, simulate, theory
 from largebatch.act.loader import BatchLoader
 from largebatch.api import Controller, attach, watch
 from largebatch.core.decision import Decision
@@ -153,6 +153,7 @@ __all__ = [
     "optim",
     "read_record",
     "replay",
+    "simulate",
     "theory",
     "watch",
 ]

@@ -126,7 +126,7 @@ def table_of(
         dataset_size=dataset_size,
     )
     rows: list[Row] = []
-    for first, last, rate, last_rate in _runs(start):
+    for first, last, rate, last_rate in runs(start):
         rows.append(
             Row(
                 samples=first.samples,
@@ -196,8 +196,12 @@ def ahead(decider: Decider, steps: int) -> Decider:
     )
 
 
-def _runs(decider: Decider) -> Iterator[tuple[Decider, Decider, float, float]]:
-    """(decider before the first step of a batch, after its last one, both steps' rates)."""
+def runs(decider: Decider) -> Iterator[tuple[Decider, Decider, float, float]]:
+    """(decider before the first step of a stage, after its last one, both steps' rates).
+
+    Args:
+        decider: as `started` gives it.
+    """
     while not decider.finished:
         first, rate = decider, rate_at(decider)
         last_rate = rate
