@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import largebatch as lb
 from largebatch.cli.main import cli
-from largebatch.commands import compare, doctor, probe, train
+from largebatch.commands import compare, doctor, plan, probe, train
 
 NAMES = sorted(set(cli.commands) - {"demo"})  # demo takes no arguments
 
@@ -31,7 +31,9 @@ GOOD = {
     "seed": "1", "budget": "3steps", "lr": "0.1", "clip_norm": "1", "keep": "2", "steps": "5",
     "checkpoint": "saved", "checkpoint_every": "1k", "log": "csv=x.csv", "at": "equal-steps",
     "plot": "a.png", "max_micro_batch_size": "16", "schedule": "growth", "base_batch": "16",
-    "noise_scale": "300",
+    "noise_scale": "300", "latency": "0.1", "throughput": "100", "workers": "2",
+    "memory_limit": "512", "minimise": "time", "max_lr": "4", "within": "1", "stages": "2",
+    "loss_exponent": "0.5",
 }  # fmt: skip
 """A value that each parameter takes."""
 
@@ -111,6 +113,7 @@ def _untrained(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(compare, "run", cut_off)
     monkeypatch.setattr(probe, "_probe", cut_off)
     monkeypatch.setattr(doctor, "controller_of", cut_off)
+    monkeypatch.setattr(plan, "plan", cut_off)
     here = os.getcwd()
     yield
     os.chdir(here)

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from largebatch.cli.tables import plain_table
 from largebatch.commands.dry_run import DryRun
+from largebatch.planner.plan import Plan
 from largebatch.planner.table import Row, Table
 
 ROWS = 40
@@ -58,3 +59,58 @@ def _evenly(count: int) -> list[int]:
     if count <= ROWS:
         return list(range(count))
     return [round(i * (count - 1) / (ROWS - 1)) for i in range(ROWS)]
+
+
+def plan_table(result: Plan) -> RenderableType:
+    """The schedule, the forecasts beside it, and what more workers bring."""
+    beside = plain_table(
+        "schedule",
+        "forecast loss",
+        "/ least",
+        "samples",
+        "steps",
+        "time",
+        "largest batch",
+        "target",
+    )
+    for row in result.rows:
+        beside.add_row(
+            row.schedule,
+            f"{row.loss:.4g}",
+            f"{row.loss / result.least_loss:.4g}",
+            f"{row.samples:,}",
+            f"{row.steps:,}",
+            "-" if row.seconds is None else duration(row.seconds),
+            f"{row.largest_batch:,}",
+            "reached" if row.reaches else "missed",
+        )
+    parts: list[RenderableType] = [
+        Text(f"The schedule ({result.name}):"),
+        stages_table(result.table),
+        Text(f"Beside others (target: a loss of {result.target:.4g}):"),
+        beside,
+    ]
+    if result.workers:
+        more = plain_table("workers", "time", "speed-up", "steps", "largest batch")
+        for one in result.workers:
+            more.add_row(
+                f"{one.workers:,}",
+                duration(one.seconds),
+                f"{one.speed_up:.2f}",
+                f"{one.steps:,}",
+                f"{one.largest_batch:,}",
+            )
+        parts += [Text("What more workers bring, each with its own schedule of least time:"), more]
+    return Group(*parts, *map(Text, result.notes))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as one reads them.
+
+    >>> duration(90.0), duration(200_000.0)
+    ('90 s', '55.6 h')
+    """
+    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 3.0 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:.3g} s"

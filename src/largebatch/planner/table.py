@@ -208,20 +208,21 @@ def runs(decider: Decider) -> Iterator[tuple[Decider, Decider, float, float]]:
         while not decider.finished and decider.batch_size == first.batch_size:
             last_rate = rate_at(decider)
             decider = _step(decider)
-            if not decider.finished and _rises_alone(decider):
+            if not decider.finished and _rises_alone(decider, last_rate):
                 break
             if decider.batch_size == first.batch_size:  # else a bound lets it move step by step
                 decider = ahead(decider, _certain(decider))
         yield first, decider, rate, last_rate
 
 
-def _rises_alone(decider: Decider) -> bool:
+def _rises_alone(decider: Decider, last_rate: float) -> bool:
     """Whether a stage of the table with the same batch and another rate begins here."""
-    before = decider.samples - decider.batch_size
+    before, here = decider.samples - decider.batch_size, decider.samples * (1.0 + 1e-12)
     for growth in _growths(decider.rule):
         if isinstance(growth, Growth) and growth.stages.lr:
             begins = list(_boundaries(decider, growth))
-            return any(before < begin <= decider.samples for begin in begins)
+            if any(before < begin <= here for begin in begins):
+                return rate_at(decider) != last_rate
     return False
 
 
