@@ -29,18 +29,23 @@ def draw_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
         wide = 2.2 if row.schedule == plan.name else 1.2
         loss.plot(x, y, color=colour, linewidth=wide, marker=".", markersize=4, label=row.schedule)
     loss.axhline(plan.target, color=GREY, linewidth=0.8, linestyle="--", label="target")
-    loss.set_ylabel("forecast loss at the ends of stages")
+    loss.set_ylabel("forecast loss")
     loss.set_xlabel("training samples")
     loss.legend(frameon=False, ncols=3)
     for panel in (batch, rate, loss):
         _style(panel)
-    figure.suptitle(f"Plan: {plan.name}, {plan.table.steps:,} steps")
+    figure.suptitle(f"Schedule: {plan.name}, {plan.table.steps:,} steps")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
 
 def _style(panel: Any) -> None:
+    from matplotlib import ticker
+
     panel.set_yscale("log")
+    panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    panel.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    panel.yaxis.set_minor_formatter(ticker.NullFormatter())
     panel.grid(visible=True, alpha=0.25)
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)

@@ -19,6 +19,9 @@ from largebatch.rules.stages import Stages
 PIECES = 96
 """Into which a rate that moves within stages is cut, over the whole run."""
 
+POINTS = 24
+"""Of a curve where it does not."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -54,7 +57,7 @@ def pieces_of(rule: Rule, table: Table) -> Iterator[tuple[float, float, float]]:
         batch_size=table.rows[0].batch_size,
     )
     smooth = names_within(rule) & {"Schedule", "WarmUp", "Legw"}
-    most = max(2, math.ceil(PIECES / len(table.rows))) if smooth else 1
+    most = max(2, math.ceil((PIECES if smooth else POINTS) / len(table.rows)))
     for first, last, _, _ in runs(start):
         steps = last.step - first.step
         count = min(steps, most)
