@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 from largebatch.planner.model import model_of
 from largebatch.planner.named import schedule_named
-from largebatch.planner.plan import Wish, plan
+from largebatch.planner.plan import plan
 from largebatch.planner.price import Price
 from largebatch.planner.table import table_of
+from largebatch.planner.wish import Wish
 
 BUDGET, BASE = 10**12, 768
 

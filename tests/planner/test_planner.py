@@ -9,10 +9,11 @@ import largebatch as lb
 from largebatch.planner.beside import in_stages, pieces_of, usual
 from largebatch.planner.model import model_of
 from largebatch.planner.optimum import Space, least_loss, loss_of
-from largebatch.planner.plan import UNCHECKED, Wish, plan
+from largebatch.planner.plan import UNCHECKED, plan
 from largebatch.planner.price import Price
 from largebatch.planner.search import coordinate_search
 from largebatch.planner.table import table_of
+from largebatch.planner.wish import Wish
 
 SMALL = {"budget": 10**6, "base_batch_size": 64, "noise_scales": [500.0], "stages": 3}
 PRICE = Price(latency=0.1, throughput=1000.0)

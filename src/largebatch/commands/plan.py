@@ -6,10 +6,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from largebatch.planner.plan import Minimise, Plan, Wish, plan
+from largebatch.planner.plan import Plan, plan
 from largebatch.planner.price import Price
 from largebatch.planner.recorded import noise_of
 from largebatch.planner.schedule_file import schedule_of, write_schedule
+from largebatch.planner.wish import Minimise, Wish
 
 
 def planned(
