@@ -1,1 +1,1 @@
-"""Schedules before a run: their tables and files, what they are forecast to reach, and the best one."""
+"""Schedules before a run: tables, files, what they are forecast to reach, and the best one."""
