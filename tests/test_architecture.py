@@ -26,6 +26,9 @@ INSIDE = {
     "simulate": {"core", "simulate"},
     "analysis": {"core", "analysis"},
     "theory": {"analysis", "theory"},
+    "planner": {
+        *("analysis", "core", "methods", "planner", "record", "rules", "simulate", "theory"),
+    },
     "optim": {"optim"},
 }
 """Package -> the packages of ours that it may import. Others compose, and may import any but optim,
@@ -40,6 +43,7 @@ OUTSIDE = {
     "simulate": {"numpy"},
     "analysis": {"numpy"},
     "theory": {"numpy"},
+    "planner": {"numpy"},
     "optim": {"torch"},
 }
 """Package -> what it may import besides the standard library."""
@@ -54,6 +58,7 @@ COMPOSERS = {
     "commands",
     "integrations",
     "methods",
+    "planner",
     "workloads",
 }
 """Where several layers may meet."""

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from largebatch.cli.tables import train_table
-from largebatch.commands.plan import Plan
+from largebatch.commands.planned_run import Plan
 from largebatch.commands.train import train
 from largebatch.core.measurement import Budget
 from largebatch.methods import METHODS, full_gradient_growth

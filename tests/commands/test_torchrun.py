@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from largebatch.commands.dry_run import dry_run
 from largebatch.commands.results import RunResult
 from largebatch.commands.train import train
 from largebatch.core.codec import decode
@@ -65,3 +66,14 @@ def test_fewer_samples_than_ranks_are_refused_by_the_first_rank_alone(tmp_path: 
     lines = [line for line in done.stderr.splitlines() if line.startswith("error")]
     assert len(lines) == 1, done.stderr
     assert "cannot be shared by 2 ranks" in lines[0]
+
+
+def test_two_processes_follow_a_schedule_as_one_does(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    table = dry_run("growth", budget=6400, base_batch_size=16, out=path).table
+    done = torchrun("train", "digits", "--schedule", str(path), "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    two = decode(RunResult, json.loads(done.stdout))
+    one = train("digits", schedule=path)
+    assert (two.settings.ranks, two.steps, two.samples) == (2, table.steps, 6400)
+    assert two.validation["loss"] == pytest.approx(one.validation["loss"], rel=1e-4)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import largebatch as lb
 from largebatch.cli.main import cli
-from largebatch.commands import compare, doctor, probe, train
+from largebatch.commands import compare, doctor, plan, probe, train
 from largebatch.commands.critical import lab, noise
 
 NAMES = sorted(set(cli.commands) - {"demo"})  # demo takes no arguments
@@ -33,6 +33,10 @@ GOOD = {
     "checkpoint": "saved", "checkpoint_every": "1k", "log": "csv=x.csv", "at": "equal-steps",
     "plot": "a.png", "max_micro_batch_size": "16", "by": "noise,sweep", "points": "2",
     "doublings": "2", "tolerance": "0.1", "target": "0.3",
+    "schedule": "growth", "base_batch": "16",
+    "noise_scale": "300", "latency": "0.1", "throughput": "100", "workers": "2",
+    "memory_limit": "512", "minimise": "time", "max_lr": "4", "within": "1", "stages": "2",
+    "loss_exponent": "0.5",
 }  # fmt: skip
 """A value that each parameter takes."""
 
@@ -114,6 +118,7 @@ def _untrained(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(doctor, "controller_of", cut_off)
     monkeypatch.setattr(noise, "_measured", cut_off)
     monkeypatch.setattr(lab.Lab, "run", cut_off)
+    monkeypatch.setattr(plan, "plan", cut_off)
     here = os.getcwd()
     yield
     os.chdir(here)

@@ -12,6 +12,7 @@ from rich.console import Console
 from largebatch.cli import tables
 from largebatch.cli.faults import Cli, Interrupted
 from largebatch.cli.output import as_json, console_of_results, print_json, say
+from largebatch.cli.planning import plan_command
 from largebatch.cli.probing import LOST, asked_of, critical_options
 from largebatch.cli.progress import ProgressLine
 from largebatch.cli.records import replay_command, report_command
@@ -53,9 +54,14 @@ def cli(context: click.Context) -> None:
 
 @cli.command("train")
 @click.argument("workload")
-@click.option("--method", default="adascale", show_default=True, help="See: largebatch methods.")
+@click.option("--method", show_default="adascale", help="See: largebatch methods.")
 @click.option("--scale", default=1, show_default=True, help="S: the batch is S base batches.")
 @click.option("--budget", help=BUDGET)
+@click.option(
+    "--schedule",
+    metavar="FILE",
+    help="Follow this file of largebatch plan, in place of --method, --scale and --budget.",
+)
 @seed_option
 @click.option("--lr", type=float, help="Rate at the base batch, instead of the workload's.")
 @click.option("--record", metavar="FILE", help="Write each step to a new file of JSON lines.")
@@ -275,3 +281,4 @@ def _numbers(text: str) -> list[int]:
 
 cli.add_command(report_command)
 cli.add_command(replay_command)
+cli.add_command(plan_command)

@@ -26,7 +26,7 @@ Column = tuple[str, Callable[[Row], str]]
 
 def methods_table(entries: Iterable[MethodEntry]) -> RenderableType:
     """Name, summary and reference of each method."""
-    table = _table("method", "what it does", "reference")
+    table = plain_table("method", "what it does", "reference")
     for entry in entries:
         table.add_row(entry.name, entry.summary, entry.reference or "-")
     note = (
@@ -38,7 +38,7 @@ def methods_table(entries: Iterable[MethodEntry]) -> RenderableType:
 
 def workloads_table(entries: Iterable[WorkloadEntry]) -> RenderableType:
     """Each workload with its settings at the base batch."""
-    table = _table("workload", "what it is", "base batch", "base rate", "epochs")
+    table = plain_table("workload", "what it is", "base batch", "base rate", "epochs")
     for entry in entries:
         table.add_row(
             entry.name,
@@ -53,7 +53,7 @@ def workloads_table(entries: Iterable[WorkloadEntry]) -> RenderableType:
 
 def doctor_table(result: Diagnosis) -> RenderableType:
     """A row for each finding, the worst first, with its reason and its remedy."""
-    table = _table("level", "check", "finding")
+    table = plain_table("level", "check", "finding")
     findings = result.check_up.worst_first
     for finding in findings:
         cell = Text(finding.seen)
@@ -79,7 +79,7 @@ ROWS = 40
 
 def replay_table(result: Replayed) -> RenderableType:
     """Recorded and replayed decisions side by side, evenly chosen from many."""
-    table = _table(
+    table = plain_table(
         "step", "samples", "batch", "recorded lr x", "would be lr x", "next", "would be", "why"
     )
     for step in _evenly(result.steps):
@@ -108,7 +108,9 @@ def _evenly(steps: Sequence[Said]) -> list[Said]:
 def train_table(result: RunResult) -> RenderableType:
     """The validation curve of a run, and what it came to."""
     names = list(result.validation)
-    table = _table("steps", "samples", "base steps", "train loss", *[f"val. {n}" for n in names])
+    table = plain_table(
+        "steps", "samples", "base steps", "train loss", *[f"val. {n}" for n in names]
+    )
     for point in result.curve:
         table.add_row(
             str(point.step),
@@ -232,7 +234,7 @@ def _fitting(
 
 
 def _columns(rows: Sequence[Row], columns: Sequence[Column]) -> Table:
-    table = _table(*[name for name, _ in columns])
+    table = plain_table(*[name for name, _ in columns])
     before = None
     for row in rows:
         if before is not None and row.scale != before:
@@ -243,11 +245,12 @@ def _columns(rows: Sequence[Row], columns: Sequence[Column]) -> Table:
 
 
 WRAPPED = frozenset({"what it does", "what it is", "reference", "finding"})
-LEFT = WRAPPED | {"method", "workload", "quality", "level", "check"}
+LEFT = WRAPPED | {"method", "workload", "quality", "level", "check", "schedule"}
 """Columns of text."""
 
 
-def _table(*names: str) -> Table:
+def plain_table(*names: str) -> Table:
+    """A table with these columns: text to the left, numbers to the right."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for name in names:
         left = name in LEFT

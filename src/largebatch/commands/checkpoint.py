@@ -17,7 +17,7 @@ from largebatch.act.stream import seed_of
 from largebatch.api import Controller
 from largebatch.commands.log import Log
 from largebatch.commands.place import Place
-from largebatch.commands.plan import Plan
+from largebatch.commands.planned_run import Plan
 from largebatch.core.codec import encode
 from largebatch.core.errors import CheckpointError
 from largebatch.core.measurement import Budget

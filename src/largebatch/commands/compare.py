@@ -14,7 +14,7 @@ import torch
 from largebatch.commands.budget import Length, parse_length
 from largebatch.commands.contenders import ANY, At, Contender, contenders, same_at_scale_one
 from largebatch.commands.place import Place, alone
-from largebatch.commands.plan import Plan
+from largebatch.commands.planned_run import Plan
 from largebatch.commands.results import Report, RunResult
 from largebatch.commands.run import run
 from largebatch.commands.store import Cell, Shared, Store

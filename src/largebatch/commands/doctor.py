@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from largebatch.checks.finding import CheckUp, Finding
 from largebatch.commands.place import joined
-from largebatch.commands.plan import Plan
+from largebatch.commands.planned_run import Plan
 from largebatch.commands.run import controller_of
 from largebatch.commands.suited import suited
 from largebatch.commands.train import check_amounts, optimizer_of, rule_of

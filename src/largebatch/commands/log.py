@@ -10,7 +10,7 @@ from typing import Any
 
 from largebatch.api import Controller
 from largebatch.commands.loggers import Runs
-from largebatch.commands.plan import Plan
+from largebatch.commands.planned_run import Plan
 from largebatch.commands.results import Metrics, Point, Progress, Report
 from largebatch.core.average import MovingMoments
 from largebatch.core.codec import LATER, decode, encode

@@ -1,67 +1,92 @@
-"""One run before it is made."""
+"""`largebatch plan`: the best schedule that the noisy quadratic finds, beside the usual ones."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+import os
+from collections.abc import Sequence
+from dataclasses import replace
 
-from largebatch.core.measurement import Budget
-from largebatch.core.rule import Rule, chain, names_within
-from largebatch.rules import Schedule
-from largebatch.workloads import Workload
+from largebatch.planner.plan import Plan, plan
+from largebatch.planner.price import Price
+from largebatch.planner.recorded import noise_of
+from largebatch.planner.schedule_file import schedule_of, write_schedule
+from largebatch.planner.wish import Minimise, Wish
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """One run before it is made.
+def planned(
+    *,
+    budget: int,
+    base_batch_size: int | None = None,
+    noise_scales: Sequence[float] = (),
+    record: str | os.PathLike[str] | None = None,
+    latency: float | None = None,
+    throughput: float | None = None,
+    workers: int = 1,
+    memory_limit: int | None = None,
+    minimise: Minimise = "steps",
+    max_lr: float | None = None,
+    within: float = 0.01,
+    stages: int = 6,
+    exponent: float = 0.5,
+    out: str | os.PathLike[str] | None = None,
+) -> Plan:
+    """The plan of a run, and its schedule in a file.
 
     Args:
-        workload: model, data and settings tuned at the base batch.
-        rule: what sets the learning rate; the workload's schedule is chained after it,
-            unless it brings one.
-        method: how the rule is called.
-        scale: S = B / B0.
-        budget: how long.
-        seed: of the model and of the sample stream.
-        lr: base rate; None for the workload's.
-        clip_norm: largest norm of the gradient; None for any.
-        evaluations: points of the validation curve; the last is the end.
-        max_micro_batch_size: most samples of one backward on one rank, "auto" for what fits; None
-            for one base batch, or less where the workload says that the memory holds less.
+        budget: in samples.
+        base_batch_size: B0, in samples; a record says its own.
+        noise_scales: one or two, see `model_of`; or
+        record: of a run, which says both.
+        latency, throughput: of a step, see `Price`; both or neither.
+        workers, memory_limit, minimise, max_lr, within, stages, exponent: as in `Wish`.
+        out: a new file for the schedule.
+
+    Raises:
+        ValueError: numbers that are missing, said twice or out of range.
+        RecordError: a record that is damaged, too short or too noisy, or a file that exists.
     """
-
-    workload: Workload
-    rule: Rule
-    method: str
-    scale: int
-    budget: Budget
-    seed: int = 0
-    lr: float | None = None
-    clip_norm: float | None = None
-    evaluations: int = 8
-    max_micro_batch_size: int | Literal["auto"] | None = None
-
-    @property
-    def batch_size(self) -> int:
-        """B = S B0, in samples over all ranks."""
-        return self.scale * self.workload.base_batch_size
-
-    @property
-    def whole_rule(self) -> Rule:
-        """The rule, and after it the workload's schedule, unless the rule brings one."""
-        factor = self.workload.schedule
-        if factor is None or "Schedule" in names_within(self.rule):
-            return chain(self.rule)
-        return chain(self.rule, Schedule(factor=factor))
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What the header of the run's record says besides the rule."""
-        return {
-            "workload": self.workload.name,
-            "method": self.method,
-            "scale": self.scale,
-            "seed": self.seed,
-            "lr": self.workload.base_lr if self.lr is None else self.lr,
-            "clip_norm": self.clip_norm,
-        }
+    notes: tuple[str, ...] = ()
+    horizon = None
+    if (record is None) == (not noise_scales):
+        raise ValueError(
+            "A plan needs the noise scale, from a number or from a recorded run, one of the two: "
+            "--noise-scale 4000 or --record run.jsonl"
+        )
+    if record is not None:
+        seen = noise_of(record)
+        if base_batch_size not in (None, seen.base_batch_size):
+            raise ValueError(
+                f"{record} has a base batch of {seen.base_batch_size}; leave --base-batch out."
+            )
+        base_batch_size, horizon = seen.base_batch_size, seen.samples
+        noise_scales = seen.noise_scales
+        first, last = noise_scales
+        notes = (f"The record's noise scale goes from {first:.4g} to {last:.4g} samples.",)
+    if base_batch_size is None:
+        raise ValueError("A plan needs the base batch: --base-batch 256")
+    if (latency is None) != (throughput is None):
+        raise ValueError(
+            "A step's price is its latency and the throughput: --latency 0.05 --throughput 2000"
+        )
+    price = None
+    if latency is not None and throughput is not None:
+        price = Price(latency=latency, throughput=throughput, workers=workers)
+    found = plan(
+        Wish(
+            budget=budget,
+            base_batch_size=base_batch_size,
+            noise_scales=noise_scales,
+            minimise=minimise,
+            within=within,
+            max_lr=max_lr,
+            stages=stages,
+            price=price,
+            workers=workers,
+            memory_limit=memory_limit,
+            exponent=exponent,
+            horizon=horizon,
+        )
+    )
+    if out is not None:
+        write_schedule(schedule_of(found.rule, found.table), out)
+    return replace(found, notes=(*notes, *found.notes))

@@ -27,7 +27,7 @@ from largebatch.commands.checkpoint import Saver, Saving
 from largebatch.commands.log import Log
 from largebatch.commands.loggers import Runs
 from largebatch.commands.place import Place
-from largebatch.commands.plan import Plan
+from largebatch.commands.planned_run import Plan
 from largebatch.commands.results import Report, RunResult, Settings
 from largebatch.commands.signals import stopping
 from largebatch.core.errors import LargeBatchError, NotFinite, Stopped

@@ -14,15 +14,17 @@ from largebatch.commands.checkpoint import Saving
 from largebatch.commands.directory import opened
 from largebatch.commands.loggers import Runs, check_file, loggers_of
 from largebatch.commands.place import joined, launched_rank
-from largebatch.commands.plan import Plan
+from largebatch.commands.planned_run import Plan
 from largebatch.commands.results import Report, RunResult
 from largebatch.commands.run import run
+from largebatch.commands.scheduled import check_fits, schedule_for
 from largebatch.commands.suited import suited
 from largebatch.core.errors import NotFinite
 from largebatch.core.measurement import Budget
 from largebatch.core.protocols import Logger, Sink
 from largebatch.core.rule import Rule, label_of
 from largebatch.methods import METHODS, Method
+from largebatch.planner.schedule_file import ScheduleFile
 from largebatch.record import JsonlRecord, Logged, Tee
 from largebatch.workloads import Workload, load
 from largebatch.workloads.data import size
@@ -34,9 +36,10 @@ LARGEST_SCALE = 1_000_000
 def train(
     workload: str | Workload,
     *,
-    method: str | Rule = "adascale",
+    method: str | Rule | None = None,
     scale: int = 1,
     budget: str | Budget | None = None,
+    schedule: str | os.PathLike[str] | None = None,
     seed: int = 0,
     lr: float | None = None,
     record: str | os.PathLike[str] | None = None,
@@ -59,10 +62,12 @@ def train(
 
     Args:
         workload: a name, "package.module:factory", or the workload itself.
-        method: a name of `METHODS`, or a rule of your own. A method that is for one kind of
-            optimizer replaces a workload's other one, at a rate that is tuned for none.
+        method: a name of `METHODS`, or a rule of your own; None for adascale, or the schedule's.
+            A method that is for one kind of optimizer replaces a workload's other one, at a rate
+            that is tuned for none.
         scale: S = B / B0 of the first step, at least 1.
         budget: such as "5ep" (see `parse_length`); None for the workload's epochs.
+        schedule: a file that `largebatch plan` wrote, in place of method, scale and budget.
         seed: of the model and of the sample stream.
         lr: learning rate at the base batch; None for the workload's.
         record: a file for each step's numbers, which must not exist.
@@ -94,10 +99,18 @@ def train(
             written, or a logger whose package is missing.
     """
     workload = load(workload) if isinstance(workload, str) else workload
-    rule, name = rule_of(method)
-    workload, changed = suited(workload, optimizer_of(method))
-    if changed and progress is not None and launched_rank() == 0:
-        progress(f"{workload.name}: {name}, {changed}")
+    planned: ScheduleFile | None = None
+    if schedule is not None:
+        planned, workload = schedule_for(
+            schedule, workload, method=method, budget=budget, scale=scale
+        )
+        rule, name, budget = planned.rule, "schedule", Budget(samples=planned.budget)
+    else:
+        method = "adascale" if method is None else method
+        rule, name = rule_of(method)
+        workload, changed = suited(workload, optimizer_of(method))
+        if changed and progress is not None and launched_rank() == 0:
+            progress(f"{workload.name}: {name}, {changed}")
     check_amounts(scale=scale, lr=lr, clip_norm=clip_norm, evaluations=evaluations)
     most = micro_batch_of(max_micro_batch_size)
     length = length_of(workload, budget)
@@ -117,6 +130,8 @@ def train(
                 "dataset_size": size(data.train),
                 "base_batch_size": workload.base_batch_size,
             }
+            if planned is not None:
+                check_fits(planned, dataset_size=sizes["dataset_size"], ranks=place.ranks)
             plan = Plan(
                 workload=replace(workload, data=lambda: data),
                 rule=rule,
@@ -128,6 +143,7 @@ def train(
                 clip_norm=clip_norm,
                 evaluations=evaluations,
                 max_micro_batch_size=most,
+                first_batch_size=planned.batch_size if planned is not None else None,
             )
             saving = (
                 None
@@ -146,7 +162,7 @@ def train(
                 place=place,
                 record=_sink(record, logged, resume=resume),
                 report=progress,
-                label=f"{workload.name}: {name}, scale {scale}",
+                label=f"{workload.name}: {name}" + (f", scale {scale}" if planned is None else ""),
                 saving=saving,
                 runs=Runs(named=named, logged=logged) if logged else None,
             )

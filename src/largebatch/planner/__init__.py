@@ -1,0 +1,1 @@
+"""Schedules before a run: tables, files, what they are forecast to reach, and the best one."""

@@ -1,0 +1,75 @@
+"""Schedules by the names and strings that the command line takes, each as rules on the clock alone.
+
+What the noise scale bounds in a run is bounded here by the one that is given, so that the steps
+are known before.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+
+from largebatch import methods
+from largebatch.core.rule import Rule, chain
+from largebatch.methods import METHODS
+from largebatch.rules import Schedule
+from largebatch.rules.batch_steps import parse_steps
+
+EXAMPLE = '"0:768 250B:1536"'
+
+_ON_THE_CLOCK: Mapping[str, Callable[[], Rule]] = {
+    "constant": methods.none,
+    "cosine": lambda: chain(Schedule()),
+    "growth": methods.growth,
+    "linear-growth": methods.linear_growth,
+    "warmup-growth": methods.warmup_growth,
+}
+
+_TRADED = {"seesaw": methods.seesaw, "smith": methods.smith}
+
+NAMES = (*_ON_THE_CLOCK, *_TRADED)
+"""The names; a string of steps is a schedule, too, and each method that decides by the clock."""
+
+
+def schedule_named(
+    text: str, *, base_batch_size: int, noise_scale: float | None = None, most: int | None = None
+) -> Rule:
+    """The rules that a name or a string of steps means.
+
+    >>> schedule_named("0:768 250B:1536", base_batch_size=768).rules[0].over.samples
+    250000000000
+
+    Args:
+        text: one of `NAMES`, of `METHODS`, or steps as `lb.methods.batch_steps` takes them.
+        base_batch_size: B0, in samples, below which no bound goes.
+        noise_scale: in samples; bounds the batches of seesaw and smith. None for no such bound.
+        most: largest batch in samples, of seesaw and smith; None for no bound.
+
+    Raises:
+        ValueError: neither, or a noise scale that is not above 0.
+    """
+    if noise_scale is not None and not 0.0 < noise_scale < math.inf:
+        raise ValueError(
+            f"A noise scale is a number of samples above 0, as in --noise-scale 4000; got "
+            f"{noise_scale!r}."
+        )
+    if ":" in text:
+        parse_steps(text)
+        return methods.batch_steps(text)
+    if text in _TRADED:
+        bounds = [] if noise_scale is None else [math.ceil(noise_scale)]
+        bounds += [] if most is None else [most]
+        bound = max(min(bounds), base_batch_size) if bounds else None
+        return _TRADED[text](kappa=None, max=bound)
+    if text in _ON_THE_CLOCK:
+        return _ON_THE_CLOCK[text]()
+    if text in METHODS:
+        return METHODS[text].rule()
+    known = sorted({*NAMES, *METHODS})
+    close = difflib.get_close_matches(text, known, n=1)
+    raise ValueError(
+        f"There is no schedule {text!r}."
+        + (f" Did you mean {close[0]!r}?" if close else "")
+        + f" Known: {', '.join(NAMES)}, a string of steps such as {EXAMPLE}, and a schedule file."
+    )
