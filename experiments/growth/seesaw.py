@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from experiments.adadagrad.setup import REPORTED, Make, Row
@@ -100,7 +100,7 @@ def _makes(cell: Cell) -> dict[str, Make]:
 
     def seesaw(lr: float, seed: int) -> Capped:
         plain = cell.run("Seesaw, bounded", capped, lr=lr, seed=seed)
-        return Capped(**{name: getattr(plain, name) for name in plain.__dataclass_fields__})
+        return Capped(**{field.name: getattr(plain, field.name) for field in fields(plain)})
 
     rules = {
         "Seesaw, not bounded": methods.seesaw(factor=DECAY, kappa=None),

@@ -174,7 +174,7 @@ HEADER = ("", "rate", "steps", "samples", "mean batch")
 
 def clocks(row: Row) -> list[str]:
     """The cells of `HEADER`."""
-    samples = mean([float(result.samples) for result in row.results]).value
+    samples = mean([r.samples + r.told.notes.get("passes", 0.0) for r in row.results]).value
     rate = f"{row.lr:.4g}" + (" (edge)" if row.at_edge else "")
     return [row.name, rate, f"{row.steps:.0f}", f"{samples:.0f}", f"{row.batch:.0f}"]
 

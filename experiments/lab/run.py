@@ -95,6 +95,10 @@ class Run:
         """What else each point of the curve has, behind the validation loss."""
         return ()
 
+    def ends(self, record: lb.MemoryRecord) -> bool:
+        """Whether it ends before its budget does, as where measuring is paid from it."""
+        return False
+
     def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
         """What else is kept of a run."""
         return Told()
@@ -180,6 +184,8 @@ def train(run: Run, *, spoiled: int | None = None) -> Result:
                 loss = workload.loss(model, micro_batch)
                 control.backward(loss * math.inf if number == spoiled else loss)
             control.step()
+            if run.ends(record):
+                break
             if run.evaluations > 1 and not control.finished and control.every(**every):
                 point()
     except lb.NotFinite:
