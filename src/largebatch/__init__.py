@@ -20,6 +20,7 @@ from largebatch.core.rule import Rule, chain
 from largebatch.core.version import __version__
 from largebatch.measure.coordinates import CoordinateNoiseScale
 from largebatch.measure.examples.tap import PerExample
+from largebatch.measure.full_gradient import FullGradient
 from largebatch.measure.meter import Meter
 from largebatch.measure.preconditioned import PreconditionedNorms
 from largebatch.measure.squared_norms import SquaredNorms
@@ -54,6 +55,7 @@ from largebatch.rules import (
     CosineTest,
     Every,
     Exponential,
+    FullGradientGrowth,
     GradientDiversity,
     Growth,
     Hysteresis,
@@ -107,6 +109,8 @@ __all__ = [
     "Every",
     "Exponential",
     "Flat",
+    "FullGradient",
+    "FullGradientGrowth",
     "GradientDiversity",
     "GradientMoments",
     "Growth",

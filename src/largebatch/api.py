@@ -19,7 +19,7 @@ from largebatch.checks.fit import MOST, MicroBatchFit, fit
 from largebatch.checks.overhead import PARTS
 from largebatch.checks.subject import Loss, Subject
 from largebatch.core.errors import LargeBatchError
-from largebatch.core.measurement import STATISTICS, Budget
+from largebatch.core.measurement import OF_THE_STEP, Budget
 from largebatch.core.plan import BatchPlan
 from largebatch.core.protocols import Sink
 from largebatch.core.rule import Rule, within
@@ -167,7 +167,7 @@ class Controller(StepController):
             batch_size=largest,
             ranks=decider.ranks,
             max_micro_batch_size=largest,
-            least_parts=self.meter.least_parts if decider.rule.needs & STATISTICS else 1,
+            least_parts=self.meter.least_parts if decider.rule.needs & OF_THE_STEP else 1,
         )
         return plan.sizes[0]
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from largebatch.core.average import Average
-from largebatch.core.codec import decode, decode_like, encode
+from largebatch.core.codec import LATER, decode, decode_like, encode
 from largebatch.core.decision import Decision
 from largebatch.core.errors import RecordError
 from largebatch.core.measurement import Budget, GradientMoments, Measurement
@@ -158,6 +158,37 @@ def test_unknown_and_missing_fields_are_refused_by_name() -> None:
         decode(Square, {"size": 1.0})
     with pytest.raises(RecordError, match="should be Square"):
         decode(Square, [1.0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aged:
+    old: int = 1
+    new: float | None = field(default=None, metadata=LATER)
+    newer: int = field(default=7, metadata=LATER)
+
+
+def test_a_field_that_came_later_may_be_absent_and_has_its_default() -> None:
+    assert decode(Aged, {"old": 3}) == Aged(old=3)
+    assert decode(Aged, {"old": 3, "newer": 2}) == Aged(old=3, newer=2)
+    assert encode(Aged(old=3)) == {"old": 3, "new": None, "newer": 7}, "it is always written"
+    for plain, told in (
+        ({"new": 1.0}, r"missing fields \['old'\]"),
+        ({"old": 3, "newest": 1}, r"unknown fields \['newest'\]"),
+        ({"old": 3, "newer": 0.5}, r"value\.newer should be int"),
+    ):
+        with pytest.raises(RecordError, match=told):
+            decode(Aged, plain)
+
+
+def test_a_measurement_written_before_the_full_gradient_is_read() -> None:
+    seen = Measurement(step=1, samples=2, base_steps=3.0, batch_size=4, base_batch_size=5)
+    plain = through_json(encode(seen))
+    assert plain.pop("full_sqnorm") is None
+    assert decode(Measurement, plain) == seen
+    for name in plain:
+        rest = {key: value for key, value in plain.items() if key != name}
+        with pytest.raises(RecordError, match=rf"missing fields \['{name}'\]"):
+            decode(Measurement, rest)
 
 
 def test_a_whole_number_is_a_real_one() -> None:

@@ -30,7 +30,7 @@ def see(**more: Any) -> Measurement:
 def test_an_unmeasured_step_has_the_same_facts_and_no_statistic() -> None:
     measured = see(
         moments=M, preconditioned_moments=M, inner_product_variance=2.0,
-        coordinate_noise_scale=math.inf, loss=1.0, batch_sqnorm=3.0,
+        coordinate_noise_scale=math.inf, full_sqnorm=4.0, loss=1.0, batch_sqnorm=3.0,
     )  # fmt: skip
     bare = see(loss=1.0, batch_sqnorm=3.0)
     assert measured.unmeasured() == bare

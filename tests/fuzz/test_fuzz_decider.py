@@ -44,6 +44,7 @@ from largebatch.rules import (
     CosineTest,
     Every,
     Exponential,
+    FullGradientGrowth,
     GradientDiversity,
     Growth,
     Hysteresis,
@@ -128,6 +129,14 @@ batch_tests = st.one_of(
         statistic=st.sampled_from(["preconditioned_moments", "coordinate_noise_scale"]),
     ),
     st.builds(CosineTest, target=st.floats(1e-3, 0.999)),
+    st.builds(
+        FullGradientGrowth,
+        eps0=levels,
+        stages=tables(),
+        max=st.none() | st.integers(1, 5000),
+        check=st.integers(1, 4),
+        consistent=st.booleans(),
+    ),
     st.builds(GradientDiversity, delta=levels),
     st.builds(InnerProductTest, theta=levels),
     st.builds(
@@ -243,7 +252,7 @@ def readings(draw: st.DrawFn, decider: Decider) -> Reading:
     for name in sorted(decider.measure):
         if draw(st.integers(0, 4)):
             one = moments_of(samples)
-            scalar = name in ("inner_product_variance", "coordinate_noise_scale")
+            scalar = name in STATISTICS and not name.endswith("moments")
             statistics[name] = draw(sizes | st.just(math.inf) if scalar else one)
     unsound = [None, math.nan, math.inf, -math.inf]
     loss = draw(st.floats(-1e300, 1e300) if finite else st.sampled_from(unsound))

@@ -36,6 +36,7 @@ from largebatch.rules import (
     CosineTest,
     Every,
     Exponential,
+    FullGradientGrowth,
     GradientDiversity,
     Growth,
     Hysteresis,
@@ -123,6 +124,23 @@ ROWS = [
     Row(name="every", rule=Every(AdaScale(), steps=3)),
     Row(name="every-averaged", rule=Every(Averaged(AdaScale()), steps=2)),
     Row(name="every-norm-test", rule=Every(chain(NormTest(), Hysteresis()), steps=2)),
+    Row(
+        name="full-gradient-growth",  # its threshold is in units of the gradient
+        rule=FullGradientGrowth(
+            stages=Stages(batch=(1, 1.5, 4, 2), lr=(1, 1.4, 2, 1)), check=2, consistent=True
+        ),
+        scale_free=False,
+    ),
+    Row(
+        name="full-gradient-growth-capped",
+        rule=FullGradientGrowth(eps0=50.0, max=300, check=1),
+        scale_free=False,
+    ),
+    Row(
+        name="every-full-gradient",
+        rule=Every(FullGradientGrowth(check=2), steps=2),
+        scale_free=False,
+    ),
     Row(name="gradient-diversity", rule=GradientDiversity()),
     Row(name="growth", rule=Growth(), any_batch=False),  # a budget below it is refused
     Row(
@@ -237,6 +255,8 @@ def reading(event: Event, decider: Decider, *, loss_factor: float = 1.0) -> Read
             if "coordinate_noise_scale" in wanted
             else None
         ),
+        full_sqnorm=event.batch_sqnorm * square if "full_sqnorm" in wanted else None,
+        extra_samples=DATASET_SIZE if "full_sqnorm" in wanted else 0,
     )
 
 

@@ -266,6 +266,13 @@ def check_needs(decider: Decider, *, meter: Meter) -> None:
         if "inner_product_variance" in meter.provides:
             more = "examples=lb.PerExample(), statistics=[lb.CoordinateNoiseScale()]"
         remedy = f"Add it: meter=lb.Meter(model, {more})."
+    elif "full_sqnorm" in missing:
+        remedy = (
+            "It takes passes over the data set. Say over which, and with which loss: "
+            "meter=lb.Meter(model, full=lb.FullGradient(dataset, lambda model, batch: "
+            "loss_fn(model(batch[0]), batch[1]))). From the step's own gradients: "
+            "lb.methods.adaptive_growth()."
+        )
     require(
         decider.rule,
         meter.provides | FACTS,

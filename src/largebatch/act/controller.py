@@ -21,7 +21,7 @@ from largebatch.act.scaling import LossScale
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
 from largebatch.core.errors import CheckpointError, LargeBatchError, MicroBatchMissed, RanksDisagree
-from largebatch.core.measurement import STATISTICS, Budget, Measurement, Reading
+from largebatch.core.measurement import OF_THE_STEP, Budget, Measurement, Reading
 from largebatch.core.protocols import Meter, Sink
 from largebatch.core.rule import Rule
 from largebatch.core.run_state import resume
@@ -61,7 +61,7 @@ class StepController(Clocked):
         )
         super().__init__(decider, optimizer)
         check_needs(decider, meter=meter)
-        measures = bool(decider.rule.needs & STATISTICS)
+        measures = bool(decider.rule.needs & OF_THE_STEP)
         parts = meter.least_parts if measures else 1
         _check_variance(decider, least=meter.least_samples if measures else 1)
         batches.bind(

@@ -20,6 +20,7 @@ from largebatch.checks.precision import check_precision, precisions_of
 from largebatch.checks.samples import samples_in
 from largebatch.checks.subject import Loss, Subject
 from largebatch.checks.untouched import copied, untouched
+from largebatch.core.measurement import OF_THE_STEP
 from largebatch.measure.parameters import bare
 
 
@@ -104,7 +105,9 @@ def _with_copy(subject: Subject, loss: Loss, *, seconds: float) -> list[Finding]
             optimizer,
             loss,
             [given[at % len(given)] for at in range(parts)],
-            statistics=tuple(sorted(subject.decider.rule.needs & subject.meter.provides)),
+            statistics=tuple(
+                sorted(subject.decider.rule.needs & subject.meter.provides & OF_THE_STEP)
+            ),
         )
         loss(bare(model), given[0]).backward()
         found = check_closure(optimizer)

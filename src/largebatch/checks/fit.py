@@ -24,7 +24,7 @@ from largebatch.checks.memory import available, peak_of, resident, shown
 from largebatch.checks.subject import Loss, Subject
 from largebatch.checks.untouched import untouched
 from largebatch.core.errors import LargeBatchError
-from largebatch.core.measurement import STATISTICS
+from largebatch.core.measurement import OF_THE_STEP
 from largebatch.measure.examples.tap import PerExample
 from largebatch.measure.meter import Meter
 from largebatch.measure.parameters import bare
@@ -219,7 +219,7 @@ class _Passes:
         for module in self._model.modules():
             if isinstance(module, nn.SyncBatchNorm):
                 module.training = False  # its statistics would need the other ranks
-        self._wanted = subject.decider.rule.needs & STATISTICS & subject.meter.provides
+        self._wanted = subject.decider.rule.needs & OF_THE_STEP & subject.meter.provides
         self._meter: Meter | None = None
         examples = subject.meter.examples
         subject.meter.open(frozenset())  # takes the hooks off; the next step opens it anew

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from largebatch.measure.kept import modules_kept
+from largebatch.measure.kept import random_state_kept as generators_kept
 from largebatch.measure.parameters import bare, replica
 
 
@@ -43,16 +43,12 @@ def copied(model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer
 def random_state_kept(model: nn.Module, batches: Any, *, seed: int) -> Iterator[None]:
     """Inside, torch's CPU generator starts at `seed`; afterwards every generator is as it was:
     Python's, NumPy's, torch's on the CPU and on the model's device, and a loader's own."""
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    python, numpy = random.getstate(), np.random.get_state()
     own = [(generator, generator.get_state()) for generator in _generators(batches)]
     try:
-        with torch.random.fork_rng(devices=devices):
+        with generators_kept(model):
             torch.default_generator.manual_seed(seed)
             yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
         for generator, state in own:
             generator.set_state(state)
 
@@ -74,16 +70,13 @@ def untouched(
     generators and the scaler's state have the bits they had, also after an error.
     """
     inside, wrapper = bare(model), replica(model)
-    tensors = [*inside.parameters(), *inside.buffers()]
-    bits = [tensor.detach().clone() for tensor in tensors]
-    buffers = [(module, dict(module._buffers)) for module in inside.modules()]
-    modes = [(module, module.training) for module in inside.modules()]
     held = {p: None for group in optimizer.param_groups for p in group["params"]}
     held.update(dict.fromkeys(inside.parameters()))
     gradients = [(parameter, parameter.grad) for parameter in held]
     scale = scaler.state_dict() if scaler is not None else None
     with ExitStack() as stack:
         stack.enter_context(random_state_kept(inside, None, seed=seed))
+        stack.enter_context(modules_kept(inside, also=list(inside.parameters())))
         if wrapper is not None:
             stack.enter_context(wrapper.no_sync())
             synchronises = wrapper.require_forward_param_sync
@@ -93,19 +86,7 @@ def untouched(
                 parameter.grad = None
             yield
         finally:
-            for module, before in buffers:
-                module._buffers.update(before)
-            _put_back(tensors, bits)
-            for module, training in modes:
-                module.training = training
             for parameter, gradient in gradients:
                 parameter.grad = gradient
             if scaler is not None and scale:
                 scaler.load_state_dict(scale)
-
-
-@torch.no_grad()
-def _put_back(tensors: list[Tensor], bits: list[Tensor]) -> None:
-    for tensor, before in zip(tensors, bits, strict=True):
-        if not torch.equal(tensor, before):
-            tensor.copy_(before)

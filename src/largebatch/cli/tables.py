@@ -122,10 +122,11 @@ def train_table(result: RunResult) -> RenderableType:
     if mean > result.batch_size:
         size = f"{mean:.0f} samples in the mean, from {result.batch_size} on"
     lost = f", {result.skipped} steps lost to non-finite values" if result.skipped else ""
+    extra = f" and {result.extra_samples} for measuring" if result.extra_samples else ""
     words = [
         f"{result.workload}: {result.method}, scale {result.scale}, seed {result.seed}",
         (
-            f"{result.steps} optimizer steps of {size}, {result.samples} in all, "
+            f"{result.steps} optimizer steps of {size}, {result.samples} in all{extra}, "
             f"worth {result.base_steps:.0f} base steps; mean gain {result.mean_gain:.2f}, "
             f"mean lr x{result.mean_lr_multiplier:.2f}{lost}; {result.seconds:.1f} s"
         ),

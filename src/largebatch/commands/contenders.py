@@ -74,14 +74,16 @@ def contenders(methods: Sequence[str], *, at: At) -> tuple[Contender, ...]:
 def same_at_scale_one(method: Method) -> bool:
     """Whether the method does nothing at scale 1, so that one run serves it and others.
 
-    Its rule is asked about two made-up epochs of 128 steps, one whose noise falls and one whose
-    noise rises.
+    One that sets the batch may do so at any scale. Another's rule is asked about two made-up epochs
+    of 128 steps, one whose noise falls and one whose noise rises.
 
     >>> from largebatch.methods import METHODS
     >>> [name for name in METHODS if not same_at_scale_one(METHODS[name])]
     ['legw', 'autowu', 'autowu-paper', 'adasgd', 'adadagrad-norm', 'adadagrad', 'adadam', \
-'growth', 'adaptive-growth', 'seesaw', 'smith']
+'growth', 'adaptive-growth', 'full-gradient-growth', 'seesaw', 'smith']
     """
+    if "batch" in method.rule().changes:
+        return False
     return all(_does_nothing(method, rising=rising) for rising in (False, True))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from largebatch.api import Controller
@@ -13,7 +13,7 @@ from largebatch.commands.loggers import Runs
 from largebatch.commands.plan import Plan
 from largebatch.commands.results import Metrics, Point, Progress, Report
 from largebatch.core.average import MovingMoments
-from largebatch.core.codec import decode, encode
+from largebatch.core.codec import LATER, decode, encode
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
 from largebatch.core.protocols import Sink
@@ -31,6 +31,7 @@ class Kept:
     moments: MovingMoments
     adam_moments: MovingMoments
     runs: Mapping[str, str]
+    extra_samples: int = field(default=0, metadata=LATER)
 
 
 class Log:
@@ -40,6 +41,7 @@ class Log:
 
     Attributes:
         seconds_before: of the parts before this one, where the run was resumed.
+        extra_samples: spent on measuring besides the training samples.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Log:
         self.plan, self.record, self.report, self.label = plan, record, report, label
         self.points: list[Point] = []
         self.seconds_before, self._began = 0.0, time.perf_counter()
-        self.multipliers = 0.0
+        self.multipliers, self.extra_samples = 0.0, 0
         self._losses: list[float] = []
         self._batch_size = plan.batch_size  # wished for of the next step
         self._moments = self._adam_moments = MovingMoments()
@@ -76,6 +78,7 @@ class Log:
         if seen.finite:
             self.multipliers += decision.lr_multiplier
             self._losses.append(float("nan") if seen.loss is None else seen.loss)
+        self.extra_samples += seen.extra_samples
         self._moments = averaged(self._moments, seen)
         as_adam_sees_it = replace(seen, moments=seen.preconditioned_moments)
         self._adam_moments = averaged(self._adam_moments, as_adam_sees_it)
@@ -97,6 +100,7 @@ class Log:
             moments=self._moments,
             adam_moments=self._adam_moments,
             runs={**self._ids, **(self._runs.ids if self._runs else {})},
+            extra_samples=self.extra_samples,
         )
         return json.dumps(encode(kept), separators=(",", ":"))
 
@@ -110,7 +114,7 @@ class Log:
         self.points, self.multipliers = list(kept.points), kept.multipliers
         self._losses, self._batch_size = list(kept.losses), kept.batch_size
         self._moments, self._adam_moments = kept.moments, kept.adam_moments
-        self._ids = kept.runs
+        self._ids, self.extra_samples = kept.runs, kept.extra_samples
         if self._runs is not None:
             self._runs.go_on(kept.runs, kept.moments)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from largebatch.core.codec import LATER
 from largebatch.core.measurement import Budget
 
 Metrics = Mapping[str, float]
@@ -92,6 +93,7 @@ class RunResult:
         seconds: wall time of training and evaluation; of a resumed run, of all its parts up to
             what was saved, without the time between them.
         settings: versions and machine.
+        extra_samples: spent on measuring besides the training samples.
     """
 
     workload: str
@@ -115,3 +117,4 @@ class RunResult:
     curve: tuple[Point, ...]
     seconds: float
     settings: Settings
+    extra_samples: int = field(default=0, metadata=LATER)

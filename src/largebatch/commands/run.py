@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ from largebatch.commands.signals import stopping
 from largebatch.core.errors import LargeBatchError, NotFinite, Stopped
 from largebatch.core.protocols import Sink
 from largebatch.core.version import __version__
+from largebatch.measure.full_gradient import FullGradient
+from largebatch.measure.meter import Meter
 from largebatch.measure.parameters import bare
 from largebatch.workloads import Batch, Data, evaluate
 
@@ -82,8 +85,7 @@ class _Training:
                 report(str(found))
 
     def _loss(self, model: nn.Module, micro_batch: Batch) -> Tensor:
-        moved = tuple(tensor.to(self.place.device) for tensor in micro_batch)
-        return self.plan.workload.loss(model, moved)
+        return loss_on(self.place, self.plan)(model, micro_batch)
 
     def _backward(self, batch: MicroBatches) -> None:
         for micro_batch in batch:
@@ -182,14 +184,30 @@ def controller_of(plan: Plan, place: Place, data: Data, *, record: Sink | None) 
         max_micro_batch_size=plan.max_micro_batch_size or usual,
         seed=plan.seed,
     )
+    model = place.replicate(bare)
+    full = None
+    if "full_sqnorm" in plan.rule.needs:
+        most = workload.micro_batch_size
+        full = FullGradient(data.train, loss_on(place, plan), micro_batch_size=most)
     return Controller(
-        place.replicate(bare),
+        model,
         optimizer,
         plan.whole_rule,
         batches,
         base_batch_size=workload.base_batch_size,
+        meter=Meter(model, full=full),
         record=record,
     )
+
+
+def loss_on(place: Place, plan: Plan) -> Callable[[nn.Module, Batch], Tensor]:
+    """The workload's loss of a micro-batch that may be elsewhere than the model."""
+
+    def loss(model: nn.Module, micro_batch: Batch) -> Tensor:
+        moved = tuple(tensor.to(place.device) for tensor in micro_batch)
+        return plan.workload.loss(model, moved)
+
+    return loss
 
 
 def _prepare(plan: Plan, place: Place, log: Log, saving: Saving | None) -> _Training:
@@ -250,6 +268,7 @@ def _result(training: _Training) -> RunResult:
         test=test,
         curve=tuple(points),
         seconds=training.log.seconds,
+        extra_samples=training.log.extra_samples,
         settings=settings_of(training.data, training.place),
     )
 

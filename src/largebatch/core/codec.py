@@ -1,6 +1,9 @@
 """Dataclass <-> plain JSON values, strictly: an unknown field, a missing field or a wrong type is
 an error, and a value that went out comes back equal.
 
+A field that a class got after values of it were written is marked as `LATER`, and has a default,
+which stands for it where those values are read.
+
 A float that JSON lacks is written as "nan", "inf" or "-inf". Where a field may hold one of several
 classes (a rule, a schedule's factor), the class name is written as "kind" and looked up in the
 `kinds` that the reader passes.
@@ -20,6 +23,9 @@ from typing import Any, Literal, Union
 from largebatch.core.errors import RecordError
 
 Kinds = Mapping[str, type]
+
+LATER: Mapping[str, Any] = {"later": True}
+"""The `metadata` of a field that may be absent: `field(default=None, metadata=LATER)`."""
 
 _AS_IT_IS: frozenset[type] = frozenset({type(None), bool, int, str})
 """Types whose values JSON writes as they are; a step's line is written while a model trains, so
@@ -133,7 +139,7 @@ def _encode_other(value: Any, *, kind: bool) -> Any:
 def _decode_fields(cls: type, plain: Any, *, kinds: Kinds | None, where: str) -> Any:
     _expect(isinstance(plain, Mapping), plain, cls.__name__, where)
     fields = _fields(cls)
-    unknown, missing = set(plain) - set(fields), set(fields) - set(plain)
+    unknown, missing = set(plain) - set(fields), set(fields) - set(plain) - _later(cls)
     if unknown or missing:
         raise RecordError(
             f"{where} is not a {cls.__name__}: unknown fields {sorted(map(str, unknown))}, missing "
@@ -142,6 +148,7 @@ def _decode_fields(cls: type, plain: Any, *, kinds: Kinds | None, where: str) ->
     values = {
         name: decode(kind, plain[name], kinds=kinds, where=f"{where}.{name}")
         for name, kind in fields.items()
+        if name in plain
     }
     return cls(**values)
 
@@ -221,3 +228,9 @@ def _columns(cls: type) -> tuple[tuple[str, bool], ...] | None:
 def _fields(cls: type) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+@cache
+def _later(cls: type) -> frozenset[str]:
+    """The fields that values of an earlier version lack."""
+    return frozenset([f.name for f in dataclasses.fields(cls) if f.metadata.get("later", False)])

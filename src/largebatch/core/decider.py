@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from largebatch.core.decision import Decision
-from largebatch.core.measurement import FACTS, STATISTICS, Budget, Measurement, Reading
+from largebatch.core.measurement import (
+    FACTS,
+    OF_THE_STEP,
+    STATISTICS,
+    Budget,
+    Measurement,
+    Reading,
+)
 from largebatch.core.rule import Chain, Rule, chain, require
 
 
@@ -79,7 +86,7 @@ class Decider:
             state=whole.init(),
             base_batch_size=base_batch_size,
             batch_size=batch_size,
-            measure=whole.needs & STATISTICS,
+            measure=whole.needs & OF_THE_STEP,
             ranks=ranks,
             dataset_size=dataset_size,
             budget=budget,
@@ -116,7 +123,9 @@ class Decider:
             coordinate_noise_scale=reading.coordinate_noise_scale,
             dataset_size=self.dataset_size,
             budget=self.budget,
+            extra_samples=reading.extra_samples,
             skipped=self.skipped,
+            full_sqnorm=reading.full_sqnorm,
         )
 
     def decide(self, seen: Measurement) -> tuple[Decider, Decision]:

@@ -8,16 +8,22 @@ Symbols of the papers: B is `batch_size` (samples of one step over all ranks), B
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+from largebatch.core.codec import LATER
 
 Source = Literal["micro-batches", "ranks", "micro-batches x ranks", "examples", "temporal"]
 Unit = Literal["base_steps", "samples", "steps"]
 
-STATISTICS = frozenset(
+OF_THE_STEP = frozenset(
     {"moments", "preconditioned_moments", "inner_product_variance", "coordinate_noise_scale"}
 )
-"""What a meter may be asked for; measuring one costs time, so each step asks by name."""
+"""What a meter may be asked for of the step's own gradients."""
+
+STATISTICS = OF_THE_STEP | {"full_sqnorm"}
+"""What it may be asked for; measuring one costs time, so each step asks by name. The full gradient
+takes a pass over the data set, so the first step, in which no rule has asked, is without it."""
 
 FACTS = frozenset({"loss", "budget", "dataset_size"})
 """What a rule may need that costs nothing to know."""
@@ -159,6 +165,8 @@ class Reading:
         preconditioned_moments: of the gradient divided by Adam's sqrt(v) + eps, or Adagrad's.
         inner_product_variance: variance of <g_i, g_B> over single samples.
         coordinate_noise_scale: maximum or quantile over coordinates of variance / g_B^2.
+        full_sqnorm: squared norm of the mean loss's gradient over the whole data set.
+        extra_samples: samples spent on measuring besides the training samples.
         exhausted: whether some rank has no more data.
     """
 
@@ -171,6 +179,8 @@ class Reading:
     preconditioned_moments: GradientMoments | None = None
     inner_product_variance: float | None = None
     coordinate_noise_scale: float | None = None
+    full_sqnorm: float | None = None
+    extra_samples: int = 0
     exhausted: bool = False
 
 
@@ -190,7 +200,7 @@ class Measurement:
         loss, finite, moments, ...: as in `Reading`.
         dataset_size: samples in one epoch, where known.
         budget: how long the run is, where known.
-        extra_samples: samples spent on measuring besides the training samples.
+        extra_samples: samples spent on measuring in this step besides the training samples.
         skipped: steps lost to non-finite values before this one.
     """
 
@@ -212,6 +222,7 @@ class Measurement:
     budget: Budget | None = None
     extra_samples: int = 0
     skipped: int = 0
+    full_sqnorm: float | None = field(default=None, metadata=LATER)
 
     @property
     def scale(self) -> float:

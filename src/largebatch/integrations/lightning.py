@@ -18,7 +18,7 @@ except ImportError as error:
 
 from largebatch.act.steered import Steered
 from largebatch.core.errors import CheckpointError, LargeBatchError
-from largebatch.core.measurement import STATISTICS, Budget
+from largebatch.core.measurement import OF_THE_STEP, Budget
 from largebatch.core.protocols import Sink
 from largebatch.core.rule import Rule
 from largebatch.integrations.lightning_checks import (
@@ -243,7 +243,7 @@ class LargeBatch(Callback):
             patience=self.patience,
             scaler=scaler_of(trainer),
         )
-        if control.decider.rule.needs & STATISTICS and meter.least_parts > accumulation * (
+        if control.decider.rule.needs & OF_THE_STEP and meter.least_parts > accumulation * (
             trainer.world_size
         ):
             control.close()

@@ -17,6 +17,7 @@ from largebatch.core.measurement import Reading, Source
 from largebatch.measure.estimate import Parts, source_of
 from largebatch.measure.examples.statistics import statistics_of, want_of
 from largebatch.measure.examples.tap import PerExample
+from largebatch.measure.full_gradient import FullGradient
 from largebatch.measure.parameters import Parameters, bare, replica
 from largebatch.measure.preconditioned import PreconditionedNorms
 from largebatch.measure.ranks import Ranks
@@ -26,7 +27,7 @@ from largebatch.measure.statistics import BATCH, Statistic, Totals, choose, grad
 from largebatch.measure.sums import Sums, rows_of
 from largebatch.measure.taps import LeafHooks, See, Tap
 
-LOSS = "loss"
+LOSS, FULL = "loss", "full_sqnorm"
 
 
 class Meter:
@@ -42,6 +43,7 @@ class Meter:
         tap: where gradients are seen; None is `LeafHooks()`.
         examples: `PerExample()` takes single examples for the parts, in place of micro-batches and
             ranks, and brings its own statistics, to which `CoordinateNoiseScale()` may be added.
+        full: over which data the full gradient is taken, in steps in which a rule asks for it.
         group: process group that shares the batch; None is the default group.
 
     Raises:
@@ -56,12 +58,13 @@ class Meter:
         statistics: Sequence[Statistic] | None = None,
         tap: Tap | None = None,
         examples: PerExample | None = None,
+        full: FullGradient | None = None,
         group: dist.ProcessGroup | None = None,
     ) -> None:
         self.model = model
         self.ranks = Ranks(group)
         self.tap: Tap = tap or LeafHooks()
-        self.examples = examples
+        self.examples, self.full = examples, full
         usual: tuple[Statistic, ...] = (SquaredNorms(), PreconditionedNorms())
         self._offered = usual if statistics is None else tuple(statistics)
         if examples is not None:
@@ -83,7 +86,8 @@ class Meter:
     @property
     def provides(self) -> frozenset[str]:
         """Names of the statistics that it can measure."""
-        return frozenset(statistic.name for statistic in self.statistics)
+        passes = frozenset() if self.full is None else frozenset({FULL})
+        return passes | frozenset(statistic.name for statistic in self.statistics)
 
     @property
     def least_parts(self) -> int:
@@ -112,7 +116,8 @@ class Meter:
 
     def agree(self, facts: Mapping[str, Any]) -> None:
         """Checks that all ranks hold the same facts; see `Ranks.agree`."""
-        self.ranks.agree(facts)
+        over = {} if self.full is None else {"samples of the full gradient": self.full.samples}
+        self.ranks.agree({**facts, **over})
 
     @property
     def reduces(self) -> bool:
@@ -153,6 +158,7 @@ class Meter:
                 see = self.examples.see if chosen else None
             self._plans[wanted] = chosen, see
         self.active, self.see = self._plans[wanted]
+        self._full = self.full if FULL in wanted else None
         if self.examples is not None:
             self.examples.open(want_of(frozenset(s.name for s in self.active)))
         self.sums.open(self._rows)
@@ -283,9 +289,12 @@ class Meter:
         """What the sums over all ranks say; the loss is the mean over a weight of `losses`."""
         sums, parts = totals.sums, totals.parts
         moments: dict[str, Any] = {s.name: s.read(totals) for s in self.active}
+        finite = all(map(math.isfinite, sums.values()))
+        if self._full is not None and finite:  # else no rule would see it
+            moments |= self._pass(self._full)
         return Reading(
             samples=round(parts.samples),
-            finite=all(map(math.isfinite, sums.values())),
+            finite=finite,
             loss=sums[LOSS] / losses if losses else None,
             batch_sqnorm=sums[BATCH] * totals.batch_factor,
             weight=parts.weight,
@@ -302,6 +311,13 @@ class Meter:
     def clear(self, optimizer: Optimizer) -> None:
         """Clears the gradients after the optimizer's step."""
         self.tap.clear(optimizer)
+
+    def _pass(self, full: FullGradient) -> dict[str, Any]:
+        self.tap.rest()
+        if self.examples is not None:
+            self.examples.rest()
+        sqnorm = full.sqnorm(bare(self.model), self.parameters, self.ranks)
+        return {FULL: sqnorm, "extra_samples": full.samples}
 
     def _new_factor(self, share: float, loss: Tensor) -> Tensor:
         if len(self._factors) > 64:

@@ -10,6 +10,7 @@ from largebatch.core.rule import Chain, Rule, chain
 from largebatch.methods.growing import adaptive_growth as adaptive_growth
 from largebatch.methods.growing import batch_ramp as batch_ramp
 from largebatch.methods.growing import batch_steps as batch_steps
+from largebatch.methods.growing import full_gradient_growth as full_gradient_growth
 from largebatch.methods.growing import growth as growth
 from largebatch.methods.growing import linear_growth as linear_growth
 from largebatch.methods.growing import seesaw as seesaw
@@ -311,6 +312,11 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 name="adaptive-growth",
                 summary="the batch doubles when the noise scale asks for it, the rate as its root",
                 rule=adaptive_growth,
+            ),
+            Method(
+                name="full-gradient-growth",
+                summary="batch x 2, rate x 1.4 when a pass over the data finds a small gradient",
+                rule=full_gradient_growth,
             ),
             Method(
                 name="seesaw",

@@ -16,6 +16,7 @@ from largebatch.rules import (
     ClampToNoiseScale,
     Cosine,
     Every,
+    FullGradientGrowth,
     Growth,
     LinearScaling,
     Schedule,
@@ -168,6 +169,34 @@ def adaptive_growth(
     table = geometric_stages(21, delta=delta)
     test = Averaged(AdaptiveGrowth(stages=table, kappa=kappa, patience=patience))
     return _bounded(_spaced(test, every), max=max, then=(scaling,))
+
+
+def full_gradient_growth(
+    *,
+    eps0: float = 0.5,
+    delta: float = 2.0,
+    gamma: float = 1.4,
+    max: int | None = None,
+    check: int = 1000,
+    consistent: bool = False,
+) -> Chain:
+    """The batch times delta, the rate times gamma, when the full gradient's norm is at most
+    eps0 sqrt(first batch / batch), in checks that each cost a pass over the data set.
+
+    Umeda, Iiduka, 2025, arXiv 2508.05302. The meter needs the data: `lb.Meter(model,
+    full=lb.FullGradient(dataset, loss))`. `adaptive_growth` needs no passes.
+
+    Args:
+        eps0: threshold at the first batch, above 0, in units of the gradient.
+        delta, gamma: factors on batch and rate from stage to stage, above 0.
+        max: largest batch in samples, where the rate's growth ends, too; None for the data set.
+        check: optimizer steps from one check to the next.
+        consistent: whether the threshold follows the rate, too, without which a rate that grows
+            ends in a stage that lasts; derived here, see `FullGradientGrowth`.
+    """
+    table = geometric_stages(21, delta=delta, gamma=gamma)
+    rule = FullGradientGrowth(eps0=eps0, stages=table, max=max, check=check, consistent=consistent)
+    return _bounded(rule, max=max, then=())
 
 
 def seesaw(

@@ -28,6 +28,7 @@ from largebatch.rules.factors import Exponential as Exponential
 from largebatch.rules.factors import Linear as Linear
 from largebatch.rules.factors import Polynomial as Polynomial
 from largebatch.rules.factors import StepDecay as StepDecay
+from largebatch.rules.full_gradient_growth import FullGradientGrowth as FullGradientGrowth
 from largebatch.rules.gradient_diversity import GradientDiversity as GradientDiversity
 from largebatch.rules.growth import Growth as Growth
 from largebatch.rules.hysteresis import Hysteresis as Hysteresis

@@ -22,6 +22,7 @@ PROPOSERS = frozenset(
         "CABS",
         "CoordinateNormTest",
         "CosineTest",
+        "FullGradientGrowth",
         "GradientDiversity",
         "Growth",
         "InnerProductTest",
