@@ -165,11 +165,16 @@ class Row:
         return [float("inf") if r.diverged else getattr(r, split)["loss"] for r in self.results]
 
 
-def tuned(ledger: Ledger, rates: Sequence[float], rows: Mapping[str, Make]) -> dict[str, Row]:
-    """Each row at the best of these rates."""
+def tuned(
+    ledger: Ledger,
+    rates: Sequence[float],
+    rows: Mapping[str, Make],
+    *,
+    seeds: Sequence[int] = range(TUNING),
+) -> dict[str, Row]:
+    """Each row at the best of these rates, by the validation loss of these seeds."""
     tuning = {
-        name: [[make(lr, seed) for seed in range(TUNING)] for lr in rates]
-        for name, make in rows.items()
+        name: [[make(lr, seed) for seed in seeds] for lr in rates] for name, make in rows.items()
     }
     ledger.results([run for table in tuning.values() for runs in table for run in runs])
     found = {}

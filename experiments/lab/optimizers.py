@@ -52,6 +52,7 @@ def schedule_free(parameters: Iterable[nn.Parameter], *, lr: float) -> Optimizer
 OPTIMIZERS: Mapping[str, Build] = MappingProxyType(
     {
         "sgd": workloads.sgd(),
+        "sgd-plain": workloads.sgd(momentum=0.0),
         "adamw": workloads.adamw(),
         "adagrad": adagrad,
         "adagrad-norm": adagrad_norm,

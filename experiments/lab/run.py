@@ -91,6 +91,14 @@ class Run:
         """Stands around each evaluation, for optimizers with weights of two kinds."""
         return nullcontext()
 
+    def look(self, model: nn.Module) -> tuple[float, ...]:
+        """What else each point of the curve has, behind the validation loss."""
+        return ()
+
+    def ends(self, record: lb.MemoryRecord) -> bool:
+        """Whether it ends before its budget does, as where measuring is paid from it."""
+        return False
+
     def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
         """What else is kept of a run."""
         return Told()
@@ -106,7 +114,7 @@ class Result:
         mean_multiplier: mean factor on the base rate.
         diverged: whether loss or gradient was not finite ten times in a row, or the last loss.
         train, validation, test: means over the split by metric; empty after a divergence.
-        curve: (steps, samples, base steps, validation loss).
+        curve: (steps, samples, base steps, validation loss), and what the kind of run looks at.
         gains: what each step was worth to six digits, where it was asked for.
         forecast: (scale, mean gain, its low, its high), where the run was a probe.
         told: what its kind of run tells besides.
@@ -166,7 +174,8 @@ def train(run: Run, *, spoiled: int | None = None) -> Result:
 
     def point() -> dict[str, float]:
         found = judge(data.validation)
-        curve.append((control.optimizer_steps, control.samples, control.base_steps, found["loss"]))
+        clocks = (control.optimizer_steps, control.samples, control.base_steps)
+        curve.append((*clocks, found["loss"], *run.look(model)))
         return found
 
     try:
@@ -175,6 +184,8 @@ def train(run: Run, *, spoiled: int | None = None) -> Result:
                 loss = workload.loss(model, micro_batch)
                 control.backward(loss * math.inf if number == spoiled else loss)
             control.step()
+            if run.ends(record):
+                break
             if run.evaluations > 1 and not control.finished and control.every(**every):
                 point()
     except lb.NotFinite:

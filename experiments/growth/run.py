@@ -1,0 +1,18 @@
+"""The evidence on batches that grow by a schedule: `python -m experiments.growth.run --help`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments.growth import adaptive, rate, relation, seesaw
+from experiments.lab.part import main
+
+PARTS = {
+    "relation": relation.PART,
+    "rate": rate.PART,
+    "adaptive": adaptive.PART,
+    "seesaw": seesaw.PART,
+}
+
+if __name__ == "__main__":
+    main(PARTS, here=Path(__file__).parent)

@@ -1,0 +1,248 @@
+"""Seesaw: a decay that is half traded for growth of the batch, beside the cosine it is made of.
+
+AdamW at equal samples, with a warm-up over a twentieth. The rate of the cosine is the best of seven
+by the validation loss of three seeds, and the other rows are shown at that rate, as in the paper,
+and at the best of seven of their own; five other seeds are reported. Seesaw is bounded by the
+measured noise scale (kappa = 1) or by nothing but the data. Controls: the decay as its root
+without growth, and a constant batch of as many steps as Seesaw at the cosine's rate, with a cosine.
+
+The limit of the steps is what a batch of base / factor would take that follows without delay, held
+at the noise scale that the run recorded last, and never shrinks: what that bound leaves to save.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from experiments.adadagrad.setup import REPORTED, Make, Row
+from experiments.growth.setup import (
+    HEADER,
+    Cell,
+    Watched,
+    apart,
+    at,
+    clocks,
+    direction,
+    losses,
+    said,
+    tuned,
+)
+from experiments.lab.findings import Findings, mean
+from experiments.lab.ledger import Ledger
+from experiments.lab.part import Part
+from experiments.lab.run import Result, Told
+
+import largebatch as lb
+from largebatch import methods
+
+CELLS: tuple[Cell, ...] = tuple(
+    Cell(workload=workload, optimizer="adamw", start=16, samples=samples, least=5e-4,
+         micro_batch=micro_batch)
+    for workload, samples, micro_batch in (("digits", 20_000, 256), ("stdlib-narrow", 12_800, 32))
+)  # fmt: skip
+CUT: dict[str, str] = {
+    "models of 150M and more, as in the paper": "no machine for them",
+    "other constant batches": "the one of as many steps stands for them",
+}
+"""What is not measured -> why."""
+
+MARGIN = 0.01
+"""Relative loss within which it counts as equal."""
+
+WARM = lb.WarmUp(fraction=0.05, start=0.0)
+DECAY = lb.Cosine()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Root:
+    """The square root of the cosine."""
+
+    def __call__(self, fraction: float) -> float:
+        return max(DECAY(fraction), 0.0) ** 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capped(Watched):
+    """Its trace tells (samples before, batch, noise scale) wherever the noise scale was measured;
+    the noise scale is the one that the bound had."""
+
+    def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
+        rule = lb.Averaged(lb.ClampToNoiseScale())
+        state, rows = rule.init(), []
+        for seen, decision in record.steps:
+            state, _ = rule.update(state, seen, decision)
+            if seen.moments is not None:
+                noise_scale = float(f"{state[1].noise_scale:.6g}")
+                rows.append((seen.samples, seen.batch_size, noise_scale))
+        return Told(trace=tuple(rows))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The rows of a cell.
+
+    Args:
+        cosine: to compare with.
+        paired: name -> the row at the cosine's rate and at its own.
+        large: the constant batch of as many steps.
+    """
+
+    cosine: Row
+    paired: dict[str, tuple[Row, Row]]
+    large: Row
+
+
+def _makes(cell: Cell) -> dict[str, Make]:
+    capped = lb.chain(WARM, methods.seesaw(factor=DECAY))
+
+    def seesaw(lr: float, seed: int) -> Capped:
+        plain = cell.run("Seesaw, bounded", capped, lr=lr, seed=seed)
+        return Capped(**{field.name: getattr(plain, field.name) for field in fields(plain)})
+
+    rules = {
+        "Seesaw, not bounded": methods.seesaw(factor=DECAY, kappa=None),
+        "root of the cosine": lb.Schedule(factor=Root()),
+    }
+    others = {name: cell.make(name, lb.chain(WARM, rule)) for name, rule in rules.items()}
+    return {"Seesaw, bounded": seesaw} | others
+
+
+def measured(ledger: Ledger, cell: Cell) -> Found:
+    """Makes, or reads, all runs of a cell."""
+    rule = lb.chain(WARM, lb.Schedule(factor=DECAY))
+    cosine = tuned(ledger, cell, {"cosine": cell.make("cosine", rule)})["cosine"]
+    makes = _makes(cell)
+    shared = {name: at(ledger, cosine.lr, name, make) for name, make in makes.items()}
+    own = tuned(ledger, cell, {f"{name}, own rate": make for name, make in makes.items()})
+    batch = round(shared["Seesaw, bounded"].batch)
+    name = f"batch {batch}, cosine, own rate"
+    return Found(
+        cosine=cosine,
+        paired={key: (shared[key], own[f"{key}, own rate"]) for key in makes},
+        large=tuned(ledger, cell, {name: cell.make(name, rule, batch=batch)})[name],
+    )
+
+
+def limit(result: Result, cell: Cell) -> float:
+    """Optimizer steps of a batch that follows the decay at once, up to the noise scale."""
+    parts, steps, batch = 1000, 0.0, float(cell.start)
+    waiting = list(result.told.trace)
+    ceiling = math.inf
+    for part in range(parts):
+        x = (part + 0.5) / parts
+        while waiting and waiting[0][0] <= x * cell.samples:
+            ceiling = waiting.pop(0)[2]
+        batch = max(batch, min(cell.start / DECAY(x), ceiling))
+        steps += cell.samples / parts / batch
+    return steps
+
+
+def find(ledger: Ledger) -> Findings:
+    findings = Findings()
+    findings.text.append(said(__doc__))
+    findings.text.append(
+        "Means over seeds with their 95 % intervals; the last column is the test loss less that of "
+        "the cosine, paired by seed."
+    )
+    for cell in CELLS:
+        found = measured(ledger, cell)
+        findings.text.append(f"## {cell.name}")
+        rows = [found.cosine, *[r for pair in found.paired.values() for r in pair], found.large]
+        metric = ["accuracy"] * ("accuracy" in found.cosine.results[0].test)
+        findings.table(
+            (*HEADER, "steps, limit", "test loss", *metric, "less the cosine's"),
+            [[*clocks(row), _limit(row, cell), *losses(row, found.cosine)] for row in rows],
+        )
+        findings.text.append(_verdict(found, cell))
+        for row in rows:
+            if not row.diverged:
+                name = "batch of as many steps" if row is found.large else row.name
+                shared = row in [pair[0] for pair in found.paired.values()]
+                name = f"{name}, the cosine's rate" if shared else name
+                findings.add(f"{cell.name}: {name}: test loss", mean(row.losses()), least=0.02)
+                findings.add(f"{cell.name}: {name}: steps", row.steps, least=0.2 * row.steps)
+    findings.leave_out(CUT)
+    return findings
+
+
+def _limits(results: Sequence[Result], cell: Cell) -> list[float]:
+    return [limit(result, cell) for result in results]
+
+
+def _limit(row: Row, cell: Cell) -> str:
+    if not row.name.startswith("Seesaw, bounded"):
+        return ""
+    return f"{mean(_limits(row.results, cell)).value:.0f}"
+
+
+def _verdict(found: Found, cell: Cell) -> str:
+    words = []
+    whole = mean(found.cosine.losses()).value
+    for name, pair in found.paired.items():
+        for row in pair:
+            rate = "at its own rate" if row.name.endswith("own rate") else "at the cosine's rate"
+            words.append(f"{name}, {rate}: {_outcome(row, found.cosine, whole)}.")
+    words.append(f"{found.large.name}: {_outcome(found.large, found.cosine, whole)}.")
+    own = found.paired["Seesaw, bounded"][0]
+    if not own.diverged:
+        least = mean(_limits(own.results, cell)).value
+        words.append(
+            f"The bound leaves {1.0 - least / found.cosine.steps:.0%} of the steps to save at the "
+            f"cosine's rate; Seesaw saves {1.0 - own.steps / found.cosine.steps:.0%}."
+        )
+    return " ".join(words)
+
+
+def _outcome(row: Row, cosine: Row, whole: float) -> str:
+    if row.diverged:
+        return "diverged"
+    difference = apart(row.losses(), cosine.losses())
+    assert difference.low is not None
+    assert difference.high is not None
+    inside = -MARGIN * whole < difference.low and difference.high < MARGIN * whole
+    equal = "held" if inside else "not shown"
+    saved = 1.0 - row.steps / cosine.steps
+    return (
+        f"{saved:.0%} fewer steps, loss {difference.value / whole:+.1%}, {direction(difference)}; "
+        f"within {MARGIN:.0%}: {equal}"
+    )
+
+
+def draw(ledger: Ledger, path: Path) -> None:
+    """A row a cell: batch and noise scale over samples, and loss over steps of every row."""
+    from experiments.lab.draw import COLOURS, figure
+
+    drawn, axes = figure(rows=len(CELLS), columns=2, width=4.2)
+    for (left, right), cell in zip(axes, CELLS, strict=True):
+        found = measured(ledger, cell)
+        for seed, result in enumerate(found.paired["Seesaw, bounded"][0].results[:REPORTED]):
+            samples, batches, noise = zip(*result.told.trace, strict=True)
+            for colour, values, label in ((1, batches, "batch"), (2, noise, "noise scale")):
+                left.plot(
+                    samples, values, lw=1, color=COLOURS[colour], label=label if not seed else None
+                )
+        grid = [part / 200 for part in range(190)]
+        left.plot(
+            [cell.samples * x for x in grid], [cell.start / DECAY(x) for x in grid], "--", lw=1,
+            color=COLOURS[0], label="base / factor",
+        )  # fmt: skip
+        left.set(yscale="log", xlabel="samples", ylabel="samples a step", title=cell.name)
+        left.legend(fontsize=7)
+        rows = [found.cosine, *[r for pair in found.paired.values() for r in pair], found.large]
+        for colour, row in zip(COLOURS, rows, strict=True):
+            if not row.diverged:
+                loss = mean(row.losses())
+                half = (loss.high or loss.value) - loss.value
+                right.errorbar(
+                    row.steps, loss.value, yerr=half, fmt="o", ms=4, capsize=2, color=colour,
+                    label=row.name,
+                )  # fmt: skip
+        right.set(xlabel="optimizer steps", ylabel="test loss", xscale="log")
+        right.legend(fontsize=6)
+    drawn.savefig(path, dpi=110)
+
+
+PART = Part(title="Seesaw beside the cosine", find=find, draw=draw)

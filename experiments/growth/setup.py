@@ -1,0 +1,210 @@
+"""What the parts of the experiment share: cells, runs that look at the full gradient, and words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from experiments.adadagrad.setup import REPORTED, Growing, Make, Row
+from experiments.adadagrad.setup import tuned as tuned_rows
+from experiments.lab import workloads
+from experiments.lab.findings import mean, shown
+from experiments.lab.ledger import Ledger
+from experiments.lab.run import Result
+from torch import nn
+
+import largebatch as lb
+from largebatch.analysis.student import Mean
+from largebatch.workloads import Split, Workload
+from largebatch.workloads.data import in_batches
+
+TUNING = (5, 6, 7)
+"""Seeds by whose validation loss a rate is chosen; those that are reported are others."""
+
+POINTS = {"digits": 8, "fashion-cnn": 3, "stdlib-narrow": 4}
+"""Workload -> points of a reported run's curve."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A workload with an optimizer, at a budget of samples.
+
+    Args:
+        workload, optimizer: by name.
+        start: batch of the growing runs' first step, in samples.
+        samples: of each run.
+        doublings: the largest constant batch is start times two to this power.
+        least: the least of seven rates, each twice the one before.
+        micro_batch: most samples of one backward.
+    """
+
+    workload: str
+    optimizer: str
+    start: int
+    samples: int
+    doublings: int = 0
+    least: float
+    micro_batch: int = 256
+
+    @property
+    def name(self) -> str:
+        """In tables."""
+        return f"{self.workload}, {self.optimizer}"
+
+    @property
+    def rates(self) -> list[float]:
+        """Seven."""
+        return [self.least * 2.0**k for k in range(7)]
+
+    @property
+    def batches(self) -> list[int]:
+        """The constant ones."""
+        return [self.start * 2**k for k in range(self.doublings + 1)]
+
+    def run(self, method: str, rule: lb.Rule, *, lr: float, seed: int, batch: int = 0) -> Watched:
+        """A run by this rule, from this batch or the cell's first one."""
+        reported = seed < REPORTED
+        return Watched(
+            workload=f"{self.workload}@{batch or self.start}+{self.optimizer}",
+            method=method,
+            rule=lb.chain(rule),
+            budget=lb.Budget(samples=self.samples),
+            seed=seed,
+            lr=lr,
+            micro_batch=self.micro_batch,
+            evaluations=POINTS[self.workload] if reported else 1,
+            full_gradient=reported and self.optimizer == "sgd-plain",
+        )
+
+    def make(self, method: str, rule: lb.Rule, *, batch: int = 0) -> Make:
+        """The runs of a row, by rate and seed."""
+        return lambda lr, seed: self.run(method, rule, lr=lr, seed=seed, batch=batch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched(Growing):
+    """A run whose curve may hold the norm of the full gradient.
+
+    Args:
+        full_gradient: whether it does.
+    """
+
+    full_gradient: bool = False
+
+    def look(self, model: nn.Module) -> tuple[float, ...]:
+        if not self.full_gradient:
+            return ()
+        workload = workloads.workload(self.workload)
+        return (full_gradient_norm(model, workload, workloads.data(self.workload).seen),)
+
+
+def full_gradient_norm(model: nn.Module, workload: Workload, split: Split) -> float:
+    """Of the mean loss over a split, by a copy of the model, so that no meter sees it."""
+    with torch.random.fork_rng():
+        copy, _ = workload.fresh(seed=0)
+    copy.load_state_dict(model.state_dict())
+    copy.eval()
+    parameters = list(copy.parameters())
+    sums = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
+    count = 0
+    for batch in in_batches(split, workload.micro_batch_size):
+        samples = len(batch[0])
+        count += samples
+        loss = workload.loss(copy, batch)
+        for total, gradient in zip(sums, torch.autograd.grad(loss, parameters), strict=True):
+            total.add_(gradient, alpha=samples)
+    return math.sqrt(math.fsum(float(total.square().sum()) for total in sums)) / count
+
+
+def tuned(ledger: Ledger, cell: Cell, rows: Mapping[str, Make]) -> dict[str, Row]:
+    """Each row at the best of the cell's rates."""
+    return tuned_rows(ledger, cell.rates, rows, seeds=TUNING)
+
+
+def at(ledger: Ledger, lr: float, name: str, make: Make) -> Row:
+    """A row at a rate that was chosen elsewhere."""
+    runs = [make(lr, seed) for seed in range(REPORTED)]
+    return Row(name=name, lr=lr, at_edge=False, results=ledger.results(runs), make=make)
+
+
+def beside(ledger: Ledger, part: str) -> Ledger:
+    """The record of another part, whose rows serve here too."""
+    return Ledger(ledger.path.with_name(f"{part}.jsonl"), workers=ledger.workers)
+
+
+def norms(row: Row, *, least: bool = False) -> list[float]:
+    """The full gradient's norm by seed, at the end or the least of the points."""
+    return [_norm(result, least=least) for result in row.results]
+
+
+def _norm(result: Result, *, least: bool) -> float:
+    values = [point[4] for point in result.curve]
+    return min(values) if least else values[-1]
+
+
+def apart(values: Iterable[float], others: Iterable[float]) -> Mean:
+    """The mean difference, paired."""
+    return mean([a - b for a, b in zip(values, others, strict=True)])
+
+
+def direction(difference: Mean) -> str:
+    """What its interval shows."""
+    assert difference.low is not None
+    assert difference.high is not None
+    if difference.high < 0.0:
+        return "lower"
+    return "higher" if difference.low > 0.0 else "not shown to differ"
+
+
+def dominates(row: Row, other: Row) -> bool:
+    """Fewer steps, or as many, and a lower mean test loss."""
+    if row.diverged or other.diverged:
+        return other.diverged and not row.diverged
+    return row.steps <= other.steps and mean(row.losses()).value < mean(other.losses()).value
+
+
+def listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if names else "none"
+
+
+HEADER = ("", "rate", "steps", "samples", "mean batch")
+
+
+def clocks(row: Row) -> list[str]:
+    """The cells of `HEADER`."""
+    samples = mean([r.samples + r.told.notes.get("passes", 0.0) for r in row.results]).value
+    rate = f"{row.lr:.4g}" + (" (edge)" if row.at_edge else "")
+    return [row.name, rate, f"{row.steps:.0f}", f"{samples:.0f}", f"{row.batch:.0f}"]
+
+
+def losses(row: Row, own: Row) -> list[str]:
+    """Test loss, accuracy where there is one, and the difference to a row."""
+    metric = ["accuracy"] * ("accuracy" in _first(own).test)
+    if row.diverged:
+        lost = sum(result.diverged for result in row.results)
+        return [f"{lost} of {len(row.results)} diverged", *[""] * len(metric), ""]
+    return [
+        shown(mean(row.losses())),
+        *[f"{mean([r.test[name] for r in row.results]).value:.1%}" for name in metric],
+        "" if row is own else shown(apart(row.losses(), own.losses()), sign=True),
+    ]
+
+
+def _first(row: Row) -> Result:
+    return row.results[0]
+
+
+def said(doc: str) -> str:
+    """A module's docstring without its first line, for its page."""
+    return doc.split("\n\n", 1)[1].strip()
+
+
+DIGITS = Cell(
+    workload="digits", optimizer="sgd-plain", start=16, samples=20_000, doublings=5, least=0.05
+)
+CNN = Cell(
+    workload="fashion-cnn", optimizer="sgd-plain", start=32, samples=27_500, doublings=4,
+    least=0.025,
+)  # fmt: skip
