@@ -73,7 +73,13 @@ class Choice:
 DIGITS = Cell(
     workload="digits", optimizer="sgd", start=16, samples=21_500, doublings=5, schedule="peaked"
 )
-CUT: dict[str, str] = {"text": "a transformer's map takes half an hour"}
+TEXT = Cell(
+    workload="stdlib-narrow", optimizer="adamw", start=16, samples=16_000, doublings=4,
+    schedule="peaked", micro_batch=64,
+)  # fmt: skip
+CUT: dict[str, str] = {
+    "text: the plug-in test, limits of growth, intervals": "a run takes ten times one on digits"
+}
 """What is not measured -> why."""
 
 CHOICES: Mapping[Cell, tuple[Choice, ...]] = MappingProxyType(
@@ -85,6 +91,10 @@ CHOICES: Mapping[Cell, tuple[Choice, ...]] = MappingProxyType(
               for eta in (1.4, 1.0, 0.7, 0.5) for follow in FOLLOW),
             *(Choice(growth=growth) for growth in (1.2, 4.0, 1e9)),
             *(Choice(every=every) for every in (1, 50)),
+        ),
+        TEXT: (
+            *(Choice(follow=follow) for follow in FOLLOW),
+            *(Choice(eta=eta) for eta in (1.4, 0.5)),
         ),
     }
 )  # fmt: skip
