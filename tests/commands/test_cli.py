@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = (
     "train",
     "compare",
+    "plan",
     "probe",
     "doctor",
     "methods",

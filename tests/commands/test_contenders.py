@@ -43,5 +43,5 @@ def test_what_cannot_be_compared_is_refused(methods: list[str], at: str, expecte
 def test_only_warm_ups_and_growing_batches_do_something_at_scale_one() -> None:
     doing = [name for name in METHODS if not same_at_scale_one(METHODS[name])]
     growing = ["adasgd", "adadagrad-norm", "adadagrad", "adadam"]
-    growing += ["growth", "adaptive-growth", "seesaw", "smith"]
+    growing += ["growth", "adaptive-growth", "full-gradient-growth", "seesaw", "smith"]
     assert doing == ["legw", "autowu", "autowu-paper", *growing]

@@ -31,7 +31,9 @@ class Watcher(Protocol):
 
     def __call__(self, report: str, /) -> None: ...
 
-    def counting(self, label: str) -> Callable[[int, int], None]: ...
+    def counting(self, label: str) -> Callable[[int, int], None]:
+        """What is told (how many are done, of how many) under a label."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
