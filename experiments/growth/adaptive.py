@@ -3,8 +3,9 @@
 SGD without momentum, at equal samples; each row at the best of seven rates for it by the validation
 loss of three seeds, five others reported. The blind runs repeat, at the method's rate, the batches
 of the next seed, with the rate as their root. The constant batches and growth by the clock, on the
-relation with the rate as the batch's root, are those of the part on the relation. Where the full
-gradient is asked, a pass over the data counts as its samples, and the run trains on what is left.
+relation with the rate as the batch's root, are those of the part on the relation. The authors'
+scheduler asks the full gradient once an epoch of the first batch, theirs each 1000 steps; a pass
+counts as its samples, and the run trains on what is left.
 """
 
 from __future__ import annotations

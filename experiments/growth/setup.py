@@ -23,8 +23,8 @@ from largebatch.workloads.data import in_batches
 TUNING = (5, 6, 7)
 """Seeds by whose validation loss a rate is chosen; those that are reported are others."""
 
-POINTS = {"digits": 8, "fashion-cnn": 3, "stdlib-narrow": 4}
-"""Workload -> points of a reported run's curve."""
+POINTS = 8
+"""Of a reported run's curve."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class Cell:
             seed=seed,
             lr=lr,
             micro_batch=self.micro_batch,
-            evaluations=POINTS[self.workload] if reported else 1,
+            evaluations=POINTS if reported else 1,
             full_gradient=reported and self.optimizer == "sgd-plain",
         )
 
@@ -204,7 +204,3 @@ def said(doc: str) -> str:
 DIGITS = Cell(
     workload="digits", optimizer="sgd-plain", start=16, samples=20_000, doublings=5, least=0.05
 )
-CNN = Cell(
-    workload="fashion-cnn", optimizer="sgd-plain", start=32, samples=27_500, doublings=4,
-    least=0.025,
-)  # fmt: skip

@@ -360,3 +360,12 @@ def test_all_ranks_but_the_first_are_silent() -> None:
         line(step(1.0))
         line("found")
     assert written(console) == []
+
+
+def test_a_probe_that_shares_no_batch_is_refused_on_several_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ended = call("probe", "digits")
+    assert ended.exit_code == 2
+    assert "probe --by" in " ".join(ended.stderr.split())

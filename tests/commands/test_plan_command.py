@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import largebatch as lb
+from largebatch.analysis.noise import NoiseEstimate, NotEnough, along
 from largebatch.cli.main import cli
 from largebatch.commands.plan import planned
 from largebatch.commands.train import train
 from largebatch.planner.plan import UNCHECKED
 from largebatch.planner.recorded import NotEnoughSignal, noise_of
+from largebatch.record import read_record
 
 PLAN = ["plan", "--budget", "20K", "--base-batch", "16", "--noise-scale", "100", "--stages", "2"]
 
@@ -78,13 +82,26 @@ def test_bad_input_is_one_line(words: list[str], told: str) -> None:
     assert told in " ".join(ended.stderr.split())
 
 
-def made_up(path: Path, *, steps: int, sqnorm: float = 1.0, variance: float = 200.0) -> Path:
+def made_up(
+    path: Path,
+    *,
+    steps: int,
+    sqnorm: float = 1.0,
+    variance: float = 200.0,
+    rises: float = 1.0,
+    scatter: float = 0.0,
+) -> Path:
+    """A record whose variance rises by a share of itself, and whose squared norms scatter."""
+    drawn = np.random.default_rng(0).normal(sqnorm, scatter, size=steps).tolist()
     record = lb.JsonlRecord(path)
     record.start({"base_batch_size": 16})
     for step in range(steps):
-        size = variance * (1.0 + step / steps) * (1.0 + 0.1 * (-1) ** step)
+        size = variance * (1.0 + rises * step / steps) * (1.0 + 0.1 * (-1) ** step)
         moments = lb.GradientMoments(
-            batch_size=16, parts=4, batch_sqnorm=sqnorm + size / 16, variance=size
+            batch_size=16,
+            parts=4,
+            batch_sqnorm=drawn[step] + size / 16,
+            variance=size,
         )
         seen = lb.Measurement(
             step=step, samples=16 * step, base_steps=step, batch_size=16, base_batch_size=16,
@@ -106,7 +123,7 @@ def test_a_record_tells_its_noise_scale_at_first_and_at_last(tmp_path: Path) -> 
 def test_a_record_that_tells_too_little_gives_no_number(tmp_path: Path) -> None:
     with pytest.raises(NotEnoughSignal, match="20 of 20 steps measured"):
         noise_of(made_up(tmp_path / "a.jsonl", steps=20))
-    with pytest.raises(NotEnoughSignal, match="not enough signal in the first"):
+    with pytest.raises(NotEnoughSignal, match="measured steps 1 to 400: "):
         noise_of(made_up(tmp_path / "b.jsonl", steps=800, sqnorm=-5.0))
 
 
@@ -116,3 +133,25 @@ def test_a_record_and_a_number_are_not_both_taken(tmp_path: Path) -> None:
         planned(budget=10**5, noise_scales=[3.0], record=path)
     with pytest.raises(ValueError, match="leave --base-batch out"):
         planned(budget=10**5, base_batch_size=32, record=path)
+
+
+def test_parts_without_signal_are_made_longer(tmp_path: Path) -> None:
+    path = made_up(tmp_path / "a.jsonl", steps=800, scatter=5.0)
+    moments = [step.seen.moments for step in read_record(path).steps]
+    pieces = along([(m.variance, m.sqnorm) for m in moments if m is not None], 8)
+    assert any(_unbounded(piece.noise) for piece in (pieces[0], pieces[-1]))
+    first, last = noise_of(path).noise_scales
+    assert first == pytest.approx(250.0, rel=0.5)
+    assert last == pytest.approx(350.0, rel=0.5)
+
+
+def _unbounded(noise: NoiseEstimate | NotEnough) -> bool:
+    return isinstance(noise, NotEnough) or math.isinf(noise.high)
+
+
+def test_a_record_is_planned_from(tmp_path: Path) -> None:
+    record = str(made_up(tmp_path / "a.jsonl", steps=800, rises=4.0))
+    words = [*PLAN[:5], "--record", record, "--stages", "2", "--max-lr", "2"]
+    ended = CliRunner().invoke(cli, words)
+    assert ended.exit_code == 0, ended.output
+    assert "noise scale goes from 24" in ended.output

@@ -25,7 +25,7 @@ from largebatch.commands.doctor import doctor
 from largebatch.commands.draw import check_picture, draw_comparison
 from largebatch.commands.list_methods import list_methods, list_workloads
 from largebatch.commands.loggers import FORMS as FORMS_OF_LOGGERS
-from largebatch.commands.place import launched_rank
+from largebatch.commands.place import alone, launched_rank
 from largebatch.commands.train import train
 from largebatch.core.version import __version__
 
@@ -186,6 +186,7 @@ def probe_command(workload: str, *, as_json: bool, **options: Any) -> None:
     """
     asked = asked_of(options)
     if not asked.by:
+        alone("probe")
         result = _probe(workload, **asked.short)
         print_json(result) if as_json else result.render(console_of_results())
         return

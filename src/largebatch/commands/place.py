@@ -61,7 +61,7 @@ def alone(command: str) -> Place:
     if ranks > 1:
         raise ValueError(
             f"largebatch {command} runs on one process, and torchrun started {ranks}. Start it "
-            f"without: python -m largebatch {command}. Only largebatch train shares its batches."
+            f"without: python -m largebatch {command}. Batches are shared by train and probe --by."
         )
     return Place(device=_device(0))
 

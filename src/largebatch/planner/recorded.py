@@ -6,12 +6,12 @@ import math
 import os
 from dataclasses import dataclass
 
-from largebatch.analysis.noise import MIN_STEPS, NotEnough, along
+from largebatch.analysis.noise import MIN_STEPS, NotEnough, Piece, along
 from largebatch.core.errors import RecordError
 from largebatch.record import read_record
 
-PIECES = 8
-"""Parts of the run, of which the first and the last count."""
+PIECES = (8, 4, 2)
+"""Parts of the run, of which the first and the last count: the shortest that have enough signal."""
 
 
 class NotEnoughSignal(RecordError):
@@ -50,20 +50,29 @@ def noise_of(path: str | os.PathLike[str]) -> Recorded:
             f"needed: at least {2 * MIN_STEPS}. Record a longer run, of a method that measures: "
             "largebatch train WORKLOAD --method adascale --record FILE"
         )
-    pieces = along(series, PIECES)
-    found = []
-    for name, piece in (("first", pieces[0]), ("last", pieces[-1])):
-        noise = piece.noise
-        if isinstance(noise, NotEnough) or math.isinf(noise.high):
-            why = noise if isinstance(noise, NotEnough) else "its interval has no upper end"
-            raise NotEnoughSignal(
-                f"{path}: not enough signal in the {name} {piece.stop - piece.start} measured "
-                f"steps: {why}. Record a longer run, or one with more samples a step."
-            )
-        found.append(noise.noise_scale)
     last = steps[-1].seen
-    return Recorded(
-        noise_scales=(found[0], found[1]),
-        base_batch_size=last.base_batch_size,
-        samples=last.samples + last.batch_size,
+    missing = ""
+    for pieces in PIECES:
+        found = along(series, pieces)
+        missing = _missing(found[0]) or _missing(found[-1])
+        ends = [piece.noise for piece in (found[0], found[-1])]
+        known = [noise.noise_scale for noise in ends if not isinstance(noise, NotEnough)]
+        if not missing:
+            return Recorded(
+                noise_scales=(known[0], known[1]),
+                base_batch_size=last.base_batch_size,
+                samples=last.samples + last.batch_size,
+            )
+    raise NotEnoughSignal(
+        f"{path}: not enough signal in measured steps {missing}. Record a longer run, or one with "
+        "more samples a step."
     )
+
+
+def _missing(piece: Piece) -> str:
+    """Of a part without a bounded noise scale: which steps, and why; "" where it has one."""
+    noise = piece.noise
+    if not isinstance(noise, NotEnough) and not math.isinf(noise.high):
+        return ""
+    why = noise if isinstance(noise, NotEnough) else "its interval has no upper end"
+    return f"{piece.start + 1} to {piece.stop}: {why}"

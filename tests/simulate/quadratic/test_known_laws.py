@@ -108,6 +108,33 @@ def test_samples_are_fewest_where_noise_takes_half_of_the_target(
     assert forecast(still, [best]).loss[0] / target == pytest.approx(share, abs=0.05)
 
 
+@pytest.mark.parametrize(("lr", "share"), [(0.3, 0.81), (0.03, 0.81)])
+def test_in_one_direction_noise_takes_more_than_half_where_samples_are_fewest(
+    lr: float, share: float
+) -> None:
+    """Without noise the loss falls as exp(-2 lr steps) there, and not as 1 / steps."""
+    one = Spectrum(curvature=[1.0], noise=[1.0], second_moment=[1.0])
+    target = 0.05 * one.loss
+    floor = forecast(one, [Phase(batch_size=1, lr=lr, steps=1e9)]).loss[0]
+    batches = floor / target * np.geomspace(1.01, 4.0, 400)
+    samples = [b * steps_needed(one, batch_size=b, lr=lr, target=target) for b in batches]
+    assert floor / target / batches[int(np.argmin(samples))] == pytest.approx(share, abs=0.03)
+
+
+def test_past_the_relation_the_rate_meets_its_limit_before_the_exponent_shows() -> None:
+    lr, growth = 1e-5, 1.7
+    stages = int(math.log(0.5 / lr) / math.log(growth))
+    found = forecast(
+        FALLS_INVERSELY,
+        [Phase(batch_size=4 * 2.0**m, lr=lr * growth**m, steps=64) for m in range(stages)],
+    )
+    half = stages // 2
+    slope = np.polyfit(np.log(found.samples[half:]), np.log(found.loss[half:]), 1)[0]
+    expected = bound_exponent(batch_growth=2, lr_growth=growth, steps_growth=1)
+    assert expected < 0.24
+    assert -slope > 2.0 * expected
+
+
 @pytest.mark.parametrize(
     ("d", "g", "k"),
     [(2, 2**0.5, 1), (2, 1, 2), (1, 0.5**0.5, 2), (2, 2**0.25, 2**0.5), (2, 1.3, 1), (2, 1, 1)],
