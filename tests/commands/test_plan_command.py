@@ -1,21 +1,16 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
+from tests.planner.records import quadratic_record
 
-import largebatch as lb
-from largebatch.analysis.noise import NoiseEstimate, NotEnough, along
 from largebatch.cli.main import cli
 from largebatch.commands.plan import planned
 from largebatch.commands.train import train
-from largebatch.planner.plan import UNCHECKED
-from largebatch.planner.recorded import NotEnoughSignal, noise_of
-from largebatch.record import read_record
+from largebatch.planner.plan import ALONE, FITTED
 
 PLAN = ["plan", "--budget", "20K", "--base-batch", "16", "--noise-scale", "100", "--stages", "2"]
 
@@ -37,7 +32,7 @@ def test_a_plan_is_printed_drawn_written_and_trained(tmp_path: Path) -> None:
         ],
     )
     assert ended.exit_code == 0, ended.output
-    for word in ("constant", "cosine", "seesaw", "growth", UNCHECKED):
+    for word in ("constant", "cosine", "seesaw", "growth", "A forecast from a noise scale alone"):
         assert word in ended.output
     assert picture.read_bytes().startswith(b"\x89PNG")
     result = train("digits", schedule=out, evaluations=0)
@@ -48,7 +43,7 @@ def test_json_has_the_schedule_and_the_rows() -> None:
     ended = CliRunner().invoke(cli, [*PLAN, "--json"])
     plain = json.loads(ended.output)
     assert plain["rows"][0]["schedule"] == plain["name"]
-    assert plain["notes"][-1] == UNCHECKED
+    assert plain["notes"][-1] == ALONE
 
 
 def test_a_dry_run_prints_its_stages() -> None:
@@ -82,76 +77,29 @@ def test_bad_input_is_one_line(words: list[str], told: str) -> None:
     assert told in " ".join(ended.stderr.split())
 
 
-def made_up(
-    path: Path,
-    *,
-    steps: int,
-    sqnorm: float = 1.0,
-    variance: float = 200.0,
-    rises: float = 1.0,
-    scatter: float = 0.0,
-) -> Path:
-    """A record whose variance rises by a share of itself, and whose squared norms scatter."""
-    drawn = np.random.default_rng(0).normal(sqnorm, scatter, size=steps).tolist()
-    record = lb.JsonlRecord(path)
-    record.start({"base_batch_size": 16})
-    for step in range(steps):
-        size = variance * (1.0 + rises * step / steps) * (1.0 + 0.1 * (-1) ** step)
-        moments = lb.GradientMoments(
-            batch_size=16,
-            parts=4,
-            batch_sqnorm=drawn[step] + size / 16,
-            variance=size,
-        )
-        seen = lb.Measurement(
-            step=step, samples=16 * step, base_steps=step, batch_size=16, base_batch_size=16,
-            loss=1.0, moments=moments,
-        )  # fmt: skip
-        record.write(seen, lb.Decision(next_batch_size=16, base_steps=1.0))
-    record.close()
-    return path
-
-
-def test_a_record_tells_its_noise_scale_at_first_and_at_last(tmp_path: Path) -> None:
-    seen = noise_of(made_up(tmp_path / "a.jsonl", steps=800))
-    first, last = seen.noise_scales
-    assert first == pytest.approx(200.0 * (1 + 1 / 16), rel=0.02)
-    assert last == pytest.approx(200.0 * (2 - 1 / 16), rel=0.02)
-    assert (seen.base_batch_size, seen.samples) == (16, 12_800)
-
-
-def test_a_record_that_tells_too_little_gives_no_number(tmp_path: Path) -> None:
-    with pytest.raises(NotEnoughSignal, match="20 of 20 steps measured"):
-        noise_of(made_up(tmp_path / "a.jsonl", steps=20))
-    with pytest.raises(NotEnoughSignal, match="measured steps 1 to 400: "):
-        noise_of(made_up(tmp_path / "b.jsonl", steps=800, sqnorm=-5.0))
-
-
 def test_a_record_and_a_number_are_not_both_taken(tmp_path: Path) -> None:
-    path = made_up(tmp_path / "a.jsonl", steps=800)
+    record = quadratic_record(tmp_path / "a.jsonl")
     with pytest.raises(ValueError, match="one of the two"):
-        planned(budget=10**5, noise_scales=[3.0], record=path)
+        planned(budget=10**5, noise_scales=[3.0], record=record)
     with pytest.raises(ValueError, match="leave --base-batch out"):
-        planned(budget=10**5, base_batch_size=32, record=path)
+        planned(budget=10**5, base_batch_size=32, record=record)
 
 
-def test_parts_without_signal_are_made_longer(tmp_path: Path) -> None:
-    path = made_up(tmp_path / "a.jsonl", steps=800, scatter=5.0)
-    moments = [step.seen.moments for step in read_record(path).steps]
-    pieces = along([(m.variance, m.sqnorm) for m in moments if m is not None], 8)
-    assert any(_unbounded(piece.noise) for piece in (pieces[0], pieces[-1]))
-    first, last = noise_of(path).noise_scales
-    assert first == pytest.approx(250.0, rel=0.5)
-    assert last == pytest.approx(350.0, rel=0.5)
+def test_a_plan_from_a_record_stays_below_its_largest_rate(tmp_path: Path) -> None:
+    record = quadratic_record(tmp_path / "a.jsonl")
+    found = planned(budget=50_000, record=record, stages=2)
+    assert all(row.last_lr <= 1.0 for row in found.table.rows)
+    assert any("capped at x1 by the largest rate in the record" in note for note in found.notes)
+    faster = planned(budget=50_000, record=record, stages=2, max_lr=1.5)
+    assert max(row.lr for row in faster.table.rows) <= 1.5
+    assert not any("in the record" in note for note in faster.notes)
 
 
-def _unbounded(noise: NoiseEstimate | NotEnough) -> bool:
-    return isinstance(noise, NotEnough) or math.isinf(noise.high)
-
-
-def test_a_record_is_planned_from(tmp_path: Path) -> None:
-    record = str(made_up(tmp_path / "a.jsonl", steps=800, rises=4.0))
-    words = [*PLAN[:5], "--record", record, "--stages", "2", "--max-lr", "2"]
-    ended = CliRunner().invoke(cli, words)
+def test_a_record_is_planned_from_on_the_command_line(tmp_path: Path) -> None:
+    record = str(quadratic_record(tmp_path / "a.jsonl"))
+    ended = CliRunner().invoke(
+        cli, ["plan", "--budget", "20K", "--record", record, "--stages", "2"]
+    )
     assert ended.exit_code == 0, ended.output
-    assert "noise scale goes from 24" in ended.output
+    assert "The record as a quadratic: lambda ~ i^-" in ended.output
+    assert FITTED in " ".join(ended.output.split())

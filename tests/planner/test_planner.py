@@ -9,7 +9,7 @@ import largebatch as lb
 from largebatch.planner.beside import in_stages, pieces_of, usual
 from largebatch.planner.model import model_of
 from largebatch.planner.optimum import Space, least_loss, loss_of
-from largebatch.planner.plan import UNCHECKED, plan
+from largebatch.planner.plan import ALONE, plan
 from largebatch.planner.price import Price
 from largebatch.planner.search import coordinate_search
 from largebatch.planner.table import table_of
@@ -44,7 +44,7 @@ def test_a_plan_is_no_worse_than_any_row_beside_it(name: str, plans) -> None:  #
     names = {row.schedule for row in found.rows}
     assert {"constant", "cosine", "seesaw", "growth"} <= names
     assert found.table.budget <= wish.budget
-    assert found.notes[-1] == UNCHECKED
+    assert found.notes[-1] == ALONE
 
 
 def test_caps_hold_and_are_told(plans) -> None:  # type: ignore[no-untyped-def]

@@ -19,6 +19,7 @@ from largebatch.act.clocked import (
     clocks_of,
     digest_of,
     facts_of,
+    optimizer_facts,
 )
 from largebatch.act.learning_rate import LrActuator
 from largebatch.act.scaling import LossScale, drop_gradients
@@ -120,7 +121,7 @@ class Attached(Clocked):
         meter.agree({**facts_of(decider), "learning rate": self._lr.base_lr})
         self._record = record
         if self._record is not None:
-            self._record.start(facts_of(decider))
+            self._record.start({**facts_of(decider), "optimizer": optimizer_facts(optimizer)})
         self._seen: Measurement | None = None
         self._at_last_advance = decider
         self._open()

@@ -240,6 +240,13 @@ def facts_of(decider: Decider) -> dict[str, Any]:
     }
 
 
+def optimizer_facts(optimizer: Optimizer) -> dict[str, Any]:
+    """What the record's header says of the optimizer, by its first group."""
+    group = optimizer.param_groups[0]
+    numbers = {name: float(group.get(name) or 0.0) for name in ("momentum", "dampening")}
+    return {"name": type(optimizer).__name__, **numbers}
+
+
 def check_needs(decider: Decider, *, meter: Meter) -> None:
     """Refuses a rule whose statistic the meter lacks.
 

@@ -13,7 +13,14 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from largebatch.act.budgets import budget_of, shown
-from largebatch.act.clocked import Clocked, check_needs, clocks_of, digest_of, facts_of
+from largebatch.act.clocked import (
+    Clocked,
+    check_needs,
+    clocks_of,
+    digest_of,
+    facts_of,
+    optimizer_facts,
+)
 from largebatch.act.learning_rate import LrActuator
 from largebatch.act.loader import BatchLoader
 from largebatch.act.micro_batches import MicroBatches, check_loss, smaller, weight_of
@@ -264,7 +271,7 @@ class StepController(Clocked):
             alike["max_micro_batch_size"] = self.batches.max_micro_batch_size
             self.meter.agree({**facts, **alike, "learning rate": self._lr.base_lr})
             if self._record is not None:
-                self._record.start(facts)
+                self._record.start({**facts, "optimizer": optimizer_facts(self.optimizer)})
             self.decider, self._begun = decider, True
 
     def _iterate(self) -> Iterator[MicroBatches]:

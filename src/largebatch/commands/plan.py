@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from largebatch.planner.plan import Plan, plan
 from largebatch.planner.price import Price
-from largebatch.planner.recorded import noise_of
+from largebatch.planner.recorded import fit_record
 from largebatch.planner.schedule_file import schedule_of, write_schedule
 from largebatch.planner.wish import Minimise, Wish
 
@@ -36,7 +36,7 @@ def planned(
         budget: in samples.
         base_batch_size: B0, in samples; a record says its own.
         noise_scales: one or two, see `model_of`; or
-        record: of a run, which says both.
+        record: of a run, to which the model is fitted, and which says the base batch.
         latency, throughput: of a step, see `Price`; both or neither.
         workers, memory_limit, minimise, max_lr, within, stages, exponent: as in `Wish`.
         out: a new file for the schedule.
@@ -45,23 +45,21 @@ def planned(
         ValueError: numbers that are missing, said twice or out of range.
         RecordError: a record that is damaged, too short or too noisy, or a file that exists.
     """
-    notes: tuple[str, ...] = ()
-    horizon = None
     if (record is None) == (not noise_scales):
         raise ValueError(
             "A plan needs the noise scale, from a number or from a recorded run, one of the two: "
             "--noise-scale 4000 or --record run.jsonl"
         )
+    notes: tuple[str, ...] = ()
+    recorded = None
     if record is not None:
-        seen = noise_of(record)
+        seen = fit_record(record)
         if base_batch_size not in (None, seen.base_batch_size):
             raise ValueError(
                 f"{record} has a base batch of {seen.base_batch_size}; leave --base-batch out."
             )
-        base_batch_size, horizon = seen.base_batch_size, seen.samples
-        noise_scales = seen.noise_scales
-        first, last = noise_scales
-        notes = (f"The record's noise scale goes from {first:.4g} to {last:.4g} samples.",)
+        base_batch_size, recorded = seen.base_batch_size, seen.model
+        notes = (f"The record as a quadratic: {seen.fit}.",)
     if base_batch_size is None:
         raise ValueError("A plan needs the base batch: --base-batch 256")
     if (latency is None) != (throughput is None):
@@ -76,6 +74,7 @@ def planned(
             budget=budget,
             base_batch_size=base_batch_size,
             noise_scales=noise_scales,
+            recorded=recorded,
             minimise=minimise,
             within=within,
             max_lr=max_lr,
@@ -84,7 +83,6 @@ def planned(
             workers=workers,
             memory_limit=memory_limit,
             exponent=exponent,
-            horizon=horizon,
         )
     )
     if out is not None:

@@ -36,12 +36,14 @@ class Model:
     Args:
         spectrum: the quadratic.
         lr: for a factor of 1.
-        exponent: s.
+        exponent: s; None where the quadratic was fitted to a record.
+        seen: the largest factor in that record, at least 1; None without one.
     """
 
     spectrum: Spectrum
     lr: float
-    exponent: float
+    exponent: float | None = None
+    seen: float | None = None
 
     def forecast(self, stages: Sequence[tuple[float, float, float]]) -> Forecast:
         """What (batch, factor on the rate, steps) of each stage come to."""
@@ -52,8 +54,8 @@ class Model:
 
     @property
     def max_lr(self) -> float:
-        """The largest stable factor on the base rate."""
-        return STABLE * self.spectrum.max_lr / self.lr
+        """The largest stable factor on the base rate, which is stable itself."""
+        return max(STABLE * self.spectrum.max_lr / self.lr, 1.0)
 
 
 def model_of(
@@ -63,7 +65,6 @@ def model_of(
     base_batch_size: int,
     exponent: float = 0.5,
     bins: int = 2000,
-    horizon: int | None = None,
 ) -> Model:
     """The model of one or two noise scales.
 
@@ -77,7 +78,6 @@ def model_of(
         base_batch_size: B0, in samples.
         exponent: s, above 0; of no use where two noise scales are given.
         bins: at most.
-        horizon: samples at which the second noise scale was; None for the budget.
 
     Raises:
         ValueError: a number outside its range, or a second noise scale that no s leads to.
@@ -100,8 +100,7 @@ def model_of(
         return at(exponent, bins)
 
     def last(s: float) -> float:
-        seen = max((horizon or budget) // base_batch_size, 1)
-        return at(s).forecast([(base_batch_size, 1.0, seen)]).noise_scale[-1]
+        return at(s).forecast([(base_batch_size, 1.0, steps)]).noise_scale[-1]
 
     low, high = LEAST_EXPONENT, LARGEST_EXPONENT
     wanted, least, most = noise_scales[1], last(low), last(high)

@@ -23,7 +23,8 @@ from largebatch.planner.search import Vector
 from largebatch.planner.table import Table
 from largebatch.planner.wish import Wish
 
-UNCHECKED = "The forecast's order of schedules has not been checked against real runs."
+ALONE = "A forecast from a noise scale alone has not been checked against real runs."
+FITTED = "The forecast is that of a noisy quadratic fitted to the record."
 """What is known of the forecast's worth."""
 
 MARGINS = (0.95, 0.8, 0.5, 0.2)
@@ -111,18 +112,17 @@ def plan(wish: Wish) -> Plan:
         least_loss=least,
         target=target,
         workers=tuple(_more_workers(wish, coarse)) if wish.price is not None else (),
-        notes=(*_bounds(space, table, wish), UNCHECKED),
+        notes=(*_bounds(space, table, wish), ALONE if wish.recorded is None else FITTED),
     )
 
 
 def _model(wish: Wish, bins: int) -> Model:
-    return model_of(
+    return wish.recorded or model_of(
         wish.noise_scales,
         budget=wish.budget,
         base_batch_size=wish.base_batch_size,
         exponent=wish.exponent,
         bins=bins,
-        horizon=wish.horizon,
     )
 
 
@@ -132,7 +132,7 @@ def _space(wish: Wish, model: Model) -> Space:
         budget=wish.budget,
         smallest=wish.base_batch_size,
         largest=wish.largest,
-        max_lr=min(model.max_lr, wish.max_lr or math.inf),
+        max_lr=min(model.max_lr, wish.max_lr or model.seen or math.inf),
         stages=wish.stages,
     )
 
@@ -207,8 +207,9 @@ def _bounds(space: Space, table: Table, wish: Wish) -> list[str]:
     notes = []
     fast = [m for m, row in enumerate(table.rows, 1) if row.lr >= 0.999 * space.max_lr]
     large = [m for m, row in enumerate(table.rows, 1) if row.batch_size >= 0.999 * wish.largest]
-    given = wish.max_lr is not None and space.max_lr == wish.max_lr
-    why = "--max-lr" if given else "the model's stability"
+    why = {wish.max_lr: "--max-lr", space.model.max_lr: "the model's stability"}.get(
+        space.max_lr, "the largest rate in the record, which --max-lr sets aside,"
+    )
     if fast:
         notes.append(
             f"The rate is capped at x{space.max_lr:.4g} by {why} in stage {_listed(fast)}."

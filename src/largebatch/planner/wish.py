@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from largebatch.planner.model import Model
 from largebatch.planner.price import Price
 
 Minimise = Literal["samples", "steps", "time"]
@@ -22,21 +23,22 @@ class Wish:
     Args:
         budget: in samples.
         base_batch_size: B0, in samples.
-        noise_scales: of the first steps, and maybe of the last ones, in samples.
+        noise_scales: of the first steps, and maybe of the last ones, in samples; or
+        recorded: the model that was fitted to a run.
         minimise: "steps", "time" or "samples".
         within: the part by which the loss may be above the least one, above 0.
         max_lr: largest factor on the base rate, at least 1; never above the stable one of the
-            model, which None stands for.
+            model, which None stands for, or the largest one in the record.
         stages: how many.
         price: of a step; None where only steps and samples count.
         memory_limit: largest batch of one worker, in samples; None for no bound.
         exponent: of the loss, see `model_of`.
-        horizon: samples at which the last noise scale was; None for the budget.
     """
 
     budget: int
     base_batch_size: int
-    noise_scales: Sequence[float]
+    noise_scales: Sequence[float] = ()
+    recorded: Model | None = None
     minimise: Minimise = "steps"
     within: float = 0.01
     max_lr: float | None = None
@@ -45,7 +47,6 @@ class Wish:
     workers: int = 1
     memory_limit: int | None = None
     exponent: float = 0.5
-    horizon: int | None = None
 
     def __post_init__(self) -> None:
         if self.minimise == "time" and self.price is None:

@@ -10,6 +10,7 @@ import pytest
 
 from largebatch.core.not_enough import NotEnough
 from largebatch.simulate.quadratic import Phase, QuadraticFit, Spectrum, fit_quadratic, forecast
+from largebatch.simulate.quadratic.curves import Recorded, best_scales
 from largebatch.simulate.quadratic.search import simplex_minimum
 
 
@@ -85,6 +86,39 @@ def test_a_long_record_is_thinned_and_tells_the_same() -> None:
     assert found.points <= 64
     assert found.curvature_exponent == pytest.approx(1.2, abs=0.02)
     assert found.start_exponent == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("off", [0.2, 5.0])
+def test_noise_scales_that_follow_no_law_leave_the_losses_to_the_fit(off: float) -> None:
+    known = record(law(*LAWS[0]))
+    measured = np.flatnonzero(np.isfinite(known["noise_scales"]))
+    known["noise_scales"][measured[-1]] *= off
+    found = fit_quadratic(**known)
+    assert isinstance(found, QuadraticFit)
+    assert found.loss_spread < 0.1
+
+
+def test_large_curvature_with_small_rates_is_the_same_law() -> None:
+    """The numbers of a transformer's record: columns that are twenty powers of 10 apart."""
+    known = record(law(2.2, -1.0, 1.0, 1.0, 5.0, 0.2))
+    found = fit_quadratic(**{**known, "lrs": 1e-6 * known["lrs"]})
+    assert isinstance(found, QuadraticFit)
+    assert found.loss_spread < 0.01
+    assert found.spectrum.curvature[0] == pytest.approx(1e6, rel=0.05)
+
+
+def test_a_law_in_which_nothing_is_left_to_measure_has_no_scales() -> None:
+    steps = np.arange(1.0, 13.0)
+    losses = np.concatenate([[1.0, 0.5], np.full(10, 1e-3)])
+    run = Recorded(
+        losses=losses,
+        noise_scales=np.full(12, 20.0),
+        batch_sizes=np.full(12, 16.0),
+        lrs=np.full(12, 1.0),
+        between=np.diff(steps, prepend=0.0),
+    )
+    still = Spectrum(curvature=[1.0], noise=[0.0], second_moment=[1.0])
+    assert best_scales(still, run) is None
 
 
 def test_what_a_record_lacks_is_said() -> None:

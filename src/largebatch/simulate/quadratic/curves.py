@@ -4,11 +4,13 @@
     noise scale_t = noise C / (start F2_t + noise G2_t)
 
 For given curvatures and exponents the three scales enter linearly, also the second line once it is
-multiplied out. So they are found by least squares, and only the rest is searched for.
+multiplied out. So they are found by least squares, and only the rest is searched for. Where the
+variance of one sample's gradient is known, noise = variance / C, and two are left.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +18,19 @@ import numpy as np
 from largebatch.simulate.quadratic.sgd import decay
 from largebatch.simulate.quadratic.spectrum import Array, Spectrum
 
+NOISE_WEIGHT = 0.1
+"""Of a noise scale's relative error beside a loss's: one is known to a factor, one to percents."""
+
+FAR = 1e-3
+"""Squared norms this far below what a noise scale asks for weigh no more than those that are."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
     """A run at points of time, [T], with what lay between: [T] batches, rates, numbers of steps.
 
-    A noise scale that was not measured is not a number.
+    A noise scale that was not measured is not a number. `variance` is that of one sample's gradient
+    in units of SGD's rates, None where it is not known in them.
     """
 
     losses: Array
@@ -29,6 +38,7 @@ class Recorded:
     batch_sizes: Array
     lrs: Array
     between: Array
+    variance: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,14 +80,21 @@ def best_scales(spectrum: Spectrum, run: Recorded, *, rounds: int = 3) -> Scales
     f2, g2 = (part[seen] @ (weighed * spectrum.curvature) for part in (bias, noise))
     ratio, total = run.noise_scales[seen], spectrum.variance
     rows = np.stack([f, g, np.ones_like(f)], axis=1) / run.losses[:, None]
-    found = _not_negative(rows, np.ones(len(f)))
+    share = NOISE_WEIGHT * np.sqrt(len(f) / max(1, len(ratio)))
+    known = None if run.variance is None else run.variance / total
+    found = _not_negative(rows, np.ones(len(f)), second=known)
     for _ in range(rounds):
-        signal = np.maximum(found[0] * f2 + found[1] * g2, 1e-300)
+        signal = found[0] * f2 + found[1] * g2
+        expected = (found[1] * total or float(np.median(ratio * signal))) / ratio
+        signal = np.maximum(signal, FAR * expected)
+        if not (signal > 0.0).all():
+            return None
         more = np.stack([-ratio * f2, total - ratio * g2, 0.0 * f2], axis=1)
         more /= (ratio * signal)[:, None]
-        share = np.sqrt(len(f) / max(1, len(ratio)))  # both series count alike
         found = _not_negative(
-            np.concatenate([rows, share * more]), np.concatenate([np.ones(len(f)), 0.0 * ratio])
+            np.concatenate([rows, share * more]),
+            np.concatenate([np.ones(len(f)), 0.0 * ratio]),
+            second=known,
         )
     start, level, floor = (float(x) for x in found)
     if start <= 0.0 or level <= 0.0:
@@ -93,13 +110,26 @@ def best_scales(spectrum: Spectrum, run: Recorded, *, rounds: int = 3) -> Scales
     )
 
 
-def _not_negative(rows: Array, values: Array) -> Array:
-    """Least squares in three numbers of at least 0, by trying which of them are 0."""
-    best, least = np.zeros(3), float(values @ values)
-    for used in ([0, 1, 2], [0, 1], [0, 2], [1, 2], [0], [1], [2]):
+def _not_negative(rows: Array, values: Array, *, second: float | None) -> Array:
+    """Least squares in three numbers of at least 0, by trying which of them are 0; the second may
+    be known."""
+    size = np.abs(rows).max(axis=0)
+    size = np.where(size > 0.0, size, 1.0)
+    rows = rows / size  # or the largest column hides the others
+    best, free = np.zeros(3), _SUBSETS
+    if second is not None:
+        best[1], free = second * size[1], _WITHOUT_SECOND
+        values = values - best[1] * rows[:, 1]
+    with np.errstate(over="ignore"):
+        least, found = float(values @ values), best
+    for used in free if least < math.inf else ():
         some, *_ = np.linalg.lstsq(rows[:, used], values, rcond=None)
         error = float(np.sum((rows[:, used] @ some - values) ** 2))
         if (some >= 0.0).all() and error < least:
-            best, least = np.zeros(3), error
-            best[used] = some
-    return best
+            found, least = best.copy(), error
+            found[used] = some
+    return found / size
+
+
+_SUBSETS: tuple[list[int], ...] = ([0, 1, 2], [0, 1], [0, 2], [1, 2], [0], [1], [2])
+_WITHOUT_SECOND: tuple[list[int], ...] = ([0, 2], [0], [2])

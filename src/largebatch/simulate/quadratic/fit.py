@@ -3,19 +3,21 @@
     lambda = curvature i^-p,   e = start i^-q,   c = noise i^-p,   loss + floor
 
 Searched: curvature, p, q, from a grid of starts; start, noise and floor follow by least squares.
-The run is taken for plain SGD; with momentum m give lr / (1 - m). Derived here.
+The run is taken for plain SGD; with momentum m give lr / (1 - m). There the measured variance of
+one sample's gradient says how large the noise is. Of an optimizer that divides the gradient only
+the noise scale is in units of the model's. Derived here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
 from largebatch.core.not_enough import NotEnough
-from largebatch.simulate.quadratic.curves import Recorded, Scales, best_scales
+from largebatch.simulate.quadratic.curves import NOISE_WEIGHT, Recorded, Scales, best_scales
 from largebatch.simulate.quadratic.search import simplex_minimum
 from largebatch.simulate.quadratic.spectrum import Array, Spectrum
 
@@ -68,6 +70,7 @@ def fit_quadratic(
     batch_sizes: Series,
     lrs: Series,
     noise_scales: Series,
+    variance: float | None = None,
     dimensions: int = 100_000,
 ) -> QuadraticFit | NotEnough:
     """The power law nearest to a recorded run, or what is missing for one.
@@ -84,13 +87,19 @@ def fit_quadratic(
         losses: [T], above 0, best of a validation split or smoothed.
         batch_sizes, lrs: [T], of the entry's last step; batches are compared with the samples.
         noise_scales: [T], in samples; not a number where it was not measured.
+        variance: of one sample's gradient, tr Sigma, in the mean over the run, above 0; None where
+            the optimizer is not SGD, or nothing measured it.
         dimensions: of the weights.
 
     Raises:
         ValueError: series of different lengths, numbers outside their range, or batch sizes that
             are not the samples of a step.
     """
-    run = _recorded(steps, samples, losses, batch_sizes, lrs, noise_scales)
+    if variance is not None and not 0.0 < variance < np.inf:
+        raise ValueError(f"variance is above 0, or None; got {variance!r}.")
+    run = replace(
+        _recorded(steps, samples, losses, batch_sizes, lrs, noise_scales), variance=variance
+    )
     missing = _missing(run)
     if missing is not None:
         return missing
@@ -138,7 +147,9 @@ def _searched(run: Recorded, dimensions: int) -> tuple[Array, Scales | None]:
         scales = best_scales(_law(at, dimensions), run)
         if scales is None:
             return np.inf
-        return float(np.log(scales.loss_spread**2 + scales.noise_spread**2 + 1e-24))
+        return float(
+            np.log(scales.loss_spread**2 + (NOISE_WEIGHT * scales.noise_spread) ** 2 + 1e-24)
+        )
 
     limit = np.log(2.0 / run.lrs.max())
     grid = product(limit - np.array([0.5, 2.0, 4.0]), (0.8, 1.2, 1.8), (0.0, 0.5, 1.0))
