@@ -6,7 +6,7 @@ import math
 import re
 from fractions import Fraction
 
-from largebatch.planner.table import MOST_BUDGET
+from largebatch.planner.counted import MOST_BUDGET
 from largebatch.rules.batch_steps import UNITS
 
 _AMOUNT = re.compile(r"(\d[\d_]*(?:\.\d+)?(?:[eE]\+?\d{1,3})?)([KMBGT]?)", re.ASCII)

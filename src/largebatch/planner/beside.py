@@ -9,10 +9,11 @@ from itertools import pairwise
 
 from largebatch import methods
 from largebatch.core.rule import Rule, chain, names_within
+from largebatch.planner.counted import ahead, rate_at, runs, started
 from largebatch.planner.model import Model
 from largebatch.planner.named import schedule_named
 from largebatch.planner.price import Price
-from largebatch.planner.table import Table, ahead, rate_at, runs, started, table_of
+from largebatch.planner.table import Table, table_of
 from largebatch.rules import Growth
 from largebatch.rules.stages import Stages
 

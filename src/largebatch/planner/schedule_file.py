@@ -19,7 +19,8 @@ from typing import Any
 from largebatch.core.codec import decode, encode
 from largebatch.core.errors import RecordError
 from largebatch.core.rule import Rule, chain
-from largebatch.planner.table import MOST_BUDGET, Row, Table, table_of
+from largebatch.planner.counted import MOST_BUDGET
+from largebatch.planner.table import Row, Table, table_of
 from largebatch.rules import KINDS
 
 VERSION = 1

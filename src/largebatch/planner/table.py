@@ -1,33 +1,17 @@
 """A schedule as a table of stages, without training: what a run on the clock alone would do.
 
-    stage = all steps of one batch size,    steps = ceil(samples of the stage / batch)
-
-The decisions are those of the rule itself, asked at the clocks at which something may change; the
-steps between are counted and not made, so a budget of 10^13 samples costs no more than one of 10^4.
+stage = all steps of one batch size,    steps = ceil(samples of the stage / batch)
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
-from largebatch.core.decider import Decider
-from largebatch.core.measurement import Budget, Reading
-from largebatch.core.rule import Chain, Rule, chain, label_of, within
-from largebatch.rules import Growth, Milestones
-
-ON_THE_CLOCK = frozenset(
-    {
-        "Chain", "ClampBatch", "ClampLr", "Growth", "Legw", "LimitGrowth", "LinearScaling",
-        "Milestones", "Schedule", "SqrtScaling", "WarmUp",
-    }
-)  # fmt: skip
-"""Rules that decide by the clock, the table and the batch in hand."""
-
-MOST_BUDGET = 10**13
-"""Samples of a schedule; beyond 2^53 a float misses whole samples, and a fraction long before."""
+from largebatch.core.rule import Rule, label_of, within
+from largebatch.planner.boundaries import growths_of
+from largebatch.planner.counted import runs, started
+from largebatch.rules import Growth
 
 MOST_STAGES = 100_000
 """A table of more is no table."""
@@ -150,142 +134,12 @@ def table_of(
     )
 
 
-def started(
-    rule: Rule,
-    *,
-    budget: int,
-    base_batch_size: int,
-    batch_size: int | None = None,
-    dataset_size: int | None = None,
-) -> Decider:
-    """The decider before the first step, of a run that is not made.
-
-    Raises:
-        ValueError: as `table_of`.
-    """
-    whole = _on_the_clock(rule)
-    first = batch_size or _first_of(whole) or base_batch_size
-    if not isinstance(budget, int) or not first <= budget <= MOST_BUDGET:
-        raise ValueError(
-            f"A schedule's budget is a whole number of samples, from its first batch, {first:,}, "
-            f"to {MOST_BUDGET:,}; got {budget!r}. Example: --budget 10M"
-        )
-    return Decider.start(
-        whole,
-        base_batch_size=base_batch_size,
-        batch_size=first,
-        dataset_size=dataset_size,
-        budget=Budget(samples=budget),
-    )
-
-
-def rate_at(decider: Decider) -> float:
-    """The factor on the base rate in the coming step, at its whole batch."""
-    whole = Reading(samples=decider.batch_size, loss=1.0)
-    return decider.decide(decider.see(whole, base_lr=1.0))[1].lr_multiplier
-
-
-def ahead(decider: Decider, steps: int) -> Decider:
-    """The decider after so many more steps of its batch, in which its state stays as it is."""
-    base_steps = steps * decider.batch_size / decider.base_batch_size
-    return replace(
-        decider,
-        step=decider.step + steps,
-        samples=decider.samples + steps * decider.batch_size,
-        base_steps=decider.base_steps + base_steps,
-    )
-
-
-def runs(decider: Decider) -> Iterator[tuple[Decider, Decider, float, float]]:
-    """(decider before the first step of a stage, after its last one, both steps' rates).
-
-    Args:
-        decider: as `started` gives it.
-    """
-    while not decider.finished:
-        first, rate = decider, rate_at(decider)
-        last_rate = rate
-        while not decider.finished and decider.batch_size == first.batch_size:
-            last_rate = rate_at(decider)
-            decider = _step(decider)
-            if not decider.finished and _rises_alone(decider, last_rate):
-                break
-            if decider.batch_size == first.batch_size:  # else a bound lets it move step by step
-                decider = ahead(decider, _certain(decider))
-        yield first, decider, rate, last_rate
-
-
-def _rises_alone(decider: Decider, last_rate: float) -> bool:
-    """Whether a stage of the table with the same batch and another rate begins here."""
-    before, here = decider.samples - decider.batch_size, decider.samples * (1.0 + 1e-12)
-    for growth in _growths(decider.rule):
-        if isinstance(growth, Growth) and growth.stages.lr:
-            begins = list(_boundaries(decider, growth))
-            if any(before < begin <= here for begin in begins):
-                return rate_at(decider) != last_rate
-    return False
-
-
-def _step(decider: Decider) -> Decider:
-    size = min(decider.batch_size, _budget(decider) - decider.samples)
-    return decider.decide(decider.see(Reading(samples=size, loss=1.0), base_lr=1.0))[0]
-
-
-def _certain(decider: Decider) -> int:
-    """Steps after which the batch is still the same for certain, and some are left to be made."""
-    size, here = decider.batch_size, decider.samples
-    points = [b for rule in _growths(decider.rule) for b in _boundaries(decider, rule) if b > here]
-    points.append(float(_budget(decider)))
-    # two steps are kept for what a point is rounded by
-    return max(math.floor((min(points) - here) / size) - 2, 0)
-
-
-def _boundaries(decider: Decider, rule: Growth | Milestones) -> Iterator[float]:
-    """Where the batch may change, in samples from the start of the run."""
-    over = rule.over or decider.budget
-    assert over is not None
-    for at in rule.at:
-        amount = at * over.amount
-        if over.unit == "base_steps":
-            amount *= decider.base_batch_size
-        elif over.unit == "steps":
-            amount = decider.samples + (amount - decider.step) * decider.batch_size
-        yield amount
-
-
-def _growths(rule: Rule) -> list[Growth | Milestones]:
-    return [one for one in within(rule) if isinstance(one, (Growth, Milestones))]
-
-
-def _budget(decider: Decider) -> int:
-    assert decider.budget is not None
-    assert decider.budget.samples is not None
-    return decider.budget.samples
-
-
-def _on_the_clock(rule: Rule) -> Chain:
-    whole = chain(rule)
-    other = {type(one).__name__ for one in within(whole)} - ON_THE_CLOCK
-    if other:
-        raise ValueError(
-            f"{', '.join(sorted(other))} decides by what a run measures, so its steps are not "
-            "known before: largebatch plan --dry-run takes growth, linear-growth, warmup-growth, "
-            'seesaw, smith, constant, cosine, a string such as "0:768 250B:1536", or a file.'
-        )
-    return whole
-
-
-def _first_of(rule: Chain) -> int | None:
-    absolute = [g.stages for g in _growths(rule) if isinstance(g, Growth) and g.stages.of]
-    return math.ceil(absolute[0].required(0, first=1) * (1.0 - 1e-12)) if absolute else None
-
-
 def _passed_over(rule: Rule, rows: list[Row]) -> int:
     """Stages of the tables that were too short for a step of theirs, where nothing bounds them."""
     if {type(one).__name__ for one in within(rule)} & {"ClampBatch", "LimitGrowth"}:
         return 0
     wanted = 1
-    for growth in _growths(rule):
+    for growth in growths_of(rule):
         if isinstance(growth, Growth):
             table, count = growth.stages, len(growth.stages)
             pairs = [(table.batch[m], table.rate(m)) for m in range(count)]
