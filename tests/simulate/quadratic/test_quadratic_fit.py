@@ -121,6 +121,22 @@ def test_a_law_in_which_nothing_is_left_to_measure_has_no_scales() -> None:
     assert best_scales(still, run) is None
 
 
+@pytest.mark.parametrize("factor", [2.1, 1e3, 1e6])
+def test_a_law_by_which_the_record_would_have_diverged_has_no_scales(factor: float) -> None:
+    known = record(law(*LAWS[0]))
+    run = Recorded(
+        losses=known["losses"],
+        noise_scales=np.full(len(known["losses"]), 50.0),
+        batch_sizes=known["batch_sizes"],
+        lrs=known["lrs"],
+        between=np.diff(known["steps"], prepend=0.0),
+    )
+    fast = Spectrum.power_law(
+        100, curvature=factor / 0.3, curvature_exponent=1.0, start_exponent=0.0
+    )
+    assert best_scales(fast, run) is None
+
+
 def test_what_a_record_lacks_is_said() -> None:
     whole = record(law(*LAWS[0]))
     short = fit_quadratic(**{name: values[:9] for name, values in whole.items()})

@@ -69,17 +69,18 @@ def along(spectrum: Spectrum, run: Recorded) -> tuple[Array, Array]:
     return bias, noise
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def best_scales(spectrum: Spectrum, run: Recorded, *, rounds: int = 3) -> Scales | None:
     """The scales on start and noise, and the floor, that come nearest; None if none is positive."""
     bias, noise = along(spectrum, run)
-    if not (np.isfinite(bias).all() and np.isfinite(noise).all()):
-        return None
     weighed = spectrum.weight * spectrum.curvature
     f, g = 0.5 * bias @ weighed, 0.5 * noise @ weighed
     seen = np.isfinite(run.noise_scales)
     f2, g2 = (part[seen] @ (weighed * spectrum.curvature) for part in (bias, noise))
     ratio, total = run.noise_scales[seen], spectrum.variance
     rows = np.stack([f, g, np.ones_like(f)], axis=1) / run.losses[:, None]
+    if not all(np.isfinite(values).all() for values in (rows, f2, g2)):
+        return None
     share = NOISE_WEIGHT * np.sqrt(len(f) / max(1, len(ratio)))
     known = None if run.variance is None else run.variance / total
     found = _not_negative(rows, np.ones(len(f)), second=known)
@@ -91,6 +92,8 @@ def best_scales(spectrum: Spectrum, run: Recorded, *, rounds: int = 3) -> Scales
             return None
         more = np.stack([-ratio * f2, total - ratio * g2, 0.0 * f2], axis=1)
         more /= (ratio * signal)[:, None]
+        if not np.isfinite(more).all():
+            return None
         found = _not_negative(
             np.concatenate([rows, share * more]),
             np.concatenate([np.ones(len(f)), 0.0 * ratio]),
@@ -120,8 +123,7 @@ def _not_negative(rows: Array, values: Array, *, second: float | None) -> Array:
     if second is not None:
         best[1], free = second * size[1], _WITHOUT_SECOND
         values = values - best[1] * rows[:, 1]
-    with np.errstate(over="ignore"):
-        least, found = float(values @ values), best
+    least, found = float(values @ values), best
     for used in free if least < math.inf else ():
         some, *_ = np.linalg.lstsq(rows[:, used], values, rcond=None)
         error = float(np.sum((rows[:, used] @ some - values) ** 2))
