@@ -19,16 +19,27 @@ APART = {"noise": -0.006, "branches": 0.006, "sweep": 0.0}
 
 
 def draw_critical(result: Critical, path: str | os.PathLike[str]) -> None:
-    """Writes the picture: a colour for each method, bars for intervals, arrows where one end is
-    open; a curve of the sweep, which holds for the whole run, is a line with a band.
+    """Writes the picture of `draw_on`, with its legend.
 
     Raises:
         PlotMissing: matplotlib is not installed.
     """
-    from matplotlib import ticker
-
     figure = require_matplotlib()(figsize=(8.5, 5.2), layout="constrained")
     panel = figure.subplots()
+    draw_on(panel, result)
+    _, labels = panel.get_legend_handles_labels()
+    if labels:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle(f"Critical batch of {result.name}, with 95 % intervals")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def draw_on(panel: Any, result: Critical) -> None:
+    """Draws on axes of matplotlib: a colour for each method, bars for intervals, arrows where one
+    end is open; a curve of the sweep, which holds for the whole run, is a line with a band."""
+    from matplotlib import ticker
+
     low, high = _span(result)
     panel.axhline(result.base_batch_size, color=GREY, linewidth=1.0, linestyle=":")
     panel.annotate(
@@ -47,12 +58,6 @@ def draw_critical(result: Critical, path: str | os.PathLike[str]) -> None:
     panel.grid(visible=True, alpha=0.25)
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
-    _, labels = panel.get_legend_handles_labels()
-    if labels:
-        figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    figure.suptitle(f"Critical batch of {result.name}, with 95 % intervals")
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
 
 
 def _points(panel: Any, answer: Answer, *, low: float, high: float) -> None:
