@@ -71,8 +71,11 @@ def agreement(pairs: Sequence[tuple[Finding, Finding]]) -> str:
     """
     both = [(a.batch, b.batch) for a, b in pairs if a.batch is not None and b.batch is not None]
     apart = [found for found in (factor(a, b) for a, b in both) if found is not None]
-    overlapping = sum(overlap(a, b) for a, b in both)
-    shared = f"the intervals overlap in {overlapping} of {len(both)}"
+    sides = [change(a, b) for a, b in both]
+    shared = (
+        f"the intervals overlap in {sum(overlap(a, b) for a, b in both)} of {len(both)}, the "
+        f"second's lies above in {sides.count('rises')}, below in {sides.count('falls')}"
+    )
     missing = len(pairs) - len(both)
     if missing:
         shared += f"; in {missing} one of the two is unknown"

@@ -9,9 +9,10 @@ as many seeds, and lays two families of curves through the steps; it speaks of t
 
 An interval has 95 %: of the noise scale and of the curves as a whole; that of branches goes from a
 batch that surely holds up to one that surely does not, each by itself, and their answer is at least
-the base batch. A method shows a rise where the last piece's interval lies above the first's. A
-factor is the larger of two numbers over the smaller, where both intervals have an upper end; an
-interval without one overlaps others easily.
+the base batch. A method shows a rise where the last piece's interval lies above the first's, with
+an end in common at most: a batch that surely was too large then surely holds. A factor is the
+larger of two numbers over the smaller, where both intervals have an upper end; an interval without
+one overlaps others easily.
 """
 
 from __future__ import annotations
@@ -104,9 +105,8 @@ def find(ledger: Ledger) -> Findings:
         findings.text.append(verdict(found))
         findings.text.append("\n".join(_small_print(cell, found)))
         for name, batch in _named(found):
-            whole = math.isfinite(batch.high)
-            wide = batch.high - batch.low if whole else batch.value
-            if math.isfinite(batch.value):
+            if math.isfinite(batch.high):
+                wide = batch.high - batch.low
                 findings.add(f"{cell.workload}: {name}", batch.value, least=wide)
     findings.leave_out(CUT)
     return findings
@@ -135,19 +135,28 @@ def _cost(answer: Answer, found: Critical) -> str:
 
 def _small_print(cell: Cell, found: Critical) -> list[str]:
     """What each method assumes, in its own words, and what it left out."""
-    seeds = {"noise": "1 seed"}
     return [
-        f"- {NAMES[answer.method]}, {seeds.get(answer.method, f'{cell.settings.seeds} seeds')}: "
-        f"{'. '.join((answer.assumes, *answer.notes))}."
+        f"- {_size(answer, cell)}: {'. '.join((answer.assumes, *answer.notes))}."
         for answer in found.answers
     ]
 
 
+def _size(answer: Answer, cell: Cell) -> str:
+    """Seeds, and the largest batch that was tried."""
+    tried = [trial.batch_size for trial in answer.trials]
+    tried += [run.batch_size for run in answer.runs]
+    if not tried:
+        return f"{NAMES[answer.method]}, 1 seed"
+    return f"{NAMES[answer.method]}, {cell.settings.seeds} seeds, batches up to {max(tried):,}"
+
+
 def _named(found: Critical) -> list[tuple[str, Range]]:
-    """All numbers by name."""
-    along = [(f"{NAMES[m]}, {f.where}", f) for m in ALONG for f in pieces(found, m)]
-    swept = list(zip((f"sweep, {family}" for family in FAMILIES), curves(found), strict=False))
-    return [(name, finding.batch) for name, finding in along + swept if finding.batch is not None]
+    """Numbers by name: of the first pieces, and of whole runs."""
+    (noise,) = (answer for answer in found.answers if answer.method == "noise")
+    chosen = [(f"{NAMES[method]}, first piece", pieces(found, method)[0]) for method in ALONG]
+    chosen.append((f"{NAMES['noise']}, whole run", noise.findings[-1]))
+    chosen += zip((f"sweep, {family}" for family in FAMILIES), curves(found), strict=False)
+    return [(name, finding.batch) for name, finding in chosen if finding.batch is not None]
 
 
 def draw(ledger: Ledger, path: Path) -> None:

@@ -63,7 +63,8 @@ def test_agreement_counts_what_is_known() -> None:
     ]
     assert agreement(pairs) == (
         "factors 3.8, 1.4 (within 2 in 1, within 4 in 2 of 2 with upper ends); the intervals "
-        "overlap in 2 of 3; in 1 one of the two is unknown"
+        "overlap in 2 of 3, the second's lies above in 1, below in 0; in 1 one of the two is "
+        "unknown"
     )
     assert agreement(pairs[3:]).startswith("no pair with two upper ends")
 
