@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.growth import adaptive, rate, relation, seesaw
+from experiments.growth import adaptive, critical, rate, relation, seesaw
 from experiments.lab.part import main
 
 PARTS = {
@@ -12,6 +12,7 @@ PARTS = {
     "rate": rate.PART,
     "adaptive": adaptive.PART,
     "seesaw": seesaw.PART,
+    "critical": critical.PART,
 }
 
 if __name__ == "__main__":

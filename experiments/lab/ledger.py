@@ -117,5 +117,6 @@ def _result(plain: dict[str, Any]) -> Result:
     plain["told"] = Told(
         notes={k: math.nan if v is None else v for k, v in told["notes"].items()},
         trace=tuple(tuple(math.nan if v is None else v for v in p) for p in told["trace"]),
+        whole=told.get("whole"),
     )
     return Result(**plain)

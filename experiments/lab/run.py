@@ -25,10 +25,13 @@ class Told:
     Args:
         notes: numbers by name.
         trace: a row a step.
+        whole: what a command found, in the plain form of `core.codec`: findings with reasons and
+            open ends are no rows of numbers. None where there is none.
     """
 
     notes: dict[str, float] = field(default_factory=dict)
     trace: tuple[tuple[float, ...], ...] = ()
+    whole: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,10 +17,10 @@ from largebatch.analysis.efficiency import Range
 from largebatch.analysis.noise import NotEnough
 from largebatch.analysis.student import Mean
 from largebatch.cli.main import cli
-from largebatch.commands.critical import Critical, Settings, critical
+from largebatch.commands.critical import Critical, Finding, Settings, critical
 from largebatch.commands.critical.branches import rule_of, scaling_of, smoothed, window_of
 from largebatch.commands.critical.climb import MOST_RATES, climb
-from largebatch.commands.critical.draw import draw_critical
+from largebatch.commands.critical.draw import draw_critical, draw_on
 from largebatch.commands.critical.grid import critical_on_grid, mean_excess
 from largebatch.commands.critical.lab import Lab, Run, Spent, part_of
 from largebatch.commands.critical.settings import methods_of
@@ -332,6 +332,21 @@ def test_the_picture_is_written(small: Critical, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     draw_critical(small, tmp_path / "new" / "critical.png")
     assert (tmp_path / "new" / "critical.png").stat().st_size > 10_000
+
+
+def test_a_bound_is_drawn_as_an_arrow_and_not_as_a_point(small: Critical) -> None:
+    figures = pytest.importorskip("matplotlib.figure")
+    bounds = [Range(value=64.0, low=32.0, high=128.0), Range(value=9e5, low=48.0, high=math.inf)]
+    findings = tuple(
+        Finding(where="here", start=at / 2, stop=(at + 1) / 2, batch=batch)
+        for at, batch in enumerate(bounds)
+    )
+    panel = figures.Figure().subplots()
+    draw_on(panel, replace(small, answers=(replace(small.answers[0], findings=findings),)))
+    (line,) = (line for line in panel.get_lines() if "along" in str(line.get_label()))
+    assert line.get_ydata()[0] == 64.0
+    assert math.isnan(line.get_ydata()[1])
+    assert panel.get_ylim()[1] == 256.0, "no room is made for it"
 
 
 # What is refused, before any training

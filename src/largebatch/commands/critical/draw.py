@@ -19,16 +19,27 @@ APART = {"noise": -0.006, "branches": 0.006, "sweep": 0.0}
 
 
 def draw_critical(result: Critical, path: str | os.PathLike[str]) -> None:
-    """Writes the picture: a colour for each method, bars for intervals, arrows where one end is
-    open; a curve of the sweep, which holds for the whole run, is a line with a band.
+    """Writes the picture of `draw_on`, with its legend.
 
     Raises:
         PlotMissing: matplotlib is not installed.
     """
-    from matplotlib import ticker
-
     figure = require_matplotlib()(figsize=(8.5, 5.2), layout="constrained")
     panel = figure.subplots()
+    draw_on(panel, result)
+    _, labels = panel.get_legend_handles_labels()
+    if labels:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle(f"Critical batch of {result.name}, with 95 % intervals")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def draw_on(panel: Any, result: Critical) -> None:
+    """Draws on axes of matplotlib: a colour for each method, bars for intervals, arrows where one
+    end is open; a curve of the sweep, which holds for the whole run, is a line with a band."""
+    from matplotlib import ticker
+
     low, high = _span(result)
     panel.axhline(result.base_batch_size, color=GREY, linewidth=1.0, linestyle=":")
     panel.annotate(
@@ -47,16 +58,10 @@ def draw_critical(result: Critical, path: str | os.PathLike[str]) -> None:
     panel.grid(visible=True, alpha=0.25)
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
-    _, labels = panel.get_legend_handles_labels()
-    if labels:
-        figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    figure.suptitle(f"Critical batch of {result.name}, with 95 % intervals")
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
 
 
 def _points(panel: Any, answer: Answer, *, low: float, high: float) -> None:
-    """The findings along the run; in a finding without upper end the arrow starts at its low."""
+    """The findings along the run; one without upper end is an arrow from its low, and no point."""
     colour = LOOKS[answer.method]
     known = [f for f in answer.findings if f.start is not None and f.batch is not None]
     label = f"{answer.method} (along the run)"
@@ -64,15 +69,15 @@ def _points(panel: Any, answer: Answer, *, low: float, high: float) -> None:
     for finding in known:
         batch, x = finding.batch, _middle(finding) + APART[answer.method]
         assert batch is not None, "chosen so"
-        top = min(batch.high, high)
+        bounded = math.isfinite(batch.high)
+        top = batch.high if bounded else high
         panel.plot([x, x], [max(batch.low, low), top], color=colour, linewidth=1.6, alpha=0.8)
-        if math.isinf(batch.high):
+        if not bounded:
             panel.plot([x], [0.94 * high], "^", color=colour, markersize=6, clip_on=False)
         if batch.low <= 0.0:
             panel.plot([x], [1.06 * low], "v", color=colour, markersize=6, clip_on=False)
-        value = batch.value if math.isfinite(batch.value) else batch.low
         xs.append(x)
-        ys.append(value)
+        ys.append(batch.value if bounded else math.nan)
     if xs:
         panel.plot(xs, ys, "o-", color=colour, linewidth=1.0, markersize=5, label=label)
 
@@ -84,7 +89,7 @@ def _lines(panel: Any, answer: Answer) -> None:
     for finding, style in zip(whole, styles, strict=False):
         batch, colour = finding.batch, LOOKS[answer.method]
         assert batch is not None, "chosen so"
-        if not math.isfinite(batch.value):
+        if not math.isfinite(batch.high):
             continue
         panel.axhline(
             batch.value,
@@ -93,7 +98,7 @@ def _lines(panel: Any, answer: Answer) -> None:
             linewidth=1.4,
             label=f"{answer.method}: {finding.where}",
         )
-        if answer.method == "sweep" and math.isfinite(batch.high):
+        if answer.method == "sweep":
             panel.axhspan(batch.low, batch.high, color=colour, alpha=0.12, linewidth=0)
 
 
@@ -102,7 +107,8 @@ def _span(result: Critical) -> tuple[float, float]:
     ends = [float(result.base_batch_size)]
     for answer in result.answers:
         for batch in (f.batch for f in answer.findings if f.batch is not None):
-            ends += _finite([batch.value, batch.low, batch.high])
+            bounded = math.isfinite(batch.high)
+            ends += _finite([batch.low, batch.high, *([batch.value] if bounded else [])])
     return min(ends) / 2, max(ends) * 2
 
 

@@ -1,0 +1,56 @@
+"""One way to the critical batch as a run: its whole answer is kept beside the key."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+from experiments.lab import workloads
+from experiments.lab.run import Result, Run, Told
+
+from largebatch.commands.critical import Critical, Settings, critical
+from largebatch.core.codec import decode, encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Critic(Run):
+    """`largebatch probe --by METHOD`, where `method` is the way; the budget, of the base run, is in
+    samples.
+
+    Args:
+        settings: as for `critical`.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+
+    def make(self) -> Result:
+        torch.set_num_threads(1)
+        began = time.perf_counter()
+        assert self.budget.unit == "samples"
+        found = critical(
+            workloads.workload(self.workload),
+            by=(self.method,),
+            budget=f"{self.budget.amount:.0f}",
+            settings=self.settings,
+        )
+        (answer,) = found.answers
+        return Result(
+            steps=answer.steps,
+            samples=answer.samples,
+            base_steps=float(answer.steps),
+            mean_gain=1.0,
+            mean_multiplier=1.0,
+            diverged=False,
+            train={},
+            validation={},
+            test={},
+            told=Told(whole=encode(found)),
+            seconds=time.perf_counter() - began,
+        )
+
+
+def answered(result: Result) -> Critical:
+    """What `critical` gave."""
+    found: Critical = decode(Critical, result.told.whole)
+    return found
