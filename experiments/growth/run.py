@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.growth import adaptive, critical, rate, relation, seesaw
+from experiments.growth import adaptive, critical, rank, rate, relation, seesaw
 from experiments.lab.part import main
 
 PARTS = {
@@ -13,6 +13,7 @@ PARTS = {
     "adaptive": adaptive.PART,
     "seesaw": seesaw.PART,
     "critical": critical.PART,
+    "rank": rank.PART,
 }
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 AdamW at equal samples, with a warm-up over a twentieth. The rate of the cosine is the best of seven
 by the validation loss of three seeds, and the other rows are shown at that rate, as in the paper,
-and at the best of seven of their own; five other seeds are reported. Seesaw is bounded by the
+and at the best of seven of their own; five other seeds are reported. A second comparison, at the
+cosine's rate, has four times the samples. Seesaw is bounded by the
 measured noise scale (kappa = 1) or by nothing but the data. Controls: the decay as its root
 without growth, and a constant batch of as many steps as Seesaw at the cosine's rate, with a cosine.
 
@@ -12,37 +13,19 @@ at the noise scale that the run recorded last, and never shrinks: what that boun
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import replace
 from pathlib import Path
 
-from experiments.adadagrad.setup import REPORTED, Make, Row
-from experiments.growth.setup import (
-    HEADER,
-    Cell,
-    Watched,
-    apart,
-    at,
-    clocks,
-    direction,
-    losses,
-    said,
-    tuned,
-)
+from experiments.adadagrad.setup import REPORTED, Row
+from experiments.growth.setup import HEADER, Cell, apart, clocks, direction, losses, said
+from experiments.growth.traded import CELLS, DECAY, LONGER, Found, limit, measured
 from experiments.lab.findings import Findings, mean
 from experiments.lab.ledger import Ledger
 from experiments.lab.part import Part
-from experiments.lab.run import Result, Told
+from experiments.lab.run import Result
 
-import largebatch as lb
-from largebatch import methods
-
-CELLS: tuple[Cell, ...] = (
-    Cell(workload="digits", optimizer="adamw", start=16, samples=20_000, least=5e-4),
-)
 CUT: dict[str, str] = {
-    "the transformer": "left out for its hour",
     "models of 150M and more, as in the paper": "no machine for them",
     "other constant batches": "the one of as many steps stands for them",
 }
@@ -50,93 +33,6 @@ CUT: dict[str, str] = {
 
 MARGIN = 0.01
 """Relative loss within which it counts as equal."""
-
-WARM = lb.WarmUp(fraction=0.05, start=0.0)
-DECAY = lb.Cosine()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Root:
-    """The square root of the cosine."""
-
-    def __call__(self, fraction: float) -> float:
-        return max(DECAY(fraction), 0.0) ** 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capped(Watched):
-    """Its trace tells (samples before, batch, noise scale) wherever the noise scale was measured;
-    the noise scale is the one that the bound had."""
-
-    def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
-        rule = lb.Averaged(lb.ClampToNoiseScale())
-        state, rows = rule.init(), []
-        for seen, decision in record.steps:
-            state, _ = rule.update(state, seen, decision)
-            if seen.moments is not None:
-                noise_scale = float(f"{state[1].noise_scale:.6g}")
-                rows.append((seen.samples, seen.batch_size, noise_scale))
-        return Told(trace=tuple(rows))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """The rows of a cell.
-
-    Args:
-        cosine: to compare with.
-        paired: name -> the row at the cosine's rate and at its own.
-        large: the constant batch of as many steps.
-    """
-
-    cosine: Row
-    paired: dict[str, tuple[Row, Row]]
-    large: Row
-
-
-def _makes(cell: Cell) -> dict[str, Make]:
-    capped = lb.chain(WARM, methods.seesaw(factor=DECAY))
-
-    def seesaw(lr: float, seed: int) -> Capped:
-        plain = cell.run("Seesaw, bounded", capped, lr=lr, seed=seed)
-        return Capped(**{field.name: getattr(plain, field.name) for field in fields(plain)})
-
-    rules = {
-        "Seesaw, not bounded": methods.seesaw(factor=DECAY, kappa=None),
-        "root of the cosine": lb.Schedule(factor=Root()),
-    }
-    others = {name: cell.make(name, lb.chain(WARM, rule)) for name, rule in rules.items()}
-    return {"Seesaw, bounded": seesaw} | others
-
-
-def measured(ledger: Ledger, cell: Cell) -> Found:
-    """Makes, or reads, all runs of a cell."""
-    rule = lb.chain(WARM, lb.Schedule(factor=DECAY))
-    cosine = tuned(ledger, cell, {"cosine": cell.make("cosine", rule)})["cosine"]
-    makes = _makes(cell)
-    shared = {name: at(ledger, cosine.lr, name, make) for name, make in makes.items()}
-    own = tuned(ledger, cell, {f"{name}, own rate": make for name, make in makes.items()})
-    batch = round(shared["Seesaw, bounded"].batch)
-    name = f"batch {batch}, cosine, own rate"
-    return Found(
-        cosine=cosine,
-        paired={key: (shared[key], own[f"{key}, own rate"]) for key in makes},
-        large=tuned(ledger, cell, {name: cell.make(name, rule, batch=batch)})[name],
-    )
-
-
-def limit(result: Result, cell: Cell) -> float:
-    """Optimizer steps of a batch that follows the decay at once, up to the noise scale."""
-    parts, steps, batch = 1000, 0.0, float(cell.start)
-    waiting = list(result.told.trace)
-    ceiling = math.inf
-    for part in range(parts):
-        x = (part + 0.5) / parts
-        while waiting and waiting[0][0] <= x * cell.samples:
-            ceiling = waiting.pop(0)[2]
-        batch = max(batch, min(cell.start / DECAY(x), ceiling))
-        steps += cell.samples / parts / batch
-    return steps
 
 
 def find(ledger: Ledger) -> Findings:
@@ -151,11 +47,18 @@ def find(ledger: Ledger) -> Findings:
         findings.text.append(f"## {cell.name}")
         rows = [found.cosine, *[r for pair in found.paired.values() for r in pair], found.large]
         metric = ["accuracy"] * ("accuracy" in found.cosine.results[0].test)
+        more = replace(cell, samples=LONGER * cell.samples)
         findings.table(
             (*HEADER, "steps, limit", "test loss", *metric, "less the cosine's"),
-            [[*clocks(row), _limit(row, cell), *losses(row, found.cosine)] for row in rows],
+            [[*clocks(row), _limit(row, cell), *losses(row, found.cosine)] for row in rows]
+            + [
+                [*clocks(row), _limit(row, more), *losses(row, found.longer[0])]
+                for row in found.longer
+            ],
         )
         findings.text.append(_verdict(found, cell))
+        apart_longer = apart(found.longer[1].losses(), found.longer[0].losses())
+        findings.add(f"{cell.name}: longer: less the cosine's", apart_longer, least=0.02)
         for row in rows:
             if not row.diverged:
                 name = "batch of as many steps" if row is found.large else row.name
@@ -185,6 +88,11 @@ def _verdict(found: Found, cell: Cell) -> str:
             rate = "at its own rate" if row.name.endswith("own rate") else "at the cosine's rate"
             words.append(f"{name}, {rate}: {_outcome(row, found.cosine, whole)}.")
     words.append(f"{found.large.name}: {_outcome(found.large, found.cosine, whole)}.")
+    cosine, seesaw = found.longer
+    words.append(
+        f"With {LONGER} times the samples, at the same rate: "
+        f"{_outcome(seesaw, cosine, mean(cosine.losses()).value)}."
+    )
     own = found.paired["Seesaw, bounded"][0]
     if not own.diverged:
         least = mean(_limits(own.results, cell)).value

@@ -23,9 +23,6 @@ from largebatch.workloads.data import in_batches
 TUNING = (5, 6, 7)
 """Seeds by whose validation loss a rate is chosen; those that are reported are others."""
 
-POINTS = 8
-"""Of a reported run's curve."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
@@ -38,6 +35,7 @@ class Cell:
         doublings: the largest constant batch is start times two to this power.
         least: the least of seven rates, each twice the one before.
         micro_batch: most samples of one backward.
+        points: of a reported run's curve.
     """
 
     workload: str
@@ -47,6 +45,7 @@ class Cell:
     doublings: int = 0
     least: float
     micro_batch: int = 256
+    points: int = 8
 
     @property
     def name(self) -> str:
@@ -74,7 +73,7 @@ class Cell:
             seed=seed,
             lr=lr,
             micro_batch=self.micro_batch,
-            evaluations=POINTS if reported else 1,
+            evaluations=self.points if reported else 1,
             full_gradient=reported and self.optimizer == "sgd-plain",
         )
 
@@ -204,3 +203,7 @@ def said(doc: str) -> str:
 DIGITS = Cell(
     workload="digits", optimizer="sgd-plain", start=16, samples=20_000, doublings=5, least=0.05
 )
+CNN = Cell(
+    workload="fashion-cnn", optimizer="sgd-plain", start=32, samples=27_500, doublings=4,
+    least=0.025, points=4,
+)  # fmt: skip

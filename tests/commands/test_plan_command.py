@@ -32,7 +32,7 @@ def test_a_plan_is_printed_drawn_written_and_trained(tmp_path: Path) -> None:
         ],
     )
     assert ended.exit_code == 0, ended.output
-    for word in ("constant", "cosine", "seesaw", "growth", "A forecast from a noise scale alone"):
+    for word in ("constant", "cosine", "seesaw", "growth", "do not rank schedules"):
         assert word in ended.output
     assert picture.read_bytes().startswith(b"\x89PNG")
     result = train("digits", schedule=out, evaluations=0)

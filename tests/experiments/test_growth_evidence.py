@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
-from experiments.growth import relation, seesaw
+from experiments.growth import forecasts, relation, schedules, traded
 from experiments.growth.setup import DIGITS, direction, full_gradient_norm
 from experiments.lab import workloads
 from experiments.lab.findings import mean
+from experiments.lab.ranks import spearman
 from experiments.lab.run import Result, Told
 
+from largebatch.planner.plan import ALONE, FITTED
 from largebatch.rules import Growth
 
 
@@ -42,13 +46,13 @@ def test_a_pair_differs_by_the_lengths_of_its_stages_alone() -> None:
 
 
 def limited(*noise: tuple[float, float]) -> float:
-    cell = seesaw.CELLS[0]
+    cell = traded.CELLS[0]
     trace = tuple((samples, 16.0, scale) for samples, scale in noise)
     result = Result(
         steps=1, samples=2, base_steps=1.0, mean_gain=1.0, mean_multiplier=1.0, diverged=False,
         train={}, validation={}, test={}, told=Told(trace=trace),
     )  # fmt: skip
-    return seesaw.limit(result, cell) / (cell.samples / cell.start)
+    return traded.limit(result, cell) / (cell.samples / cell.start)
 
 
 def test_the_limit_of_the_steps_is_the_mean_decay_or_what_the_noise_leaves_of_it() -> None:
@@ -62,3 +66,30 @@ def test_a_direction_is_what_the_interval_shows() -> None:
     assert direction(mean([1.0, 1.1, 0.9])) == "higher"
     assert direction(mean([-1.0, -1.1, -0.9])) == "lower"
     assert direction(mean([1.0, -1.1, 0.1])) == "not shown to differ"
+
+
+def test_ranks_are_spearmans_with_ties_and_divergences() -> None:
+    assert spearman([1.0, 2.0, 3.0], [1.0, 3.0, 2.0]) == pytest.approx(0.5)
+    assert spearman([1.0, 2.0, math.inf], [0.1, 0.2, 0.3]) == pytest.approx(1.0)
+    tied = spearman([1.0, 1.0, 2.0, math.inf], [1.0, 2.0, 3.0, 3.0])
+    assert tied == pytest.approx(8.0 / 9.0)
+
+
+def test_the_schedules_that_are_ranked_go_no_faster_than_they_say() -> None:
+    for cell in forecasts.CELLS:
+        for name, one in schedules.schedules(cell).items():
+            rates = [rate for _, rate, _ in schedules.pieces(cell, one)]
+            assert (max(rates) > 1.05) == one.faster, name  # batches are whole
+
+
+def test_what_a_plan_says_of_itself_is_what_was_measured() -> None:
+    path = Path(__file__).parents[2] / "experiments" / "growth" / "expected.json"
+    measured = json.loads(path.read_text())["rank"]
+    found = {
+        which: [
+            v["value"] for name, v in measured.items() if f"at most the base rate: {which}" in name
+        ]
+        for which in ("the record", "the noise scale")
+    }
+    for words, values in ((FITTED, found["the record"]), (ALONE, found["the noise scale"])):
+        assert f"{min(values):.2f} to {max(values):.2f}" in words

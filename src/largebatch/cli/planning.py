@@ -30,7 +30,11 @@ from largebatch.planner.plan import Plan
 @click.option(
     "--noise-scale", metavar="SAMPLES", help="Measured; two with a comma: at first and at last."
 )
-@click.option("--record", metavar="FILE", help="Of a run, which says noise scale and base batch.")
+@click.option(
+    "--record",
+    metavar="FILE",
+    help="Of a run, to which the forecast is fitted; says the base batch.",
+)
 @click.option("--latency", type=float, metavar="SECONDS", help="Of a step, whatever its batch.")
 @click.option("--throughput", type=float, metavar="SAMPLES", help="A second, of one worker.")
 @click.option("--workers", default=1, show_default=True, help="That share a batch.")
@@ -44,7 +48,9 @@ from largebatch.planner.plan import Plan
     "best usual schedule.",
 )
 @click.option(
-    "--max-lr", type=float, help="Largest factor on the base rate; by default the stable one."
+    "--max-lr",
+    type=float,
+    help="Largest factor on the base rate; by default the stable or seen one.",
 )
 @click.option(
     "--within", default=1.0, show_default=True, help="Percent of loss above the least one."
@@ -66,7 +72,8 @@ def plan_command(
     """Plan batch and rate of a run before it is made.
 
     The schedule with the fewest steps, the least time or the fewest samples, forecast on a noisy
-    quadratic whose noise scale is the one that was measured, beside the usual schedules.
+    quadratic that has the measured noise scale, or is fitted to a recorded run, beside the usual
+    schedules.
     """
     console = console_of_results()
     if schedule is not None:

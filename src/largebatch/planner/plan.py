@@ -23,8 +23,14 @@ from largebatch.planner.search import Vector
 from largebatch.planner.table import Table
 from largebatch.planner.wish import Wish
 
-ALONE = "A forecast from a noise scale alone has not been checked against real runs."
-FITTED = "The forecast is that of a noisy quadratic fitted to the record."
+ALONE = (
+    "Forecasts from a noise scale alone do not rank schedules: their rank correlation with real "
+    "runs was 0.35 to 0.93 (experiments/growth/rank.md). --record FILE takes a run."
+)
+FITTED = (
+    "Forecasts from a record ranked ten schedules of no higher rate with correlations of 0.90 to "
+    "0.95 with real runs, but not those of higher rates (experiments/growth/rank.md)."
+)
 """What is known of the forecast's worth."""
 
 MARGINS = (0.95, 0.8, 0.5, 0.2)
