@@ -116,6 +116,18 @@ def test_stages_are_rounded_to_whole_steps_within_the_budget() -> None:
     assert table.budget == sum(row.batch_size * row.steps for row in table.rows)
 
 
+def test_no_stage_takes_more_samples_than_it_has() -> None:
+    stages = [(64.0, 1.0, 577.0), (882.0, 0.56, 3.0), (9166.0, 1.0, 0.48), (64.0, 0.5, 0.9)]
+    _, table = in_stages(stages, base_batch_size=64)
+    assert [(row.batch_size, row.steps) for row in table.rows] == [(64, 577), (882, 3), (4399, 1)]
+    assert table.budget <= sum(b * k for b, _, k in stages)
+
+
+def test_a_stage_without_a_step_of_the_base_batch_is_part_of_the_next() -> None:
+    _, table = in_stages([(64.0, 1.0, 0.5), (64.0, 0.5, 10.0)], base_batch_size=64)
+    assert [(row.lr, row.steps) for row in table.rows] == [(0.5, 10)]
+
+
 def test_the_model_has_the_noise_scales_that_were_given() -> None:
     one = model_of([700.0], budget=10**7, base_batch_size=64)
     assert one.spectrum.noise_scale == pytest.approx(700.0)

@@ -116,7 +116,10 @@ def usual(
 def in_stages(
     stages: list[tuple[float, float, float]], *, base_batch_size: int
 ) -> tuple[Rule, Table]:
-    """Stages in whole samples and whole steps, as a rule and its table.
+    """Stages in whole samples and whole steps, as a rule and its table, never beyond their samples.
+
+    A stage that is shorter than a step of its batch is one step of its length, or a part of the
+    next stage where that is below the base batch.
 
     Args:
         stages: (batch, factor on the rate, steps) of each, not rounded.
@@ -125,9 +128,13 @@ def in_stages(
     whole: list[tuple[int, float, int]] = []
     end, here = 0.0, 0
     for batch, factor, steps in stages:
-        size, rate = round(batch), float(f"{factor:.4g}")
+        rate = float(f"{factor:.4g}")
         end += batch * steps
-        count = max(math.floor((end - here) / size + 1e-9), 1)
+        left = math.floor(end - here + 1e-6)
+        size = min(round(batch), left)
+        if size < min(base_batch_size, round(batch)):
+            continue
+        count = left // size
         here += size * count
         if whole and whole[-1][:2] == (size, rate):
             count += whole.pop()[2]
