@@ -120,7 +120,7 @@ def _outcome(row: Row, cosine: Row, whole: float) -> str:
 
 def draw(ledger: Ledger, path: Path) -> None:
     """A row a cell: batch and noise scale over samples, and loss over steps of every row."""
-    from experiments.lab.draw import COLOURS, figure
+    from experiments.lab.draw import COLOURS, figure, logarithmic_x
 
     drawn, axes = figure(rows=len(CELLS), columns=2, width=4.2)
     for (left, right), cell in zip(axes, CELLS, strict=True):
@@ -147,7 +147,8 @@ def draw(ledger: Ledger, path: Path) -> None:
                     row.steps, loss.value, yerr=half, fmt="o", ms=4, capsize=2, color=colour,
                     label=row.name,
                 )  # fmt: skip
-        right.set(xlabel="optimizer steps", ylabel="test loss", xscale="log")
+        right.set(xlabel="optimizer steps", ylabel="test loss")
+        logarithmic_x(right)
         right.legend(fontsize=6)
     drawn.savefig(path, dpi=110)
 

@@ -23,10 +23,20 @@ def figure(*, rows: int, columns: int, width: float = 3.6, height: float = 2.9) 
 
 def logarithmic(axis: Any, *, bottom: float | None = None, top: float | None = None) -> None:
     """A logarithmic loss with plain numbers."""
+    axis.set_yscale("log")
+    _plain(axis.yaxis)
+    axis.set_ylim(bottom=bottom, top=top)
+
+
+def logarithmic_x(axis: Any) -> None:
+    """Logarithmic steps, batches or rates with plain numbers."""
+    axis.set_xscale("log")
+    _plain(axis.xaxis, subs=(1, 2, 5))
+
+
+def _plain(axis: Any, *, subs: tuple[int, ...] = (1, 2, 3, 5)) -> None:
     from matplotlib import ticker
 
-    axis.set_yscale("log")
-    axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
-    axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-    axis.yaxis.set_minor_formatter(ticker.NullFormatter())
-    axis.set_ylim(bottom=bottom, top=top)
+    axis.set_major_locator(ticker.LogLocator(subs=subs))
+    axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axis.set_minor_formatter(ticker.NullFormatter())
