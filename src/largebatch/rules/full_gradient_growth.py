@@ -20,7 +20,7 @@ from typing import ClassVar
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
 from largebatch.rules.sizes import PROPOSERS, asking
-from largebatch.rules.stages import Stages, geometric_stages
+from largebatch.rules.stages import Stages, growing_stages
 
 
 def threshold(*, eps0: float, first: float, batch: float, rate: float = 1.0) -> float:
@@ -77,7 +77,7 @@ class FullGradientGrowth:
     """
 
     eps0: float = 0.5
-    stages: Stages = field(default_factory=lambda: geometric_stages(21, delta=2.0, gamma=1.4))
+    stages: Stages = field(default_factory=lambda: growing_stages(21, delta=2.0, gamma=1.4))
     max: int | None = None
     check: int = 1000
     consistent: bool = False
