@@ -144,6 +144,7 @@ def test_a_full_gradient_that_is_not_finite_ends_no_stage() -> None:
     for norm in (math.nan, math.inf):
         steps = steps_with(FullGradientGrowth(check=1), [norm, norm], check=1)
         assert {seen.batch_size for seen, _ in steps} == {8}
+        assert steps[-1][1].reason == "full gradient not finite"
 
 
 @pytest.mark.parametrize(
