@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import largebatch as lb
 from distributed import run_on_ranks
+from largebatch.record import read_record
 from small_runs import data, loss_of, sgd, small_model, train, weights
 
 DATA = data(96)
@@ -23,12 +27,14 @@ def loss(model: nn.Module, batch: Any) -> Tensor:
     return loss_of(model, *batch)
 
 
-def build(**more: Any) -> tuple[nn.Module, torch.optim.Optimizer, lb.Controller, Any]:
+def build(
+    *, over: Any = DATA, record: Any = None, **more: Any
+) -> tuple[nn.Module, torch.optim.Optimizer, lb.Controller, Any]:
     """A run whose gradient falls below a threshold several times."""
     model = small_model()
     if dist.is_initialized():
         model = DistributedDataParallel(model)
-    optimizer, record = sgd(model), lb.MemoryRecord()
+    optimizer, record = sgd(model), record or lb.MemoryRecord()
     options = {"eps0": 2.0, "max": 24, "check": 3, "gamma": 1.2, **more}
     control = lb.Controller(
         model,
@@ -36,7 +42,7 @@ def build(**more: Any) -> tuple[nn.Module, torch.optim.Optimizer, lb.Controller,
         lb.methods.full_gradient_growth(**options),
         lb.BatchLoader(DATA, batch_size=8, max_micro_batch_size=4, seed=0),
         base_batch_size=8,
-        meter=lb.Meter(model, full=lb.FullGradient(DATA, loss, micro_batch_size=20)),
+        meter=lb.Meter(model, full=lb.FullGradient(over, loss, micro_batch_size=20)),
         record=record,
     )
     return model, optimizer, control, record
@@ -100,8 +106,37 @@ def test_stopped_at_any_step_the_bits_are_those_of_the_whole_run() -> None:
         assert all(map(torch.equal, weights(whole), weights(model)))
 
 
-def a_run() -> list[Any]:
-    model, _, control, _ = build()
+def spoiled(value: float) -> tuple[Tensor, Tensor]:
+    """The data, with one sample's target replaced: on two processes only one of them passes it."""
+    x, y = DATA
+    return x, torch.cat([y[:-1], torch.full_like(y[-1:], value)])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30])
+def test_a_full_gradient_that_is_not_finite_ends_no_stage_and_the_record_says_so(
+    value: float, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.jsonl"
+    model, _, control, _ = build(over=spoiled(value), record=lb.JsonlRecord(path))
+    decisions = train(control, steps=STEPS)
+    steps = read_record(path).steps
+    for at, (seen, decision) in enumerate(steps):
+        checked = at % 3 == 2
+        assert seen.finite, "the step itself is sound"
+        assert (seen.batch_size, decision.lr_multiplier) == (8, 1.0)
+        assert seen.extra_samples == (96 if checked else 0)
+        assert decision.reason == ("full gradient not finite" if checked else "")
+        if checked:
+            assert not math.isfinite(seen.full_sqnorm)  # type: ignore[arg-type]
+    assert [decision for _, decision in steps] == decisions
+    assert lb.replay(control.decider.rule, read_record(path)) == decisions
+    sound, _, without, _ = build(eps0=1e-9)
+    train(without, steps=STEPS)
+    assert all(map(torch.equal, weights(model), weights(sound))), "and moves no weight"
+
+
+def a_run(over: Any = DATA) -> list[Any]:
+    model, _, control, _ = build(over=over)
     decisions = train(control, steps=STEPS)
     return [
         [(d.next_batch_size, d.lr_multiplier, d.reason) for d in decisions],
@@ -118,6 +153,14 @@ def test_two_processes_decide_as_one_does() -> None:
     assert first[0] == decisions
     for a, b in zip(moved, first[1], strict=True):
         torch.testing.assert_close(torch.tensor(a), torch.tensor(b), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.distributed
+def test_two_processes_find_together_what_one_of_them_sees_is_not_finite() -> None:
+    first, second = run_on_ranks(partial(a_run, spoiled(math.nan)), 2)
+    assert first == second
+    assert first[0] == a_run(spoiled(math.nan))[0]
+    assert {reason for _, _, reason in first[0]} == {"", "full gradient not finite"}
 
 
 def test_a_cap_below_the_start_is_refused() -> None:

@@ -25,9 +25,9 @@ from largebatch.rules import (
     ClampToNoiseScale,
     Linear,
 )
-from largebatch.rules.stages import Stages, geometric_stages, optimal_ratio, stage_ends
+from largebatch.rules.stages import Stages, fractions_of, growing_stages, optimal_ratio
 
-TABLE = geometric_stages(4, delta=2.0, gamma=1.5)
+TABLE = growing_stages(4, delta=2.0, gamma=1.5)
 
 
 def steps_with(rule: Any, scales: list[float | None]) -> list[Any]:
@@ -147,8 +147,8 @@ def test_stages_that_grow_in_length_have_their_ends(power: str) -> None:
     case = CASES[f"stage_epochs_power_{power}"]
     config = case["config"]
     ratio = config["delta"] ** config["power"]
-    ends = (*stage_ends(tuple([ratio**k for k in range(config["stages"])])), 1.0)
-    table = geometric_stages(config["stages"], delta=config["delta"], gamma=config["gamma"])
+    ends = (*fractions_of(tuple([ratio**k for k in range(config["stages"])])), 1.0)
+    table = growing_stages(config["stages"], delta=config["delta"], gamma=config["gamma"])
     begin = 0.0
     for row, end in zip(case["rows"], ends, strict=True):
         assert (end - begin) * config["epochs"] == pytest.approx(row["epochs_exact"], rel=1e-12)
@@ -160,7 +160,7 @@ def test_stages_that_grow_in_length_have_their_ends(power: str) -> None:
 
 def test_on_the_relation_equal_steps_go_with_the_root() -> None:
     lengths = [optimal_ratio(delta=2.0, gamma=math.sqrt(2.0)) ** m for m in range(4)]
-    ends = stage_ends(tuple(lengths))
+    ends = fractions_of(tuple(lengths))
     assert [round(200 * end) for end in ends] == [13, 40, 93]
 
 

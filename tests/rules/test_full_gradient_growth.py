@@ -17,7 +17,7 @@ from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement, Reading
 from largebatch.rules import FullGradientGrowth
 from largebatch.rules.full_gradient_growth import Passed, threshold
-from largebatch.rules.stages import Stages, geometric_stages
+from largebatch.rules.stages import Stages, growing_stages
 
 CONFIG = CASES["eps_stages"]["config"]
 
@@ -25,7 +25,7 @@ CONFIG = CASES["eps_stages"]["config"]
 def rule_of(config: dict[str, Any], **more: Any) -> FullGradientGrowth:
     return FullGradientGrowth(
         eps0=config["eps0"],
-        stages=geometric_stages(21, delta=config["delta"], gamma=config["gamma"]),
+        stages=growing_stages(21, delta=config["delta"], gamma=config["gamma"]),
         max=config["b_max"],
         check=config["check_every"],
         **more,
@@ -144,6 +144,7 @@ def test_a_full_gradient_that_is_not_finite_ends_no_stage() -> None:
     for norm in (math.nan, math.inf):
         steps = steps_with(FullGradientGrowth(check=1), [norm, norm], check=1)
         assert {seen.batch_size for seen, _ in steps} == {8}
+        assert steps[-1][1].reason == "full gradient not finite"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from largebatch.rules import (
     Schedule,
     SqrtScaling,
 )
-from largebatch.rules.stages import Stages, geometric_stages, linear_stages, stage_ends
+from largebatch.rules.stages import Stages, fractions_of, growing_stages, linear_stages
 
 N = 50_000
 
@@ -117,8 +117,8 @@ def test_batch_and_rate_change_in_the_same_step() -> None:
     unit=st.sampled_from(["samples", "steps", "base_steps"]),
 )
 def test_a_lost_step_delays_both(count: int, lost: tuple[int, ...], unit: str) -> None:
-    stages = geometric_stages(count, delta=2.0, gamma=1.5)
-    rule = Growth(stages=stages, at=stage_ends((1.0,) * count))
+    stages = growing_stages(count, delta=2.0, gamma=1.5)
+    rule = Growth(stages=stages, at=fractions_of((1.0,) * count))
     record = run(rule, budget=Budget(**{unit: {"samples": 400, "steps": 20}.get(unit, 40)}),
                  lost=lost)  # fmt: skip
     for seen, decision in record[:-1]:

@@ -25,7 +25,7 @@ from largebatch.rules import (
 )
 from largebatch.rules.batch_steps import growth_by_ramp, growth_by_steps
 from largebatch.rules.factors import Factor
-from largebatch.rules.stages import geometric_stages, linear_stages, optimal_ratio, stage_ends
+from largebatch.rules.stages import fractions_of, growing_stages, linear_stages, optimal_ratio
 from largebatch.rules.traded import growth_for
 
 SQRT, LINEAR = SqrtScaling(), LinearScaling()
@@ -78,7 +78,7 @@ def growth(
             f"Each stage has a length; got {count} stages and {len(lengths)} lengths. Leave the "
             "number out, as in lb.methods.growth(lengths=(20, 20, 40))."
         )
-    table = geometric_stages(
+    table = growing_stages(
         count,
         delta=delta,
         gamma=1.0 if gamma is None else gamma,
@@ -88,7 +88,7 @@ def growth(
     if lengths is None:
         ratio = delta if gamma is None else optimal_ratio(delta=delta, gamma=gamma)
         lengths = [ratio**m for m in range(count)]
-    rules: list[Rule] = [Growth(stages=table, at=stage_ends(tuple(lengths)), over=over)]
+    rules: list[Rule] = [Growth(stages=table, at=fractions_of(tuple(lengths)), over=over)]
     if gamma is None:
         rules.append(SQRT)
     if max_lr < math.inf:
@@ -109,7 +109,7 @@ def linear_growth(
         stages, most, over: as in `growth`.
     """
     table = linear_stages(stages, step=step, most=most)
-    return chain(Growth(stages=table, at=stage_ends((1.0,) * stages), over=over))
+    return chain(Growth(stages=table, at=fractions_of((1.0,) * stages), over=over))
 
 
 def warmup_growth(
@@ -134,9 +134,9 @@ def warmup_growth(
         raise ValueError(
             f"A warm-up rises to a peak of at least the base rate, as in peak=2.0; got {peak!r}."
         )
-    table = geometric_stages(stages, delta=delta)
+    table = growing_stages(stages, delta=delta)
     return chain(
-        Growth(stages=table, at=stage_ends((1.0,) * stages)),
+        Growth(stages=table, at=fractions_of((1.0,) * stages)),
         WarmUp(fraction=fraction, start=1.0 / peak),
         Schedule(factor=After(start=fraction, factor=decay, height=peak)),
     )
@@ -166,7 +166,7 @@ def adaptive_growth(
     """
     if not 1.0 < delta <= 1024.0:
         raise ValueError(f"The batch grows by a delta above 1, as in delta=2.0; got {delta!r}.")
-    table = geometric_stages(21, delta=delta)
+    table = growing_stages(21, delta=delta)
     test = Averaged(AdaptiveGrowth(stages=table, kappa=kappa, patience=patience))
     return _bounded(_spaced(test, every), max=max, then=(scaling,))
 
@@ -194,7 +194,7 @@ def full_gradient_growth(
         consistent: whether the threshold follows the rate, too, without which a rate that grows
             ends in a stage that lasts; derived here, see `FullGradientGrowth`.
     """
-    table = geometric_stages(21, delta=delta, gamma=gamma)
+    table = growing_stages(21, delta=delta, gamma=gamma)
     rule = FullGradientGrowth(eps0=eps0, stages=table, max=max, check=check, consistent=consistent)
     return _bounded(rule, max=max, then=())
 

@@ -19,7 +19,7 @@ from typing import ClassVar
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
 from largebatch.rules.sizes import PROPOSERS, asking, noise_ratio
-from largebatch.rules.stages import Stages, geometric_stages
+from largebatch.rules.stages import Stages, growing_stages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class AdaptiveGrowth:
     Reference: arXiv 2508.05302 for the stages; the trigger is ours.
     """
 
-    stages: Stages = field(default_factory=lambda: geometric_stages(21, delta=2.0))
+    stages: Stages = field(default_factory=lambda: growing_stages(21, delta=2.0))
     kappa: float = 1.0
     patience: int = 3
 

@@ -20,7 +20,7 @@ from typing import ClassVar
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
 from largebatch.rules.sizes import PROPOSERS, asking
-from largebatch.rules.stages import Stages, geometric_stages
+from largebatch.rules.stages import Stages, growing_stages
 
 
 def threshold(*, eps0: float, first: float, batch: float, rate: float = 1.0) -> float:
@@ -49,8 +49,9 @@ class Passed:
 class FullGradientGrowth:
     """Goes to the next stage, batch and rate, when the full gradient is at most the threshold.
 
-    At most one stage a check, never back; at the largest batch it checks no more. The meter needs
-    the data: `lb.Meter(model, full=lb.FullGradient(dataset, loss))`.
+    At most one stage a check, never back, and none where the norm is not finite; at the largest
+    batch it checks no more. The meter needs the data: `lb.Meter(model,
+    full=lb.FullGradient(dataset, loss))`.
 
     >>> seen = Measurement(step=999, samples=7992, base_steps=999, batch_size=8,
     ...     base_batch_size=8, full_sqnorm=0.16)
@@ -77,7 +78,7 @@ class FullGradientGrowth:
     """
 
     eps0: float = 0.5
-    stages: Stages = field(default_factory=lambda: geometric_stages(21, delta=2.0, gamma=1.4))
+    stages: Stages = field(default_factory=lambda: growing_stages(21, delta=2.0, gamma=1.4))
     max: int | None = None
     check: int = 1000
     consistent: bool = False
@@ -122,6 +123,8 @@ class FullGradientGrowth:
         if seen.full_sqnorm is None or not checked or not self._goes_on(state, seen):
             return state.stage, ""
         norm = math.sqrt(seen.full_sqnorm)
+        if not math.isfinite(norm):
+            return state.stage, "full gradient not finite"
         relative = self.stages.rate(state.stage) / self.stages.rate(0)
         level = threshold(
             eps0=self.eps0,

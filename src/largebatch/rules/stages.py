@@ -19,10 +19,10 @@ from largebatch.core.measurement import Measurement
 from largebatch.rules.sizes import whole_batch
 
 
-def stage_ends(lengths: tuple[float, ...]) -> tuple[float, ...]:
+def fractions_of(lengths: tuple[float, ...]) -> tuple[float, ...]:
     """Where stages of these lengths end, as fractions of their sum; without the last, which is 1.
 
-    >>> stage_ends((1, 1, 2))
+    >>> fractions_of((1, 1, 2))
     (0.25, 0.5)
 
     Args:
@@ -116,7 +116,7 @@ class Stages:
         )
 
 
-def geometric_stages(
+def growing_stages(
     count: int,
     *,
     delta: float,
@@ -126,7 +126,7 @@ def geometric_stages(
 ) -> Stages:
     """Stages whose batch grows by `delta`, and the rate by `gamma`, from each to the next.
 
-    >>> geometric_stages(4, delta=2, gamma=1.5, most=4)
+    >>> growing_stages(4, delta=2, gamma=1.5, most=4)
     Stages(batch=(1.0, 2.0, 4.0, 4.0), lr=(1.0, 1.5, 2.25, 2.25), of=None)
 
     Args:
