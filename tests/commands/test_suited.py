@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from dataclasses import replace
@@ -10,18 +11,22 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from test_torchrun import torchrun
 
 import largebatch as lb
+from largebatch.cli.tables import methods_table
 from largebatch.commands.compare import compare
 from largebatch.commands.curves import drawn
 from largebatch.commands.doctor import doctor
+from largebatch.commands.list_methods import list_methods
 from largebatch.commands.suited import OWN, suited
 from largebatch.commands.train import train
 from largebatch.methods import METHODS
 from largebatch.record import read_record
 from largebatch.workloads import Workload, load
-from largebatch.workloads.optimizers import adamw
+from largebatch.workloads.optimizers import adamw, sgd
+from largebatch.workloads.workload import OptimizerFactory
 
 PAPERS = {
     "adasgd": torch.optim.SGD,
@@ -54,6 +59,39 @@ def test_a_workload_with_such_an_optimizer_keeps_it_and_its_rate() -> None:
     assert suited(mine, "adam") == (mine, "")
     changed, _ = suited(mine, "adagrad")
     assert type(optimizer_of(changed)) is torch.optim.Adagrad
+
+
+@pytest.mark.parametrize("name", ["seesaw", "smith"])
+@pytest.mark.parametrize(("build", "kind"), [(sgd(), "SGD"), (adamw(), "AdamW")])
+def test_a_method_that_is_named_after_none_leaves_the_workloads_optimizer_and_rate(
+    name: str, build: OptimizerFactory, kind: str, tmp_path: Path
+) -> None:
+    told: list[Any] = []
+    workload = replace(load("digits"), optimizer=build, base_lr=0.005)
+    path = tmp_path / "run.jsonl"
+    result = train(workload, method=name, budget="20steps", record=path, progress=told.append)
+    assert read_record(path).header["optimizer"]["name"] == kind
+    assert result.lr == 0.005
+    assert not [line for line in told if isinstance(line, str)]
+
+
+def test_pages_and_table_name_just_the_methods_that_bring_an_optimizer() -> None:
+    bring = {name for name, method in METHODS.items() if method.optimizer is not None}
+    page = (Path(__file__).parents[2] / "docs" / "rules.md").read_text()
+    said = page.partition("**The optimizer.**")[2].partition("bring that")[0]
+    assert set(re.findall(r"`([a-z-]+)`", said)) == bring
+    shown = Console(width=1000, file=io.StringIO(), record=True)
+    shown.print(methods_table(list_methods()))
+    note = shown.export_text().partition("workload's, or with ")[2].partition(" their own")[0]
+    assert set(re.findall(r"[a-z-]+", note)) - {"and"} == bring
+
+
+@pytest.mark.parametrize(("name", "kind"), [("stdlib-transformer", "AdamW"), ("digits", "SGD")])
+def test_the_workloads_that_the_page_names_have_the_optimizers_that_it_says(
+    name: str, kind: str
+) -> None:
+    built = load(name).optimizer([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    assert type(built).__name__ == kind
 
 
 def test_every_kind_that_a_method_names_is_known() -> None:

@@ -31,7 +31,9 @@ def methods_table(entries: Iterable[MethodEntry]) -> RenderableType:
         table.add_row(entry.name, entry.summary, entry.reference or "-")
     note = (
         "S is the scale: the batch in base batches. In compare, a + after a method with the fixed "
-        "clock (linear+) gives it the steps that adascale took."
+        "clock (linear+) gives it the steps that adascale took. (SGD) and (Adam) say what a method "
+        "is for; the optimizer is the workload's, or with adadagrad-norm, adadagrad and adadam "
+        "their own."
     )
     return Group(table, Text(note, style="dim"))
 

@@ -63,8 +63,8 @@ def train(
     Args:
         workload: a name, "package.module:factory", or the workload itself.
         method: a name of `METHODS`, or a rule of your own; None for adascale, or the schedule's.
-            A method that is for one kind of optimizer replaces a workload's other one, at a rate
-            that is tuned for none.
+            A method that is named after an optimizer replaces a workload's other one, at a rate
+            that is tuned for none; with all others the workload's stays.
         scale: S = B / B0 of the first step, at least 1.
         budget: such as "5ep" (see `parse_length`); None for the workload's epochs.
         schedule: a file that `largebatch plan` wrote, in place of method, scale and budget.
@@ -195,7 +195,7 @@ def rule_of(method: str | Rule) -> tuple[Rule, str]:
 
 
 def optimizer_of(method: str | Rule) -> str | None:
-    """The kind of optimizer that a method is for, see `suited`; None for any.
+    """The kind of optimizer that a method brings, see `suited`; None for the workload's.
 
     Raises:
         ValueError: an unknown name.

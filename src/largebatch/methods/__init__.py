@@ -40,7 +40,8 @@ class Method:
         summary: one line in a user's words.
         rule: builds its rules.
         own_clock: whether a step is worth what the method measures, and not its scale.
-        optimizer: the kind that it is for: "adagrad", "adagrad-norm" or "adam"; None for any.
+        optimizer: the kind that it is named after and trains with: "adagrad", "adagrad-norm" or
+            "adam"; None for the workload's.
     """
 
     name: str
