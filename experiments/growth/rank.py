@@ -3,8 +3,8 @@
 Sixteen schedules at equal samples and one base rate, the best one for a cosine at the base batch;
 five seeds. Real is the mean test loss. The forecast is that of `largebatch plan --record`: a noisy
 quadratic fitted to one run, with the cosine, of another seed. Beside it stands what
-`largebatch plan --noise-scale` knows, the noise scale of that run alone, for the two exponents of
-the loss between which real ones lie. Rank correlations are Spearman's; their intervals hold nine of
+`largebatch plan --noise-scale` knows, the noise scale of that run alone, for two exponents of the
+loss. Rank correlations are Spearman's; their intervals hold nine of
 ten orders that five seeds drawn from the five give. Ten schedules never go above the base rate; of
 the others the record has seen no rate.
 

@@ -41,10 +41,13 @@ def quadratic_record(
     losses: bool = True,
     moments: bool = True,
     falls: bool = True,
+    lower: float = 0.0,
+    lost: int = 0,
 ) -> Path:
     """A run of `LAW` with a cosine, whose losses scatter.
 
-    With momentum the base rate is as much lower, so that the run is the same.
+    With momentum the base rate is as much lower, so that the run is the same. The losses are
+    lowered by a number; before each of so many steps stands one that was not finite.
     """
     rates = [cosine(step, steps=steps) for step in range(steps)]
     run = forecast(LAW, [Phase(batch_size=BATCH, lr=LR * f, steps=1) for f in rates])
@@ -54,16 +57,26 @@ def quadratic_record(
         facts["optimizer"] = {"name": optimizer, "momentum": momentum, "dampening": 0.0}
     record = lb.JsonlRecord(path)
     record.start(facts)
+    skipped = 0
     for step in range(steps):
+        if lost and step % lost == lost - 1:
+            spoiled = lb.Measurement(
+                step=step, samples=BATCH * (step + skipped), base_steps=step, batch_size=BATCH,
+                base_batch_size=BATCH, base_lr=LR * (1.0 - momentum), finite=False,
+            )  # fmt: skip
+            record.write(spoiled, lb.Decision(next_batch_size=BATCH, base_steps=1.0))
+            skipped += 1
         sqnorm = LAW.variance / run.noise_scale[step]
         seen = lb.Measurement(
             step=step,
-            samples=BATCH * step,
+            samples=BATCH * (step + skipped),
             base_steps=step,
             batch_size=BATCH,
             base_batch_size=BATCH,
             base_lr=LR * (1.0 - momentum),
-            loss=(run.loss[step] if falls else 1.0) * float(noise[step]) if losses else None,
+            loss=(run.loss[step] if falls else 1.0) * float(noise[step]) - lower
+            if losses
+            else None,
             moments=lb.GradientMoments(
                 batch_size=BATCH,
                 parts=2,

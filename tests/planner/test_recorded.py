@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,9 @@ def test_what_a_rate_of_sgd_comes_to() -> None:
     assert sgd_factor({"name": "SGD", "momentum": 0.0, "dampening": 0.5}) == 1.0
     assert sgd_factor({"name": "SGD", "momentum": 0.8, "dampening": 0.2}) == pytest.approx(4.0)
     assert sgd_factor({"name": "AdamW", "momentum": 0.0, "dampening": 0.0}) is None
+    assert sgd_factor({"name": "SGD", "momentum": 1.0, "dampening": 0.0}) is None
     assert sgd_factor(None) is None
+    assert sgd_factor("SGD") is None, "a header that a user wrote"
 
 
 def test_entries_are_what_the_steps_say(tmp_path: Path) -> None:
@@ -93,10 +96,30 @@ def test_steps_at_rate_zero_wait_for_the_next_entry(tmp_path: Path) -> None:
     assert entries[0].steps > 3
 
 
+def test_lost_steps_and_losses_that_nobody_told_change_nothing_but_their_part(
+    tmp_path: Path,
+) -> None:
+    whole = list(read_record(quadratic_record(tmp_path / "a.jsonl", scatter=0.0)).steps)
+    silent = [
+        step._replace(seen=replace(step.seen, loss=step.seen.loss if number % 3 == 0 else None))
+        for number, step in enumerate(whole)
+    ]
+    for entry, other in zip(entries_of(whole), entries_of(silent), strict=False):
+        assert (other.steps, other.samples, other.lr) == (entry.steps, entry.samples, entry.lr)
+        assert other.loss == pytest.approx(entry.loss, rel=0.02)
+
+    lost = quadratic_record(tmp_path / "b.jsonl", lost=6)
+    found = fit_record(lost)
+    assert found.model.forecast(OTHERS["large batch"]).loss[-1] == pytest.approx(
+        true_loss(OTHERS["large batch"]), rel=0.05
+    )
+
+
 @pytest.mark.parametrize(
     ("wanting", "told"),
     [
-        ({"losses": False}, "no step has a loss"),
+        ({"losses": False}, "0 losses; needed"),
+        ({"lower": 3.0}, "losses are not above 0"),
         ({"moments": False}, "0 measured noise scales"),
         ({"steps": 9}, "losses; needed: at least 10"),
         ({"falls": False, "scatter": 0.1}, "falls by no more than it scatters"),

@@ -60,7 +60,7 @@ from largebatch.planner.plan import Plan
     "--loss-exponent",
     default=0.5,
     show_default=True,
-    help="s of a loss that falls as steps^-s without noise; two noise scales tell it.",
+    help="s of a loss that falls as steps^-s without noise; two noise scales or a record tell it.",
 )
 @click.option("--scale", default=1, show_default=True, help="Of a dry run: S of the first batch.")
 @click.option("--out", metavar="FILE", help="Write the schedule, for largebatch train --schedule.")

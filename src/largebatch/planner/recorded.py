@@ -12,7 +12,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -39,10 +38,10 @@ class Entry:
     """A part of a record, told at its middle.
 
     Args:
-        steps, samples: so far, at the middle.
+        steps, samples: that were trained on so far, at the middle.
         loss: mean over the part.
-        batch_size: at the middle, in samples.
-        lr: mean over the steps since the entry before.
+        batch_size: mean over the steps since the entry before, in samples.
+        lr: the same of the rate.
         noise_scale: of the part, in samples; not a number where it was not measured.
         variance: of one sample's gradient, in the part's mean; not a number as well.
     """
@@ -50,7 +49,7 @@ class Entry:
     steps: int
     samples: int
     loss: float
-    batch_size: int
+    batch_size: float
     lr: float
     noise_scale: float
     variance: float
@@ -80,14 +79,9 @@ def fit_record(path: str | os.PathLike[str]) -> Fitted:
             what is missing is said.
     """
     record = read_record(path)
-    steps = [step for step in record.steps if _tells(step)]
-    if not steps:
-        raise NotEnoughSignal(
-            f"{path}: not enough signal: no step has a loss. Record a run with losses, of a method "
-            "that measures: largebatch train WORKLOAD --method adascale --record FILE"
-        )
-    optimizer = record.header.get("optimizer")
-    found = fit_of(entries_of(steps), factor=sgd_factor(optimizer))
+    steps = [step for step in record.steps if step.seen.finite]
+    factor = sgd_factor(record.header.get("optimizer"))
+    found = fit_of(entries_of(steps), factor=factor)
     if isinstance(found, NotEnough):
         raise NotEnoughSignal(
             f"{path}: {found}. Record a longer run, of a method that measures: largebatch train "
@@ -97,23 +91,25 @@ def fit_record(path: str | os.PathLike[str]) -> Fitted:
     base_lr = max(step.seen.base_lr for step in steps)
     model = Model(
         spectrum=found.spectrum,
-        lr=base_lr * (sgd_factor(optimizer) or 1.0),
+        lr=base_lr * (factor or 1.0),
         seen=max(1.0, *(_rate(step) / base_lr for step in steps)),
     )
     return Fitted(model=model, base_batch_size=steps[-1].seen.base_batch_size, fit=str(found))
 
 
-def sgd_factor(optimizer: Mapping[str, Any] | None) -> float | None:
+def sgd_factor(optimizer: object) -> float | None:
     """What a rate of SGD comes to with its momentum, (1 - dampening) / (1 - momentum); None for
-    another optimizer, or one that the record does not name.
+    another optimizer, or where the record's header does not name it as `Controller` does.
 
     >>> sgd_factor({"name": "SGD", "momentum": 0.9, "dampening": 0.0})
     10.000000000000002
     """
-    if optimizer is None or optimizer.get("name") != "SGD":
+    if not isinstance(optimizer, Mapping) or optimizer.get("name") != "SGD":
         return None
-    momentum = float(optimizer["momentum"])
-    return (1.0 - float(optimizer["dampening"])) / (1.0 - momentum) if momentum else 1.0
+    momentum, dampening = (optimizer.get(name, 0.0) for name in ("momentum", "dampening"))
+    if not 0.0 < momentum < 1.0:
+        return 1.0 if momentum == 0.0 else None
+    return float((1.0 - dampening) / (1.0 - momentum))
 
 
 def fit_of(entries: Sequence[Entry], *, factor: float | None) -> QuadraticFit | NotEnough:
@@ -123,6 +119,10 @@ def fit_of(entries: Sequence[Entry], *, factor: float | None) -> QuadraticFit | 
         entries: of the record.
         factor: on the rates, see `sgd_factor`; None where the variance is not in SGD's units.
     """
+    if any(entry.loss <= 0.0 for entry in entries):
+        return NotEnough(
+            reason="some losses are not above 0", needed="a loss that is bounded by 0 from below"
+        )
     variances = [entry.variance for entry in entries if math.isfinite(entry.variance)]
     known = factor is not None and len(variances) > 0
     return fit_quadratic(
@@ -137,29 +137,33 @@ def fit_of(entries: Sequence[Entry], *, factor: float | None) -> QuadraticFit | 
 
 
 def entries_of(steps: Sequence[Step], *, parts: int = PARTS) -> list[Entry]:
-    """A record in parts; a part before the first rate above 0 is left out.
+    """A record in parts; one without a loss, or up to which no rate was above 0, is left out.
 
     Args:
-        steps: each with a finite loss.
+        steps: that were taken, each finite.
         parts: at most so many; a short record has fewer.
     """
+    if not steps:
+        return []
     first = max(1.0, FIRST * len(steps))
     edges = np.unique(np.geomspace(first, len(steps) + 1, parts + 1).round().astype(int)) - 1
     entries: list[Entry] = []
     before = 0
     for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         middle = max((start + stop) // 2, before + 1)
-        lr = math.fsum(map(_rate, steps[before:middle])) / (middle - before)
-        if lr <= 0.0:
+        since, part = steps[before:middle], steps[start:stop]
+        lr = math.fsum(map(_rate, since)) / len(since)
+        losses = [step.seen.loss for step in part if step.seen.loss is not None]
+        if lr <= 0.0 or not losses:
             continue
-        part, seen = steps[start:stop], steps[middle - 1].seen
+        samples = sum(step.seen.batch_size for step in since)
         variance, scale = _noise(part)
         entries.append(
             Entry(
-                steps=seen.step + 1,
-                samples=seen.samples + seen.batch_size,
-                loss=math.fsum(step.seen.loss or 0.0 for step in part) / len(part),
-                batch_size=seen.batch_size,
+                steps=middle,
+                samples=samples + (entries[-1].samples if entries else 0),
+                loss=math.fsum(losses) / len(losses),
+                batch_size=samples / len(since),
                 lr=lr,
                 noise_scale=scale,
                 variance=variance,
@@ -167,11 +171,6 @@ def entries_of(steps: Sequence[Step], *, parts: int = PARTS) -> list[Entry]:
         )
         before = middle
     return entries
-
-
-def _tells(step: Step) -> bool:
-    seen = step.seen
-    return seen.finite and seen.loss is not None and math.isfinite(seen.loss)
 
 
 def _rate(step: Step) -> float:
