@@ -35,7 +35,7 @@ from _timing import Run, interleave
 from largebatch.act.clocked import clocks_of, digest_of
 from largebatch.core.decider import Decider
 from largebatch.core.measurement import Budget, Measurement, Reading
-from largebatch.rules.auto_warm_up import AutoWarmUp
+from largebatch.rules.auto_warm_up.rule import AutoWarmUp
 
 COUNTS = (100, 300, 1000, 10_000)
 """Losses before a check; a warm-up is twice as long, so that the last one is followed by one."""

@@ -3,7 +3,7 @@ how far from the true rate it ends.
 
     python benchmarks/autowu_detection.py [--seeds 200]
 
-The losses are made up (`largebatch.simulate.loss_curves`) and do not heed the rate. Lengths of the
+The losses are made up (`_loss_curves`) and do not heed the rate. Lengths of the
 warm-up, units, noise and shapes vary with the seed. The goals: false alarms in at most 1 % of the
 curves without a rise, 99 % of the rises heard, and a median factor of 1.5 between the rate found
 and the one at which the loss turns, `backoff` aside. The authors' decisions (`paper=True`) are
@@ -21,8 +21,7 @@ from functools import partial
 
 import numpy as np
 
-from largebatch.rules.auto_warm_up import AutoWarmUp, warm_up_rate
-from largebatch.simulate.loss_curves import (
+from _loss_curves import (
     LossCurve,
     falling,
     growing,
@@ -31,6 +30,7 @@ from largebatch.simulate.loss_curves import (
     sluggish,
     valley,
 )
+from largebatch.rules.auto_warm_up.rule import AutoWarmUp, warm_up_rate
 
 Make = Callable[[int], LossCurve]
 

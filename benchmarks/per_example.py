@@ -28,7 +28,7 @@ from largebatch.measure.examples.tally import Want
 from largebatch.measure.parameters import Parameters
 from largebatch.measure.ranks import Ranks
 from largebatch.measure.taps import LeafHooks
-from largebatch.workloads.models import ByteTransformer, cnn, mlp
+from largebatch.workbench.workloads.models import ByteTransformer, cnn, mlp
 
 GROUPS = 4
 

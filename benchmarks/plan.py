@@ -13,7 +13,7 @@ import argparse
 import numpy as np
 
 from _timing import Run, interleave
-from largebatch.simulate.quadratic import (
+from largebatch.workbench.quadratic import (
     SGD,
     Averaged,
     Dynamics,

@@ -8,12 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from largebatch.planner.model import model_of
-from largebatch.planner.named import schedule_named
-from largebatch.planner.plan import plan
-from largebatch.planner.price import Price
-from largebatch.planner.table import table_of
-from largebatch.planner.wish import Wish
+from largebatch.workbench.planner.model import model_of
+from largebatch.workbench.planner.named import schedule_named
+from largebatch.workbench.planner.plan import plan
+from largebatch.workbench.planner.price import Price
+from largebatch.workbench.planner.request import Wish
+from largebatch.workbench.planner.table import table_of
 
 BUDGET, BASE = 10**12, 768
 

@@ -9,7 +9,7 @@ import torch
 from sklearn import datasets
 from torch import nn
 
-from largebatch.workloads import (
+from largebatch.workbench.workloads import (
     Data,
     Workload,
     classification_loss,

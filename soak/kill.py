@@ -24,8 +24,8 @@ import torch
 
 import largebatch as lb
 from _common import Following, run_ranks, start_ranks, verdict
-from largebatch.commands.train import train
-from largebatch.workloads import Workload, load
+from largebatch.workbench.runs.train import train
+from largebatch.workbench.workloads import Workload, load
 
 
 def workload() -> Workload:

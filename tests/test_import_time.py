@@ -44,7 +44,7 @@ def test_the_core_the_rules_and_the_theory_bring_no_torch_of_their_own() -> None
         "sys.modules['largebatch'] = package; "
         "import largebatch.core.decider, largebatch.core.codec, largebatch.core.plan, "
         "largebatch.rules, largebatch.rules.adascale, largebatch.record, "
-        "largebatch.simulate.replay, largebatch.theory"
+        "largebatch.record.replay, largebatch.theory"
     )
     imported = imported_by(alone)
     assert "largebatch" in imported

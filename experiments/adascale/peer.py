@@ -28,7 +28,7 @@ from experiments.lab.rules import Stages
 from experiments.lab.run import Result, Run, train
 
 import largebatch as lb
-from largebatch.workloads import evaluate
+from largebatch.workbench.workloads import evaluate
 
 WHOLE: dict[tuple[str, int], int] = {("digits", 8): 10}
 """(workload, scale) -> seeds."""

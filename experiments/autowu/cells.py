@@ -203,7 +203,7 @@ def draw(ledger: Ledger, path: Path) -> None:
     """A row a cell, of the first seed: loss with the posterior at the switch, and rate."""
     from experiments.lab.draw import COLOURS, figure, logarithmic
 
-    from largebatch.rules.losses import Losses
+    from largebatch.rules.auto_warm_up.losses import Losses
 
     drawn, axes = figure(rows=len(CELLS), columns=2, width=4.6, height=2.2)
     for (left, right), cell in zip(axes, CELLS, strict=True):

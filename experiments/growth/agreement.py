@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from largebatch.analysis.efficiency import Range
-from largebatch.commands.critical import Critical, Finding, Method
+from largebatch.workbench.studies.critical import Critical, Finding, Method
 
 ALONG: tuple[Method, ...] = ("noise", "branches")
 """The methods that answer for each piece."""

@@ -39,8 +39,8 @@ from experiments.lab.part import Part
 
 import largebatch as lb
 from largebatch.analysis.efficiency import Range
-from largebatch.commands.critical import METHODS, Answer, Critical, Method, Settings
-from largebatch.commands.critical.draw import draw_on
+from largebatch.workbench.cli.pictures.critical import draw_on
+from largebatch.workbench.studies.critical import METHODS, Answer, Critical, Method, Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

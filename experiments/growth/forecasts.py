@@ -17,8 +17,8 @@ from torch import nn
 
 import largebatch as lb
 from largebatch.core.not_enough import NotEnough
-from largebatch.planner.model import Model, model_of
-from largebatch.planner.recorded import Entry, entries_of, fit_of, sgd_factor
+from largebatch.workbench.planner.model import Model, model_of
+from largebatch.workbench.planner.recorded import Entry, entries_of, fit_of, sgd_factor
 
 TEXT = traded.CELLS[1]
 MOMENTUM = Cell(

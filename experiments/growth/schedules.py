@@ -10,8 +10,8 @@ from experiments.growth.traded import WARM
 
 import largebatch as lb
 from largebatch import methods
-from largebatch.planner.beside import pieces_of
-from largebatch.planner.table import table_of
+from largebatch.workbench.planner.baselines import pieces_of
+from largebatch.workbench.planner.table import table_of
 
 MOST = 16
 """Largest batch over the first one."""

@@ -17,8 +17,8 @@ from torch import nn
 
 import largebatch as lb
 from largebatch.analysis.student import Mean
-from largebatch.workloads import Split, Workload
-from largebatch.workloads.data import in_batches
+from largebatch.workbench.workloads import Split, Workload
+from largebatch.workbench.workloads.data import in_batches
 
 TUNING = (5, 6, 7)
 """Seeds by whose validation loss a rate is chosen; those that are reported are others."""

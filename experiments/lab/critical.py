@@ -9,8 +9,8 @@ import torch
 from experiments.lab import workloads
 from experiments.lab.run import Result, Run, Told
 
-from largebatch.commands.critical import Critical, Settings, critical
 from largebatch.core.codec import decode, encode
+from largebatch.workbench.studies.critical import Critical, Settings, critical
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import largebatch as lb
-from largebatch import workloads
+from largebatch.workbench import workloads
 
 Build = Callable[..., Optimizer]
 

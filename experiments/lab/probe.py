@@ -9,8 +9,8 @@ import torch
 from experiments.lab import workloads
 from experiments.lab.run import Result, Run
 
-from largebatch.commands.probe import probe
-from largebatch.workloads.data import size
+from largebatch.workbench.studies.probe.probe import probe
+from largebatch.workbench.workloads.data import size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import largebatch as lb
-from largebatch.workloads import Split, evaluate
+from largebatch.workbench.workloads import Split, evaluate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,9 @@ import torch
 from experiments.lab.optimizers import OPTIMIZERS
 from torch import nn
 
-import largebatch.workloads as workloads
-from largebatch.workloads import Data, Split, Workload
-from largebatch.workloads.models import ByteTransformer
+import largebatch.workbench.workloads as workloads
+from largebatch.workbench.workloads import Data, Split, Workload
+from largebatch.workbench.workloads.models import ByteTransformer
 
 MOST = {1: 10_000, 2: 2**17}
 """Predictions by which a run is judged, by the dimensions of the targets: classes, or bytes."""

@@ -35,6 +35,7 @@ from largebatch.record import (
     Tee,
     read_record,
 )
+from largebatch.record.replay import replay
 from largebatch.rules import (
     CABS,
     WSD,
@@ -76,7 +77,6 @@ from largebatch.rules import (
     WarmUp,
 )
 from largebatch.rules.stages import Stages
-from largebatch.simulate.replay import replay
 
 __all__ = [
     "CABS",

@@ -22,7 +22,7 @@ def main() -> None:
         import rich  # noqa: F401
     except ModuleNotFoundError:
         sys.exit(INSTALL)
-    from largebatch.cli.main import cli
+    from largebatch.workbench.cli.main import cli
 
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import largebatch as lb
 from largebatch.record import MemoryRecord
-from largebatch.rules.auto_warm_up import Search, warm_up_rate
+from largebatch.rules.auto_warm_up.rule import Search, warm_up_rate
 
 STEPS = 160
 LOW, HIGH = 1e-3, 100.0

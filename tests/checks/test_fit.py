@@ -21,8 +21,8 @@ import largebatch as lb
 from distributed import run_on_ranks
 from largebatch.checks import fit, memory
 from largebatch.checks.fit import MicroBatchFit, Tries, largest
-from largebatch.commands.train import train
-from largebatch.workloads import load
+from largebatch.workbench.runs.train import train
+from largebatch.workbench.workloads import load
 
 GB = 10**9
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from experiments.lab.ledger import Ledger, NotMeasured
 
 from largebatch.analysis.efficiency import Range
 from largebatch.analysis.noise import NotEnough
-from largebatch.commands.critical import Finding, Settings
+from largebatch.workbench.studies.critical import Finding, Settings
 
 SMALL = Cell(
     workload="digits",

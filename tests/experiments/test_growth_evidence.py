@@ -15,8 +15,8 @@ from experiments.lab.findings import mean
 from experiments.lab.ranks import spearman
 from experiments.lab.run import Result, Told
 
-from largebatch.planner.plan import ALONE, FITTED
 from largebatch.rules import Growth
+from largebatch.workbench.planner.plan import ALONE, FITTED
 
 
 def test_the_full_gradient_is_that_of_all_samples_at_once_and_leaves_the_model_alone() -> None:

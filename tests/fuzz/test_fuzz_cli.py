@@ -20,9 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import largebatch as lb
-from largebatch.cli.main import cli
-from largebatch.commands import compare, doctor, plan, probe, train
-from largebatch.commands.critical import lab, noise
+from largebatch.workbench.cli.main import cli
+from largebatch.workbench.planner import planned as plan
+from largebatch.workbench.runs import doctor, train
+from largebatch.workbench.studies.compare import compare
+from largebatch.workbench.studies.critical import lab, noise
+from largebatch.workbench.studies.probe import probe
 
 NAMES = sorted(set(cli.commands) - {"demo"})  # demo takes no arguments
 

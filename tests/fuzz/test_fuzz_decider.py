@@ -22,6 +22,7 @@ from largebatch.core.measurement import STATISTICS, Budget, GradientMoments, Mea
 from largebatch.core.rule import Chain, Rule, chain
 from largebatch.core.run_state import resume, state_of
 from largebatch.record import MemoryRecord
+from largebatch.record.replay import replay
 from largebatch.rules import (
     CABS,
     FACTORS,
@@ -65,7 +66,6 @@ from largebatch.rules import (
     WarmUp,
 )
 from largebatch.rules.stages import Stages
-from largebatch.simulate.replay import replay
 
 fractions = st.floats(0.0, 1.0)
 parts_of_one = st.floats(1e-9, 1.0)

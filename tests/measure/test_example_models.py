@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from largebatch.core.errors import LargeBatchError
 from largebatch.measure.examples.tap import PerExample
-from largebatch.workloads.models import ByteTransformer, cnn, logistic, mlp, resnet8
+from largebatch.workbench.workloads.models import ByteTransformer, cnn, logistic, mlp, resnet8
 
 B = 6
 

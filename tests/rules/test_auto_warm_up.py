@@ -32,7 +32,7 @@ from largebatch.rules import (
     StepClock,
     WarmUp,
 )
-from largebatch.rules.auto_warm_up import Search, warm_up_rate
+from largebatch.rules.auto_warm_up.rule import Search, warm_up_rate
 
 ALL = json.loads((Path(__file__).parents[1] / "cases" / "autowu.json").read_text())
 CASES = ALL["cases"] + ALL["extra_runs"]

@@ -9,9 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from largebatch.rules import AutoWarmUp
-from largebatch.rules.auto_warm_up import warm_up_rate
-from largebatch.simulate.loss_curves import (
+from _loss_curves import (
     LossCurve,
     falling,
     growing,
@@ -19,6 +17,8 @@ from largebatch.simulate.loss_curves import (
     plateau,
     valley,
 )
+from largebatch.rules import AutoWarmUp
+from largebatch.rules.auto_warm_up.rule import warm_up_rate
 
 SEEDS = range(60)
 Make = Callable[[int], LossCurve]

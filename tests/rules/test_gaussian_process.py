@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from largebatch.rules import gaussian_process
-from largebatch.rules.gaussian_process import fit, normal
+from largebatch.rules.auto_warm_up import gaussian_process
+from largebatch.rules.auto_warm_up.gaussian_process import fit, normal
 
 SCALE = 0.2
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from largebatch.rules.losses import MOST, Losses, fenced
+from largebatch.rules.auto_warm_up.losses import MOST, Losses, fenced
 
 
 def of(values: list[float]) -> Losses:

@@ -13,9 +13,9 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from largebatch.measure.kept import modules_kept
-from largebatch.measure.kept import random_state_kept as generators_kept
 from largebatch.measure.parameters import bare, replica
+from largebatch.measure.random_state import modules_kept
+from largebatch.measure.random_state import random_state_kept as generators_kept
 
 
 def copied(model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:

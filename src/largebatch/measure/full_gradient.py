@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset, TensorDataset, default_collate
 
 from largebatch.core.errors import LargeBatchError
-from largebatch.measure.kept import modules_kept, random_state_kept, seed_generators
 from largebatch.measure.parameters import Parameters
+from largebatch.measure.random_state import modules_kept, random_state_kept, seed_generators
 from largebatch.measure.ranks import Ranks
 from largebatch.measure.squares import squared_norm
 

@@ -11,7 +11,7 @@ from largebatch.rules.adaptive_growth import AdaptiveGrowth as AdaptiveGrowth
 from largebatch.rules.adascale import AdaScale as AdaScale
 from largebatch.rules.after import After as After
 from largebatch.rules.any_time_growth import AnyTimeGrowth as AnyTimeGrowth
-from largebatch.rules.auto_warm_up import AutoWarmUp as AutoWarmUp
+from largebatch.rules.auto_warm_up.rule import AutoWarmUp as AutoWarmUp
 from largebatch.rules.averaged import Averaged as Averaged
 from largebatch.rules.bounds import ClampBatch as ClampBatch
 from largebatch.rules.bounds import ClampLr as ClampLr

@@ -1,5 +1,5 @@
 """Runs without a model: rules over records, and the noisy quadratic."""
 
-from largebatch.simulate import quadratic
+from largebatch.workbench import quadratic
 
 __all__ = ["quadratic"]

@@ -1,0 +1,102 @@
+"""The losses of a run in bounded memory, and the curve behind them."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from array import array
+from dataclasses import dataclass
+
+import numpy as np
+
+from largebatch.rules.auto_warm_up.gaussian_process import Curve, Row, fit
+
+MOST = 128
+"""Numbers that are kept; then neighbours are merged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Losses:
+    """Losses as means of neighbours, at most MOST of them.
+
+    Ranks compare states by `repr` in each step, so here it holds a checksum in place of the means.
+
+    >>> losses = Losses()
+    >>> for step in range(200):
+    ...     losses = losses.add(float(step))
+    >>> len(losses.means), losses.width, losses.means[0], losses.recorded
+    (100, 2, 0.5, 200)
+
+    Args:
+        means: of `width` losses each, in order.
+        width: how many losses one mean holds.
+        total, count: of the losses after them.
+    """
+
+    means: tuple[float, ...] = ()
+    width: int = 1
+    total: float = 0.0
+    count: int = 0
+
+    def __repr__(self) -> str:
+        means = zlib.crc32(array("d", self.means).tobytes())
+        after = f"total={self.total!r}, count={self.count}"
+        return f"Losses({len(self.means)} means {means:08x}, width={self.width}, {after})"
+
+    @property
+    def recorded(self) -> int:
+        """How many losses there were."""
+        return len(self.means) * self.width + self.count
+
+    def add(self, loss: float) -> Losses:
+        """With one more."""
+        total, count = self.total + loss, self.count + 1
+        if count < self.width:
+            return Losses(means=self.means, width=self.width, total=total, count=count)
+        means, width = (*self.means, total / count), self.width
+        if len(means) == MOST:
+            pairs = zip(means[::2], means[1::2], strict=True)
+            means, width = tuple([(a + b) / 2.0 for a, b in pairs]), 2 * width
+        return Losses(means=means, width=width)
+
+    def curve(self, *, fence: float = math.inf) -> Curve:
+        """The Gaussian process behind them, over [0, 1] from the first loss to now.
+
+        Args:
+            fence: as in `fenced`.
+        """
+        starts = np.arange(len(self.means) + bool(self.count)) * self.width
+        counts = np.full(len(starts), float(self.width))
+        means = np.array(self.means)
+        if self.count:
+            counts[-1] = self.count
+            means = np.append(means, self.total / self.count)
+        x = (starts + 0.5 * (counts - 1.0)) / max(self.recorded - 1, 1)
+        return fit(x, fenced(means, fence=fence), counts)
+
+
+def fenced(values: Row, *, fence: float) -> Row:
+    """The values, of which those far above the others count by their logarithm: a loss that doubles
+    from step to step is a slope, where one Gaussian would take it for noise.
+
+        v -> top + d log(1 + (v - top) / d)    above top = median + fence d
+
+    with d the distance of the lower quartile to the median: half of the values may lie above.
+    Where it is 0, many values being equal, nothing changes.
+
+    >>> fenced(np.array([1.0, 2.0, 3.0, 4.0, 1e9]), fence=3.0).round(1)
+    array([ 1. ,  2. ,  3. ,  4. , 26.7])
+
+    Args:
+        values: finite, [N].
+        fence: above 0; inf changes nothing.
+    """
+    ordered = np.sort(values)
+    median = ordered[len(ordered) // 2]
+    distance = median - ordered[len(ordered) // 4]
+    top = median + fence * distance if distance > 0.0 else math.inf
+    if not ordered[-1] > top:
+        return values
+    excess = np.maximum(values - top, 0.0)
+    above: Row = distance * (np.log(distance + excess) - math.log(distance))  # no overflow
+    return np.minimum(values, top) + above

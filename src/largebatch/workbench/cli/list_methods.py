@@ -1,0 +1,72 @@
+"""`largebatch methods` and `largebatch workloads`: what may be named on the command line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from largebatch.methods import METHODS
+from largebatch.workbench.workloads import load, names
+
+_CITATION = re.compile(r"[A-Z]\w+(?: et al\.)?,\s+\d{4},\s+arXiv\s+\d{4}\.\d{4,5}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodEntry:
+    """A method; `own_clock` is whether it decides itself when its run is over."""
+
+    name: str
+    summary: str
+    reference: str
+    own_clock: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadEntry:
+    """A workload with its settings at the base batch."""
+
+    name: str
+    summary: str
+    base_batch_size: int
+    base_lr: float
+    budget_epochs: float
+
+
+def list_methods() -> tuple[MethodEntry, ...]:
+    """Every method, with the papers that its docstring names.
+
+    >>> list_methods()[1].reference
+    'Goyal et al., 2017, arXiv 1706.02677'
+    """
+    return tuple(
+        MethodEntry(
+            name=method.name,
+            summary=method.summary,
+            reference="; ".join(citations(method.rule.__doc__ or "")),
+            own_clock=method.own_clock,
+        )
+        for method in METHODS.values()
+    )
+
+
+def list_workloads() -> tuple[WorkloadEntry, ...]:
+    """Every registered workload; no data is read."""
+    return tuple(
+        WorkloadEntry(
+            name=workload.name,
+            summary=workload.summary,
+            base_batch_size=workload.base_batch_size,
+            base_lr=workload.base_lr,
+            budget_epochs=workload.budget_epochs,
+        )
+        for workload in map(load, names())
+    )
+
+
+def citations(docstring: str) -> list[str]:
+    """The papers named in a docstring, each as "Author et al., year, arXiv number".
+
+    >>> citations("See (You et al., 2019,\\n    arXiv 1901.08256, section 3).")
+    ['You et al., 2019, arXiv 1901.08256']
+    """
+    return [" ".join(found.split()) for found in _CITATION.findall(docstring)]

@@ -1,0 +1,122 @@
+"""A picture of the answers: the critical batch along the run."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from largebatch.workbench.cli.pictures.comparison import COLOURS, GREY, require_matplotlib
+from largebatch.workbench.studies.critical.settings import Method
+from largebatch.workbench.studies.critical.values import Answer, Critical, Finding
+
+LOOKS: dict[Method, str] = dict(zip(("noise", "branches", "sweep"), COLOURS, strict=False))
+
+APART = {"noise": -0.006, "branches": 0.006, "sweep": 0.0}
+"""Of the run, so that bars do not cover one another."""
+
+
+def draw_critical(result: Critical, path: str | os.PathLike[str]) -> None:
+    """Writes the picture of `draw_on`, with its legend.
+
+    Raises:
+        PlotMissing: matplotlib is not installed.
+    """
+    figure = require_matplotlib()(figsize=(8.5, 5.2), layout="constrained")
+    panel = figure.subplots()
+    draw_on(panel, result)
+    _, labels = panel.get_legend_handles_labels()
+    if labels:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle(f"Critical batch of {result.name}, with 95 % intervals")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def draw_on(panel: Any, result: Critical) -> None:
+    """Draws on axes of matplotlib: a colour for each method, bars for intervals, arrows where one
+    end is open; a curve of the sweep, which holds for the whole run, is a line with a band."""
+    from matplotlib import ticker
+
+    low, high = _span(result)
+    panel.axhline(result.base_batch_size, color=GREY, linewidth=1.0, linestyle=":")
+    panel.annotate(
+        "base batch", (1.0, result.base_batch_size), color=GREY, ha="right", va="bottom", fontsize=8
+    )
+    for answer in result.answers:
+        _points(panel, answer, low=low, high=high)
+        _lines(panel, answer)
+    panel.set_yscale("log", base=2)
+    panel.set_ylim(low, high)
+    panel.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+    panel.set_xlim(-0.02, 1.02)
+    panel.xaxis.set_major_formatter(ticker.PercentFormatter(1.0))
+    panel.set_xlabel(f"of the run ({result.budget_samples:,} samples)")
+    panel.set_ylabel("critical batch, samples")
+    panel.grid(visible=True, alpha=0.25)
+    for side in ("top", "right"):
+        panel.spines[side].set_visible(False)
+
+
+def _points(panel: Any, answer: Answer, *, low: float, high: float) -> None:
+    """The findings along the run; one without upper end is an arrow from its low, and no point."""
+    colour = LOOKS[answer.method]
+    known = [f for f in answer.findings if f.start is not None and f.batch is not None]
+    label = f"{answer.method} (along the run)"
+    xs, ys = [], []
+    for finding in known:
+        batch, x = finding.batch, _middle(finding) + APART[answer.method]
+        assert batch is not None, "chosen so"
+        bounded = math.isfinite(batch.high)
+        top = batch.high if bounded else high
+        panel.plot([x, x], [max(batch.low, low), top], color=colour, linewidth=1.6, alpha=0.8)
+        if not bounded:
+            panel.plot([x], [0.94 * high], "^", color=colour, markersize=6, clip_on=False)
+        if batch.low <= 0.0:
+            panel.plot([x], [1.06 * low], "v", color=colour, markersize=6, clip_on=False)
+        xs.append(x)
+        ys.append(batch.value if bounded else math.nan)
+    if xs:
+        panel.plot(xs, ys, "o-", color=colour, linewidth=1.0, markersize=5, label=label)
+
+
+def _lines(panel: Any, answer: Answer) -> None:
+    """What holds for the whole run."""
+    whole = [f for f in answer.findings if f.start is None and f.batch is not None]
+    styles = ("--", "-.")
+    for finding, style in zip(whole, styles, strict=False):
+        batch, colour = finding.batch, LOOKS[answer.method]
+        assert batch is not None, "chosen so"
+        if not math.isfinite(batch.high):
+            continue
+        panel.axhline(
+            batch.value,
+            color=colour,
+            linestyle=style,
+            linewidth=1.4,
+            label=f"{answer.method}: {finding.where}",
+        )
+        if answer.method == "sweep":
+            panel.axhspan(batch.low, batch.high, color=colour, alpha=0.12, linewidth=0)
+
+
+def _span(result: Critical) -> tuple[float, float]:
+    """Ends of the axis: one doubling beyond all that is known."""
+    ends = [float(result.base_batch_size)]
+    for answer in result.answers:
+        for batch in (f.batch for f in answer.findings if f.batch is not None):
+            bounded = math.isfinite(batch.high)
+            ends += _finite([batch.low, batch.high, *([batch.value] if bounded else [])])
+    return min(ends) / 2, max(ends) * 2
+
+
+def _finite(values: Sequence[float]) -> list[float]:
+    return [value for value in values if 0.0 < value < math.inf]
+
+
+def _middle(finding: Finding) -> float:
+    assert finding.start is not None, "of a finding along the run"
+    assert finding.stop is not None, "of a finding along the run"
+    return (finding.start + finding.stop) / 2

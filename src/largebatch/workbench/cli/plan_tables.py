@@ -1,0 +1,116 @@
+"""Plans as tables for the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from largebatch.workbench.cli.tables import plain_table
+from largebatch.workbench.planner.dry_run import DryRun
+from largebatch.workbench.planner.plan import Plan
+from largebatch.workbench.planner.table import Row, Table
+
+ROWS = 40
+"""Most stages in a table; --json and the schedule's file have them all."""
+
+
+def dry_run_table(result: DryRun) -> RenderableType:
+    """A row for each stage, and what they come to."""
+    lines = [f"{result.schedule}: {result.table.budget:,} samples"]
+    return Group(
+        Text(lines[0]), stages_table(result.table), *map(Text, [_summed(result), *result.notes])
+    )
+
+
+def stages_table(table: Table) -> RenderableType:
+    """The stages, evenly chosen from many."""
+    shown = plain_table("stage", "from sample", "batch", "lr x", "steps", "cumulative steps")
+    for m in _evenly(len(table.rows)):
+        row = table.rows[m]
+        shown.add_row(
+            str(m + 1),
+            f"{row.samples:,}",
+            f"{row.batch_size:,}",
+            rates(row),
+            f"{row.steps:,}",
+            f"{row.cumulative_steps:,}",
+        )
+    if len(table.rows) > ROWS:
+        return Group(shown, Text(f"{ROWS} of {len(table.rows)} stages; --json has all."))
+    return shown
+
+
+def rates(row: Row) -> str:
+    """The factor on the base rate, and where it goes within a stage."""
+    first, last = f"{row.lr:.4g}", f"{row.last_lr:.4g}"
+    return first if first == last else f"{first} to {last}"
+
+
+def _summed(result: DryRun) -> str:
+    base = result.table.base_batch_size
+    more = f"{result.saved:.1%} fewer" if result.saved >= 0.0 else f"{-result.saved:.1%} more"
+    return (
+        f"{result.table.steps:,} steps, mean batch {result.mean_batch_size:,.1f}; "
+        f"{more} than the {result.constant_steps:,} steps of the base batch, {base:,}."
+    )
+
+
+def _evenly(count: int) -> list[int]:
+    if count <= ROWS:
+        return list(range(count))
+    return [round(i * (count - 1) / (ROWS - 1)) for i in range(ROWS)]
+
+
+def plan_table(result: Plan) -> RenderableType:
+    """The schedule, the forecasts beside it, and what more workers bring."""
+    beside = plain_table(
+        "schedule",
+        "forecast loss",
+        "/ least",
+        "samples",
+        "steps",
+        "time",
+        "largest batch",
+        "target",
+    )
+    for row in result.rows:
+        beside.add_row(
+            row.schedule,
+            f"{row.loss:.4g}",
+            f"{row.loss / result.least_loss:.4g}",
+            f"{row.samples:,}",
+            f"{row.steps:,}",
+            "-" if row.seconds is None else duration(row.seconds),
+            f"{row.largest_batch:,}",
+            "reached" if row.reaches else "missed",
+        )
+    parts: list[RenderableType] = [
+        Text(f"The schedule ({result.name}):"),
+        stages_table(result.table),
+        Text(f"Beside others (target: a loss of {result.target:.4g}):"),
+        beside,
+    ]
+    if result.workers:
+        more = plain_table("workers", "time", "speed-up", "steps", "largest batch")
+        for one in result.workers:
+            more.add_row(
+                f"{one.workers:,}",
+                duration(one.seconds),
+                f"{one.speed_up:.2f}",
+                f"{one.steps:,}",
+                f"{one.largest_batch:,}",
+            )
+        parts += [Text("What more workers bring, each with its own schedule of least time:"), more]
+    return Group(*parts, *map(Text, result.notes))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as one reads them.
+
+    >>> duration(90.0), duration(200_000.0)
+    ('90 s', '55.6 h')
+    """
+    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 3.0 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:.3g} s"

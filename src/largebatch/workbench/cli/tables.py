@@ -1,0 +1,264 @@
+"""Results as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from largebatch.analysis.student import Mean
+from largebatch.checks.finding import LEVELS, Level
+from largebatch.workbench.cli.list_methods import MethodEntry, WorkloadEntry
+from largebatch.workbench.reports.replay import Replayed, Said
+from largebatch.workbench.runs.doctor import Diagnosis
+from largebatch.workbench.runs.results import Metrics, RunResult
+from largebatch.workbench.studies.compare.compare import Comparison
+from largebatch.workbench.studies.compare.contenders import ANY
+from largebatch.workbench.studies.compare.summary import LOSS, Row
+
+Column = tuple[str, Callable[[Row], str]]
+
+
+def methods_table(entries: Iterable[MethodEntry]) -> RenderableType:
+    """Name, summary and reference of each method."""
+    table = plain_table("method", "what it does", "reference")
+    for entry in entries:
+        table.add_row(entry.name, entry.summary, entry.reference or "-")
+    note = (
+        "S is the scale: the batch in base batches. In compare, a + after a method with the fixed "
+        "clock (linear+) gives it the steps that adascale took. (SGD) and (Adam) say what a method "
+        "is for; the optimizer is the workload's, or with adadagrad-norm, adadagrad and adadam "
+        "their own."
+    )
+    return Group(table, Text(note, style="dim"))
+
+
+def workloads_table(entries: Iterable[WorkloadEntry]) -> RenderableType:
+    """Each workload with its settings at the base batch."""
+    table = plain_table("workload", "what it is", "base batch", "base rate", "epochs")
+    for entry in entries:
+        table.add_row(
+            entry.name,
+            entry.summary,
+            str(entry.base_batch_size),
+            f"{entry.base_lr:g}",
+            f"{entry.budget_epochs:g}",
+        )
+    note = "Your own: largebatch train package.module:factory (examples/own_workload.py)."
+    return Group(table, Text(note, style="dim"))
+
+
+def doctor_table(result: Diagnosis) -> RenderableType:
+    """A row for each finding, the worst first, with its reason and its remedy."""
+    table = plain_table("level", "check", "finding")
+    findings = result.check_up.worst_first
+    for finding in findings:
+        cell = Text(finding.seen)
+        if finding.why:
+            cell.append(f" {finding.why}")
+        if finding.remedy:
+            cell.append(f"\n-> {finding.remedy}", style="bold")
+        table.add_row(Text(finding.level, style=STYLES[finding.level]), finding.name, cell)
+    title = (
+        f"{result.workload}: {result.method}, scale {result.scale}, batch {result.batch_size} "
+        f"on {result.ranks} process(es)"
+    )
+    counts = Counter(finding.level for finding in findings)
+    summed = ", ".join(f"{counts[level]} {level}" for level in reversed(LEVELS) if counts[level])
+    return Group(Text(title), table, Text(summed))
+
+
+STYLES: Mapping[Level, str] = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
+
+ROWS = 40
+"""Most steps of a replay in a table; --json has them all."""
+
+
+def replay_table(result: Replayed) -> RenderableType:
+    """Recorded and replayed decisions side by side, evenly chosen from many."""
+    table = plain_table(
+        "step", "samples", "batch", "recorded lr x", "would be lr x", "next", "would be", "why"
+    )
+    for step in _evenly(result.steps):
+        table.add_row(
+            str(step.step),
+            str(step.samples),
+            str(step.batch_size),
+            f"{step.recorded_multiplier:.4g}",
+            f"{step.multiplier:.4g}",
+            str(step.recorded_next),
+            str(step.next_batch_size),
+            step.reason,
+        )
+    count = len(result.steps)
+    shown = f"{min(count, ROWS)} of {count} steps; --json has all. " if count > ROWS else ""
+    same = f"{shown}In {result.same} of {count} steps it says what the record says."
+    return Group(Text(result.label), table, Text(same), *map(Text, result.notes))
+
+
+def _evenly(steps: Sequence[Said]) -> list[Said]:
+    if len(steps) <= ROWS:
+        return list(steps)
+    return [steps[round(i * (len(steps) - 1) / (ROWS - 1))] for i in range(ROWS)]
+
+
+def train_table(result: RunResult) -> RenderableType:
+    """The validation curve of a run, and what it came to."""
+    names = list(result.validation)
+    table = plain_table(
+        "steps", "samples", "base steps", "train loss", *[f"val. {n}" for n in names]
+    )
+    for point in result.curve:
+        table.add_row(
+            str(point.step),
+            str(point.samples),
+            f"{point.base_steps:.0f}",
+            f"{point.train_loss:.4f}",
+            *[f"{point.validation[name]:.4f}" for name in names],
+        )
+    mean = result.samples / max(result.steps + result.skipped, 1)
+    size = f"{result.batch_size} samples"
+    if mean > result.batch_size:
+        size = f"{mean:.0f} samples in the mean, from {result.batch_size} on"
+    lost = f", {result.skipped} steps lost to non-finite values" if result.skipped else ""
+    extra = f" and {result.extra_samples} for measuring" if result.extra_samples else ""
+    words = [
+        f"{result.workload}: {result.method}, scale {result.scale}, seed {result.seed}",
+        (
+            f"{result.steps} optimizer steps of {size}, {result.samples} in all{extra}, "
+            f"worth {result.base_steps:.0f} base steps; mean gain {result.mean_gain:.2f}, "
+            f"mean lr x{result.mean_lr_multiplier:.2f}{lost}; {result.seconds:.1f} s"
+        ),
+        f"validation: {_metrics(result.validation)}",
+        f"test: {_metrics(result.test)}",
+    ]
+    return Group(table, *[Text(line) for line in words])
+
+
+def comparison_table(comparison: Comparison, console: Console) -> RenderableType:
+    """A row for each scale and method, in as many tables as the console's width asks for; what the
+    columns mean stands below."""
+    rows = comparison.rows
+    metrics = list(dict.fromkeys(name for row in rows for name in row.validation))
+    tested = list(dict.fromkeys(name for row in rows for name in row.test))
+    left: list[Column] = [("S", lambda r: str(r.scale)), ("method", _name)]
+    right: list[Column] = [
+        ("steps", lambda r: _whole(r.steps)),
+        ("samples", lambda r: _whole(r.samples)),
+        ("lr x", lambda r: f"{r.mean_lr_multiplier.value:.2f}" if r.mean_lr_multiplier else "-"),
+        *[(f"val. {name}", _metric("validation", name)) for name in metrics],
+        ("diverged", lambda r: f"{r.diverged} of {r.runs}"),
+        ("loss - loss at S=1", lambda r: _interval(r.difference.get(LOSS))),
+        ("quality", lambda r: r.quality or ""),
+        *[(f"test {name}", _metric("test", name)) for name in tested],
+    ]
+    tables = _fitting(rows, left, right, console)
+    return Group(*tables, *[Text(line, style="dim") for line in _notes(comparison)])
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    seeds = len({run.seed for run in comparison.runs})
+    margin = "unknown, since scale 1 diverged"
+    if comparison.margin is not None:
+        margin = f"+{comparison.margin:.4f}"
+    found = f"{comparison.found} of {len(comparison.runs)} runs were found"
+    where = f"{found} in" if comparison.found else "The runs are kept in"
+    return [
+        (
+            f"Means over {seeds} seed(s) ± half of their 95 % interval; differences are paired by "
+            "seed. Runs that diverged are in no mean."
+        ),
+        (
+            "held: none diverged, and the whole interval of the difference lies at or below the "
+            f"margin, {margin}. worse: one diverged where scale 1 did not, or the whole interval "
+            "lies above the margin. not shown: neither; more seeds may tell."
+        ),
+        (
+            "lr x: mean factor on the base rate (of adascale, its mean gain). A method with + ran "
+            "for as many steps as adascale. Choose by validation; test is for the report."
+        ),
+        f"{where} {comparison.directory}.",
+    ]
+
+
+def _metric(split: Literal["validation", "test"], name: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        return _spread((row.validation if split == "validation" else row.test).get(name))
+
+    return cell
+
+
+def _name(row: Row) -> str:
+    return "(any)" if row.method == ANY else row.method
+
+
+def _whole(mean: Mean | None) -> str:
+    return f"{mean.value:.0f}" if mean else "-"
+
+
+def _spread(mean: Mean | None) -> str:
+    if mean is None:
+        return "-"
+    if mean.high is None:
+        return f"{mean.value:.4f}"
+    return f"{mean.value:.4f} ±{mean.high - mean.value:.4f}"
+
+
+def _interval(mean: Mean | None) -> str:
+    if mean is None:
+        return ""
+    if mean.low is None:
+        return f"{mean.value:+.4f}"
+    return f"{mean.value:+.4f} [{mean.low:+.4f}, {mean.high:+.4f}]"
+
+
+def _metrics(metrics: Metrics) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+def _fitting(
+    rows: Sequence[Row], left: Sequence[Column], right: Sequence[Column], console: Console
+) -> list[Table]:
+    """Tables that hold the columns of `right` in turn, each no wider than the console."""
+    unbounded = console.options.update(max_width=1000)
+    groups: list[list[Column]] = [[]]
+    for column in right:
+        wider = _columns(rows, [*left, *groups[-1], column])
+        if groups[-1] and console.measure(wider, options=unbounded).maximum > console.width:
+            groups.append([])
+        groups[-1].append(column)
+    return [_columns(rows, [*left, *group]) for group in groups]
+
+
+def _columns(rows: Sequence[Row], columns: Sequence[Column]) -> Table:
+    table = plain_table(*[name for name, _ in columns])
+    before = None
+    for row in rows:
+        if before is not None and row.scale != before:
+            table.add_section()
+        before = row.scale
+        table.add_row(*[cell(row) for _, cell in columns])
+    return table
+
+
+WRAPPED = frozenset({"what it does", "what it is", "reference", "finding"})
+LEFT = WRAPPED | {"method", "workload", "quality", "level", "check", "schedule"}
+"""Columns of text."""
+
+
+def plain_table(*names: str) -> Table:
+    """A table with these columns: text to the left, numbers to the right."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for name in names:
+        left = name in LEFT
+        table.add_column(
+            name,
+            justify="left" if left else "right",
+            no_wrap=name not in WRAPPED,
+        )
+    return table

@@ -1,0 +1,171 @@
+"""The best schedule in stages: each one's batch, rate and length, as logarithms.
+
+    least loss:       min loss at the budget
+    cheapest:         min log cost + weight x log loss,   weight such that loss = target
+    fewest samples:   the least budget whose least loss is the target
+
+with the cost in steps or seconds. Weight and budget are found by bisection; with a weight the
+schedule lies on the convex part of the border between cost and loss. The base batch is the smallest
+one: below it, samples are hardly saved and steps are lost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from largebatch.workbench.planner.model import Model
+from largebatch.workbench.planner.search import Vector, coordinate_search
+from largebatch.workbench.quadratic.sgd import decay
+
+Stage = tuple[float, float, float]
+"""Batch, factor on the base rate, steps."""
+
+SMALLEST_LR = 1e-5
+"""Factor on the base rate."""
+
+BISECTIONS = 12
+"""Of a weight or a budget."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """Where schedules are looked for.
+
+    Args:
+        model: whose loss counts.
+        budget: in samples.
+        smallest, largest: batches, in samples.
+        max_lr: largest factor on the base rate.
+        stages: how many.
+    """
+
+    model: Model
+    budget: int
+    smallest: int
+    largest: int
+    max_lr: float
+    stages: int
+
+    @property
+    def start(self) -> Vector:
+        """The smallest batch at a rate that falls by 2 from each stage to the next."""
+        m = self.stages
+        lrs = np.maximum(-math.log(2.0) * np.arange(m), math.log(SMALLEST_LR))
+        return np.concatenate([np.full(m, math.log(self.smallest)), lrs, np.zeros(m)])
+
+    @property
+    def bounds(self) -> tuple[Vector, Vector]:
+        """Of each coordinate."""
+        m = self.stages
+        low = [math.log(self.smallest)] * m + [math.log(SMALLEST_LR)] * m + [-9.0] * m
+        high = [math.log(self.largest)] * m + [math.log(self.max_lr)] * m + [3.0] * m
+        return np.array(low), np.array(high)
+
+    def stages_of(self, x: Vector) -> list[Stage]:
+        """The stages of a point, not rounded."""
+        m = self.stages
+        lengths = np.exp(x[2 * m : 3 * m])
+        samples = self.budget * lengths / lengths.sum()
+        batches, rates = np.exp(x[:m]), np.exp(x[m : 2 * m])
+        return [
+            (float(b), float(f), float(n / b))
+            for b, f, n in zip(batches, rates, samples, strict=True)
+        ]
+
+
+def loss_of(model: Model, stages: list[Stage]) -> float:
+    """The loss at the end, `inf` where the run diverges."""
+    spectrum = model.spectrum
+    moment = spectrum.second_moment
+    with np.errstate(over="ignore", invalid="ignore"):
+        for batch, factor, steps in stages:
+            lr = model.lr * factor
+            left, total = decay(lr * spectrum.curvature, steps)
+            moment = left * moment + (lr * lr / batch) * spectrum.noise * total
+        loss = spectrum.floor + 0.5 * float((spectrum.weight * spectrum.curvature) @ moment)
+    return loss if math.isfinite(loss) else math.inf
+
+
+def least_loss(space: Space, start: Vector | None = None) -> tuple[Vector, float]:
+    """The schedule with the least loss at the budget, and that loss.
+
+    Args:
+        space: where to look.
+        start: where to begin; None for `Space.start`.
+    """
+    low, high = space.bounds
+    x, value = coordinate_search(
+        lambda x: _log(loss_of(space.model, space.stages_of(x))),
+        np.clip(space.start if start is None else start, low, high),
+        low=low,
+        high=high,
+    )
+    return x, math.exp(min(value, 700.0))
+
+
+def fewest_samples(space: Space, *, target: float, start: Vector) -> tuple[Space, Vector]:
+    """The space with the least budget found in which a schedule reaches the target.
+
+    Args:
+        space: of the whole budget.
+        target: a loss that `start` reaches.
+        start: where to begin.
+    """
+    short, long = math.log(space.smallest * space.stages), math.log(space.budget)
+    best = space, start
+    for _ in range(BISECTIONS):
+        middle = 0.5 * (short + long)
+        inner = replace(
+            space,
+            budget=int(math.exp(middle)),
+            largest=max(min(space.largest, int(math.exp(middle)) // space.stages), space.smallest),
+        )
+        x, loss = least_loss(inner, best[1])
+        if loss <= target:
+            long, best = middle, (inner, x)
+        else:
+            short = middle
+    return best
+
+
+def cheapest(
+    space: Space, *, price: Callable[[list[Stage]], float], target: float, start: Vector
+) -> Vector:
+    """The cheapest schedule found whose loss is at most the target.
+
+    Args:
+        space: where to look.
+        price: of the stages, above 0.
+        target: a loss that `start` reaches.
+        start: where to begin.
+    """
+    low, high = space.bounds
+    best, least = start, price(space.stages_of(start))
+    x = start
+    light, heavy = math.log(0.05), math.log(3000.0)
+    for round_ in range(BISECTIONS):
+        weight = math.exp(0.5 * (light + heavy))
+
+        def cost(at: Vector, weight: float = weight) -> float:
+            stages = space.stages_of(at)
+            return math.log(price(stages)) + weight * _log(loss_of(space.model, stages))
+
+        x, _ = coordinate_search(
+            cost, x, low=low, high=high, step=0.7 if round_ < 2 else 0.35, sweeps=25
+        )
+        stages = space.stages_of(x)
+        if loss_of(space.model, stages) > target:
+            light = math.log(weight)
+            continue
+        heavy = math.log(weight)
+        if price(stages) < least:
+            best, least = x, price(stages)
+    return best
+
+
+def _log(loss: float) -> float:
+    return math.log(loss) if 0.0 < loss < math.inf else 1e6

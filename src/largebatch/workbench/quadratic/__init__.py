@@ -1,0 +1,30 @@
+"""The noisy quadratic model: what a schedule of batch sizes and learning rates will reach.
+
+Every direction of a quadratic loss moves by itself, so the expected loss after any number of steps
+at one batch and one rate is known in closed form, and a whole schedule costs milliseconds. Fixed
+curvature, no generalisation: it ranks schedules, and forecasts them near a run it was fitted to.
+"""
+
+from largebatch.workbench.quadratic.adaptive import Normalised, Preconditioned
+from largebatch.workbench.quadratic.averaged import Averaged
+from largebatch.workbench.quadratic.dynamics import Dynamics, Phase
+from largebatch.workbench.quadratic.fit import QuadraticFit, fit_quadratic
+from largebatch.workbench.quadratic.forecast import Forecast, forecast
+from largebatch.workbench.quadratic.heavy_ball import HeavyBall
+from largebatch.workbench.quadratic.sgd import SGD
+from largebatch.workbench.quadratic.spectrum import Spectrum
+
+__all__ = [
+    "SGD",
+    "Averaged",
+    "Dynamics",
+    "Forecast",
+    "HeavyBall",
+    "Normalised",
+    "Phase",
+    "Preconditioned",
+    "QuadraticFit",
+    "Spectrum",
+    "fit_quadratic",
+    "forecast",
+]

@@ -1,0 +1,177 @@
+"""The critical batch by a sweep: steps to a target loss at each batch with its best rate.
+
+    McCandlish   T = T_min (1 + b* / b)             Iiduka   T = T_min / (1 - b* / (2 b))
+
+are laid through the pairs (batch, steps) of all seeds by `largebatch.theory.fit_steps`. Rates are
+constant. Each batch climbs from the best rate of the batch before it by factors of 2 until neither
+half nor twice the rate takes fewer steps.
+
+The families are those of `largebatch.theory.fits`; how the rates are searched is this library's.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from largebatch.analysis.efficiency import Range
+from largebatch.analysis.noise import NotEnough
+from largebatch.analysis.student import mean_of
+from largebatch.core.rule import chain
+from largebatch.theory import StepsFit, fit_steps
+from largebatch.workbench.studies.critical.climb import MOST_SAMPLES, PATIENCE, Rates, climb
+from largebatch.workbench.studies.critical.lab import Lab
+from largebatch.workbench.studies.critical.settings import Settings, Watcher
+from largebatch.workbench.studies.critical.values import Answer, Finding, Reached
+from largebatch.workbench.workloads.data import size
+
+DOUBLINGS = 5
+"""Where the user names none; less where half of the data set is smaller."""
+
+SHARE = 0.25
+"""Of the budget, at which the base batch's loss is the target where none is given."""
+
+LEAST_STEPS = 5
+"""To the target: fewer are too coarse a number to lay a curve through."""
+
+
+def doublings_of(lab: Lab, settings: Settings) -> int:
+    """Of the base batch: as asked, or as many as half of the data set allows, two at least."""
+    if settings.doublings is not None:
+        return settings.doublings
+    room = size(lab.data.train) // 2 // lab.base
+    return min(DOUBLINGS, max(room.bit_length() - 1, 2))
+
+
+def rough_samples(lab: Lab, settings: Settings) -> int:
+    """What a sweep trains on, to two digits: 3 rates of each batch, twice the target's samples."""
+    runs = 3 * settings.seeds * (doublings_of(lab, settings) + 1)
+    return int(float(f"{2 * SHARE * lab.budget * runs:.2g}"))
+
+
+def sweep(lab: Lab, settings: Settings, watcher: Watcher | None) -> Answer:
+    """Finds the target, then each batch's best rate, then the curves."""
+    began, samples, steps = time.perf_counter(), lab.spent.samples, lab.spent.steps
+    given = settings.target
+    target = _target(lab, settings) if given is None else given
+    sizes = [lab.base * 2**i for i in range(doublings_of(lab, settings) + 1)]
+    runs, notes = (
+        _all_sizes(lab, settings, target, sizes, watcher) if math.isfinite(target) else ((), ())
+    )
+    return Answer(
+        method="sweep",
+        findings=findings_of(runs, target=target),
+        assumes=(
+            f"steps to a validation loss of {target:.4g}"
+            + (f", the base batch's at {SHARE:.0%} of the run" if given is None else "")
+            + ", at each batch's best constant rate. McCandlish: the batch with twice the fewest "
+            "steps and samples; Iiduka: the one with the fewest samples; each takes its curve for "
+            "granted"
+        ),
+        samples=lab.spent.samples - samples,
+        steps=lab.spent.steps - steps,
+        seconds=time.perf_counter() - began,
+        notes=notes,
+        runs=runs,
+    )
+
+
+def findings_of(runs: Sequence[Reached], *, target: float) -> tuple[Finding, ...]:
+    """The curves through the best runs of each batch.
+
+    Args:
+        runs: of all batches and rates.
+        target: the loss.
+    """
+    pairs = [(run.batch_size, steps) for run in runs if run.best for steps in run.known]
+    where = f"to loss {target:.4g}"
+    if not pairs:
+        return (Finding(where=where, loss=target, missing=_unreached(runs, target)),)
+    fits = fit_steps([batch for batch, _ in pairs], [steps for _, steps in pairs])
+    return tuple(
+        _finding(fit, where=f"{where}, {family}", loss=target)
+        for family, fit in (("McCandlish", fits.mccandlish), ("Iiduka", fits.iiduka))
+    )
+
+
+def _target(lab: Lab, settings: Settings) -> float:
+    """Mean over seeds of the base batch's loss at its rate after a share of the budget."""
+    losses = []
+    for seed in range(settings.seed, settings.seed + settings.seeds):
+        run = lab.run(rule=chain(), batch_size=lab.base, seed=seed)
+        run.go(max(round(SHARE * lab.budget), lab.base))
+        losses.append(run.loss)
+    return mean_of(losses).value
+
+
+def _all_sizes(
+    lab: Lab, settings: Settings, target: float, sizes: Sequence[int], watcher: Watcher | None
+) -> tuple[tuple[Reached, ...], tuple[str, ...]]:
+    """The runs of each batch, and what was left out."""
+    found: list[Reached] = []
+    notes: list[str] = []
+    rate, most = lab.workload.base_lr, max(lab.budget // lab.base, 1)
+    count = watcher.counting(f"sweep of {lab.workload.name}") if watcher else None
+    for index, batch_size in enumerate(sizes):
+        here = climb(Rates(lab, settings, target, batch_size, most), rate)
+        found += here
+        if count is not None:
+            count(index + 1, len(sizes))
+        best = next((run for run in here if run.best), None)
+        if best is None or mean_of(best.known).value < LEAST_STEPS:
+            found = [replace(run, best=run.best and run.batch_size != batch_size) for run in found]
+            notes.append(f"left out: {_listed(sizes[index:])} samples; {_why(here, batch_size)}")
+            break
+        if len(best.known) < settings.seeds:
+            notes.append(
+                f"left out: {len(best.steps) - len(best.known)} of {len(best.steps)} runs with a "
+                f"batch of {batch_size:,}, which did not reach the loss"
+            )
+        rate, most = best.lr, math.ceil(PATIENCE * max(best.known))
+    return tuple(found), tuple(notes)
+
+
+def _finding(fit: StepsFit | NotEnough, *, where: str, loss: float) -> Finding:
+    if isinstance(fit, NotEnough):
+        return Finding(where=where, loss=loss, missing=fit)
+    batch = Range(value=fit.critical_batch_size, low=fit.low, high=fit.high)
+    return Finding(where=where, loss=loss, batch=batch)
+
+
+def _unreached(runs: Sequence[Reached], target: float) -> NotEnough:
+    lowest = min((run.lowest for run in runs), default=math.inf)
+    if math.isinf(lowest):
+        return NotEnough(
+            reason="the loss of the base batch is no finite number at its rate",
+            needed="a lower base rate",
+        )
+    known = [steps for run in runs for steps in run.known]
+    if known:
+        return NotEnough(
+            reason=f"the loss {target:.4g} is reached in {min(known)} steps by the base batch, or "
+            "its best rate is far from the base rate",
+            needed="a lower --target, or a base rate that is tuned",
+        )
+    return NotEnough(
+        reason=f"no run reached the loss {target:.4g}; the lowest was {lowest:.4g}",
+        needed="a higher --target, or a longer --budget",
+    )
+
+
+def _why(here: Sequence[Reached], batch_size: int) -> str:
+    """What is wrong with the runs of the first batch that is left out."""
+    known = [steps for run in here for steps in run.known]
+    if not known:
+        return (
+            f"no rate reached the loss with a batch of {batch_size:,} within {MOST_SAMPLES} times "
+            f"the run's samples and {PATIENCE:g} times the steps of the batch before"
+        )
+    if min(known) < LEAST_STEPS:
+        return f"with a batch of {batch_size:,} the loss is reached in {min(known)} steps"
+    return f"with a batch of {batch_size:,} every higher or lower rate was better"
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    return ", ".join(f"{batch_size:,}" for batch_size in sizes)

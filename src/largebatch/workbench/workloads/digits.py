@@ -1,0 +1,71 @@
+"""scikit-learn's handwritten digits: 1797 images of 8 x 8, ten classes, in the wheel itself.
+
+Alpaydin, Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from largebatch.workbench.workloads.data import Data, DataMissing
+from largebatch.workbench.workloads.losses import classification_loss, classification_metrics
+from largebatch.workbench.workloads.models import mlp
+from largebatch.workbench.workloads.optimizers import sgd
+from largebatch.workbench.workloads.workload import Workload
+
+
+def occurrence(labels: Tensor) -> Tensor:
+    """How often each label [N] stood there before, which splits classes evenly without chance.
+
+    >>> occurrence(torch.tensor([7, 7, 2, 7, 2])).tolist()
+    [0, 1, 0, 2, 1]
+    """
+    ranks = torch.empty_like(labels)
+    for label in labels.unique():
+        where = (labels == label).nonzero().flatten()
+        ranks[where] = torch.arange(len(where))
+    return ranks
+
+
+def load_digits() -> Data:
+    """Pixels [N, 64] in [-1, 1] and classes [N]; of each class every fifth image is for testing,
+    every fifth for validation and three of five for training.
+
+    Raises:
+        DataMissing: scikit-learn is not installed.
+    """
+    try:
+        from sklearn import datasets
+    except ModuleNotFoundError as error:
+        raise DataMissing(
+            "The digits come with scikit-learn, which is not installed. "
+            'Install it: pip install "largebatch[data]"'
+        ) from error
+    bunch = datasets.load_digits()
+    x = torch.from_numpy(bunch.data).float() / 8.0 - 1.0
+    y = torch.from_numpy(bunch.target).long()
+    fold = occurrence(y) % 5
+    train, validation, test = fold > 1, fold == 1, fold == 0
+    return Data(
+        train=(x[train], y[train]),
+        validation=(x[validation], y[validation]),
+        test=(x[test], y[test]),
+    )
+
+
+def digits() -> Workload:
+    """A run takes seconds, so guards and defaults can be tried here."""
+    return Workload(
+        name="digits",
+        summary="MLP (26k parameters) on scikit-learn's 8 x 8 digits, SGD with momentum",
+        model=lambda: mlp(inputs=64, width=128, classes=10),
+        data=load_digits,
+        loss=classification_loss,
+        metrics=classification_metrics,
+        optimizer=sgd(momentum=0.9),
+        base_batch_size=16,
+        base_lr=0.01,
+        micro_batch_size=256,
+        budget_epochs=20,
+    )

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from made_up_runs import made_up
+
+from largebatch.core.errors import RecordError
+from largebatch.workbench.studies.compare.store import Cell, Shared, Store
+
+SHARED = Shared(
+    workload="digits",
+    summary="small images",
+    base_batch_size=16,
+    micro_batch_size=256,
+    lr=0.01,
+    base_steps=100,
+    dataset_size=1000,
+    data={"corpus": "a"},
+    largebatch="0",
+    torch="0",
+    python="3",
+)
+
+
+def test_what_was_added_is_found_by_another_store(tmp_path: Path) -> None:
+    runs = [made_up(seed=seed) for seed in range(3)]
+    store = Store(tmp_path / "a" / "b", SHARED)
+    for run in runs:
+        store.add(run)
+    again = Store(tmp_path / "a" / "b", SHARED)
+    for run in runs:
+        assert store.get(Cell.of(run)) == again.get(Cell.of(run)) == run
+    assert again.get(Cell.of(made_up(seed=3))) is None
+
+
+def test_a_half_written_last_line_is_dropped_and_nothing_is_joined_to_it(tmp_path: Path) -> None:
+    first, second, third = (made_up(seed=seed) for seed in range(3))
+    store = Store(tmp_path, SHARED)
+    store.add(first)
+    store.add(second)
+    path = tmp_path / "runs.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    cut = Store(tmp_path, SHARED)
+    assert cut.get(Cell.of(first)) == first
+    assert cut.get(Cell.of(second)) is None
+    cut.add(third)
+    assert Store(tmp_path, SHARED).get(Cell.of(third)) == third
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    Store(tmp_path, SHARED).add(made_up())
+    path = tmp_path / "runs.jsonl"
+    path.write_bytes(b"{}\n" + path.read_bytes())
+    with pytest.raises(RecordError, match=r"runs.jsonl, line 1"):
+        Store(tmp_path, SHARED)
+    path.write_bytes(b"{\n")
+    with pytest.raises(RecordError, match=r"line 1 is not JSON.*remove the line"):
+        Store(tmp_path, SHARED)
+
+
+@pytest.mark.parametrize("change", [{"lr": 0.02}, {"base_steps": 101}, {"data": {"corpus": "b"}}])
+def test_other_settings_are_another_directory(tmp_path: Path, change: dict[str, object]) -> None:
+    other = replace(SHARED, **change)  # type: ignore[arg-type]
+    assert other.digest != SHARED.digest == replace(SHARED).digest
+    Store(tmp_path, SHARED)
+    with pytest.raises(ValueError, match="holds runs with other settings") as error:
+        Store(tmp_path, other)
+    assert f"--out runs/compare-{other.digest}" in str(error.value)
+    assert next(iter(change)) in str(error.value)
