@@ -65,6 +65,10 @@ OTHER_METHODS = {
 
 CHAINS = {
     "adascale-cosine": lb.chain(lb.AdaScale(), lb.Schedule(factor=lb.Cosine())),
+    "growth-noise-bound": lb.chain(
+        lb.Growth(stages=lb.Stages(batch=(1.0, 3.0, 9.0, 27.0))),
+        lb.Every(lb.ClampToNoiseScale(kappa=0.2), steps=4),
+    ),
     "linear-warm-up-clamped": lb.chain(
         lb.LinearScaling(), lb.WarmUp(fraction=0.4), lb.ClampLr(min=0.9, max=1.5)
     ),
