@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from largebatch.act.attached import Attached
-from largebatch.api import attach
+from largebatch.act.attached import Attached, attach
 from largebatch.core.codec import encode
 from largebatch.core.decision import Decision
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NotFinite, NoVariance
@@ -69,7 +68,7 @@ def take(control: Attached, model: nn.Module, steps: Sequence[int], *, parts: in
 
 
 def hooks_of(control: Attached) -> int:
-    tap = control.observer.tap  # type: ignore[attr-defined]
+    tap = control.observer.tap
     assert isinstance(tap, LeafHooks)
     optimizer = control.optimizer
     of_optimizer = [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
