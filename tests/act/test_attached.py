@@ -582,3 +582,16 @@ def test_the_users_own_gradients_are_not_counted() -> None:
     control.optimizer.step()
     take(other, twin, [0])
     assert control.lr_multiplier == other.lr_multiplier
+
+
+def test_a_run_that_decides_in_its_steps_refuses_to_decide_once_more() -> None:
+    model = small_model()
+    with attach(
+        model, sgd(model), AdaScale(), batch_size=24, base_batch_size=8, micro_batches=3
+    ) as control:
+        accumulate(model, 0, parts=3)
+        with pytest.raises(LargeBatchError, match=r"control\.decide\(\) would decide twice"):
+            control.decide()
+        control.optimizer.step()
+        control.complete()  # nothing is left to close
+        assert (control.optimizer_steps, control.last_batch_size) == (1, 24)

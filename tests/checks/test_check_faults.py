@@ -446,6 +446,13 @@ def test_the_worst_is_printed_first_with_reason_and_remedy() -> None:
     assert named(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
 
 
+def test_what_is_no_run_or_has_a_batch_of_its_own_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"got Linear\. lb\.check\(control, loss\)"):
+        lb.check(nn.Linear(1, 1), mean_loss)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"Leave it out: lb\.check\(control, loss\)"):
+        lb.check(controlled(), mean_loss, data(4))
+
+
 def test_in_the_middle_of_a_step_there_is_no_check() -> None:
     control = controlled()
     for batch in control.steps(steps=2):

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from runs_with_faults import classifier, data, mean_loss
-from test_check_untouched import Busy, Failing, same
+from test_check_changes_nothing import Busy, Failing, same
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -255,6 +255,8 @@ def test_wrong_uses_are_refused_with_the_line_to_paste() -> None:
         lb.fit_micro_batch(control_of(), loss, most=0)
     with pytest.raises(ValueError, match="no scalar with the graph"):
         lb.fit_micro_batch(control_of(), lambda m, b: mean_loss(m, b).detach())
+    with pytest.raises(ValueError, match=r"got Linear\. Build one: lb\.Controller"):
+        lb.fit_micro_batch(nn.Linear(1, 1), loss)  # type: ignore[arg-type]
     for wrong in ("automatic", 0, 2.5):
         with pytest.raises(ValueError, match="max_micro_batch_size=64"):
             control_of(most=wrong)

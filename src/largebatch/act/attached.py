@@ -18,8 +18,8 @@ from largebatch.act.guards import (
     check_no_batch_rule,
     check_parts,
     check_patience,
-    names_of,
     refuse_closure,
+    rule_names,
 )
 from largebatch.act.needs import check_budget, check_needs
 from largebatch.act.run_facts import clocks_of, digest_of, optimizer_facts, run_facts
@@ -260,9 +260,10 @@ class Attached(Clocked):
             self.meter.agree(self._alike())
             raise
         if reading.loss is None and "loss" in self.decider.rule.needs:
+            names = rule_names(self.decider.rule, lambda rule: "loss" in rule.needs)
             raise LargeBatchError(
-                f"{names_of(self.decider.rule, lambda rule: 'loss' in rule.needs)} needs the loss, "
-                "and none was told in this step. Before each loss.backward(): control.loss(loss)."
+                f"{names} needs the loss, and none was told in this step. Before each "
+                "loss.backward(): control.loss(loss)."
             )
         seen = self._enter(reading)
         self._decided = True

@@ -15,7 +15,13 @@ from torch.optim import Optimizer
 from largebatch.act.budgets import budget_of, budget_text
 from largebatch.act.clocked import Clocked
 from largebatch.act.deprecated import call_check, call_fit_micro_batch
-from largebatch.act.guards import check_cap, check_parts, check_patience, check_variance
+from largebatch.act.guards import (
+    check_cap,
+    check_loads_batches,
+    check_parts,
+    check_patience,
+    check_variance,
+)
 from largebatch.act.loader import BatchLoader
 from largebatch.act.micro_batches import MicroBatches, check_loss, smaller, weight_of
 from largebatch.act.needs import check_needs
@@ -76,11 +82,7 @@ class Controller(Clocked):
         scaler: GradScaler | None = None,
     ) -> None:
         check_parts(model, optimizer, record)
-        if not isinstance(batches, BatchLoader):
-            raise ValueError(
-                f"The Controller loads through a BatchLoader; got {type(batches).__name__}. Wrap "
-                "it: lb.BatchLoader(loader_or_dataset, batch_size=64)."
-            )
+        check_loads_batches(batches)
         check_cap(rule, batch_size=batches.batch_size)
         meter = meter or Meter(model)
         check_patience(patience)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.optim import LBFGS, Optimizer
 
+from largebatch.act.loader import BatchLoader
 from largebatch.core.decider import Decider
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.protocols import Sink
@@ -36,6 +37,19 @@ def check_parts(model: nn.Module, optimizer: Optimizer, record: Sink | None) -> 
     if isinstance(record, (str, os.PathLike)):
         raise ValueError(
             f"A record is an object that writes, not a path: lb.JsonlRecord({os.fspath(record)!r})."
+        )
+
+
+def check_loads_batches(batches: object) -> None:
+    """Refuses to load through anything but a `BatchLoader`.
+
+    Raises:
+        ValueError: another loader, with the line that wraps it.
+    """
+    if not isinstance(batches, BatchLoader):
+        raise ValueError(
+            f"The Controller loads through a BatchLoader; got {type(batches).__name__}. Wrap "
+            "it: lb.BatchLoader(loader_or_dataset, batch_size=64)."
         )
 
 
@@ -71,7 +85,7 @@ def check_variance(decider: Decider, *, least: int) -> None:
         )
 
 
-def names_of(rules: Chain, chosen: Callable[[Rule], bool]) -> str:
+def rule_names(rules: Chain, chosen: Callable[[Rule], bool]) -> str:
     """Return the names of the rules of a chain for which `chosen` is true."""
     return ", ".join(name_of(rule) for rule in rules.rules if chosen(rule))
 
@@ -82,7 +96,7 @@ def check_no_batch_rule(decider: Decider) -> None:
     Raises:
         ValueError: naming the rule.
     """
-    names = names_of(decider.rule, lambda rule: "batch" in rule.changes | rule.bounds)
+    names = rule_names(decider.rule, lambda rule: "batch" in rule.changes | rule.bounds)
     if names:
         raise ValueError(
             f"{names} changes or bounds the batch, but under lb.attach your own loader makes it. "
