@@ -32,7 +32,7 @@ from torch import nn
 
 import largebatch as lb
 from _timing import Run, interleave
-from largebatch.act.clocked import clocks_of, digest_of
+from largebatch.act.run_facts import clocks_of, digest_of
 from largebatch.core.decider import Decider
 from largebatch.core.measurement import Budget, Measurement, Reading
 from largebatch.rules.auto_warm_up.rule import AutoWarmUp

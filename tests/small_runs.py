@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from largebatch.api import Controller
+from largebatch.act.controller import Controller
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
 

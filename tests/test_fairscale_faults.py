@@ -21,9 +21,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from largebatch.act.attached import Attached
+from largebatch.act.attached import Attached, attach
+from largebatch.act.controller import Controller
 from largebatch.act.loader import BatchLoader
-from largebatch.api import Controller, attach
 from largebatch.core.codec import decode_like, encode
 from largebatch.core.decider import Decider
 from largebatch.core.errors import LargeBatchError

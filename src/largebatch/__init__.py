@@ -1,8 +1,12 @@
 """Large-batch training in PyTorch: measure the gradient's noise, set rate and batch from it."""
 
 from largebatch import methods, optim, simulate, theory
+from largebatch.act.attached import attach
+from largebatch.act.controller import Controller
 from largebatch.act.loader import BatchLoader
-from largebatch.api import Controller, attach, watch
+from largebatch.act.watch import watch
+from largebatch.checks.check import check
+from largebatch.checks.fit import fit_micro_batch
 from largebatch.core.decision import Decision
 from largebatch.core.errors import (
     CheckpointError,
@@ -153,6 +157,8 @@ __all__ = [
     "__version__",
     "attach",
     "chain",
+    "check",
+    "fit_micro_batch",
     "methods",
     "optim",
     "read_record",

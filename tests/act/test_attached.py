@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from largebatch.act.attached import Attached
-from largebatch.api import attach
+from largebatch.act.attached import Attached, attach
 from largebatch.core.codec import encode
 from largebatch.core.decision import Decision
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NotFinite, NoVariance
@@ -69,7 +68,7 @@ def take(control: Attached, model: nn.Module, steps: Sequence[int], *, parts: in
 
 
 def hooks_of(control: Attached) -> int:
-    tap = control.observer.tap  # type: ignore[attr-defined]
+    tap = control.observer.tap
     assert isinstance(tap, LeafHooks)
     optimizer = control.optimizer
     of_optimizer = [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
@@ -583,3 +582,16 @@ def test_the_users_own_gradients_are_not_counted() -> None:
     control.optimizer.step()
     take(other, twin, [0])
     assert control.lr_multiplier == other.lr_multiplier
+
+
+def test_a_run_that_decides_in_its_steps_refuses_to_decide_once_more() -> None:
+    model = small_model()
+    with attach(
+        model, sgd(model), AdaScale(), batch_size=24, base_batch_size=8, micro_batches=3
+    ) as control:
+        accumulate(model, 0, parts=3)
+        with pytest.raises(LargeBatchError, match=r"control\.decide\(\) would decide twice"):
+            control.decide()
+        control.optimizer.step()
+        control.complete()  # nothing is left to close
+        assert (control.optimizer_steps, control.last_batch_size) == (1, 24)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from largebatch.act.clocked import check_budget, check_needs, clocks_of, digest_of, facts_of
+from largebatch.act.controller import Controller
 from largebatch.act.loader import BatchLoader
-from largebatch.api import Controller
+from largebatch.act.needs import check_budget, check_needs
+from largebatch.act.run_facts import clocks_of, digest_of, run_facts
 from largebatch.core.decider import Decider
 from largebatch.core.rule import Rule, chain
 from largebatch.measure.meter import Meter
@@ -120,7 +121,7 @@ def test_the_digest_differs_as_soon_as_a_clock_or_a_state_does() -> None:
 
 
 def test_the_facts_of_a_run_are_plain_values() -> None:
-    facts = facts_of(decider())
+    facts = run_facts(decider())
     assert facts["rule"]["rules"][0]["kind"] == "AdaScale"
     assert (facts["base_batch_size"], facts["batch_size"], facts["budget"]) == (4, 8, None)
 

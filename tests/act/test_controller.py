@@ -13,8 +13,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from largebatch.act.attached import attach
+from largebatch.act.controller import Controller
 from largebatch.act.loader import BatchLoader
-from largebatch.api import Controller, attach
 from largebatch.core.decision import Decision
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NotFinite
 from largebatch.core.measurement import Measurement

@@ -19,8 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from distributed import run_on_ranks
+from largebatch.act.attached import attach
+from largebatch.act.controller import Controller
 from largebatch.act.loader import BatchLoader
-from largebatch.api import Controller, attach
 from largebatch.core.errors import RanksDisagree
 from largebatch.core.plan import BatchPlan
 from largebatch.core.rule import Rule

@@ -6,7 +6,7 @@ import torch
 from stream_twin import bound, naive_stream, take
 from torch.utils.data import Dataset
 
-from largebatch.act.fetch import random_state_kept, seed_generators
+from largebatch.measure.random_state import keep_random_state, seed_generators
 
 torch.set_num_threads(1)
 
@@ -110,7 +110,7 @@ def test_all_three_generators_follow_the_seed():
         seed_generators(seed)
         return random.random(), np.random.rand(), torch.rand(()).item()
 
-    with random_state_kept():
+    with keep_random_state():
         assert draw(2**63 + 1) == draw(2**63 + 1)
         assert all(a != b for a, b in zip(draw(1), draw(2), strict=True))
 

@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from largebatch.act.controller import Controller
 from largebatch.act.loader import BatchLoader
 from largebatch.act.micro_batches import MicroBatches
-from largebatch.api import Controller
 from largebatch.core.errors import MicroBatchMissed
 from largebatch.core.rule import chain
 from small_runs import data, loss_of, sgd, small_model, weights

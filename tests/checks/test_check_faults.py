@@ -33,7 +33,7 @@ from largebatch.core.errors import LargeBatchError
 
 
 def check(control: lb.Controller, loss: Any = mean_loss) -> CheckUp:
-    return control.check(loss, seconds=0.0)
+    return lb.check(control, loss, seconds=0.0)
 
 
 def test_a_sound_run_has_nothing_but_what_is_ok() -> None:
@@ -147,10 +147,10 @@ def test_what_the_loss_raises_is_an_error_and_is_not_raised() -> None:
 
 
 def test_without_a_loss_the_rest_is_looked_at() -> None:
-    found = controlled(classifier(nn.BatchNorm1d(8)), base=32).check()
+    found = lb.check(controlled(classifier(nn.BatchNorm1d(8)), base=32))
     assert the(found, "batch normalization").level == "warning"
     assert the(found, "loss").level == "note"
-    assert "control.check(loss)" in the(found, "loss").remedy
+    assert "lb.check(control, loss)" in the(found, "loss").remedy
 
 
 # The model
@@ -354,7 +354,7 @@ def own_for_each(worker: int) -> None:
 @pytest.mark.parametrize(("seeding", "fault"), [(same_for_all, True), (own_for_each, False)])
 def test_workers_that_share_a_seed_are_a_warning(seeding: Any, *, fault: bool) -> None:
     control = controlled(source=loaded(num_workers=2, worker_init_fn=seeding))
-    found = control.check()
+    found = lb.check(control)
     names = [finding.name for finding in found.findings if finding.level == "warning"]
     assert names == (["workers' seeds"] if fault else [])
     if fault:
@@ -371,16 +371,19 @@ def test_an_attached_run_is_checked_with_a_micro_batch() -> None:
     with lb.attach(
         model, optimizer, lb.AdaScale(), batch_size=32, base_batch_size=16, micro_batches=2
     ) as control:
-        assert alarms(control.check(mean_loss, (x, y), seconds=0.05)) in ([], ["cost of measuring"])
-        assert "control.check(loss, batch)" in the(control.check(), "loss").remedy
+        assert alarms(lb.check(control, mean_loss, (x, y), seconds=0.05)) in (
+            [],
+            ["cost of measuring"],
+        )
+        assert "lb.check(control, loss, batch)" in the(lb.check(control), "loss").remedy
 
         def total(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
             return 16 * mean_loss(model, batch) * len(batch[0])
 
-        assert the(control.check(total, (x, y)), "mean loss").level == "error"
+        assert the(lb.check(control, total, (x, y)), "mean loss").level == "error"
         for half_x, half_y in ((x[:8], y[:8]), (x[8:], y[8:])):
             mean_loss(model, (half_x, half_y)).backward()
-            control.check(mean_loss, (x, y), seconds=0.05)
+            lb.check(control, mean_loss, (x, y), seconds=0.05)
         optimizer.step()
         assert control.optimizer_steps == 1
 
@@ -390,7 +393,7 @@ def test_an_attached_run_is_checked_with_a_micro_batch() -> None:
 
 def test_the_cost_of_measuring_stands_beside_its_null(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overhead, "RUN_SECONDS", 1e-4)
-    finding = the(controlled().check(mean_loss, seconds=0.3), "cost of measuring")
+    finding = the(lb.check(controlled(), mean_loss, seconds=0.3), "cost of measuring")
     assert finding.level in ("ok", "note")
     assert "the bare loop against itself" in finding.seen
     assert "2 micro-batches" in finding.seen
@@ -402,7 +405,7 @@ def test_a_cost_that_is_clear_of_its_null_is_a_note(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(overhead.Timed, "watched", slower)
     monkeypatch.setattr(overhead.Timed, "bare", lambda self, steps: 0.01 * steps)
-    finding = the(controlled().check(mean_loss, seconds=0.3), "cost of measuring")
+    finding = the(lb.check(controlled(), mean_loss, seconds=0.3), "cost of measuring")
     assert finding.level == "note"
     assert "3.000 [3.000, 3.000]" in finding.seen
     assert "against itself 1.000" in finding.seen
@@ -410,7 +413,7 @@ def test_a_cost_that_is_clear_of_its_null_is_a_note(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_rule_that_measures_nothing_costs_nothing_to_time() -> None:
-    names = [f.name for f in controlled(rule=lb.LinearScaling()).check(mean_loss).findings]
+    names = [f.name for f in lb.check(controlled(rule=lb.LinearScaling()), mean_loss).findings]
     assert "cost of measuring" not in names
 
 
@@ -443,11 +446,18 @@ def test_the_worst_is_printed_first_with_reason_and_remedy() -> None:
     assert named(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
 
 
+def test_what_is_no_run_or_has_a_batch_of_its_own_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"got Linear\. lb\.check\(control, loss\)"):
+        lb.check(nn.Linear(1, 1), mean_loss)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"Leave it out: lb\.check\(control, loss\)"):
+        lb.check(controlled(), mean_loss, data(4))
+
+
 def test_in_the_middle_of_a_step_there_is_no_check() -> None:
     control = controlled()
     for batch in control.steps(steps=2):
         with pytest.raises(LargeBatchError, match="between two steps"):
-            control.check(mean_loss)
+            lb.check(control, mean_loss)
         for micro_batch in batch:
             control.backward(mean_loss(control.model, micro_batch))
         control.step()

@@ -100,7 +100,7 @@ def the_same(fault: str) -> CheckUp:
                 raise RuntimeError("here alone")
             return mean_loss(model, batch)
 
-    return run_of(source, model, extra).check(loss, seconds=0.0)
+    return lb.check(run_of(source, model, extra), loss, seconds=0.0)
 
 
 def every() -> dict[str, CheckUp]:
@@ -156,8 +156,8 @@ def kept() -> tuple[bool, bool, CheckUp]:
     def by_the_wrapper(inside: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return mean_loss(model, batch)
 
-    control.check(by_the_wrapper, seconds=0.0)
-    found = control.check(mean_loss, seconds=0.2)
+    lb.check(control, by_the_wrapper, seconds=0.0)
+    found = lb.check(control, mean_loss, seconds=0.2)
     same = True
     for batch in control.steps(steps=2):
         if not control.optimizer_steps:

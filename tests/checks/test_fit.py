@@ -13,14 +13,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from runs_with_faults import classifier, data, mean_loss
-from test_check_untouched import Busy, Failing, same
+from test_check_changes_nothing import Busy, Failing, same
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import largebatch as lb
 from distributed import run_on_ranks
-from largebatch.checks import fit, memory
-from largebatch.checks.fit import MicroBatchFit, Tries, largest
+from largebatch.checks import fit, memory, size_search
+from largebatch.checks.size_search import MicroBatchFit, Tries, largest
 from largebatch.workbench.runs.train import train
 from largebatch.workbench.workloads import load
 
@@ -109,8 +109,8 @@ def test_a_size_is_run_only_if_those_before_it_say_that_it_fits(
         work()
         return needs(ran[-1])
 
-    monkeypatch.setattr(fit, "resident", lambda: rest)
-    monkeypatch.setattr(fit, "peak_of", peak)
+    monkeypatch.setattr(size_search, "resident", lambda: rest)
+    monkeypatch.setattr(size_search, "peak_of", peak)
     for limit in (4 * GB, 8 * GB, 20 * GB):
         ran.clear()
         found = largest(Tries(ran.append, limit=limit, device=CPU), most=1_000_000)
@@ -145,7 +145,7 @@ def test_a_limit_in_bytes_is_kept() -> None:
 
     control = control_of()
     limit = memory.resident() + 250_000_000
-    found = control.fit_micro_batch(heavy, memory_limit=limit)
+    found = lb.fit_micro_batch(control, heavy, memory_limit=limit)
     assert found.size in (4, 8, 16)
     assert "would need about" in found.reason
     assert "GB" in found.reason or "MB" in found.reason
@@ -153,7 +153,7 @@ def test_a_limit_in_bytes_is_kept() -> None:
 
 def test_the_size_is_that_of_the_error_and_every_micro_batch_keeps_to_it() -> None:
     control, loss = control_of(), Limited(45)
-    found = control.fit_micro_batch(loss)
+    found = lb.fit_micro_batch(control, loss)
     assert (found.size, found.tried) == (32, (2, 4, 8, 16, 32))
     assert str(found) == "Micro-batches of at most 32 samples: 80 samples ran out of memory."
     assert control.batches.max_micro_batch_size == 32
@@ -161,20 +161,20 @@ def test_the_size_is_that_of_the_error_and_every_micro_batch_keeps_to_it() -> No
     go(control, steps=12, sizes=sizes)
     assert max(sizes) == 32
     assert control.batch_size > 64
-    assert control.fit_micro_batch(loss) == MicroBatchFit(size=32, reason="as found before")
+    assert lb.fit_micro_batch(control, loss) == MicroBatchFit(size=32, reason="as found before")
 
 
 def test_no_larger_size_is_tried_than_the_run_can_need() -> None:
     def most(control: lb.Controller) -> int:
         loss = Limited(10**6)
-        return control.fit_micro_batch(loss).size
+        return lb.fit_micro_batch(control, loss).size
 
     assert most(control_of()) == 256  # the data set in two parts
     assert most(control_of(rule=lb.methods.adasgd(max=100))) == 50
     assert most(control_of(rule=lb.AdaScale())) == 16
     assert most(control_of(rule=lb.LinearScaling())) == 32  # nothing is measured
     assert most(control_of(examples=lb.PerExample())) == 512
-    assert control_of().fit_micro_batch(Limited(10**6), most=64).size == 64
+    assert lb.fit_micro_batch(control_of(), Limited(10**6), most=64).size == 64
 
 
 @pytest.mark.parametrize("call", [None, 1, 3, 5])
@@ -193,10 +193,10 @@ def test_every_bit_of_the_run_is_kept(call: int | None, steps: int) -> None:
             control.batches._most = None  # to be found once more
             failing = Failing(call)
             if call is None:
-                control.fit_micro_batch(failing)
+                lb.fit_micro_batch(control, failing)
             else:
                 with pytest.raises(RuntimeError, match="in the middle"):
-                    control.fit_micro_batch(failing)
+                    lb.fit_micro_batch(control, failing)
             control.batches.fit(16)
         assert all(p.grad.eq(1.0).all() for p in control.model.parameters())  # type: ignore[union-attr]
         control.optimizer.zero_grad()
@@ -212,7 +212,7 @@ def test_single_examples_are_measured_in_the_tries_by_hooks_that_are_gone_afterw
     for look in (False, True):
         control = control_of(rule=rule, examples=lb.PerExample())
         if look:
-            assert control.fit_micro_batch(Limited(25)).size == 16
+            assert lb.fit_micro_batch(control, Limited(25)).size == 16
             assert not any(m._forward_hooks for m in control.model.modules())
         else:
             control.batches.fit(16)
@@ -224,17 +224,17 @@ def test_single_examples_are_measured_in_the_tries_by_hooks_that_are_gone_afterw
 @pytest.mark.parametrize("cut", [1, 2, 5, 9])
 def test_a_resumed_run_keeps_the_size_and_ends_with_the_same_bits(cut: int) -> None:
     whole = control_of()
-    whole.fit_micro_batch(Limited(25))
+    lb.fit_micro_batch(whole, Limited(25))
     go(whole, steps=10)
     first = control_of()
-    first.fit_micro_batch(Limited(25))
+    lb.fit_micro_batch(first, Limited(25))
     go(first, steps=cut)
     state = copy.deepcopy(
         [first.model.state_dict(), first.optimizer.state_dict(), first.state_dict()]
     )
     second = control_of()
     second.load_state_dict(state[2])
-    assert second.fit_micro_batch(Limited(400)).size == 16  # a larger machine keeps the cuts
+    assert lb.fit_micro_batch(second, Limited(400)).size == 16  # a larger machine keeps the cuts
     second.model.load_state_dict(state[0])
     second.optimizer.load_state_dict(state[1])
     go(second, steps=10)
@@ -245,16 +245,18 @@ def test_a_resumed_run_keeps_the_size_and_ends_with_the_same_bits(cut: int) -> N
 def test_wrong_uses_are_refused_with_the_line_to_paste() -> None:
     loss = mean_loss
     with pytest.raises(ValueError, match='max_micro_batch_size="auto"'):
-        control_of(most=16).fit_micro_batch(loss)
-    with pytest.raises(lb.LargeBatchError, match=r"control\.fit_micro_batch\(lambda model"):
+        lb.fit_micro_batch(control_of(most=16), loss)
+    with pytest.raises(lb.LargeBatchError, match=r"lb\.fit_micro_batch\(control, lambda model"):
         go(control_of(), steps=1)
     for limit in (0, -5):
         with pytest.raises(ValueError, match=r"memory_limit=8 \* 10\*\*9"):
-            control_of().fit_micro_batch(loss, memory_limit=limit)
+            lb.fit_micro_batch(control_of(), loss, memory_limit=limit)
     with pytest.raises(ValueError, match="most=512"):
-        control_of().fit_micro_batch(loss, most=0)
+        lb.fit_micro_batch(control_of(), loss, most=0)
     with pytest.raises(ValueError, match="no scalar with the graph"):
-        control_of().fit_micro_batch(lambda m, b: mean_loss(m, b).detach())
+        lb.fit_micro_batch(control_of(), lambda m, b: mean_loss(m, b).detach())
+    with pytest.raises(ValueError, match=r"got Linear\. Build one: lb\.Controller"):
+        lb.fit_micro_batch(nn.Linear(1, 1), loss)  # type: ignore[arg-type]
     for wrong in ("automatic", 0, 2.5):
         with pytest.raises(ValueError, match="max_micro_batch_size=64"):
             control_of(most=wrong)
@@ -264,14 +266,14 @@ def test_wrong_uses_are_refused_with_the_line_to_paste() -> None:
     control.batches.fit(16)
     for _ in control.steps(samples=100):
         with pytest.raises(lb.LargeBatchError, match="between two steps"):
-            control.fit_micro_batch(loss)
+            lb.fit_micro_batch(control, loss)
         break
 
 
 def test_a_limit_that_cannot_be_known_asks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "available", lambda: None)
     with pytest.raises(ValueError, match=r"memory_limit=8 \* 10\*\*9"):
-        control_of().fit_micro_batch(mean_loss)
+        lb.fit_micro_batch(control_of(), mean_loss)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("you can't allocate memory: 9")])
@@ -281,7 +283,7 @@ def test_other_signs_of_a_full_memory_end_the_search(error: Exception) -> None:
             raise error
         return mean_loss(model, batch)
 
-    assert control_of().fit_micro_batch(loss).size == 4
+    assert lb.fit_micro_batch(control_of(), loss).size == 4
 
 
 def test_memory_that_ends_in_training_is_told_with_the_remedy() -> None:
@@ -310,7 +312,7 @@ def on_a_rank(case: str) -> tuple[Any, Any]:
     fits = 100 if dist.get_rank() == 0 else 25
     loss: Any = Limited(0 if case == "one has no room" and dist.get_rank() == 1 else fits)
     try:
-        found = control.fit_micro_batch(loss)
+        found = lb.fit_micro_batch(control, loss)
     except lb.LargeBatchError as error:
         return str(error), None
     sizes: list[int] = []

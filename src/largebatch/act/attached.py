@@ -1,75 +1,37 @@
-"""A run that the user drives: the learning rate is set inside the user's own `optimizer.step`."""
+"""`attach`: sets the learning rate inside a loop that stays as it is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from largebatch.act.clocked import (
-    Clocked,
-    check_budget,
-    check_needs,
-    clocks_of,
-    digest_of,
-    facts_of,
-    optimizer_facts,
+from largebatch.act.clocked import Clocked
+from largebatch.act.deprecated import call_check
+from largebatch.act.guards import (
+    check_no_batch_rule,
+    check_parts,
+    check_patience,
+    refuse_closure,
+    rule_names,
 )
-from largebatch.act.learning_rate import LrActuator
-from largebatch.act.scaling import LossScale, drop_gradients
+from largebatch.act.needs import check_budget, check_needs
+from largebatch.act.run_facts import clocks_of, digest_of, optimizer_facts, run_facts
+from largebatch.act.scaling import drop_gradients
 from largebatch.core.decider import Decider
 from largebatch.core.errors import CheckpointError, LargeBatchError, NotFinite, RanksDisagree
 from largebatch.core.measurement import Budget, Measurement, Reading
-from largebatch.core.protocols import Meter, Sink
-from largebatch.core.rule import Chain, Rule, name_of
-from largebatch.core.run_state import Resumed
-
-
-class Observer(Protocol):
-    """What is asked of a meter that watches a loop it does not drive.
-
-    Attributes:
-        meter: the meter behind it.
-        batch_size: samples of a whole step over all ranks.
-        micro_batches: backward calls of a step on each rank; None where not known yet.
-    """
-
-    @property
-    def micro_batches(self) -> int | None: ...
-    @property
-    def meter(self) -> Meter: ...
-    @property
-    def batch_size(self) -> int: ...
-
-    def bind(self, optimizer: Optimizer) -> None:
-        """Told once whose parameters to measure."""
-        ...
-
-    def open(self, wanted: frozenset[str]) -> None:
-        """A step begins in which these statistics are wanted."""
-        ...
-
-    def size(self, samples: int) -> None:
-        """The samples of one micro-batch."""
-        ...
-
-    def loss(self, loss: Tensor) -> None:
-        """The mean loss of one micro-batch."""
-        ...
-
-    def close(self, *, digest: int = 0, loss_scale: float = 1.0) -> Reading:
-        """Combines the parts over the ranks."""
-        ...
-
-    def detach(self) -> None:
-        """Takes every hook off the model."""
-        ...
+from largebatch.core.protocols import Sink
+from largebatch.core.rule import Rule
+from largebatch.core.run_state import resume
+from largebatch.measure.meter import Meter
+from largebatch.measure.observer import Observer
 
 
 class Attached(Clocked):
@@ -82,6 +44,19 @@ class Attached(Clocked):
     step that the scaler left out is counted in `advance`.
 
     Mutable: holds the step in hand.
+
+    Args:
+        optimizer, rule: of the run.
+        observer: measures the gradients of the loop.
+        base_batch_size, dataset_size, budget, patience, scaler: as in `attach`.
+        record: where each step is written, on this rank.
+        decides_in_step: whether `optimizer.step` itself decides, in its pre-hook. False is for a
+            loop that runs its last backward inside `optimizer.step(closure)`, as Lightning's
+            Trainer does. It calls `decide` after that backward, before it clips, and `complete`
+            after the step.
+
+    Raises:
+        ValueError, RanksDisagree: as in `attach`.
     """
 
     def __init__(
@@ -96,10 +71,9 @@ class Attached(Clocked):
         record: Sink | None = None,
         patience: int = 10,
         scaler: GradScaler | None = None,
+        decides_in_step: bool = True,
     ) -> None:
-        if patience < 1:
-            raise ValueError(f"patience is a number of steps, at least 1; got {patience!r}.")
-        self.patience = patience
+        check_patience(patience)
         observer.bind(optimizer)
         meter = observer.meter
         decider = Decider.start(
@@ -110,18 +84,19 @@ class Attached(Clocked):
             dataset_size=dataset_size,
             budget=budget,
         )
-        super().__init__(decider, optimizer)
-        _refuse_batch(decider)
+        super().__init__(
+            decider, optimizer, meter=meter, scaler=scaler, record=record, patience=patience
+        )
+        check_no_batch_rule(decider)
         check_needs(decider, meter=meter)
         check_budget(decider)
         self.observer = observer
-        self._lr = LrActuator(optimizer)
-        self._scale = LossScale(scaler, optimizer)
         self._scale.open()
-        meter.agree({**facts_of(decider), "learning rate": self._lr.base_lr})
-        self._record = record
-        if self._record is not None:
-            self._record.start({**facts_of(decider), "optimizer": optimizer_facts(optimizer)})
+        facts = run_facts(decider)
+        meter.agree({**facts, "learning rate": self._lr.base_lr})
+        if record is not None:
+            record.start({**facts, "optimizer": optimizer_facts(optimizer)})
+        self._decides_in_step, self._decided = decides_in_step, False
         self._seen: Measurement | None = None
         self._at_last_advance = decider
         self._open()
@@ -129,6 +104,21 @@ class Attached(Clocked):
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         ]
+
+    @property
+    def loss_scale(self) -> float:
+        """What the scaler multiplies the step's losses with; 1 without one."""
+        return self._scale.value
+
+    @property
+    def gain(self) -> float:
+        """What the last step was worth in base steps; 0 before the first."""
+        return 0.0 if self.decision is None else self.decision.base_steps
+
+    @property
+    def last_batch_size(self) -> int:
+        """Samples of the last step, over all ranks; 0 before the first."""
+        return self.decider.samples - self._before.samples
 
     def micro_batch(self, samples: int) -> None:
         """Tells the samples of one micro-batch, once for each backward, where they are unequal.
@@ -162,13 +152,62 @@ class Attached(Clocked):
         return 0 if scheduler is None else super().advance(scheduler, metric=metric)
 
     def load_state_dict(self, plain: Mapping[str, Any]) -> None:
-        """As `Clocked.load_state_dict`; the batch is that of this run, whose loop makes it."""
+        """Resumes where `state_dict` was taken, in a run built as that one was; call it on every
+        rank. The number of ranks may differ. The batch is that of this run, whose loop makes it.
+
+        Raises:
+            CheckpointError: a state of another rule, version, data set, base batch or budget, or
+                one that is damaged or cut; the run is left as it was.
+            RanksDisagree: the ranks loaded different states.
+        """
         if isinstance(plain, Mapping) and "batches" in plain:
             raise CheckpointError(
                 "The state has a place in the data ('batches'): it is that of lb.Controller. Build "
                 "one, or start a new run from the model's weights."
             )
-        super().load_state_dict(plain)
+        resumed = resume(self.decider, plain)
+        decider = replace(resumed.decider, batch_size=self.observer.batch_size)
+        self._resume(replace(resumed, decider=decider))
+        self._at_last_advance = self.decider
+        self._seen = None
+        self._open()
+        self.meter.agree(clocks_of(self.decider))
+
+    def decide(self, *, share: float = 1.0) -> None:
+        """Measures, decides and multiplies the learning rate until the step is over; for a loop
+        whose steps do not decide by themselves (`decides_in_step=False`).
+
+        Args:
+            share: the factor by which the step's gradient falls short of the mean over its
+                micro-batches, above 0; it is made the mean.
+
+        Raises:
+            LargeBatchError: as `optimizer.step()` under `lb.attach`, or the steps decide by
+                themselves.
+        """
+        if self._decides_in_step:
+            raise LargeBatchError(
+                "optimizer.step() decides by itself in this run, so control.decide() would decide "
+                "twice. Leave it out."
+            )
+        seen = self._decide(share=share)
+        if seen.finite:
+            if share != 1.0:
+                self.meter.multiply_gradients(1.0 / share)
+            self._lr.apply(self.lr_multiplier)
+        elif self.scaler is None:
+            drop_gradients(self.optimizer)  # else the scaler must see them, to lower its scale
+        self._check_going_on(seen)
+
+    def complete(self) -> None:
+        """Closes the step that was decided: restores the learning rate, writes the record and opens
+        the next step. The optimizer's post-hook calls it, unless a scaler left the step out. Does
+        nothing if no step was decided."""
+        if self._decided:
+            self._decided = False
+            self._lr.restore()
+            self._write()
+            self._open()
 
     def close(self) -> None:
         """Takes every hook off model and optimizer, restores the learning rate and closes the
@@ -178,9 +217,11 @@ class Attached(Clocked):
         self._hooks = []
         self._lr.restore()
         self.observer.detach()
-        if self._record is not None:
-            self._record.close()
-            self._record = None
+        self._close_record()
+
+    def check(self, loss: Any = None, batch: Any = None, *, seconds: float = 3.0) -> Any:
+        """Deprecated, and removed in 0.3: call `lb.check(control, loss, batch)`."""
+        return call_check(self, loss, batch, seconds=seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -194,16 +235,19 @@ class Attached(Clocked):
         self.close()
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if any(callable(value) for value in (*args[1:], *kwargs.values())):
-            raise LargeBatchError(
-                "optimizer.step(closure) runs its backward inside the step, too late to be "
-                "measured. Run the closure yourself: closure(); optimizer.step()."
-            )
+        if not self._decides_in_step:
+            if self._decided and self._seen is not None and not self._seen.finite:
+                drop_gradients(optimizer)  # the squares overflowed before what the scaler looks at
+            return
+        refuse_closure(args, kwargs)
         seen = self._decide()
         if not seen.finite:
             drop_gradients(optimizer)
         self._check_going_on(seen)
         self._lr.apply(self.lr_multiplier)
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self.complete()
 
     def _decide(self, *, share: float = 1.0) -> Measurement:
         """Reads and decides about a gradient that is `share` times the mean over the batch."""
@@ -213,13 +257,19 @@ class Attached(Clocked):
         try:
             reading = self.observer.close(digest=digest, loss_scale=self._scale.open() * share)
         except RanksDisagree:
-            self.observer.meter.agree(self._alike())
+            self.meter.agree(self._alike())
             raise
         if reading.loss is None and "loss" in self.decider.rule.needs:
+            names = rule_names(self.decider.rule, lambda rule: "loss" in rule.needs)
             raise LargeBatchError(
-                f"{_named(self.decider.rule, lambda rule: 'loss' in rule.needs)} needs the loss, "
-                "and none was told in this step. Before each loss.backward(): control.loss(loss)."
+                f"{names} needs the loss, and none was told in this step. Before each "
+                "loss.backward(): control.loss(loss)."
             )
+        seen = self._enter(reading)
+        self._decided = True
+        return seen
+
+    def _enter(self, reading: Reading) -> Measurement:
         self._seen = self.decider.see(reading, base_lr=self._lr.base_lr)
         self._before = self.decider
         self.decider, self.decision = self.decider.decide(self._seen)
@@ -228,22 +278,14 @@ class Attached(Clocked):
     def _alike(self) -> dict[str, Any]:
         return {**clocks_of(self.decider), "learning rate": self._lr.base_lr}
 
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._lr.restore()
-        self._write()
-        self._open()
-
     def _lose_step(self) -> None:
-        lost = Reading(samples=self.observer.batch_size, finite=False)
-        self._seen = self.decider.see(lost, base_lr=self._lr.base_lr)
-        self._before = self.decider
-        self.decider, self.decision = self.decider.decide(self._seen)
-        self._check_going_on(self._seen)
+        seen = self._enter(Reading(samples=self.observer.batch_size, finite=False))
+        self._check_going_on(seen)
         self._write()
 
     def _check_going_on(self, seen: Measurement) -> None:
         try:
-            self._check_finite(seen, patience=self.patience, left="no weight was changed by them")
+            self._check_finite(seen)
         except NotFinite:
             self._write()  # no post-hook comes
             raise
@@ -255,24 +297,70 @@ class Attached(Clocked):
     def _open(self) -> None:
         self.observer.open(self.decider.measure)
 
-    def _resume(self, resumed: Resumed) -> None:
-        decider = replace(resumed.decider, batch_size=self.observer.batch_size)
-        super()._resume(replace(resumed, decider=decider))
-        self._at_last_advance = self.decider
-        self._seen = None
-        self._open()
-        self.observer.meter.agree(clocks_of(self.decider))
 
+def attach(
+    model: nn.Module,
+    optimizer: Optimizer,
+    rule: Rule,
+    *,
+    batch_size: int,
+    base_batch_size: int,
+    micro_batches: int | None = None,
+    dataset_size: int | None = None,
+    budget: Budget | None = None,
+    meter: Meter | None = None,
+    record: Sink | None = None,
+    patience: int = 10,
+    scaler: GradScaler | None = None,
+) -> Attached:
+    """Lets a rule set the learning rate inside a loop that stays as it is.
 
-def _named(rules: Chain, chosen: Callable[[Rule], bool]) -> str:
-    return ", ".join(name_of(rule) for rule in rules.rules if chosen(rule))
+        control = lb.attach(model, optimizer, lb.AdaScale(), batch_size=512, base_batch_size=64)
+        for micro_batches in steps:
+            for x, y in micro_batches:               # two or more, or several processes
+                (loss_fn(model(x), y) / len(micro_batches)).backward()
+            optimizer.step()                         # lr x gain inside it only
+            optimizer.zero_grad()
+            control.advance(scheduler)               # was scheduler.step(): ticks in base steps
+            if control.base_steps >= 10_000:
+                break
 
+    The micro-batches of a step count equally; gain and noise scale do not depend on whether the
+    loss is divided by their number.
 
-def _refuse_batch(decider: Decider) -> None:
-    names = _named(decider.rule, lambda rule: "batch" in rule.changes | rule.bounds)
-    if names:
-        raise ValueError(
-            f"{names} changes or bounds the batch, but under lb.attach your own loader makes it. "
-            "Hand loading over: lb.Controller(model, optimizer, rule, "
-            "lb.BatchLoader(dataset, batch_size=64), base_batch_size=64)."
-        )
+    Args:
+        model: bare, or in DistributedDataParallel when several processes share the batch.
+        optimizer: any torch optimizer, with the learning rate that suits `base_batch_size`.
+        rule: a rule or a chain of rules that leaves the batch alone.
+        batch_size: samples of one optimizer step, over all ranks and micro-batches.
+        base_batch_size: B0, the batch in samples for which the learning rate was tuned.
+        micro_batches: backward calls a step on each rank. Telling it saves work and finds missing
+            or double ones; None takes what the first step shows.
+        dataset_size: samples in one epoch, for rules that need it.
+        budget: how long the run is, for schedules.
+        meter: how gradients are measured; None is `Meter(model)`.
+        record: where each step is written, by the first rank only.
+        patience: non-finite steps in a row after which training ends.
+        scaler: the one that scales the loop's losses, whose factor the measured gradients carry.
+
+    Raises:
+        ValueError: parts that do not fit together, before any training step.
+        RanksDisagree: the ranks were started with different settings.
+        NotFinite: within an `optimizer.step()`, when `patience` is at its end.
+    """
+    check_parts(model, optimizer, record)
+    if micro_batches is not None and micro_batches < 1:
+        raise ValueError(f"micro_batches is at least 1; got {micro_batches!r}.")
+    meter = meter or Meter(model)
+    observer = Observer(meter, batch_size=batch_size, micro_batches=micro_batches)
+    return Attached(
+        optimizer,
+        rule,
+        observer,
+        base_batch_size=base_batch_size,
+        dataset_size=dataset_size,
+        budget=budget,
+        record=record if meter.leader else None,
+        patience=patience,
+        scaler=scaler,
+    )

@@ -35,6 +35,6 @@ def budget_of(units: Mapping[str, float | None], *, dataset_size: int | None) ->
     return Budget(samples=max(round(amount), 1))
 
 
-def shown(budget: Budget) -> str:
-    """As it is written in a call: `steps=500`."""
+def budget_text(budget: Budget) -> str:
+    """Return a budget as it is written in a call: `steps=500`."""
     return f"{budget.unit}={budget.amount:.12g}"

@@ -11,11 +11,12 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from largebatch.act.fetch import Fetch, random_state_kept
-from largebatch.act.step import Step
+from largebatch.act.fetch import Fetch
+from largebatch.act.planned_step import PlannedStep
 from largebatch.act.stream import SampleStream
 from largebatch.core.errors import MicroBatchMissed
 from largebatch.core.plan import BatchPlan
+from largebatch.measure.random_state import keep_random_state
 
 Chunk = tuple[int, int]
 """(position of the first sample, samples) of one micro-batch."""
@@ -171,11 +172,11 @@ class ChunkSource:
         self._most = most
         self._cut = self._cut_of(self._cut.batch_size)
 
-    def step(self, position: int, batch_size: int) -> Step:
+    def step(self, position: int, batch_size: int) -> PlannedStep:
         cut = self._cut
         if cut.batch_size != batch_size:
             cut = self._cut = self._cut_of(batch_size)
-        return Step(
+        return PlannedStep(
             batch_size=batch_size,
             accumulation=len(cut.offsets),
             micro_batches=self._delivery.micro_batches(position, cut),
@@ -183,7 +184,7 @@ class ChunkSource:
 
     def peek(self, position: int, batch_size: int, most: int) -> tuple[list[tuple[Any, int]], int]:
         step = self.step(position, batch_size)
-        with random_state_kept():  # they are read again, then with the same draws
+        with keep_random_state():  # they are read again, then with the same draws
             return list(islice(step.micro_batches, most)), step.accumulation
 
     def coming(self, position: int, count: int) -> Any:

@@ -1,26 +1,25 @@
-"""What a user may ask of a run in hand, whichever way it is driven."""
+"""The clocks of a run, which `Controller` and `Attached` share."""
 
 from __future__ import annotations
 
 import inspect
 import math
-import zlib
-from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from largebatch.act.learning_rate import tick
-from largebatch.core.codec import encode
+from largebatch.act.learning_rate import LrActuator, tick
+from largebatch.act.scaling import LossScale
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
 from largebatch.core.errors import LargeBatchError, NotFinite
-from largebatch.core.measurement import FACTS, STATISTICS, Measurement
-from largebatch.core.protocols import Meter
-from largebatch.core.rule import require
-from largebatch.core.run_state import Resumed, resume, state_of
+from largebatch.core.measurement import Measurement
+from largebatch.core.protocols import Sink
+from largebatch.core.run_state import Resumed, state_of
+from largebatch.measure.meter import Meter
 
 
 class Clocked:
@@ -28,25 +27,54 @@ class Clocked:
 
     Mutable: holds the decider before and after the last step.
 
+    Args:
+        decider: before the first step.
+        optimizer: whose steps are counted and whose learning rate is multiplied.
+        meter: measures the gradients.
+        scaler: scales the losses in half precision.
+        record: where each step is written, on this rank.
+        patience: non-finite steps in a row after which training ends.
+
     Attributes:
         decider: rule, state and clocks before the coming step.
         decision: of the last step; None before the first.
         optimizer: whose steps are counted.
+        meter: measures the gradients.
+        patience: non-finite steps in a row after which training ends.
 
     Raises:
-        ValueError: a rule is attached to the optimizer already.
+        ValueError: a rule is attached to the optimizer already, or it has a parameter group without
+            a learning rate.
     """
 
-    def __init__(self, decider: Decider, optimizer: Optimizer) -> None:
+    def __init__(
+        self,
+        decider: Decider,
+        optimizer: Optimizer,
+        *,
+        meter: Meter,
+        scaler: GradScaler | None = None,
+        record: Sink | None = None,
+        patience: int = 10,
+    ) -> None:
         _refuse_attached(optimizer)
         self.decider = decider
         self.decision: Decision | None = None
-        self.optimizer = optimizer
+        self.optimizer, self.meter = optimizer, meter
+        self._lr = LrActuator(optimizer)
+        self._scale = LossScale(scaler, optimizer)
+        self.patience = patience
+        self._record = record
         self._before = decider
         self._lost_in_a_row = 0
         self._trainable = _trainable(optimizer)
         self._first_tick = decider.base_steps
         self._ticked: WeakKeyDictionary[LRScheduler, float] = WeakKeyDictionary()
+
+    @property
+    def scaler(self) -> GradScaler | None:
+        """The scaler of half precision; None without one, or with a disabled one."""
+        return self._scale.scaler
 
     @property
     def base_steps(self) -> float:
@@ -137,45 +165,6 @@ class Clocked:
         """
         return state_of(self.decider, decision=self.decision, lost_in_a_row=self._lost_in_a_row)
 
-    def load_state_dict(self, plain: Mapping[str, Any]) -> None:
-        """Goes on where `state_dict` was taken, in a run built as that one was; call it on every
-        rank. The number of ranks may differ.
-
-        Raises:
-            CheckpointError: a state of another rule, version, data set, base batch or budget, or
-                one that is damaged or cut; the run is left as it was.
-            RanksDisagree: the ranks loaded different states.
-        """
-        self._resume(resume(self.decider, plain))
-
-    def _resume(self, resumed: Resumed) -> None:
-        self._before = self.decider = resumed.decider
-        self.decision = resumed.decision
-        self._lost_in_a_row = resumed.lost_in_a_row
-        self._first_tick = resumed.decider.base_steps
-        self._ticked.clear()
-
-    def _check_finite(self, seen: Measurement, *, patience: int, left: str) -> None:
-        self._lost_in_a_row = 0 if seen.finite else self._lost_in_a_row + 1
-        at_once = seen.samples == 0 and seen.loss is not None and not math.isfinite(seen.loss)
-        if at_once or self._lost_in_a_row >= patience:
-            cause = (
-                "It is the first step, so look at the data and the loss."
-                if at_once
-                else "Look at the data, or lower the learning rate: optimizer = "
-                "torch.optim.SGD(model.parameters(), lr=0.5 * lr)."
-            )
-            if seen.loss is not None and math.isfinite(seen.loss):
-                cause += (
-                    " Only the gradient overflows: with a GradScaler, begin with a lower scale, "
-                    "torch.amp.GradScaler(init_scale=1024.0), or give it more steps to find one, "
-                    f"patience={2 * patience}."
-                )
-            raise NotFinite(
-                f"{self._lost_in_a_row} step(s) in a row had a loss or gradient that is not finite "
-                f"(loss {seen.loss}); {left}. {cause}"
-            )
-
     def check_optimizer(self) -> None:
         """Checks that the optimizer moves as many parameters as when the run was built.
 
@@ -190,6 +179,39 @@ class Clocked:
                 "freeze and release parameters first, then build lb.Controller(...) or, after "
                 "control.close(), lb.attach(...) anew."
             )
+
+    def _resume(self, resumed: Resumed) -> None:
+        self._before = self.decider = resumed.decider
+        self.decision = resumed.decision
+        self._lost_in_a_row = resumed.lost_in_a_row
+        self._first_tick = resumed.decider.base_steps
+        self._ticked.clear()
+
+    def _check_finite(self, seen: Measurement) -> None:
+        self._lost_in_a_row = 0 if seen.finite else self._lost_in_a_row + 1
+        at_once = seen.samples == 0 and seen.loss is not None and not math.isfinite(seen.loss)
+        if at_once or self._lost_in_a_row >= self.patience:
+            cause = (
+                "It is the first step, so look at the data and the loss."
+                if at_once
+                else "Look at the data, or lower the learning rate: optimizer = "
+                "torch.optim.SGD(model.parameters(), lr=0.5 * lr)."
+            )
+            if seen.loss is not None and math.isfinite(seen.loss):
+                cause += (
+                    " Only the gradient overflows: with a GradScaler, begin with a lower scale, "
+                    "torch.amp.GradScaler(init_scale=1024.0), or give it more steps to find one, "
+                    f"patience={2 * self.patience}."
+                )
+            raise NotFinite(
+                f"{self._lost_in_a_row} step(s) in a row had a loss or gradient that is not finite "
+                f"(loss {seen.loss}); no weight was changed by them. {cause}"
+            )
+
+    def _close_record(self) -> None:
+        if self._record is not None:
+            self._record.close()
+            self._record = None
 
 
 def _trainable(optimizer: Optimizer) -> int:
@@ -206,98 +228,3 @@ def _refuse_attached(optimizer: Optimizer) -> None:
                 "where that is out of reach; of two rules make one: "
                 "lb.attach(model, optimizer, lb.chain(rule, another), ...)."
             )
-
-
-def clocks_of(decider: Decider) -> dict[str, Any]:
-    """What must be the same on every rank before each step, as plain values."""
-    return {
-        "step": decider.step,
-        "samples": decider.samples,
-        "base_steps": decider.base_steps,
-        "batch_size": decider.batch_size,
-        "measure": sorted(decider.measure),
-        "state": repr(decider.state),
-    }
-
-
-def digest_of(facts: Mapping[str, Any]) -> int:
-    """A number below 2^32 that differs when one of the facts does.
-
-    The same on every rank and in every process, unlike `hash`.
-    """
-    return zlib.crc32(repr(facts).encode())
-
-
-def facts_of(decider: Decider) -> dict[str, Any]:
-    """What describes a run, as plain values: for the record's header and the ranks' agreement."""
-    return {
-        "rule": encode(decider.rule, kind=True),
-        "base_batch_size": decider.base_batch_size,
-        "batch_size": decider.batch_size,
-        "ranks": decider.ranks,
-        "dataset_size": decider.dataset_size,
-        "budget": encode(decider.budget),
-    }
-
-
-def optimizer_facts(optimizer: Optimizer) -> dict[str, Any]:
-    """What the record's header says of the optimizer, by its first group."""
-    group = optimizer.param_groups[0]
-    numbers = {name: float(group.get(name) or 0.0) for name in ("momentum", "dampening")}
-    return {"name": type(optimizer).__name__, **numbers}
-
-
-def check_needs(decider: Decider, *, meter: Meter) -> None:
-    """Refuses a rule whose statistic the meter lacks.
-
-    Raises:
-        ValueError: naming the rule and what it lacks.
-    """
-    missing = decider.rule.needs - meter.provides
-    remedy = "Use meter=lb.Meter(model)."
-    if "preconditioned_moments" in missing:
-        plain = "lb.methods.adasgd()" if "batch" in decider.rule.changes else "lb.AdaScale()"
-        remedy = (
-            "They exist for the Adam family, torch.optim.AdamW(model.parameters()), and for "
-            "torch.optim.Adagrad(model.parameters()). Any other optimizer has the moments of the "
-            f"bare gradient: {plain}."
-        )
-    elif "inner_product_variance" in missing:
-        remedy = (
-            "It takes the gradients of single samples: meter=lb.Meter(model, "
-            "examples=lb.PerExample()). The norm test takes the moments alone: "
-            "lb.NormTest(eta=0.5)."
-        )
-    elif "coordinate_noise_scale" in missing:
-        more = "statistics=[lb.SquaredNorms(), lb.CoordinateNoiseScale()]"
-        if "inner_product_variance" in meter.provides:
-            more = "examples=lb.PerExample(), statistics=[lb.CoordinateNoiseScale()]"
-        remedy = f"Add it: meter=lb.Meter(model, {more})."
-    elif "full_sqnorm" in missing:
-        remedy = (
-            "It takes passes over the data set. Say over which, and with which loss: "
-            "meter=lb.Meter(model, full=lb.FullGradient(dataset, lambda model, batch: "
-            "loss_fn(model(batch[0]), batch[1]))). From the step's own gradients: "
-            "lb.methods.adaptive_growth()."
-        )
-    require(
-        decider.rule,
-        meter.provides | FACTS,
-        by=f"this meter, with {sorted(meter.provides)},",
-        remedy=remedy,
-    )
-
-
-def check_budget(decider: Decider) -> None:
-    """Refuses a rule over the run's length when that is not known.
-
-    Raises:
-        ValueError: naming the rule.
-    """
-    if decider.budget is None:
-        require(
-            decider.rule,
-            (STATISTICS | FACTS) - {"budget"},
-            by="a run without a length",
-            remedy="Say it: lb.attach(..., budget=lb.Budget(base_steps=10_000)).",
-        )

@@ -1,4 +1,4 @@
-"""A run in which the batch may change: loading and stepping in one hand."""
+"""`Controller`: loads, measures, decides and steps, so that the batch may change."""
 
 from __future__ import annotations
 
@@ -12,35 +12,60 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from largebatch.act.budgets import budget_of, shown
-from largebatch.act.clocked import (
-    Clocked,
-    check_needs,
-    clocks_of,
-    digest_of,
-    facts_of,
-    optimizer_facts,
+from largebatch.act.budgets import budget_of, budget_text
+from largebatch.act.clocked import Clocked
+from largebatch.act.deprecated import call_check, call_fit_micro_batch
+from largebatch.act.guards import (
+    check_cap,
+    check_loads_batches,
+    check_parts,
+    check_patience,
+    check_variance,
 )
-from largebatch.act.learning_rate import LrActuator
 from largebatch.act.loader import BatchLoader
 from largebatch.act.micro_batches import MicroBatches, check_loss, smaller, weight_of
-from largebatch.act.scaling import LossScale
+from largebatch.act.needs import check_needs
+from largebatch.act.run_facts import clocks_of, digest_of, optimizer_facts, run_facts
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
 from largebatch.core.errors import CheckpointError, LargeBatchError, MicroBatchMissed, RanksDisagree
 from largebatch.core.measurement import OF_THE_STEP, Budget, Measurement, Reading
-from largebatch.core.protocols import Meter, Sink
+from largebatch.core.protocols import Sink
 from largebatch.core.rule import Rule
 from largebatch.core.run_state import resume
+from largebatch.measure.meter import Meter
 
 
-class StepController(Clocked):
-    """Drives loader, meter, decider and optimizer through a run, from the parts it is given.
+class Controller(Clocked):
+    """A run in which the batch may change: it loads, measures, decides and steps.
 
-    `lb.Controller` builds the parts; see there for how it is used. One step is `measure` (observe),
-    decide, apply and commit, in this order; `step` does what is left of them.
+        batches = lb.BatchLoader(dataset, batch_size=512, max_micro_batch_size=64)
+        control = lb.Controller(model, optimizer, lb.AdaScale(), batches, base_batch_size=64)
+        for batch in control.steps(epochs=5):        # one optimizer step
+            for x, y in batch:                       # its micro-batches
+                control.backward(loss_fn(model(x), y))
+            control.step(clip_norm=1.0)
 
-    Mutable: holds the step in hand.
+    One step is `measure` (observe), decide, apply and commit, in this order; `step` does what is
+    left of them.
+
+    Mutable: holds the run and the step in hand.
+
+    Args:
+        model: bare, or in DistributedDataParallel when several processes share the batch.
+        optimizer: any torch optimizer, with the learning rate that suits `base_batch_size`.
+        rule: what to do about the measurements: a rule or a chain of rules.
+        batches: the samples.
+        base_batch_size: B0, the batch in samples for which the learning rate was tuned.
+        meter: how gradients are measured; None is `Meter(model)`.
+        record: where each step is written, by the first rank only.
+        patience: non-finite steps in a row after which training ends.
+        scaler: for float16; `backward` takes the true loss, and unscaling, its optimizer step and
+            its update are the Controller's.
+
+    Raises:
+        ValueError: parts that do not fit together, before any training step.
+        RanksDisagree: the ranks were started with different settings.
     """
 
     def __init__(
@@ -51,13 +76,16 @@ class StepController(Clocked):
         batches: BatchLoader,
         *,
         base_batch_size: int,
-        meter: Meter,
+        meter: Meter | None = None,
         record: Sink | None = None,
         patience: int = 10,
         scaler: GradScaler | None = None,
     ) -> None:
-        if patience < 1:
-            raise ValueError(f"patience is a number of steps, at least 1; got {patience!r}.")
+        check_parts(model, optimizer, record)
+        check_loads_batches(batches)
+        check_cap(rule, batch_size=batches.batch_size)
+        meter = meter or Meter(model)
+        check_patience(patience)
         meter.bind(optimizer)
         decider = Decider.start(
             rule,
@@ -66,23 +94,26 @@ class StepController(Clocked):
             ranks=meter.rank_count,
             dataset_size=batches.dataset_size,
         )
-        super().__init__(decider, optimizer)
+        super().__init__(
+            decider,
+            optimizer,
+            meter=meter,
+            scaler=scaler,
+            record=record if meter.leader else None,
+            patience=patience,
+        )
         check_needs(decider, meter=meter)
         measures = bool(decider.rule.needs & OF_THE_STEP)
         parts = meter.least_parts if measures else 1
-        _check_variance(decider, least=meter.least_samples if measures else 1)
+        check_variance(decider, least=meter.least_samples if measures else 1)
         batches.bind(
             rank=meter.rank,
             ranks=meter.rank_count,
             least_parts=parts,
             alike=parts > 1 and "batch" in decider.rule.changes,
         )
-        self.model, self.batches, self.meter = model, batches, meter
-        self.patience = patience
+        self.model, self.batches = model, batches
         self.reading: Reading | None = None
-        self._lr = LrActuator(optimizer)
-        self._scale = LossScale(scaler, optimizer)
-        self._record = record
         self._begun = self._stop_wanted = False
         self._step: MicroBatches | None = None
         self._clip_norm: float | None = None
@@ -92,6 +123,11 @@ class StepController(Clocked):
     def batch_size(self) -> int:
         """Samples wished for the coming step, over all ranks."""
         return self.decider.batch_size
+
+    @property
+    def in_step(self) -> bool:
+        """Whether a step is in hand: it was given by `steps`, and `step` was not called yet."""
+        return self._step is not None
 
     def resize(self, batch_size: int) -> None:
         """Sets the next step's batch by hand, as when workers come or go.
@@ -253,20 +289,28 @@ class StepController(Clocked):
         self._scale.update(finite=seen.finite)
         self._clip_norm = clip_norm
         self._commit(after, seen, decision)
-        self._check_finite(seen, patience=self.patience, left="no weight was changed by them")
+        self._check_finite(seen)
         return decision
+
+    def check(self, loss: Any = None, *, seconds: float = 3.0) -> Any:
+        """Deprecated, and removed in 0.3: call `lb.check(control, loss)`."""
+        return call_check(self, loss, seconds=seconds)
+
+    def fit_micro_batch(self, loss: Any, **options: Any) -> Any:
+        """Deprecated, and removed in 0.3: call `lb.fit_micro_batch(control, loss)`."""
+        return call_fit_micro_batch(self, loss, **options)
 
     def _begin(self, budget: Budget) -> None:
         there = self.decider.budget
         if there is not None and there != budget:
             raise ValueError(
-                f"This run's budget is {shown(there)}; it is given once, since schedules are "
-                f"fractions of it. Got {shown(budget)}. Go on with "
-                f"control.steps({shown(there)}), or build another lb.Controller."
+                f"This run's budget is {budget_text(there)}; it is given once, since schedules are "
+                f"fractions of it. Got {budget_text(budget)}. Go on with "
+                f"control.steps({budget_text(there)}), or build another lb.Controller."
             )
         if not self._begun:
             decider = replace(self.decider, budget=budget)
-            facts, stream = facts_of(decider), self.batches.state_dict()
+            facts, stream = run_facts(decider), self.batches.state_dict()
             alike = {name: stream[name] for name in ("seed", "shuffle", "position")}
             alike["max_micro_batch_size"] = self.batches.max_micro_batch_size
             self.meter.agree({**facts, **alike, "learning rate": self._lr.base_lr})
@@ -359,23 +403,9 @@ class StepController(Clocked):
                 "control.step(): the weights would move twice. Leave it out, and zero_grad, too."
             )
 
-    def _close_record(self) -> None:
-        if self._record is not None:
-            self._record.close()
-            self._record = None
-
     def _drop_step(self) -> None:
         if self._step is not None:
             self._step.close()
         self._step, self.reading = None, None
         self.meter.clear(self.optimizer)
         self.meter.open(frozenset())  # takes the hooks off
-
-
-def _check_variance(decider: Decider, *, least: int) -> None:
-    """Refuses a start from which a rule that sets the batch would never see a variance."""
-    if "batch" in decider.rule.changes and decider.batch_size < least:
-        raise ValueError(
-            f"A batch of {decider.batch_size} sample has no variance, so it would never grow. "
-            "Start with two or more: lb.BatchLoader(dataset, batch_size=2)."
-        )

@@ -7,17 +7,14 @@ and put back after the micro-batch, so augmentation does not depend on ranks, ch
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from largebatch.act.stream import seed_of
+from largebatch.measure.random_state import keep_random_state, seed_generators
 
 
 @runtime_checkable
@@ -79,7 +76,7 @@ class FetchItems:
         if self.seed is None:
             return self.collate([self.dataset[i] for i in indices.tolist()])
         items = []
-        with random_state_kept():
+        with keep_random_state():
             for at, index in enumerate(indices.tolist(), start=position):
                 seed_generators(seed_of("sample", self.seed, at))
                 items.append(self.dataset[index])
@@ -99,33 +96,6 @@ class FetchMany:
     def __call__(self, position: int, indices: Tensor) -> Any:
         if self.seed is None:
             return self.collate(self.dataset.__getitems__(indices.tolist()))
-        with random_state_kept():
+        with keep_random_state():
             seed_generators(seed_of("sample", self.seed, position))
             return self.collate(self.dataset.__getitems__(indices.tolist()))
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Python's, NumPy's and torch's global CPU generators come out as they went in.
-
-    >>> random.seed(1); first = random.random(); random.seed(1)
-    >>> with random_state_kept():
-    ...     seed_generators(7)
-    >>> random.random() == first
-    True
-    """
-    python, cpu = random.getstate(), torch.get_rng_state()
-    numpy = np.random.get_state(legacy=False)
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(cpu)
-
-
-def seed_generators(seed: int) -> None:
-    """Seed the three global CPU generators; other devices' are left alone."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from largebatch.act.planned_step import PlannedStep
 from largebatch.act.sources import Options, open_source
-from largebatch.act.step import Step
 from largebatch.core.codec import checksum, decode, encode
 from largebatch.core.errors import LargeBatchError, RecordError
 
@@ -72,7 +72,7 @@ class BatchLoader:
             share of the first batch, the size that the user has shown to fit, and half of that
             batch at most where a rule sets the batch by what it measures; what is larger later is
             accumulated. "auto" is the largest that fits into memory: the controller finds it
-            before the first step (`Controller.fit_micro_batch`), and a resumed run keeps it.
+            before the first step (`lb.fit_micro_batch`), and a resumed run keeps it.
         seed: of the permutations and of the samples' randomness.
         shuffle: whether epochs are permuted.
         collate: list of samples -> micro-batch, by default torch's `default_collate`.
@@ -126,7 +126,7 @@ class BatchLoader:
         self._most = None if max_micro_batch_size == "auto" else max_micro_batch_size
         self._first_batch_size = self._batch_size = batch_size
         self._position = self._ranks = 0
-        self._step: Step | None = None
+        self._step: PlannedStep | None = None
         self._in_use = False
 
     def bind(self, *, rank: int, ranks: int, least_parts: int, alike: bool = False) -> None:
@@ -210,7 +210,7 @@ class BatchLoader:
         if self._ranks:
             self._source.limit(size)
 
-    def next_step(self, limit: int | None = None) -> Step | None:
+    def next_step(self, limit: int | None = None) -> PlannedStep | None:
         """The next step, from the last committed one on; None when this rank has no more data.
 
         A data set's step that was not committed is given again.
@@ -228,8 +228,8 @@ class BatchLoader:
         if self.max_micro_batch_size == "auto":
             raise LargeBatchError(
                 'max_micro_batch_size="auto" is found before the first step, by the loss as in '
-                "the loop: control.fit_micro_batch(lambda model, batch: loss_fn(model(batch[0]), "
-                "batch[1]))"
+                "the loop: lb.fit_micro_batch(control, lambda model, batch: "
+                "loss_fn(model(batch[0]), batch[1]))"
             )
         wish = self._batch_size
         if limit is not None and limit < wish:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from largebatch.act.step import Step
+from largebatch.act.planned_step import PlannedStep
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed
 
 
@@ -33,7 +33,7 @@ class MicroBatches(Iterable[Any]):
     """
 
     def __init__(
-        self, planned: Step, *, replica: DistributedDataParallel | None, quiet: bool
+        self, planned: PlannedStep, *, replica: DistributedDataParallel | None, quiet: bool
     ) -> None:
         self.batch_size = planned.batch_size
         self.accumulation = planned.accumulation
@@ -118,7 +118,7 @@ def check_loss(loss: Tensor, *, samples: int) -> None:
     """Refuses what cannot be the mean loss of a micro-batch of so many samples.
 
     A sum is known by torch's own losses alone: one that is written out, `losses.sum()`, may be a
-    mean whose weights were multiplied in before. `control.check` tells it by repeating samples.
+    mean whose weights were multiplied in before. `lb.check` tells it by repeating samples.
 
     Raises:
         ValueError: no scalar, one without a graph, or a sum.

@@ -15,7 +15,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from largebatch.act.step import Step
+from largebatch.act.planned_step import PlannedStep
 
 _END = object()
 _UNREPEATABLE = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -102,7 +102,7 @@ class OwnLoader:
     def limit(self, most: int) -> None:
         raise AssertionError("the loader cuts its own micro-batches")
 
-    def step(self, position: int, batch_size: int) -> Step | None:
+    def step(self, position: int, batch_size: int) -> PlannedStep | None:
         self._hold()
         if self._ended:
             return None
@@ -111,7 +111,9 @@ class OwnLoader:
         if self._is_iterator:
             drawn = list(micro_batches)
             accumulation, micro_batches = len(drawn), iter(drawn)
-        return Step(batch_size=batch_size, accumulation=accumulation, micro_batches=micro_batches)
+        return PlannedStep(
+            batch_size=batch_size, accumulation=accumulation, micro_batches=micro_batches
+        )
 
     def peek(self, position: int, batch_size: int, most: int) -> tuple[list[tuple[Any, int]], int]:
         self._hold()

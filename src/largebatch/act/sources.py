@@ -21,7 +21,7 @@ from largebatch.act.fetch import (
     ReadsMany,
 )
 from largebatch.act.own_loader import OwnLoader, leading_size
-from largebatch.act.step import Source
+from largebatch.act.planned_step import Source
 from largebatch.act.stream import SampleStream
 
 _WORKER_OPTIONS = frozenset(

@@ -1,4 +1,4 @@
-"""All checks of a run, in one call that changes nothing of it."""
+"""`check`: all checks of a run, in one call that changes nothing of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from largebatch.act.attached import Attached
+from largebatch.act.controller import Controller
 from largebatch.checks.data import compare_ranks, facts_of_data
 from largebatch.checks.finding import CheckUp, Finding, merged
 from largebatch.checks.gradients import check_gradients
@@ -18,24 +20,72 @@ from largebatch.checks.optimizers import check_closure, check_rule
 from largebatch.checks.overhead import PARTS, Timed, check_overhead
 from largebatch.checks.precision import check_precision, precisions_of
 from largebatch.checks.samples import samples_in
-from largebatch.checks.subject import Loss, Subject
-from largebatch.checks.untouched import copied, untouched
+from largebatch.checks.snapshot import copy_run, keep_run_state
+from largebatch.checks.subject import Loss, Subject, check_between_steps, subject_of
 from largebatch.core.measurement import OF_THE_STEP
 from largebatch.measure.parameters import bare
 
 
-def check_up(subject: Subject, *, seconds: float) -> CheckUp:
-    """Everything that is checked of a run; called on every rank, and the same on each.
+def check(
+    control: Controller | Attached,
+    loss: Loss | None = None,
+    batch: Any = None,
+    *,
+    seconds: float = 3.0,
+) -> CheckUp:
+    """Looks for what would go silently wrong, before a long run.
 
-    Weights, buffers, gradients, optimizer, generators, loader and clocks keep their bits. What the
-    user's loss raises is a finding.
+        print(lb.check(control, lambda model, batch: loss_fn(model(batch[0]), batch[1])))
+
+    Call it on every rank; all get the same findings. Under `lb.Controller` call it between two
+    steps, under `lb.attach` at any point of the loop. It changes nothing: weights, buffers,
+    gradients, optimizer, generators, the place in the data and the clocks keep their bits. What
+    the loss raises is a finding, too. While it lasts it holds a copy of model and optimizer.
 
     Args:
-        subject: the run.
-        seconds: for timing, about; 0 leaves it out.
+        control: what `lb.Controller` or `lb.attach` returned.
+        loss: (model, micro-batch) -> mean loss, as in the loop, but neither scaled nor divided by
+            the number of micro-batches. If omitted, nothing is computed.
+        batch: one micro-batch of this rank, under `lb.attach`, whose loop has the loader. A
+            Controller reads its own.
+        seconds: about how long to time the overhead of measuring; 0 leaves it out.
+
+    Raises:
+        ValueError: a `control` that is none, or a batch for a Controller.
+        LargeBatchError: a Controller in the middle of a step.
     """
+    if isinstance(control, Controller):
+        subject = _subject_of_controller(control, loss, batch)
+    elif isinstance(control, Attached):
+        subject = subject_of(
+            control,
+            loss=loss,
+            micro_batches=() if batch is None else (batch,),
+            accumulation=control.observer.micro_batches or 1,
+        )
+    else:
+        raise ValueError(
+            "lb.check takes what lb.Controller(...) or lb.attach(...) returned; got "
+            f"{type(control).__name__}. lb.check(control, loss)"
+        )
+    return _check_up(subject, seconds=seconds)
+
+
+def _subject_of_controller(control: Controller, loss: Loss | None, batch: Any) -> Subject:
+    check_between_steps(control, call="lb.check(control, loss)")
+    if batch is not None:
+        raise ValueError(
+            "A Controller's micro-batches are read from its loader, and a batch was given. Leave "
+            "it out: lb.check(control, loss)."
+        )
+    coming, accumulation = control.batches.peek(PARTS)
+    micro_batches = tuple(micro_batch for micro_batch, _ in coming)
+    return subject_of(control, loss=loss, micro_batches=micro_batches, accumulation=accumulation)
+
+
+def _check_up(subject: Subject, *, seconds: float) -> CheckUp:
     ranks = subject.meter.ranks
-    with untouched(subject.model, subject.optimizer, scaler=subject.scaler, seed=0):
+    with keep_run_state(subject.model, subject.optimizer, scaler=subject.scaler, seed=0):
         facts = facts_of_data(subject.batches, subject.micro_batches)
         found = compare_ranks(ranks.gather(facts))
         own = _without_loss(subject)
@@ -99,7 +149,7 @@ def _with_copy(subject: Subject, loss: Loss, *, seconds: float) -> list[Finding]
     parts = max(min(subject.accumulation, PARTS), 1 if subject.ranks > 1 else 2)
     given = subject.micro_batches
     try:
-        model, optimizer = copied(subject.model, subject.optimizer)
+        model, optimizer = copy_run(subject.model, subject.optimizer)
         timed = Timed(
             model,
             optimizer,
@@ -134,7 +184,7 @@ def _guarded(check: Callable[[], list[Finding]]) -> tuple[list[Finding], bool]:
             seen=f"loss(model, micro_batch) raised {cause}",
             why="What follows from the loss was not looked at.",
             remedy="It is called with the bare model and a micro-batch as the loop gets it: "
-            "control.check(lambda model, batch: loss_fn(model(batch[0]), batch[1]))",
+            "lb.check(control, lambda model, batch: loss_fn(model(batch[0]), batch[1]))",
         )
     ], True
 
@@ -148,10 +198,10 @@ def _size(micro_batches: tuple[Any, ...]) -> int | None:
 
 def _not_computed(subject: Subject) -> Finding:
     missing = "a loss" if subject.loss is None else "a micro-batch"
-    call = "control.check(loss, batch)" if subject.batches is None else "control.check(loss)"
+    inputs = "control, loss, batch" if subject.batches is None else "control, loss"
     return Finding(
         name="loss",
         level="note",
         seen=f"Loss, gradients and the cost of measuring were not looked at without {missing}.",
-        remedy=f"{call}, with loss(model, micro_batch) -> mean loss",
+        remedy=f"lb.check({inputs}), with loss(model, micro_batch) -> mean loss",
     )

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
-from largebatch.act.fetch import random_state_kept, seed_generators
 from largebatch.act.loader import BatchLoader
 from largebatch.checks.finding import Finding, named
 from largebatch.checks.samples import fingerprint
+from largebatch.measure.random_state import keep_random_state, seed_generators
 
 COMPARED = 16
 """Samples of the stream that are compared over the ranks."""
@@ -68,7 +68,7 @@ def compare_ranks(everyone: Sequence[Mapping[str, Any]]) -> list[Finding]:
 def _first_of(dataset: Any) -> int | None:
     """The first sample's fingerprint; None where it cannot be read."""
     try:
-        with random_state_kept():
+        with keep_random_state():
             seed_generators(0)
             return fingerprint(torch.utils.data.default_convert(dataset[0]))
     except Exception:

@@ -95,7 +95,7 @@ def _unused(names: list[str], *, total: int, subject: Subject) -> Finding:
         else "They are never trained"
         + (", and DistributedDataParallel waits for their gradients." if fails else "."),
         remedy="Compute the loss with its first argument: "
-        "control.check(lambda model, batch: loss_fn(model(batch[0]), batch[1]))"
+        "lb.check(control, lambda model, batch: loss_fn(model(batch[0]), batch[1]))"
         if every
         else f"Freeze them, model.get_parameter({names[0]!r}).requires_grad_(False), or, where "
         "only some micro-batches use them, leave it so"

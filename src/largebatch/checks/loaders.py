@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, SequentialSampler
 
-from largebatch.act.fetch import random_state_kept, seed_generators
 from largebatch.act.loader import BatchLoader
 from largebatch.checks.finding import Finding
+from largebatch.measure.random_state import keep_random_state, seed_generators
 
 
 def check_loader(batches: BatchLoader, *, accumulation: int, ranks: int) -> list[Finding]:
@@ -65,7 +65,7 @@ def _worker_seeds(loader: DataLoader[Any]) -> list[Finding]:
     if loader.num_workers < 2 or loader.worker_init_fn is None:
         return []
     states = []
-    with random_state_kept():
+    with keep_random_state():
         for worker in range(2):
             seed_generators(worker + 1)
             try:

@@ -46,7 +46,7 @@ def available() -> int | None:
     return max(min(known), 0) if known else None
 
 
-def shown(count: float) -> str:
+def bytes_text(count: float) -> str:
     """Bytes as people read them.
 
     >>> shown(1_536_000_000), shown(250_000)

@@ -39,47 +39,53 @@ def check_closure(optimizer: Optimizer) -> list[Finding]:
 
 
 def check_rule(optimizer: Optimizer, decider: Decider) -> list[Finding]:
-    """AdaScale for Adam, a batch below the base batch, and batches beside the data set."""
+    """Returns what the rule says about the optimizer, the base batch and the data set: AdaScale for
+    Adam, a batch below the base batch, a batch above the data set."""
     found = []
-    rules = list(within(decider.rule))
-    adascale = next((rule for rule in rules if isinstance(rule, AdaScale)), None)
+    batch, base = decider.batch_size, decider.base_batch_size
+    adascale = next((rule for rule in within(decider.rule) if isinstance(rule, AdaScale)), None)
     adam = PreconditionedNorms().supports(optimizer)
     if adam and adascale is not None and adascale.statistic == "moments":
-        found.append(
-            Finding(
-                name="AdaScale and Adam",
-                level="note",
-                seen=f"AdaScale measures the bare gradient, and {type(optimizer).__name__} divides "
-                "it by its own running size.",
-                why="The gain is derived for SGD, and the noise of Adam's step is another one.",
-                remedy='lb.AdaScale(statistic="preconditioned_moments", exponent=0.5)',
-            )
-        )
-    batch, base = decider.batch_size, decider.base_batch_size
+        found.append(_bare_gradient(type(optimizer).__name__))
     if batch < base:
-        found.append(
-            Finding(
-                name="base batch",
-                level="note",
-                seen=f"The batch has {batch} samples and the base batch {base}: a scale of "
-                f"{batch / base:.3g}.",
-                why="Below 1 rules lower the learning rate; they are made for larger batches.",
-                remedy="base_batch_size is the batch for which the learning rate was tuned.",
-            )
-        )
-    largest = max([batch, *(r.max for r in rules if isinstance(r, ClampBatch) and r.max)])
+        found.append(_below_base(batch, base))
+    caps = [rule.max for rule in within(decider.rule) if isinstance(rule, ClampBatch) and rule.max]
+    largest = max([batch, *caps])
     size = decider.dataset_size
     if size is not None and largest > size:
-        found.append(
-            Finding(
-                name="data set",
-                level="note",
-                seen=f"The data set has {size} samples and the largest batch {largest}.",
-                why="A step then uses samples more than once, and its noise is not that of fresh "
-                "ones.",
-                remedy=f"lb.chain(rule, lb.ClampBatch(max={size}))"
-                if largest > batch
-                else f"batch_size={size} or less",
-            )
-        )
+        found.append(_above_dataset(largest, size, grows=largest > batch))
     return found
+
+
+def _bare_gradient(optimizer: str) -> Finding:
+    return Finding(
+        name="AdaScale and Adam",
+        level="note",
+        seen=f"AdaScale measures the bare gradient, and {optimizer} divides "
+        "it by its own running size.",
+        why="The gain is derived for SGD, and the noise of Adam's step is another one.",
+        remedy='lb.AdaScale(statistic="preconditioned_moments", exponent=0.5)',
+    )
+
+
+def _below_base(batch: int, base: int) -> Finding:
+    return Finding(
+        name="base batch",
+        level="note",
+        seen=f"The batch has {batch} samples and the base batch {base}: a scale of "
+        f"{batch / base:.3g}.",
+        why="Below 1 rules lower the learning rate; they are made for larger batches.",
+        remedy="base_batch_size is the batch for which the learning rate was tuned.",
+    )
+
+
+def _above_dataset(largest: int, size: int, *, grows: bool) -> Finding:
+    return Finding(
+        name="data set",
+        level="note",
+        seen=f"The data set has {size} samples and the largest batch {largest}.",
+        why="A step then uses samples more than once, and its noise is not that of fresh ones.",
+        remedy=f"lb.chain(rule, lb.ClampBatch(max={size}))"
+        if grows
+        else f"batch_size={size} or less",
+    )

@@ -1,4 +1,4 @@
-"""What the checks look at."""
+"""The run that the checks look at."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from largebatch.act.clocked import Clocked
+from largebatch.act.attached import Attached
+from largebatch.act.controller import Controller
 from largebatch.act.loader import BatchLoader
 from largebatch.core.decider import Decider
+from largebatch.core.errors import LargeBatchError
 from largebatch.measure.meter import Meter
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -41,23 +43,50 @@ class Subject:
     accumulation: int
     batches: BatchLoader | None = None
 
-    @classmethod
-    def of(cls, run: Clocked, meter: object, **rest: Any) -> Subject:
-        """Of a run and its meter, which is `lb.Meter` as far as checks go.
-
-        Raises:
-            ValueError: another meter.
-        """
-        if not isinstance(meter, Meter):
-            raise ValueError(
-                f"Only a run measured by lb.Meter can be checked; this one has a "
-                f"{type(meter).__name__}. Use meter=lb.Meter(model)."
-            )
-        return cls(
-            model=meter.model, optimizer=run.optimizer, meter=meter, decider=run.decider, **rest
-        )
-
     @property
     def ranks(self) -> int:
         """Processes that share the batch."""
         return self.meter.rank_count
+
+
+def subject_of(
+    control: Controller | Attached,
+    *,
+    loss: Loss | None,
+    micro_batches: tuple[Any, ...],
+    accumulation: int,
+) -> Subject:
+    """Return what the checks look at in a run.
+
+    Args:
+        control: what `lb.Controller` or `lb.attach` returned.
+        loss, micro_batches, accumulation: as in `Subject`.
+    """
+    return Subject(
+        model=control.meter.model,
+        optimizer=control.optimizer,
+        meter=control.meter,
+        decider=control.decider,
+        scaler=control.scaler,
+        loss=loss,
+        micro_batches=micro_batches,
+        accumulation=accumulation,
+        batches=control.batches if isinstance(control, Controller) else None,
+    )
+
+
+def check_between_steps(control: Controller, *, call: str) -> None:
+    """Refuses a run that is in the middle of a step.
+
+    Args:
+        control: the run.
+        call: what was called, as a line to paste.
+
+    Raises:
+        LargeBatchError: a step is in hand.
+    """
+    if control.in_step:
+        raise LargeBatchError(
+            f"{call} is called between two steps, and one is in hand: before the "
+            "loop, or after control.step()."
+        )

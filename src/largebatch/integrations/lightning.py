@@ -16,16 +16,16 @@ except ImportError as error:
         "largebatch.integrations.lightning needs Lightning: pip install 'largebatch[lightning]'"
     ) from error
 
-from largebatch.act.steered import Steered
+from largebatch.act.attached import Attached
 from largebatch.core.errors import CheckpointError, LargeBatchError
 from largebatch.core.measurement import OF_THE_STEP, Budget
 from largebatch.core.protocols import Sink
 from largebatch.core.rule import Rule
 from largebatch.integrations.lightning_checks import (
     check_optimizer,
-    check_rule,
+    check_rule_keeps_batch,
     check_trainer,
-    micro_batches_of,
+    loader_sizes,
     scaler_of,
     step_schedulers,
 )
@@ -86,7 +86,7 @@ class LargeBatch(Callback):
         record: Sink | None = None,
         patience: int = 10,
     ) -> None:
-        check_rule(rule)
+        check_rule_keeps_batch(rule)
         if base_steps is not None and budget is not None:
             raise ValueError(
                 "The length of a run is given once: base_steps=10_000, or "
@@ -99,13 +99,13 @@ class LargeBatch(Callback):
         self._in_base_steps = schedulers_in_base_steps
         self._meter = meter or Meter
         self._record = record
-        self._control: Steered | None = None
+        self._control: Attached | None = None
         self._saved: dict[str, Any] | None = None
         self._first: int | None = None
         self._schedulers: list[LRScheduler] = []
 
     @property
-    def control(self) -> Steered:
+    def control(self) -> Attached:
         """The run's clocks and last decision, from the fit's first step on.
 
         Raises:
@@ -224,15 +224,15 @@ class LargeBatch(Callback):
             self._control.close()
 
     def _read_loader(self, trainer: Trainer) -> None:
-        self._sizes = micro_batches_of(trainer, batch_size=self._batch_size)
+        self._sizes = loader_sizes(trainer, batch_size=self._batch_size)
         self._first = 0 if self._sizes.resumes else None
 
-    def _attach(self, trainer: Trainer) -> Steered:
+    def _attach(self, trainer: Trainer) -> Attached:
         model = trainer.model
         assert model is not None
         meter = self._meter(model)
         accumulation = trainer.accumulate_grad_batches
-        control = Steered(
+        control = Attached(
             trainer.optimizers[0],
             self.rule,
             Observer(meter, batch_size=self._sizes.size * accumulation * trainer.world_size),
@@ -242,6 +242,7 @@ class LargeBatch(Callback):
             record=self._record if meter.leader else None,
             patience=self.patience,
             scaler=scaler_of(trainer),
+            decides_in_step=False,
         )
         if control.decider.rule.needs & OF_THE_STEP and meter.least_parts > accumulation * (
             trainer.world_size
@@ -261,7 +262,7 @@ class LargeBatch(Callback):
             trainer.should_stop = True
 
 
-def _shown(control: Steered) -> dict[str, float]:
+def _shown(control: Attached) -> dict[str, float]:
     return {
         PREFIX + "lr_multiplier": control.lr_multiplier,
         PREFIX + "gain": control.gain,

@@ -24,7 +24,7 @@ NEVER = 2**62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MicroBatches:
+class LoaderSizes:
     """The samples of this rank's micro-batches in an epoch.
 
     Args:
@@ -46,7 +46,7 @@ class MicroBatches:
         return self.last if self.count is not None and index == self.count - 1 else self.size
 
 
-def check_rule(rule: Rule) -> None:
+def check_rule_keeps_batch(rule: Rule) -> None:
     """Refuses a rule that changes the batch, which Lightning's loader makes.
 
     Raises:
@@ -151,7 +151,7 @@ def scaler_of(trainer: Trainer) -> GradScaler | None:
     return plugin.scaler if isinstance(plugin, MixedPrecision) else None
 
 
-def micro_batches_of(trainer: Trainer, *, batch_size: int | None) -> MicroBatches:
+def loader_sizes(trainer: Trainer, *, batch_size: int | None) -> LoaderSizes:
     """The samples of the Trainer's micro-batches on this rank.
 
     Args:
@@ -177,7 +177,7 @@ def micro_batches_of(trainer: Trainer, *, batch_size: int | None) -> MicroBatche
     endless = isinstance(loader.dataset, IterableDataset)
     whole = len(loader.dataset) if not endless and isinstance(loader.dataset, Sized) else None
     if loader.drop_last:
-        return MicroBatches(size=size, last=size, dataset_size=whole, resumes=resumes)
+        return LoaderSizes(size=size, last=size, dataset_size=whole, resumes=resumes)
     if endless or not isinstance(loader.sampler, Sized):
         raise ValueError(
             "This DataLoader's data has no length and its last batches may be smaller, so their "
@@ -185,7 +185,7 @@ def micro_batches_of(trainer: Trainer, *, batch_size: int | None) -> MicroBatche
         )
     samples = len(loader.sampler)
     count = -(-samples // size)
-    return MicroBatches(
+    return LoaderSizes(
         size=size,
         last=samples - (count - 1) * size,
         count=count,
@@ -194,7 +194,7 @@ def micro_batches_of(trainer: Trainer, *, batch_size: int | None) -> MicroBatche
     )
 
 
-def _told(batch_size: int | None, *, share: int, kind: str) -> MicroBatches:
+def _told(batch_size: int | None, *, share: int, kind: str) -> LoaderSizes:
     if batch_size is None:
         raise ValueError(
             f"How many samples a step has cannot be read from this loader ({kind} without a "
@@ -206,4 +206,4 @@ def _told(batch_size: int | None, *, share: int, kind: str) -> MicroBatches:
             f"batch_size={batch_size} is not shared evenly by the {share} micro-batches of a step "
             f"(accumulated batches x processes). batch_size={max(batch_size // share, 1) * share}"
         )
-    return MicroBatches(size=batch_size // share, last=batch_size // share)
+    return LoaderSizes(size=batch_size // share, last=batch_size // share)

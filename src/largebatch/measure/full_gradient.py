@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset, TensorDataset, default_collate
 
 from largebatch.core.errors import LargeBatchError
+from largebatch.measure.module_state import keep_module_state
 from largebatch.measure.parameters import Parameters
-from largebatch.measure.random_state import modules_kept, random_state_kept, seed_generators
+from largebatch.measure.random_state import accelerators_of, keep_random_state, seed_generators
 from largebatch.measure.ranks import Ranks
 from largebatch.measure.squares import squared_norm
 
@@ -85,9 +86,10 @@ class FullGradient:
         elements = sum([t.numel() for t in tensors])
         row = torch.zeros(elements, dtype=wide, device=tensors[0].device)
         views = parameters.split(row)
-        with random_state_kept(model), modules_kept(model), torch.enable_grad():
+        devices = accelerators_of(model)
+        with keep_random_state(devices), keep_module_state(model), torch.enable_grad():
             for j, share, begin, end in self._cuts(ranks):
-                seed_generators(model, j)
+                seed_generators(j, devices)
                 batch = self._batch(begin, end)
                 # This does not touch p.grad, and runs no hook that waits for a gradient there.
                 loss = _checked(self.loss(model, batch))

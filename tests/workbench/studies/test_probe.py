@@ -21,7 +21,7 @@ from largebatch.analysis.efficiency import Range
 from largebatch.analysis.noise import NoiseEstimate
 from largebatch.checks.losses import loss_when_repeated
 from largebatch.checks.samples import Pieces, repeated
-from largebatch.checks.untouched import copied
+from largebatch.checks.snapshot import copy_run
 from largebatch.core.codec import decode, encode
 from largebatch.core.formulas import gain_from_noise_scale
 from largebatch.workbench.studies.probe.checks import check_data, check_model
@@ -362,7 +362,7 @@ def test_the_optimizers_copy_moves_the_models_copy_with_its_own_momentum() -> No
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     cross_entropy(model, blobs()).backward()
     optimizer.step()
-    twin, twin_optimizer = copied(model, optimizer)
+    twin, twin_optimizer = copy_run(model, optimizer)
     assert all(a is b for a, b in zip(
         twin_optimizer.param_groups[0]["params"], twin.parameters(), strict=True
     ))  # fmt: skip

@@ -43,6 +43,7 @@ class Passing(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *deltas: Tensor) -> Any:
+        """Passes the gradients of the outputs on, and returns those of the parameters replaced."""
         with torch.no_grad():
             kept = ctx.saved_tensors
             delta = deltas[0] if len(deltas) == 1 else deltas

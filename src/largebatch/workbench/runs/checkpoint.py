@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
+from largebatch.act.controller import Controller
 from largebatch.act.stream import seed_of
-from largebatch.api import Controller
 from largebatch.core.codec import encode
 from largebatch.core.errors import CheckpointError
 from largebatch.core.measurement import Budget

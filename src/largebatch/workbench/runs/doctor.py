@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from largebatch.checks.check import check
 from largebatch.checks.finding import CheckUp, Finding
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import Budget
@@ -80,7 +81,7 @@ def doctor(
                 refused = Finding(name="set-up", level="error", seen=str(error))
                 check_up = CheckUp(findings=(refused,))
             else:
-                check_up = control.check(loss, seconds=seconds)
+                check_up = check(control, loss, seconds=seconds)
     return Diagnosis(
         workload=workload.name,
         method=name,

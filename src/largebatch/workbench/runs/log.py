@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from largebatch.api import Controller
+from largebatch.act.controller import Controller
 from largebatch.core.average import MovingMoments
 from largebatch.core.codec import LATER, decode, encode
 from largebatch.core.decision import Decision

@@ -19,10 +19,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from largebatch.act.controller import Controller
 from largebatch.act.loader import BatchLoader
 from largebatch.act.micro_batches import MicroBatches
 from largebatch.act.stream import seed_of
-from largebatch.api import Controller
+from largebatch.checks.fit import fit_micro_batch
 from largebatch.core.errors import LargeBatchError, NotFinite, Stopped
 from largebatch.core.protocols import Sink
 from largebatch.core.version import __version__
@@ -80,7 +81,7 @@ class _Training:
     def fit(self, report: Report | None) -> None:
         """Finds the largest micro-batch that fits, where the plan asks for it."""
         if self.control.batches.wants_fit:
-            found = self.control.fit_micro_batch(self._loss)
+            found = fit_micro_batch(self.control, self._loss)
             if report is not None and self.place.leader:
                 report(str(found))
 

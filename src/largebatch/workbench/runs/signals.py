@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from largebatch.api import Controller
+from largebatch.act.controller import Controller
 from largebatch.core.errors import Stopped
 from largebatch.workbench.runs.distributed import launched
 

@@ -12,11 +12,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import Subset
 
+from largebatch.act.controller import Controller
 from largebatch.act.loader import BatchLoader
 from largebatch.act.stream import seed_of
-from largebatch.api import Controller
 from largebatch.checks.models import BATCH_NORMS
-from largebatch.checks.untouched import copied
+from largebatch.checks.snapshot import copy_run
 from largebatch.core.errors import NotFinite
 from largebatch.core.rule import Rule
 from largebatch.measure.parameters import bare
@@ -135,7 +135,7 @@ class Run:
     def branch(self, batch_size: int) -> Run:
         """A copy that goes on with another batch: the same weights, optimizer state, random state
         and coming samples. The run itself stays as it is."""
-        model, optimizer = copied(self.model, self.control.optimizer)
+        model, optimizer = copy_run(self.model, self.control.optimizer)
         twin = Run(
             self.lab,
             model,

@@ -14,10 +14,10 @@ import numpy as np
 
 from largebatch.analysis.efficiency import Range
 from largebatch.analysis.noise import NoiseEstimate, NotEnough, along
-from largebatch.checks.untouched import random_state_kept
 from largebatch.measure.blocks import BlockNorms
 from largebatch.measure.meter import Meter
 from largebatch.measure.preconditioned import PreconditionedNorms
+from largebatch.measure.random_state import accelerators_of, keep_random_state
 from largebatch.measure.taps import Detached
 from largebatch.workbench.studies.critical.lab import Lab
 from largebatch.workbench.studies.critical.settings import Settings, Watcher
@@ -92,7 +92,7 @@ def _measured(
     blocks = BlockNorms()
     meter = Meter(model, statistics=[blocks, PreconditionedNorms()], tap=Detached())
     adam = PreconditionedNorms().supports(optimizer)
-    with random_state_kept(bare, None, seed=settings.seed):
+    with keep_random_state(accelerators_of(bare), torch_seed=settings.seed):
         trace = train(
             subject,
             meter=meter,

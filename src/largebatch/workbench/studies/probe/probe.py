@@ -19,12 +19,13 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from largebatch.checks.snapshot import copy_run
 from largebatch.checks.subject import Loss
-from largebatch.checks.untouched import copied, random_state_kept
 from largebatch.measure.blocks import BlockNorms
 from largebatch.measure.meter import Meter
 from largebatch.measure.parameters import bare
 from largebatch.measure.preconditioned import PreconditionedNorms
+from largebatch.measure.random_state import accelerators_of, generators_of, keep_random_state
 from largebatch.measure.taps import Detached
 from largebatch.workbench.studies.probe.forecast import noise_of_series, overscaled
 from largebatch.workbench.studies.probe.result import Block, ProbeResult, outlook
@@ -69,7 +70,7 @@ def probe(
     data = workload.data()
     model, optimizer = workload.fresh(seed=seed)
     whole = round(workload.budget_epochs * size(data.train) / workload.base_batch_size)
-    with random_state_kept(model, None, seed=seed):
+    with keep_random_state(accelerators_of(model), torch_seed=seed):
         return _probe(
             Subject(
                 name=workload.name,
@@ -125,8 +126,9 @@ def probe_run(
         ValueError: as `probe`, or a model that cannot be copied.
         NotFinite: training diverges.
     """
-    with random_state_kept(model, batches, seed=seed):
-        twin, twin_optimizer = copied(model, optimizer)
+    own = generators_of(batches)
+    with keep_random_state(accelerators_of(model), generators=own, torch_seed=seed):
+        twin, twin_optimizer = copy_run(model, optimizer)
         return _probe(
             Subject(
                 name=type(bare(model)).__name__,

@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from largebatch.act.controller import Controller
 from largebatch.act.fetch import MapStyle
 from largebatch.act.loader import BatchLoader
-from largebatch.api import Controller
 from largebatch.checks.samples import Pieces, fingerprint
 from largebatch.checks.subject import Loss
 from largebatch.core.measurement import GradientMoments

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 
 @dataclass(slots=True, kw_only=True)
-class Step:
+class PlannedStep:
     """Iterate once over (micro-batch, its samples), in the order of the stream.
 
     Args:
@@ -48,7 +48,7 @@ class Source(Protocol):
         """The micro-batches of the steps to come have at most so many samples; after `bind`."""
         ...
 
-    def step(self, position: int, batch_size: int) -> Step | None:
+    def step(self, position: int, batch_size: int) -> PlannedStep | None:
         """The step at a position of the stream; None when there is no more data."""
         ...
 

@@ -128,7 +128,7 @@ def meddling(model: nn.Module, batch: Any) -> Tensor:
 
 
 def checked(run: Run, loss: Any) -> CheckUp:
-    return run.control.check(loss, seconds=0.02)
+    return lb.check(run.control, loss, seconds=0.02)
 
 
 @pytest.mark.parametrize("source", ["tensors", "loader"])
@@ -175,7 +175,7 @@ def test_ctrl_c_in_a_check_is_passed_on_and_leaves_every_bit() -> None:
     run.train(3)
     before = run.state()
     with pytest.raises(KeyboardInterrupt):
-        run.control.check(interrupted)
+        lb.check(run.control, interrupted)
     assert same(run.state(), before)
 
 
@@ -210,7 +210,7 @@ def test_an_attached_run_in_the_middle_of_a_step_goes_on_with_the_same_bits() ->
                 rows = slice(32 * step + 16 * part, 32 * step + 16 * part + 16)
                 mean_loss(model, (x[rows], y[rows])).backward()
                 if look:
-                    control.check(mean_loss, (x[:16], y[:16]), seconds=0.02)
+                    lb.check(control, mean_loss, (x[:16], y[:16]), seconds=0.02)
             optimizer.step()
             optimizer.zero_grad()
         ends.append([model.state_dict(), optimizer.state_dict(), control.state_dict()])
@@ -234,7 +234,7 @@ def test_workers_go_on_with_the_samples_that_would_have_come() -> None:
                 control.backward(mean_loss(model, micro_batch))
             control.step()
             if look:
-                control.check(mean_loss, seconds=0.0)
+                lb.check(control, mean_loss, seconds=0.0)
         taken.append(seen)
     assert same(*taken)
 
@@ -270,6 +270,6 @@ def test_samples_that_draw_from_the_global_generators_go_on_with_the_same_draws(
                 control.backward(mean_loss(model, micro_batch))
             control.step()
             if look:
-                control.check(mean_loss, seconds=0.0)
+                lb.check(control, mean_loss, seconds=0.0)
         taken.append(seen)
     assert same(*taken)

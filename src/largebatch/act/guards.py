@@ -1,0 +1,135 @@
+"""Refuses parts that do not fit together, before any training step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.optim import LBFGS, Optimizer
+
+from largebatch.act.loader import BatchLoader
+from largebatch.core.decider import Decider
+from largebatch.core.errors import LargeBatchError
+from largebatch.core.protocols import Sink
+from largebatch.core.rule import Chain, Rule, name_of, within
+from largebatch.rules import ClampBatch
+
+
+def check_parts(model: nn.Module, optimizer: Optimizer, record: Sink | None) -> None:
+    """Refuses what is no model, no optimizer or no record, and L-BFGS.
+
+    Raises:
+        ValueError: with a line to paste.
+    """
+    if not isinstance(model, nn.Module) or not isinstance(optimizer, Optimizer):
+        raise ValueError(
+            "model comes first and is a torch.nn.Module, then an optimizer that was built from it; "
+            f"got {_kind(model)} and {_kind(optimizer)}. "
+            "lb.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), lb.AdaScale(), ...)"
+        )
+    if isinstance(optimizer, LBFGS):
+        raise ValueError(
+            "L-BFGS calls its closure several times in a step, so there is no one gradient to "
+            "decide about. Use another optimizer: torch.optim.SGD(model.parameters(), lr=0.1)."
+        )
+    if isinstance(record, (str, os.PathLike)):
+        raise ValueError(
+            f"A record is an object that writes, not a path: lb.JsonlRecord({os.fspath(record)!r})."
+        )
+
+
+def check_loads_batches(batches: object) -> None:
+    """Refuses to load through anything but a `BatchLoader`.
+
+    Raises:
+        ValueError: another loader, with the line that wraps it.
+    """
+    if not isinstance(batches, BatchLoader):
+        raise ValueError(
+            f"The Controller loads through a BatchLoader; got {type(batches).__name__}. Wrap "
+            "it: lb.BatchLoader(loader_or_dataset, batch_size=64)."
+        )
+
+
+def check_cap(rule: Rule, *, batch_size: int) -> None:
+    """Refuses a first batch that is larger than a rule allows.
+
+    Raises:
+        ValueError: naming both sizes.
+    """
+    for one in within(rule):
+        if isinstance(one, ClampBatch) and one.max is not None and one.max < batch_size:
+            raise ValueError(
+                f"The batch starts at {batch_size} samples, above its cap of {one.max}. Start at "
+                f"or below it, lb.BatchLoader(dataset, batch_size={one.max}), or raise it, "
+                f"lb.ClampBatch(max={batch_size})."
+            )
+
+
+def check_variance(decider: Decider, *, least: int) -> None:
+    """Refuses a first batch from which a rule that sets the batch would never see a variance.
+
+    Args:
+        decider: before the first step.
+        least: samples that a step needs for a variance.
+
+    Raises:
+        ValueError: fewer samples than that.
+    """
+    if "batch" in decider.rule.changes and decider.batch_size < least:
+        raise ValueError(
+            f"A batch of {decider.batch_size} sample has no variance, so it would never grow. "
+            "Start with two or more: lb.BatchLoader(dataset, batch_size=2)."
+        )
+
+
+def rule_names(rules: Chain, chosen: Callable[[Rule], bool]) -> str:
+    """Return the names of the rules of a chain for which `chosen` is true."""
+    return ", ".join(name_of(rule) for rule in rules.rules if chosen(rule))
+
+
+def check_no_batch_rule(decider: Decider) -> None:
+    """Refuses a rule that changes or bounds the batch, where the user's own loader makes it.
+
+    Raises:
+        ValueError: naming the rule.
+    """
+    names = rule_names(decider.rule, lambda rule: "batch" in rule.changes | rule.bounds)
+    if names:
+        raise ValueError(
+            f"{names} changes or bounds the batch, but under lb.attach your own loader makes it. "
+            "Hand loading over: lb.Controller(model, optimizer, rule, "
+            "lb.BatchLoader(dataset, batch_size=64), base_batch_size=64)."
+        )
+
+
+def check_patience(patience: int) -> None:
+    """Refuses a patience below 1.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if patience < 1:
+        raise ValueError(f"patience is a number of steps, at least 1; got {patience!r}.")
+
+
+def refuse_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuses an `optimizer.step` that is given a closure.
+
+    Args:
+        args, kwargs: what torch gives a pre-hook; the first of `args` is the optimizer.
+
+    Raises:
+        LargeBatchError: one of them can be called.
+    """
+    if any(callable(value) for value in (*args[1:], *kwargs.values())):
+        raise LargeBatchError(
+            "optimizer.step(closure) runs its backward inside the step, too late to be "
+            "measured. Run the closure yourself: closure(); optimizer.step()."
+        )
+
+
+def _kind(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
