@@ -117,8 +117,8 @@ class Observer:
         counts.check_backwards(parts, sizes=self._sizes)
         if len(sizes) != parts:
             raise MicroBatchMissed(
-                f"control.micro_batch was told {len(sizes)} sizes, but {parts} backward calls ran. "
-                "Call control.micro_batch(len(x)) once for each."
+                f"control.micro_batch was called {len(sizes)} times, but {parts} backward calls "
+                "ran. Call control.micro_batch(len(x)) once for each."
             )
         numbers = {
             "parts": parts, "samples": sum(sizes), "per sample": sum(1.0 / n for n in sizes),

@@ -97,7 +97,7 @@ class BackwardParts:
         """Nothing to prepare."""
 
     def number_backwards(self, task: Callable[[], int]) -> None:
-        """One backward need not be told from another: the statistics close each part in turn."""
+        """Nothing to number: the statistics close each part in turn."""
 
     def see_for(self, chosen: Sequence[Statistic]) -> See | None:
         return _see_all([statistic.see for statistic in chosen if statistic.parts])

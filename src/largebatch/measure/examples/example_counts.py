@@ -60,37 +60,36 @@ class ExampleCounts:
             return
         if not self.rows[-1]:
             raise LargeBatchError(
-                "No parameter of the optimizer got a gradient from this loss, so no example "
-                "has one. Compute it from what the model gave: "
-                "control.backward(loss_fn(model(x), y))."
+                "No parameter of the optimizer got a gradient from this loss. Compute the loss "
+                "from the model's output: control.backward(loss_fn(model(x), y))."
             )
         raise LargeBatchError(
-            f"The model got {self.rows[-1]} examples, of a micro-batch with {samples} samples. "
-            "Give it all of them, as the first dimension of its first argument, or measure "
-            "micro-batches instead: meter=lb.Meter(model)."
+            f"The micro-batch has {samples} samples, but the model received {self.rows[-1]} "
+            "examples. Pass it all of them, as the first dimension of its first argument, or "
+            "measure micro-batches instead: meter=lb.Meter(model)."
         )
 
     def check_backwards(self, count: int, *, sizes: Sequence[float]) -> None:
         rows = self.rows
         if rows and len(rows) != count:
             raise LargeBatchError(
-                f"A step of {count} backward calls had {len(rows)} within each other (reentrant "
+                f"A step of {count} backward calls had {len(rows)} nested in each other (reentrant "
                 "checkpointing does that), so its examples cannot be told apart. Use "
                 "checkpoint(use_reentrant=False)."
             )
         if rows and sizes and rows != sizes:
             raise LargeBatchError(
-                f"control.micro_batch was told {sizes} samples, but the model got {rows} "
-                "examples. Give the model all of a micro-batch's examples at once, as the first "
-                "dimension of its first argument."
+                f"control.micro_batch was called with {sizes} samples, but the model received "
+                f"{rows} examples. Pass the model all of a micro-batch's examples at once, as the "
+                "first dimension of its first argument."
             )
 
     def check_batch(self, samples: float, *, batch_size: int) -> None:
         if self.rows and samples != batch_size:
             raise LargeBatchError(
-                f"batch_size={batch_size} was told, but the model got {samples:.0f} examples "
-                f"in this step. Tell what it gets: lb.attach(..., batch_size={samples:.0f}); the "
-                "examples are the first dimension of its first argument."
+                f"batch_size={batch_size} was given, but the model received {samples:.0f} examples "
+                f"in this step. Pass lb.attach(..., batch_size={samples:.0f}). The examples are "
+                "the first dimension of the model's first argument."
             )
 
     def missing_variance(self, chosen: Sequence[Statistic]) -> str | None:

@@ -118,6 +118,6 @@ def part_source_of(examples: PerExample | None) -> PartSource:
     if isinstance(examples, PerExample):
         return examples
     raise ValueError(
-        f"examples takes a way to see them, not {examples!r}: "
+        f"examples={examples!r} was given, but the only value besides None is a PerExample. Pass "
         "lb.Meter(model, examples=lb.PerExample())."
     )
