@@ -24,6 +24,7 @@ from torch.profiler import profile
 
 import largebatch as lb
 from _timing import Run, interleave
+from largebatch.measure.examples.example_gradients import ExampleGradients
 from largebatch.measure.examples.tally import Want
 from largebatch.measure.parameters import Parameters
 from largebatch.measure.ranks import Ranks
@@ -108,10 +109,10 @@ def plain(case: Case) -> Run:
 
 
 def ours(case: Case, want: Want, groups: int | None = None) -> Run:
-    """`PerExample`, driven as a meter drives it."""
+    """`ExampleGradients`, driven as a meter drives it."""
     model, (x, y) = build(case), case.batch()
     parameters = Parameters.of(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    examples, hooks = lb.PerExample(groups=groups), LeafHooks()
+    examples, hooks = ExampleGradients(groups=groups), LeafHooks()
     examples.bind(model, parameters)
     hooks.bind(parameters, Ranks())
     see = examples.see

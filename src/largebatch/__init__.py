@@ -23,7 +23,7 @@ from largebatch.core.protocols import Logger
 from largebatch.core.rule import Rule, chain
 from largebatch.core.version import __version__
 from largebatch.measure.coordinates import CoordinateNoiseScale
-from largebatch.measure.examples.tap import PerExample
+from largebatch.measure.examples.per_example import PerExample
 from largebatch.measure.full_gradient import FullGradient
 from largebatch.measure.meter import Meter
 from largebatch.measure.preconditioned import PreconditionedNorms

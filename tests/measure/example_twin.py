@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from largebatch.measure.examples.example_gradients import ExampleGradients
 from largebatch.measure.examples.tally import Want
-from largebatch.measure.examples.tap import PerExample
 from largebatch.measure.parameters import Parameters
 from largebatch.measure.ranks import Ranks
 from largebatch.measure.taps import LeafHooks
@@ -21,7 +21,7 @@ Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 @dataclass
 class Seen:
-    """What the tap says of one backward, with each example's gradient for its contribution."""
+    """What was seen of one backward, with each example's gradient for its contribution."""
 
     rows: int
     sqnorm: Tensor | None
@@ -52,9 +52,9 @@ def watched(
     steps: int = 2,
     groups: int | None = None,
 ) -> Seen:
-    """The same by the tap, in a backward like a meter's; the last of some equal steps."""
+    """The same by `ExampleGradients`, as a meter drives it; the last of some equal steps."""
     parameters = Parameters.of(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    examples, hooks = PerExample(groups=groups), LeafHooks()
+    examples, hooks = ExampleGradients(groups=groups), LeafHooks()
     examples.bind(model, parameters)
     hooks.bind(parameters, Ranks())
     examples.open(want)
@@ -93,7 +93,7 @@ def check(
     want: Want = ALL,
     groups: int | None = None,
 ) -> Seen:
-    """The tap against the definition: sums, coordinates, products, and the gradient itself."""
+    """Compare with the definition: sums, coordinates, products, and the gradient itself."""
     plain = naive(model, loss, x, y)
     if groups is not None:
         plain = [g.unflatten(0, (groups, -1)).mean(1) for g in plain]

@@ -409,13 +409,15 @@ def test_a_micro_batch_that_the_model_gets_in_part_is_refused():
     control, _ = controller(model, optimizer, micro=10, meter=meter(model))
     for batch in control.steps(steps=1):
         for x, y in batch:
-            with pytest.raises(LargeBatchError, match="got 5 examples, of a micro-batch with 10"):
+            with pytest.raises(
+                LargeBatchError, match="10 samples, but the model received 5 examples"
+            ):
                 control.backward(cross_entropy(model, x[:5], y[:5]))
             break
         break
 
 
-def test_sizes_that_are_told_otherwise_are_refused():
+def test_sizes_that_differ_from_what_the_model_receives_are_refused():
     model, (x, y) = network(), data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     control = lb.attach(
@@ -423,7 +425,9 @@ def test_sizes_that_are_told_otherwise_are_refused():
     )
     control.micro_batch(10)
     cross_entropy(model, x[:20], y[:20]).backward()
-    with pytest.raises(LargeBatchError, match="told"):
+    with pytest.raises(
+        LargeBatchError, match=r"called with \[10\] samples, but the model received \[20\]"
+    ):
         optimizer.step()
 
 

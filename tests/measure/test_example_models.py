@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, dropout, linear
 from torch.utils.checkpoint import checkpoint
 
 from largebatch.core.errors import LargeBatchError
-from largebatch.measure.examples.tap import PerExample
+from largebatch.measure.examples.per_example import PerExample
 from largebatch.workbench.workloads.models import ByteTransformer, cnn, logistic, mlp, resnet8
 
 B = 6

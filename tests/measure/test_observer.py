@@ -185,7 +185,7 @@ def test_sizes_that_were_not_told_for_each_micro_batch_are_refused():
     control, _ = attached(model, optimizer)
     for size in (5, 5, 5):
         control.micro_batch(size)
-    with pytest.raises(MicroBatchMissed, match="told 3 sizes, but 4"):
+    with pytest.raises(MicroBatchMissed, match="called 3 times, but 4"):
         loop(model, optimizer)
 
 

@@ -10,12 +10,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from largebatch.measure import sums as module
 from largebatch.measure.ranks import Ranks
-from largebatch.measure.sums import LIMIT, Sums, rows_of
+from largebatch.measure.sums import LIMIT, Sums, rows_by_name
 
 
 def fresh(*names: str) -> Sums:
     sums = Sums(Ranks(), device=torch.device("cpu"))
-    sums.open(rows_of(names))
+    sums.open(rows_by_name(names))
     return sums
 
 
@@ -82,14 +82,14 @@ def test_the_layout_is_that_of_open_whatever_was_added():
     assert list(sums.reduce()) == ["a", "b", "c"]
     with pytest.raises(KeyError):
         sums.add("d", torch.tensor(1.0))
-    sums.open(rows_of(["d"]))
+    sums.open(rows_by_name(["d"]))
     assert sums.reduce() == {"d": 0.0}
 
 
 def test_new_coefficients_are_not_taken_from_the_step_before():
     sums = fresh("a")
     for coefficient in (1.0, 3.0, 1.0):
-        sums.open(rows_of(["a"]))
+        sums.open(rows_by_name(["a"]))
         sums.add("a", torch.tensor(2.0), coefficient=coefficient)
         assert sums.reduce() == {"a": 2.0 * coefficient}
 

@@ -25,7 +25,7 @@ from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import OF_THE_STEP
 from largebatch.core.plan import BatchPlan
 from largebatch.core.rule import within
-from largebatch.measure.examples.tap import PerExample
+from largebatch.measure.examples.per_example import PerExample
 from largebatch.measure.meter import Meter
 from largebatch.measure.parameters import bare
 from largebatch.rules import ClampBatch

@@ -13,6 +13,7 @@ al., 2020, arXiv 2007.05105) and of McCandlish et al. (2018, arXiv 1812.06162, A
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from largebatch.core.measurement import GradientMoments, Source
 
@@ -53,6 +54,16 @@ class Parts:
             squared_weight_per_unit=weight,
             source=source,
         )
+
+
+@lru_cache(maxsize=64)  # the same in almost every step
+def proportional_parts(count: int, samples: float, weight: float, source: Source) -> Parts:
+    """Return `Parts.proportional` of these, made once for the steps that have them in common.
+
+    >>> proportional_parts(2, 8.0, 8.0, "ranks").units
+    8.0
+    """
+    return Parts.proportional(count=count, samples=samples, weight=weight, source=source)
 
 
 def moments_of_parts(

@@ -49,27 +49,26 @@ class Observer:
             )
         self.meter, self.tap = meter, meter.tap
         self.batch_size = batch_size
-        self._told = micro_batches is not None
-        self._usual = micro_batches
+        self._given = micro_batches
+        self._expected = micro_batches  # if not given, as many as in the first step
         self._see = self._on_gradient
         self._knows_variance = False
 
     @property
     def micro_batches(self) -> int | None:
-        """Backward calls of a step on each rank, as told or as the first step showed."""
-        return self._usual
+        """Return the backward calls of a step on each rank, as given or as in the first step."""
+        return self._expected
 
     def bind(self, optimizer: Optimizer) -> None:
-        """Told once whose parameters to measure."""
+        """Set once whose parameters to measure."""
         self.meter.bind(optimizer, also=(LEFT_OVER,))
-        if self.meter.examples is not None:
-            self.meter.examples.task = torch._C._current_graph_task_id
+        self.meter.part_source.number_backwards(torch._C._current_graph_task_id)
         self._batch_names = {BATCH}
         for statistic in self.meter.statistics:
             self._batch_names |= set(statistic.of_batch)
 
     def open(self, wanted: frozenset[str]) -> None:
-        """A step begins in which these statistics are wanted."""
+        """Begin a step in which these statistics are wanted."""
         self.meter.open(wanted)
         self._wanted = wanted
         self._unfinished: set[int] = set()
@@ -83,16 +82,16 @@ class Observer:
             self.tap.rest()
 
     def size(self, samples: int) -> None:
-        """The samples of one micro-batch, told once for each backward of the step."""
+        """Set the samples of one micro-batch, once for each backward of the step."""
         self._sizes.append(samples)
 
     def loss(self, loss: Tensor) -> None:
-        """The mean loss of one micro-batch."""
+        """Add the mean loss of one micro-batch."""
         self.meter.sums.add(LOSS, loss.detach())
         self._losses += 1
 
     def close(self, *, digest: int = 0, loss_scale: float = 1.0) -> Reading:
-        """Combines the parts over the ranks: one collective, one host sync.
+        """Combine the parts over the ranks: one collective, one host sync.
 
         After an error the next step starts afresh.
 
@@ -101,7 +100,7 @@ class Observer:
             loss_scale: what the losses were multiplied with, as by a gradient scaler.
 
         Raises:
-            MicroBatchMissed: not as many backward calls since the last step as were told, or
+            MicroBatchMissed: not as many backward calls since the last step as were given, or
                 gradients that were not cleared.
             NoVariance: one part in each step so far, of which no variance can be known.
             LargeBatchError: parameters that got different numbers of gradients.
@@ -113,22 +112,18 @@ class Observer:
             raise
 
     def _close(self, *, digest: int, unscale: float) -> Reading:
-        parts = self._count()
-        sizes = self._sizes or self.meter.rows or [self._size_of_part(parts)] * parts
-        self._check_rows(parts)
+        parts, counts = self._count(), self.meter.part_source.counts
+        sizes = self._sizes or counts.rows or [self._size_of_part(parts)] * parts
+        counts.check_backwards(parts, sizes=self._sizes)
         if len(sizes) != parts:
             raise MicroBatchMissed(
-                f"control.micro_batch was told {len(sizes)} sizes, but {parts} backward calls ran. "
-                "Call control.micro_batch(len(x)) once for each."
+                f"control.micro_batch was called {len(sizes)} times, but {parts} backward calls "
+                "ran. Call control.micro_batch(len(x)) once for each."
             )
         numbers = {
             "parts": parts, "samples": sum(sizes), "per sample": sum(1.0 / n for n in sizes),
-            "losses": self._losses,
+            "losses": self._losses, **counts.numbers(sizes),
         }  # fmt: skip
-        if self.meter.rows:
-            numbers["groups"] = sum(self.meter.groups)
-            pairs = zip(self.meter.groups, sizes, strict=True)
-            numbers["groups per sample"] = sum(groups / n for groups, n in pairs)
         if not self._watching:
             self.meter.close_batch()  # perhaps clipped by now: it only shows whether it is finite
         sums = self.meter.reduce(numbers, digest=digest)
@@ -137,16 +132,15 @@ class Observer:
             reading = self.meter.read(totals, losses=sums["losses"])
             return replace(reading, batch_sqnorm=None)
         _check_cleared(sums[LEFT_OVER])
-        self._check_examples(sums["samples"])
+        self._check_samples(sums["samples"])
         totals = self._totals(sums, unscale=unscale)
         self._check_variance(totals)
         return self.meter.read(totals, losses=sums["losses"])
 
     def detach(self) -> None:
-        """Takes every hook off the model."""
+        """Take every hook off the model."""
         self.tap.rest()
-        if self.meter.examples is not None:
-            self.meter.examples.rest()
+        self.meter.part_source.rest()
 
     def _on_gradient(self, index: int, gradient: Tensor) -> None:
         task = torch._C._current_graph_task_id()  # a reentrant checkpoint's is another
@@ -167,16 +161,16 @@ class Observer:
     def _end_backward(self, task: int) -> None:
         self._unfinished.discard(task)
         self.meter.close_part(coefficient=1.0, task=task)
-        if self.meter.examples is not None and not self._unfinished:
-            self.meter.examples.begin()  # forgets what a user's own torch.autograd.grad has shown
-        if self._told and self._usual is not None and max(self.tap.counts) < self._usual:
+        if not self._unfinished:
+            self.meter.part_source.begin()  # drops what a user's own torch.autograd.grad has shown
+        if self._given is not None and max(self.tap.counts) < self._given:
             return  # more backward calls follow, so the batch's gradient is not complete
         self.meter.sums.drop(self._batch_names & self.meter.sums.names)
         self.meter.close_batch()
 
     def _count(self) -> int:
         if not self._watching:
-            return len(self._sizes) or self._usual or 1
+            return len(self._sizes) or self._expected or 1
         counts = self.tap.counts
         parts = max(counts)
         self.tap.check_nodes()
@@ -191,18 +185,19 @@ class Observer:
                 "optimizer.step() came without a backward since the last one. If gradients come by "
                 "other ways than loss.backward(), their parts cannot be seen."
             )
-        if self._usual is not None and parts > self._usual and (self._told or not self._sizes):
-            told = f"micro_batches={self._usual} allows" if self._told else "in the first one"
-            self._refuse(counts, f"more than {told}")
-        if self._told and self._usual is not None and parts < self._usual:
+        given, expected = self._given, self._expected
+        if expected is not None and parts > expected and (given is not None or not self._sizes):
+            limit = "in the first one" if given is None else f"micro_batches={given} allows"
+            self._refuse(counts, f"more than {limit}")
+        if given is not None and parts < given:
             raise MicroBatchMissed(
-                f"optimizer.step() came after {parts} of {self._usual} micro-batches. Where steps "
+                f"optimizer.step() came after {parts} of {given} micro-batches. Where steps "
                 "differ in their number, leave it out: lb.attach(..., batch_size=512)."
             )
-        if not self._told and any(0 < count < parts for count in counts):
+        if given is None and any(0 < count < parts for count in counts):
             self._refuse(counts, "but others fewer, so the micro-batches cannot be told apart")
-        if self._usual is None:
-            self._usual = parts
+        if self._expected is None:
+            self._expected = parts
         return parts
 
     def _refuse(self, counts: Sequence[int], what: str) -> None:
@@ -216,24 +211,24 @@ class Observer:
         )
 
     def _size_of_part(self, parts: int) -> float:
-        return self.batch_size / (self.meter.rank_count * (self._usual or parts))
+        return self.batch_size / (self.meter.rank_count * (self._expected or parts))
 
     def _totals(self, sums: dict[str, float], *, unscale: float) -> Totals:
-        count, ranks = round(sums["parts"]), self.meter.rank_count
-        # with examples: k groups of a backward's n have the weight 1 / k and n / k samples each
-        per_sample = sums["per sample"]
+        counts, ranks = self.meter.part_source.counts, self.meter.rank_count
+        backwards = round(sums["parts"])
+        count, weight_per_sample = counts.weigh(sums)
         return Totals(
             sums=sums,
             parts=Parts(
-                count=round(sums.get("groups", count)),
+                count=count,
                 samples=sums["samples"],
                 units=sums["samples"],
-                weight=count,
-                weight_per_unit=sums.get("groups per sample", per_sample),
-                squared_weight_per_unit=per_sample,
-                source=self.meter.source(count),
+                weight=backwards,
+                weight_per_unit=weight_per_sample,
+                squared_weight_per_unit=sums["per sample"],
+                source=counts.label(ranks=ranks, parts=backwards),
             ),
-            part_factor=(count / ranks) ** 2 * unscale,
+            part_factor=(backwards / ranks) ** 2 * unscale,
             batch_factor=unscale,
         )
 
@@ -242,44 +237,15 @@ class Observer:
             self._knows_variance = True  # so a later step of one part is only a short one
         if self._knows_variance:
             return
-        if self.meter.rows:
-            raise NoVariance(
-                "A step of one example gives one gradient, of which no variance can be known. Take "
-                "more examples into a step: DataLoader(dataset, batch_size=64)."
-            )
-        if any(s.parts for s in self.meter.active):
-            raise NoVariance(
-                "One backward a step on one process gives one gradient, of which no variance can "
-                "be known. Split the batch into two or more micro-batches, run several processes, "
-                "take single examples for the parts, meter=lb.Meter(model, "
-                "examples=lb.PerExample()), or the rough temporal estimate: "
-                "meter=lb.Meter(model, statistics=[lb.TemporalMoments()])."
-            )
+        cause = self.meter.part_source.counts.missing_variance(self.meter.active)
+        if cause is not None:
+            raise NoVariance(cause)
 
-    def _check_rows(self, parts: int) -> None:
-        rows = self.meter.rows
-        if rows and len(rows) != parts:
-            raise LargeBatchError(
-                f"A step of {parts} backward calls had {len(rows)} within each other (reentrant "
-                "checkpointing does that), so its examples cannot be told apart. Use "
-                "checkpoint(use_reentrant=False)."
-            )
-        if rows and self._sizes and rows != self._sizes:
-            raise LargeBatchError(
-                f"control.micro_batch was told {self._sizes} samples, but the model got {rows} "
-                "examples. Give the model all of a micro-batch's examples at once, as the first "
-                "dimension of its first argument."
-            )
-
-    def _check_examples(self, samples: float) -> None:
-        """A step may have fewer examples than were told, as an epoch's last one does."""
-        short = samples < self.batch_size and self._knows_variance
-        if self.meter.rows and samples != self.batch_size and not short:
-            raise LargeBatchError(
-                f"batch_size={self.batch_size} was told, but the model got {samples:.0f} examples "
-                f"in this step. Tell what it gets: lb.attach(..., batch_size={samples:.0f}); the "
-                "examples are the first dimension of its first argument."
-            )
+    def _check_samples(self, samples: float) -> None:
+        """A step may have fewer samples than were given, as an epoch's last one does."""
+        if samples < self.batch_size and self._knows_variance:
+            return
+        self.meter.part_source.counts.check_batch(samples, batch_size=self.batch_size)
 
 
 def _check_cleared(left_over: float) -> None:

@@ -49,6 +49,30 @@ def squared_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [torch.stack(norms).square().sum()]
 
 
+class SquaredGradients:
+    """Squared norms of the gradients that parameters hold, as scalars whose sum counts.
+
+    >>> weight = torch.zeros(2, requires_grad=True)
+    >>> (3.0 * weight[0] + 4.0 * weight[1]).backward()
+    >>> SquaredGradients([weight]).scalars()
+    [tensor(25.)]
+
+    Args:
+        parameters: one without a gradient is left out.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self._parameters = parameters
+        on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
+        self._squarers = [(p, squarer(p)) for p in parameters] if on_cpu else None
+
+    def scalars(self) -> list[Tensor]:
+        """Return one scalar for each gradient, or a few for all of them."""
+        if self._squarers is None:
+            return squared_norms([p.grad for p in self._parameters if p.grad is not None])
+        return [square(g) for p, square in self._squarers if (g := p.grad) is not None]
+
+
 def _squared_vector(gradient: Tensor) -> Tensor:
     if gradient.is_sparse:
         return squared_norm(gradient)

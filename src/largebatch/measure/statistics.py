@@ -68,7 +68,7 @@ class Statistic(Protocol):
         ...
 
     def bind(self, parameters: Parameters, optimizer: Optimizer) -> None:
-        """Told once what is measured."""
+        """Set once whose gradient to measure."""
         ...
 
     def open(self) -> None:

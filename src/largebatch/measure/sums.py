@@ -15,10 +15,11 @@ LIMIT = 1024
 
 
 Rows = Mapping[str, int]
+"""The row of each name among the sums."""
 
 
-def rows_of(names: Iterable[str]) -> Rows:
-    """The place of each name among the sums."""
+def rows_by_name(names: Iterable[str]) -> Rows:
+    """Return the row of each name: its number in the order given."""
     return {name: row for row, name in enumerate(names)}
 
 
@@ -29,7 +30,7 @@ class Sums:
     order. Sums are formed in float64: on the device where it has that type, else on the host.
 
     >>> sums = Sums(Ranks(), device=torch.device("cpu"))
-    >>> sums.open(rows_of(["loss"]))
+    >>> sums.open(rows_by_name(["loss"]))
     >>> sums.add("loss", torch.tensor(3.0), coefficient=2.0)
     >>> sums.put({"weight": 2.0})
     >>> sums.reduce()

@@ -36,7 +36,7 @@ class Tap(Protocol):
     def reduces(self) -> bool: ...
 
     def bind(self, parameters: Parameters, ranks: Ranks) -> None:
-        """Told once which parameters to watch."""
+        """Set once which parameters to watch."""
         ...
 
     def begin(self, see: See) -> None:

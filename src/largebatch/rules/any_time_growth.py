@@ -30,6 +30,8 @@ def any_time_batch(*, coefficient: float, lr: float, lr_sum: float) -> float:
         lr: of the step.
         lr_sum: of all steps up to this one.
     """
+    # `any_time_batch_size` of theory is the same and checks its arguments; rules may not import
+    # theory, and tests/theory/test_rules_and_theory.py compares the two.
     return coefficient * lr * lr_sum
 
 

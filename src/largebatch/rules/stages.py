@@ -53,6 +53,8 @@ def optimal_ratio(*, delta: float, gamma: float) -> float:
     Args:
         delta, gamma: factors on batch and rate from stage to stage, above 0.
     """
+    # `steps_growth_on_relation` of theory is the same ratio in steps; rules may not import theory,
+    # and tests/theory/test_rules_and_theory.py compares the two.
     return (delta / gamma) ** 2
 
 

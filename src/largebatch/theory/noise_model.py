@@ -10,9 +10,9 @@ up to constants, for an L-smooth loss, a batch of B and gradients that are `dela
 larger batch (derived here). Below B = M the rate can grow with the batch, above it cannot.
 
 Stich, Mohtashami, Jaggi: Critical Parameters for Scalable Distributed Learning with Large Batches
-and Asynchronous Updates, 2021, arXiv 2103.02351. That one number of the data decides where both
-batch and delay stop paying is the paper's statement. Without delay the formulas are derived here;
-with it they are recalled, and constants were compared with the text of neither.
+and Asynchronous Updates, 2021, arXiv 2103.02351. The paper states that one number of the data
+decides where both batch and delay stop paying. Without delay the formulas are derived here. With
+delay they are recalled from memory. No constant was compared with the paper's text.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def noise_model_critical_batch_size(
     Raises:
         ValueError: a number outside its range.
 
-    Reference: see the module.
+    Reference: Stich et al., 2021, arXiv 2103.02351; derived here up to constants.
     """
     _check(relative_variance, variance_floor, target_sqnorm)
     return relative_variance + variance_floor / target_sqnorm
@@ -99,7 +99,7 @@ def noise_model_steps(
     Raises:
         ValueError: a number outside its range.
 
-    Reference: see the module, which says what is derived.
+    Reference: Stich et al., 2021, arXiv 2103.02351; derived here without delay, recalled with it.
     """
     _check(relative_variance, variance_floor, target_sqnorm)
     example = f"noise_model_steps(batch_size=90, {EXAMPLE}, smoothness=2.0, gap=10.0)"
@@ -119,6 +119,8 @@ def noise_model_max_rate(
     0.25
 
     Arguments and errors are those of `noise_model_steps`.
+
+    Reference: Stich et al., 2021, arXiv 2103.02351; derived here without delay, recalled with it.
     """
     example = "noise_model_max_rate(batch_size=50, relative_variance=50.0, smoothness=2.0)"
     above_zero(example, batch_size=batch_size, smoothness=smoothness)

@@ -12,8 +12,9 @@ work is where the two terms meet, or at a batch of one. Constants of this kind a
 deep networks: these are formulas to compare with, no rule.
 
 Alfarra, Hanzely, Albasyoni, Ghanem, Richtarik: Adaptive Learning of the Optimal Batch Size of SGD,
-2020, arXiv 2005.01097. Recalled, then derived and checked here by enumerating batches and searching
-all of them for the least work; not compared with the paper's text.
+2020, arXiv 2005.01097. Recalled: the formulas were written from memory of the paper and not
+compared with its text. They are derived here, and the tests check them by enumerating batches and
+by searching all of them for the least work.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def tau_nice_smoothness(
     Raises:
         ValueError: a number outside its range.
 
-    Reference: arXiv 2005.01097; derived here, see the module.
+    Reference: recalled from arXiv 2005.01097, not compared with its text; derived here.
     """
     _check_batch(batch_size, dataset_size)
     _check_smoothness(smoothness, max_smoothness)
@@ -61,7 +62,7 @@ def tau_nice_variance(*, batch_size: float, dataset_size: int, mean_sqnorm: floa
     Raises:
         ValueError: a number outside its range.
 
-    Reference: arXiv 2005.01097; derived here, see the module.
+    Reference: recalled from arXiv 2005.01097, not compared with its text; derived here.
     """
     _check_batch(batch_size, dataset_size)
     not_negative("tau_nice_variance(..., mean_sqnorm=6.0)", mean_sqnorm=mean_sqnorm)
@@ -92,7 +93,7 @@ def tau_nice_work(
     Raises:
         ValueError: a number outside its range.
 
-    Reference: arXiv 2005.01097; derived here, see the module.
+    Reference: recalled from arXiv 2005.01097, not compared with its text; derived here.
     """
     above_zero("tau_nice_work(..., curvature=0.5, target=0.1)", curvature=curvature, target=target)
     expected = tau_nice_smoothness(
@@ -125,6 +126,8 @@ def tau_nice_optimal_batch_size(
     6.6667
 
     Arguments and errors are those of `tau_nice_work`.
+
+    Reference: recalled from arXiv 2005.01097, not compared with its text; derived here.
     """
     _check_batch(1.0, dataset_size)
     _check_smoothness(smoothness, max_smoothness)
@@ -159,7 +162,7 @@ def tau_nice_rate(
     Raises:
         ValueError: a number outside its range.
 
-    Reference: arXiv 2005.01097; see the module.
+    Reference: recalled from arXiv 2005.01097, not compared with its text.
     """
     example = "tau_nice_rate(expected_smoothness=2.0, variance=1.0, curvature=0.5, target=1.0)"
     above_zero(example, smoothness=expected_smoothness, curvature=curvature, target=target)

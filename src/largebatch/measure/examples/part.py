@@ -11,8 +11,8 @@ from torch import Tensor
 
 from largebatch.core.errors import LargeBatchError
 from largebatch.measure.examples.layer import Kept, Layer
-from largebatch.measure.examples.owners import Owner
-from largebatch.measure.examples.tally import Tally, Want, joined, one_by_one
+from largebatch.measure.examples.parameter_owners import Owner
+from largebatch.measure.examples.tally import Tally, Want, join_pieces, one_by_one
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
@@ -155,7 +155,7 @@ def _together(group: list[Arrived], tally: Tally) -> None:
         for one, (kept, delta) in zip(group, of_example, strict=True):
             layer, owner = one.call.layer, one.call.owner
             pieces = layer.pieces(owner.module, owner.parameters, kept, delta, 1)
-            for name, piece in joined(pieces).items():
+            for name, piece in join_pieces(pieces).items():
                 key = str(owner.indices[name])
                 sums[key] = sums[key] + piece if key in sums else piece
         tally.take(sums.items())

@@ -15,9 +15,9 @@ from torch.optim import Optimizer
 from largebatch.core.measurement import GradientMoments
 from largebatch.measure.coordinates import CoordinateNoiseScale
 from largebatch.measure.estimate import moments_of_parts
+from largebatch.measure.examples.example_gradients import ExampleGradients
 from largebatch.measure.examples.part import Part
 from largebatch.measure.examples.tally import Want
-from largebatch.measure.examples.tap import PerExample
 from largebatch.measure.parameters import Parameters
 from largebatch.measure.preconditioned import PreconditionedNorms
 from largebatch.measure.squared_norms import SquaredNorms
@@ -26,12 +26,12 @@ from largebatch.measure.sums import Sums
 
 
 def statistics_of(
-    examples: PerExample, *, also: Sequence[Statistic] | None = None
+    examples: ExampleGradients, *, also: Sequence[Statistic] | None = None
 ) -> tuple[Statistic, ...]:
-    """All that single examples can tell: what is usual, and what was given to look at parts.
+    """Return all statistics of single examples: the usual ones, and those added by the user.
 
     Raises:
-        ValueError: a statistic that cannot be had of examples.
+        ValueError: a statistic that does not exist for single examples.
     """
     usual = ExampleNorms(examples), ExamplePreconditioned(examples), ExampleProducts(examples)
     given = [s for s in also or () if not isinstance(s, SquaredNorms | PreconditionedNorms)]
@@ -45,7 +45,7 @@ def statistics_of(
 
 
 def want_of(names: frozenset[str]) -> Want:
-    """What must be asked of the examples for statistics of these names."""
+    """Return what must be asked of the examples for statistics of these names."""
     return Want(
         sqnorm="moments" in names,
         squares=bool(names & {PreconditionedNorms.name, CoordinateNoiseScale.name}),
@@ -61,7 +61,7 @@ class ExampleNorms:
     of_parts = ("moments",)
     of_batch = ()
 
-    def __init__(self, examples: PerExample) -> None:
+    def __init__(self, examples: ExampleGradients) -> None:
         self._examples = examples
 
     def supports(self, optimizer: Optimizer) -> bool:
@@ -95,7 +95,7 @@ class ExamplePreconditioned:
     of_parts = PreconditionedNorms.of_parts
     of_batch = PreconditionedNorms.of_batch
 
-    def __init__(self, examples: PerExample) -> None:
+    def __init__(self, examples: ExampleGradients) -> None:
         self._examples = examples
         self._norms = PreconditionedNorms()
 
@@ -132,7 +132,7 @@ class ExampleCoordinates:
     of_parts = ()
     of_batch = ()
 
-    def __init__(self, examples: PerExample, strict: CoordinateNoiseScale) -> None:
+    def __init__(self, examples: ExampleGradients, strict: CoordinateNoiseScale) -> None:
         self._examples = examples
         self._strict = strict
 
@@ -175,7 +175,7 @@ class ExampleProducts:
     of_parts = ()
     of_batch = ("example products",)
 
-    def __init__(self, examples: PerExample) -> None:
+    def __init__(self, examples: ExampleGradients) -> None:
         self._examples = examples
         self._held: list[tuple[Part, float]] = []
 

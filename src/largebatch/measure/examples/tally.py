@@ -112,8 +112,8 @@ def over_examples(piece: Tensor) -> Tensor:
     return summed.permute([rest.index(dim) for dim in range(len(rest))])
 
 
-def joined(pieces: Iterable[Piece]) -> dict[str, Tensor]:
-    """The pieces of each parameter in one tensor over all examples."""
+def join_pieces(pieces: Iterable[Piece]) -> dict[str, Tensor]:
+    """Return each parameter's pieces in one tensor over all examples."""
     by_name: dict[str, list[Tensor]] = {}
     for name, piece in pieces:
         by_name.setdefault(name, []).append(piece.clone())

@@ -1,14 +1,14 @@
-"""What a call's output passes through, and what is told when its gradient comes."""
+"""Reports the gradient of a module call's output, and returns gradients of its parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from largebatch.measure.examples.layer import Kept, Piece, Plain
+from largebatch.measure.examples.layer import Kept
 from largebatch.measure.examples.part import Call
 
 Begin = Callable[[Call], None]
@@ -16,18 +16,12 @@ Arrive = Callable[[Call, Kept, Any], Mapping[str, Tensor]]
 """A call begins to live; its output's gradient came, and gives gradients by parameter."""
 
 
-class BareLayer(Plain):
-    """A parameter by itself, whose gradients come as they are."""
+class OutputGradient(torch.autograd.Function):
+    """Return a module's outputs unchanged; in the backward, call `arrive` with their gradients.
 
-    def pieces(
-        self, module: Any, names: Collection[str], kept: Kept, delta: Tensor, rows: int
-    ) -> Any:
-        piece: Piece = ("", delta.reshape(rows, -1, *delta.shape[1:]).sum(1))
-        yield piece
-
-
-class Passing(torch.autograd.Function):
-    """Outputs of a module as they are; the gradient of each as it is, and those of parameters."""
+    The outputs' gradients pass unchanged, too. For parameters that the module itself was run
+    without, `arrive` returns the gradients.
+    """
 
     @staticmethod
     def forward(

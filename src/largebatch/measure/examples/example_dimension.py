@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from largebatch.core.errors import LargeBatchError
-from largebatch.measure.examples.owners import Owner
+from largebatch.measure.examples.parameter_owners import Owner
 
-Place = tuple[str, int]
-"""A module, and how often it was called before in a forward."""
+CallKey = tuple[str, int]
+"""A module's name, and how often it was called before in the same forward."""
 
-Layout = dict[Place, int]
-"""Rows for each example; 0 where all examples share the call."""
+Layout = dict[CallKey, int]
+"""Rows of each call's output for one example; 0 if all examples share the call."""
 
 
 def layout_of(
@@ -43,24 +43,24 @@ def layout_of(
     def cut(x: Any) -> Any:
         return x[:part] if isinstance(x, Tensor) and x.dim() and len(x) == rows else x
 
-    few: dict[Place, Tensor] = {}
-    random: set[Place] = set()
+    few: dict[CallKey, Tensor] = {}
+    random: set[CallKey] = set()
     layout: Layout = {}
 
-    def keep(place: Place, output: Tensor) -> None:
-        few[place] = output.clone()  # the next activation may overwrite it
+    def keep(key: CallKey, output: Tensor) -> None:
+        few[key] = output.clone()  # the next activation may overwrite it
 
-    def repeat(place: Place, output: Tensor) -> None:
-        if place in few and not torch.equal(few[place], output):
-            random.add(place)
+    def repeat(key: CallKey, output: Tensor) -> None:
+        if key in few and not torch.equal(few[key], output):
+            random.add(key)
 
-    def compare(place: Place, output: Tensor) -> None:
-        if place not in few:
+    def compare(key: CallKey, output: Tensor) -> None:
+        if key not in few:
             return
-        before = few.pop(place)
-        layout[place] = _times(place[0], before.shape, output.shape, part, rows)
-        if layout[place] and place not in random:
-            _check_alike(place[0], before, output[: len(before)])
+        before = few.pop(key)
+        layout[key] = _times(key[0], before.shape, output.shape, part, rows)
+        if layout[key] and key not in random:
+            _check_alike(key[0], before, output[: len(before)])
 
     with _as_it_was(model):
         half = tree_map(cut, (args, kwargs))
@@ -105,21 +105,21 @@ def _run(
     model: nn.Module,
     given: tuple[Any, Any],
     owners: Sequence[Owner],
-    tell: Callable[[Place, Tensor], None],
+    report: Callable[[CallKey, Tensor], None],
 ) -> None:
-    """Runs the model, and tells the first output of each call of an owner."""
+    """Runs the model, and reports the first output of each call of an owner."""
     counts: dict[str, int] = {}
 
-    def hook(name: str) -> Callable[..., None]:
-        def told(module: nn.Module, args: Any, out: Any) -> None:
+    def hook_for(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, out: Any) -> None:
             first = out[0] if isinstance(out, (tuple, list)) else out
             at = counts[name] = counts.get(name, -1) + 1
             if isinstance(first, Tensor) and first.dim() and first.is_floating_point():
-                tell((name, at), first)
+                report((name, at), first)
 
-        return told
+        return hook
 
-    handles = [owner.module.register_forward_hook(hook(owner.name)) for owner in owners]
+    handles = [owner.module.register_forward_hook(hook_for(owner.name)) for owner in owners]
     try:
         args, kwargs = given
         model(*args, **kwargs)

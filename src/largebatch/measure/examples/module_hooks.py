@@ -19,18 +19,19 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.hooks import RemovableHandle
 
 from largebatch.core.errors import LargeBatchError
+from largebatch.measure.examples.bare_parameter import BareLayer
 from largebatch.measure.examples.broadcast import consumers_of, watch_shared
-from largebatch.measure.examples.kinds import coupled, layer_of
+from largebatch.measure.examples.example_dimension import Layout, layout_of
 from largebatch.measure.examples.layer import Kept
-from largebatch.measure.examples.owners import Owner
+from largebatch.measure.examples.layer_kinds import coupled, layer_of
+from largebatch.measure.examples.output_gradient import Arrive, Begin, OutputGradient
+from largebatch.measure.examples.parameter_owners import Owner
 from largebatch.measure.examples.part import Call
-from largebatch.measure.examples.passing import Arrive, BareLayer, Begin, Passing
-from largebatch.measure.examples.probe import Layout, layout_of
 from largebatch.measure.examples.tally import Want
 from largebatch.measure.examples.unknown import UnknownLayer
 
 
-class Calls:
+class ModuleHooks:
     """Follows each call of the owners within a forward of the model.
 
     Mutable: holds the hooks and the forward in hand.
@@ -40,7 +41,7 @@ class Calls:
         owners: the modules to follow.
         bare: owners of one parameter each, which the model uses outside of its modules.
         groups: of how many parts gradients are told apart; None is the examples.
-        begin, arrive: told of each call.
+        begin, arrive: called when a call begins, and when its output's gradient arrives.
 
     Attributes:
         paused: whether forwards are left alone.
@@ -212,8 +213,8 @@ class Calls:
         self._begin(call)
         count = (len(outputs), len(replaced))
         kept = tuple([x.detach() for x in kept])
-        passing: Any = Passing.apply
-        return passing(self._arrive, call, count, *outputs, *replaced, *kept)
+        pass_on: Any = OutputGradient.apply
+        return pass_on(self._arrive, call, count, *outputs, *replaced, *kept)
 
     def _parts(self, rows: int) -> int:
         """The largest number of equal parts that is wanted at most; all where only one is."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from largebatch.measure.examples.kinds import is_known, is_whole
+from largebatch.measure.examples.layer_kinds import is_known, is_whole
 from largebatch.measure.parameters import Parameters
 
 

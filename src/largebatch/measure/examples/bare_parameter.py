@@ -1,0 +1,20 @@
+"""The layer of a parameter that the model uses outside of its modules."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from torch import Tensor
+
+from largebatch.measure.examples.layer import Kept, Piece, Plain
+
+
+class BareLayer(Plain):
+    """A parameter by itself, whose gradients come as they are."""
+
+    def pieces(
+        self, module: Any, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+    ) -> Any:
+        piece: Piece = ("", delta.reshape(rows, -1, *delta.shape[1:]).sum(1))
+        yield piece
