@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
-from largebatch.rules.sizes import PROPOSERS, asking, whole_batch
+from largebatch.rules.sizes import asking, whole_batch
 
 
 def relative_change(*, before: float | None, norm: float) -> float:
@@ -84,7 +84,7 @@ class Accordion:
     needs: ClassVar[frozenset[str]] = frozenset({"moments", "dataset_size"})
     changes: ClassVar[frozenset[str]] = frozenset({"batch"})
     bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
+    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         sound = 1.0 < self.growth < math.inf and 0.0 < self.threshold < math.inf

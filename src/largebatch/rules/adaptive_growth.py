@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
-from largebatch.rules.sizes import PROPOSERS, asking, noise_ratio
+from largebatch.rules.sizes import asking, noise_ratio
 from largebatch.rules.stages import Stages, growing_stages
 
 
@@ -65,7 +65,7 @@ class AdaptiveGrowth:
     needs: ClassVar[frozenset[str]] = frozenset({"moments"})
     changes: ClassVar[frozenset[str]] = frozenset({"batch", "lr"})
     bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
+    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         if not 0.0 < self.kappa < math.inf or self.patience < 1:

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
-from largebatch.rules.sizes import PROPOSERS, check_above_zero, whole_batch
+from largebatch.rules.sizes import check_above_zero, whole_batch
 
 
 def any_time_batch(*, coefficient: float, lr: float, lr_sum: float) -> float:
@@ -68,7 +68,7 @@ class AnyTimeGrowth:
     needs: ClassVar[frozenset[str]] = frozenset()
     changes: ClassVar[frozenset[str]] = frozenset({"batch"})
     bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
+    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         check_above_zero(

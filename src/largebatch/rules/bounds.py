@@ -34,6 +34,8 @@ class ClampBatch:
 
     Raises:
         ValueError: a bound below 1 or not whole, or no multiple between them.
+
+    Reference: none.
     """
 
     min: int = 1
@@ -85,6 +87,8 @@ class ClampLr:
 
     Raises:
         ValueError: bounds out of order or below 0.
+
+    Reference: none.
     """
 
     min: float = 0.0
@@ -131,6 +135,8 @@ class LimitGrowth:
 
     Raises:
         ValueError: a factor below 1 or a shrink outside (0, 1].
+
+    Reference: none.
     """
 
     factor: float = 2.0

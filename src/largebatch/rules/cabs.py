@@ -17,7 +17,7 @@ from typing import ClassVar
 from largebatch.core.average import Average
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
-from largebatch.rules.sizes import PROPOSERS, asking, proposal
+from largebatch.rules.sizes import asking, proposal
 
 KEEP = 0.95
 """Of the averages, in each measured step."""
@@ -61,7 +61,7 @@ class CABS:
     needs: ClassVar[frozenset[str]] = frozenset({"moments", "loss"})
     changes: ClassVar[frozenset[str]] = frozenset({"batch"})
     bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
+    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def init(self) -> Average:
         # As the authors' program begins: variance 0, loss 1, and no correction of that, so the

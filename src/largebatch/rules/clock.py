@@ -21,6 +21,8 @@ class StepClock:
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=256, base_batch_size=64)
     >>> StepClock().update(None, seen, Decision(next_batch_size=256, base_steps=4))[1].base_steps
     1.0
+
+    Reference: none.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()

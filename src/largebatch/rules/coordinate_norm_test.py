@@ -22,7 +22,7 @@ from typing import ClassVar, Literal
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
 from largebatch.rules.norm_test import NormTest, judged
-from largebatch.rules.sizes import PROPOSERS, asking, check_above_zero
+from largebatch.rules.sizes import asking, check_above_zero
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class CoordinateNormTest:
 
     changes: ClassVar[frozenset[str]] = frozenset({"batch"})
     bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
+    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         check_above_zero(self, example="CoordinateNormTest(eta=0.5)", eta=self.eta)

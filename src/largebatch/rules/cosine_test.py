@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import GradientMoments, Measurement
-from largebatch.rules.sizes import PROPOSERS, asking, noise_ratio, proposal
+from largebatch.rules.sizes import asking, noise_ratio, proposal
 
 
 def cosine_of_halves(moments: GradientMoments) -> float | None:
@@ -75,7 +75,7 @@ class CosineTest:
     needs: ClassVar[frozenset[str]] = frozenset({"moments"})
     changes: ClassVar[frozenset[str]] = frozenset({"batch"})
     bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
+    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         if not 0.0 < self.target < 1.0:

@@ -34,6 +34,8 @@ class Every:
 
     Raises:
         ValueError: fewer than 1 step, or something that is not a rule.
+
+    Reference: none.
     """
 
     rule: Rule

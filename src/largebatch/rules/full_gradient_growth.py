@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
-from largebatch.rules.sizes import PROPOSERS, asking
+from largebatch.rules.sizes import asking
 from largebatch.rules.stages import Stages, growing_stages
 
 
@@ -86,7 +86,7 @@ class FullGradientGrowth:
     needs: ClassVar[frozenset[str]] = frozenset({"full_sqnorm"})
     changes: ClassVar[frozenset[str]] = frozenset({"batch", "lr"})
     bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
+    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         sound = 0.0 < self.eps0 < math.inf and self.check >= 1

@@ -17,7 +17,6 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Budget, Measurement
-from largebatch.rules.sizes import PROPOSERS
 from largebatch.rules.stages import Stages
 
 
@@ -66,7 +65,7 @@ class Growth:
 
     changes: ClassVar[frozenset[str]] = frozenset({"batch", "lr"})
     bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
+    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in zip(self.at, self.at[1:], strict=False))

@@ -43,6 +43,8 @@ class Hysteresis:
 
     Raises:
         ValueError: numbers out of order.
+
+    Reference: none.
     """
 
     asked: int = 2

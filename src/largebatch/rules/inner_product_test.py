@@ -24,7 +24,7 @@ from typing import ClassVar
 from largebatch.core.decision import Decision, join
 from largebatch.core.measurement import Measurement
 from largebatch.rules.norm_test import judged, required_batch, theta_max
-from largebatch.rules.sizes import PROPOSERS, asking, check_above_zero, proposal, verdict
+from largebatch.rules.sizes import asking, check_above_zero, proposal, verdict
 
 NEEDS = frozenset({"moments", "inner_product_variance"})
 
@@ -93,7 +93,7 @@ class InnerProductTest:
     needs: ClassVar[frozenset[str]] = NEEDS
     changes: ClassVar[frozenset[str]] = frozenset({"batch"})
     bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
+    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         check_above_zero(self, example="InnerProductTest(theta=0.9)", theta=self.theta)
@@ -140,7 +140,7 @@ class AugmentedInnerProductTest:
     needs: ClassVar[frozenset[str]] = NEEDS
     changes: ClassVar[frozenset[str]] = frozenset({"batch"})
     bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
+    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         example = "AugmentedInnerProductTest(theta=0.9, nu=5.84)"

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
-from largebatch.rules.sizes import PROPOSERS, asking, check_above_zero, multiple
+from largebatch.rules.sizes import asking, check_above_zero, multiple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class NoiseScaleControl:
     needs: ClassVar[frozenset[str]] = frozenset({"moments"})
     changes: ClassVar[frozenset[str]] = frozenset({"batch"})
     bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
+    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         check_above_zero(self, example="NoiseScaleControl(kappa=1.0)", kappa=self.kappa)

@@ -24,7 +24,6 @@ from typing import ClassVar, Literal
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import GradientMoments, Measurement
 from largebatch.rules.sizes import (
-    PROPOSERS,
     asking,
     check_above_zero,
     noise_ratio,
@@ -127,7 +126,7 @@ class NormTest:
 
     changes: ClassVar[frozenset[str]] = frozenset({"batch"})
     bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
+    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         check_above_zero(self, example="NormTest(eta=0.5)", eta=self.eta)

@@ -23,6 +23,8 @@ class Observe:
 
     Raises:
         ValueError: an unknown statistic.
+
+    Reference: none.
     """
 
     statistics: tuple[str, ...] = ("moments",)

@@ -37,6 +37,8 @@ class Schedule:
     Raises:
         ValueError: a factor that is no value, as a function is; and at the first step, when neither
             the run nor the schedule has a length.
+
+    Reference: none.
     """
 
     factor: Factor = field(default_factory=Cosine)

@@ -13,26 +13,6 @@ from numbers import Real
 from largebatch.core.decision import Decision, join
 from largebatch.core.measurement import STATISTICS, Measurement
 
-PROPOSERS = frozenset(
-    {
-        "Accordion",
-        "AdaptiveGrowth",
-        "AnyTimeGrowth",
-        "AugmentedInnerProductTest",
-        "CABS",
-        "CoordinateNormTest",
-        "CosineTest",
-        "FullGradientGrowth",
-        "GradientDiversity",
-        "Growth",
-        "InnerProductTest",
-        "Milestones",
-        "NoiseScaleControl",
-        "NormTest",
-    }
-)
-"""Rules that propose a batch: of two in one chain the second would undo the first."""
-
 LEAST = 2
 """Samples: one alone has no variance, so a batch of one would stay one."""
 

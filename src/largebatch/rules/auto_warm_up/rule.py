@@ -44,11 +44,6 @@ counts by its logarithm."""
 FLOOR = 1e-4
 """Variance that is added to that of a difference, in units of the variance of all losses."""
 
-OTHER_RATES = frozenset(
-    {"AutoWarmUp", "WarmUp", "Legw", "Schedule", "LinearScaling", "SqrtScaling", "AdaScale"}
-)
-"""Rules that would multiply the rate that is sought."""
-
 FAR, IN_A_ROW = 0.5, 2
 """So many losses in a row, each above all before by more than FAR times their range, end the
 warm-up at once: past the edge of stability the loss grows from step to step."""
@@ -180,7 +175,8 @@ class AutoWarmUp:
 
     @property
     def forbids(self) -> frozenset[str]:
-        return self.after.forbids | OTHER_RATES
+        # any other rule for the learning rate would multiply the one that is searched for
+        return self.after.forbids | {"AutoWarmUp", "lr"}
 
     def init(self) -> tuple[Search, Any]:
         return Search(), self.after.init()
