@@ -32,7 +32,6 @@ from largebatch.rules import (
     Accordion,
     AdaptiveGrowth,
     AdaScale,
-    After,
     AnyTimeGrowth,
     AugmentedInnerProductTest,
     Averaged,
@@ -42,12 +41,11 @@ from largebatch.rules import (
     Constant,
     CoordinateNormTest,
     Cosine,
-    CosineTest,
     Every,
     Exponential,
     FullGradientGrowth,
-    GradientDiversity,
     Growth,
+    HoldThenDecay,
     Hysteresis,
     InnerProductTest,
     Legw,
@@ -78,7 +76,7 @@ budgets = st.one_of(
 )
 factors = st.one_of(
     st.just(Constant()),
-    st.builds(After, start=st.floats(0.0, 0.999), height=st.floats(1e-3, 1e3)),
+    st.builds(HoldThenDecay, start=st.floats(0.0, 0.999), height=st.floats(1e-3, 1e3)),
     st.builds(Cosine, end=ends),
     st.builds(Exponential, end=st.floats(1e-6, 10.0)),
     st.builds(Linear, end=ends),
@@ -128,7 +126,6 @@ batch_tests = st.one_of(
         eta=levels,
         statistic=st.sampled_from(["preconditioned_moments", "coordinate_noise_scale"]),
     ),
-    st.builds(CosineTest, target=st.floats(1e-3, 0.999)),
     st.builds(
         FullGradientGrowth,
         eps0=levels,
@@ -137,7 +134,6 @@ batch_tests = st.one_of(
         check=st.integers(1, 4),
         consistent=st.booleans(),
     ),
-    st.builds(GradientDiversity, delta=levels),
     st.builds(InnerProductTest, theta=levels),
     st.builds(
         Milestones,
@@ -145,7 +141,7 @@ batch_tests = st.one_of(
         factor=levels,
         over=st.none() | budgets,
     ),
-    st.builds(NoiseScaleControl, kappa=levels),
+    st.builds(NoiseScaleControl, kappa=levels, offset=st.just(0.0) | levels),
     st.builds(
         NormTest,
         eta=levels,

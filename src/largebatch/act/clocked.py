@@ -146,7 +146,9 @@ class Clocked:
                 one that is damaged or cut; the run is left as it was.
             RanksDisagree: the ranks loaded different states.
         """
-        self._resume(resume(self.decider, plain))
+        from largebatch.rules import KINDS
+
+        self._resume(resume(self.decider, plain, kinds=KINDS))
 
     def _resume(self, resumed: Resumed) -> None:
         self._before = self.decider = resumed.decider

@@ -38,7 +38,7 @@ def threshold(*, eps0: float, first: float, batch: float, rate: float = 1.0) -> 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Passed:
+class CheckedStage:
     """The run's first batch in samples, 0 before it, and the stage of the batch in hand."""
 
     first: int = 0
@@ -98,17 +98,17 @@ class FullGradientGrowth:
                 f"check={self.check!r}."
             )
 
-    def init(self) -> Passed:
-        return Passed()
+    def init(self) -> CheckedStage:
+        return CheckedStage()
 
     def update(
-        self, state: Passed, seen: Measurement, proposed: Decision
-    ) -> tuple[Passed, Decision]:
-        state = Passed(first=state.first or proposed.next_batch_size, stage=state.stage)
+        self, state: CheckedStage, seen: Measurement, proposed: Decision
+    ) -> tuple[CheckedStage, Decision]:
+        state = CheckedStage(first=state.first or proposed.next_batch_size, stage=state.stage)
         rate = self.stages.rate(state.stage)
         decision = proposed.scaled(rate, because=f"growth x{rate:.4g}" if rate != 1.0 else "")
         stage, because = self._test(state, seen)
-        after = Passed(first=state.first, stage=stage)
+        after = CheckedStage(first=state.first, stage=stage)
         size = self._size(after, seen)
         if stage > state.stage:
             because = f"{because}; stage {stage + 1} of {len(self.stages)}; batch {size}"
@@ -117,7 +117,7 @@ class FullGradientGrowth:
             decision = asking(decision, self.needs)
         return after, decision
 
-    def _test(self, state: Passed, seen: Measurement) -> tuple[int, str]:
+    def _test(self, state: CheckedStage, seen: Measurement) -> tuple[int, str]:
         """The stage after this step, and what was found."""
         checked = seen.full_sqnorm is not None and self._due(seen.step)
         if seen.full_sqnorm is None or not checked or not self._goes_on(state, seen):
@@ -128,7 +128,7 @@ class FullGradientGrowth:
         relative = self.stages.rate(state.stage) / self.stages.rate(0)
         level = threshold(
             eps0=self.eps0,
-            first=self._size(Passed(first=state.first), seen),
+            first=self._size(CheckedStage(first=state.first), seen),
             batch=self._size(state, seen),
             rate=relative if self.consistent else 1.0,
         )
@@ -139,12 +139,12 @@ class FullGradientGrowth:
     def _due(self, step: int) -> bool:
         return (step + 1) % self.check == 0
 
-    def _goes_on(self, state: Passed, seen: Measurement) -> bool:
+    def _goes_on(self, state: CheckedStage, seen: Measurement) -> bool:
         """Whether there is a stage after this one, whose batch is below the largest."""
         most = [size for size in (self.max, seen.dataset_size) if size is not None]
         last = state.stage + 1 == len(self.stages)
         return not last and self._size(state, seen) < min(most, default=math.inf)
 
-    def _size(self, state: Passed, seen: Measurement) -> int:
+    def _size(self, state: CheckedStage, seen: Measurement) -> int:
         size = self.stages.size(state.stage, first=state.first, seen=seen)
         return size if self.max is None else min(size, self.max)

@@ -6,7 +6,7 @@
 In closed form from the samples seen, so nothing depends on how many steps a stage took. One table
 serves: exponential and linear growth (arXiv 2409.08770, arXiv 2508.05297), batches by step strings
 as in Megatron-LM, a decay that is traded for growth (arXiv 2510.14717, arXiv 1711.00489), and any
-list. The functions that fill it are in `stages.py`, `batch_steps.py` and `traded.py`.
+list. The functions that fill it are in `stages.py`, `batch_steps.py` and `growth_from_decay.py`.
 """
 
 from __future__ import annotations

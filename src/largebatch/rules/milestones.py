@@ -16,7 +16,7 @@ from largebatch.rules.sizes import whole_batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Passed:
+class PassedMilestones:
     """How many milestones lie behind."""
 
     count: int = 0
@@ -71,12 +71,12 @@ class Milestones:
     def needs(self) -> frozenset[str]:
         return frozenset() if self.over is not None else frozenset({"budget"})
 
-    def init(self) -> Passed:
-        return Passed()
+    def init(self) -> PassedMilestones:
+        return PassedMilestones()
 
     def update(
-        self, state: Passed, seen: Measurement, proposed: Decision
-    ) -> tuple[Passed, Decision]:
+        self, state: PassedMilestones, seen: Measurement, proposed: Decision
+    ) -> tuple[PassedMilestones, Decision]:
         x = seen.progress_after(self.over, base_steps=proposed.base_steps)
         count = sum([x >= at for at in self.at])
         if count <= state.count:
@@ -85,4 +85,4 @@ class Milestones:
         for _ in range(state.count, count):
             size = whole_batch(self.factor * size, ranks=seen.ranks)
         because = f"milestone {self.at[count - 1]:.4g}; batch {size}"
-        return Passed(count=count), proposed.resized(size, because=because)
+        return PassedMilestones(count=count), proposed.resized(size, because=because)

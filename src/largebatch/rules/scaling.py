@@ -1,13 +1,16 @@
-"""Fixed scaling of the learning rate with the batch, at any S = B / B0.
+"""Fixed scaling of the learning rate and of the clock with the batch, at any S = B / B0.
 
 linear:       lr = S * base lr            Goyal et al., 2017, arXiv 1706.02677, section 2.1
 square root:  lr = sqrt(S) * base lr      Krizhevsky, 2014, arXiv 1404.5997
+
+And of the clock: a step of S base batches counts S base steps, so that runs are compared at equal
+samples, unless `StepClock` counts it as one, so that they are compared at equal steps.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from largebatch.core.decision import Decision
@@ -79,3 +82,26 @@ class SqrtScaling:
     def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
         factor = sqrt_factor(seen.scale)
         return state, proposed.scaled(factor, because=f"square-root scaling x{factor:.4g}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepClock:
+    """Counts every optimizer step as one step of the base batch, whatever its size.
+
+    >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=256, base_batch_size=64)
+    >>> StepClock().update(None, seen, Decision(next_batch_size=256, base_steps=4))[1].base_steps
+    1.0
+
+    Reference: none.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    changes: ClassVar[frozenset[str]] = frozenset({"clock"})
+    bounds: ClassVar[frozenset[str]] = frozenset()
+    forbids: ClassVar[frozenset[str]] = frozenset({"AdaScale", "StepClock"})
+
+    def init(self) -> None:
+        return None
+
+    def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
+        return state, replace(proposed, base_steps=1.0)
