@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.fuzz.effort import effort
+from tests.rules.battery import ROWS
 
 from largebatch.core.codec import decode, encode
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
 from largebatch.core.errors import CheckpointError
 from largebatch.core.measurement import STATISTICS, Budget, GradientMoments, Measurement, Reading
-from largebatch.core.rule import Chain, Rule, chain
+from largebatch.core.rule import Chain, Rule, chain, name_of
 from largebatch.core.run_state import resume, state_of
 from largebatch.record import MemoryRecord
 from largebatch.record.replay import replay
@@ -150,7 +151,11 @@ batch_tests = st.one_of(
         statistic=st.sampled_from(["moments", "preconditioned_moments"]),
     ),
 )
+BY_THEIR_ROW = [row.rule for row in ROWS if name_of(row.rule) not in {"AutoWarmUp", *globals()}]
+"""Rules that are drawn with the arguments of the generic tests alone."""
+
 single = st.one_of(
+    *map(st.just, BY_THEIR_ROW),
     st.builds(
         AdaScale,
         window=windows,
@@ -429,7 +434,8 @@ TestDeciders = Deciders.TestCase
 
 def test_every_rule_and_factor_may_be_drawn() -> None:
     # AutoWarmUp refuses most of these runs in their first steps: short ones, and other batches
-    assert (set(RULES) | set(FACTORS)) - {"AutoWarmUp"} <= set(globals())
+    drawn = {name_of(rule) for rule in BY_THEIR_ROW}
+    assert (set(RULES) | set(FACTORS)) - {"AutoWarmUp"} <= set(globals()) | drawn
 
 
 @given(rules=st.lists(wrapped(), max_size=4))

@@ -1,9 +1,12 @@
 """The table of rules for the generic tests: every registered rule has at least one row, and every
-row passes all of `test_battery.py`. A new rule adds its rows here."""
+row passes all of `test_battery.py`.
+
+A rule that is not listed has a row with its default arguments. List it if an argument has no
+default, if other arguments take other paths, or if a row needs an excuse."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 
 from hypothesis import strategies as st
 
@@ -16,9 +19,10 @@ from largebatch.core.measurement import (
     Reading,
     noise_scale,
 )
-from largebatch.core.rule import Rule, chain
+from largebatch.core.rule import Rule, chain, name_of
 from largebatch.rules import (
     CABS,
+    RULES,
     WSD,
     Accordion,
     AdaptiveGrowth,
@@ -188,6 +192,25 @@ ROWS = [
     Row(name="warm-up", rule=WarmUp()),
     Row(name="warm-up-own", rule=WarmUp(fraction=1.0, start=0.1, over=Budget(base_steps=50.0))),
 ]
+
+
+def unlisted() -> list[Row]:
+    """Return a row with the default arguments for each rule that has no row, if it can be built."""
+    listed = {name_of(row.rule) for row in ROWS}
+    return [
+        Row(name=name, rule=cls())
+        for name, cls in RULES.items()
+        if name not in listed and not needs_arguments(cls)
+    ]
+
+
+def needs_arguments(cls: type) -> bool:
+    """Return whether an argument has no default."""
+    given = [f.default is not MISSING or f.default_factory is not MISSING for f in fields(cls)]
+    return not all(given)
+
+
+ROWS += unlisted()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

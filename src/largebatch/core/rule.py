@@ -47,12 +47,65 @@ class Rule(Protocol):
         ...
 
 
+class DefaultFacts:
+    """The facts of a rule that needs, changes, bounds and forbids nothing.
+
+    A class that derives from it states only the facts that differ. A rule may as well have the four
+    attributes of `Rule` without it.
+
+    >>> DefaultFacts().bounds
+    frozenset()
+    """
+
+    __slots__ = ()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def changes(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def bounds(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def forbids(self) -> frozenset[str]:
+        return frozenset()
+
+
 @runtime_checkable
 class Wrapper(Rule, Protocol):
     """A rule around another one, which it changes in when or in what it sees."""
 
     @property
     def rule(self) -> Rule: ...
+
+
+class InnerFacts:
+    """The facts of a rule that wraps another one: those of its `rule`."""
+
+    __slots__ = ()
+
+    rule: Rule
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.rule.needs
+
+    @property
+    def changes(self) -> frozenset[str]:
+        return self.rule.changes
+
+    @property
+    def bounds(self) -> frozenset[str]:
+        return self.rule.bounds
+
+    @property
+    def forbids(self) -> frozenset[str]:
+        return self.rule.forbids
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,12 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
+from largebatch.core.rule import DefaultFacts
 from largebatch.rules.sizes import asking, check_above_zero, noise_ratio, whole_batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClampBatch:
+class ClampBatch(DefaultFacts):
     """Keeps the next batch in [min, max] and on a multiple.
 
     Sizes are rounded up to the multiple, since a rule proposes the least batch that suffices, and
@@ -46,10 +47,7 @@ class ClampBatch:
     max: int | None = None
     multiple_of: int = 1
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    changes: ClassVar[frozenset[str]] = frozenset()
     bounds: ClassVar[frozenset[str]] = frozenset({"batch"})
-    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         given = [self.min, self.multiple_of, self.max or 1]
@@ -77,7 +75,7 @@ class ClampBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClampLr:
+class ClampLr(DefaultFacts):
     """Keeps the multiplier of the learning rate in [min, max]. The clock is left as it is: an
     AdaScale step counts its gain even where its rate was bounded.
 
@@ -98,10 +96,7 @@ class ClampLr:
     min: float = 0.0
     max: float = math.inf
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    changes: ClassVar[frozenset[str]] = frozenset()
     bounds: ClassVar[frozenset[str]] = frozenset({"lr"})
-    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.min <= self.max or self.min == math.inf:
@@ -123,7 +118,7 @@ class ClampLr:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LimitGrowth:
+class LimitGrowth(DefaultFacts):
     """Keeps the next batch within a factor of the batch in hand.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=64, base_batch_size=64)
@@ -146,10 +141,7 @@ class LimitGrowth:
     factor: float = 2.0
     shrink: float | None = None
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    changes: ClassVar[frozenset[str]] = frozenset()
     bounds: ClassVar[frozenset[str]] = frozenset({"batch"})
-    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         shrink = 1.0 if self.shrink is None else self.shrink
@@ -186,7 +178,7 @@ class Ceiling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClampToNoiseScale:
+class ClampToNoiseScale(DefaultFacts):
     """Lets the next batch grow to at most `kappa` times the noise scale.
 
     The batch in hand stays where it is above that: this bounds growth. Between measurements the
@@ -212,9 +204,7 @@ class ClampToNoiseScale:
     kappa: float = 1.0
 
     needs: ClassVar[frozenset[str]] = frozenset({"moments"})
-    changes: ClassVar[frozenset[str]] = frozenset()
     bounds: ClassVar[frozenset[str]] = frozenset({"batch"})
-    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         check_above_zero(self, example="ClampToNoiseScale(kappa=1.0)", kappa=self.kappa)

@@ -19,6 +19,7 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
+from largebatch.core.rule import DefaultFacts
 from largebatch.rules.sizes import asking
 from largebatch.rules.stages import Stages, growing_stages
 
@@ -46,7 +47,7 @@ class CheckedStage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FullGradientGrowth:
+class FullGradientGrowth(DefaultFacts):
     """Goes to the next stage, batch and rate, when the full gradient is at most the threshold.
 
     At most one stage a check, never back, and none where the norm is not finite; at the largest
@@ -85,8 +86,6 @@ class FullGradientGrowth:
 
     needs: ClassVar[frozenset[str]] = frozenset({"full_sqnorm"})
     changes: ClassVar[frozenset[str]] = frozenset({"batch", "lr"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         sound = 0.0 < self.eps0 < math.inf and self.check >= 1

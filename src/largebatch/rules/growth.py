@@ -17,6 +17,7 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Budget, Measurement
+from largebatch.core.rule import DefaultFacts
 from largebatch.rules.stages import Stages
 
 
@@ -29,7 +30,7 @@ class Grown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Growth:
+class Growth(DefaultFacts):
     """The batch and the rate of the stage that the clock has reached.
 
     A stage begins with the first step at or behind its point, with its batch and its rate together:
@@ -64,8 +65,6 @@ class Growth:
     over: Budget | None = None
 
     changes: ClassVar[frozenset[str]] = frozenset({"batch", "lr"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in zip(self.at, self.at[1:], strict=False))

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Budget, Measurement
+from largebatch.core.rule import DefaultFacts
 from largebatch.rules.sizes import whole_batch
 
 
@@ -23,7 +24,7 @@ class PassedMilestones:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Milestones:
+class Milestones(DefaultFacts):
     """Multiplies the batch by `factor` from each of the points `at` on.
 
     A point is passed by the clocks after the step, so that the first step behind it has the larger
@@ -55,8 +56,6 @@ class Milestones:
     over: Budget | None = None
 
     changes: ClassVar[frozenset[str]] = frozenset({"batch"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in zip(self.at, self.at[1:], strict=False))

@@ -26,6 +26,7 @@ from typing import ClassVar
 from largebatch.core.codec import LATER
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
+from largebatch.core.rule import DefaultFacts
 from largebatch.rules.sizes import asking, check_above_zero, multiple
 
 
@@ -42,7 +43,7 @@ def kappa_of_cosine(target: float) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoiseScaleControl:
+class NoiseScaleControl(DefaultFacts):
     """Proposes `kappa` times the noise scale, whether that is more or less than the batch in hand.
 
     The unbiased squared norm of one step may be lost in the noise, and the batch then has no bound
@@ -72,8 +73,6 @@ class NoiseScaleControl:
 
     needs: ClassVar[frozenset[str]] = frozenset({"moments"})
     changes: ClassVar[frozenset[str]] = frozenset({"batch"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         check_above_zero(self, example="NoiseScaleControl(kappa=1.0)", kappa=self.kappa)

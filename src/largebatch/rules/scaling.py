@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
+from largebatch.core.rule import DefaultFacts
 
 
 def linear_factor(scale: float) -> float:
@@ -36,7 +37,7 @@ def sqrt_factor(scale: float) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LinearScaling:
+class LinearScaling(DefaultFacts):
     """Multiplies the learning rate by S = B / B0, from the gradient in hand.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=256, base_batch_size=64)
@@ -46,9 +47,7 @@ class LinearScaling:
     Reference: Goyal et al., Accurate, Large Minibatch SGD, 2017, arXiv 1706.02677, section 2.1.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
     changes: ClassVar[frozenset[str]] = frozenset({"lr"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
     forbids: ClassVar[frozenset[str]] = frozenset({"LinearScaling", "SqrtScaling", "Legw"})
 
     def init(self) -> None:
@@ -60,7 +59,7 @@ class LinearScaling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SqrtScaling:
+class SqrtScaling(DefaultFacts):
     """Multiplies the learning rate by sqrt(B / B0), from the gradient in hand.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=256, base_batch_size=64)
@@ -71,9 +70,7 @@ class SqrtScaling:
     arXiv 1404.5997.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
     changes: ClassVar[frozenset[str]] = frozenset({"lr"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
     forbids: ClassVar[frozenset[str]] = frozenset({"LinearScaling", "SqrtScaling", "Legw"})
 
     def init(self) -> None:
@@ -85,7 +82,7 @@ class SqrtScaling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepClock:
+class StepClock(DefaultFacts):
     """Counts every optimizer step as one step of the base batch, whatever its size.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=256, base_batch_size=64)
@@ -95,9 +92,7 @@ class StepClock:
     Reference: none.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
     changes: ClassVar[frozenset[str]] = frozenset({"clock"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
     forbids: ClassVar[frozenset[str]] = frozenset({"AdaScale", "StepClock"})
 
     def init(self) -> None:

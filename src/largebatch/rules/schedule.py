@@ -14,11 +14,12 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Budget, Measurement
+from largebatch.core.rule import DefaultFacts
 from largebatch.rules.factors import Cosine, Factor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
+class Schedule(DefaultFacts):
     """Multiplies the learning rate by a factor of the fraction of the budget used.
 
     >>> from largebatch.rules.factors import Linear
@@ -45,8 +46,6 @@ class Schedule:
     over: Budget | None = None
 
     changes: ClassVar[frozenset[str]] = frozenset({"lr"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         if not is_dataclass(self.factor) or isinstance(self.factor, type):
