@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.fuzz.effort import effort
+from tests.rules.battery import ROWS
 
 from largebatch.core.codec import decode, encode
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
 from largebatch.core.errors import CheckpointError
 from largebatch.core.measurement import STATISTICS, Budget, GradientMoments, Measurement, Reading
-from largebatch.core.rule import Chain, Rule, chain
+from largebatch.core.rule import Chain, Rule, chain, name_of
 from largebatch.core.run_state import resume, state_of
 from largebatch.record import MemoryRecord
 from largebatch.record.replay import replay
@@ -32,7 +33,6 @@ from largebatch.rules import (
     Accordion,
     AdaptiveGrowth,
     AdaScale,
-    After,
     AnyTimeGrowth,
     AugmentedInnerProductTest,
     Averaged,
@@ -42,12 +42,11 @@ from largebatch.rules import (
     Constant,
     CoordinateNormTest,
     Cosine,
-    CosineTest,
     Every,
     Exponential,
     FullGradientGrowth,
-    GradientDiversity,
     Growth,
+    HoldThenDecay,
     Hysteresis,
     InnerProductTest,
     Legw,
@@ -78,7 +77,7 @@ budgets = st.one_of(
 )
 factors = st.one_of(
     st.just(Constant()),
-    st.builds(After, start=st.floats(0.0, 0.999), height=st.floats(1e-3, 1e3)),
+    st.builds(HoldThenDecay, start=st.floats(0.0, 0.999), height=st.floats(1e-3, 1e3)),
     st.builds(Cosine, end=ends),
     st.builds(Exponential, end=st.floats(1e-6, 10.0)),
     st.builds(Linear, end=ends),
@@ -128,7 +127,6 @@ batch_tests = st.one_of(
         eta=levels,
         statistic=st.sampled_from(["preconditioned_moments", "coordinate_noise_scale"]),
     ),
-    st.builds(CosineTest, target=st.floats(1e-3, 0.999)),
     st.builds(
         FullGradientGrowth,
         eps0=levels,
@@ -137,7 +135,6 @@ batch_tests = st.one_of(
         check=st.integers(1, 4),
         consistent=st.booleans(),
     ),
-    st.builds(GradientDiversity, delta=levels),
     st.builds(InnerProductTest, theta=levels),
     st.builds(
         Milestones,
@@ -145,7 +142,7 @@ batch_tests = st.one_of(
         factor=levels,
         over=st.none() | budgets,
     ),
-    st.builds(NoiseScaleControl, kappa=levels),
+    st.builds(NoiseScaleControl, kappa=levels, offset=st.just(0.0) | levels),
     st.builds(
         NormTest,
         eta=levels,
@@ -154,7 +151,11 @@ batch_tests = st.one_of(
         statistic=st.sampled_from(["moments", "preconditioned_moments"]),
     ),
 )
+BY_THEIR_ROW = [row.rule for row in ROWS if name_of(row.rule) not in {"AutoWarmUp", *globals()}]
+"""Rules that are drawn with the arguments of the generic tests alone."""
+
 single = st.one_of(
+    *map(st.just, BY_THEIR_ROW),
     st.builds(
         AdaScale,
         window=windows,
@@ -433,7 +434,8 @@ TestDeciders = Deciders.TestCase
 
 def test_every_rule_and_factor_may_be_drawn() -> None:
     # AutoWarmUp refuses most of these runs in their first steps: short ones, and other batches
-    assert (set(RULES) | set(FACTORS)) - {"AutoWarmUp"} <= set(globals())
+    drawn = {name_of(rule) for rule in BY_THEIR_ROW}
+    assert (set(RULES) | set(FACTORS)) - {"AutoWarmUp"} <= set(globals()) | drawn
 
 
 @given(rules=st.lists(wrapped(), max_size=4))

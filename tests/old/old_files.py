@@ -33,7 +33,7 @@ STATES: dict[str, dict[str, Any]] = {
 RUNS: dict[str, Any] = json.loads((FOLDER / "runs.json").read_text())
 """Name of a real run -> what followed after its checkpoint."""
 
-REWORDED: Mapping[str, str | None] = {}
+REWORDED: Mapping[str, str | None] = {"cosine": "noise", "diversity": "noise"}
 """First word of a reason of 0.1.0 -> the first word of the same reason today, or None if the
 reason is no longer given. Add a line here when a reason gets another first word."""
 
@@ -111,7 +111,7 @@ def started(rule: lb.Rule, first: lb.Measurement) -> Decider:
 
 def resumed(decider: Decider, state: Mapping[str, Any]) -> Decider:
     """Return the run at the step at which `state` was saved."""
-    return resume(decider, state).decider
+    return resume(decider, state, kinds=KINDS).decider
 
 
 def decisions(decider: Decider, steps: Iterable[Any]) -> Iterator[tuple[Decider, lb.Decision]]:

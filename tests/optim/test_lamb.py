@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import largebatch as lb
 from largebatch.optim import Lamb
-from largebatch.optim.lamb import bias_correction, trust_ratio
+from largebatch.optim.lamb import bias_correction, lamb_trust_ratio
 
 OPTIONS = {
     "bias_correction": (True, False),
@@ -132,7 +132,7 @@ def test_without_gradient_and_decay_nothing_moves() -> None:
 
 def test_the_ratio_is_one_where_a_norm_is_zero() -> None:
     norms = torch.tensor([0.0, 0.0, 2.0, 2.0]), torch.tensor([0.0, 3.0, 0.0, 4.0])
-    assert trust_ratio(*norms).tolist() == [1.0, 1.0, 1.0, 0.5]
+    assert lamb_trust_ratio(*norms).tolist() == [1.0, 1.0, 1.0, 0.5]
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, 0.999, 0.99999])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import largebatch as lb
 from largebatch.optim import Lars
-from largebatch.optim.lars import trust_ratio
+from largebatch.optim.lars import lars_trust_ratio
 
 OPTIONS = {
     "momentum": (0.0, 0.9),
@@ -127,13 +127,15 @@ def test_next_to_no_gradient_gives_no_infinity() -> None:
 def test_the_ratio_is_one_where_weights_or_all_else_are_zero() -> None:
     norms = torch.tensor([0.0, 0.0, 2.0, 2.0]), torch.tensor([0.0, 3.0, 0.0, 4.0])
     for eps in (0.0, 1e-8):
-        ratio = trust_ratio(*norms, trust_coefficient=1.0, eps=eps)
+        ratio = lars_trust_ratio(*norms, trust_coefficient=1.0, eps=eps)
         assert ratio.tolist() == pytest.approx([1.0, 1.0, 1.0, 0.5])
 
 
 def test_the_ratio_has_no_jump_where_only_the_gradient_vanishes() -> None:
     weights, gradients = torch.tensor([2.0, 2.0]), torch.tensor([0.0, 1e-6])
-    at, near = trust_ratio(weights, gradients, trust_coefficient=0.001, weight_decay=0.1).tolist()
+    at, near = lars_trust_ratio(
+        weights, gradients, trust_coefficient=0.001, weight_decay=0.1
+    ).tolist()
     assert at == pytest.approx(0.01)
     assert near == pytest.approx(at, rel=1e-5)
 

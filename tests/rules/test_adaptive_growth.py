@@ -20,9 +20,9 @@ from largebatch.core.measurement import Budget, Reading
 from largebatch.rules import (
     Accordion,
     AdaptiveGrowth,
-    After,
     AnyTimeGrowth,
     ClampToNoiseScale,
+    HoldThenDecay,
     Linear,
 )
 from largebatch.rules.stages import Stages, fractions_of, growing_stages, optimal_ratio
@@ -175,11 +175,11 @@ def test_tables_that_cannot_be_are_refused(more: Any) -> None:
 
 
 def test_a_factor_after_a_warm_up() -> None:
-    factor = After(start=0.5, factor=Linear(), height=3.0)
+    factor = HoldThenDecay(start=0.5, factor=Linear(), height=3.0)
     assert [factor(x) for x in (0.0, 0.5, 0.75, 1.0)] == [3.0, 3.0, 1.5, 0.0]
     for more in ({"start": 1.0}, {"start": -0.1}, {"start": 0.1, "height": 0.0}):
-        with pytest.raises(ValueError, match=r"After\(start=0\.1"):
-            After(**more)
+        with pytest.raises(ValueError, match=r"HoldThenDecay\(start=0\.1"):
+            HoldThenDecay(**more)
 
 
 def test_the_cases_are_all_there() -> None:

@@ -44,7 +44,7 @@ def test_a_rule_declares_known_facts(row: Row) -> None:
     assert isinstance(row.rule, Rule)
     assert row.rule.needs <= STATISTICS | FACTS
     assert row.rule.changes | row.rule.bounds <= CHANGES
-    assert row.rule.forbids <= set(RULES)
+    assert row.rule.forbids <= {*RULES, "lr"}
 
 
 @every_row

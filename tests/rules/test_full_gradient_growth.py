@@ -16,7 +16,7 @@ from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement, Reading
 from largebatch.rules import FullGradientGrowth
-from largebatch.rules.full_gradient_growth import Passed, threshold
+from largebatch.rules.full_gradient_growth import CheckedStage, threshold
 from largebatch.rules.stages import Stages, growing_stages
 
 CONFIG = CASES["eps_stages"]["config"]
@@ -136,8 +136,8 @@ def test_what_a_neighbour_measures_between_two_checks_ends_no_stage() -> None:
         seen = Measurement(
             step=step, samples=0, base_steps=0.0, batch_size=8, base_batch_size=8, full_sqnorm=0.0
         )
-        after, _ = rule.update(Passed(), seen, Decision(next_batch_size=8, base_steps=1.0))
-        assert after == Passed(first=8, stage=stage)
+        after, _ = rule.update(CheckedStage(), seen, Decision(next_batch_size=8, base_steps=1.0))
+        assert after == CheckedStage(first=8, stage=stage)
 
 
 def test_a_full_gradient_that_is_not_finite_ends_no_stage() -> None:

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from largebatch.rules.auto_warm_up import gaussian_process
-from largebatch.rules.auto_warm_up.gaussian_process import fit, normal
+from largebatch.rules.auto_warm_up.gaussian_process import normal, posterior_of
 
 SCALE = 0.2
 
@@ -55,7 +55,7 @@ def test_it_is_the_process_of_scikit_learn(count: int, noise: float) -> None:
     process = pytest.importorskip("sklearn.gaussian_process")
     kernels = process.kernels
     x, y = valley(count, noise=noise, seed=count)
-    curve = fit(x, y, np.ones(count))
+    curve = posterior_of(x, y, np.ones(count))
     whole = kernels.ConstantKernel(1.0, (1e-8, 1e8)) * kernels.RBF(
         SCALE, "fixed"
     ) + kernels.WhiteKernel(1e-2, (1e-9, 1e6))
@@ -75,7 +75,7 @@ def test_it_is_the_process_of_scikit_learn(count: int, noise: float) -> None:
 def test_it_is_the_textbooks_formula_for_means_of_unequal_counts() -> None:
     x, y = valley(40, noise=0.1, seed=1)
     counts = np.where(np.arange(40) % 3, 1.0, 7.0)
-    curve = fit(x, y, counts)
+    curve = posterior_of(x, y, counts)
     signal, ratio = curve.unit**2, 1e-2
     for width in (30.0, 1.2):
         _, signal, ratio = max(
@@ -96,9 +96,9 @@ def test_its_features_give_the_kernel() -> None:
 
 def test_the_noise_it_finds_is_that_of_the_data() -> None:
     x, y = valley(128, noise=0.3, seed=0)
-    assert fit(x, y, np.ones(128)).noise == pytest.approx(0.3, rel=0.2)
+    assert posterior_of(x, y, np.ones(128)).noise == pytest.approx(0.3, rel=0.2)
     nine = np.array([valley(128, noise=0.3, seed=seed)[1] for seed in range(9)])
-    assert fit(x, nine.mean(0), np.full(128, 9.0)).noise == pytest.approx(0.3, rel=0.2)
+    assert posterior_of(x, nine.mean(0), np.full(128, 9.0)).noise == pytest.approx(0.3, rel=0.2)
 
 
 @settings(max_examples=30, deadline=None)
@@ -110,7 +110,10 @@ def test_other_units_of_the_loss_change_nothing(
     factor: float, shift: float, seed: int, count: int
 ) -> None:
     x, y = valley(count, noise=0.2, seed=seed)
-    one, other = fit(x, y, np.ones(count)), fit(x, factor * (y + shift), np.ones(count))
+    one, other = (
+        posterior_of(x, y, np.ones(count)),
+        posterior_of(x, factor * (y + shift), np.ones(count)),
+    )
     assert other.risen(floor=1e-4) == pytest.approx(one.risen(floor=1e-4), abs=1e-4)
     np.testing.assert_allclose(other.mean / factor - shift, one.mean, atol=1e-4)
 
@@ -118,13 +121,13 @@ def test_other_units_of_the_loss_change_nothing(
 def test_a_curve_that_falls_has_not_risen_and_one_that_turned_has() -> None:
     x = np.linspace(0.0, 1.0, 64)
     noise = 0.05 * np.random.default_rng(0).standard_normal(64)
-    assert fit(x, -x + noise, np.ones(64)).risen(floor=0.0) < 0.6
-    assert fit(x, abs(x - 0.5) + noise, np.ones(64)).risen(floor=0.0) > 0.999
+    assert posterior_of(x, -x + noise, np.ones(64)).risen(floor=0.0) < 0.6
+    assert posterior_of(x, abs(x - 0.5) + noise, np.ones(64)).risen(floor=0.0) > 0.999
 
 
 def test_the_probability_is_that_of_drawn_curves() -> None:
     x, y = valley(30, noise=0.8, seed=3)
-    curve = fit(x, y, np.ones(30))
+    curve = posterior_of(x, y, np.ones(30))
     generator = np.random.default_rng(0)
     drawn = curve.mean + generator.standard_normal((20_000, curve.spread.shape[1])) @ curve.spread.T
     shares = (drawn[:, :-1] < drawn[:, -1:]).mean(0)
@@ -138,7 +141,7 @@ def test_the_probability_is_that_of_drawn_curves() -> None:
 @pytest.mark.parametrize("value", [0.0, 2.3, -1e9])
 def test_a_constant_says_nothing(count: int, value: float) -> None:
     x = (np.arange(count) + 0.5) / count
-    curve = fit(x, np.full(count, value), np.ones(count))
+    curve = posterior_of(x, np.full(count, value), np.ones(count))
     assert curve.risen(floor=1e-4) == 0.5
     assert curve.lowest == 0
     assert curve.rise(0) == (0.0, 0.0)
@@ -149,7 +152,7 @@ def test_a_constant_says_nothing(count: int, value: float) -> None:
 @example(ys=[0.0, 1e-160])  # whose square is hardly a float
 def test_any_finite_numbers_give_a_curve(ys: list[float]) -> None:
     x = (np.arange(len(ys)) + 0.5) / len(ys)
-    curve = fit(x, np.array(ys), np.ones(len(ys)))
+    curve = posterior_of(x, np.array(ys), np.ones(len(ys)))
     assert np.isfinite(curve.mean).all()
     assert np.isfinite(curve.spread).all()
     assert 0.0 <= curve.risen(floor=1e-4) <= 1.0

@@ -15,11 +15,11 @@ from largebatch.core.measurement import Budget
 from largebatch.core.rule import chain
 from largebatch.rules import (
     AdaScale,
-    After,
     ClampBatch,
     ClampLr,
     Cosine,
     Growth,
+    HoldThenDecay,
     Schedule,
     SqrtScaling,
 )
@@ -82,7 +82,7 @@ def test_a_warm_up_in_the_table_rises_beside_a_growing_batch() -> None:
 
 
 def test_a_cosine_follows_the_warm_up() -> None:
-    rule = chain(warm_up_table(), Schedule(factor=After(start=0.1, factor=Cosine())))
+    rule = chain(warm_up_table(), Schedule(factor=HoldThenDecay(start=0.1, factor=Cosine())))
     check_rows(rule, CASES["warmup_cosine"], rel=1e-10, ends=False)
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 from batch_rules import see
+from battery import ROWS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from largebatch.core.decision import Decision
-from largebatch.rules import RULES
-from largebatch.rules.sizes import LARGEST, PROPOSERS, noise_ratio, proposal, whole_batch
+from largebatch.core.rule import chain
+from largebatch.rules.sizes import LARGEST, noise_ratio, proposal, whole_batch
 
 
-def test_every_rule_that_proposes_a_batch_forbids_the_others() -> None:
-    facts = {name: vars(cls).get("changes", frozenset()) for name, cls in RULES.items()}
-    alone = {n: RULES[n] for n, it in facts.items() if isinstance(it, frozenset) and "batch" in it}
-    assert set(alone) == PROPOSERS
-    assert all(vars(cls)["forbids"] == PROPOSERS for cls in alone.values())
+def test_of_two_rules_that_propose_a_batch_the_second_is_refused() -> None:
+    proposers = {row.name: row.rule for row in ROWS if "batch" in row.rule.changes}
+    assert len(proposers) > 15
+    for (one, rule), (another, other) in product(proposers.items(), repeat=2):
+        with pytest.raises(ValueError, match="cannot stand in one chain"):
+            chain(rule, other)
+            pytest.fail(f"{one} and {another} stand in one chain")
 
 
 @given(

@@ -160,12 +160,14 @@ class Attached(Clocked):
                 one that is damaged or cut; the run is left as it was.
             RanksDisagree: the ranks loaded different states.
         """
+        from largebatch.rules import KINDS
+
         if isinstance(plain, Mapping) and "batches" in plain:
             raise CheckpointError(
                 "The state has a place in the data ('batches'): it is that of lb.Controller. Build "
                 "one, or start a new run from the model's weights."
             )
-        resumed = resume(self.decider, plain)
+        resumed = resume(self.decider, plain, kinds=KINDS)
         decider = replace(resumed.decider, batch_size=self.observer.batch_size)
         self._resume(replace(resumed, decider=decider))
         self._at_last_advance = self.decider

@@ -190,11 +190,13 @@ class Controller(Clocked):
                 one that is damaged or cut; the run is left as it was.
             RanksDisagree: the ranks loaded different states.
         """
+        from largebatch.rules import KINDS
+
         self._check_between_steps("loaded")
         batches = plain.get("batches") if isinstance(plain, Mapping) else None
         if batches is not None:
             plain = {name: value for name, value in plain.items() if name != "batches"}
-        resumed = resume(self.decider, plain)
+        resumed = resume(self.decider, plain, kinds=KINDS)
         if not isinstance(batches, Mapping):
             raise CheckpointError(
                 "The state has no place in the data ('batches'): it is cut, or that of lb.attach."

@@ -6,7 +6,8 @@ which stands for it where those values are read.
 
 A float that JSON lacks is written as "nan", "inf" or "-inf". Where a field may hold one of several
 classes (a rule, a schedule's factor), the class name is written as "kind" and looked up in the
-`kinds` that the reader passes.
+`kinds` that the reader passes. There a class name of an earlier version stands for a function of
+its fields that returns today's value, so that old files are read for ever.
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ import dataclasses
 import types
 import typing
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from math import isfinite
 from typing import Any, Literal, Union
 
 from largebatch.core.errors import RecordError
 
-Kinds = Mapping[str, type]
+Maker = Callable[..., Any]
+"""A dataclass; or a function that takes the fields of an earlier version's class by keyword."""
+
+Kinds = Mapping[str, Maker]
+"""Class name -> what makes a value of its fields."""
 
 LATER: Mapping[str, Any] = {"later": True}
 """The `metadata` of a field that may be absent: `field(default=None, metadata=LATER)`."""
@@ -74,7 +79,8 @@ def decode(annotation: Any, plain: Any, *, kinds: Kinds | None = None, where: st
     Args:
         annotation: the type to expect, as in a dataclass field.
         plain: JSON values.
-        kinds: class name -> dataclass, for fields that may hold several classes.
+        kinds: class name -> dataclass, for fields that may hold several classes; of an old class,
+            a function from its fields to today's value.
         where: how errors name this value.
 
     Raises:
@@ -116,9 +122,45 @@ def decode_like(template: Any, plain: Any, *, where: str = "state") -> Any:
     return decode(type(template), plain, where=where)
 
 
+def renewed(plain: Any, *, kinds: Kinds) -> Any:
+    """Return plain values of an earlier version as this one would write them.
+
+    Old kinds and absent `LATER` fields are replaced at any depth. A kind that is not in `kinds`, as
+    that of a user's own class, stays as it is.
+
+    Args:
+        plain: JSON values.
+        kinds: as in `decode`.
+
+    Raises:
+        RecordError: an old kind with other fields than it had.
+    """
+    if isinstance(plain, list):
+        return [renewed(item, kinds=kinds) for item in plain]
+    if not isinstance(plain, Mapping):
+        return plain
+    items = {key: renewed(item, kinds=kinds) for key, item in plain.items()}
+    kind = items.get("kind")
+    make = kinds.get(kind) if isinstance(kind, str) else None
+    if make is None:
+        return items
+    if not isinstance(make, type):
+        return encode(_decode_open(items, kinds=kinds, where="an old value"), kind=True)
+    missing = {f.name: f for f in dataclasses.fields(make) if f.name in _later(make) - set(items)}
+    later = {name: encode(_default(field), kind=True) for name, field in missing.items()}
+    return {**items, **later, "kind": make.__name__}
+
+
 def checksum(state: Any) -> int:
     """A number below 2^32 of all fields of a dataclass but its own `digest`: damage changes it."""
     return zlib.crc32(repr(dataclasses.replace(state, digest=0)).encode(errors="replace"))
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """Return the value of a field that is not given."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def _encode_other(value: Any, *, kind: bool) -> Any:
@@ -136,7 +178,7 @@ def _encode_other(value: Any, *, kind: bool) -> Any:
     raise RecordError(f"{type(value).__name__} has no JSON form: {value!r}")
 
 
-def _decode_fields(cls: type, plain: Any, *, kinds: Kinds | None, where: str) -> Any:
+def _decode_fields(cls: Maker, plain: Any, *, kinds: Kinds | None, where: str) -> Any:
     _expect(isinstance(plain, Mapping), plain, cls.__name__, where)
     fields = _fields(cls)
     unknown, missing = set(plain) - set(fields), set(fields) - set(plain) - _later(cls)
@@ -225,12 +267,16 @@ def _columns(cls: type) -> tuple[tuple[str, bool], ...] | None:
 
 
 @cache
-def _fields(cls: type) -> dict[str, Any]:
+def _fields(cls: Maker) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
+    if not dataclasses.is_dataclass(cls):
+        return {name: hint for name, hint in hints.items() if name != "return"}
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 @cache
-def _later(cls: type) -> frozenset[str]:
+def _later(cls: Maker) -> frozenset[str]:
     """The fields that values of an earlier version lack."""
+    if not dataclasses.is_dataclass(cls):
+        return frozenset()
     return frozenset([f.name for f in dataclasses.fields(cls) if f.metadata.get("later", False)])

@@ -24,7 +24,9 @@ class Rule(Protocol):
         needs: names of the statistics and facts it reads (`STATISTICS`, `FACTS`).
         changes: which of "lr", "batch", "clock" it proposes.
         bounds: which of them it bounds; nothing may propose one after its bound.
-        forbids: class names of the rules that must not stand in the same chain.
+        forbids: class names of the rules that must not stand in the same chain; "lr" stands for
+            every rule that changes the learning rate and not the batch. Two rules that propose the
+            batch are refused without being named: the second one would undo the first.
     """
 
     @property
@@ -45,12 +47,65 @@ class Rule(Protocol):
         ...
 
 
+class DefaultFacts:
+    """The facts of a rule that needs, changes, bounds and forbids nothing.
+
+    A class that derives from it states only the facts that differ. A rule may as well have the four
+    attributes of `Rule` without it.
+
+    >>> DefaultFacts().bounds
+    frozenset()
+    """
+
+    __slots__ = ()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def changes(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def bounds(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def forbids(self) -> frozenset[str]:
+        return frozenset()
+
+
 @runtime_checkable
 class Wrapper(Rule, Protocol):
     """A rule around another one, which it changes in when or in what it sees."""
 
     @property
     def rule(self) -> Rule: ...
+
+
+class InnerFacts:
+    """The facts of a rule that wraps another one: those of its `rule`."""
+
+    __slots__ = ()
+
+    rule: Rule
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.rule.needs
+
+    @property
+    def changes(self) -> frozenset[str]:
+        return self.rule.changes
+
+    @property
+    def bounds(self) -> frozenset[str]:
+        return self.rule.bounds
+
+    @property
+    def forbids(self) -> frozenset[str]:
+        return self.rule.forbids
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +246,25 @@ def _check_facts(rule: Rule) -> None:
 
 def _check_pairs(rule: Rule, *, others: tuple[Rule, ...]) -> None:
     for other in others:
-        if names_within(other) & rule.forbids:
+        if _exclude(rule, other):
             raise ValueError(
                 f"{label_of(rule)} and {label_of(other)} cannot stand in one chain: each would "
                 f"apply its own factor or clock for the same cause. Keep one of them."
             )
+
+
+def _exclude(rule: Rule, other: Rule) -> bool:
+    """Return whether two rules cannot stand in one chain, as the first one has it."""
+    if "batch" in rule.changes & other.changes:
+        return True
+    if "lr" in rule.forbids and any(_changes_lr_alone(one) for one in within(other)):
+        return True
+    return not rule.forbids.isdisjoint(names_within(other))
+
+
+def _changes_lr_alone(rule: Rule) -> bool:
+    """Return whether a rule sets the learning rate of batches that other rules choose."""
+    return "lr" in rule.changes and "batch" not in rule.changes
 
 
 def _check_bounds(rule: Rule, *, before: tuple[Rule, ...]) -> None:

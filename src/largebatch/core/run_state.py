@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from largebatch.core.codec import checksum, decode, decode_like, encode
+from largebatch.core.codec import Kinds, checksum, decode, decode_like, encode, renewed
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
 from largebatch.core.errors import CheckpointError, RecordError
@@ -92,20 +92,21 @@ def state_of(decider: Decider, *, decision: Decision | None, lost_in_a_row: int)
     return plain
 
 
-def resume(decider: Decider, plain: Mapping[str, Any]) -> Resumed:
+def resume(decider: Decider, plain: Mapping[str, Any], *, kinds: Kinds | None = None) -> Resumed:
     """Where a run goes on that was built anew as it was.
 
     Args:
         decider: of the run built anew; its ranks are kept, its budget must be the saved one if it
             has any.
         plain: what `state_of` gave.
+        kinds: as in `decode`, for a state that names rules as an earlier version did.
 
     Raises:
         CheckpointError: a state of another rule, version, data set, base batch or budget, or one
             that is damaged or cut.
     """
     saved = _read(plain)
-    _check_same_run(decider, saved)
+    _check_same_run(decider, saved, kinds=kinds or {})
     try:
         state = decode_like(decider.rule.init(), json.loads(saved.state), where="the rule's state")
         decision = decode(Decision | None, json.loads(saved.decision), where="the last decision")
@@ -162,7 +163,7 @@ def _check_kind(plain: Any) -> None:
     )
 
 
-def _check_same_run(decider: Decider, saved: RunState) -> None:
+def _check_same_run(decider: Decider, saved: RunState, *, kinds: Kinds) -> None:
     here = {
         "rule": _text(encode(decider.rule, kind=True)),
         "base_batch_size": decider.base_batch_size,
@@ -170,8 +171,16 @@ def _check_same_run(decider: Decider, saved: RunState) -> None:
     }
     for name, value in here.items():
         there = getattr(saved, name)
-        if there != value:
+        if there != value and not (name == "rule" and _is_renewed(there, value, kinds=kinds)):
             raise _of_another_run(name, there=there, here=value)
+
+
+def _is_renewed(there: str, here: Any, *, kinds: Kinds) -> bool:
+    """Return whether the text of an earlier version's rule means the rule of this text."""
+    try:
+        return bool(renewed(json.loads(there), kinds=kinds) == json.loads(here))
+    except (ValueError, RecursionError, RecordError):
+        return False
 
 
 def _of_another_run(name: str, *, there: Any, here: Any) -> CheckpointError:

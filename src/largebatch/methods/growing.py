@@ -1,4 +1,4 @@
-"""Batches that grow by a schedule, by the noise scale, or in exchange for a decay of the rate."""
+"""Batches that grow by the clock."""
 
 from __future__ import annotations
 
@@ -7,28 +7,20 @@ from collections.abc import Sequence
 
 from largebatch.core.measurement import Budget
 from largebatch.core.rule import Chain, Rule, chain
+from largebatch.methods.compose import SQRT, bounded
 from largebatch.rules import (
-    AdaptiveGrowth,
-    After,
-    Averaged,
-    ClampBatch,
     ClampLr,
-    ClampToNoiseScale,
     Cosine,
-    Every,
-    FullGradientGrowth,
     Growth,
-    LinearScaling,
+    HoldThenDecay,
+    Milestones,
     Schedule,
-    SqrtScaling,
     WarmUp,
 )
 from largebatch.rules.batch_steps import growth_by_ramp, growth_by_steps
 from largebatch.rules.factors import Factor
 from largebatch.rules.stages import fractions_of, growing_stages, linear_stages, optimal_ratio
-from largebatch.rules.traded import growth_for
 
-SQRT, LINEAR = SqrtScaling(), LinearScaling()
 COSINE = Cosine()
 
 
@@ -138,110 +130,8 @@ def warmup_growth(
     return chain(
         Growth(stages=table, at=fractions_of((1.0,) * stages)),
         WarmUp(fraction=fraction, start=1.0 / peak),
-        Schedule(factor=After(start=fraction, factor=decay, height=peak)),
+        Schedule(factor=HoldThenDecay(start=fraction, factor=decay, height=peak)),
     )
-
-
-def adaptive_growth(
-    *,
-    delta: float = 2.0,
-    scaling: Rule | None = SQRT,
-    kappa: float = 1.0,
-    patience: int = 3,
-    max: int | None = None,
-    every: int = 10,
-) -> Chain:
-    """The batch times delta, and the rate as its root, when the noise scale has reached the batch.
-
-    Umeda, Iiduka, 2025, arXiv 2508.05302, with the noise scale of the steps in place of passes over
-    the data; McCandlish et al., 2018, arXiv 1812.06162.
-
-    Args:
-        delta: factor on the batch from stage to stage, above 1.
-        scaling: how the rate follows the batch in hand; None leaves it.
-        kappa: batch / noise scale that still pays, above 0.
-        patience: tests in a row that must ask.
-        max: largest batch in samples; None for the data set.
-        every: optimizer steps from one test to the next.
-    """
-    if not 1.0 < delta <= 1024.0:
-        raise ValueError(f"The batch grows by a delta above 1, as in delta=2.0; got {delta!r}.")
-    table = growing_stages(21, delta=delta)
-    test = Averaged(AdaptiveGrowth(stages=table, kappa=kappa, patience=patience))
-    return _bounded(_spaced(test, every), max=max, then=(scaling,))
-
-
-def full_gradient_growth(
-    *,
-    eps0: float = 0.5,
-    delta: float = 2.0,
-    gamma: float = 1.4,
-    max: int | None = None,
-    check: int = 1000,
-    consistent: bool = False,
-) -> Chain:
-    """The batch times delta, the rate times gamma, when the full gradient's norm is at most
-    eps0 sqrt(first batch / batch), in checks that each cost a pass over the data set.
-
-    Umeda, Iiduka, 2025, arXiv 2508.05302. The meter needs the data: `lb.Meter(model,
-    full=lb.FullGradient(dataset, loss))`. `adaptive_growth` needs no passes.
-
-    Args:
-        eps0: threshold at the first batch, above 0, in units of the gradient.
-        delta, gamma: factors on batch and rate from stage to stage, above 0.
-        max: largest batch in samples, where the rate's growth ends, too; None for the data set.
-        check: optimizer steps from one check to the next.
-        consistent: whether the threshold follows the rate, too, without which a rate that grows
-            ends in a stage that lasts; derived here, see `FullGradientGrowth`.
-    """
-    table = growing_stages(21, delta=delta, gamma=gamma)
-    rule = FullGradientGrowth(eps0=eps0, stages=table, max=max, check=check, consistent=consistent)
-    return _bounded(rule, max=max, then=())
-
-
-def seesaw(
-    *,
-    factor: Factor = COSINE,
-    cut: float = 1.1,
-    kappa: float | None = 1.0,
-    max: int | None = None,
-    every: int = 10,
-) -> Chain:
-    """A decay of the rate by a factor becomes one by its root, and a batch that grows by it.
-
-    For Adam and normalised SGD, while the batch is below the critical one: there growth ends, and
-    the decay goes on alone. With a decay to 0 as the cosine's about half of the steps are saved.
-
-    Meterez et al., 2025, arXiv 2510.14717; the noise scale stands for the critical batch, which is
-    ours.
-
-    Args:
-        factor: the schedule; no other one stands beside it.
-        cut: by what the schedule falls from one change of the batch to the next, above 1.
-        kappa: largest batch over the noise scale; None for no such bound.
-        max: largest batch in samples; None for the data set.
-        every: optimizer steps from one measurement to the next.
-    """
-    return _traded(factor, SQRT, cut=cut, kappa=kappa, max=max, every=every)
-
-
-def smith(
-    *,
-    factor: Factor = COSINE,
-    cut: float = 1.1,
-    kappa: float | None = None,
-    max: int | None = None,
-    every: int = 10,
-) -> Chain:
-    """Do not decay the rate, increase the batch: by as much, for SGD. Beyond the largest batch the
-    rate decays.
-
-    Smith, Kindermans, Ying, Le, 2017, arXiv 1711.00489.
-
-    Args:
-        factor, cut, kappa, max, every: as in `seesaw`.
-    """
-    return _traded(factor, LINEAR, cut=cut, kappa=kappa, max=max, every=every)
 
 
 def batch_steps(text: str, *, tokens_per_sample: int = 1, scaling: Rule | None = None) -> Chain:
@@ -252,7 +142,7 @@ def batch_steps(text: str, *, tokens_per_sample: int = 1, scaling: Rule | None =
         tokens_per_sample: the length of a sequence where thresholds are in tokens.
         scaling: how the rate follows the batch in hand; None leaves it, as there.
     """
-    return _bounded(growth_by_steps(text, tokens_per_sample=tokens_per_sample), then=(scaling,))
+    return bounded(growth_by_steps(text, tokens_per_sample=tokens_per_sample), then=(scaling,))
 
 
 def batch_ramp(
@@ -266,22 +156,22 @@ def batch_ramp(
         scaling: as in `batch_steps`.
     """
     rule = growth_by_ramp(start=start, increment=increment, samples=samples, size=size)
-    return _bounded(rule, then=(scaling,))
+    return bounded(rule, then=(scaling,))
 
 
-def _traded(
-    factor: Factor, scaling: Rule, *, cut: float, kappa: float | None, max: int | None, every: int
+def adabatch(
+    *,
+    at: Sequence[float] = (0.25, 0.5, 0.75),
+    factor: float = 2.0,
+    over: Budget | None = None,
 ) -> Chain:
-    rules: list[Rule] = [growth_for(factor, cut=cut)]
-    if kappa is not None:
-        rules.append(_spaced(Averaged(ClampToNoiseScale(kappa=kappa)), every))
-    return _bounded(chain(*rules), max=max, then=(scaling, Schedule(factor=factor)))
+    """AdaBatch: the batch times a factor at given points of the run.
 
+    Devarakonda et al., 2017, arXiv 1712.02029.
 
-def _spaced(rule: Rule, every: int) -> Rule:
-    return rule if every == 1 else Every(rule, steps=every)
-
-
-def _bounded(rule: Rule, *, max: int | None = None, then: Sequence[Rule | None]) -> Chain:
-    cap = () if max is None else (ClampBatch(max=max),)
-    return chain(rule, *cap, *[one for one in then if one is not None])
+    Args:
+        at: fractions of the budget in (0, 1), rising.
+        factor: of the batch at each, above 0.
+        over: what the fractions are of, as `lb.Budget(samples=...)`; None for the run's budget.
+    """
+    return chain(Milestones(at=tuple(at), factor=factor, over=over))

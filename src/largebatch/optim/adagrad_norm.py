@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from largebatch.optim.layerwise import Bucket, LayerwiseOptimizer, is_rate, rate, require
+from largebatch.optim.layerwise import Bucket, LayerwiseOptimizer, check_value, is_rate, rate
 
 
 class AdaGradNorm(LayerwiseOptimizer):
@@ -62,7 +62,7 @@ class AdaGradNorm(LayerwiseOptimizer):
     ) -> None:
         paste = "AdaGradNorm(model.parameters(), lr=0.1, initial_sum=1.0)"
         fine = 0.0 <= initial_sum < math.inf
-        require(fine, "initial_sum is 0 or more", got=initial_sum, paste=paste)
+        check_value(fine, "initial_sum is 0 or more", got=initial_sum, paste=paste)
         super().__init__(params, {"lr": lr, "eps": eps, "weight_decay": weight_decay})
         first = self._first
         wide = torch.float64 if first.dtype is torch.float64 else torch.float32
@@ -82,10 +82,10 @@ class AdaGradNorm(LayerwiseOptimizer):
     def _check(self, group: Mapping[str, Any]) -> None:
         lr, eps, decay = (group[name] for name in ("lr", "eps", "weight_decay"))
         call = "AdaGradNorm(model.parameters(), lr=0.1"
-        require(is_rate(lr), "lr is one number, 0 or more", got=lr, paste=f"{call})")
-        require(0.0 < eps < math.inf, "eps is above 0", got=eps, paste=f"{call}, eps=1e-10)")
+        check_value(is_rate(lr), "lr is one number, 0 or more", got=lr, paste=f"{call})")
+        check_value(0.0 < eps < math.inf, "eps is above 0", got=eps, paste=f"{call}, eps=1e-10)")
         paste = f"{call}, weight_decay=0.01)"
-        require(0.0 <= decay < math.inf, "weight_decay is 0 or more", got=decay, paste=paste)
+        check_value(0.0 <= decay < math.inf, "weight_decay is 0 or more", got=decay, paste=paste)
 
     def _look(self, work: Sequence[tuple[Mapping[str, Any], Bucket]]) -> None:
         total = self.sum

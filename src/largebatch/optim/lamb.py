@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from largebatch.optim.layerwise import Bucket, LayerwiseOptimizer, is_rate, rate, require
+from largebatch.optim.layerwise import Bucket, LayerwiseOptimizer, check_value, is_rate, rate
 
 
-def trust_ratio(
+def lamb_trust_ratio(
     weight_norms: Tensor,
     update_norms: Tensor,
     *,
@@ -33,7 +33,7 @@ def trust_ratio(
 ) -> Tensor:
     """phi(|w|) / |u| for each layer, and 1 where one of the two is 0; at most `max_trust_ratio`.
 
-    >>> trust_ratio(torch.tensor([6.0, 0.0, 6.0]), torch.tensor([3.0, 3.0, 0.0]))
+    >>> lamb_trust_ratio(torch.tensor([6.0, 0.0, 6.0]), torch.tensor([3.0, 3.0, 0.0]))
     tensor([2., 1., 1.])
 
     Args:
@@ -144,18 +144,18 @@ class Lamb(LayerwiseOptimizer):
         lr, betas, eps, decay = (group[k] for k in ("lr", "betas", "eps", "weight_decay"))
         bounds, most = group["weight_norm_bounds"], group["max_trust_ratio"]
         call = "Lamb(model.parameters(), lr=0.01"
-        require(is_rate(lr), "lr is one number, 0 or more", got=lr, paste=f"{call})")
+        check_value(is_rate(lr), "lr is one number, 0 or more", got=lr, paste=f"{call})")
         fine = len(betas) == 2 and all(0.0 <= beta < 1.0 for beta in betas)
         paste = f"{call}, betas=(0.9, 0.999))"
-        require(fine, "betas are two numbers in [0, 1)", got=betas, paste=paste)
-        require(0.0 < eps < math.inf, "eps is above 0", got=eps, paste=f"{call}, eps=1e-6)")
+        check_value(fine, "betas are two numbers in [0, 1)", got=betas, paste=paste)
+        check_value(0.0 < eps < math.inf, "eps is above 0", got=eps, paste=f"{call}, eps=1e-6)")
         paste = f"{call}, weight_decay=0.01)"
-        require(0.0 <= decay < math.inf, "weight_decay is 0 or more", got=decay, paste=paste)
+        check_value(0.0 <= decay < math.inf, "weight_decay is 0 or more", got=decay, paste=paste)
         fine = bounds is None or (len(bounds) == 2 and 0.0 <= bounds[0] <= bounds[1] > 0.0)
         paste = f"{call}, weight_norm_bounds=(0.0, 10.0))"
-        require(fine, "weight_norm_bounds are (lower, upper) or None", got=bounds, paste=paste)
+        check_value(fine, "weight_norm_bounds are (lower, upper) or None", got=bounds, paste=paste)
         paste = f"{call}, max_trust_ratio=1.0)"
-        require(most is None or most > 0.0, "max_trust_ratio is above 0", got=most, paste=paste)
+        check_value(most is None or most > 0.0, "max_trust_ratio is above 0", got=most, paste=paste)
 
     def _move(self, group: Mapping[str, Any], bucket: Bucket) -> None:
         update = _adam(group, bucket)
@@ -165,7 +165,7 @@ class Lamb(LayerwiseOptimizer):
             torch._foreach_add_(update, bucket.parameters, alpha=decay)
         ratio = bucket.ones()
         if bucket.layers or group["always_adapt"]:
-            ratio = trust_ratio(
+            ratio = lamb_trust_ratio(
                 bucket.norms(bucket.parameters),
                 bucket.norms(update),
                 weight_norm_bounds=group["weight_norm_bounds"],

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from largebatch.optim.layerwise import Bucket, LayerwiseOptimizer, is_rate, rate, require
+from largebatch.optim.layerwise import Bucket, LayerwiseOptimizer, check_value, is_rate, rate
 
 
-def trust_ratio(
+def lars_trust_ratio(
     weight_norms: Tensor,
     gradient_norms: Tensor,
     *,
@@ -35,7 +35,7 @@ def trust_ratio(
 
     It is 1 where |w| or |g| + weight_decay |w| is 0.
 
-    >>> trust_ratio(torch.tensor([6.0, 0.0]), torch.tensor([3.0, 3.0]), trust_coefficient=0.5)
+    >>> lars_trust_ratio(torch.tensor([6.0, 0.0]), torch.tensor([3.0, 3.0]), trust_coefficient=0.5)
     tensor([1., 1.])
 
     Args:
@@ -129,17 +129,17 @@ class Lars(LayerwiseOptimizer):
         lr, momentum, decay = (group[key] for key in ("lr", "momentum", "weight_decay"))
         trust, eps = group["trust_coefficient"], group["eps"]
         call = "Lars(model.parameters(), lr=10.0"
-        require(is_rate(lr), "lr is one number, 0 or more", got=lr, paste=f"{call})")
+        check_value(is_rate(lr), "lr is one number, 0 or more", got=lr, paste=f"{call})")
         paste = f"{call}, momentum=0.9)"
-        require(0.0 <= momentum < 1.0, "momentum is in [0, 1)", got=momentum, paste=paste)
+        check_value(0.0 <= momentum < 1.0, "momentum is in [0, 1)", got=momentum, paste=paste)
         fine = momentum > 0.0 or not group["nesterov"]
         paste = f"{call}, momentum=0.9, nesterov=True)"
-        require(fine, "nesterov needs a momentum above 0", got=momentum, paste=paste)
+        check_value(fine, "nesterov needs a momentum above 0", got=momentum, paste=paste)
         paste = f"{call}, weight_decay=1e-4)"
-        require(0.0 <= decay < math.inf, "weight_decay is 0 or more", got=decay, paste=paste)
+        check_value(0.0 <= decay < math.inf, "weight_decay is 0 or more", got=decay, paste=paste)
         paste = f"{call}, trust_coefficient=0.001)"
-        require(0.0 < trust < math.inf, "trust_coefficient is above 0", got=trust, paste=paste)
-        require(0.0 <= eps < math.inf, "eps is 0 or more", got=eps, paste=f"{call}, eps=1e-8)")
+        check_value(0.0 < trust < math.inf, "trust_coefficient is above 0", got=trust, paste=paste)
+        check_value(0.0 <= eps < math.inf, "eps is 0 or more", got=eps, paste=f"{call}, eps=1e-8)")
 
     def _move(self, group: Mapping[str, Any], bucket: Bucket) -> None:
         momentum, lr = group["momentum"], rate(group)
@@ -161,7 +161,7 @@ def _scaled(group: Mapping[str, Any], bucket: Bucket, *, times: float | Tensor) 
     decay = group["weight_decay"] if bucket.layers or group["always_decay"] else 0.0
     ratio = bucket.ones()
     if bucket.layers or group["always_adapt"]:
-        ratio = trust_ratio(
+        ratio = lars_trust_ratio(
             bucket.norms(bucket.parameters),
             bucket.norms(bucket.gradients),
             trust_coefficient=group["trust_coefficient"],

@@ -162,7 +162,7 @@ def is_rate(lr: float | Tensor) -> bool:
     return lr.numel() == 1 if isinstance(lr, Tensor) else 0.0 <= lr < math.inf
 
 
-def require(fine: bool, what: str, *, got: object, paste: str) -> None:
+def check_value(fine: bool, what: str, *, got: object, paste: str) -> None:
     """Refuses a hyper-parameter.
 
     Raises:

@@ -5,31 +5,30 @@
 
 from __future__ import annotations
 
+from largebatch.core.codec import Maker
 from largebatch.core.rule import Chain
 from largebatch.rules.accordion import Accordion as Accordion
 from largebatch.rules.adaptive_growth import AdaptiveGrowth as AdaptiveGrowth
 from largebatch.rules.adascale import AdaScale as AdaScale
-from largebatch.rules.after import After as After
 from largebatch.rules.any_time_growth import AnyTimeGrowth as AnyTimeGrowth
 from largebatch.rules.auto_warm_up.rule import AutoWarmUp as AutoWarmUp
 from largebatch.rules.averaged import Averaged as Averaged
 from largebatch.rules.bounds import ClampBatch as ClampBatch
 from largebatch.rules.bounds import ClampLr as ClampLr
+from largebatch.rules.bounds import ClampToNoiseScale as ClampToNoiseScale
 from largebatch.rules.bounds import LimitGrowth as LimitGrowth
 from largebatch.rules.cabs import CABS as CABS
-from largebatch.rules.clock import StepClock as StepClock
 from largebatch.rules.coordinate_norm_test import CoordinateNormTest as CoordinateNormTest
-from largebatch.rules.cosine_test import CosineTest as CosineTest
 from largebatch.rules.every import Every as Every
 from largebatch.rules.factors import WSD as WSD
 from largebatch.rules.factors import Constant as Constant
 from largebatch.rules.factors import Cosine as Cosine
 from largebatch.rules.factors import Exponential as Exponential
+from largebatch.rules.factors import HoldThenDecay as HoldThenDecay
 from largebatch.rules.factors import Linear as Linear
 from largebatch.rules.factors import Polynomial as Polynomial
 from largebatch.rules.factors import StepDecay as StepDecay
 from largebatch.rules.full_gradient_growth import FullGradientGrowth as FullGradientGrowth
-from largebatch.rules.gradient_diversity import GradientDiversity as GradientDiversity
 from largebatch.rules.growth import Growth as Growth
 from largebatch.rules.hysteresis import Hysteresis as Hysteresis
 from largebatch.rules.inner_product_test import (
@@ -38,12 +37,13 @@ from largebatch.rules.inner_product_test import (
 from largebatch.rules.inner_product_test import InnerProductTest as InnerProductTest
 from largebatch.rules.legw import Legw as Legw
 from largebatch.rules.milestones import Milestones as Milestones
-from largebatch.rules.noise_bound import ClampToNoiseScale as ClampToNoiseScale
-from largebatch.rules.noise_scale_control import NoiseScaleControl as NoiseScaleControl
+from largebatch.rules.noise_scale import NoiseScaleControl as NoiseScaleControl
 from largebatch.rules.norm_test import NormTest as NormTest
 from largebatch.rules.observe import Observe as Observe
+from largebatch.rules.old_kinds import OLD_KINDS
 from largebatch.rules.scaling import LinearScaling as LinearScaling
 from largebatch.rules.scaling import SqrtScaling as SqrtScaling
+from largebatch.rules.scaling import StepClock as StepClock
 from largebatch.rules.schedule import Schedule as Schedule
 from largebatch.rules.warmup import WarmUp as WarmUp
 
@@ -57,5 +57,6 @@ RULES: dict[str, type] = {
 FACTORS: dict[str, type] = {n: c for n, c in _CLASSES.items() if "__call__" in vars(c)}
 """Class name -> factor of a `Schedule`."""
 
-KINDS: dict[str, type] = {"Chain": Chain, **RULES, **FACTORS}
-"""What `largebatch.core.codec.decode` may find where any rule or factor may stand."""
+KINDS: dict[str, Maker] = {"Chain": Chain, **RULES, **FACTORS, **OLD_KINDS}
+"""What `largebatch.core.codec.decode` may find where any rule or factor may stand, also in files of
+earlier versions."""

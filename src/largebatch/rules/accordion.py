@@ -14,7 +14,8 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
-from largebatch.rules.sizes import PROPOSERS, asking, whole_batch
+from largebatch.core.rule import DefaultFacts
+from largebatch.rules.sizes import asking, whole_batch
 
 
 def relative_change(*, before: float | None, norm: float) -> float:
@@ -51,7 +52,7 @@ class Regime:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Accordion:
+class Accordion(DefaultFacts):
     """Multiplies the batch once, when the gradient's norm has ceased to change fast.
 
     The norm of an epoch is the root of the mean unbiased squared norm of its steps, which needs no
@@ -83,8 +84,6 @@ class Accordion:
 
     needs: ClassVar[frozenset[str]] = frozenset({"moments", "dataset_size"})
     changes: ClassVar[frozenset[str]] = frozenset({"batch"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
 
     def __post_init__(self) -> None:
         sound = 1.0 < self.growth < math.inf and 0.0 < self.threshold < math.inf

@@ -18,7 +18,8 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
-from largebatch.rules.sizes import PROPOSERS, asking, noise_ratio
+from largebatch.core.rule import DefaultFacts
+from largebatch.rules.sizes import asking, noise_ratio
 from largebatch.rules.stages import Stages, growing_stages
 
 
@@ -33,7 +34,7 @@ class Climbed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdaptiveGrowth:
+class AdaptiveGrowth(DefaultFacts):
     """Goes to the next stage, batch and rate, when the noise scale asks for its batch.
 
     Never back, and at most one stage at a time; a stage in which the noise scale does not rise
@@ -64,8 +65,6 @@ class AdaptiveGrowth:
 
     needs: ClassVar[frozenset[str]] = frozenset({"moments"})
     changes: ClassVar[frozenset[str]] = frozenset({"batch", "lr"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
 
     def __post_init__(self) -> None:
         if not 0.0 < self.kappa < math.inf or self.patience < 1:

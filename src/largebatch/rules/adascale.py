@@ -18,6 +18,7 @@ from typing import ClassVar, Literal
 from largebatch.core.average import Averaging, MovingMoments
 from largebatch.core.decision import Decision, join
 from largebatch.core.measurement import GradientMoments, Measurement
+from largebatch.core.rule import DefaultFacts
 
 ABSOLUTE_FLOOR = 1e-6
 """The paper's least variance of a base batch, so that 0/0 never occurs; it has a unit, so losses
@@ -50,7 +51,7 @@ def gain(*, scale: float, variance: float, sqnorm: float) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdaScale:
+class AdaScale(DefaultFacts):
     """Multiplies the learning rate by the gain and advances the clock by it.
 
     The scale may change at any step, since only statistics of single samples are stored.
@@ -89,7 +90,6 @@ class AdaScale:
     clip: Literal["on-read", "first"] = "on-read"
 
     changes: ClassVar[frozenset[str]] = frozenset({"lr", "clock"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
     forbids: ClassVar[frozenset[str]] = frozenset(
         {"AdaScale", "LinearScaling", "SqrtScaling", "Legw", "StepClock"}
     )

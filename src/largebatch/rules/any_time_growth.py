@@ -16,7 +16,8 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
-from largebatch.rules.sizes import PROPOSERS, check_above_zero, whole_batch
+from largebatch.core.rule import DefaultFacts
+from largebatch.rules.sizes import check_above_zero, whole_batch
 
 
 def any_time_batch(*, coefficient: float, lr: float, lr_sum: float) -> float:
@@ -43,7 +44,7 @@ class RateSum:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnyTimeGrowth:
+class AnyTimeGrowth(DefaultFacts):
     """Proposes the batch that balances bias and variance now, whenever the run may end.
 
     It reads the rate of the step in hand as the rules before it have set it, and takes it for that
@@ -67,10 +68,7 @@ class AnyTimeGrowth:
 
     coefficient: float
 
-    needs: ClassVar[frozenset[str]] = frozenset()
     changes: ClassVar[frozenset[str]] = frozenset({"batch"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
 
     def __post_init__(self) -> None:
         check_above_zero(

@@ -16,11 +16,11 @@ from typing import Any, Literal
 from largebatch.core.average import Average, MovingMoments
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import GradientMoments, Measurement
-from largebatch.core.rule import Rule, chain, name_of
+from largebatch.core.rule import InnerFacts, Rule, chain, name_of
 
 
 @dataclass(frozen=True, slots=True)
-class Averaged:
+class Averaged(InnerFacts):
     """A rule that sees averaged moments, and none in a step that measured none.
 
     A rule that reads the batch's own squared norm (`NormTest`) sees that of the averages: sqnorm +
@@ -65,22 +65,6 @@ class Averaged:
             raise ValueError(
                 f"The window is above 0, as in Averaged(rule, window=1000); got {self.window!r}."
             )
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return self.rule.needs
-
-    @property
-    def changes(self) -> frozenset[str]:
-        return self.rule.changes
-
-    @property
-    def bounds(self) -> frozenset[str]:
-        return self.rule.bounds
-
-    @property
-    def forbids(self) -> frozenset[str]:
-        return self.rule.forbids
 
     def init(self) -> tuple[MovingMoments, Any]:
         return MovingMoments(), self.rule.init()

@@ -3,6 +3,9 @@
 Nothing may propose a learning rate or a batch after its bound. Among several bounds the last word
 is the last one's: put `ClampBatch`, the hard limit, after `LimitGrowth`. The bound that remembers,
 `Hysteresis`, has its own file.
+
+A batch above the noise scale costs more samples than it saves, so `ClampToNoiseScale` bounds it:
+McCandlish et al., An Empirical Model of Large-Batch Training, 2018, arXiv 1812.06162.
 """
 
 from __future__ import annotations
@@ -13,10 +16,12 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
+from largebatch.core.rule import DefaultFacts
+from largebatch.rules.sizes import asking, check_above_zero, noise_ratio, whole_batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClampBatch:
+class ClampBatch(DefaultFacts):
     """Keeps the next batch in [min, max] and on a multiple.
 
     Sizes are rounded up to the multiple, since a rule proposes the least batch that suffices, and
@@ -34,16 +39,15 @@ class ClampBatch:
 
     Raises:
         ValueError: a bound below 1 or not whole, or no multiple between them.
+
+    Reference: none.
     """
 
     min: int = 1
     max: int | None = None
     multiple_of: int = 1
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    changes: ClassVar[frozenset[str]] = frozenset()
     bounds: ClassVar[frozenset[str]] = frozenset({"batch"})
-    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         given = [self.min, self.multiple_of, self.max or 1]
@@ -71,7 +75,7 @@ class ClampBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClampLr:
+class ClampLr(DefaultFacts):
     """Keeps the multiplier of the learning rate in [min, max]. The clock is left as it is: an
     AdaScale step counts its gain even where its rate was bounded.
 
@@ -85,15 +89,14 @@ class ClampLr:
 
     Raises:
         ValueError: bounds out of order or below 0.
+
+    Reference: none.
     """
 
     min: float = 0.0
     max: float = math.inf
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    changes: ClassVar[frozenset[str]] = frozenset()
     bounds: ClassVar[frozenset[str]] = frozenset({"lr"})
-    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.min <= self.max or self.min == math.inf:
@@ -115,7 +118,7 @@ class ClampLr:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LimitGrowth:
+class LimitGrowth(DefaultFacts):
     """Keeps the next batch within a factor of the batch in hand.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=64, base_batch_size=64)
@@ -131,15 +134,14 @@ class LimitGrowth:
 
     Raises:
         ValueError: a factor below 1 or a shrink outside (0, 1].
+
+    Reference: none.
     """
 
     factor: float = 2.0
     shrink: float | None = None
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    changes: ClassVar[frozenset[str]] = frozenset()
     bounds: ClassVar[frozenset[str]] = frozenset({"batch"})
-    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         shrink = 1.0 if self.shrink is None else self.shrink
@@ -166,3 +168,61 @@ def _limited(size: int, *, now: int) -> str:
     if size == now:
         return f"batch kept at {now}"
     return f"{'growth' if size > now else 'shrinking'} from {now} limited to {size}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceiling:
+    """The last noise scale that was known, in samples; `inf` before."""
+
+    noise_scale: float = math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClampToNoiseScale(DefaultFacts):
+    """Lets the next batch grow to at most `kappa` times the noise scale.
+
+    The batch in hand stays where it is above that: this bounds growth. Between measurements the
+    last noise scale counts. A single step's is rough: put `Averaged` around it.
+
+    >>> from largebatch.core.measurement import GradientMoments
+    >>> m = GradientMoments(batch_size=8, parts=4, batch_sqnorm=3.0, variance=16.0)
+    >>> seen = Measurement(
+    ...     step=0, samples=0, base_steps=0, batch_size=8, base_batch_size=8, moments=m)
+    >>> rule, proposed = ClampToNoiseScale(), Decision(next_batch_size=64, base_steps=1)
+    >>> rule.update(rule.init(), seen, proposed)[1].reason
+    'batch 64 bounded to 16, noise scale 16'
+
+    Args:
+        kappa: batch / noise scale that still pays, above 0.
+
+    Raises:
+        ValueError: a kappa that is not above 0.
+
+    Reference: arXiv 1812.06162; as the critical batch at which growth ends, arXiv 2510.14717.
+    """
+
+    kappa: float = 1.0
+
+    needs: ClassVar[frozenset[str]] = frozenset({"moments"})
+    bounds: ClassVar[frozenset[str]] = frozenset({"batch"})
+
+    def __post_init__(self) -> None:
+        check_above_zero(self, example="ClampToNoiseScale(kappa=1.0)", kappa=self.kappa)
+
+    def init(self) -> Ceiling:
+        return Ceiling()
+
+    def update(
+        self, state: Ceiling, seen: Measurement, proposed: Decision
+    ) -> tuple[Ceiling, Decision]:
+        proposed = asking(proposed, self.needs)
+        if seen.moments is not None:
+            ratio = noise_ratio(variance=seen.moments.variance, sqnorm=seen.moments.sqnorm)
+            state = state if ratio is None else Ceiling(noise_scale=ratio)
+        wanted = proposed.next_batch_size
+        most = self.kappa * state.noise_scale
+        if wanted <= seen.batch_size or wanted <= most:
+            return state, proposed
+        size = min(max(whole_batch(most, ranks=seen.ranks), seen.batch_size), wanted)
+        because = f"batch {wanted} bounded to {size}, noise scale {state.noise_scale:.4g}"
+        return state, proposed.resized(size, because=because)

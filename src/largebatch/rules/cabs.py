@@ -17,7 +17,8 @@ from typing import ClassVar
 from largebatch.core.average import Average
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
-from largebatch.rules.sizes import PROPOSERS, asking, proposal
+from largebatch.core.rule import DefaultFacts
+from largebatch.rules.sizes import asking, proposal
 
 KEEP = 0.95
 """Of the averages, in each measured step."""
@@ -41,7 +42,7 @@ def cabs_batch(*, lr: float, variance: float, loss: float) -> float | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CABS:
+class CABS(DefaultFacts):
     """Proposes lr x variance / loss, for SGD without momentum; the batch may shrink. The authors
     keep it in [16, 2048]: `ClampBatch(min=16, max=2048)`.
 
@@ -60,8 +61,6 @@ class CABS:
 
     needs: ClassVar[frozenset[str]] = frozenset({"moments", "loss"})
     changes: ClassVar[frozenset[str]] = frozenset({"batch"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
 
     def init(self) -> Average:
         # As the authors' program begins: variance 0, loss 1, and no correction of that, so the

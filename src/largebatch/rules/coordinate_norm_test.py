@@ -21,12 +21,13 @@ from typing import ClassVar, Literal
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
+from largebatch.core.rule import DefaultFacts
 from largebatch.rules.norm_test import NormTest, judged
-from largebatch.rules.sizes import PROPOSERS, asking, check_above_zero
+from largebatch.rules.sizes import asking, check_above_zero
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CoordinateNormTest:
+class CoordinateNormTest(DefaultFacts):
     """Proposes the least batch that passes the coordinate-wise norm test, or its relaxation.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=8, base_batch_size=8,
@@ -56,8 +57,6 @@ class CoordinateNormTest:
     )
 
     changes: ClassVar[frozenset[str]] = frozenset({"batch"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
 
     def __post_init__(self) -> None:
         check_above_zero(self, example="CoordinateNormTest(eta=0.5)", eta=self.eta)

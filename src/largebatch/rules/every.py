@@ -7,11 +7,11 @@ from typing import Any
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
-from largebatch.core.rule import Rule, chain
+from largebatch.core.rule import InnerFacts, Rule, chain
 
 
 @dataclass(frozen=True, slots=True)
-class Every:
+class Every(InnerFacts):
     """A rule that measures in step 0 and in every `steps`-th step after it.
 
     In the steps between, the rule still decides, with what it knows, so its learning rate follows
@@ -34,6 +34,8 @@ class Every:
 
     Raises:
         ValueError: fewer than 1 step, or something that is not a rule.
+
+    Reference: none.
     """
 
     rule: Rule
@@ -43,22 +45,6 @@ class Every:
         chain(self.rule)
         if self.steps < 1:
             raise ValueError(f"steps is at least 1, as in Every(AdaScale(), steps=10); got {self}.")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return self.rule.needs
-
-    @property
-    def changes(self) -> frozenset[str]:
-        return self.rule.changes
-
-    @property
-    def bounds(self) -> frozenset[str]:
-        return self.rule.bounds
-
-    @property
-    def forbids(self) -> frozenset[str]:
-        return self.rule.forbids
 
     def init(self) -> Any:
         return self.rule.init()

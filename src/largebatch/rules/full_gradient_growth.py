@@ -19,7 +19,8 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
-from largebatch.rules.sizes import PROPOSERS, asking
+from largebatch.core.rule import DefaultFacts
+from largebatch.rules.sizes import asking
 from largebatch.rules.stages import Stages, growing_stages
 
 
@@ -38,7 +39,7 @@ def threshold(*, eps0: float, first: float, batch: float, rate: float = 1.0) -> 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Passed:
+class CheckedStage:
     """The run's first batch in samples, 0 before it, and the stage of the batch in hand."""
 
     first: int = 0
@@ -46,7 +47,7 @@ class Passed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FullGradientGrowth:
+class FullGradientGrowth(DefaultFacts):
     """Goes to the next stage, batch and rate, when the full gradient is at most the threshold.
 
     At most one stage a check, never back, and none where the norm is not finite; at the largest
@@ -85,8 +86,6 @@ class FullGradientGrowth:
 
     needs: ClassVar[frozenset[str]] = frozenset({"full_sqnorm"})
     changes: ClassVar[frozenset[str]] = frozenset({"batch", "lr"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
 
     def __post_init__(self) -> None:
         sound = 0.0 < self.eps0 < math.inf and self.check >= 1
@@ -98,17 +97,17 @@ class FullGradientGrowth:
                 f"check={self.check!r}."
             )
 
-    def init(self) -> Passed:
-        return Passed()
+    def init(self) -> CheckedStage:
+        return CheckedStage()
 
     def update(
-        self, state: Passed, seen: Measurement, proposed: Decision
-    ) -> tuple[Passed, Decision]:
-        state = Passed(first=state.first or proposed.next_batch_size, stage=state.stage)
+        self, state: CheckedStage, seen: Measurement, proposed: Decision
+    ) -> tuple[CheckedStage, Decision]:
+        state = CheckedStage(first=state.first or proposed.next_batch_size, stage=state.stage)
         rate = self.stages.rate(state.stage)
         decision = proposed.scaled(rate, because=f"growth x{rate:.4g}" if rate != 1.0 else "")
         stage, because = self._test(state, seen)
-        after = Passed(first=state.first, stage=stage)
+        after = CheckedStage(first=state.first, stage=stage)
         size = self._size(after, seen)
         if stage > state.stage:
             because = f"{because}; stage {stage + 1} of {len(self.stages)}; batch {size}"
@@ -117,7 +116,7 @@ class FullGradientGrowth:
             decision = asking(decision, self.needs)
         return after, decision
 
-    def _test(self, state: Passed, seen: Measurement) -> tuple[int, str]:
+    def _test(self, state: CheckedStage, seen: Measurement) -> tuple[int, str]:
         """The stage after this step, and what was found."""
         checked = seen.full_sqnorm is not None and self._due(seen.step)
         if seen.full_sqnorm is None or not checked or not self._goes_on(state, seen):
@@ -128,7 +127,7 @@ class FullGradientGrowth:
         relative = self.stages.rate(state.stage) / self.stages.rate(0)
         level = threshold(
             eps0=self.eps0,
-            first=self._size(Passed(first=state.first), seen),
+            first=self._size(CheckedStage(first=state.first), seen),
             batch=self._size(state, seen),
             rate=relative if self.consistent else 1.0,
         )
@@ -139,12 +138,12 @@ class FullGradientGrowth:
     def _due(self, step: int) -> bool:
         return (step + 1) % self.check == 0
 
-    def _goes_on(self, state: Passed, seen: Measurement) -> bool:
+    def _goes_on(self, state: CheckedStage, seen: Measurement) -> bool:
         """Whether there is a stage after this one, whose batch is below the largest."""
         most = [size for size in (self.max, seen.dataset_size) if size is not None]
         last = state.stage + 1 == len(self.stages)
         return not last and self._size(state, seen) < min(most, default=math.inf)
 
-    def _size(self, state: Passed, seen: Measurement) -> int:
+    def _size(self, state: CheckedStage, seen: Measurement) -> int:
         size = self.stages.size(state.stage, first=state.first, seen=seen)
         return size if self.max is None else min(size, self.max)

@@ -6,7 +6,7 @@
 In closed form from the samples seen, so nothing depends on how many steps a stage took. One table
 serves: exponential and linear growth (arXiv 2409.08770, arXiv 2508.05297), batches by step strings
 as in Megatron-LM, a decay that is traded for growth (arXiv 2510.14717, arXiv 1711.00489), and any
-list. The functions that fill it are in `stages.py`, `batch_steps.py` and `traded.py`.
+list. The functions that fill it are in `stages.py`, `batch_steps.py` and `growth_from_decay.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Budget, Measurement
-from largebatch.rules.sizes import PROPOSERS
+from largebatch.core.rule import DefaultFacts
 from largebatch.rules.stages import Stages
 
 
@@ -30,7 +30,7 @@ class Grown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Growth:
+class Growth(DefaultFacts):
     """The batch and the rate of the stage that the clock has reached.
 
     A stage begins with the first step at or behind its point, with its batch and its rate together:
@@ -65,8 +65,6 @@ class Growth:
     over: Budget | None = None
 
     changes: ClassVar[frozenset[str]] = frozenset({"batch", "lr"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
 
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in zip(self.at, self.at[1:], strict=False))

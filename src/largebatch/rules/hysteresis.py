@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
+from largebatch.core.rule import DefaultFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,7 @@ class Outcomes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hysteresis:
+class Hysteresis(DefaultFacts):
     """Holds the next batch at the one in hand until `asked` of the last `of` tests proposed more.
 
     A test is a step that measured. Where neighbours measure in other steps, too, it stands with its
@@ -43,13 +44,13 @@ class Hysteresis:
 
     Raises:
         ValueError: numbers out of order.
+
+    Reference: none.
     """
 
     asked: int = 2
     of: int = 3
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    changes: ClassVar[frozenset[str]] = frozenset()
     bounds: ClassVar[frozenset[str]] = frozenset({"batch"})
     forbids: ClassVar[frozenset[str]] = frozenset({"Hysteresis"})
 

@@ -23,8 +23,9 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision, join
 from largebatch.core.measurement import Measurement
+from largebatch.core.rule import DefaultFacts
 from largebatch.rules.norm_test import judged, required_batch, theta_max
-from largebatch.rules.sizes import PROPOSERS, asking, check_above_zero, proposal, verdict
+from largebatch.rules.sizes import asking, check_above_zero, proposal, verdict
 
 NEEDS = frozenset({"moments", "inner_product_variance"})
 
@@ -66,7 +67,7 @@ def orthogonal_ratio(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InnerProductTest:
+class InnerProductTest(DefaultFacts):
     """Proposes the least batch that passes the inner-product test, laxer than the norm test.
 
     >>> from largebatch.core.measurement import GradientMoments
@@ -92,8 +93,6 @@ class InnerProductTest:
 
     needs: ClassVar[frozenset[str]] = NEEDS
     changes: ClassVar[frozenset[str]] = frozenset({"batch"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
 
     def __post_init__(self) -> None:
         check_above_zero(self, example="InnerProductTest(theta=0.9)", theta=self.theta)
@@ -111,7 +110,7 @@ class InnerProductTest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AugmentedInnerProductTest:
+class AugmentedInnerProductTest(DefaultFacts):
     """Proposes the least batch that passes the inner-product and the orthogonality test.
 
     >>> from largebatch.core.measurement import GradientMoments
@@ -139,8 +138,6 @@ class AugmentedInnerProductTest:
 
     needs: ClassVar[frozenset[str]] = NEEDS
     changes: ClassVar[frozenset[str]] = frozenset({"batch"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
 
     def __post_init__(self) -> None:
         example = "AugmentedInnerProductTest(theta=0.9, nu=5.84)"

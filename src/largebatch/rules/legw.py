@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
+from largebatch.core.rule import DefaultFacts
 
 
 def legw_factor(*, scale: float, base_steps: float, warmup_base_steps: float) -> float:
@@ -32,7 +33,7 @@ def legw_factor(*, scale: float, base_steps: float, warmup_base_steps: float) ->
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Legw:
+class Legw(DefaultFacts):
     """Multiplies the learning rate by sqrt(S) after a warm-up of `warmup_epochs` x S epochs.
 
     >>> rule, proposed = Legw(warmup_epochs=1), Decision(next_batch_size=256, base_steps=4)
@@ -54,7 +55,6 @@ class Legw:
 
     needs: ClassVar[frozenset[str]] = frozenset({"dataset_size"})
     changes: ClassVar[frozenset[str]] = frozenset({"lr"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
     forbids: ClassVar[frozenset[str]] = frozenset(
         {"AdaScale", "LinearScaling", "SqrtScaling", "Legw", "WarmUp"}
     )

@@ -12,18 +12,19 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Budget, Measurement
-from largebatch.rules.sizes import PROPOSERS, whole_batch
+from largebatch.core.rule import DefaultFacts
+from largebatch.rules.sizes import whole_batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Passed:
+class PassedMilestones:
     """How many milestones lie behind."""
 
     count: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Milestones:
+class Milestones(DefaultFacts):
     """Multiplies the batch by `factor` from each of the points `at` on.
 
     A point is passed by the clocks after the step, so that the first step behind it has the larger
@@ -55,8 +56,6 @@ class Milestones:
     over: Budget | None = None
 
     changes: ClassVar[frozenset[str]] = frozenset({"batch"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
 
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in zip(self.at, self.at[1:], strict=False))
@@ -71,12 +70,12 @@ class Milestones:
     def needs(self) -> frozenset[str]:
         return frozenset() if self.over is not None else frozenset({"budget"})
 
-    def init(self) -> Passed:
-        return Passed()
+    def init(self) -> PassedMilestones:
+        return PassedMilestones()
 
     def update(
-        self, state: Passed, seen: Measurement, proposed: Decision
-    ) -> tuple[Passed, Decision]:
+        self, state: PassedMilestones, seen: Measurement, proposed: Decision
+    ) -> tuple[PassedMilestones, Decision]:
         x = seen.progress_after(self.over, base_steps=proposed.base_steps)
         count = sum([x >= at for at in self.at])
         if count <= state.count:
@@ -85,4 +84,4 @@ class Milestones:
         for _ in range(state.count, count):
             size = whole_batch(self.factor * size, ranks=seen.ranks)
         because = f"milestone {self.at[count - 1]:.4g}; batch {size}"
-        return Passed(count=count), proposed.resized(size, because=because)
+        return PassedMilestones(count=count), proposed.resized(size, because=because)

@@ -23,8 +23,8 @@ from typing import ClassVar, Literal
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import GradientMoments, Measurement
+from largebatch.core.rule import DefaultFacts
 from largebatch.rules.sizes import (
-    PROPOSERS,
     asking,
     check_above_zero,
     noise_ratio,
@@ -91,7 +91,7 @@ def judged(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NormTest:
+class NormTest(DefaultFacts):
     """Proposes the least batch that passes the norm test; `LimitGrowth(shrink=1.0)` after it keeps
     a batch that passes already, as the papers do.
 
@@ -126,8 +126,6 @@ class NormTest:
     statistic: Literal["moments", "preconditioned_moments"] = "moments"
 
     changes: ClassVar[frozenset[str]] = frozenset({"batch"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = PROPOSERS
 
     def __post_init__(self) -> None:
         check_above_zero(self, example="NormTest(eta=0.5)", eta=self.eta)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import STATISTICS, Measurement
+from largebatch.core.rule import DefaultFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observe:
+class Observe(DefaultFacts):
     """Asks for statistics in each step and changes nothing.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=64, base_batch_size=64)
@@ -23,13 +23,11 @@ class Observe:
 
     Raises:
         ValueError: an unknown statistic.
+
+    Reference: none.
     """
 
     statistics: tuple[str, ...] = ("moments",)
-
-    changes: ClassVar[frozenset[str]] = frozenset()
-    bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         if not isinstance(self.statistics, tuple) or not self.needs <= STATISTICS:

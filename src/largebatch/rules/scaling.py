@@ -1,17 +1,21 @@
-"""Fixed scaling of the learning rate with the batch, at any S = B / B0.
+"""Fixed scaling of the learning rate and of the clock with the batch, at any S = B / B0.
 
 linear:       lr = S * base lr            Goyal et al., 2017, arXiv 1706.02677, section 2.1
 square root:  lr = sqrt(S) * base lr      Krizhevsky, 2014, arXiv 1404.5997
+
+And of the clock: a step of S base batches counts S base steps, so that runs are compared at equal
+samples, unless `StepClock` counts it as one, so that they are compared at equal steps.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
+from largebatch.core.rule import DefaultFacts
 
 
 def linear_factor(scale: float) -> float:
@@ -33,7 +37,7 @@ def sqrt_factor(scale: float) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LinearScaling:
+class LinearScaling(DefaultFacts):
     """Multiplies the learning rate by S = B / B0, from the gradient in hand.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=256, base_batch_size=64)
@@ -43,9 +47,7 @@ class LinearScaling:
     Reference: Goyal et al., Accurate, Large Minibatch SGD, 2017, arXiv 1706.02677, section 2.1.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
     changes: ClassVar[frozenset[str]] = frozenset({"lr"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
     forbids: ClassVar[frozenset[str]] = frozenset({"LinearScaling", "SqrtScaling", "Legw"})
 
     def init(self) -> None:
@@ -57,7 +59,7 @@ class LinearScaling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SqrtScaling:
+class SqrtScaling(DefaultFacts):
     """Multiplies the learning rate by sqrt(B / B0), from the gradient in hand.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=256, base_batch_size=64)
@@ -68,9 +70,7 @@ class SqrtScaling:
     arXiv 1404.5997.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
     changes: ClassVar[frozenset[str]] = frozenset({"lr"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
     forbids: ClassVar[frozenset[str]] = frozenset({"LinearScaling", "SqrtScaling", "Legw"})
 
     def init(self) -> None:
@@ -79,3 +79,24 @@ class SqrtScaling:
     def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
         factor = sqrt_factor(seen.scale)
         return state, proposed.scaled(factor, because=f"square-root scaling x{factor:.4g}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepClock(DefaultFacts):
+    """Counts every optimizer step as one step of the base batch, whatever its size.
+
+    >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=256, base_batch_size=64)
+    >>> StepClock().update(None, seen, Decision(next_batch_size=256, base_steps=4))[1].base_steps
+    1.0
+
+    Reference: none.
+    """
+
+    changes: ClassVar[frozenset[str]] = frozenset({"clock"})
+    forbids: ClassVar[frozenset[str]] = frozenset({"AdaScale", "StepClock"})
+
+    def init(self) -> None:
+        return None
+
+    def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
+        return state, replace(proposed, base_steps=1.0)

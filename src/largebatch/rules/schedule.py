@@ -14,11 +14,12 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Budget, Measurement
+from largebatch.core.rule import DefaultFacts
 from largebatch.rules.factors import Cosine, Factor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
+class Schedule(DefaultFacts):
     """Multiplies the learning rate by a factor of the fraction of the budget used.
 
     >>> from largebatch.rules.factors import Linear
@@ -37,14 +38,14 @@ class Schedule:
     Raises:
         ValueError: a factor that is no value, as a function is; and at the first step, when neither
             the run nor the schedule has a length.
+
+    Reference: none.
     """
 
     factor: Factor = field(default_factory=Cosine)
     over: Budget | None = None
 
     changes: ClassVar[frozenset[str]] = frozenset({"lr"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         if not is_dataclass(self.factor) or isinstance(self.factor, type):

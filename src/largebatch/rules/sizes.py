@@ -13,26 +13,6 @@ from numbers import Real
 from largebatch.core.decision import Decision, join
 from largebatch.core.measurement import STATISTICS, Measurement
 
-PROPOSERS = frozenset(
-    {
-        "Accordion",
-        "AdaptiveGrowth",
-        "AnyTimeGrowth",
-        "AugmentedInnerProductTest",
-        "CABS",
-        "CoordinateNormTest",
-        "CosineTest",
-        "FullGradientGrowth",
-        "GradientDiversity",
-        "Growth",
-        "InnerProductTest",
-        "Milestones",
-        "NoiseScaleControl",
-        "NormTest",
-    }
-)
-"""Rules that propose a batch: of two in one chain the second would undo the first."""
-
 LEAST = 2
 """Samples: one alone has no variance, so a batch of one would stay one."""
 
@@ -99,16 +79,17 @@ def proposal(
 
 
 def multiple(
-    proposed: Decision, seen: Measurement, *, factor: float, plus: float = 0.0, name: str
+    proposed: Decision, seen: Measurement, *, factor: float, plus: float = 0.0
 ) -> Decision:
-    """The decision with factor x (plus + noise scale) as the batch; `name` is what is multiplied,
-    and the batch stays where it is unknown."""
+    """Return the decision with the batch factor x (plus + noise scale); it stays where the noise
+    scale is unknown."""
     if seen.moments is None:
         return proposed
     ratio = noise_ratio(variance=seen.moments.variance, sqnorm=seen.moments.sqnorm)
     if ratio is None:
-        return proposal(proposed, seen, required=None, because=f"{name} unknown")
-    because = f"{name} {plus + ratio:.4g} x {factor:.4g}"
+        return proposal(proposed, seen, required=None, because="noise scale unknown")
+    added = f" + {plus:.4g}" if plus else ""
+    because = f"noise scale{added} {plus + ratio:.4g} x {factor:.4g}"
     return proposal(proposed, seen, required=factor * (plus + ratio), because=because)
 
 

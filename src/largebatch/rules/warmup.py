@@ -16,6 +16,7 @@ from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Budget, Measurement
+from largebatch.core.rule import DefaultFacts
 
 
 def warmup_factor(*, progress: float, fraction: float, start: float) -> float:
@@ -35,7 +36,7 @@ def warmup_factor(*, progress: float, fraction: float, start: float) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WarmUp:
+class WarmUp(DefaultFacts):
     """Multiplies the learning rate by a factor that rises linearly to 1.
 
     >>> rule, proposed = WarmUp(fraction=0.1), Decision(next_batch_size=256, base_steps=4)
@@ -63,7 +64,6 @@ class WarmUp:
     over: Budget | None = None
 
     changes: ClassVar[frozenset[str]] = frozenset({"lr"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
     forbids: ClassVar[frozenset[str]] = frozenset({"WarmUp", "Legw"})
 
     def __post_init__(self) -> None:

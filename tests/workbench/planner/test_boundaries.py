@@ -5,10 +5,23 @@ from clock_rules import RULES
 
 import largebatch as lb
 from largebatch.core.rule import Rule, chain
-from largebatch.workbench.planner.boundaries import boundaries, first_of, growths_of, on_the_clock
+from largebatch.rules import RULES as REGISTERED
+from largebatch.workbench.planner.boundaries import (
+    boundaries,
+    decides_by_the_clock,
+    first_of,
+    growths_of,
+    on_the_clock,
+)
 from largebatch.workbench.planner.clock_run import ahead, started
 from largebatch.workbench.planner.named import schedule_named
 from largebatch.workbench.planner.table import table_of
+
+ARGUMENTS = {
+    "Accordion": {"epochs": 1},
+    "AnyTimeGrowth": {"coefficient": 1.0},
+    "Legw": {"warmup_epochs": 1.0},
+}
 
 
 @pytest.mark.parametrize(
@@ -17,6 +30,21 @@ from largebatch.workbench.planner.table import table_of
 def test_a_rule_that_measures_has_no_table(rule: Rule) -> None:
     with pytest.raises(ValueError, match="decides by what a run measures"):
         table_of(rule, budget=6400, base_batch_size=16)
+
+
+def test_the_rules_on_the_clock_are_those_that_measure_and_remember_nothing() -> None:
+    examples = {
+        name: cls(**ARGUMENTS.get(name, {}))
+        for name, cls in REGISTERED.items()
+        if name not in ("Every", "Averaged")
+    }
+    found = {name for name, rule in examples.items() if decides_by_the_clock(rule)}
+    assert found == {
+        "ClampBatch", "ClampLr", "Growth", "Legw", "LimitGrowth", "LinearScaling", "Milestones",
+        "Schedule", "SqrtScaling", "WarmUp",
+    }  # fmt: skip
+    assert decides_by_the_clock(lb.Every(lb.LinearScaling()))
+    assert not decides_by_the_clock(lb.Every(lb.AdaScale()))
 
 
 def test_boundaries_are_in_samples_whatever_the_units() -> None:

@@ -34,7 +34,7 @@ RATIOS = (-6.0, 6.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class Posterior:
     """The posterior of f at points of [0, 1]; arrays of equal length G.
 
     Args:
@@ -85,11 +85,13 @@ def normal(z: float) -> float:
     return 0.5 * math.erfc(-z / math.sqrt(2.0))
 
 
-def fit(x: Row, y: Row, counts: Row, *, length_scale: float = 0.2, points: int = 128) -> Curve:
-    """The curve behind noisy means.
+def posterior_of(
+    x: Row, y: Row, counts: Row, *, length_scale: float = 0.2, points: int = 128
+) -> Posterior:
+    """Return the posterior of the curve behind noisy means.
 
     >>> x = np.linspace(0.0, 1.0, 50)
-    >>> curve = fit(x, (x - 0.6) ** 2, np.ones(50))
+    >>> curve = posterior_of(x, (x - 0.6) ** 2, np.ones(50))
     >>> round(float(curve.x[curve.lowest]), 2)
     0.6
 
@@ -104,7 +106,7 @@ def fit(x: Row, y: Row, counts: Row, *, length_scale: float = 0.2, points: int =
     centre, unit = _standard(y, counts)
     at_grid = _grid_features(length_scale, points)
     if unit == 0.0:
-        return Curve(grid, np.full(points, centre), np.zeros_like(at_grid), 0.0, 0.0)
+        return Posterior(grid, np.full(points, centre), np.zeros_like(at_grid), 0.0, 0.0)
     weights = np.sqrt(counts / counts.mean())
     features = weights[:, None] * _features(x, length_scale)
     target = weights * (y - centre) / unit
@@ -121,7 +123,7 @@ def fit(x: Row, y: Row, counts: Row, *, length_scale: float = 0.2, points: int =
     mean = at_grid @ (shrunk @ (vectors.T @ (features.T @ target)))
     spread = at_grid @ (vectors * np.sqrt(signal * ratio / (eigenvalues + ratio)))
     noise = unit * math.sqrt(signal * ratio * float(counts.mean()))
-    return Curve(grid, centre + unit * mean, unit * spread, unit, noise)
+    return Posterior(grid, centre + unit * mean, unit * spread, unit, noise)
 
 
 def _standard(y: Row, counts: Row) -> tuple[float, float]:

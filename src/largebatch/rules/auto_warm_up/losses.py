@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from largebatch.rules.auto_warm_up.gaussian_process import Curve, Row, fit
+from largebatch.rules.auto_warm_up.gaussian_process import Posterior, Row, posterior_of
 
 MOST = 128
 """Numbers that are kept; then neighbours are merged."""
@@ -59,7 +59,7 @@ class Losses:
             means, width = tuple([(a + b) / 2.0 for a, b in pairs]), 2 * width
         return Losses(means=means, width=width)
 
-    def curve(self, *, fence: float = math.inf) -> Curve:
+    def curve(self, *, fence: float = math.inf) -> Posterior:
         """The Gaussian process behind them, over [0, 1] from the first loss to now.
 
         Args:
@@ -72,7 +72,7 @@ class Losses:
             counts[-1] = self.count
             means = np.append(means, self.total / self.count)
         x = (starts + 0.5 * (counts - 1.0)) / max(self.recorded - 1, 1)
-        return fit(x, fenced(means, fence=fence), counts)
+        return posterior_of(x, fenced(means, fence=fence), counts)
 
 
 def fenced(values: Row, *, fence: float) -> Row:

@@ -21,7 +21,7 @@ from largebatch.core.decision import Decision
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import Measurement
 from largebatch.core.rule import Rule, chain, names_within
-from largebatch.rules.auto_warm_up.gaussian_process import Curve
+from largebatch.rules.auto_warm_up.gaussian_process import Posterior
 from largebatch.rules.auto_warm_up.losses import Losses
 from largebatch.rules.factors import Cosine, Factor
 
@@ -43,11 +43,6 @@ counts by its logarithm."""
 
 FLOOR = 1e-4
 """Variance that is added to that of a difference, in units of the variance of all losses."""
-
-OTHER_RATES = frozenset(
-    {"AutoWarmUp", "WarmUp", "Legw", "Schedule", "LinearScaling", "SqrtScaling", "AdaScale"}
-)
-"""Rules that would multiply the rate that is sought."""
 
 FAR, IN_A_ROW = 0.5, 2
 """So many losses in a row, each above all before by more than FAR times their range, end the
@@ -180,7 +175,8 @@ class AutoWarmUp:
 
     @property
     def forbids(self) -> frozenset[str]:
-        return self.after.forbids | OTHER_RATES
+        # any other rule for the learning rate would multiply the one that is searched for
+        return self.after.forbids | {"AutoWarmUp", "lr"}
 
     def init(self) -> tuple[Search, Any]:
         return Search(), self.after.init()
@@ -244,10 +240,10 @@ class AutoWarmUp:
         losses = search.losses.add(loss)
         return replace(search, losses=losses, far=0, lowest=min(low, loss), highest=max(high, loss))
 
-    def _curve(self, search: Search) -> Curve:
+    def _curve(self, search: Search) -> Posterior:
         return search.losses.curve(fence=math.inf if self.paper else FENCE)
 
-    def _rises(self, search: Search, curve: Curve, risen: float) -> bool:
+    def _rises(self, search: Search, curve: Posterior, risen: float) -> bool:
         """Whether one check sees the loss rise."""
         if self.paper:
             return risen > self.confidence
@@ -265,7 +261,7 @@ class AutoWarmUp:
         seen: Measurement,
         why: str,
         *,
-        curve: Curve | None = None,
+        curve: Posterior | None = None,
         safety: float = 1.0,
     ) -> tuple[Search, str]:
         """The search after the warm-up, which decays from the rate at the least of the curve, and

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from largebatch.methods import METHODS
 from largebatch.workbench.workloads import load, names
-
-_CITATION = re.compile(r"[A-Z]\w+(?: et al\.)?,\s+\d{4},\s+arXiv\s+\d{4}\.\d{4,5}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +39,7 @@ def list_methods() -> tuple[MethodEntry, ...]:
         MethodEntry(
             name=method.name,
             summary=method.summary,
-            reference="; ".join(citations(method.rule.__doc__ or "")),
+            reference=method.reference,
             own_clock=method.own_clock,
         )
         for method in METHODS.values()
@@ -61,12 +58,3 @@ def list_workloads() -> tuple[WorkloadEntry, ...]:
         )
         for workload in map(load, names())
     )
-
-
-def citations(docstring: str) -> list[str]:
-    """The papers named in a docstring, each as "Author et al., year, arXiv number".
-
-    >>> citations("See (You et al., 2019,\\n    arXiv 1901.08256, section 3).")
-    ['You et al., 2019, arXiv 1901.08256']
-    """
-    return [" ".join(found.split()) for found in _CITATION.findall(docstring)]

@@ -6,16 +6,9 @@ import math
 from collections.abc import Iterator
 
 from largebatch.core.decider import Decider
-from largebatch.core.rule import Chain, Rule, chain, within
+from largebatch.core.measurement import STATISTICS
+from largebatch.core.rule import Chain, Rule, chain, name_of, within
 from largebatch.rules import Growth, Milestones
-
-ON_THE_CLOCK = frozenset(
-    {
-        "Chain", "ClampBatch", "ClampLr", "Growth", "Legw", "LimitGrowth", "LinearScaling",
-        "Milestones", "Schedule", "SqrtScaling", "WarmUp",
-    }
-)  # fmt: skip
-"""Rules that decide by the clock, the table and the batch in hand."""
 
 
 def on_the_clock(rule: Rule) -> Chain:
@@ -25,14 +18,29 @@ def on_the_clock(rule: Rule) -> Chain:
         ValueError: a rule that looks at more.
     """
     whole = chain(rule)
-    other = {type(one).__name__ for one in within(whole)} - ON_THE_CLOCK
+    other = sorted({name_of(one) for one in within(whole) if not decides_by_the_clock(one)})
     if other:
         raise ValueError(
-            f"{', '.join(sorted(other))} decides by what a run measures, so its steps are not "
+            f"{', '.join(other)} decides by what a run measures, so its steps are not "
             "known before: largebatch plan --dry-run takes growth, linear-growth, warmup-growth, "
             'seesaw, smith, constant, cosine, a string such as "0:768 250B:1536", or a file.'
         )
     return whole
+
+
+def decides_by_the_clock(rule: Rule) -> bool:
+    """Return whether a rule's decisions follow from the clock, its table and the batch in hand.
+
+    It then needs nothing that is measured, leaves the clock as it is and remembers nothing of past
+    steps. A table's position is no memory, since it follows from the clock.
+
+    >>> from largebatch.rules import StepClock
+    >>> decides_by_the_clock(Growth()), decides_by_the_clock(StepClock())
+    (True, False)
+    """
+    measures = rule.needs & (STATISTICS | {"loss"})
+    remembers = not isinstance(rule, (Growth, Milestones, Chain)) and rule.init() is not None
+    return not measures and "clock" not in rule.changes and not remembers
 
 
 def growths_of(rule: Rule) -> list[Growth | Milestones]:

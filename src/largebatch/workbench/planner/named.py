@@ -8,27 +8,15 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
 
 from largebatch import methods
-from largebatch.core.rule import Rule, chain
-from largebatch.methods import METHODS
-from largebatch.rules import Schedule
+from largebatch.core.rule import Rule
+from largebatch.methods import METHODS, SCHEDULES
 from largebatch.rules.batch_steps import parse_steps
 
 EXAMPLE = '"0:768 250B:1536"'
 
-_ON_THE_CLOCK: Mapping[str, Callable[[], Rule]] = {
-    "constant": methods.none,
-    "cosine": lambda: chain(Schedule()),
-    "growth": methods.growth,
-    "linear-growth": methods.linear_growth,
-    "warmup-growth": methods.warmup_growth,
-}
-
-_TRADED = {"seesaw": methods.seesaw, "smith": methods.smith}
-
-NAMES = (*_ON_THE_CLOCK, *_TRADED)
+NAMES = tuple(SCHEDULES)
 """The names; a string of steps is a schedule, too, and each method that decides by the clock."""
 
 
@@ -57,15 +45,14 @@ def schedule_named(
     if ":" in text:
         parse_steps(text)
         return methods.batch_steps(text)
-    if text in _TRADED:
+    method = SCHEDULES.get(text) or METHODS.get(text)
+    if method is not None and method.noise_bounded:
         bounds = [] if noise_scale is None else [math.ceil(noise_scale)]
         bounds += [] if most is None else [most]
         bound = max(min(bounds), base_batch_size) if bounds else None
-        return _TRADED[text](kappa=None, max=bound)
-    if text in _ON_THE_CLOCK:
-        return _ON_THE_CLOCK[text]()
-    if text in METHODS:
-        return METHODS[text].rule()
+        return method.rule(kappa=None, max=bound)
+    if method is not None:
+        return method.rule()
     known = sorted({*NAMES, *METHODS})
     close = difflib.get_close_matches(text, known, n=1)
     raise ValueError(

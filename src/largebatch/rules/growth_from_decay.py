@@ -25,7 +25,7 @@ MOST = 2.0**20
 """Growth at which the cuts of a decay to 0 end; a bound on the batch comes long before."""
 
 
-def growth_for(
+def growth_from_decay(
     factor: Factor, *, cut: float = 1.1, most: float = MOST, over: Budget | None = None
 ) -> Growth:
     """The batch grows wherever the factor has fallen by another `cut`, by as much as it fell.
@@ -34,7 +34,7 @@ def growth_for(
     a staircase may fall by several cuts at once.
 
     >>> from largebatch.rules.factors import StepDecay
-    >>> growth = growth_for(StepDecay(at=(0.3, 0.6), factor=0.2))
+    >>> growth = growth_from_decay(StepDecay(at=(0.3, 0.6), factor=0.2))
     >>> growth.at, [round(b, 9) for b in growth.stages.batch]
     ((0.3, 0.6), [1.0, 5.0, 25.0])
 

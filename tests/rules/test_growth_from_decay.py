@@ -27,7 +27,7 @@ from largebatch.rules import (
     Schedule,
     StepDecay,
 )
-from largebatch.rules.traded import growth_for
+from largebatch.rules.growth_from_decay import growth_from_decay
 
 SAMPLES = 10_000_000
 
@@ -60,7 +60,7 @@ def test_seesaw_takes_the_root_of_each_cut_and_multiplies_the_batch() -> None:
 
 def test_seesaw_cuts_a_quarter_cosine_where_it_has_fallen() -> None:
     case = CASES["seesaw_quarter_cosine"]
-    growth = growth_for(QuarterCosine(), cut=case["config"]["alpha"])
+    growth = growth_from_decay(QuarterCosine(), cut=case["config"]["alpha"])
     rows = case["rows"]
     for row, at, factor in zip(rows[1:], growth.at, growth.stages.batch[1:], strict=False):
         assert at == pytest.approx(row["sample_fraction"], rel=1e-9)
@@ -79,7 +79,7 @@ def test_seesaw_cuts_a_quarter_cosine_where_it_has_fallen() -> None:
      (Cosine(end=0.1), 1.1, 0.5727694002)],
 )  # fmt: skip
 def test_the_steps_are_the_mean_of_the_staircase(factor: Any, cut: float, expected: float) -> None:
-    growth = growth_for(factor, cut=cut)
+    growth = growth_from_decay(factor, cut=cut)
     ends = (0.0, *growth.at, 1.0)
     ratio = steps_of(ends, growth.stages.batch)
     assert ratio == pytest.approx(expected, abs=2e-5)
@@ -129,7 +129,7 @@ def test_seesaw_holds_the_batch_at_the_noise_scale() -> None:
 def test_each_cut_is_the_first_point_at_which_the_factor_has_fallen(
     cut: float, factor: Any
 ) -> None:
-    growth = growth_for(factor, cut=cut)
+    growth = growth_from_decay(factor, cut=cut)
     for k, (at, batch) in enumerate(zip(growth.at, growth.stages.batch[1:], strict=True), 1):
         level = max(cut**-k, 2.0**-20)
         assert factor(at) <= level * (1 + 1e-9)
@@ -138,7 +138,7 @@ def test_each_cut_is_the_first_point_at_which_the_factor_has_fallen(
 
 
 def test_growth_ends_at_most_where_a_decay_to_nothing_would_never() -> None:
-    growth = growth_for(Linear(), cut=2.0, most=8.0)
+    growth = growth_from_decay(Linear(), cut=2.0, most=8.0)
     assert growth.stages.batch == pytest.approx((1.0, 2.0, 4.0, 8.0))
     assert growth.at == pytest.approx((0.5, 0.75, 0.875))
     rule = chain(growth, ClampBatch(max=4096), LinearScaling())
@@ -152,4 +152,4 @@ def test_growth_ends_at_most_where_a_decay_to_nothing_would_never() -> None:
 )  # fmt: skip
 def test_what_cannot_be_traded_is_refused(more: Any) -> None:
     with pytest.raises(ValueError):
-        growth_for(**{"factor": Cosine(), **more})
+        growth_from_decay(**{"factor": Cosine(), **more})

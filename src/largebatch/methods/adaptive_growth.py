@@ -1,0 +1,65 @@
+"""Batches that grow from stage to stage when the gradient asks for it."""
+
+from __future__ import annotations
+
+from largebatch.core.rule import Chain, Rule
+from largebatch.methods.compose import SQRT, bounded, spaced
+from largebatch.rules import AdaptiveGrowth, Averaged, FullGradientGrowth
+from largebatch.rules.stages import growing_stages
+
+
+def adaptive_growth(
+    *,
+    delta: float = 2.0,
+    scaling: Rule | None = SQRT,
+    kappa: float = 1.0,
+    patience: int = 3,
+    max: int | None = None,
+    every: int = 10,
+) -> Chain:
+    """The batch times delta, and the rate as its root, when the noise scale has reached the batch.
+
+    Umeda, Iiduka, 2025, arXiv 2508.05302, with the noise scale of the steps in place of passes over
+    the data; McCandlish et al., 2018, arXiv 1812.06162.
+
+    Args:
+        delta: factor on the batch from stage to stage, above 1.
+        scaling: how the rate follows the batch in hand; None leaves it.
+        kappa: batch / noise scale that still pays, above 0.
+        patience: tests in a row that must ask.
+        max: largest batch in samples; None for the data set.
+        every: optimizer steps from one test to the next.
+    """
+    if not 1.0 < delta <= 1024.0:
+        raise ValueError(f"The batch grows by a delta above 1, as in delta=2.0; got {delta!r}.")
+    table = growing_stages(21, delta=delta)
+    test = Averaged(AdaptiveGrowth(stages=table, kappa=kappa, patience=patience))
+    return bounded(spaced(test, every), max=max, then=(scaling,))
+
+
+def full_gradient_growth(
+    *,
+    eps0: float = 0.5,
+    delta: float = 2.0,
+    gamma: float = 1.4,
+    max: int | None = None,
+    check: int = 1000,
+    consistent: bool = False,
+) -> Chain:
+    """The batch times delta, the rate times gamma, when the full gradient's norm is at most
+    eps0 sqrt(first batch / batch), in checks that each cost a pass over the data set.
+
+    Umeda, Iiduka, 2025, arXiv 2508.05302. The meter needs the data: `lb.Meter(model,
+    full=lb.FullGradient(dataset, loss))`. `adaptive_growth` needs no passes.
+
+    Args:
+        eps0: threshold at the first batch, above 0, in units of the gradient.
+        delta, gamma: factors on batch and rate from stage to stage, above 0.
+        max: largest batch in samples, where the rate's growth ends, too; None for the data set.
+        check: optimizer steps from one check to the next.
+        consistent: whether the threshold follows the rate, too, without which a rate that grows
+            ends in a stage that lasts; derived here, see `FullGradientGrowth`.
+    """
+    table = growing_stages(21, delta=delta, gamma=gamma)
+    rule = FullGradientGrowth(eps0=eps0, stages=table, max=max, check=check, consistent=consistent)
+    return bounded(rule, max=max, then=())

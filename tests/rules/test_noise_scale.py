@@ -1,0 +1,291 @@
+"""The batch as a multiple of the noise scale, and the papers whose formula it is."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from batch_rules import TESTED, asked, cases, moments_of, moments_of_rows, see, size_asked
+from hypothesis import given
+from hypothesis import strategies as st
+
+from largebatch.core.codec import decode
+from largebatch.core.decision import Decision
+from largebatch.core.formulas import efficiency
+from largebatch.core.measurement import GradientMoments, Measurement
+from largebatch.core.rule import Rule
+from largebatch.methods import cosine_test, gradient_diversity, noise_scale_control
+from largebatch.rules import KINDS, NoiseScaleControl, NormTest
+from largebatch.rules.noise_scale import kappa_of_cosine
+from largebatch.rules.sizes import noise_ratio, whole_batch
+
+HALF = st.tuples(*[st.floats(-9, 9)] * 4).map(np.array)
+
+
+# Twins: the formulas of GradientDiversity and CosineTest as they were rules of their own.
+
+
+def diversity_twin(ratio: float, *, delta: float) -> float:
+    return delta * (1.0 + ratio)
+
+
+def cosine_twin(ratio: float, *, target: float) -> float:
+    return 2.0 * target / (1.0 - target) * ratio
+
+
+def decided_by(required: Any, seen: Measurement, proposed: Decision) -> Decision:
+    """Return the decision of a former rule, whose formula gives the required batch."""
+    moments = seen.moments
+    proposed = proposed.measuring(proposed.measure_next | {"moments"})
+    if moments is None:
+        return proposed
+    ratio = noise_ratio(variance=moments.variance, sqnorm=moments.sqnorm)
+    if ratio is None or math.isnan(required(ratio)):
+        return proposed
+    size = whole_batch(required(ratio), ranks=seen.ranks, dataset_size=seen.dataset_size)
+    return proposed.resized(size, because="")
+
+
+def drawn(seed: int, count: int = 2000) -> Any:
+    """Yield measurements of all magnitudes, whole numbers and edge cases among them."""
+    draw = random.Random(seed)
+    edges = [0.0, 1.0, 0.25, 1 / 3, 5e-324, 1e-300, 1e300, math.inf, math.nan]
+    for _ in range(count):
+        batch = draw.randint(2, 4096)
+        variance, sqnorm = (
+            draw.choice(
+                [draw.choice(edges), float(draw.randint(0, 4096)), 10 ** draw.uniform(-9, 9)]
+            )
+            for _ in range(2)
+        )
+        moments = moments_of(variance, sqnorm, batch_size=batch)
+        if draw.random() < 0.5:  # an unbiased squared norm that is a short number
+            moments = moments_of(variance, sqnorm + variance / batch, batch_size=batch)
+        yield (
+            draw,
+            see(
+                moments if draw.random() < 0.98 else None,
+                batch_size=batch,
+                ranks=draw.choice([1, 1, 8]),
+                dataset_size=draw.choice([None, 50_000]),
+            ),
+        )
+
+
+def test_the_rule_decides_as_the_rule_for_the_diversity_did() -> None:
+    for draw, seen in drawn(seed=0):
+        delta = draw.choice([0.1, 0.5, 1.0, 5e-324, 1e300, draw.uniform(0.001, 10.0)])
+        proposed = Decision(next_batch_size=seen.batch_size, base_steps=seen.scale)
+        old = decided_by(lambda ratio, d=delta: diversity_twin(ratio, delta=d), seen, proposed)
+        for rule in (gradient_diversity(delta=delta), old_kind("GradientDiversity", delta=delta)):
+            assert numbers(asked(rule, seen)) == numbers(old), (delta, seen)
+
+
+def test_the_rule_decides_as_the_rule_for_the_cosine_did() -> None:
+    for draw, seen in drawn(seed=1):
+        least, most = 5e-324, math.nextafter(1.0, 0.0)
+        target = draw.choice([0.5, 0.75, 0.9, least, most, draw.uniform(0.001, 0.999)])
+        proposed = Decision(next_batch_size=seen.batch_size, base_steps=seen.scale)
+        old = decided_by(lambda ratio, c=target: cosine_twin(ratio, target=c), seen, proposed)
+        for rule in (cosine_test(target=target), old_kind("CosineTest", target=target)):
+            assert numbers(asked(rule, seen)) == numbers(old), (target, seen)
+
+
+def old_kind(kind: str, **fields: float) -> Rule:
+    """Return what a rule that an earlier version wrote is today."""
+    rule: Rule = decode(Rule, {"kind": kind, **fields}, kinds=KINDS)
+    assert isinstance(rule, NoiseScaleControl)
+    return rule
+
+
+def numbers(decision: Decision) -> Decision:
+    """Return a decision without the words of its reason."""
+    return replace(decision, reason="")
+
+
+def test_a_norm_test_may_differ_by_a_sample_and_so_is_a_rule_of_its_own() -> None:
+    """ratio / eta / eta and kappa x ratio round differently."""
+    seen = see(moments_of(2920.0, 1.8973397607570075, batch_size=1867), batch_size=1867)
+    test = NormTest(eta=0.5**-0.5, denominator="unbiased")
+    assert size_asked(NoiseScaleControl(kappa=0.5), seen) == 4381
+    assert size_asked(test, seen) == 4380
+
+
+@given(noise=st.floats(1.0, 1e6), sqnorm=st.floats(1e-3, 1e3), kappa=st.floats(0.01, 10.0))
+def test_the_batch_is_kappa_times_the_noise_scale(
+    noise: float, sqnorm: float, kappa: float
+) -> None:
+    moments = moments_of(noise * sqnorm, sqnorm + noise * sqnorm / 64)
+    size = size_asked(NoiseScaleControl(kappa=kappa), see(moments))
+    assert size == pytest.approx(max(kappa * noise, 2), abs=1.01, rel=1e-6)
+    assert abs(efficiency(noise_scale=noise, base_batch_size=0, batch_size=noise) - 0.5) < 1e-9
+
+
+@cases([case for case in TESTED if case["stats"]["tr_sigma"] is not None])
+def test_a_case_has_its_noise_scale(case: dict) -> None:
+    moments = moments_of_rows(case["G"])
+    expected = case["stats"].get("b_simple_unbiased")
+    if expected is not None and float(expected) < math.inf:
+        seen = see(moments, batch_size=len(case["G"]))
+        found = asked(NoiseScaleControl(kappa=1000.0), seen).next_batch_size
+        assert found == max(math.ceil(1000 * float(expected) - 1e-6), 2)
+
+
+def test_noise_alone_has_no_bound_and_neither_noise_nor_signal_keeps_the_batch() -> None:
+    assert size_asked(NoiseScaleControl(), see(moments_of(64.0, 0.5), dataset_size=900)) == 900
+    decision = asked(NoiseScaleControl(), see(moments_of(0.0, 0.0)))
+    assert (decision.next_batch_size, decision.reason) == (64, "noise scale unknown")
+    assert asked(NoiseScaleControl(), see()).measure_next == {"moments"}
+
+
+@pytest.mark.parametrize("kappa", [0.0, -1.0, math.nan, math.inf])
+def test_an_impossible_multiple_is_refused(kappa: float) -> None:
+    with pytest.raises(
+        ValueError, match=r"kappa is a number above 0, as in NoiseScaleControl\(kappa=1.0\)"
+    ):
+        NoiseScaleControl(kappa=kappa)
+
+
+def test_the_method_is_the_rule() -> None:
+    assert noise_scale_control(kappa=2.0).rules == (NoiseScaleControl(kappa=2.0),)
+
+
+@pytest.mark.parametrize("offset", [-1.0, math.nan, math.inf])
+def test_an_impossible_offset_is_refused(offset: float) -> None:
+    with pytest.raises(ValueError, match="The offset is a number of samples, 0 or more"):
+        NoiseScaleControl(offset=offset)
+
+
+# DiveBatch's diversity, by the definition and by its identity with the noise scale.
+
+
+def diversity(rows: Any) -> float:
+    """sum |g_i|^2 / |sum g_i|^2."""
+    g = np.asarray(rows, dtype=np.float64)
+    return float((g**2).sum() / (g.sum(axis=0) ** 2).sum())
+
+
+def thousands(variance: float, sqnorm: float) -> int:
+    """What delta = 1000 asks for, of the true gradient's squared norm."""
+    true = moments_of(variance, sqnorm, batch_size=math.inf)
+    return size_asked(gradient_diversity(delta=1000.0), see(true))
+
+
+@given(rows=st.lists(st.tuples(*[st.floats(-9, 9)] * 3), min_size=1, max_size=8))
+def test_diversity_times_samples_is_one_and_the_noise_scale(rows: Any) -> None:
+    """Over a whole data set, whose variance has the divisor N."""
+    g = np.asarray(rows)
+    mean = g.mean(axis=0)
+    if mean @ mean < 1e-6:
+        return
+    variance = ((g - mean) ** 2).sum() / len(g)
+    assert thousands(variance, mean @ mean) == pytest.approx(1000 * len(g) * diversity(g), abs=1.01)
+
+
+@cases([case for case in TESTED if "gradient_diversity_sum_over_normsum" in case["stats"]])
+def test_a_case_has_its_diversity(case: dict[str, Any]) -> None:
+    stats, n = case["stats"], case["stats"]["b"]
+    assert diversity(case["G"]) == pytest.approx(
+        stats["gradient_diversity_sum_over_normsum"], rel=1e-9
+    )
+    expected = 1000 * n * stats["gradient_diversity_sum_over_normsum"]
+    found = thousands(stats["tr_sigma"] * (n - 1) / n, stats["mean_grad_sq_norm"])
+    assert found == pytest.approx(expected, abs=1.01)
+
+
+@given(noise=st.floats(0.0, 1e6), sqnorm=st.floats(1e-3, 1e3), delta=st.floats(0.01, 1.0))
+def test_the_batch_of_the_diversity_is_that_of_the_noise_scale(
+    noise: float, sqnorm: float, delta: float
+) -> None:
+    moments = moments_of(noise * sqnorm, sqnorm + noise * sqnorm / 64)
+    size = size_asked(gradient_diversity(delta=delta), see(moments))
+    assert size == pytest.approx(max(delta * (1 + noise), 2), abs=1.01, rel=1e-6)
+
+
+def test_diversity_of_noise_alone_is_the_data_set_and_of_nothing_keeps_the_batch() -> None:
+    assert size_asked(gradient_diversity(), see(moments_of(64.0, 0.5), dataset_size=900)) == 900
+    assert size_asked(gradient_diversity(), see(moments_of(0.0, 0.0))) == 64
+    assert asked(gradient_diversity(), see()).measure_next == {"moments"}
+
+
+@pytest.mark.parametrize("delta", [0.0, -1.0, math.nan])
+def test_an_impossible_delta_is_refused(delta: float) -> None:
+    with pytest.raises(ValueError, match=r"as in lb.methods.gradient_diversity\(delta=0.1\)"):
+        gradient_diversity(delta=delta)
+
+
+# SimiGrad's cosine of two halves, by the definition and by its identity with the moments.
+
+
+def cosine_of_halves(moments: GradientMoments) -> float:
+    """|G|^2 / (|G|^2 + 2 variance / B), of moments from two equal parts."""
+    return moments.sqnorm / (moments.sqnorm + 2.0 * moments.variance / moments.batch_size)
+
+
+def of_halves(a: Any, b: Any, *, batch_size: int = 64) -> GradientMoments:
+    """The moments of two equal parts."""
+    g = (a + b) / 2
+    spread = ((a - g) ** 2).sum() + ((b - g) ** 2).sum()  # of means over half the batch
+    return moments_of(spread * batch_size / 2, float(g @ g), batch_size=batch_size, parts=2)
+
+
+@given(a=HALF, b=HALF)
+def test_of_two_parts_the_cosine_is_theirs_over_the_mean_of_their_squares(a: Any, b: Any) -> None:
+    whole = (a @ a + b @ b) / 2
+    if whole < 1e-3:
+        return
+    assert cosine_of_halves(of_halves(a, b)) == pytest.approx(a @ b / whole, abs=1e-9)
+
+
+def test_the_cosine_is_what_that_of_many_halves_comes_to() -> None:
+    generator = np.random.default_rng(0)
+    mean, dimensions, batch = np.zeros(400), 400, 64
+    mean[0] = 2.0
+    halves = mean + generator.normal(size=(2000, 2, dimensions)) / math.sqrt(batch / 2)
+    dots = (halves[:, 0] * halves[:, 1]).sum(axis=1)
+    norms = np.linalg.norm(halves, axis=2).prod(axis=1)
+    exact = moments_of(dimensions, 4.0 + dimensions / batch, batch_size=batch)
+    assert cosine_of_halves(exact) == pytest.approx((dots / norms).mean(), rel=0.01)
+
+
+@given(variance=st.floats(1e-3, 1e6), sqnorm=st.floats(1e-3, 1e3), target=st.floats(0.05, 0.95))
+def test_at_the_proposed_batch_the_cosine_is_the_target(
+    variance: float, sqnorm: float, target: float
+) -> None:
+    batch = kappa_of_cosine(target) * variance / sqnorm
+    there = moments_of(variance, sqnorm + variance / batch, batch_size=batch)
+    assert cosine_of_halves(there) == pytest.approx(target, rel=1e-6)
+
+
+@given(variance=st.floats(1.0, 1e6), target=st.floats(0.05, 0.95))
+def test_a_cosine_test_is_a_norm_test_on_the_unbiased_squared_norm(
+    variance: float, target: float
+) -> None:
+    seen = see(moments_of(variance, 1.0 + variance / 64))
+    eta = math.sqrt((1 - target) / (2 * target))
+    test = size_asked(NormTest(eta=eta, denominator="unbiased"), seen)
+    assert abs(size_asked(cosine_test(target=target), seen) - test) <= 1
+
+
+def test_a_cosine_test_grows_below_the_target_and_shrinks_above() -> None:
+    small = see(moments_of(640.0, 1.0 + 10.0))
+    large = see(moments_of(6.4, 1.0 + 0.1))
+    assert asked(cosine_test(target=0.75), small).reason == "noise scale 640 x 6; batch 3840"
+    assert size_asked(cosine_test(target=0.75), large) == 39
+
+
+def test_a_cosine_of_noise_alone_is_the_data_set_and_of_nothing_keeps_the_batch() -> None:
+    assert size_asked(cosine_test(), see(moments_of(64.0, 0.5), dataset_size=900)) == 900
+    decision = asked(cosine_test(), see(moments_of(0.0, 0.0)))
+    assert (decision.next_batch_size, decision.reason) == (64, "noise scale unknown")
+    assert asked(cosine_test(), see()).measure_next == {"moments"}
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0, -0.5, math.nan])
+def test_an_impossible_target_is_refused(target: float) -> None:
+    with pytest.raises(ValueError, match=r"as in lb.methods.cosine_test\(target=0.75\)"):
+        cosine_test(target=target)
