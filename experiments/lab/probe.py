@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from experiments.lab import workloads
 from experiments.lab.run import Result, Run
-
 from largebatch.workbench.studies.probe.probe import probe
+
 from largebatch.workbench.workloads.data import size
 
 

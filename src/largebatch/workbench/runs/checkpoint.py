@@ -21,8 +21,8 @@ from largebatch.core.measurement import Budget
 from largebatch.core.version import __version__
 from largebatch.record import Checkpoint, Checkpoints
 from largebatch.workbench.runs.distributed import Place
-from largebatch.workbench.runs.log import Log
-from largebatch.workbench.runs.spec import Plan
+from largebatch.workbench.runs.run_log import RunLog
+from largebatch.workbench.runs.spec import RunSpec
 
 VERSION = 3
 """Of what a checkpoint of `largebatch train` holds."""
@@ -55,7 +55,7 @@ class Saver:
 
     Args:
         saving: where and how often.
-        plan: what runs; another plan's checkpoint is refused.
+        spec: what runs; a checkpoint of another run is refused.
         facts: of the data; other data's checkpoint is refused.
         place: device and ranks.
         model: bare.
@@ -68,22 +68,22 @@ class Saver:
         self,
         saving: Saving,
         *,
-        plan: Plan,
+        spec: RunSpec,
         facts: Mapping[str, Any],
         place: Place,
         model: nn.Module,
         optimizer: Optimizer,
         control: Controller,
-        log: Log,
+        log: RunLog,
     ) -> None:
-        self.saving, self.place, self.seed = saving, place, plan.seed
+        self.saving, self.place, self.seed = saving, place, spec.seed
         self.model, self.optimizer, self.control, self.log = model, optimizer, control, log
         run = {
-            **plan.facts,
-            "rule": plan.whole_rule,
-            "budget": plan.budget,
-            "evaluations": plan.evaluations,
-            "max_micro_batch_size": plan.max_micro_batch_size,
+            **spec.facts,
+            "rule": spec.whole_rule,
+            "budget": spec.budget,
+            "evaluations": spec.evaluations,
+            "max_micro_batch_size": spec.max_micro_batch_size,
             "data": {name: str(fact) for name, fact in facts.items()},
         }
         self.run = {

@@ -1,4 +1,4 @@
-"""Where a run takes place: this process alone, or among those that torchrun started."""
+"""The device and the processes of a run: this one alone, or those that torchrun started."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
+
+from largebatch.workbench.workloads import Batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,10 @@ class Place:
     def leader(self) -> bool:
         """Whether this process evaluates, prints and writes."""
         return self.rank == 0
+
+    def moved(self, micro_batch: Batch) -> Batch:
+        """Return a micro-batch on this process's device."""
+        return tuple(tensor.to(self.device) for tensor in micro_batch)
 
     def replicate(self, model: nn.Module) -> nn.Module:
         """The model as it is trained: in DistributedDataParallel among several processes."""
@@ -61,14 +67,15 @@ def alone(command: str) -> Place:
     if ranks > 1:
         raise ValueError(
             f"largebatch {command} runs on one process, and torchrun started {ranks}. Start it "
-            f"without: python -m largebatch {command}. Batches are shared by train and probe --by."
+            f"without: python -m largebatch {command}. Processes share the batches of train and "
+            "critical."
         )
     return Place(device=_device(0))
 
 
 @contextmanager
-def joined() -> Iterator[Place]:
-    """This process among those of torchrun, if it started any; their group ends with the block.
+def process_group() -> Iterator[Place]:
+    """Join the processes of torchrun, if it started any; their group ends with the block.
 
     NCCL where there are GPUs, else gloo. A group that exists already is used and left alone.
     """

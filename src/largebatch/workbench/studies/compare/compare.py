@@ -16,11 +16,11 @@ from largebatch.core.version import __version__
 from largebatch.methods import METHODS, Method
 from largebatch.workbench.amounts import Length, parse_length
 from largebatch.workbench.runs.distributed import Place, alone
-from largebatch.workbench.runs.optimizers import suited
+from largebatch.workbench.runs.method_optimizers import with_method_optimizer
+from largebatch.workbench.runs.options import check_amounts
 from largebatch.workbench.runs.results import Report, RunResult
 from largebatch.workbench.runs.run import run
-from largebatch.workbench.runs.spec import Plan
-from largebatch.workbench.runs.train import check_amounts
+from largebatch.workbench.runs.spec import RunSpec
 from largebatch.workbench.studies.compare.contenders import (
     ANY,
     At,
@@ -29,7 +29,12 @@ from largebatch.workbench.studies.compare.contenders import (
     same_at_scale_one,
 )
 from largebatch.workbench.studies.compare.store import Cell, Shared, Store
-from largebatch.workbench.studies.compare.summary import LOSS, Row, margin_of, rows_of
+from largebatch.workbench.studies.compare.summary import (
+    LOSS,
+    ComparisonRow,
+    comparison_rows,
+    margin_of,
+)
 from largebatch.workbench.workloads import Workload, load
 from largebatch.workbench.workloads.data import size
 
@@ -58,7 +63,7 @@ class Comparison:
     margin: float | None
     directory: str
     found: int
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
     runs: tuple[RunResult, ...]
 
 
@@ -139,7 +144,7 @@ def compare(
         margin=absolute,
         directory=str(directory),
         found=runner.found,
-        rows=rows_of(runs, order=order, margin=absolute),
+        rows=comparison_rows(runs, order=order, margin=absolute),
         runs=tuple(runs),
     )
 
@@ -187,8 +192,8 @@ class _Runner:
             return there
         if self.found == self.done - 1 and self.found and self.report is not None:
             self.report(f"found {self.found} of {self.total} runs in {self.store.directory}")
-        workload, _ = suited(self.workload, method.optimizer)
-        plan = Plan(
+        workload, _ = with_method_optimizer(self.workload, method.optimizer)
+        spec = RunSpec(
             workload=workload,
             rule=method.rule(),
             method=cell.method,
@@ -198,7 +203,7 @@ class _Runner:
         )
         name = "" if cell.method == ANY else f"{cell.method}, "
         label = f"run {self.done} of {self.total}: {name}scale {cell.scale}, seed {cell.seed}"
-        result = run(plan, place=self.place, report=self.report, label=label)
+        result = run(spec, place=self.place, report=self.report, label=label)
         _check_metrics(result)
         self.store.add(result)
         return result
