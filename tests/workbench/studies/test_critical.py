@@ -21,7 +21,7 @@ from largebatch.rules import Cosine
 from largebatch.theory import StepsFit, fit_steps
 from largebatch.workbench.cli.main import cli
 from largebatch.workbench.cli.pictures.critical import draw_critical, draw_on
-from largebatch.workbench.runs.distributed import Place
+from largebatch.workbench.runs.distributed import Process
 from largebatch.workbench.studies.critical import Critical, CriticalBatch, Settings, critical
 from largebatch.workbench.studies.critical.branches import (
     branch_rule,
@@ -110,7 +110,7 @@ def study_of(workload: Workload, *, budget: int = 1600) -> Study:
     return Study(
         workload=workload,
         data=workload.data(),
-        place=Place(device=torch.device("cpu")),
+        process=Process(device=torch.device("cpu")),
         budget=budget,
         spent=Spent(),
     )

@@ -67,16 +67,16 @@ def doctor(
     spec = RunSpec(
         workload=workload, rule=rule, method=name, scale=scale, budget=Budget(steps=1), seed=0
     )
-    with process_group() as place:
+    with process_group() as process:
         data = workload.data()
 
         def loss(model: nn.Module, batch: Batch) -> Tensor:
-            return workload.loss(model, tuple(tensor.to(place.device) for tensor in batch))
+            return workload.loss(model, process.moved(batch))
 
-        devices = [place.device] if place.device.type == "cuda" else []
+        devices = [process.device] if process.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             try:
-                control = controller_of(spec, place, data, record=None)
+                control = controller_of(spec, process, data, record=None)
             except (ValueError, LargeBatchError) as error:
                 refused = Finding(name="set-up", level="error", seen=str(error))
                 check_up = CheckUp(findings=(refused,))
@@ -87,7 +87,7 @@ def doctor(
         method=name,
         scale=scale,
         batch_size=spec.batch_size,
-        ranks=place.ranks,
+        ranks=process.ranks,
         sound=check_up.sound,
         check_up=check_up,
     )

@@ -31,7 +31,7 @@ from largebatch.measure.meter import Meter
 from largebatch.measure.parameters import bare
 from largebatch.studies.training_loop import train_until
 from largebatch.workbench.runs.checkpoint import Saver, Saving
-from largebatch.workbench.runs.distributed import Place
+from largebatch.workbench.runs.distributed import Process
 from largebatch.workbench.runs.logger_options import ResumableLoggers
 from largebatch.workbench.runs.results import Environment, Report, RunResult
 from largebatch.workbench.runs.run_log import RunLog
@@ -45,7 +45,7 @@ class _Training:
     """The parts of a run while it lasts."""
 
     spec: RunSpec
-    place: Place
+    process: Process
     data: Data
     bare: nn.Module
     model: nn.Module
@@ -79,11 +79,11 @@ class _Training:
         """Find the largest micro-batch that fits, if the run asks for it."""
         if self.control.batches.wants_fit:
             found = self.control.fit_micro_batch(self._loss)
-            if report is not None and self.place.leader:
+            if report is not None and self.process.leader:
                 report(str(found))
 
     def _loss(self, model: nn.Module, micro_batch: Batch) -> Tensor:
-        return loss_on(self.place, self.spec)(model, micro_batch)
+        return loss_on(self.process, self.spec)(model, micro_batch)
 
     def _after_step(self) -> None:
         """Evaluate and save the run, each in its own interval."""
@@ -105,7 +105,7 @@ class _Training:
 
     def evaluate(self) -> None:
         """Add a point to the curve, on the first rank alone."""
-        if self.place.leader:
+        if self.process.leader:
             metrics = evaluate(self.bare, self.spec.workload, self.data.validation)
             self.log.add_point(self.control, metrics)
 
@@ -126,7 +126,7 @@ def _out_of_memory_named(batch: MicroBatches) -> Iterator[None]:
 def run(
     spec: RunSpec,
     *,
-    place: Place,
+    process: Process,
     record: Sink | None = None,
     report: Report | None = None,
     label: str = "",
@@ -139,7 +139,7 @@ def run(
 
     Args:
         spec: what to run.
-        place: the device, and the ranks among which this process is one.
+        process: the device, and the ranks among which this process is one.
         record: where each step is written, by the first rank.
         report: called after each step, on the first rank.
         label: which run, for `report`.
@@ -151,10 +151,10 @@ def run(
         ValueError: parts that do not fit together, before any training step.
         LargeBatchError: missing data or a broken contract; but a run that diverges is a result.
     """
-    training = _prepare(spec, place, RunLog(spec, record, report, label, loggers=loggers), saving)
-    devices = [place.device] if place.device.type == "cuda" else []
+    training = _prepare(spec, process, RunLog(spec, record, report, label, loggers=loggers), saving)
+    devices = [process.device] if process.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), closing(training.log):
-        torch.manual_seed(seed_of("training", spec.seed, place.rank))
+        torch.manual_seed(seed_of("training", spec.seed, process.rank))
         if training.saver is None:
             training.fit(report)
             training.go()
@@ -164,10 +164,10 @@ def run(
                 _resume(training, saver, report)
                 training.fit(report)
                 training.go()
-    result = _result(training) if place.leader else None
-    if place.ranks > 1:
+    result = _result(training) if process.leader else None
+    if process.ranks > 1:
         everyone = [result]
-        dist.broadcast_object_list(everyone, src=0, device=place.device)
+        dist.broadcast_object_list(everyone, src=0, device=process.device)
         (result,) = everyone
     assert result is not None
     return result
@@ -175,29 +175,30 @@ def run(
 
 def _resume(training: _Training, saver: Saver, report: Report | None) -> None:
     checkpoint = saver.resume()
-    if checkpoint is not None and report is not None and training.place.leader:
+    if checkpoint is not None and report is not None and training.process.leader:
         for damaged in checkpoint.passed_over:
             report(damaged)
         report(f"Going on from {checkpoint.path}.")
 
 
-def controller_of(spec: RunSpec, place: Place, data: Data, *, record: Sink | None) -> Controller:
-    """A fresh model of the workload, replicated where several processes share the batch, and the
-    run that would train it."""
+def controller_of(
+    spec: RunSpec, process: Process, data: Data, *, record: Sink | None
+) -> Controller:
+    """Return a run of a fresh model, replicated if several processes share the batch."""
     workload = spec.workload
     usual = min(workload.micro_batch_size, workload.base_batch_size)
-    bare, optimizer = workload.fresh(seed=spec.seed, lr=spec.lr, device=place.device)
+    bare, optimizer = workload.fresh(seed=spec.seed, lr=spec.lr, device=process.device)
     batches = BatchLoader(
         data.train,
         batch_size=spec.batch_size,
         max_micro_batch_size=spec.max_micro_batch_size or usual,
         seed=spec.seed,
     )
-    model = place.replicate(bare)
+    model = process.replicate(bare)
     full = None
     if "full_sqnorm" in spec.rule.needs:
         most = workload.micro_batch_size
-        full = FullGradient(data.train, loss_on(place, spec), micro_batch_size=most)
+        full = FullGradient(data.train, loss_on(process, spec), micro_batch_size=most)
     return Controller(
         model,
         optimizer,
@@ -209,18 +210,18 @@ def controller_of(spec: RunSpec, place: Place, data: Data, *, record: Sink | Non
     )
 
 
-def loss_on(place: Place, spec: RunSpec) -> Callable[[nn.Module, Batch], Tensor]:
+def loss_on(process: Process, spec: RunSpec) -> Callable[[nn.Module, Batch], Tensor]:
     """Return the workload's loss, of a micro-batch that may be on another device."""
 
     def loss(model: nn.Module, micro_batch: Batch) -> Tensor:
-        return spec.workload.loss(model, place.moved(micro_batch))
+        return spec.workload.loss(model, process.moved(micro_batch))
 
     return loss
 
 
-def _prepare(spec: RunSpec, place: Place, log: RunLog, saving: Saving | None) -> _Training:
+def _prepare(spec: RunSpec, process: Process, log: RunLog, saving: Saving | None) -> _Training:
     data = spec.workload.data()
-    control = controller_of(spec, place, data, record=log)
+    control = controller_of(spec, process, data, record=log)
     model = control.model
     inside = bare(model)
     saver = (
@@ -230,7 +231,7 @@ def _prepare(spec: RunSpec, place: Place, log: RunLog, saving: Saving | None) ->
             saving,
             spec=spec,
             facts=data.facts,
-            place=place,
+            process=process,
             model=inside,
             optimizer=control.optimizer,
             control=control,
@@ -239,7 +240,7 @@ def _prepare(spec: RunSpec, place: Place, log: RunLog, saving: Saving | None) ->
     )
     return _Training(
         spec=spec,
-        place=place,
+        process=process,
         data=data,
         bare=inside,
         model=model,
@@ -277,18 +278,18 @@ def _result(training: _Training) -> RunResult:
         curve=tuple(points),
         seconds=training.log.seconds,
         extra_samples=training.log.extra_samples,
-        settings=environment_of(training.data, training.place),
+        settings=environment_of(training.data, training.process),
     )
 
 
-def environment_of(data: Data, place: Place) -> Environment:
+def environment_of(data: Data, process: Process) -> Environment:
     """Versions and machine of this process."""
     return Environment(
         largebatch=__version__,
         torch=torch.__version__,
         python=platform.python_version(),
         threads=torch.get_num_threads(),
-        device=place.device.type,
-        ranks=place.ranks,
+        device=process.device.type,
+        ranks=process.ranks,
         data={name: str(fact) for name, fact in data.facts.items()},
     )

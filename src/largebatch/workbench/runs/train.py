@@ -12,7 +12,7 @@ from largebatch.core.measurement import Budget
 from largebatch.core.protocols import Logger
 from largebatch.core.rule import Rule
 from largebatch.workbench.amounts import Length, parse_length
-from largebatch.workbench.runs.distributed import Place, launched_rank, process_group
+from largebatch.workbench.runs.distributed import Process, launched_rank, process_group
 from largebatch.workbench.runs.options import (
     MethodOptions,
     OutputOptions,
@@ -136,13 +136,13 @@ class _RunOptions:
     max_micro_batch_size: int | Literal["auto"] | None
     length: Length | Budget
 
-    def spec(self, place: Place) -> tuple[RunSpec, dict[str, int]]:
+    def spec(self, process: Process) -> tuple[RunSpec, dict[str, int]]:
         """Load the data, and return the run with the sizes of data set and base batch."""
         workload, schedule = self.method.workload, self.method.schedule
         data = workload.data()
         sizes = {"dataset_size": size(data.train), "base_batch_size": workload.base_batch_size}
         if schedule is not None:
-            check_fits(schedule, dataset_size=sizes["dataset_size"], ranks=place.ranks)
+            check_fits(schedule, dataset_size=sizes["dataset_size"], ranks=process.ranks)
         length = self.length
         spec = RunSpec(
             workload=replace(workload, data=lambda: data),
@@ -165,12 +165,12 @@ def _run(
 ) -> RunResult:
     with saves.opened() as checkpoints:
         named = outputs.named_loggers()
-        with process_group() as place:
-            spec, sizes = options.spec(place)
+        with process_group() as process:
+            spec, sizes = options.spec(process)
             sink, resumable = outputs.sink(named)
             return run(
                 spec,
-                place=place,
+                process=process,
                 record=sink,
                 report=progress,
                 label=options.method.label(options.scale),

@@ -64,11 +64,11 @@ def noise(study: Study, settings: Settings, watcher: Watcher | None) -> Answer:
 
 def _measured(study: Study, settings: Settings, steps: int, watcher: Watcher | None) -> Trace:
     """Return what every step of the run at the base batch showed."""
-    workload, place = study.workload, study.place
-    bare, optimizer = workload.fresh(seed=settings.seed, device=place.device)
+    workload, process = study.workload, study.process
+    bare, optimizer = workload.fresh(seed=settings.seed, device=process.device)
     target = ProbeTarget(
         name=workload.name,
-        model=place.replicate(bare),
+        model=process.replicate(bare),
         optimizer=optimizer,
         loss=study.training_loss,
         batches=study.data.train,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import Budget
 from largebatch.workbench.amounts import parse_length
-from largebatch.workbench.runs.distributed import Place, process_group
+from largebatch.workbench.runs.distributed import Process, process_group
 from largebatch.workbench.runs.options import length_of
 from largebatch.workbench.studies.critical.branches import branches, window_of
 from largebatch.workbench.studies.critical.noise import noise
@@ -54,10 +54,10 @@ def critical(
     workload = load(workload) if isinstance(workload, str) else workload
     if budget is not None:
         parse_length(budget)
-    with process_group() as place:
-        study = _study(workload, budget, place)
+    with process_group() as process:
+        study = _study(workload, budget, process)
         _check(study, methods, settings)
-        watcher = watcher if place.leader else None
+        watcher = watcher if process.leader else None
         if watcher is not None:
             watcher(samples_to_train(study, methods, settings))
         answers = tuple(RUNS[method](study, settings, watcher) for method in methods)
@@ -68,7 +68,7 @@ def critical(
         base_batch_size=workload.base_batch_size,
         base_lr=workload.base_lr,
         budget_samples=study.budget,
-        ranks=place.ranks,
+        ranks=process.ranks,
         answers=answers,
     )
 
@@ -88,14 +88,14 @@ def samples_to_train(study: Study, methods: Iterable[Method], settings: Settings
     return f"Samples to train {study.workload.name} on: {', '.join(parts)}."
 
 
-def _study(workload: Workload, budget: str | None, place: Place) -> Study:
+def _study(workload: Workload, budget: str | None, process: Process) -> Study:
     data = workload.data()
     length = length_of(workload, budget)
     assert not isinstance(length, Budget), "a text or the workload's epochs"
     base = workload.base_batch_size
     steps = length.base_steps(dataset_size=size(data.train), base_batch_size=base)
     return Study(
-        workload=workload, data=data, place=place, budget=round(steps * base), spent=Spent()
+        workload=workload, data=data, process=process, budget=round(steps * base), spent=Spent()
     )
 
 
@@ -118,10 +118,10 @@ def _check(study: Study, methods: Iterable[Method], settings: Settings) -> None:
             f"A budget of {study.budget:,} samples is smaller than one batch of "
             f"{study.workload.name}, {study.base:,}. Example: --budget {100 * study.base}"
         )
-    if study.place.ranks > study.base:
+    if study.process.ranks > study.base:
         raise ValueError(
-            f"A batch of {study.base} samples cannot be shared by {study.place.ranks} ranks. Start "
-            f"{study.base} processes or fewer."
+            f"A batch of {study.base} samples cannot be shared by {study.process.ranks} ranks. "
+            f"Start {study.base} processes or fewer."
         )
     if not size(study.data.validation):
         raise LargeBatchError(
@@ -131,7 +131,7 @@ def _check(study: Study, methods: Iterable[Method], settings: Settings) -> None:
     if "branches" in methods:
         _window(study, settings)
     if "sweep" in methods and settings.target is not None:
-        model, _ = study.workload.fresh(seed=settings.seed, device=study.place.device)
+        model, _ = study.workload.fresh(seed=settings.seed, device=study.process.device)
         first = study.loss(model)
         if first <= settings.target:
             raise ValueError(

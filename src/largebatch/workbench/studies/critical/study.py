@@ -21,7 +21,7 @@ from largebatch.core.measurement import Budget
 from largebatch.core.rule import Rule
 from largebatch.measure.parameters import bare
 from largebatch.studies.training_loop import train_until
-from largebatch.workbench.runs.distributed import Place
+from largebatch.workbench.runs.distributed import Process
 from largebatch.workbench.workloads import Batch, Data, Workload, evaluate
 from largebatch.workbench.workloads.data import Split, size
 
@@ -44,14 +44,14 @@ class Study:
     Args:
         workload: what is trained.
         data: its splits.
-        place: device and ranks.
+        process: device and ranks.
         budget: samples of the base run.
         spent: counts the steps of every run.
     """
 
     workload: Workload
     data: Data
-    place: Place
+    process: Process
     budget: int
     spent: Spent
 
@@ -64,26 +64,26 @@ class Study:
         """Return the loss of a model on the fixed part of the validation split, the same on every
         rank; infinite if it is not finite."""
         value = 0.0
-        if self.place.leader:
+        if self.process.leader:
             judge = replace(self.workload, metrics=None)
             value = evaluate(bare(model), judge, part_of(self.data.validation, JUDGED))["loss"]
-        if self.place.ranks > 1:
-            shared = torch.tensor(value, dtype=torch.float64, device=self.place.device)
+        if self.process.ranks > 1:
+            shared = torch.tensor(value, dtype=torch.float64, device=self.process.device)
             dist.broadcast(shared, src=0)
             value = float(shared)
         return value if math.isfinite(value) else math.inf
 
     def training_loss(self, model: nn.Module, micro_batch: Batch) -> Tensor:
         """Return the workload's loss of a micro-batch that may be on another device."""
-        return self.workload.loss(model, self.place.moved(micro_batch))
+        return self.workload.loss(model, self.process.moved(micro_batch))
 
     def run(self, *, rule: Rule, batch_size: int, seed: int, lr: float | None = None) -> StudyRun:
         """Return a run that has not begun."""
-        model, optimizer = self.workload.fresh(seed=seed, lr=lr, device=self.place.device)
+        model, optimizer = self.workload.fresh(seed=seed, lr=lr, device=self.process.device)
         with torch.random.fork_rng(devices=self.devices):
-            torch.manual_seed(seed_of("training", seed, self.place.rank))
+            torch.manual_seed(seed_of("training", seed, self.process.rank))
             states = self.generator_states()
-        replica = self.place.replicate(model)
+        replica = self.process.replicate(model)
         return StudyRun(
             self, replica, optimizer, rule, batch_size=batch_size, seed=seed, states=states
         )
@@ -91,7 +91,7 @@ class Study:
     @property
     def devices(self) -> list[torch.device]:
         """The accelerator whose generator belongs to a run's state, if there is one."""
-        return [self.place.device] if self.place.device.type == "cuda" else []
+        return [self.process.device] if self.process.device.type == "cuda" else []
 
     def generator_states(self) -> list[torch.Tensor]:
         """Return the states of torch's generators."""
