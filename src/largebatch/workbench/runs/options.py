@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -97,13 +97,9 @@ class SaveOptions:
     every: str | None
     on_stop: Callable[[], None] | None
 
-    @contextmanager
-    def opened(self) -> Iterator[Checkpoints | None]:
-        """Hold the directory for this run alone; see `directory.opened`."""
-        with opened(
-            self.directory, resume=self.resume, keep=self.keep, every=self.every
-        ) as checkpoints:
-            yield checkpoints
+    def opened(self) -> AbstractContextManager[Checkpoints | None]:
+        """Return a context that holds the directory for this run alone; see `directory.opened`."""
+        return opened(self.directory, resume=self.resume, keep=self.keep, every=self.every)
 
     def saving(
         self, checkpoints: Checkpoints | None, *, sizes: Mapping[str, int], budget: Budget
