@@ -32,7 +32,7 @@ INSIDE = {
     "methods": {"core", "rules", "methods"},
     "checks": ACT | {"checks"},
     "integrations": ACT | {"checks", "integrations"},
-    "studies": ACT | {"methods", "checks", "studies"},
+    "studies": ACT | {"methods", "checks", "studies", "api"},
     "optim": {"optim"},
     "workbench": {
         *ACT, "theory", "methods", "checks", "integrations", "studies", "optim", "workbench",
@@ -144,6 +144,41 @@ def test_files_import_only_the_libraries_of_their_layer() -> None:
         and (strange := imported_by(path)[1] - OUTSIDE[package_of(path)])
     }
     assert offenders == {}
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    """A circle is found, too, if one of its imports is in a function or under TYPE_CHECKING."""
+    below = {name_of(path): modules_below(path) for path in FILES}
+    circles = {}
+    for name in below:
+        seen: set[str] = set()
+        reach = list(below[name])
+        while reach:
+            other = reach.pop()
+            if other not in seen:
+                seen.add(other)
+                reach.extend(below.get(other, ()))
+        if name in seen:
+            circles[name] = sorted(seen)
+    assert circles == {}
+
+
+def name_of(path: Path) -> str:
+    """Return the full name of a file's module."""
+    parts = ("largebatch", *path.relative_to(SOURCE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules_below(path: Path) -> set[str]:
+    """Return the full names of our modules that a file imports."""
+    known = {name_of(other) for other in FILES} - {"largebatch", name_of(path)}
+    package = ("largebatch", *path.relative_to(SOURCE).parts[:-1])
+    found = set()
+    for name in imports(ast.parse(path.read_text()), package=package):
+        parts = name.split(".")
+        longest = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+        found |= set([module for module in longest if module in known][:1])
+    return found
 
 
 @pytest.mark.parametrize(

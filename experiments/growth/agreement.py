@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from largebatch.analysis.efficiency import Range
-from largebatch.workbench.studies.critical import Critical, Finding, Method
+from largebatch.workbench.studies.critical import Critical, CriticalBatch, Method
 
 ALONG: tuple[Method, ...] = ("noise", "branches")
 """The methods that answer for each piece."""
@@ -22,13 +22,13 @@ FACTORS = (2, 4)
 """Within which two methods are said to agree."""
 
 
-def pieces(found: Critical, method: Method) -> list[Finding]:
+def pieces(found: Critical, method: Method) -> list[CriticalBatch]:
     """Along the run, from its beginning."""
     (answer,) = (a for a in found.answers if a.method == method)
     return [finding for finding in answer.findings if finding.start is not None]
 
 
-def curves(found: Critical) -> list[Finding]:
+def curves(found: Critical) -> list[CriticalBatch]:
     """Of the sweep, or none where it was not measured."""
     return [f for answer in found.answers if answer.method == "sweep" for f in answer.findings]
 
@@ -63,7 +63,7 @@ def overlap(one: Range, other: Range) -> bool:
     return one.low < other.high and other.low < one.high
 
 
-def agreement(pairs: Sequence[tuple[Finding, Finding]]) -> str:
+def agreement(pairs: Sequence[tuple[CriticalBatch, CriticalBatch]]) -> str:
     """Of pairs that two methods give, in words.
 
     Args:

@@ -1,6 +1,6 @@
 """The critical batch along training, by three methods.
 
-What `largebatch probe --by noise,branches,sweep` says of workloads as they are, at their own rate.
+What `largebatch critical` says of workloads as they are, at their own rate.
 The noise scale is that of each piece of one run at the base batch, with the interval over the steps
 of that run. Branches go on from the beginning of each piece with two, four, eight, ... times the
 batch (Merrill et al., 2025, arXiv 2505.23971); several seeds. The sweep trains at each batch to one

@@ -15,8 +15,9 @@ from largebatch.workbench.studies.critical import Critical, Settings, critical
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Critic(Run):
-    """`largebatch probe --by METHOD`, where `method` is the way; the budget, of the base run, is in
-    samples.
+    """`largebatch critical --by METHOD`, where METHOD is the field `method`.
+
+    The budget, of the base run, is in samples.
 
     Args:
         settings: as for `critical`.

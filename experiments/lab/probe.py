@@ -9,7 +9,7 @@ import torch
 from experiments.lab import workloads
 from experiments.lab.run import Result, Run
 
-from largebatch.workbench.studies.probe.probe import probe
+from largebatch.workbench.studies.probe import probe_workload
 from largebatch.workbench.workloads.data import size
 
 
@@ -24,7 +24,7 @@ class Probe(Run):
         workload = workloads.workload(self.workload)
         data, length = workload.data(), self.budget.amount
         assert self.budget.unit == "base_steps"
-        found = probe(
+        found = probe_workload(
             replace(
                 workload,
                 base_lr=workload.base_lr if self.lr is None else self.lr,

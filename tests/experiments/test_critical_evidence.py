@@ -14,7 +14,7 @@ from experiments.lab.ledger import Ledger, NotMeasured
 
 from largebatch.analysis.efficiency import Range
 from largebatch.analysis.noise import NotEnough
-from largebatch.workbench.studies.critical import Finding, Settings
+from largebatch.workbench.studies.critical import CriticalBatch, Settings
 
 SMALL = Cell(
     workload="digits",
@@ -28,9 +28,9 @@ def between(low: float, high: float, value: float = 1.0) -> Range:
     return Range(value=value, low=low, high=high)
 
 
-def at(batch: Range | None) -> Finding:
+def at(batch: Range | None) -> CriticalBatch:
     missing = NotEnough(reason="it scatters", needed="more") if batch is None else None
-    return Finding(where="here", batch=batch, missing=missing)
+    return CriticalBatch(where="here", batch=batch, missing=missing)
 
 
 def test_a_change_is_one_where_the_intervals_lie_apart() -> None:

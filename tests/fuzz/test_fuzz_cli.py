@@ -23,9 +23,9 @@ import largebatch as lb
 from largebatch.workbench.cli.main import cli
 from largebatch.workbench.planner import planned as plan
 from largebatch.workbench.runs import doctor, train
+from largebatch.workbench.studies import probe
 from largebatch.workbench.studies.compare import compare
-from largebatch.workbench.studies.critical import lab, noise
-from largebatch.workbench.studies.probe import probe
+from largebatch.workbench.studies.critical import noise, study
 
 NAMES = sorted(set(cli.commands) - {"demo"})  # demo takes no arguments
 
@@ -117,10 +117,10 @@ def cut_off(*args: Any, **options: Any) -> NoReturn:
 def _untrained(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(train, "run", cut_off)
     monkeypatch.setattr(compare, "run", cut_off)
-    monkeypatch.setattr(probe, "_probe", cut_off)
+    monkeypatch.setattr(probe, "probe_target", cut_off)
     monkeypatch.setattr(doctor, "controller_of", cut_off)
     monkeypatch.setattr(noise, "_measured", cut_off)
-    monkeypatch.setattr(lab.Lab, "run", cut_off)
+    monkeypatch.setattr(study.Study, "run", cut_off)
     monkeypatch.setattr(plan, "plan", cut_off)
     here = os.getcwd()
     yield

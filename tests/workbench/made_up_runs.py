@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from largebatch.core.measurement import Budget
-from largebatch.workbench.runs.results import Point, RunResult, Settings
+from largebatch.workbench.runs.results import Environment, Point, RunResult
 from largebatch.workbench.workloads import Workload, load
 
-SETTINGS = Settings(
+ENVIRONMENT = Environment(
     largebatch="0", torch="0", python="3", threads=1, device="cpu", ranks=1, data={"corpus": "a"}
 )
 
@@ -46,7 +46,7 @@ def made_up(
         test=metrics,
         curve=() if loss is None else (replace(point, validation=metrics),),
         seconds=1.0,
-        settings=SETTINGS,
+        settings=ENVIRONMENT,
     )
 
 

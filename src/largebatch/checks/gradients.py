@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -31,8 +31,17 @@ def check_gradients(subject: Subject, loss: Loss, micro_batch: Any) -> list[Find
         return [wrong]
     if any(node.name() == REENTRANT for node in _nodes(value)):
         return [_reentrant(tied=tied_in(model))]
+    parameters = subject.meter.parameters.tensors
+    return _usage(subject, torch.autograd.grad(value, parameters, allow_unused=True))
+
+
+def check_unused(subject: Subject) -> list[Finding]:
+    """Find the trainable parameters that got no gradient in the step in hand."""
+    return _usage(subject, [tensor.grad for tensor in subject.meter.parameters.tensors])
+
+
+def _usage(subject: Subject, gradients: Sequence[Tensor | None]) -> list[Finding]:
     parameters = subject.meter.parameters
-    gradients = torch.autograd.grad(value, parameters.tensors, allow_unused=True)
     pairs = zip(parameters.names, gradients, strict=True)
     unused = [name for name, gradient in pairs if gradient is None]
     if not unused:

@@ -107,6 +107,17 @@ def check_norms(
     return found
 
 
+def check_dropout(model: nn.Module) -> list[Finding]:
+    """Report the probabilities of dropout layers."""
+    rates = {module.p for module in model.modules() if isinstance(module, DROPOUTS) and module.p}
+    if not rates:
+        return []
+    listed = ", ".join(f"{rate:g}" for rate in sorted(rates))
+    seen = f"The model has dropout with probability {listed}."
+    why = "Its randomness counts as noise of the gradient."
+    return [Finding(name="dropout", level="ok", seen=seen, why=why)]
+
+
 def _foreign(model: nn.Module, optimizer: Optimizer) -> list[Tensor]:
     ours = set(model.parameters())
     held = {p: None for group in optimizer.param_groups for p in group["params"]}

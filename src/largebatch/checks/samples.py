@@ -48,7 +48,7 @@ def samples_in(batch: Any) -> int:
         raise ValueError(
             f"The samples of a batch of type {type(batch).__name__} cannot be counted, so it "
             "cannot be cut: it holds no tensor with a first dimension. Give a data set instead: "
-            "probe_run(model, optimizer, loss, dataset, base_batch_size=64)"
+            "lb.probe(model, optimizer, loss, dataset, base_batch_size=64)"
         )
     return first.shape[0]
 

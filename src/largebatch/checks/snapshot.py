@@ -29,7 +29,7 @@ def copy_run(model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimiz
     except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"The model and its optimizer cannot be copied ({error}). Give freshly built ones that "
-            "can: probe_run(build_model(), ...), or write a Workload and probe that."
+            "can: lb.probe(build_model(), ...), or write a Workload and probe that."
         ) from error
     twin_optimizer.zero_grad()
     if isinstance(model, nn.parallel.DistributedDataParallel):

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import click
@@ -17,7 +17,7 @@ import largebatch.workbench.cli.main as app
 from largebatch import __main__, __version__
 from largebatch.core.codec import decode
 from largebatch.methods import METHODS
-from largebatch.workbench.cli import demo
+from largebatch.workbench.cli import demo, probing
 from largebatch.workbench.cli.faults import told
 from largebatch.workbench.cli.main import cli
 from largebatch.workbench.cli.progress import ProgressLine
@@ -30,6 +30,7 @@ COMMANDS = (
     "train",
     "compare",
     "plan",
+    "critical",
     "probe",
     "doctor",
     "methods",
@@ -288,14 +289,16 @@ def fake_probe(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Puts a probe in the place of the real one, which takes longer; its calls are listed."""
     calls: list[Any] = []
 
-    def probe(workload: str, *, progress: Callable[[int, int], None], **options: int) -> Any:
+    def probe_workload(
+        workload: str, *, progress: Callable[[int, int], None], **options: int
+    ) -> Any:
         calls.append((workload, options))
         progress(1, 2)
-        return SimpleNamespace(render=lambda console: console.print("noise scale 99"))
+        return "noise scale 99"
 
-    module = ModuleType("largebatch.workbench.studies.probe.probe")
-    module.probe = probe  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "largebatch.workbench.studies.probe.probe", module)
+    monkeypatch.setattr("largebatch.workbench.studies.probe.probe_workload", probe_workload)
+    monkeypatch.setattr(probing, "print_probe", lambda found, console: console.print(found))
+    monkeypatch.setattr(app, "print_probe", lambda found, console: console.print(found))
     return calls
 
 
@@ -305,7 +308,10 @@ def test_probe_is_given_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
     assert "noise scale 99" in result.stdout
     assert result.stderr == "probe of digits   50 %  step 1\n"
     call("probe", "digits")
-    assert calls == [("digits", {"steps": 9, "seed": 0, "scale": 8}), ("digits", {"seed": 0})]
+    assert calls == [
+        ("digits", {"steps": 9, "seed": 0, "scale": 8}),
+        ("digits", {"steps": None, "seed": 0, "scale": None}),
+    ]
 
 
 def test_the_demo_probes_compares_draws_and_concludes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +320,7 @@ def test_the_demo_probes_compares_draws_and_concludes(monkeypatch: pytest.Monkey
     monkeypatch.setattr(demo, "SCALES", (1, 2))
     result = call("demo")
     assert result.exit_code == 0, result.output
-    assert calls == [("digits", {})]
+    assert calls == [("digits", {"steps": None, "seed": 0, "scale": None})]
     assert "noise scale 99" in result.stdout
     _, after = result.stdout.split("\n2. ")
     assert "are 10 base steps long" in after
@@ -370,4 +376,11 @@ def test_a_probe_that_shares_no_batch_is_refused_on_several_processes(
     monkeypatch.setenv("WORLD_SIZE", "2")
     ended = call("probe", "digits")
     assert ended.exit_code == 2
-    assert "probe --by" in " ".join(ended.stderr.split())
+    assert "train and critical" in " ".join(ended.stderr.split())
+
+
+@pytest.mark.parametrize("by", ["--by noise", "--by=noise,sweep --budget 5ep --plot 'a b.png'"])
+def test_probe_by_a_method_names_the_command_that_it_became(by: str) -> None:
+    """0.1 had the critical batch under `probe --by`."""
+    line = the_error("probe", "digits", *shlex.split(by), code=2)
+    assert line == f"error: use: largebatch critical digits {by}"

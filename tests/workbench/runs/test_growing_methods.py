@@ -15,7 +15,7 @@ from largebatch.methods import METHODS, full_gradient_growth
 from largebatch.record import read_record
 from largebatch.rules import Cosine, Schedule
 from largebatch.workbench.cli.tables import train_table
-from largebatch.workbench.runs.spec import Plan
+from largebatch.workbench.runs.spec import RunSpec
 from largebatch.workbench.runs.train import train
 from largebatch.workbench.workloads import load
 
@@ -79,7 +79,7 @@ def test_the_method_of_the_command_line_runs() -> None:
 def test_a_schedule_that_a_method_brings_takes_the_place_of_the_workloads() -> None:
     workload = replace(load("digits"), schedule=Cosine())
     for name, count in (("seesaw", 1), ("growth", 1)):
-        plan = Plan(workload=workload, rule=METHODS[name].rule(), method=name, scale=1,
+        plan = RunSpec(workload=workload, rule=METHODS[name].rule(), method=name, scale=1,
                     budget=Budget(samples=1000))  # fmt: skip
         rules = plan.whole_rule.rules  # type: ignore[attr-defined]
         assert sum(isinstance(rule, Schedule) for rule in rules) == count

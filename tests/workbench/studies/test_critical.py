@@ -21,13 +21,21 @@ from largebatch.rules import Cosine
 from largebatch.theory import StepsFit, fit_steps
 from largebatch.workbench.cli.main import cli
 from largebatch.workbench.cli.pictures.critical import draw_critical, draw_on
-from largebatch.workbench.runs.distributed import Place
-from largebatch.workbench.studies.critical import Critical, Finding, Settings, critical
-from largebatch.workbench.studies.critical.branches import rule_of, scaling_of, smoothed, window_of
-from largebatch.workbench.studies.critical.climb import MOST_RATES, climb
+from largebatch.workbench.runs.distributed import Process
+from largebatch.workbench.studies.critical import Critical, CriticalBatch, Settings, critical
+from largebatch.workbench.studies.critical.branches import (
+    branch_rule,
+    scaling_of,
+    smoothed_loss,
+    window_of,
+)
 from largebatch.workbench.studies.critical.grid import critical_on_grid, mean_excess
-from largebatch.workbench.studies.critical.lab import Lab, Run, Spent, part_of
+from largebatch.workbench.studies.critical.learning_rate_search import (
+    MOST_RATES,
+    search_learning_rate,
+)
 from largebatch.workbench.studies.critical.settings import methods_of
+from largebatch.workbench.studies.critical.study import Spent, Study, StudyRun, part_of
 from largebatch.workbench.studies.critical.values import Reached, Trial
 from largebatch.workbench.workloads import Batch, Data, Workload, adamw, sgd
 
@@ -98,22 +106,22 @@ def noisy() -> Workload:
     )
 
 
-def lab_of(workload: Workload, *, budget: int = 1600) -> Lab:
-    return Lab(
+def study_of(workload: Workload, *, budget: int = 1600) -> Study:
+    return Study(
         workload=workload,
         data=workload.data(),
-        place=Place(device=torch.device("cpu")),
+        process=Process(device=torch.device("cpu")),
         budget=budget,
         spent=Spent(),
     )
 
 
-def weights(run: Run) -> Tensor:
+def weights(run: StudyRun) -> Tensor:
     return nn.utils.parameters_to_vector(run.model.parameters()).detach().clone()
 
 
-def begun(lab: Lab) -> Run:
-    return lab.run(rule=rule_of(lab.workload), batch_size=lab.base, seed=3)
+def begun(study: Study) -> StudyRun:
+    return study.run(rule=branch_rule(study.workload), batch_size=study.base, seed=3)
 
 
 # Branches
@@ -123,12 +131,12 @@ def begun(lab: Lab) -> Run:
 def test_a_branch_with_the_base_batch_is_the_uninterrupted_run_bit_for_bit(
     optimizer: object,
 ) -> None:
-    lab = lab_of(replace(noisy(), optimizer=optimizer))  # type: ignore[arg-type]
-    straight, forked = begun(lab), begun(lab)
+    study = study_of(replace(noisy(), optimizer=optimizer))  # type: ignore[arg-type]
+    straight, forked = begun(study), begun(study)
     straight.go(800)
     forked.go(320)
     before = weights(forked)
-    twin = forked.branch(lab.base)
+    twin = forked.branch(study.base)
     twin.go(800)
     assert torch.equal(weights(twin), weights(straight))
     assert torch.equal(weights(forked), before)
@@ -136,8 +144,8 @@ def test_a_branch_with_the_base_batch_is_the_uninterrupted_run_bit_for_bit(
 
 
 def test_a_run_goes_on_as_if_nothing_had_branched_off() -> None:
-    lab = lab_of(noisy())
-    straight, forked = begun(lab), begun(lab)
+    study = study_of(noisy())
+    straight, forked = begun(study), begun(study)
     straight.go(960)
     forked.go(320)
     for batch_size in (16, 32):
@@ -147,8 +155,8 @@ def test_a_run_goes_on_as_if_nothing_had_branched_off() -> None:
 
 
 def test_branches_see_the_samples_of_the_base_branch_and_end_with_it() -> None:
-    lab = lab_of(noisy())
-    run = begun(lab)
+    study = study_of(noisy())
+    run = begun(study)
     run.go(320)
     twin = run.branch(32)
     (x, _), (same, _) = (each.control.batches.coming(64) for each in (run, twin))
@@ -161,12 +169,12 @@ def test_branches_see_the_samples_of_the_base_branch_and_end_with_it() -> None:
 
 @pytest.mark.parametrize(("optimizer", "factor"), [(sgd(momentum=0.9), 4.0), (adamw(), 2.0)])
 def test_the_rate_follows_the_batch_as_the_optimizer_asks(optimizer: object, factor: float) -> None:
-    lab = lab_of(quadratic(optimizer=optimizer))
-    twin = begun(lab).branch(4 * lab.base)
-    twin.go(4 * lab.base)
+    study = study_of(quadratic(optimizer=optimizer))
+    twin = begun(study).branch(4 * study.base)
+    twin.go(4 * study.base)
     assert twin.control.decision is not None
     assert twin.control.decision.lr_multiplier == factor
-    assert ("sqrt" in scaling_of(lab.workload)[1]) == (factor == 2.0)
+    assert ("sqrt" in scaling_of(study.workload)[1]) == (factor == 2.0)
 
 
 def test_a_window_is_whole_steps_of_the_largest_batch_within_a_part_of_the_run() -> None:
@@ -212,8 +220,8 @@ def test_one_seed_that_diverges_makes_a_batch_worse() -> None:
 
 
 def test_a_branch_that_diverges_has_no_finite_loss() -> None:
-    lab = lab_of(quadratic(base_lr=50.0))
-    assert math.isinf(smoothed(begun(lab).branch(16 * lab.base), 0, 1280))
+    study = study_of(quadratic(base_lr=50.0))
+    assert math.isinf(smoothed_loss(begun(study).branch(16 * study.base), 0, 1280))
 
 
 # The sweep
@@ -263,11 +271,13 @@ def _at_the_mean(x: Tensor) -> nn.Module:
 
 def test_a_climb_ends_between_two_worse_rates_wherever_it_begins() -> None:
     for start in (0.25, 1.0, 2.0, 4.0):
-        found = climb(lambda lr: reached(lr, 10 + 5 * abs(math.log2(lr / 2.0))), start)
+        found = search_learning_rate(
+            lambda lr: reached(lr, 10 + 5 * abs(math.log2(lr / 2.0))), start
+        )
         (best,) = [run for run in found if run.best]
         assert best.lr == 2.0
         assert len(found) <= MOST_RATES
-    assert not any(run.best for run in climb(lambda lr: reached(lr, None), 1.0))
+    assert not any(run.best for run in search_learning_rate(lambda lr: reached(lr, None), 1.0))
 
 
 def reached(lr: float, steps: float | None) -> Reached:
@@ -338,7 +348,7 @@ def test_a_bound_is_drawn_as_an_arrow_and_not_as_a_point(small: Critical) -> Non
     figures = pytest.importorskip("matplotlib.figure")
     bounds = [Range(value=64.0, low=32.0, high=128.0), Range(value=9e5, low=48.0, high=math.inf)]
     findings = tuple(
-        Finding(where="here", start=at / 2, stop=(at + 1) / 2, batch=batch)
+        CriticalBatch(where="here", start=at / 2, stop=(at + 1) / 2, batch=batch)
         for at, batch in enumerate(bounds)
     )
     panel = figures.Figure().subplots()
@@ -366,8 +376,7 @@ def test_a_bound_is_drawn_as_an_arrow_and_not_as_a_point(small: Critical) -> Non
         ("--by noise --points 0", "1 to 100"),
         ("--by sweep --target 99", "before the first step"),
         ("--by sweep --tolerance 0.1", "--tolerance is for branches"),
-        ("--by noise --steps 5", "without --by"),
-        ("--tolerance 0.1", "Say which: --by"),
+        ("--by noise --steps 5", "No such option '--steps'"),
         ("--by noise --plot picture.txt", "A picture is one of"),
         ("--by noise --budget 5parsecs", "There is no budget"),
     ],
@@ -378,9 +387,9 @@ def test_what_means_nothing_is_refused_in_a_line(
     def trained(*args: object, **options: object) -> None:
         raise AssertionError("nothing is trained")
 
-    monkeypatch.setattr(Run, "go", trained)
-    monkeypatch.setattr("largebatch.workbench.studies.critical.noise.train", trained)
-    ended = CliRunner().invoke(cli, ["probe", "digits", *words.split()])
+    monkeypatch.setattr(StudyRun, "go", trained)
+    monkeypatch.setattr("largebatch.workbench.studies.critical.noise.measure_steps", trained)
+    ended = CliRunner().invoke(cli, ["critical", "digits", *words.split()])
     assert ended.exit_code == 2, ended.output
     assert told in " ".join(ended.stderr.split())
 
@@ -391,7 +400,7 @@ def test_methods_come_in_any_form_and_once() -> None:
 
 
 def test_the_command_prints_the_answers_side_by_side(tmp_path: Path) -> None:
-    words = "probe digits --by noise,branches --budget 2ep --seeds 2 --points 1 --doublings 1"
+    words = "critical digits --by noise,branches --budget 2ep --seeds 2 --points 1 --doublings 1"
     ended = CliRunner().invoke(cli, [*words.split(), "--plot", str(tmp_path / "c.png")])
     assert ended.exit_code == 0, ended.output
     assert "noise: the batch at which the bare gradient" in ended.stdout

@@ -12,7 +12,7 @@ from largebatch.workbench.cli.pictures.comparison import draw_comparison, requir
 from largebatch.workbench.runs.results import Report
 from largebatch.workbench.studies.compare.compare import Comparison, compare
 from largebatch.workbench.studies.compare.contenders import ANY
-from largebatch.workbench.studies.compare.summary import LOSS, Row, differences
+from largebatch.workbench.studies.compare.summary import LOSS, ComparisonRow, differences
 from largebatch.workbench.workloads import load
 
 METHODS = ("adascale", "linear", "none", "linear+", "none+")
@@ -87,7 +87,7 @@ def sentences_about(comparison: Comparison) -> tuple[str, ...]:
     )
 
 
-def _beside_base(row: Row, base: Row) -> str:
+def _beside_base(row: ComparisonRow, base: ComparisonRow) -> str:
     if row.steps is None or row.samples is None or base.steps is None or base.samples is None:
         return f"at scale {row.scale} gave nothing to compare, since runs diverged"
     return (
@@ -111,14 +111,14 @@ def _beside_linear(comparison: Comparison, scale: int) -> str:
     return f"at scale {scale} is {_difference(found[LOSS])}: {verdict}"
 
 
-def _loss(row: Row) -> str:
+def _loss(row: ComparisonRow) -> str:
     if not row.validation:
         return "not finite"
     lost = f" ({row.diverged} of {row.runs} runs diverged)" if row.diverged else ""
     return f"{row.validation[LOSS].value:.3f}{lost}"
 
 
-def _judged(row: Row) -> str:
+def _judged(row: ComparisonRow) -> str:
     return f"{_loss(row)} ({row.quality})"
 
 

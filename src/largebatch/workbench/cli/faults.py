@@ -10,7 +10,8 @@ from __future__ import annotations
 import difflib
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,15 @@ class Interrupted(click.ClickException):
     """Ctrl-C, with what to do about it."""
 
     exit_code = 130
+
+
+@contextmanager
+def interruptible(remedy: str) -> Iterator[None]:
+    """Turn Ctrl-C into one line that names the remedy."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted. {remedy}") from None
 
 
 class Cli(click.Group):

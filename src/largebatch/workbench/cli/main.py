@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import click
-from rich.console import Console
 
 from largebatch.core.version import __version__
 from largebatch.workbench.amounts import FORMS
 from largebatch.workbench.cli import tables
+from largebatch.workbench.cli.critical import critical_command
 from largebatch.workbench.cli.demo import announcement, demo
-from largebatch.workbench.cli.faults import Cli, Interrupted
+from largebatch.workbench.cli.faults import Cli, interruptible
 from largebatch.workbench.cli.list_methods import list_methods, list_workloads
-from largebatch.workbench.cli.output import as_json, console_of_results, print_json, say
+from largebatch.workbench.cli.output import (
+    as_json,
+    console_of_results,
+    print_json,
+    say,
+    seed_option,
+)
 from largebatch.workbench.cli.pictures.comparison import check_picture, draw_comparison
 from largebatch.workbench.cli.planning import plan_command
-from largebatch.workbench.cli.probing import LOST, asked_of, critical_options
-from largebatch.workbench.cli.progress import ProgressLine
+from largebatch.workbench.cli.probing import probe_command, run_probe
+from largebatch.workbench.cli.progress import progress_on_stderr
 from largebatch.workbench.cli.records import replay_command, report_command
 from largebatch.workbench.cli.stop import announce_stop
-from largebatch.workbench.runs.distributed import alone, launched_rank
+from largebatch.workbench.cli.study_tables import print_probe
+from largebatch.workbench.runs.distributed import launched_rank
 from largebatch.workbench.runs.doctor import doctor
-from largebatch.workbench.runs.loggers import FORMS as FORMS_OF_LOGGERS
+from largebatch.workbench.runs.logger_options import FORMS as FORMS_OF_LOGGERS
 from largebatch.workbench.runs.train import train
 from largebatch.workbench.studies.compare.compare import compare
 from largebatch.workbench.studies.compare.contenders import At
@@ -34,8 +39,6 @@ BUDGET = (
     "uses N samples in it, as at scale 1, while adascale, whose clock counts its gain, uses more. "
     "By default the workload's epochs."
 )
-
-seed_option = click.option("--seed", default=0, show_default=True, help="Of model and samples.")
 
 
 @click.group(
@@ -99,7 +102,7 @@ def train_command(as_json: bool, **options: Any) -> None:
     remedy = "Not saved: start it again with --checkpoint DIR and Ctrl-C saves first."
     if options["checkpoint"] is not None:
         remedy = "Go on from the last checkpoint: repeat the command with --resume"
-    with _interruptible(remedy), _progress() as progress:
+    with interruptible(remedy), progress_on_stderr() as progress:
         result = train(**options, progress=progress, on_stop=announce_stop)
     if launched_rank() == 0:
         print_json(result) if as_json else console_of_results().print(tables.train_table(result))
@@ -148,7 +151,7 @@ def compare_command(
     if plot is not None:
         check_picture(plot)
     resume = "Finished runs are kept: the same command goes on with them."
-    with _interruptible(resume), _progress(parts=1) as progress:
+    with interruptible(resume), progress_on_stderr(parts=1) as progress:
         result = compare(
             workload,
             methods=_names(methods),
@@ -170,36 +173,6 @@ def compare_command(
         say(console, f"The picture is in {plot}.")
 
 
-@cli.command("probe")
-@click.argument("workload")
-@click.option("--steps", type=int, help="Optimizer steps to measure over.")
-@seed_option
-@click.option("--scale", type=int, help="S: the batch is S base batches.")
-@critical_options
-@as_json
-def probe_command(workload: str, *, as_json: bool, **options: Any) -> None:
-    """Measure the noise scale of WORKLOAD: how large a batch pays.
-
-    With --by the critical batch, by three methods side by side, each with its interval, its cost
-    and what it assumes: largebatch probe digits --by noise,branches,sweep. Several processes share
-    the batch: torchrun --nproc-per-node 2 -m largebatch probe digits --by all
-    """
-    asked = asked_of(options)
-    if not asked.by:
-        alone("probe")
-        result = _probe(workload, **asked.short)
-        print_json(result) if as_json else result.render(console_of_results())
-        return
-    with _interruptible(LOST), _progress() as progress:
-        found = asked.answer(workload, progress)
-    if launched_rank() > 0:
-        return
-    asked.draw(found)
-    print_json(found) if as_json else found.render(console_of_results())
-    if asked.plot is not None and not as_json:
-        say(console_of_results(), f"The picture is in {asked.plot}.")
-
-
 @cli.command("doctor")
 @click.argument("workload")
 @click.option("--method", default="adascale", show_default=True, help="See: largebatch methods.")
@@ -211,7 +184,7 @@ def doctor_command(workload: str, *, method: str, scale: int, as_json: bool) -> 
     Loss, model, optimizer, data and the cost of measuring, in a few seconds; under torchrun over
     all processes. The exit code is 0, or 1 where a finding is an error.
     """
-    with _interruptible("Start it again."):
+    with interruptible("Start it again."):
         result = doctor(workload, method=method, scale=scale)
     if launched_rank() == 0:
         print_json(result) if as_json else console_of_results().print(tables.doctor_table(result))
@@ -235,36 +208,17 @@ def demo_command() -> None:
     """AdaScale against plain scaling on small images of digits, in a minute."""
     console = console_of_results()
     resume = "Finished runs are kept: the same command goes on with them."
-    with _interruptible(resume):
+    with interruptible(resume):
         say(console, "1. How noisy is the gradient? largebatch probe digits")
-        _probe("digits").render(console)
+        print_probe(run_probe("digits"), console)
         say(console, "\n2. What do methods make of it? largebatch compare digits ...")
         say(console, announcement())
-        with _progress(parts=1) as progress:
+        with progress_on_stderr(parts=1) as progress:
             result = demo(progress=progress)
     console.print(tables.comparison_table(result.comparison, console))
     for sentence in result.sentences:
         say(console, f"- {sentence}")
     say(console, f"The picture is in {result.picture}.")
-
-
-def _probe(workload: str, **options: int) -> Any:
-    from largebatch.workbench.studies.probe.probe import probe
-
-    with _interruptible("Start it again."), _progress() as progress:
-        return probe(workload, progress=progress.counting(f"probe of {workload}"), **options)
-
-
-@contextmanager
-def _interruptible(remedy: str) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted. {remedy}") from None
-
-
-def _progress(*, parts: int = 10) -> ProgressLine:
-    return ProgressLine(Console(stderr=True), parts=parts, silent=launched_rank() > 0)
 
 
 def _names(text: str) -> list[str]:
@@ -283,3 +237,5 @@ def _numbers(text: str) -> list[int]:
 cli.add_command(report_command)
 cli.add_command(replay_command)
 cli.add_command(plan_command)
+cli.add_command(probe_command)
+cli.add_command(critical_command)

@@ -14,20 +14,22 @@ from largebatch.core.codec import encode
 UNWATCHED_WIDTH = 200
 """Columns where stdout is a file or a pipe: nothing is wrapped."""
 
+seed_option = click.option("--seed", default=0, show_default=True, help="Of model and samples.")
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
 def console_of_results() -> Console:
-    """Stdout, for tables."""
+    """Return stdout, for tables."""
     console = Console()
     return console if console.is_terminal else Console(width=UNWATCHED_WIDTH)
 
 
 def say(console: Console, text: str) -> None:
-    """Prints a sentence as it is."""
+    """Print a sentence as it is."""
     console.print(Text(text))
 
 
 def print_json(result: Any) -> None:
-    """Prints a result as JSON."""
+    """Print a result as JSON."""
     click.echo(json.dumps(encode(result), indent=1, allow_nan=False))

@@ -14,7 +14,7 @@ from largebatch.workbench.planner.amounts import noise_scales_of, samples_of
 from largebatch.workbench.planner.dry_run import DryRun, dry_run
 from largebatch.workbench.planner.plan import Plan
 from largebatch.workbench.planner.planned import planned
-from largebatch.workbench.runs.train import LARGEST_SCALE
+from largebatch.workbench.runs.options import LARGEST_SCALE
 
 
 @click.command("plan")

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from largebatch.workbench.cli.pace import Pace
+from largebatch.workbench.runs.distributed import launched_rank
 from largebatch.workbench.runs.results import Progress
 
 WIDTH = 120
@@ -86,6 +87,11 @@ class ProgressLine:
 
     def _shown(self) -> Text:
         return Text(self._line, no_wrap=True, overflow="ellipsis")
+
+
+def progress_on_stderr(*, parts: int = 10) -> ProgressLine:
+    """Return the line that follows a run on the terminal, which only the first rank shows."""
+    return ProgressLine(Console(stderr=True), parts=parts, silent=launched_rank() > 0)
 
 
 def line_of(progress: Progress, *, pace: Pace | None = None, width: int = WIDTH) -> str:

@@ -19,9 +19,9 @@ from largebatch.workbench.runs.doctor import Diagnosis
 from largebatch.workbench.runs.results import Metrics, RunResult
 from largebatch.workbench.studies.compare.compare import Comparison
 from largebatch.workbench.studies.compare.contenders import ANY
-from largebatch.workbench.studies.compare.summary import LOSS, Row
+from largebatch.workbench.studies.compare.summary import LOSS, ComparisonRow
 
-Column = tuple[str, Callable[[Row], str]]
+Column = tuple[str, Callable[[ComparisonRow], str]]
 
 
 def methods_table(entries: Iterable[MethodEntry]) -> RenderableType:
@@ -186,14 +186,14 @@ def _notes(comparison: Comparison) -> list[str]:
     ]
 
 
-def _metric(split: Literal["validation", "test"], name: str) -> Callable[[Row], str]:
-    def cell(row: Row) -> str:
+def _metric(split: Literal["validation", "test"], name: str) -> Callable[[ComparisonRow], str]:
+    def cell(row: ComparisonRow) -> str:
         return _spread((row.validation if split == "validation" else row.test).get(name))
 
     return cell
 
 
-def _name(row: Row) -> str:
+def _name(row: ComparisonRow) -> str:
     return "(any)" if row.method == ANY else row.method
 
 
@@ -222,7 +222,7 @@ def _metrics(metrics: Metrics) -> str:
 
 
 def _fitting(
-    rows: Sequence[Row], left: Sequence[Column], right: Sequence[Column], console: Console
+    rows: Sequence[ComparisonRow], left: Sequence[Column], right: Sequence[Column], console: Console
 ) -> list[Table]:
     """Tables that hold the columns of `right` in turn, each no wider than the console."""
     unbounded = console.options.update(max_width=1000)
@@ -235,7 +235,7 @@ def _fitting(
     return [_columns(rows, [*left, *group]) for group in groups]
 
 
-def _columns(rows: Sequence[Row], columns: Sequence[Column]) -> Table:
+def _columns(rows: Sequence[ComparisonRow], columns: Sequence[Column]) -> Table:
     table = plain_table(*[name for name, _ in columns])
     before = None
     for row in rows:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from largebatch.core.rule import Rule
 from largebatch.record import read_record
 from largebatch.record.replay import replay as decisions_of
-from largebatch.workbench.runs.train import rule_of
+from largebatch.workbench.runs.method_names import rule_of
 
 WOULD = (
     "What {method} WOULD HAVE SAID about the recorded gradients, not what it would have done: had "

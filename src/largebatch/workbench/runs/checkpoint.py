@@ -20,9 +20,9 @@ from largebatch.core.errors import CheckpointError
 from largebatch.core.measurement import Budget
 from largebatch.core.version import __version__
 from largebatch.record import Checkpoint, Checkpoints
-from largebatch.workbench.runs.distributed import Place
-from largebatch.workbench.runs.log import Log
-from largebatch.workbench.runs.spec import Plan
+from largebatch.workbench.runs.distributed import Process
+from largebatch.workbench.runs.run_log import RunLog
+from largebatch.workbench.runs.spec import RunSpec
 
 VERSION = 3
 """Of what a checkpoint of `largebatch train` holds."""
@@ -55,9 +55,9 @@ class Saver:
 
     Args:
         saving: where and how often.
-        plan: what runs; another plan's checkpoint is refused.
+        spec: what runs; a checkpoint of another run is refused.
         facts: of the data; other data's checkpoint is refused.
-        place: device and ranks.
+        process: device and ranks.
         model: bare.
         optimizer: of the model.
         control: of the run.
@@ -68,22 +68,22 @@ class Saver:
         self,
         saving: Saving,
         *,
-        plan: Plan,
+        spec: RunSpec,
         facts: Mapping[str, Any],
-        place: Place,
+        process: Process,
         model: nn.Module,
         optimizer: Optimizer,
         control: Controller,
-        log: Log,
+        log: RunLog,
     ) -> None:
-        self.saving, self.place, self.seed = saving, place, plan.seed
+        self.saving, self.process, self.seed = saving, process, spec.seed
         self.model, self.optimizer, self.control, self.log = model, optimizer, control, log
         run = {
-            **plan.facts,
-            "rule": plan.whole_rule,
-            "budget": plan.budget,
-            "evaluations": plan.evaluations,
-            "max_micro_batch_size": plan.max_micro_batch_size,
+            **spec.facts,
+            "rule": spec.whole_rule,
+            "budget": spec.budget,
+            "evaluations": spec.evaluations,
+            "max_micro_batch_size": spec.max_micro_batch_size,
             "data": {name: str(fact) for name, fact in facts.items()},
         }
         self.run = {
@@ -100,7 +100,7 @@ class Saver:
     def save(self) -> Path | None:
         """Saves the run between two steps; the file on the first rank. Every rank calls it."""
         random = self._random()
-        if not self.place.leader:
+        if not self.process.leader:
             return None
         state = {
             "version": VERSION,
@@ -144,8 +144,8 @@ class Saver:
     def _anything(self) -> bool:
         """Whether there is a checkpoint, as the first rank sees it."""
         there = [bool(self.saving.checkpoints.paths)]
-        if self.place.ranks > 1:
-            dist.broadcast_object_list(there, src=0, device=self.place.device)
+        if self.process.ranks > 1:
+            dist.broadcast_object_list(there, src=0, device=self.process.device)
         return there[0]
 
     def _check(self, state: Mapping[str, Any], path: Path) -> None:
@@ -167,23 +167,23 @@ class Saver:
                 )
 
     def _random(self) -> list[dict[str, Any]]:
-        device = self.place.device
+        device = self.process.device
         mine = {
             "cpu": torch.random.get_rng_state(),
             "device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
-        if self.place.ranks == 1:
+        if self.process.ranks == 1:
             return [mine]
-        everyone: list[Any] | None = [None] * self.place.ranks if self.place.leader else None
+        everyone: list[Any] | None = [None] * self.process.ranks if self.process.leader else None
         dist.gather_object(mine, everyone, dst=0)
         return everyone or []
 
     def _restore_random(self, states: list[dict[str, Any]]) -> None:
-        if len(states) != self.place.ranks:
-            drawn = seed_of("training", self.seed, self.place.rank)
+        if len(states) != self.process.ranks:
+            drawn = seed_of("training", self.seed, self.process.rank)
             torch.manual_seed(seed_of("resumed", drawn, self.control.samples))
             return
-        mine = states[self.place.rank]
+        mine = states[self.process.rank]
         torch.random.set_rng_state(mine["cpu"])
-        if self.place.device.type == "cuda" and mine["device"] is not None:
-            torch.cuda.set_rng_state(mine["device"], self.place.device)
+        if self.process.device.type == "cuda" and mine["device"] is not None:
+            torch.cuda.set_rng_state(mine["device"], self.process.device)

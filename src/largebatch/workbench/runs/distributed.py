@@ -1,4 +1,4 @@
-"""Where a run takes place: this process alone, or among those that torchrun started."""
+"""The device and the processes of a run: this one alone, or those that torchrun started."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from torch import nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from largebatch.workbench.workloads import Batch
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """A device, and this process among those that share each batch.
+class Process:
+    """This process: its device, and its rank among the processes that share each batch.
 
     Args:
         device: of model and micro-batches.
@@ -33,8 +35,12 @@ class Place:
         """Whether this process evaluates, prints and writes."""
         return self.rank == 0
 
+    def moved(self, micro_batch: Batch) -> Batch:
+        """Return a micro-batch on this process's device."""
+        return tuple(tensor.to(self.device) for tensor in micro_batch)
+
     def replicate(self, model: nn.Module) -> nn.Module:
-        """The model as it is trained: in DistributedDataParallel among several processes."""
+        """Return the model as it is trained, in DistributedDataParallel among several processes."""
         if self.ranks == 1:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
@@ -42,17 +48,17 @@ class Place:
 
 
 def launched() -> bool:
-    """Whether torchrun started this process."""
+    """Return whether torchrun started this process."""
     return "RANK" in os.environ
 
 
 def launched_rank() -> int:
-    """This process's rank as torchrun tells it; 0 outside of torchrun."""
+    """Return this process's rank from torchrun; 0 without torchrun."""
     return int(os.environ.get("RANK", "0"))
 
 
-def alone(command: str) -> Place:
-    """This process alone, with the first GPU if there is one.
+def alone(command: str) -> Process:
+    """Return this process alone, with the first GPU if there is one.
 
     Raises:
         ValueError: torchrun started several processes.
@@ -61,14 +67,15 @@ def alone(command: str) -> Place:
     if ranks > 1:
         raise ValueError(
             f"largebatch {command} runs on one process, and torchrun started {ranks}. Start it "
-            f"without: python -m largebatch {command}. Batches are shared by train and probe --by."
+            f"without: python -m largebatch {command}. Processes share the batches of train and "
+            "critical."
         )
-    return Place(device=_device(0))
+    return Process(device=_device(0))
 
 
 @contextmanager
-def joined() -> Iterator[Place]:
-    """This process among those of torchrun, if it started any; their group ends with the block.
+def process_group() -> Iterator[Process]:
+    """Join the processes of torchrun, if it started any; their group ends with the block.
 
     NCCL where there are GPUs, else gloo. A group that exists already is used and left alone.
     """
@@ -78,7 +85,7 @@ def joined() -> Iterator[Place]:
         _join("nccl" if device.type == "cuda" else "gloo")
     try:
         together = dist.is_initialized()
-        yield Place(
+        yield Process(
             device=device,
             rank=dist.get_rank() if together else 0,
             ranks=dist.get_world_size() if together else 1,

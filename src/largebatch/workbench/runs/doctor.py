@@ -12,11 +12,12 @@ from largebatch.checks.finding import CheckUp, Finding
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import Budget
 from largebatch.core.rule import Rule
-from largebatch.workbench.runs.distributed import joined
-from largebatch.workbench.runs.optimizers import suited
+from largebatch.workbench.runs.distributed import process_group
+from largebatch.workbench.runs.method_names import optimizer_of, rule_of
+from largebatch.workbench.runs.method_optimizers import with_method_optimizer
+from largebatch.workbench.runs.options import check_amounts
 from largebatch.workbench.runs.run import controller_of
-from largebatch.workbench.runs.spec import Plan
-from largebatch.workbench.runs.train import check_amounts, optimizer_of, rule_of
+from largebatch.workbench.runs.spec import RunSpec
 from largebatch.workbench.workloads import Batch, Workload, load
 
 
@@ -62,21 +63,21 @@ def doctor(
     """
     workload = load(workload) if isinstance(workload, str) else workload
     rule, name = rule_of(method)
-    workload, _ = suited(workload, optimizer_of(method))
+    workload, _ = with_method_optimizer(workload, optimizer_of(method))
     check_amounts(scale=scale)
-    plan = Plan(
+    spec = RunSpec(
         workload=workload, rule=rule, method=name, scale=scale, budget=Budget(steps=1), seed=0
     )
-    with joined() as place:
+    with process_group() as process:
         data = workload.data()
 
         def loss(model: nn.Module, batch: Batch) -> Tensor:
-            return workload.loss(model, tuple(tensor.to(place.device) for tensor in batch))
+            return workload.loss(model, process.moved(batch))
 
-        devices = [place.device] if place.device.type == "cuda" else []
+        devices = [process.device] if process.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             try:
-                control = controller_of(plan, place, data, record=None)
+                control = controller_of(spec, process, data, record=None)
             except (ValueError, LargeBatchError) as error:
                 refused = Finding(name="set-up", level="error", seen=str(error))
                 check_up = CheckUp(findings=(refused,))
@@ -86,8 +87,8 @@ def doctor(
         workload=workload.name,
         method=name,
         scale=scale,
-        batch_size=plan.batch_size,
-        ranks=place.ranks,
+        batch_size=spec.batch_size,
+        ranks=process.ranks,
         sound=check_up.sound,
         check_up=check_up,
     )

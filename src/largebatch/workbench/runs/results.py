@@ -62,8 +62,8 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What else a result may depend on."""
+class Environment:
+    """The versions and the machine of a run, which its result may depend on."""
 
     largebatch: str
     torch: str
@@ -116,5 +116,5 @@ class RunResult:
     test: Metrics
     curve: tuple[Point, ...]
     seconds: float
-    settings: Settings
+    settings: Environment
     extra_samples: int = field(default=0, metadata=LATER)

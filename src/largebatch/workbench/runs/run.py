@@ -2,7 +2,7 @@
 
 The micro-batch is one base batch, or less where the memory holds less. A step of scale S is then S
 gradients of base batches, the parts from which the AdaScale paper takes its variance, and batch
-normalization sees the same number of samples at every scale. A plan may say otherwise.
+normalization sees the same number of samples at every scale. A run may say otherwise.
 Where the method sets the batch, the parts are 2, 4 or a multiple of 8, so that as many processes
 decide alike.
 """
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -24,19 +24,20 @@ from largebatch.act.loader import BatchLoader
 from largebatch.act.micro_batches import MicroBatches
 from largebatch.act.stream import seed_of
 from largebatch.checks.fit import fit_micro_batch
-from largebatch.core.errors import LargeBatchError, NotFinite, Stopped
+from largebatch.core.errors import LargeBatchError, Stopped
 from largebatch.core.protocols import Sink
 from largebatch.core.version import __version__
 from largebatch.measure.full_gradient import FullGradient
 from largebatch.measure.meter import Meter
 from largebatch.measure.parameters import bare
+from largebatch.studies.training_loop import train_until
 from largebatch.workbench.runs.checkpoint import Saver, Saving
-from largebatch.workbench.runs.distributed import Place
-from largebatch.workbench.runs.log import Log
-from largebatch.workbench.runs.loggers import Runs
-from largebatch.workbench.runs.results import Report, RunResult, Settings
+from largebatch.workbench.runs.distributed import Process
+from largebatch.workbench.runs.logger_options import ResumableLoggers
+from largebatch.workbench.runs.results import Environment, Report, RunResult
+from largebatch.workbench.runs.run_log import RunLog
 from largebatch.workbench.runs.signals import stopping
-from largebatch.workbench.runs.spec import Plan
+from largebatch.workbench.runs.spec import RunSpec
 from largebatch.workbench.workloads import Batch, Data, evaluate
 
 
@@ -44,32 +45,29 @@ from largebatch.workbench.workloads import Batch, Data, evaluate
 class _Training:
     """The parts of a run while it lasts."""
 
-    plan: Plan
-    place: Place
+    spec: RunSpec
+    process: Process
     data: Data
     bare: nn.Module
     model: nn.Module
     control: Controller
-    log: Log
+    log: RunLog
     saver: Saver | None
     diverged: bool = False
 
     def go(self) -> None:
-        """Trains until the budget is used up or the run is given up."""
-        plan, control = self.plan, self.control
-        budget = plan.budget
-        amounts = {budget.unit: getattr(budget, budget.unit)}
-        every = {budget.unit: budget.amount / max(plan.evaluations, 1)}
-        try:
-            for batch in control.steps(**amounts):
-                self._backward(batch)
-                control.step(clip_norm=plan.clip_norm)
-                if plan.evaluations and not control.finished and control.every(**every):
-                    self.evaluate()
-                if self.saver is not None and not control.finished and self.saver.due:
-                    self.saver.save()
-        except NotFinite:
-            self.diverged = True
+        """Train until the budget is used up or the run diverges."""
+        control = self.control
+        diverged = train_until(
+            control,
+            self._loss,
+            self.spec.budget,
+            clip_norm=self.spec.clip_norm,
+            during_backward=_out_of_memory_named,
+            after_step=self._after_step,
+        )
+        self.diverged = diverged is not None
+        if self.diverged:
             return
         if not control.finished:
             self._stopped()
@@ -79,25 +77,23 @@ class _Training:
                 self.saver.save()
 
     def fit(self, report: Report | None) -> None:
-        """Finds the largest micro-batch that fits, where the plan asks for it."""
+        """Find the largest micro-batch that fits, if the run asks for it."""
         if self.control.batches.wants_fit:
             found = fit_micro_batch(self.control, self._loss)
-            if report is not None and self.place.leader:
+            if report is not None and self.process.leader:
                 report(str(found))
 
     def _loss(self, model: nn.Module, micro_batch: Batch) -> Tensor:
-        return loss_on(self.place, self.plan)(model, micro_batch)
+        return loss_on(self.process, self.spec)(model, micro_batch)
 
-    def _backward(self, batch: MicroBatches) -> None:
-        for micro_batch in batch:
-            try:
-                self.control.backward(self._loss(self.model, micro_batch))
-            except torch.OutOfMemoryError as error:
-                raise LargeBatchError(
-                    f"A micro-batch of {batch.size} samples was too large for the memory. Cut the "
-                    "batch into smaller ones, which are accumulated: --max-micro-batch-size "
-                    f"{max(batch.size // 2, 1)}; auto finds the largest that fits."
-                ) from error
+    def _after_step(self) -> None:
+        """Evaluate and save the run, each in its own interval."""
+        spec, control = self.spec, self.control
+        every = {spec.budget.unit: spec.budget.amount / max(spec.evaluations, 1)}
+        if spec.evaluations and not control.finished and control.every(**every):
+            self.evaluate()
+        if self.saver is not None and not control.finished and self.saver.due:
+            self.saver.save()
 
     def _stopped(self) -> None:
         assert self.saver is not None, "only a run that is saved is stopped"
@@ -109,44 +105,57 @@ class _Training:
         )
 
     def evaluate(self) -> None:
-        """Adds a point to the curve, on the first rank alone."""
-        if self.place.leader:
-            metrics = evaluate(self.bare, self.plan.workload, self.data.validation)
+        """Add a point to the curve, on the first rank alone."""
+        if self.process.leader:
+            metrics = evaluate(self.bare, self.spec.workload, self.data.validation)
             self.log.add_point(self.control, metrics)
 
 
+@contextmanager
+def _out_of_memory_named(batch: MicroBatches) -> Iterator[None]:
+    """Name the remedy if a micro-batch does not fit into memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise LargeBatchError(
+            f"A micro-batch of {batch.size} samples was too large for the memory. Cut the "
+            "batch into smaller ones, which are accumulated: --max-micro-batch-size "
+            f"{max(batch.size // 2, 1)}; auto finds the largest that fits."
+        ) from error
+
+
 def run(
-    plan: Plan,
+    spec: RunSpec,
     *,
-    place: Place,
+    process: Process,
     record: Sink | None = None,
     report: Report | None = None,
     label: str = "",
     saving: Saving | None = None,
-    runs: Runs | None = None,
+    loggers: ResumableLoggers | None = None,
 ) -> RunResult:
-    """Trains as planned; the same result on every rank.
+    """Train a run and return its result, the same on every rank.
 
     torch's own generators are seeded for the run (dropout) and left as they were.
 
     Args:
-        plan: what to run.
-        place: the device, and the ranks among which this process is one.
+        spec: what to run.
+        process: the device, and the ranks among which this process is one.
         record: where each step is written, by the first rank.
         report: called after each step, on the first rank.
         label: which run, for `report`.
         saving: where the run is saved; SIGTERM and Ctrl-C then finish the step and save.
-        runs: what a resumed run needs of the record's loggers.
+        loggers: the part of the record's loggers that a checkpoint holds.
 
     Raises:
         Stopped: by a signal, with everything saved.
         ValueError: parts that do not fit together, before any training step.
         LargeBatchError: missing data or a broken contract; but a run that diverges is a result.
     """
-    training = _prepare(plan, place, Log(plan, record, report, label, runs=runs), saving)
-    devices = [place.device] if place.device.type == "cuda" else []
+    training = _prepare(spec, process, RunLog(spec, record, report, label, loggers=loggers), saving)
+    devices = [process.device] if process.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), closing(training.log):
-        torch.manual_seed(seed_of("training", plan.seed, place.rank))
+        torch.manual_seed(seed_of("training", spec.seed, process.rank))
         if training.saver is None:
             training.fit(report)
             training.go()
@@ -156,10 +165,10 @@ def run(
                 _resume(training, saver, report)
                 training.fit(report)
                 training.go()
-    result = _result(training) if place.leader else None
-    if place.ranks > 1:
+    result = _result(training) if process.leader else None
+    if process.ranks > 1:
         everyone = [result]
-        dist.broadcast_object_list(everyone, src=0, device=place.device)
+        dist.broadcast_object_list(everyone, src=0, device=process.device)
         (result,) = everyone
     assert result is not None
     return result
@@ -167,33 +176,34 @@ def run(
 
 def _resume(training: _Training, saver: Saver, report: Report | None) -> None:
     checkpoint = saver.resume()
-    if checkpoint is not None and report is not None and training.place.leader:
+    if checkpoint is not None and report is not None and training.process.leader:
         for damaged in checkpoint.passed_over:
             report(damaged)
         report(f"Going on from {checkpoint.path}.")
 
 
-def controller_of(plan: Plan, place: Place, data: Data, *, record: Sink | None) -> Controller:
-    """A fresh model of the workload, replicated where several processes share the batch, and the
-    run that would train it."""
-    workload = plan.workload
+def controller_of(
+    spec: RunSpec, process: Process, data: Data, *, record: Sink | None
+) -> Controller:
+    """Return a run of a fresh model, replicated if several processes share the batch."""
+    workload = spec.workload
     usual = min(workload.micro_batch_size, workload.base_batch_size)
-    bare, optimizer = workload.fresh(seed=plan.seed, lr=plan.lr, device=place.device)
+    bare, optimizer = workload.fresh(seed=spec.seed, lr=spec.lr, device=process.device)
     batches = BatchLoader(
         data.train,
-        batch_size=plan.batch_size,
-        max_micro_batch_size=plan.max_micro_batch_size or usual,
-        seed=plan.seed,
+        batch_size=spec.batch_size,
+        max_micro_batch_size=spec.max_micro_batch_size or usual,
+        seed=spec.seed,
     )
-    model = place.replicate(bare)
+    model = process.replicate(bare)
     full = None
-    if "full_sqnorm" in plan.rule.needs:
+    if "full_sqnorm" in spec.rule.needs:
         most = workload.micro_batch_size
-        full = FullGradient(data.train, loss_on(place, plan), micro_batch_size=most)
+        full = FullGradient(data.train, loss_on(process, spec), micro_batch_size=most)
     return Controller(
         model,
         optimizer,
-        plan.whole_rule,
+        spec.whole_rule,
         batches,
         base_batch_size=workload.base_batch_size,
         meter=Meter(model, full=full),
@@ -201,19 +211,18 @@ def controller_of(plan: Plan, place: Place, data: Data, *, record: Sink | None) 
     )
 
 
-def loss_on(place: Place, plan: Plan) -> Callable[[nn.Module, Batch], Tensor]:
-    """The workload's loss of a micro-batch that may be elsewhere than the model."""
+def loss_on(process: Process, spec: RunSpec) -> Callable[[nn.Module, Batch], Tensor]:
+    """Return the workload's loss, of a micro-batch that may be on another device."""
 
     def loss(model: nn.Module, micro_batch: Batch) -> Tensor:
-        moved = tuple(tensor.to(place.device) for tensor in micro_batch)
-        return plan.workload.loss(model, moved)
+        return spec.workload.loss(model, process.moved(micro_batch))
 
     return loss
 
 
-def _prepare(plan: Plan, place: Place, log: Log, saving: Saving | None) -> _Training:
-    data = plan.workload.data()
-    control = controller_of(plan, place, data, record=log)
+def _prepare(spec: RunSpec, process: Process, log: RunLog, saving: Saving | None) -> _Training:
+    data = spec.workload.data()
+    control = controller_of(spec, process, data, record=log)
     model = control.model
     inside = bare(model)
     saver = (
@@ -221,9 +230,9 @@ def _prepare(plan: Plan, place: Place, log: Log, saving: Saving | None) -> _Trai
         if saving is None
         else Saver(
             saving,
-            plan=plan,
+            spec=spec,
             facts=data.facts,
-            place=place,
+            process=process,
             model=inside,
             optimizer=control.optimizer,
             control=control,
@@ -231,8 +240,8 @@ def _prepare(plan: Plan, place: Place, log: Log, saving: Saving | None) -> _Trai
         )
     )
     return _Training(
-        plan=plan,
-        place=place,
+        spec=spec,
+        process=process,
         data=data,
         bare=inside,
         model=model,
@@ -243,21 +252,21 @@ def _prepare(plan: Plan, place: Place, log: Log, saving: Saving | None) -> _Trai
 
 
 def _result(training: _Training) -> RunResult:
-    plan, control, points = training.plan, training.control, training.log.points
+    spec, control, points = training.spec, training.control, training.log.points
     lost = training.diverged
     validation = {} if lost else points[-1].validation
-    test = {} if lost else evaluate(training.bare, plan.workload, training.data.test)
+    test = {} if lost else evaluate(training.bare, spec.workload, training.data.test)
     steps = max(control.optimizer_steps, 1)
     return RunResult(
-        workload=plan.workload.name,
-        method=plan.method,
-        scale=plan.scale,
-        seed=plan.seed,
-        lr=plan.workload.base_lr if plan.lr is None else plan.lr,
-        clip_norm=plan.clip_norm,
-        budget=plan.budget,
-        base_batch_size=plan.workload.base_batch_size,
-        batch_size=plan.batch_size,
+        workload=spec.workload.name,
+        method=spec.method,
+        scale=spec.scale,
+        seed=spec.seed,
+        lr=spec.workload.base_lr if spec.lr is None else spec.lr,
+        clip_norm=spec.clip_norm,
+        budget=spec.budget,
+        base_batch_size=spec.workload.base_batch_size,
+        batch_size=spec.batch_size,
         steps=control.optimizer_steps,
         samples=control.samples,
         base_steps=control.base_steps,
@@ -270,18 +279,18 @@ def _result(training: _Training) -> RunResult:
         curve=tuple(points),
         seconds=training.log.seconds,
         extra_samples=training.log.extra_samples,
-        settings=settings_of(training.data, training.place),
+        settings=environment_of(training.data, training.process),
     )
 
 
-def settings_of(data: Data, place: Place) -> Settings:
+def environment_of(data: Data, process: Process) -> Environment:
     """Versions and machine of this process."""
-    return Settings(
+    return Environment(
         largebatch=__version__,
         torch=torch.__version__,
         python=platform.python_version(),
         threads=torch.get_num_threads(),
-        device=place.device.type,
-        ranks=place.ranks,
+        device=process.device.type,
+        ranks=process.ranks,
         data={name: str(fact) for name, fact in data.facts.items()},
     )

@@ -12,7 +12,7 @@ from largebatch.workbench.workloads import Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class RunSpec:
     """One run before it is made.
 
     Args:

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from largebatch.core.errors import NotFinite
 from largebatch.core.measurement import Budget
-from largebatch.core.protocols import Logger, Sink
-from largebatch.core.rule import Rule, label_of
-from largebatch.methods import METHODS, Method
-from largebatch.record import JsonlRecord, Logged, Tee
+from largebatch.core.protocols import Logger
+from largebatch.core.rule import Rule
 from largebatch.workbench.amounts import Length, parse_length
-from largebatch.workbench.planner.schedule_file import ScheduleFile
-from largebatch.workbench.runs.checkpoint import Saving
-from largebatch.workbench.runs.directory import opened
-from largebatch.workbench.runs.distributed import joined, launched_rank
-from largebatch.workbench.runs.loggers import Runs, check_file, loggers_of
-from largebatch.workbench.runs.optimizers import suited
+from largebatch.workbench.runs.distributed import Process, launched_rank, process_group
+from largebatch.workbench.runs.options import (
+    MethodOptions,
+    OutputOptions,
+    SaveOptions,
+    check_amounts,
+    length_of,
+    micro_batch_of,
+)
 from largebatch.workbench.runs.results import Report, RunResult
 from largebatch.workbench.runs.run import run
-from largebatch.workbench.runs.scheduled import check_fits, schedule_for
-from largebatch.workbench.runs.spec import Plan
+from largebatch.workbench.runs.scheduled import check_fits
+from largebatch.workbench.runs.spec import RunSpec
 from largebatch.workbench.workloads import Workload, load
 from largebatch.workbench.workloads.data import size
-
-LARGEST_SCALE = 1_000_000
-"""A step of more base batches, each a backward, would never end."""
 
 
 def train(
@@ -55,10 +51,10 @@ def train(
     log: Sequence[str] = (),
     max_micro_batch_size: int | str | None = None,
 ) -> RunResult:
-    """Trains a workload at scale S and gives what came of it, the same on every rank.
+    """Train a workload at scale S and return the result, the same on every rank.
 
-    Under torchrun the batch is shared by all processes, and the result is that of one process up
-    to rounding.
+    Under torchrun all processes share the batch, and the result is that of one process up to
+    rounding.
 
     Args:
         workload: a name, "package.module:factory", or the workload itself.
@@ -83,8 +79,8 @@ def train(
         on_stop: called once, on every rank, by the handler of the first signal that asks a saved
             run to stop; it may interrupt anything, printing too.
         loggers: each gets every step's numbers (see `lb.Logged`), on the first rank.
-        log: more of them by name, such as "csv=run.csv" (see `commands/loggers.py`). Of a resumed
-            run they go on with what is there, W&B and MLflow with the run of the checkpoint.
+        log: more of them by name, such as "csv=run.csv" (see `runs/logger_options.py`). Those of
+            a resumed run continue what is there, W&B and MLflow the run of the checkpoint.
         max_micro_batch_size: most samples of one backward on one rank, or "auto" for the largest
             that fits into memory, found before the first step; None for one base batch, or less
             where the workload says so. More in one backward means fewer parts to measure.
@@ -99,201 +95,101 @@ def train(
             written, or a logger whose package is missing.
     """
     workload = load(workload) if isinstance(workload, str) else workload
-    planned: ScheduleFile | None = None
-    if schedule is not None:
-        planned, workload = schedule_for(
-            schedule, workload, method=method, budget=budget, scale=scale
-        )
-        rule, name, budget = planned.rule, "schedule", Budget(samples=planned.budget)
-    else:
-        method = "adascale" if method is None else method
-        rule, name = rule_of(method)
-        workload, changed = suited(workload, optimizer_of(method))
-        if changed and progress is not None and launched_rank() == 0:
-            progress(f"{workload.name}: {name}, {changed}")
+    chosen = MethodOptions.of(
+        workload, method=method, budget=budget, schedule=schedule, scale=scale
+    )
+    if chosen.notice and progress is not None and launched_rank() == 0:
+        progress(chosen.notice)
     check_amounts(scale=scale, lr=lr, clip_norm=clip_norm, evaluations=evaluations)
-    most = micro_batch_of(max_micro_batch_size)
-    length = length_of(workload, budget)
-    interval = parse_length(checkpoint_every) if checkpoint_every is not None else None
-    with opened(checkpoint, resume=resume, keep=keep, every=checkpoint_every) as checkpoints:
-        if record is not None and launched_rank() == 0:
-            check_file(
-                Path(record),
-                resume=resume,
-                what="a record",
-                another="Name another file: --record other.jsonl",
-            )
-        named = loggers_of(log, resume=resume, record=record) if launched_rank() == 0 else {}
-        with joined() as place:
-            data = workload.data()
-            sizes = {
-                "dataset_size": size(data.train),
-                "base_batch_size": workload.base_batch_size,
-            }
-            if planned is not None:
-                check_fits(planned, dataset_size=sizes["dataset_size"], ranks=place.ranks)
-            plan = Plan(
-                workload=replace(workload, data=lambda: data),
-                rule=rule,
-                method=name,
-                scale=scale,
-                budget=length if isinstance(length, Budget) else length.budget(**sizes),
-                seed=seed,
-                lr=lr,
-                clip_norm=clip_norm,
-                evaluations=evaluations,
-                max_micro_batch_size=most,
-                first_batch_size=planned.batch_size if planned is not None else None,
-            )
-            saving = (
-                None
-                if checkpoints is None
-                else Saving(
-                    checkpoints=checkpoints,
-                    every=interval.budget(**sizes) if interval else _hundredth(plan.budget),
-                    resume=resume,
-                    on_stop=on_stop,
-                )
-            )
-            fed = [*loggers, *named.values()]
-            logged = Logged(*fed) if fed else None
-            result = run(
-                plan,
-                place=place,
-                record=_sink(record, logged, resume=resume),
-                report=progress,
-                label=f"{workload.name}: {name}" + (f", scale {scale}" if planned is None else ""),
-                saving=saving,
-                runs=Runs(named=named, logged=logged) if logged else None,
-            )
+    run_options = _RunOptions(
+        method=chosen,
+        scale=scale,
+        seed=seed,
+        lr=lr,
+        clip_norm=clip_norm,
+        evaluations=evaluations,
+        max_micro_batch_size=micro_batch_of(max_micro_batch_size),
+        length=length_of(chosen.workload, chosen.budget),
+    )
+    saves = SaveOptions(
+        directory=checkpoint, resume=resume, keep=keep, every=checkpoint_every, on_stop=on_stop
+    )
+    if checkpoint_every is not None:
+        parse_length(checkpoint_every)
+    outputs = OutputOptions(record=record, loggers=tuple(loggers), log=tuple(log), resume=resume)
+    result = _run(run_options, saves, outputs, progress)
     if result.diverged:
-        kept = f" The record of these steps is in {record}." if record is not None else ""
-        if result.steps == 0:
-            raise NotFinite(
-                f"{name} at scale {scale} stopped before its first update: at the initial weights "
-                "loss or gradient is not finite already, so no rate helps. Look for NaN or "
-                "infinite values in the data, and for a logarithm or division in the loss: "
-                f"torch.autograd.set_detect_anomaly(True) names it.{kept}"
-            )
-        raise NotFinite(
-            f"{name} at scale {scale} diverged after {result.steps} steps and {result.samples} "
-            f"samples: loss or gradient is not finite. Lower the base rate, which was "
-            f"{result.lr:g}: --lr {result.lr / 2:g}; or bound the gradient: --clip-norm 1.{kept}"
-        )
+        raise _diverged(result, chosen.name, record=record)
     return result
 
 
-def rule_of(method: str | Rule) -> tuple[Rule, str]:
-    """The rule of a method's name, or the rule that was given, and how it is called.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RunOptions:
+    """What runs; the fields are arguments of `train`, checked."""
 
-    Raises:
-        ValueError: an unknown name.
-    """
-    if not isinstance(method, str):
-        return method, label_of(method)
-    return method_named(method).rule(), method
+    method: MethodOptions
+    scale: int
+    seed: int
+    lr: float | None
+    clip_norm: float | None
+    evaluations: int
+    max_micro_batch_size: int | Literal["auto"] | None
+    length: Length | Budget
 
-
-def optimizer_of(method: str | Rule) -> str | None:
-    """The kind of optimizer that a method brings, see `suited`; None for the workload's.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    return method_named(method).optimizer if isinstance(method, str) else None
-
-
-def method_named(name: str) -> Method:
-    """The method of a name.
-
-    >>> method_named("adascale").own_clock
-    True
-
-    Raises:
-        ValueError: an unknown name, with the closest one.
-    """
-    if name not in METHODS:
-        close = difflib.get_close_matches(name, METHODS, n=1)
-        raise ValueError(
-            f"There is no method {name!r}."
-            + (f" Did you mean {close[0]!r}?" if close else "")
-            + f" Known: {', '.join(METHODS)}; see: largebatch methods"
+    def spec(self, process: Process) -> tuple[RunSpec, dict[str, int]]:
+        """Load the data, and return the run with the sizes of data set and base batch."""
+        workload, schedule = self.method.workload, self.method.schedule
+        data = workload.data()
+        sizes = {"dataset_size": size(data.train), "base_batch_size": workload.base_batch_size}
+        if schedule is not None:
+            check_fits(schedule, dataset_size=sizes["dataset_size"], ranks=process.ranks)
+        length = self.length
+        spec = RunSpec(
+            workload=replace(workload, data=lambda: data),
+            rule=self.method.rule,
+            method=self.method.name,
+            scale=self.scale,
+            budget=length if isinstance(length, Budget) else length.budget(**sizes),
+            seed=self.seed,
+            lr=self.lr,
+            clip_norm=self.clip_norm,
+            evaluations=self.evaluations,
+            max_micro_batch_size=self.max_micro_batch_size,
+            first_batch_size=schedule.batch_size if schedule is not None else None,
         )
-    return METHODS[name]
+        return spec, sizes
 
 
-def check_amounts(
-    *,
-    scale: int = 1,
-    lr: float | None = None,
-    clip_norm: float | None = None,
-    evaluations: int = 0,
-) -> None:
-    """Refuses amounts that mean nothing.
+def _run(
+    options: _RunOptions, saves: SaveOptions, outputs: OutputOptions, progress: Report | None
+) -> RunResult:
+    with saves.opened() as checkpoints:
+        named = outputs.named_loggers()
+        with process_group() as process:
+            spec, sizes = options.spec(process)
+            sink, resumable = outputs.sink(named)
+            return run(
+                spec,
+                process=process,
+                record=sink,
+                report=progress,
+                label=options.method.label(options.scale),
+                saving=saves.saving(checkpoints, sizes=sizes, budget=spec.budget),
+                loggers=resumable,
+            )
 
-    Raises:
-        ValueError: naming the amount.
-    """
-    if not 1 <= scale <= LARGEST_SCALE:
-        raise ValueError(
-            f"The scale is the batch in base batches, at least 1 and at most "
-            f"{LARGEST_SCALE}; got {scale}. Example: --scale 8"
+
+def _diverged(result: RunResult, name: str, *, record: str | os.PathLike[str] | None) -> NotFinite:
+    kept = f" The record of these steps is in {record}." if record is not None else ""
+    if result.steps == 0:
+        return NotFinite(
+            f"{name} at scale {result.scale} stopped before its first update: at the initial "
+            "weights loss or gradient is not finite already, so no rate helps. Look for NaN or "
+            "infinite values in the data, and for a logarithm or division in the loss: "
+            f"torch.autograd.set_detect_anomaly(True) names it.{kept}"
         )
-    if lr is not None and not 0.0 < lr < float("inf"):
-        raise ValueError(f"The learning rate is finite and above 0; got {lr}. Example: --lr 0.01")
-    if clip_norm is not None and not clip_norm > 0.0:
-        raise ValueError(f"The clipping norm is above 0; got {clip_norm}. Example: --clip-norm 1")
-    if evaluations < 0:
-        raise ValueError(f"evaluations is 0 or more points of a curve; got {evaluations}.")
-
-
-def micro_batch_of(text: int | str | None) -> int | Literal["auto"] | None:
-    """The largest micro-batch as it was given.
-
-    >>> micro_batch_of("64"), micro_batch_of("auto"), micro_batch_of(None)
-    (64, 'auto', None)
-
-    Raises:
-        ValueError: neither a number of samples nor "auto".
-    """
-    if text is None:
-        return None
-    if text == "auto":
-        return "auto"
-    try:
-        size = int(text)
-    except ValueError:
-        size = 0
-    if size < 1:
-        raise ValueError(
-            "The largest micro-batch is a number of samples, at least 1, or auto for what fits; "
-            f"got {text}. Example: --max-micro-batch-size 64"
-        )
-    return size
-
-
-def _sink(
-    record: str | os.PathLike[str] | None, logged: Logged | None, *, resume: bool
-) -> Sink | None:
-    """The record and the loggers as one, if there are any."""
-    written = JsonlRecord(record, append=resume) if record is not None else None
-    sinks: list[Sink] = [sink for sink in (written, logged) if sink is not None]
-    return Tee(*sinks) if sinks else None
-
-
-def _hundredth(budget: Budget) -> Budget:
-    if budget.base_steps is not None:
-        return Budget(base_steps=budget.base_steps / 100)
-    whole = max(round(budget.amount / 100), 1)
-    return Budget(samples=whole) if budget.samples is not None else Budget(steps=whole)
-
-
-def length_of(workload: Workload, budget: str | Budget | None) -> Length | Budget:
-    """What a text, a budget or None (the workload's epochs) means.
-
-    Raises:
-        ValueError: a text of no known form.
-    """
-    if budget is None:
-        return Length(amount=workload.budget_epochs, unit="epochs")
-    return parse_length(budget) if isinstance(budget, str) else budget
+    return NotFinite(
+        f"{name} at scale {result.scale} diverged after {result.steps} steps and {result.samples} "
+        f"samples: loss or gradient is not finite. Lower the base rate, which was "
+        f"{result.lr:g}: --lr {result.lr / 2:g}; or bound the gradient: --clip-norm 1.{kept}"
+    )

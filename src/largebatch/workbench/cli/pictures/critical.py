@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from largebatch.workbench.cli.pictures.comparison import COLOURS, GREY, require_matplotlib
+from largebatch.workbench.studies.critical.result import Critical
 from largebatch.workbench.studies.critical.settings import Method
-from largebatch.workbench.studies.critical.values import Answer, Critical, Finding
+from largebatch.workbench.studies.critical.values import Answer, CriticalBatch
 
 LOOKS: dict[Method, str] = dict(zip(("noise", "branches", "sweep"), COLOURS, strict=False))
 
@@ -116,7 +117,7 @@ def _finite(values: Sequence[float]) -> list[float]:
     return [value for value in values if 0.0 < value < math.inf]
 
 
-def _middle(finding: Finding) -> float:
+def _middle(finding: CriticalBatch) -> float:
     assert finding.start is not None, "of a finding along the run"
     assert finding.stop is not None, "of a finding along the run"
     return (finding.start + finding.stop) / 2

@@ -15,12 +15,12 @@ from largebatch.core.measurement import Budget
 from largebatch.core.version import __version__
 from largebatch.methods import METHODS, Method
 from largebatch.workbench.amounts import Length, parse_length
-from largebatch.workbench.runs.distributed import Place, alone
-from largebatch.workbench.runs.optimizers import suited
+from largebatch.workbench.runs.distributed import Process, alone
+from largebatch.workbench.runs.method_optimizers import with_method_optimizer
+from largebatch.workbench.runs.options import check_amounts
 from largebatch.workbench.runs.results import Report, RunResult
 from largebatch.workbench.runs.run import run
-from largebatch.workbench.runs.spec import Plan
-from largebatch.workbench.runs.train import check_amounts
+from largebatch.workbench.runs.spec import RunSpec
 from largebatch.workbench.studies.compare.contenders import (
     ANY,
     At,
@@ -29,8 +29,13 @@ from largebatch.workbench.studies.compare.contenders import (
     same_at_scale_one,
 )
 from largebatch.workbench.studies.compare.store import Cell, Shared, Store
-from largebatch.workbench.studies.compare.summary import LOSS, Row, margin_of, rows_of
-from largebatch.workbench.workloads import Workload, load
+from largebatch.workbench.studies.compare.summary import (
+    LOSS,
+    ComparisonRow,
+    comparison_rows,
+    margin_of,
+)
+from largebatch.workbench.workloads import Data, Workload, load
 from largebatch.workbench.workloads.data import size
 
 MARGIN = 0.1
@@ -58,7 +63,7 @@ class Comparison:
     margin: float | None
     directory: str
     found: int
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
     runs: tuple[RunResult, ...]
 
 
@@ -100,30 +105,15 @@ def compare(
     field = contenders(methods, at=at)
     _check(scales=scales, seeds=seeds, margin=margin)
     length = _length(workload, budget)
-    place = alone("compare")
+    process = alone("compare")
     data = workload.data()
     workload = replace(workload, data=lambda: data)
-    dataset_size = size(data.train)
-    shared = Shared(
-        workload=workload.name,
-        summary=workload.summary,
-        base_batch_size=workload.base_batch_size,
-        micro_batch_size=workload.micro_batch_size,
-        lr=workload.base_lr,
-        base_steps=math.ceil(
-            length.base_steps(dataset_size=dataset_size, base_batch_size=workload.base_batch_size)
-        ),
-        dataset_size=dataset_size,
-        data={name: str(fact) for name, fact in data.facts.items()},
-        largebatch=__version__,
-        torch=torch.__version__,
-        python=platform.python_version(),
-    )
+    shared = _shared(workload, data, length)
     directory = Path(out) if out is not None else Path("runs") / f"compare-{shared.digest}"
     larger = sorted(set(scales) - {1})
     runner = _Runner(
         workload=workload,
-        place=place,
+        process=process,
         store=Store(directory, shared),
         base_steps=shared.base_steps,
         total=seeds * (len(_at_scale_one(field)) + len(larger) * len(field)),
@@ -139,8 +129,29 @@ def compare(
         margin=absolute,
         directory=str(directory),
         found=runner.found,
-        rows=rows_of(runs, order=order, margin=absolute),
+        rows=comparison_rows(runs, order=order, margin=absolute),
         runs=tuple(runs),
+    )
+
+
+def _shared(workload: Workload, data: Data, length: Length) -> Shared:
+    """Return the settings that all runs of a comparison share."""
+    dataset_size = size(data.train)
+    base_steps = length.base_steps(
+        dataset_size=dataset_size, base_batch_size=workload.base_batch_size
+    )
+    return Shared(
+        workload=workload.name,
+        summary=workload.summary,
+        base_batch_size=workload.base_batch_size,
+        micro_batch_size=workload.micro_batch_size,
+        lr=workload.base_lr,
+        base_steps=math.ceil(base_steps),
+        dataset_size=dataset_size,
+        data={name: str(fact) for name, fact in data.facts.items()},
+        largebatch=__version__,
+        torch=torch.__version__,
+        python=platform.python_version(),
     )
 
 
@@ -149,7 +160,7 @@ class _Runner:
     """Makes the runs of a comparison, or finds them; counts both."""
 
     workload: Workload
-    place: Place
+    process: Process
     store: Store
     base_steps: int
     total: int
@@ -187,8 +198,8 @@ class _Runner:
             return there
         if self.found == self.done - 1 and self.found and self.report is not None:
             self.report(f"found {self.found} of {self.total} runs in {self.store.directory}")
-        workload, _ = suited(self.workload, method.optimizer)
-        plan = Plan(
+        workload, _ = with_method_optimizer(self.workload, method.optimizer)
+        spec = RunSpec(
             workload=workload,
             rule=method.rule(),
             method=cell.method,
@@ -198,7 +209,7 @@ class _Runner:
         )
         name = "" if cell.method == ANY else f"{cell.method}, "
         label = f"run {self.done} of {self.total}: {name}scale {cell.scale}, seed {cell.seed}"
-        result = run(plan, place=self.place, report=self.report, label=label)
+        result = run(spec, process=self.process, report=self.report, label=label)
         _check_metrics(result)
         self.store.add(result)
         return result

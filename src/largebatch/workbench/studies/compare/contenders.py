@@ -14,7 +14,7 @@ from typing import Literal
 from largebatch.core.decider import Decider
 from largebatch.core.measurement import Budget, GradientMoments, Reading
 from largebatch.methods import Method
-from largebatch.workbench.runs.train import method_named
+from largebatch.workbench.runs.method_names import method_named
 
 At = Literal["equal-samples", "equal-steps"]
 

@@ -17,7 +17,7 @@ LOSS = "loss"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ComparisonRow:
     """The runs of one method at one scale.
 
     Args:
@@ -54,9 +54,9 @@ def margin_of(runs: Sequence[RunResult], *, fraction: float) -> float | None:
     return fraction * mean_of(losses).value if losses else None
 
 
-def rows_of(
+def comparison_rows(
     runs: Sequence[RunResult], *, order: Sequence[str], margin: float | None
-) -> tuple[Row, ...]:
+) -> tuple[ComparisonRow, ...]:
     """A row for each scale and method, scales rising and methods in the order given.
 
     Args:
@@ -89,11 +89,13 @@ def differences(runs: Sequence[RunResult], others: Mapping[int, RunResult]) -> M
     return {name: mean_of([a[name] - b[name] for a, b in pairs]) for name in pairs[0][0]}
 
 
-def _row(runs: Sequence[RunResult], *, base: Mapping[int, RunResult], margin: float | None) -> Row:
+def _row(
+    runs: Sequence[RunResult], *, base: Mapping[int, RunResult], margin: float | None
+) -> ComparisonRow:
     first = runs[0]
     finished = [run for run in runs if not run.diverged]
     difference = {} if _is_base(first) else differences(finished, base)
-    return Row(
+    return ComparisonRow(
         scale=first.scale,
         method=first.method,
         runs=len(runs),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from largebatch.analysis.efficiency import Range
 from largebatch.analysis.noise import NotEnough
@@ -23,9 +23,9 @@ from largebatch.core.rule import Rule, chain
 from largebatch.measure.preconditioned import PreconditionedNorms
 from largebatch.rules import LinearScaling, Schedule, SqrtScaling
 from largebatch.workbench.studies.critical.grid import critical_on_grid, mean_excess
-from largebatch.workbench.studies.critical.lab import Lab, Run
 from largebatch.workbench.studies.critical.settings import Settings, Watcher
-from largebatch.workbench.studies.critical.values import Answer, Finding, Trial
+from largebatch.workbench.studies.critical.study import Study, StudyRun
+from largebatch.workbench.studies.critical.values import Answer, CriticalBatch, Trial
 from largebatch.workbench.workloads import Workload
 
 LEAST_STEPS = 8
@@ -37,9 +37,15 @@ QUARTER, JUDGEMENTS = 4, 8
 MOST = 6
 """Doublings where the user names none."""
 
+ASSUMES = (
+    "the largest batch whose validation loss, averaged over the last quarter of the {window} "
+    "samples after the fork, exceeds the base branch's by {percent} % of it at most; the rate "
+    "{scaling}. What a window does not show is taken not to show later; in units of the grid"
+)
+
 
 def scaling_of(workload: Workload) -> tuple[Rule, str]:
-    """How the rate follows the batch with this optimizer, and in words."""
+    """Return the rule of the learning rate that suits the optimizer, and its description."""
     _, optimizer = workload.fresh(seed=0)
     name = type(optimizer).__name__
     if PreconditionedNorms().supports(optimizer):
@@ -47,8 +53,8 @@ def scaling_of(workload: Workload) -> tuple[Rule, str]:
     return LinearScaling(), f"times k, as for SGD ({name})"
 
 
-def rule_of(workload: Workload) -> Rule:
-    """The rate of the batch in hand, and the workload's schedule over the samples."""
+def branch_rule(workload: Workload) -> Rule:
+    """Return the rule of a branch: the scaled learning rate, and the workload's schedule."""
     scaling, _ = scaling_of(workload)
     if workload.schedule is None:
         return chain(scaling)
@@ -56,8 +62,7 @@ def rule_of(workload: Workload) -> Rule:
 
 
 def window_of(*, base: int, budget: int, points: int, doublings: int | None) -> tuple[int, int]:
-    """(samples of a window, doublings): a window is a part of the run, in whole steps of the
-    largest batch.
+    """Return (samples of a window, doublings); a window is whole steps of the largest batch.
 
     >>> window_of(base=16, budget=21_424, points=5, doublings=None)
     (4096, 5)
@@ -87,38 +92,29 @@ def window_of(*, base: int, budget: int, points: int, doublings: int | None) -> 
     return budget // points // largest * largest, wanted
 
 
-def branches(lab: Lab, settings: Settings, watcher: Watcher | None) -> Answer:
-    """Trains the base runs, and from each point of them the branches."""
-    began, samples, steps = time.perf_counter(), lab.spent.samples, lab.spent.steps
-    base = lab.base
+def branches(study: Study, settings: Settings, watcher: Watcher | None) -> Answer:
+    """Train the base runs, and from each point of them the branches."""
+    began, samples, steps = time.perf_counter(), study.spent.samples, study.spent.steps
+    base = study.base
     window, doublings = window_of(
-        base=base, budget=lab.budget, points=settings.points, doublings=settings.doublings
+        base=base, budget=study.budget, points=settings.points, doublings=settings.doublings
     )
     sizes = [base * 2**i for i in range(1, doublings + 1)]
-    starts = [lab.budget * i // settings.points // base * base for i in range(settings.points)]
-    count = watcher.counting(f"branches of {lab.workload.name}") if watcher else None
-    base_losses: dict[int, list[float]] = {start: [] for start in starts}
-    losses: dict[tuple[int, int], list[float]] = {(s, b): [] for s in starts for b in sizes}
-    total, done = settings.seeds * len(starts) * (len(sizes) + 1), 0
-    for seed in range(settings.seed, settings.seed + settings.seeds):
-        run = lab.run(rule=rule_of(lab.workload), batch_size=base, seed=seed)
-        for start in starts:
-            run.go(start)
-            for batch_size in sizes:
-                twin = run.branch(batch_size)
-                losses[start, batch_size].append(smoothed(twin, start, window))
-                done += 1
-                if count is not None:
-                    count(done, total)
-            base_losses[start].append(smoothed(run, start, window))
-            done += 1
-            if count is not None:
-                count(done, total)
+    starts = [study.budget * i // settings.points // base * base for i in range(settings.points)]
+    count = watcher.counting(f"branches of {study.workload.name}") if watcher else None
+    losses = _losses(
+        study,
+        seeds=range(settings.seed, settings.seed + settings.seeds),
+        starts=starts,
+        sizes=sizes,
+        window=window,
+        count=count,
+    )
     trials = tuple(
         Trial(
             start=start,
             batch_size=batch_size,
-            base_losses=tuple(base_losses[start]),
+            base_losses=tuple(losses[start, base]),
             losses=tuple(losses[start, batch_size]),
         )
         for start in starts
@@ -127,31 +123,57 @@ def branches(lab: Lab, settings: Settings, watcher: Watcher | None) -> Answer:
     return Answer(
         method="branches",
         findings=tuple(
-            finding_of(
+            critical_batch_of(
                 [trial for trial in trials if trial.start == start],
-                lab=lab,
+                study=study,
                 window=window,
                 tolerance=settings.tolerance,
             )
             for start in starts
         ),
-        assumes=(
-            f"the largest batch whose validation loss, averaged over the last quarter of the "
-            f"{window:,} samples after the fork, exceeds the base branch's by "
-            f"{100 * settings.tolerance:.3g} % of it at most; the rate "
-            f"{scaling_of(lab.workload)[1]}. What a window does not show is taken not to show "
-            "later; in units of the grid"
+        assumes=ASSUMES.format(
+            window=f"{window:,}",
+            percent=f"{100 * settings.tolerance:.3g}",
+            scaling=scaling_of(study.workload)[1],
         ),
-        samples=lab.spent.samples - samples,
-        steps=lab.spent.steps - steps,
+        samples=study.spent.samples - samples,
+        steps=study.spent.steps - steps,
         seconds=time.perf_counter() - began,
         trials=trials,
     )
 
 
-def smoothed(run: Run, start: int, window: int) -> float:
-    """Takes a branch through its window; the mean loss over its last quarter, infinite where it
-    diverges."""
+def _losses(
+    study: Study,
+    *,
+    seeds: Sequence[int],
+    starts: Sequence[int],
+    sizes: Sequence[int],
+    window: int,
+    count: Callable[[int, int], None] | None,
+) -> dict[tuple[int, int], list[float]]:
+    """Return (start, batch size) -> the loss of each seed; the base batch is the run itself."""
+    losses: dict[tuple[int, int], list[float]] = {}
+    total, done = len(seeds) * len(starts) * (len(sizes) + 1), 0
+    for seed in seeds:
+        run = study.run(rule=branch_rule(study.workload), batch_size=study.base, seed=seed)
+        for start in starts:
+            run.go(start)
+            for batch_size in (*sizes, study.base):
+                twin = run if batch_size == study.base else run.branch(batch_size)
+                loss = smoothed_loss(twin, start, window)
+                losses.setdefault((start, batch_size), []).append(loss)
+                done += 1
+                if count is not None:
+                    count(done, total)
+    return losses
+
+
+def smoothed_loss(run: StudyRun, start: int, window: int) -> float:
+    """Train a branch through its window and return the mean loss over the last quarter of it.
+
+    The loss is infinite if the branch diverges.
+    """
     losses, there = [], -1
     for part in range(1, JUDGEMENTS + 1):
         run.go(start + window - window * (JUDGEMENTS - part) // (QUARTER * JUDGEMENTS))
@@ -161,17 +183,19 @@ def smoothed(run: Run, start: int, window: int) -> float:
     return math.fsum(losses) / len(losses)
 
 
-def finding_of(trials: Sequence[Trial], *, lab: Lab, window: int, tolerance: float) -> Finding:
-    """What the branches from one point say.
+def critical_batch_of(
+    trials: Sequence[Trial], *, study: Study, window: int, tolerance: float
+) -> CriticalBatch:
+    """Return the critical batch that the branches from one point show.
 
     Args:
         trials: of that point, the batches rising.
-        lab: of the run.
+        study: of the runs.
         window: in samples.
         tolerance: as in `critical_on_grid`.
     """
-    start = trials[0].start / lab.budget
-    stop = (trials[0].start + window) / lab.budget
+    start = trials[0].start / study.budget
+    stop = (trials[0].start + window) / study.budget
     found: Range | NotEnough
     if not all(0.0 < loss < math.inf for loss in trials[0].base_losses):
         found = NotEnough(
@@ -180,12 +204,12 @@ def finding_of(trials: Sequence[Trial], *, lab: Lab, window: int, tolerance: flo
         )
     else:
         found = critical_on_grid(
-            lab.base,
+            study.base,
             [trial.batch_size for trial in trials],
             [mean_excess(trial.excess) for trial in trials],
             tolerance=tolerance,
         )
-    return Finding(
+    return CriticalBatch(
         where=f"{start:.0%} to {stop:.0%}",
         start=start,
         stop=stop,

@@ -14,17 +14,12 @@ import numpy as np
 
 from largebatch.analysis.efficiency import Range
 from largebatch.analysis.noise import NoiseEstimate, NotEnough, along
-from largebatch.measure.blocks import BlockNorms
-from largebatch.measure.meter import Meter
-from largebatch.measure.preconditioned import PreconditionedNorms
 from largebatch.measure.random_state import accelerators_of, keep_random_state
-from largebatch.measure.taps import Detached
-from largebatch.workbench.studies.critical.lab import Lab
+from largebatch.studies.measured_steps import ProbeTarget, Trace, measure_steps
+from largebatch.studies.noise_of_run import noise_of_series
 from largebatch.workbench.studies.critical.settings import Settings, Watcher
-from largebatch.workbench.studies.critical.values import Answer, Finding
-from largebatch.workbench.studies.probe.forecast import noise_of_series, overscaled
-from largebatch.workbench.studies.probe.train import Subject, Trace, batches_of, train
-from largebatch.workbench.workloads import Batch
+from largebatch.workbench.studies.critical.study import Study
+from largebatch.workbench.studies.critical.values import Answer, CriticalBatch
 
 ASSUMES = (
     "the batch at which {what} is as much signal as noise. Curvature counts alike in all "
@@ -32,22 +27,18 @@ ASSUMES = (
 )
 
 
-def noise(lab: Lab, settings: Settings, watcher: Watcher | None) -> Answer:
-    """Trains one run at the base batch and measures every step of it."""
+def noise(study: Study, settings: Settings, watcher: Watcher | None) -> Answer:
+    """Train one run at the base batch and measure every step of it."""
     began = time.perf_counter()
-    steps = max(lab.budget // lab.base, 1)
-    trace, adam, parameters = _measured(lab, settings, steps, watcher)
-    scaled = adam and not overscaled(
-        trace.preconditioned, batch_size=lab.base, parameters=parameters
-    )
-    series = trace.preconditioned if scaled else trace.moments
+    steps = max(study.budget // study.base, 1)
+    trace = _measured(study, settings, steps, watcher)
+    series, losses = trace.series, trace.series_losses
     skipped = len(trace.losses) - len(series)
-    losses = trace.losses[skipped:]
     whole, _, _ = noise_of_series(
-        series, losses, base_batch_size=lab.base, run_steps=steps, seed=settings.seed
+        series, losses, base_batch_size=study.base, run_steps=steps, seed=settings.seed
     )
     findings = [
-        _finding(
+        _critical_batch(
             piece.noise,
             start=(piece.start + skipped) / steps,
             stop=(piece.stop + skipped) / steps,
@@ -57,69 +48,54 @@ def noise(lab: Lab, settings: Settings, watcher: Watcher | None) -> Answer:
     ]
     known = whole.estimate or whole.missing
     assert known is not None, "one of the two is there"
-    findings.append(_finding(known, start=None, stop=None, loss=None))
-    lab.spent.steps += len(trace.losses)
-    lab.spent.samples += len(trace.losses) * lab.base
-    what = "the gradient as Adam scales it" if scaled else "the bare gradient"
+    findings.append(_critical_batch(known, start=None, stop=None, loss=None))
+    study.spent.steps += len(trace.losses)
+    study.spent.samples += len(trace.losses) * study.base
+    what = "the gradient as Adam scales it" if trace.scaled else "the bare gradient"
     return Answer(
         method="noise",
         findings=tuple(findings),
         assumes=ASSUMES.format(what=what),
-        samples=len(trace.losses) * lab.base,
+        samples=len(trace.losses) * study.base,
         steps=len(trace.losses),
         seconds=time.perf_counter() - began,
     )
 
 
-def _measured(
-    lab: Lab, settings: Settings, steps: int, watcher: Watcher | None
-) -> tuple[Trace, bool, int]:
-    """(what every step showed, whether the optimizer is Adam-like, numbers of a gradient)."""
-    workload = lab.workload
-    bare, optimizer = workload.fresh(seed=settings.seed, device=lab.place.device)
-    model = lab.place.replicate(bare)
-    subject = Subject(
+def _measured(study: Study, settings: Settings, steps: int, watcher: Watcher | None) -> Trace:
+    """Return what every step of the run at the base batch showed."""
+    workload, process = study.workload, study.process
+    bare, optimizer = workload.fresh(seed=settings.seed, device=process.device)
+    target = ProbeTarget(
         name=workload.name,
-        model=model,
+        model=process.replicate(bare),
         optimizer=optimizer,
-        loss=lambda model, batch: workload.loss(model, _moved(lab, batch)),
-        batches=lab.data.train,
-        base_batch_size=lab.base,
+        loss=study.training_loss,
+        batches=study.data.train,
+        base_batch_size=study.base,
         micro_batch_size=workload.micro_batch_size,
         run_steps=steps,
         schedule=workload.schedule,
     )
-    blocks = BlockNorms()
-    meter = Meter(model, statistics=[blocks, PreconditionedNorms()], tap=Detached())
-    adam = PreconditionedNorms().supports(optimizer)
     with keep_random_state(accelerators_of(bare), torch_seed=settings.seed):
-        trace = train(
-            subject,
-            meter=meter,
-            blocks=blocks,
-            adam=adam,
+        return measure_steps(
+            target,
             steps=steps,
-            batches=batches_of(
-                subject, batch_size=lab.base, ranks=meter.rank_count, seed=settings.seed
-            ),
+            batch_size=study.base,
+            seed=settings.seed,
             progress=watcher.counting(f"noise of {workload.name}") if watcher else None,
         )
-    return trace, adam, sum(blocks.sizes.values())
 
 
-def _moved(lab: Lab, batch: Batch) -> Batch:
-    return tuple(tensor.to(lab.place.device) for tensor in batch)
-
-
-def _finding(
+def _critical_batch(
     known: NoiseEstimate | NotEnough,
     *,
     start: float | None,
     stop: float | None,
     loss: float | None,
-) -> Finding:
+) -> CriticalBatch:
     where = "whole run" if start is None or stop is None else f"{start:.0%} to {stop:.0%}"
     if isinstance(known, NotEnough):
-        return Finding(where=where, start=start, stop=stop, loss=loss, missing=known)
+        return CriticalBatch(where=where, start=start, stop=stop, loss=loss, missing=known)
     batch = Range(value=known.noise_scale, low=known.low, high=known.high)
-    return Finding(where=where, start=start, stop=stop, loss=loss, batch=batch)
+    return CriticalBatch(where=where, start=start, stop=stop, loss=loss, batch=batch)

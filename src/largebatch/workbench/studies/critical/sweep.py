@@ -21,10 +21,15 @@ from largebatch.analysis.noise import NotEnough
 from largebatch.analysis.student import mean_of
 from largebatch.core.rule import chain
 from largebatch.theory import StepsFit, fit_steps
-from largebatch.workbench.studies.critical.climb import MOST_SAMPLES, PATIENCE, Rates, climb
-from largebatch.workbench.studies.critical.lab import Lab
+from largebatch.workbench.studies.critical.learning_rate_search import (
+    MOST_SAMPLES,
+    PATIENCE,
+    Rates,
+    search_learning_rate,
+)
 from largebatch.workbench.studies.critical.settings import Settings, Watcher
-from largebatch.workbench.studies.critical.values import Answer, Finding, Reached
+from largebatch.workbench.studies.critical.study import Study
+from largebatch.workbench.studies.critical.values import Answer, CriticalBatch, Reached
 from largebatch.workbench.workloads.data import size
 
 DOUBLINGS = 5
@@ -37,32 +42,32 @@ LEAST_STEPS = 5
 """To the target: fewer are too coarse a number to lay a curve through."""
 
 
-def doublings_of(lab: Lab, settings: Settings) -> int:
+def doublings_of(study: Study, settings: Settings) -> int:
     """Of the base batch: as asked, or as many as half of the data set allows, two at least."""
     if settings.doublings is not None:
         return settings.doublings
-    room = size(lab.data.train) // 2 // lab.base
+    room = size(study.data.train) // 2 // study.base
     return min(DOUBLINGS, max(room.bit_length() - 1, 2))
 
 
-def rough_samples(lab: Lab, settings: Settings) -> int:
+def rough_samples(study: Study, settings: Settings) -> int:
     """What a sweep trains on, to two digits: 3 rates of each batch, twice the target's samples."""
-    runs = 3 * settings.seeds * (doublings_of(lab, settings) + 1)
-    return int(float(f"{2 * SHARE * lab.budget * runs:.2g}"))
+    runs = 3 * settings.seeds * (doublings_of(study, settings) + 1)
+    return int(float(f"{2 * SHARE * study.budget * runs:.2g}"))
 
 
-def sweep(lab: Lab, settings: Settings, watcher: Watcher | None) -> Answer:
+def sweep(study: Study, settings: Settings, watcher: Watcher | None) -> Answer:
     """Finds the target, then each batch's best rate, then the curves."""
-    began, samples, steps = time.perf_counter(), lab.spent.samples, lab.spent.steps
+    began, samples, steps = time.perf_counter(), study.spent.samples, study.spent.steps
     given = settings.target
-    target = _target(lab, settings) if given is None else given
-    sizes = [lab.base * 2**i for i in range(doublings_of(lab, settings) + 1)]
+    target = _target(study, settings) if given is None else given
+    sizes = [study.base * 2**i for i in range(doublings_of(study, settings) + 1)]
     runs, notes = (
-        _all_sizes(lab, settings, target, sizes, watcher) if math.isfinite(target) else ((), ())
+        _all_sizes(study, settings, target, sizes, watcher) if math.isfinite(target) else ((), ())
     )
     return Answer(
         method="sweep",
-        findings=findings_of(runs, target=target),
+        findings=critical_batches_of(runs, target=target),
         assumes=(
             f"steps to a validation loss of {target:.4g}"
             + (f", the base batch's at {SHARE:.0%} of the run" if given is None else "")
@@ -70,15 +75,15 @@ def sweep(lab: Lab, settings: Settings, watcher: Watcher | None) -> Answer:
             "steps and samples; Iiduka: the one with the fewest samples; each takes its curve for "
             "granted"
         ),
-        samples=lab.spent.samples - samples,
-        steps=lab.spent.steps - steps,
+        samples=study.spent.samples - samples,
+        steps=study.spent.steps - steps,
         seconds=time.perf_counter() - began,
         notes=notes,
         runs=runs,
     )
 
 
-def findings_of(runs: Sequence[Reached], *, target: float) -> tuple[Finding, ...]:
+def critical_batches_of(runs: Sequence[Reached], *, target: float) -> tuple[CriticalBatch, ...]:
     """The curves through the best runs of each batch.
 
     Args:
@@ -88,34 +93,34 @@ def findings_of(runs: Sequence[Reached], *, target: float) -> tuple[Finding, ...
     pairs = [(run.batch_size, steps) for run in runs if run.best for steps in run.known]
     where = f"to loss {target:.4g}"
     if not pairs:
-        return (Finding(where=where, loss=target, missing=_unreached(runs, target)),)
+        return (CriticalBatch(where=where, loss=target, missing=_unreached(runs, target)),)
     fits = fit_steps([batch for batch, _ in pairs], [steps for _, steps in pairs])
     return tuple(
-        _finding(fit, where=f"{where}, {family}", loss=target)
+        _critical_batch(fit, where=f"{where}, {family}", loss=target)
         for family, fit in (("McCandlish", fits.mccandlish), ("Iiduka", fits.iiduka))
     )
 
 
-def _target(lab: Lab, settings: Settings) -> float:
+def _target(study: Study, settings: Settings) -> float:
     """Mean over seeds of the base batch's loss at its rate after a share of the budget."""
     losses = []
     for seed in range(settings.seed, settings.seed + settings.seeds):
-        run = lab.run(rule=chain(), batch_size=lab.base, seed=seed)
-        run.go(max(round(SHARE * lab.budget), lab.base))
+        run = study.run(rule=chain(), batch_size=study.base, seed=seed)
+        run.go(max(round(SHARE * study.budget), study.base))
         losses.append(run.loss)
     return mean_of(losses).value
 
 
 def _all_sizes(
-    lab: Lab, settings: Settings, target: float, sizes: Sequence[int], watcher: Watcher | None
+    study: Study, settings: Settings, target: float, sizes: Sequence[int], watcher: Watcher | None
 ) -> tuple[tuple[Reached, ...], tuple[str, ...]]:
     """The runs of each batch, and what was left out."""
     found: list[Reached] = []
     notes: list[str] = []
-    rate, most = lab.workload.base_lr, max(lab.budget // lab.base, 1)
-    count = watcher.counting(f"sweep of {lab.workload.name}") if watcher else None
+    rate, most = study.workload.base_lr, max(study.budget // study.base, 1)
+    count = watcher.counting(f"sweep of {study.workload.name}") if watcher else None
     for index, batch_size in enumerate(sizes):
-        here = climb(Rates(lab, settings, target, batch_size, most), rate)
+        here = search_learning_rate(Rates(study, settings, target, batch_size, most), rate)
         found += here
         if count is not None:
             count(index + 1, len(sizes))
@@ -133,11 +138,11 @@ def _all_sizes(
     return tuple(found), tuple(notes)
 
 
-def _finding(fit: StepsFit | NotEnough, *, where: str, loss: float) -> Finding:
+def _critical_batch(fit: StepsFit | NotEnough, *, where: str, loss: float) -> CriticalBatch:
     if isinstance(fit, NotEnough):
-        return Finding(where=where, loss=loss, missing=fit)
+        return CriticalBatch(where=where, loss=loss, missing=fit)
     batch = Range(value=fit.critical_batch_size, low=fit.low, high=fit.high)
-    return Finding(where=where, loss=loss, batch=batch)
+    return CriticalBatch(where=where, loss=loss, batch=batch)
 
 
 def _unreached(runs: Sequence[Reached], target: float) -> NotEnough:

@@ -1,4 +1,4 @@
-"""What three ways to the critical batch found: plain values, which `core.codec` writes and reads.
+"""What the methods for the critical batch found: plain values, which `core.codec` writes and reads.
 
 A range says what is known: `high` is infinite where nothing bounds it, `low` is 0 where it is only
 known that the critical batch is below `high`.
@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from largebatch.analysis.efficiency import Range
 from largebatch.analysis.noise import NotEnough
+from largebatch.studies.report_text import interval, number
 from largebatch.workbench.studies.critical.settings import Method
-from largebatch.workbench.studies.probe.report import interval, number
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """A critical batch, or why it is unknown: one of the two is there.
+class CriticalBatch:
+    """A critical batch, or the reason why it is unknown; exactly one of the two is set.
 
-    >>> print(Finding(where="0 to 20 %", batch=Range(value=64.0, low=32.0, high=128.0)))
+    >>> print(CriticalBatch(where="0 to 20 %", batch=Range(value=64.0, low=32.0, high=128.0)))
     64 [32, 128]
-    >>> print(Finding(where="0 to 20 %", batch=Range(value=32.0, low=0.0, high=64.0)))
+    >>> print(CriticalBatch(where="0 to 20 %", batch=Range(value=32.0, low=0.0, high=64.0)))
     32, surely below 64
 
     Args:
@@ -100,7 +96,7 @@ class Reached:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What one method says.
+    """The result of one method.
 
     Args:
         method: its name.
@@ -114,7 +110,7 @@ class Answer:
     """
 
     method: Method
-    findings: tuple[Finding, ...]
+    findings: tuple[CriticalBatch, ...]
     assumes: str
     samples: int
     steps: int
@@ -122,37 +118,3 @@ class Answer:
     notes: tuple[str, ...] = ()
     trials: tuple[Trial, ...] = ()
     runs: tuple[Reached, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Critical:
-    """The answers side by side; `str` gives them as text, `render` prints them as a table.
-
-    Args:
-        name: of the workload.
-        optimizer: class name.
-        base_batch_size: B, in samples.
-        base_lr: rate tuned at B.
-        budget_samples: of the base run.
-        ranks: processes that shared each batch.
-        answers: one of each method.
-    """
-
-    name: str
-    optimizer: str
-    base_batch_size: int
-    base_lr: float
-    budget_samples: int
-    ranks: int
-    answers: tuple[Answer, ...]
-
-    def render(self, console: Console) -> None:
-        """Prints it with rich."""
-        from largebatch.workbench.studies.critical.report import print_rich
-
-        print_rich(self, console)
-
-    def __str__(self) -> str:
-        from largebatch.workbench.studies.critical.report import text_of
-
-        return text_of(self)

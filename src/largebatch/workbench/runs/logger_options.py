@@ -61,8 +61,8 @@ def loggers_of(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Runs:
-    """What of loggers belongs into a checkpoint, so that a resumed run goes on in them.
+class ResumableLoggers:
+    """The part of the loggers that a checkpoint holds, so that a resumed run continues in them.
 
     Args:
         named: those that may know their run by an id, by name.

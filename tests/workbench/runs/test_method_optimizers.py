@@ -21,7 +21,7 @@ from largebatch.workbench.cli.list_methods import list_methods
 from largebatch.workbench.cli.tables import methods_table
 from largebatch.workbench.reports.curves import drawn
 from largebatch.workbench.runs.doctor import doctor
-from largebatch.workbench.runs.optimizers import OWN, suited
+from largebatch.workbench.runs.method_optimizers import METHOD_OPTIMIZERS, with_method_optimizer
 from largebatch.workbench.runs.train import train
 from largebatch.workbench.studies.compare.compare import compare
 from largebatch.workbench.workloads import Workload, load
@@ -43,7 +43,7 @@ def optimizer_of(workload: Workload) -> torch.optim.Optimizer:
 
 @every_paper
 def test_a_workload_gets_the_optimizer_of_the_paper(paper: str) -> None:
-    workload, why = suited(load("digits"), METHODS[paper].optimizer)
+    workload, why = with_method_optimizer(load("digits"), METHODS[paper].optimizer)
     optimizer = optimizer_of(workload)
     assert type(optimizer) is PAPERS[paper]
     if paper == "adasgd":
@@ -51,13 +51,15 @@ def test_a_workload_gets_the_optimizer_of_the_paper(paper: str) -> None:
         assert optimizer.param_groups[0]["lr"] == load("digits").base_lr
     else:
         assert f"{type(optimizer).__name__} instead of SGD" in why
-        assert optimizer.param_groups[0]["lr"] == OWN[str(METHODS[paper].optimizer)].lr
+        assert (
+            optimizer.param_groups[0]["lr"] == METHOD_OPTIMIZERS[str(METHODS[paper].optimizer)].lr
+        )
 
 
 def test_a_workload_with_such_an_optimizer_keeps_it_and_its_rate() -> None:
     mine = replace(load("digits"), optimizer=adamw(betas=(0.8, 0.9)), base_lr=0.005)
-    assert suited(mine, "adam") == (mine, "")
-    changed, _ = suited(mine, "adagrad")
+    assert with_method_optimizer(mine, "adam") == (mine, "")
+    changed, _ = with_method_optimizer(mine, "adagrad")
     assert type(optimizer_of(changed)) is torch.optim.Adagrad
 
 
@@ -96,7 +98,7 @@ def test_the_workloads_that_the_page_names_have_the_optimizers_that_it_says(
 
 def test_every_kind_that_a_method_names_is_known() -> None:
     kinds = {method.optimizer for method in METHODS.values()} - {None}
-    assert kinds == set(OWN)
+    assert kinds == set(METHOD_OPTIMIZERS)
 
 
 @every_paper
@@ -142,7 +144,7 @@ def test_a_comparison_runs_each_method_on_its_own_optimizer(tmp_path: Path) -> N
         out=tmp_path,
     )  # fmt: skip
     rates = {run.method: run.lr for run in result.runs}
-    assert rates == {"any": 0.01, "adasgd": 0.01, "adadagrad": OWN["adagrad"].lr}
+    assert rates == {"any": 0.01, "adasgd": 0.01, "adadagrad": METHOD_OPTIMIZERS["adagrad"].lr}
     steps = {run.method: run.steps for run in result.runs}
     assert max(steps["adasgd"], steps["adadagrad"]) < steps["any"]
 

@@ -1,4 +1,4 @@
-"""Steps of one batch to a target loss, and the climb to the rate that takes the fewest."""
+"""Search the learning rate with which one batch takes the fewest steps to a target loss."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from largebatch.analysis.student import mean_of
 from largebatch.core.rule import chain
-from largebatch.workbench.studies.critical.lab import Lab
 from largebatch.workbench.studies.critical.settings import Settings
+from largebatch.workbench.studies.critical.study import Study
 from largebatch.workbench.studies.critical.values import Reached
 
 SPACING = 1.03
@@ -26,13 +26,13 @@ MOST_RATES = 12
 
 
 def steps_to(
-    lab: Lab, *, batch_size: int, lr: float, seed: int, target: float, most: int
+    study: Study, *, batch_size: int, lr: float, seed: int, target: float, most: int
 ) -> tuple[int | None, float]:
     """(steps at which the loss is first seen at or below the target, the lowest loss seen); None
     where `most` steps, MOST_SAMPLES budgets or a divergence come first."""
-    run = lab.run(rule=chain(), batch_size=batch_size, seed=seed, lr=lr)
+    run = study.run(rule=chain(), batch_size=batch_size, seed=seed, lr=lr)
     lowest, due, reached = math.inf, 1, False
-    most_samples = min(most * batch_size, MOST_SAMPLES * lab.budget)
+    most_samples = min(most * batch_size, MOST_SAMPLES * study.budget)
 
     def until() -> bool:
         nonlocal lowest, due, reached
@@ -48,16 +48,19 @@ def steps_to(
     return (run.control.optimizer_steps if reached else None), lowest
 
 
-def climb(measure: Callable[[float], Reached], start: float) -> tuple[Reached, ...]:
-    """Rates by factors of 2 from `start`, up and else down, until one is better than both
-    neighbours; the best is marked. None is where MOST_RATES were measured before: a best rate that
-    was not found would let steps fall from batch to batch for no other reason.
+def search_learning_rate(measure: Callable[[float], Reached], start: float) -> tuple[Reached, ...]:
+    """Try learning rates by factors of 2 from `start` until one is better than both neighbours.
+
+    The search goes up, or else down, and the best rate is marked. No rate is marked if MOST_RATES
+    were measured before: a best rate that was not found would let steps fall from batch to batch
+    for no other reason.
 
     A rate is better where more seeds reach the target, then where they need fewer steps.
 
     >>> def measure(lr: float) -> Reached:
     ...     return Reached(batch_size=16, lr=lr, steps=(round(8 * abs(lr - 4)) + 9,), lowest=0.1)
-    >>> [(run.lr, run.best) for run in climb(measure, 1.0)]
+    >>> found = search_learning_rate(measure, 1.0)
+    >>> [(run.lr, run.best) for run in found]
     [(1.0, False), (2.0, False), (4.0, True), (8.0, False)]
 
     Args:
@@ -79,7 +82,7 @@ def climb(measure: Callable[[float], Reached], start: float) -> tuple[Reached, .
 
 
 def better(one: Reached, other: Reached) -> bool:
-    """Whether a rate takes its batch to the target faster."""
+    """Return whether a learning rate takes its batch to the target faster than another one."""
     if len(one.known) != len(other.known):
         return len(one.known) > len(other.known)
     return bool(one.known) and mean_of(one.known).value < mean_of(other.known).value
@@ -90,11 +93,11 @@ class Rates:
     """All seeds of one batch at a rate; mutable: remembers how fast the fastest rate was.
 
     Args:
-        lab, settings, target, batch_size: as in `steps_to`.
+        study, settings, target, batch_size: as in `steps_to`.
         most: steps after which a run is given up.
     """
 
-    lab: Lab
+    study: Study
     settings: Settings
     target: float
     batch_size: int
@@ -106,7 +109,7 @@ class Rates:
         lowest = math.inf
         for seed in range(self.settings.seed, self.settings.seed + self.settings.seeds):
             taken, low = steps_to(
-                self.lab,
+                self.study,
                 batch_size=self.batch_size,
                 lr=lr,
                 seed=seed,

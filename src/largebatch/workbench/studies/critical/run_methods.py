@@ -1,4 +1,4 @@
-"""The three ways to the critical batch on one workload, side by side."""
+"""Find the critical batch of one workload by several methods."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Callable, Iterable, Mapping
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import Budget
 from largebatch.workbench.amounts import parse_length
-from largebatch.workbench.runs.distributed import Place, joined
-from largebatch.workbench.runs.train import length_of
+from largebatch.workbench.runs.distributed import Process, process_group
+from largebatch.workbench.runs.options import length_of
 from largebatch.workbench.studies.critical.branches import branches, window_of
-from largebatch.workbench.studies.critical.lab import Lab, Spent
 from largebatch.workbench.studies.critical.noise import noise
+from largebatch.workbench.studies.critical.result import Critical
 from largebatch.workbench.studies.critical.settings import Method, Settings, Watcher, methods_of
+from largebatch.workbench.studies.critical.study import Spent, Study
 from largebatch.workbench.studies.critical.sweep import rough_samples, sweep
-from largebatch.workbench.studies.critical.values import Answer, Critical
+from largebatch.workbench.studies.critical.values import Answer
 from largebatch.workbench.workloads import Workload, load
 from largebatch.workbench.workloads.data import size
 
-RUNS: Mapping[Method, Callable[[Lab, Settings, Watcher | None], Answer]] = {
+RUNS: Mapping[Method, Callable[[Study, Settings, Watcher | None], Answer]] = {
     "noise": noise,
     "branches": branches,
     "sweep": sweep,
@@ -33,7 +34,7 @@ def critical(
     settings: Settings | None = None,
     watcher: Watcher | None = None,
 ) -> Critical:
-    """The critical batch of a workload; the same values on every rank.
+    """Find the critical batch of a workload; the values are the same on every rank.
 
     Under torchrun the processes share each batch.
 
@@ -42,7 +43,7 @@ def critical(
         by: names of methods, with commas between or not, or "all".
         budget: length of the base run, such as "5ep"; None for the workload's epochs.
         settings: seeds, points, doublings, tolerance, target; None for the defaults.
-        watcher: is told of the progress, on the first rank.
+        watcher: called with the progress, on the first rank.
 
     Raises:
         ValueError: an unknown method, or a budget too short for what is asked, before any training.
@@ -53,85 +54,88 @@ def critical(
     workload = load(workload) if isinstance(workload, str) else workload
     if budget is not None:
         parse_length(budget)
-    with joined() as place:
-        lab = _lab(workload, budget, place)
-        _check(lab, methods, settings)
-        watcher = watcher if place.leader else None
+    with process_group() as process:
+        study = _study(workload, budget, process)
+        _check(study, methods, settings)
+        watcher = watcher if process.leader else None
         if watcher is not None:
-            watcher(announcement(lab, methods, settings))
-        answers = tuple(RUNS[method](lab, settings, watcher) for method in methods)
+            watcher(samples_to_train(study, methods, settings))
+        answers = tuple(RUNS[method](study, settings, watcher) for method in methods)
     _, optimizer = workload.fresh(seed=settings.seed)
     return Critical(
         name=workload.name,
         optimizer=type(optimizer).__name__,
         base_batch_size=workload.base_batch_size,
         base_lr=workload.base_lr,
-        budget_samples=lab.budget,
-        ranks=place.ranks,
+        budget_samples=study.budget,
+        ranks=process.ranks,
         answers=answers,
     )
 
 
-def announcement(lab: Lab, methods: Iterable[Method], settings: Settings) -> str:
-    """What is going to be trained, in samples."""
+def samples_to_train(study: Study, methods: Iterable[Method], settings: Settings) -> str:
+    """Return a sentence that says how many samples each method trains on."""
     parts = []
     for method in methods:
         if method == "noise":
-            parts.append(f"noise {lab.budget:,}")
+            parts.append(f"noise {study.budget:,}")
         elif method == "branches":
-            window, doublings = _window(lab, settings)
-            each = lab.budget + settings.points * doublings * window
+            window, doublings = _window(study, settings)
+            each = study.budget + settings.points * doublings * window
             parts.append(f"branches {settings.seeds * each:,}")
         else:
-            parts.append(f"sweep roughly {rough_samples(lab, settings):,}")
-    return f"Samples to train {lab.workload.name} on: {', '.join(parts)}."
+            parts.append(f"sweep roughly {rough_samples(study, settings):,}")
+    return f"Samples to train {study.workload.name} on: {', '.join(parts)}."
 
 
-def _lab(workload: Workload, budget: str | None, place: Place) -> Lab:
+def _study(workload: Workload, budget: str | None, process: Process) -> Study:
     data = workload.data()
     length = length_of(workload, budget)
     assert not isinstance(length, Budget), "a text or the workload's epochs"
     base = workload.base_batch_size
     steps = length.base_steps(dataset_size=size(data.train), base_batch_size=base)
-    return Lab(workload=workload, data=data, place=place, budget=round(steps * base), spent=Spent())
-
-
-def _window(lab: Lab, settings: Settings) -> tuple[int, int]:
-    return window_of(
-        base=lab.base, budget=lab.budget, points=settings.points, doublings=settings.doublings
+    return Study(
+        workload=workload, data=data, process=process, budget=round(steps * base), spent=Spent()
     )
 
 
-def _check(lab: Lab, methods: Iterable[Method], settings: Settings) -> None:
-    """Refuses what could not be answered.
+def _window(study: Study, settings: Settings) -> tuple[int, int]:
+    return window_of(
+        base=study.base, budget=study.budget, points=settings.points, doublings=settings.doublings
+    )
+
+
+def _check(study: Study, methods: Iterable[Method], settings: Settings) -> None:
+    """Refuse what could not be answered.
 
     Raises:
         ValueError: a budget smaller than one batch or too short for the branches, more ranks than
             samples, or a target that is reached before the first step.
         LargeBatchError: a workload without validation samples.
     """
-    if lab.budget < lab.base:
+    if study.budget < study.base:
         raise ValueError(
-            f"A budget of {lab.budget:,} samples is smaller than one batch of "
-            f"{lab.workload.name}, {lab.base:,}. Example: --budget {100 * lab.base}"
+            f"A budget of {study.budget:,} samples is smaller than one batch of "
+            f"{study.workload.name}, {study.base:,}. Example: --budget {100 * study.base}"
         )
-    if lab.place.ranks > lab.base:
+    if study.process.ranks > study.base:
         raise ValueError(
-            f"A batch of {lab.base} samples cannot be shared by {lab.place.ranks} ranks. Start "
-            f"{lab.base} processes or fewer."
+            f"A batch of {study.base} samples cannot be shared by {study.process.ranks} ranks. "
+            f"Start {study.base} processes or fewer."
         )
-    if not size(lab.data.validation):
+    if not size(study.data.validation):
         raise LargeBatchError(
-            f"{lab.workload.name} has no validation samples to judge a loss on; give its data some."
+            f"{study.workload.name} has no validation samples to judge a loss on; give its data "
+            "some."
         )
     if "branches" in methods:
-        _window(lab, settings)
+        _window(study, settings)
     if "sweep" in methods and settings.target is not None:
-        model, _ = lab.workload.fresh(seed=settings.seed, device=lab.place.device)
-        first = lab.loss(model)
+        model, _ = study.workload.fresh(seed=settings.seed, device=study.process.device)
+        first = study.loss(model)
         if first <= settings.target:
             raise ValueError(
-                f"The validation loss of {lab.workload.name} is {first:.4g} before the first step, "
-                f"so the target {settings.target:g} takes no training. Take a lower one: --target "
-                f"{first / 4:.2g}"
+                f"The validation loss of {study.workload.name} is {first:.4g} before the first "
+                f"step, so the target {settings.target:g} takes no training. Take a lower one: "
+                f"--target {first / 4:.2g}"
             )

@@ -15,14 +15,14 @@ from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
 from largebatch.core.protocols import Sink
 from largebatch.core.scalars import averaged, noise_scale_of, scalars_of
-from largebatch.workbench.runs.loggers import Runs
+from largebatch.workbench.runs.logger_options import ResumableLoggers
 from largebatch.workbench.runs.results import Metrics, Point, Progress, Report
-from largebatch.workbench.runs.spec import Plan
+from largebatch.workbench.runs.spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """What a resumed run needs of what was logged before; `runs` are loggers' names and ids."""
+class SavedLog:
+    """The part of the log that a checkpoint holds; `runs` are loggers' names and ids."""
 
     points: tuple[Point, ...]
     multipliers: float
@@ -34,7 +34,7 @@ class Kept:
     extra_samples: int = field(default=0, metadata=LATER)
 
 
-class Log:
+class RunLog:
     """A sink that passes each step on to the record and to whoever watches, and keeps sums.
 
     Mutable: gathers the sums since the last point of the curve, and over the run.
@@ -46,21 +46,21 @@ class Log:
 
     def __init__(
         self,
-        plan: Plan,
+        spec: RunSpec,
         record: Sink | None,
         report: Report | None,
         label: str,
         *,
-        runs: Runs | None = None,
+        loggers: ResumableLoggers | None = None,
     ) -> None:
-        self.plan, self.record, self.report, self.label = plan, record, report, label
+        self.spec, self.record, self.report, self.label = spec, record, report, label
         self.points: list[Point] = []
         self.seconds_before, self._began = 0.0, time.perf_counter()
         self.multipliers, self.extra_samples = 0.0, 0
         self._losses: list[float] = []
-        self._batch_size = plan.batch_size  # wished for of the next step
+        self._batch_size = spec.batch_size  # wished for of the next step
         self._moments = self._adam_moments = MovingMoments()
-        self._runs = runs
+        self._loggers = loggers
         self._ids: Mapping[str, str] = {}  # of loggers that the resumed run had
 
     @property
@@ -70,7 +70,7 @@ class Log:
 
     def start(self, facts: Mapping[str, Any]) -> None:
         if self.record is not None:
-            self.record.start({**facts, **self.plan.facts})
+            self.record.start({**facts, **self.spec.facts})
 
     def write(self, seen: Measurement, decision: Decision) -> None:
         if self.record is not None:
@@ -92,17 +92,17 @@ class Log:
 
     def state_dict(self) -> str:
         """The curve and the sums, as JSON text."""
-        kept = Kept(
+        saved = SavedLog(
             points=tuple(self.points),
             multipliers=self.multipliers,
             losses=tuple(self._losses),
             batch_size=self._batch_size,
             moments=self._moments,
             adam_moments=self._adam_moments,
-            runs={**self._ids, **(self._runs.ids if self._runs else {})},
+            runs={**self._ids, **(self._loggers.ids if self._loggers else {})},
             extra_samples=self.extra_samples,
         )
-        return json.dumps(encode(kept), separators=(",", ":"))
+        return json.dumps(encode(saved), separators=(",", ":"))
 
     def load_state_dict(self, text: str) -> None:
         """Goes on from what `state_dict` gave.
@@ -110,13 +110,13 @@ class Log:
         Raises:
             ValueError, RecordError: something else.
         """
-        kept: Kept = decode(Kept, json.loads(text), where="the curve")
-        self.points, self.multipliers = list(kept.points), kept.multipliers
-        self._losses, self._batch_size = list(kept.losses), kept.batch_size
-        self._moments, self._adam_moments = kept.moments, kept.adam_moments
-        self._ids, self.extra_samples = kept.runs, kept.extra_samples
-        if self._runs is not None:
-            self._runs.go_on(kept.runs, kept.moments)
+        saved: SavedLog = decode(SavedLog, json.loads(text), where="the curve")
+        self.points, self.multipliers = list(saved.points), saved.multipliers
+        self._losses, self._batch_size = list(saved.losses), saved.batch_size
+        self._moments, self._adam_moments = saved.moments, saved.adam_moments
+        self._ids, self.extra_samples = saved.runs, saved.extra_samples
+        if self._loggers is not None:
+            self._loggers.go_on(saved.runs, saved.moments)
 
     def add_point(self, control: Controller, validation: Metrics) -> None:
         """Adds where the run stands to the curve."""
@@ -133,7 +133,7 @@ class Log:
 
     def _progress(self, seen: Measurement, decision: Decision) -> Progress:
         step, samples = seen.step + seen.finite, seen.samples + seen.batch_size
-        used = self.plan.budget.used(
+        used = self.spec.budget.used(
             step=step, samples=samples, base_steps=seen.base_steps + decision.base_steps
         )
         values = scalars_of(seen, decision, moments=self._moments)

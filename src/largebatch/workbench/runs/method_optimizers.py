@@ -1,4 +1,4 @@
-"""The optimizer that a method is named after, where the workload trains with another one."""
+"""The optimizers that methods are named after, for workloads that train with another one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from largebatch.workbench.workloads.workload import OptimizerFactory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Own:
-    """What a method trains with.
+class MethodOptimizer:
+    """The optimizer that a method is named after.
 
     Args:
         kinds: optimizers that will do; a workload that has one of them keeps it, with its rate.
@@ -40,32 +40,32 @@ def adagrad_norm(parameters: Iterable[nn.Parameter], *, lr: float) -> Optimizer:
     return AdaGradNorm(parameters, lr=lr)
 
 
-OWN: Mapping[str, Own] = {
-    "adagrad": Own(kinds=(torch.optim.Adagrad,), build=adagrad, lr=0.01),
-    "adagrad-norm": Own(kinds=(AdaGradNorm,), build=adagrad_norm, lr=1.0),
-    "adam": Own(kinds=(torch.optim.Adam, torch.optim.AdamW), build=adamw(), lr=0.001),
+METHOD_OPTIMIZERS: Mapping[str, MethodOptimizer] = {
+    "adagrad": MethodOptimizer(kinds=(torch.optim.Adagrad,), build=adagrad, lr=0.01),
+    "adagrad-norm": MethodOptimizer(kinds=(AdaGradNorm,), build=adagrad_norm, lr=1.0),
+    "adam": MethodOptimizer(kinds=(torch.optim.Adam, torch.optim.AdamW), build=adamw(), lr=0.001),
 }
 """What a method's `optimizer` stands for; the rates are torch's, and 1 for AdaGrad-Norm."""
 
 
-def suited(workload: Workload, optimizer: str | None) -> tuple[Workload, str]:
-    """The workload with an optimizer of that kind, and what was changed in a user's words.
+def with_method_optimizer(workload: Workload, optimizer: str | None) -> tuple[Workload, str]:
+    """Return the workload with an optimizer of that kind, and a text that says what was changed.
 
     >>> from largebatch.workbench.workloads import load
-    >>> changed, why = suited(load("digits"), "adagrad")
+    >>> changed, why = with_method_optimizer(load("digits"), "adagrad")
     >>> changed.base_lr, why
     (0.01, 'trained with Adagrad instead of SGD; its rate of 0.01 is not tuned: --lr 0.02')
 
     Args:
         workload: what is trained.
-        optimizer: a name of `OWN`; None for whatever the workload has.
+        optimizer: a name of `METHOD_OPTIMIZERS`; None for whatever the workload has.
 
     Returns:
         The workload as it was, and no words, where its own optimizer is of that kind.
     """
     if optimizer is None:
         return workload, ""
-    own, there = OWN[optimizer], _kind(workload.optimizer)
+    own, there = METHOD_OPTIMIZERS[optimizer], _kind(workload.optimizer)
     if issubclass(there, own.kinds):
         return workload, ""
     changed = replace(workload, optimizer=own.build, base_lr=own.lr)

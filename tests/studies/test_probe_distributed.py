@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from distributed import run_on_ranks
-from largebatch.workbench.studies.probe.probe import probe_run
-from largebatch.workbench.studies.probe.result import ProbeResult
+from largebatch.studies.probe import probe
+from largebatch.studies.probe_result import ProbeResult
 
 pytestmark = pytest.mark.distributed
 
@@ -26,7 +26,7 @@ def probed(same_loader: bool) -> ProbeResult:
     batches = DataLoader(TensorDataset(*data), batch_size=16) if same_loader else data
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     before = model.module.weight.detach().clone()
-    found = probe_run(model, optimizer, loss, batches, base_batch_size=32, steps=32)
+    found = probe(model, optimizer, loss, batches, base_batch_size=32, steps=32)
     assert torch.equal(model.module.weight, before)
     return found
 
@@ -36,12 +36,12 @@ def test_ranks_agree_on_what_they_find_and_share_the_batch() -> None:
     assert str(first.noise) == str(second.noise)
     assert first.noise.estimate is not None
     assert (first.ranks, first.micro_batches, first.name) == (2, 4, "Linear")
-    assert all(check.sound for check in first.checks)
+    assert all(finding.level == "ok" for finding in first.checks)
 
 
 def test_ranks_that_read_the_same_samples_are_found_out() -> None:
     for found in run_on_ranks(probed, 2, True):
-        (data,) = [check for check in found.checks if "micro-batches" in check.text]
-        assert not data.sound
-        assert "2 of the first step's 4" in data.text
-        assert "DistributedSampler" in data.text
+        (data,) = [finding for finding in found.checks if finding.name == "samples"]
+        assert data.level == "error"
+        assert "2 of the first 4" in data.seen
+        assert "DistributedSampler" in data.remedy

@@ -1,4 +1,4 @@
-"""Where the runs take place: one workload, its data, the loss that judges, and what was spent."""
+"""A study of one workload: its data, the loss that judges, its runs, and what they cost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Subset
 
@@ -17,10 +17,12 @@ from largebatch.act.loader import BatchLoader
 from largebatch.act.stream import seed_of
 from largebatch.checks.models import BATCH_NORMS
 from largebatch.checks.snapshot import copy_run
-from largebatch.core.errors import NotFinite
+from largebatch.core.measurement import Budget
 from largebatch.core.rule import Rule
 from largebatch.measure.parameters import bare
-from largebatch.workbench.runs.distributed import Place
+from largebatch.measure.random_state import set_torch_random_states, torch_random_states
+from largebatch.studies.training_loop import train_until
+from largebatch.workbench.runs.distributed import Process
 from largebatch.workbench.workloads import Batch, Data, Workload, evaluate
 from largebatch.workbench.workloads.data import Split, size
 
@@ -37,20 +39,20 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lab:
+class Study:
     """What all runs of a workload share.
 
     Args:
         workload: what is trained.
         data: its splits.
-        place: device and ranks.
+        process: device and ranks.
         budget: samples of the base run.
         spent: counts the steps of every run.
     """
 
     workload: Workload
     data: Data
-    place: Place
+    process: Process
     budget: int
     spent: Spent
 
@@ -60,48 +62,46 @@ class Lab:
         return self.workload.base_batch_size
 
     def loss(self, model: nn.Module) -> float:
-        """Of a model on the fixed part of the validation split, the same on every rank; infinite
-        where it is no number."""
+        """Return the loss of a model on the fixed part of the validation split, the same on every
+        rank; infinite if it is not finite."""
         value = 0.0
-        if self.place.leader:
+        if self.process.leader:
             judge = replace(self.workload, metrics=None)
             value = evaluate(bare(model), judge, part_of(self.data.validation, JUDGED))["loss"]
-        if self.place.ranks > 1:
-            shared = torch.tensor(value, dtype=torch.float64, device=self.place.device)
+        if self.process.ranks > 1:
+            shared = torch.tensor(value, dtype=torch.float64, device=self.process.device)
             dist.broadcast(shared, src=0)
             value = float(shared)
         return value if math.isfinite(value) else math.inf
 
-    def run(self, *, rule: Rule, batch_size: int, seed: int, lr: float | None = None) -> Run:
-        """A fresh run."""
-        model, optimizer = self.workload.fresh(seed=seed, lr=lr, device=self.place.device)
-        with torch.random.fork_rng(devices=self._devices):
-            torch.manual_seed(seed_of("training", seed, self.place.rank))
-            states = self._states()
-        replica = self.place.replicate(model)
-        return Run(self, replica, optimizer, rule, batch_size=batch_size, seed=seed, states=states)
+    def training_loss(self, model: nn.Module, micro_batch: Batch) -> Tensor:
+        """Return the workload's loss of a micro-batch that may be on another device."""
+        return self.workload.loss(model, self.process.moved(micro_batch))
+
+    def run(self, *, rule: Rule, batch_size: int, seed: int, lr: float | None = None) -> StudyRun:
+        """Return a run that has not begun."""
+        model, optimizer = self.workload.fresh(seed=seed, lr=lr, device=self.process.device)
+        with torch.random.fork_rng(devices=self.devices):
+            torch.manual_seed(seed_of("training", seed, self.process.rank))
+            states = torch_random_states(self.devices)
+        replica = self.process.replicate(model)
+        return StudyRun(
+            self, replica, optimizer, rule, batch_size=batch_size, seed=seed, states=states
+        )
 
     @property
-    def _devices(self) -> list[torch.device]:
-        return [self.place.device] if self.place.device.type == "cuda" else []
-
-    def _states(self) -> list[torch.Tensor]:
-        own = [torch.cuda.get_rng_state(device) for device in self._devices]
-        return [torch.get_rng_state(), *own]
-
-    def _restore(self, states: list[torch.Tensor]) -> None:
-        torch.set_rng_state(states[0])
-        for device, state in zip(self._devices, states[1:], strict=True):
-            torch.cuda.set_rng_state(state, device)
+    def devices(self) -> list[torch.device]:
+        """The accelerator whose generator belongs to a run's state, if there is one."""
+        return [self.process.device] if self.process.device.type == "cuda" else []
 
 
-class Run:
-    """A training that goes on from where it stopped, and of which branches are made.
+class StudyRun:
+    """A training run that stops, goes on, and from which branches start.
 
     Mutable: holds model, optimizer, place in the data and random state.
 
     Args:
-        lab: where it takes place.
+        study: that it belongs to.
         model: in DistributedDataParallel where several processes share the batch.
         optimizer: with the rate of the base batch.
         rule: what sets the rate.
@@ -112,7 +112,7 @@ class Run:
 
     def __init__(
         self,
-        lab: Lab,
+        study: Study,
         model: nn.Module,
         optimizer: Optimizer,
         rule: Rule,
@@ -121,23 +121,25 @@ class Run:
         seed: int,
         states: list[torch.Tensor],
     ) -> None:
-        self.lab, self.model, self.rule = lab, model, rule
+        self.study, self.model, self.rule = study, model, rule
         self.diverged = False
-        self._seed, self._states = seed, states
+        self._seed, self._states, self._counted = seed, states, 0
         batches = BatchLoader(
-            lab.data.train,
+            study.data.train,
             batch_size=batch_size,
-            max_micro_batch_size=_micro_batch(lab.workload, model),
+            max_micro_batch_size=_micro_batch(study.workload, model),
             seed=seed,
         )
-        self.control = Controller(model, optimizer, rule, batches, base_batch_size=lab.base)
+        self.control = Controller(model, optimizer, rule, batches, base_batch_size=study.base)
 
-    def branch(self, batch_size: int) -> Run:
-        """A copy that goes on with another batch: the same weights, optimizer state, random state
-        and coming samples. The run itself stays as it is."""
+    def branch(self, batch_size: int) -> StudyRun:
+        """Return a copy that goes on with another batch size; the run itself does not change.
+
+        The copy has the same weights, optimizer state, random state and coming samples.
+        """
         model, optimizer = copy_run(self.model, self.control.optimizer)
-        twin = Run(
-            self.lab,
+        twin = StudyRun(
+            self.study,
             model,
             optimizer,
             self.rule,
@@ -156,43 +158,42 @@ class Run:
         budget: int | None = None,
         until: Callable[[], bool] | None = None,
     ) -> None:
-        """Trains until so many samples were taken since the run's beginning, or it diverges.
+        """Train until the run has taken this many samples since its beginning, or diverges.
 
         Args:
             samples: over all ranks.
-            budget: of the whole run, of which schedules are fractions; None for the lab's.
+            budget: of the whole run, of which schedules are fractions; None for the study's.
             until: asked after each step, whether to stop.
         """
-        control, lab = self.control, self.lab
+        control, study = self.control, self.study
         if self.diverged or control.samples >= samples:
             return
-        with torch.random.fork_rng(devices=lab._devices):
-            lab._restore(self._states)
-            try:
-                for batch in control.steps(samples=budget or lab.budget):
-                    before = control.samples
-                    for micro_batch in batch:
-                        control.backward(lab.workload.loss(self.model, self._moved(micro_batch)))
-                    control.step()
-                    lab.spent.steps += 1
-                    lab.spent.samples += control.samples - before
-                    if control.samples >= samples or (until is not None and until()):
-                        break
-            except NotFinite:
-                self.diverged = True
-            self._states = lab._states()
+        self._counted = control.samples
+        with torch.random.fork_rng(devices=study.devices):
+            set_torch_random_states(self._states, study.devices)
+            diverged = train_until(
+                control,
+                study.training_loss,
+                Budget(samples=budget or study.budget),
+                after_step=self._count,
+                until=lambda: control.samples >= samples or (until is not None and until()),
+            )
+            self.diverged = diverged is not None
+            self._states = torch_random_states(study.devices)
 
     @property
     def loss(self) -> float:
-        """Where it stands, on the fixed part of the validation split."""
-        return math.inf if self.diverged else self.lab.loss(self.model)
+        """The present loss on the fixed part of the validation split."""
+        return math.inf if self.diverged else self.study.loss(self.model)
 
-    def _moved(self, micro_batch: Batch) -> Batch:
-        return tuple(tensor.to(self.lab.place.device) for tensor in micro_batch)
+    def _count(self) -> None:
+        self.study.spent.steps += 1
+        self.study.spent.samples += self.control.samples - self._counted
+        self._counted = self.control.samples
 
 
 def part_of(split: Split, most: int) -> Split:
-    """At most so many samples of a split, evenly from all of it.
+    """Return at most this many samples of a split, evenly from all of it.
 
     >>> part_of((torch.arange(10),), 4)[0].tolist()
     [0, 2, 5, 7]

@@ -1,29 +1,51 @@
-"""The answers side by side: one table, then what each assumes, as text or printed by rich."""
+"""The answers of all methods side by side, and their report as text."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from largebatch.workbench.studies.probe.report import WIDTH
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from largebatch.workbench.studies.critical.values import Answer, Critical
+from largebatch.studies.report_text import WIDTH
+from largebatch.workbench.studies.critical.values import Answer
 
 HEADS = ("by", "samples", "steps", "seconds", "where", "loss", "critical batch, samples [95 %]")
 """Columns; the cost stands in the first row of each method."""
 
 FIRST_TEXT = {0, 4, 6}
-"""Columns of text, to the left."""
+"""Columns of text, aligned to the left."""
 
 LOSSES = "Losses: training loss for noise, validation loss at the window's end for branches"
 
 
-def head_of(result: Critical) -> str:
-    """What was run."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Critical:
+    """The answers of all methods; `print` shows them as text.
+
+    Args:
+        name: of the workload.
+        optimizer: class name.
+        base_batch_size: B, in samples.
+        base_lr: rate tuned at B.
+        budget_samples: of the base run.
+        ranks: processes that shared each batch.
+        answers: one of each method.
+    """
+
+    name: str
+    optimizer: str
+    base_batch_size: int
+    base_lr: float
+    budget_samples: int
+    ranks: int
+    answers: tuple[Answer, ...]
+
+    def __str__(self) -> str:
+        return critical_text(self)
+
+
+def critical_title(result: Critical) -> str:
+    """Return what was run."""
     ranks = f", on {result.ranks} ranks" if result.ranks > 1 else ""
     return (
         f"Critical batch of {result.name}: {result.optimizer}, base batch "
@@ -32,8 +54,8 @@ def head_of(result: Critical) -> str:
     )
 
 
-def rows_of(answer: Answer) -> Iterator[tuple[str, ...]]:
-    """The rows of one method, its name and its cost in the first."""
+def answer_rows(answer: Answer) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of one method, its name and its cost in the first."""
     cost = (answer.method, f"{answer.samples:,}", f"{answer.steps:,}", f"{answer.seconds:.1f}")
     for index, finding in enumerate(answer.findings):
         yield (
@@ -44,17 +66,17 @@ def rows_of(answer: Answer) -> Iterator[tuple[str, ...]]:
         )
 
 
-def lines_of(result: Critical) -> Iterator[str]:
-    """What stands below the table."""
+def critical_notes(result: Critical) -> Iterator[str]:
+    """Yield the lines below the table."""
     for answer in result.answers:
         yield f"{answer.method}: {answer.assumes}."
         yield from (f"{answer.method}: {note}." for note in answer.notes)
     yield f"{LOSSES}, the target for sweep. Costs are those of training; judging comes on top."
 
 
-def text_of(result: Critical) -> str:
-    """Plain text, for which nothing needs to be installed."""
-    rows = [HEADS, *(row for answer in result.answers for row in rows_of(answer))]
+def critical_text(result: Critical) -> str:
+    """Return the answers as plain text, for which nothing needs to be installed."""
+    rows = [HEADS, *(row for answer in result.answers for row in answer_rows(answer))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = [
         "  "
@@ -66,28 +88,7 @@ def text_of(result: Critical) -> str:
     ]
     below = [
         wrapped
-        for line in lines_of(result)
+        for line in critical_notes(result)
         for wrapped in textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     ]
-    return "\n".join([head_of(result), "", *table, "", *below])
-
-
-def print_rich(result: Critical, console: Console) -> None:
-    """Prints the table with rich."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for column, head in enumerate(HEADS):
-        left = column in FIRST_TEXT
-        table.add_column(Text(head), justify="left" if left else "right", no_wrap=column < 6)
-    for index, answer in enumerate(result.answers):
-        if index:
-            table.add_section()
-        for row in rows_of(answer):
-            table.add_row(*map(Text, row))
-    console.print(Text(head_of(result)))
-    console.print(table)
-    for line in lines_of(result):
-        console.print(Text(line, style="dim"))
+    return "\n".join([critical_title(result), "", *table, "", *below])

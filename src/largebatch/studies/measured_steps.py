@@ -1,0 +1,226 @@
+"""Measured training steps: what each one shows of the gradient's noise, and checks of the first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from largebatch.act.controller import Controller
+from largebatch.act.fetch import MapStyle
+from largebatch.act.loader import BatchLoader
+from largebatch.act.micro_batches import MicroBatches
+from largebatch.checks.finding import Finding
+from largebatch.checks.samples import Pieces
+from largebatch.checks.subject import Loss
+from largebatch.core.measurement import Budget, GradientMoments
+from largebatch.core.rule import Rule, chain
+from largebatch.measure.blocks import BlockNorms
+from largebatch.measure.meter import Meter
+from largebatch.measure.preconditioned import PreconditionedNorms
+from largebatch.measure.taps import Detached
+from largebatch.rules import Observe, Schedule
+from largebatch.rules.factors import Factor
+from largebatch.studies.first_step import FirstStepChecks
+from largebatch.studies.noise_of_run import overscaled
+from largebatch.studies.training_loop import train_until
+
+PARTS = 4
+"""Micro-batches of a step; `largebatch.studies.probe` says why."""
+
+StepCounter = Callable[[int, int], None]
+"""Called with (steps done, steps in all) after each step."""
+
+Pair = tuple[float, float]
+"""(variance, sqnorm) of one step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeTarget:
+    """A model that is probed, and is trained meanwhile.
+
+    Args:
+        name: of the workload, or of the model's class.
+        model, optimizer, loss, batches, base_batch_size: as in `probe`.
+        micro_batch_size: most samples in one backward call; None for no bound.
+        run_steps: steps of the whole run at the base batch.
+        schedule: factor of the learning rate at a fraction of the run.
+        command_name: name of the workload for `largebatch train`.
+    """
+
+    name: str
+    model: nn.Module
+    optimizer: Optimizer
+    loss: Loss
+    batches: Any
+    base_batch_size: int
+    micro_batch_size: int | None = None
+    run_steps: int
+    schedule: Factor | None = None
+    command_name: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Trace:
+    """The numbers of the measured steps.
+
+    Mutable: it is filled while the steps are taken.
+
+    Args:
+        batch_size: samples of a step.
+        adam: whether the optimizer is of the Adam family.
+        ranks: processes that share the batch.
+        dataset_size: samples in an epoch; None if unknown.
+        sizes: parameters of each block.
+        losses, moments: of each step.
+        preconditioned: moments of the gradient as Adam scales it, once Adam is warm.
+        blocks: moments of each block of the model.
+        findings: of the checks.
+        parts: micro-batches of a step, over all ranks.
+    """
+
+    batch_size: int
+    adam: bool
+    ranks: int
+    dataset_size: int | None
+    sizes: dict[str, int]
+    losses: list[float] = field(default_factory=list)
+    moments: list[Pair] = field(default_factory=list)
+    preconditioned: list[Pair] = field(default_factory=list)
+    blocks: dict[str, list[Pair]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    parts: int = 0
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the noise is that of the gradient as Adam scales it."""
+        return self.adam and not overscaled(
+            self.preconditioned, batch_size=self.batch_size, parameters=sum(self.sizes.values())
+        )
+
+    @property
+    def series(self) -> list[Pair]:
+        """The moments that the noise scale comes from."""
+        return self.preconditioned if self.scaled else self.moments
+
+    @property
+    def series_losses(self) -> list[float]:
+        """The losses of the steps of `series`."""
+        return self.losses[len(self.losses) - len(self.series) :]
+
+
+def measure_steps(
+    target: ProbeTarget,
+    *,
+    steps: int,
+    batch_size: int,
+    seed: int = 0,
+    progress: StepCounter | None = None,
+) -> Trace:
+    """Train for a number of steps and measure each of them.
+
+    Args:
+        target: what is trained.
+        steps: to take.
+        batch_size: samples of one step.
+        seed: of the samples' order.
+        progress: called after each step.
+
+    Raises:
+        ValueError: the loss is a sum.
+        NotFinite: training diverges.
+    """
+    observer = _Observer(target, batch_size=batch_size, seed=seed)
+    control, trace = observer.control, observer.trace
+
+    def count() -> None:
+        if progress is not None:
+            progress(control.optimizer_steps, steps)
+
+    diverged = train_until(
+        control,
+        observer.loss,
+        Budget(steps=max(target.run_steps, steps)),
+        after_backward=observer.after_backward,
+        after_step=count,
+        until=lambda: control.optimizer_steps >= steps,
+    )
+    if diverged is not None:
+        raise diverged
+    trace.findings += observer.checks.check_model()
+    return trace
+
+
+class _Observer:
+    """Notes what the steps of a controller show. Mutable: holds the controller and the trace."""
+
+    def __init__(self, target: ProbeTarget, *, batch_size: int, seed: int) -> None:
+        self.target, self.blocks = target, BlockNorms()
+        adam = PreconditionedNorms()
+        meter = Meter(target.model, statistics=[self.blocks, adam], tap=Detached())
+        batches = _batches_of(target, batch_size=batch_size, ranks=meter.rank_count, seed=seed)
+        adam_like = adam.supports(target.optimizer)
+        self.control = Controller(
+            target.model,
+            target.optimizer,
+            _rule_of(target, adam=adam_like),
+            batches,
+            base_batch_size=target.base_batch_size,
+            meter=meter,
+        )
+        self.checks = FirstStepChecks(self.control, meter, target.loss)
+        self.trace = Trace(
+            batch_size=batch_size,
+            adam=adam_like,
+            ranks=meter.rank_count,
+            dataset_size=batches.dataset_size,
+            sizes=dict(self.blocks.sizes),
+            blocks={name: [] for name in self.blocks.names},
+        )
+
+    def loss(self, model: nn.Module, micro_batch: Any) -> Tensor:
+        """Return the target's loss; in the first step the micro-batch is checked before."""
+        if not self.trace.parts:
+            self.trace.findings += self.checks.check_micro_batch(micro_batch)
+        return self.target.loss(model, micro_batch)
+
+    def after_backward(self, batch: MicroBatches) -> None:
+        """Read the meter."""
+        reading = self.control.measure()
+        trace = self.trace
+        if not trace.parts:
+            trace.findings += self.checks.check_gradients()
+            trace.parts = batch.accumulation * trace.ranks
+        if reading.finite and reading.moments is not None:
+            trace.losses.append(reading.loss or 0.0)
+            trace.moments.append(_pair(reading.moments))
+            for name, of_block in self.blocks.last.items():
+                trace.blocks[name].append(_pair(of_block))
+            warm = len(trace.losses) > PreconditionedNorms.WARM
+            if warm and reading.preconditioned_moments is not None:
+                trace.preconditioned.append(_pair(reading.preconditioned_moments))
+
+
+def _rule_of(target: ProbeTarget, *, adam: bool) -> Rule:
+    wanted = ("moments", "preconditioned_moments") if adam else ("moments",)
+    rule: Rule = Observe(statistics=wanted)
+    if target.schedule is None:
+        return rule
+    return chain(rule, Schedule(factor=target.schedule))
+
+
+def _batches_of(target: ProbeTarget, *, batch_size: int, ranks: int, seed: int) -> BatchLoader:
+    """Return batches cut into PARTS micro-batches, or more if those were too large."""
+    piece = max(batch_size // (PARTS if ranks == 1 else ranks * max(PARTS // ranks, 1)), 1)
+    piece = min(piece, target.micro_batch_size or piece)
+    if isinstance(target.batches, MapStyle):
+        source: Any = target.batches
+        return BatchLoader(source, batch_size=batch_size, max_micro_batch_size=piece, seed=seed)
+    return BatchLoader(Pieces(target.batches, size=piece), batch_size=batch_size)
+
+
+def _pair(moments: GradientMoments) -> Pair:
+    return moments.variance, moments.sqnorm

@@ -1,0 +1,228 @@
+"""The noise scale that counts for a whole run, from the measured steps of its pieces.
+
+In a piece with the noise scale n, the share s = b / (n + b) of the base batch's squared gradient is
+signal. The steps that a larger batch needs are linear in the mean of s over the base steps, each
+counting alike (`gain_forecast`). So one number counts for a whole run whose noise scale moves, at
+every scale: the noise scale b (1 - mean(s)) / mean(s), whose gain is the mean gain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from largebatch.analysis.efficiency import Range
+from largebatch.analysis.noise import (
+    LEAST_BOUND,
+    NoiseEstimate,
+    NotEnough,
+    Pairs,
+    Piece,
+    along,
+    estimate_noise,
+)
+from largebatch.studies.gain_forecast import noise_scale_at, signal_share
+
+PIECES = 8
+"""Pieces of the run. More follow the noise scale more closely, and each is known less well."""
+
+LAST = 0.75
+"""The steps that were not probed are assumed to be like the probe's steps from this fraction on."""
+
+OVERSCALED = 10
+"""See `overscaled`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """The noise scale, or the reason why it is unknown; exactly one of the two is set.
+
+    >>> print(Noise(missing=NotEnough(reason="5 measured steps", needed="at least 16")))
+    not enough signal yet: 5 measured steps; needed: at least 16
+    """
+
+    estimate: NoiseEstimate | None = None
+    missing: NotEnough | None = None
+
+    @classmethod
+    def of(cls, known: NoiseEstimate | NotEnough) -> Noise:
+        """Return the noise that `estimate_noise` returned."""
+        if isinstance(known, NotEnough):
+            return cls(missing=known)
+        return cls(estimate=known)
+
+    def __str__(self) -> str:
+        return str(self.estimate or self.missing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """A piece of the run.
+
+    Args:
+        start, stop: its steps, without `stop`.
+        loss: mean training loss.
+        noise: its noise scale in samples.
+        signal: share of the base batch's squared gradient that is signal, in [0, 1].
+    """
+
+    start: int
+    stop: int
+    loss: float
+    noise: Noise
+    signal: Range
+
+
+def noise_of_series(
+    series: Pairs, losses: Sequence[float], *, base_batch_size: int, run_steps: int, seed: int = 0
+) -> tuple[Noise, Noise, tuple[Stretch, ...]]:
+    """Return (noise scale of the whole run, of all steps pooled, the pieces) of one series."""
+    pooled = Noise.of(estimate_noise(series, seed=seed))
+    pieces = stretches(series, losses, base_batch_size=base_batch_size, seed=seed)
+    whole = noise_of_run(
+        pieces, base_batch_size=base_batch_size, run_steps=run_steps, pooled=pooled
+    )
+    return whole, pooled, pieces
+
+
+def noise_of_run(
+    pieces: Sequence[Stretch], *, base_batch_size: int, run_steps: int, pooled: Noise
+) -> Noise:
+    """Return the noise scale that counts for the whole run, or why it is unknown.
+
+    Its `variance` and `sqnorm` are in units of the base batch's squared gradient, as every step
+    counts alike.
+
+    Args:
+        pieces: of the probe.
+        base_batch_size: b, in samples.
+        run_steps: base steps of the whole run, at least those probed.
+        pooled: the estimate over all steps, whose reason is given where no piece tells anything.
+    """
+    if all(piece.noise.estimate is None for piece in pieces):
+        return Noise(missing=pooled.missing or pieces[-1].noise.missing)
+    shares = weights([(p.start, p.stop) for p in pieces], run_steps=run_steps)
+    mean = weighted_mean([p.signal for p in pieces], shares)
+    signal = Range(value=mean.value, low=max(mean.low, 0.0), high=min(mean.high, 1.0))
+    value, low, high = (
+        noise_scale_at(signal=share, base_batch_size=base_batch_size)
+        for share in (signal.value, signal.high, signal.low)
+    )
+    steps = pieces[-1].stop
+    if low < LEAST_BOUND and math.isinf(high):
+        return Noise(
+            missing=NotEnough(
+                reason=f"the gradient is lost in its noise after {steps} steps",
+                needed="more steps, or more samples a step",
+            )
+        )
+    return Noise(
+        estimate=NoiseEstimate(
+            noise_scale=value,
+            low=low,
+            high=high,
+            steps=steps,
+            variance=base_batch_size * (1.0 - signal.value),
+            sqnorm=signal.value,
+        )
+    )
+
+
+def stretches(
+    series: Pairs, losses: Sequence[float], *, base_batch_size: int, seed: int = 0
+) -> tuple[Stretch, ...]:
+    """Return the pieces of a run, with their noise scales and shares of signal.
+
+    Args:
+        series: (variance, sqnorm) of each step, as for `estimate_noise`.
+        losses: of the same steps.
+        base_batch_size: b, in samples.
+        seed: of the bootstrap.
+    """
+    pairs = np.asarray(series, dtype=np.float64)
+    return tuple(
+        Stretch(
+            start=piece.start,
+            stop=piece.stop,
+            loss=float(np.mean(losses[piece.start : piece.stop])),
+            noise=Noise.of(piece.noise),
+            signal=_signal(piece, pairs[piece.start : piece.stop], base_batch_size),
+        )
+        for piece in along(series, PIECES, seed=seed)
+    )
+
+
+def weights(ends: Sequence[tuple[int, int]], *, run_steps: int) -> list[float]:
+    """Return the fraction of the run's base steps that each piece stands for; the sum is 1.
+
+    The steps that were not probed are shared by the pieces of the probe's last quarter.
+
+    >>> weights([(0, 30), (30, 60), (60, 90), (90, 120)], run_steps=240)
+    [0.125, 0.125, 0.125, 0.625]
+
+    Args:
+        ends: (start, stop) of the pieces, in steps.
+        run_steps: T, at least the steps probed.
+    """
+    steps = ends[-1][1]
+    late = [stop - start if start >= LAST * steps else 0 for start, stop in ends]
+    late[-1] = ends[-1][1] - ends[-1][0]
+    rest = (run_steps - steps) / sum(late)
+    return [
+        (stop - start + rest * more) / run_steps
+        for (start, stop), more in zip(ends, late, strict=True)
+    ]
+
+
+def weighted_mean(parts: Sequence[Range], weights: Sequence[float]) -> Range:
+    """Return the mean of independent estimates, the ends of their intervals added in squares:
+    low = mean - sqrt(sum (weight (value - low))^2), and so upwards.
+
+    >>> half = Range(value=0.5, low=0.1, high=0.7)
+    >>> exact = Range(value=0.3, low=0.3, high=0.3)
+    >>> print(weighted_mean([half, exact], [0.5, 0.5]))
+    0.4 [0.2, 0.5]
+    """
+    pairs = list(zip(parts, weights, strict=True))
+    value = sum(weight * part.value for part, weight in pairs)
+    down = math.hypot(*(weight * (part.value - part.low) for part, weight in pairs))
+    up = math.hypot(*(weight * (part.high - part.value) for part, weight in pairs))
+    return Range(value=value, low=value - down, high=value + up)
+
+
+def overscaled(series: Sequence[tuple[float, float]], *, batch_size: int, parameters: int) -> bool:
+    """Return whether Adam's denominators are too small for what they divide in these steps.
+
+    Adam divides each number of a gradient by the root of its average square, so the squared norm of
+    what comes out is about the count of numbers. It is beyond all bounds where a number is rarely
+    used, such as a row of an embedding: divided by almost nothing when its turn comes, it hides the
+    noise of all others. The limit is OVERSCALED times the count.
+
+    >>> overscaled([(16.0, 3.0)], batch_size=16, parameters=4)
+    False
+    >>> overscaled([(16.0, 3.0), (1e6, 3.0)], batch_size=16, parameters=4)
+    True
+
+    Args:
+        series: (variance, sqnorm) of the gradient as Adam scales it.
+        batch_size: of one step, in samples.
+        parameters: numbers in the gradient.
+    """
+    squares = [variance / batch_size + sqnorm for variance, sqnorm in series]
+    return bool(squares) and sum(squares) / len(squares) > OVERSCALED * parameters
+
+
+def _signal(piece: Piece, pairs: np.ndarray, base_batch_size: int) -> Range:
+    if isinstance(piece.noise, NoiseEstimate):
+        value, low, high = (
+            signal_share(noise_scale=n, base_batch_size=base_batch_size)
+            for n in (piece.noise.noise_scale, piece.noise.high, piece.noise.low)
+        )
+        return Range(value=value, low=low, high=high)
+    variance, sqnorm = pairs.mean(axis=0) if len(pairs) else (0.0, 0.0)
+    noise, signal = max(variance, 0.0) / base_batch_size, max(sqnorm, 0.0)
+    value = float(signal / (signal + noise)) if signal + noise > 0.0 else 0.0
+    return Range(value=value, low=0.0, high=1.0)

@@ -1,0 +1,64 @@
+"""A probe of a workload: `largebatch probe`."""
+
+from __future__ import annotations
+
+from largebatch.measure.random_state import accelerators_of, keep_random_state
+from largebatch.studies.measured_steps import ProbeTarget, StepCounter
+from largebatch.studies.probe import probe_target
+from largebatch.studies.probe_result import ProbeResult
+from largebatch.workbench.workloads import Workload, load, names
+from largebatch.workbench.workloads.data import size
+
+LEAST_STEPS = 200
+"""Fewest steps that are taken if the user gives no number."""
+
+
+def probe_workload(
+    workload: Workload | str,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    scale: int | None = None,
+    batch_size: int | None = None,
+    progress: StepCounter | None = None,
+) -> ProbeResult:
+    """Probe a fresh model of a workload at its base learning rate.
+
+    Args:
+        workload: or its name, as for `workloads.load`.
+        steps: to train; None is half of the workload's budget, at least LEAST_STEPS.
+        seed: of weights, samples and intervals.
+        scale, batch_size, progress: as in `largebatch.studies.probe.probe`.
+
+    Raises:
+        ValueError: fewer samples than the base batch has, a scale below 1, or a loss that is a sum.
+        NotFinite: training diverges.
+    """
+    command_name = workload if isinstance(workload, str) else None
+    workload = load(workload) if isinstance(workload, str) else workload
+    if workload.name in names():
+        command_name = command_name or workload.name
+    data = workload.data()
+    model, optimizer = workload.fresh(seed=seed)
+    whole = round(workload.budget_epochs * size(data.train) / workload.base_batch_size)
+    target = ProbeTarget(
+        name=workload.name,
+        model=model,
+        optimizer=optimizer,
+        loss=workload.loss,
+        batches=data.train,
+        base_batch_size=workload.base_batch_size,
+        micro_batch_size=workload.micro_batch_size,
+        run_steps=max(whole, 1),
+        schedule=workload.schedule,
+        command_name=command_name,
+    )
+    with keep_random_state(accelerators_of(model), torch_seed=seed):
+        return probe_target(
+            target,
+            steps=steps or max(whole // 2, LEAST_STEPS),
+            seed=seed,
+            scale=scale,
+            batch_size=batch_size or workload.base_batch_size,
+            progress=progress,
+        )
