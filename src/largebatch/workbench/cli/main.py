@@ -17,7 +17,7 @@ from largebatch.workbench.cli.faults import Cli, Interrupted
 from largebatch.workbench.cli.list_methods import list_methods, list_workloads
 from largebatch.workbench.cli.output import as_json, console_of_results, print_json, say
 from largebatch.workbench.cli.pictures.comparison import check_picture, draw_comparison
-from largebatch.workbench.cli.planning import plan_command
+from largebatch.workbench.cli.planning import plan_command, schedule_command
 from largebatch.workbench.cli.probing import LOST, asked_of, critical_options
 from largebatch.workbench.cli.progress import ProgressLine
 from largebatch.workbench.cli.records import replay_command, report_command
@@ -60,7 +60,8 @@ def cli(context: click.Context) -> None:
 @click.option(
     "--schedule",
     metavar="FILE",
-    help="Follow this file of largebatch plan, in place of --method, --scale and --budget.",
+    help="Follow this file of largebatch plan or schedule, in place of --method, --scale and "
+    "--budget.",
 )
 @seed_option
 @click.option("--lr", type=float, help="Rate at the base batch, instead of the workload's.")
@@ -283,3 +284,4 @@ def _numbers(text: str) -> list[int]:
 cli.add_command(report_command)
 cli.add_command(replay_command)
 cli.add_command(plan_command)
+cli.add_command(schedule_command)
