@@ -15,7 +15,7 @@ import numpy as np
 from _timing import Run, interleave
 from largebatch.workbench.quadratic import (
     SGD,
-    Averaged,
+    AveragedWeights,
     Dynamics,
     HeavyBall,
     Normalised,
@@ -28,8 +28,8 @@ from largebatch.workbench.quadratic import (
 DYNAMICS: dict[str, Dynamics] = {
     "SGD": SGD(),
     "heavy ball": HeavyBall(momentum=0.9),
-    "averaged SGD": Averaged(decay=0.999),
-    "averaged heavy ball": Averaged(dynamics=HeavyBall(momentum=0.9), decay=0.999),
+    "averaged SGD": AveragedWeights(decay=0.999),
+    "averaged heavy ball": AveragedWeights(dynamics=HeavyBall(momentum=0.9), decay=0.999),
     "preconditioned SGD": Preconditioned(),
     "normalised SGD": Normalised(),
 }

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from largebatch.workbench.planner.model import model_of
 from largebatch.workbench.planner.named import schedule_named
 from largebatch.workbench.planner.plan import plan
-from largebatch.workbench.planner.price import Price
-from largebatch.workbench.planner.request import Wish
+from largebatch.workbench.planner.request import PlanRequest, Price
 from largebatch.workbench.planner.table import table_of
 
 BUDGET, BASE = 10**12, 768
@@ -25,10 +24,10 @@ def main() -> None:
     _show("forecast of 40 stages", 20, lambda: model.forecast(stages))
     seesaw = schedule_named("seesaw", base_batch_size=BASE, noise_scale=1e5)
     _show("table of seesaw", 5, lambda: table_of(seesaw, budget=BUDGET, base_batch_size=BASE))
-    wish = Wish(budget=BUDGET, base_batch_size=BASE, noise_scales=[1e5])
-    _show("plan, fewest steps", 1, lambda: plan(wish))
+    request = PlanRequest(budget=BUDGET, base_batch_size=BASE, noise_scales=[1e5])
+    _show("plan, fewest steps", 1, lambda: plan(request))
     price = Price(latency=0.1, throughput=1000.0, workers=64)
-    timed = Wish(
+    timed = PlanRequest(
         budget=BUDGET,
         base_batch_size=BASE,
         noise_scales=[1e5],

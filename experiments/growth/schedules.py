@@ -10,8 +10,8 @@ from experiments.growth.traded import WARM
 
 import largebatch as lb
 from largebatch import methods
-from largebatch.workbench.planner.baselines import pieces_of
-from largebatch.workbench.planner.table import table_of
+from largebatch.workbench.planner.forecasts import pieces_of
+from largebatch.workbench.planner.table import clock_schedule
 
 MOST = 16
 """Largest batch over the first one."""
@@ -68,10 +68,10 @@ def schedules(cell: Cell) -> dict[str, Planned]:
 
 def pieces(cell: Cell, one: Planned) -> list[tuple[float, float, float]]:
     """(batch, factor on the base rate, steps) of its parts."""
-    table = table_of(
+    counted = clock_schedule(
         one.rule,
         budget=cell.samples,
         base_batch_size=cell.start,
         batch_size=one.scale * cell.start,
     )
-    return list(pieces_of(one.rule, table))
+    return list(pieces_of(counted))

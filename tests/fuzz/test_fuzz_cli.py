@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import largebatch as lb
 from largebatch.workbench.cli.main import cli
-from largebatch.workbench.planner import planned as plan
+from largebatch.workbench.planner import plan
 from largebatch.workbench.runs import doctor, train
 from largebatch.workbench.studies import probe
 from largebatch.workbench.studies.compare import compare
@@ -36,10 +36,10 @@ GOOD = {
     "checkpoint": "saved", "checkpoint_every": "1k", "log": "csv=x.csv", "at": "equal-steps",
     "plot": "a.png", "max_micro_batch_size": "16", "by": "noise,sweep", "points": "2",
     "doublings": "2", "tolerance": "0.1", "target": "0.3",
-    "schedule": "growth", "base_batch": "16",
-    "noise_scale": "300", "latency": "0.1", "throughput": "100", "workers": "2",
-    "memory_limit": "512", "minimise": "time", "max_lr": "4", "within": "1", "stages": "2",
-    "loss_exponent": "0.5",
+    "schedule": "growth", "base_batch_size": "16", "max_batch_size": "64",
+    "noise_scale": "300", "noise_scales": "300", "latency": "0.1", "throughput": "100",
+    "workers": "2", "memory_limit": "512", "minimise": "time", "max_lr": "4", "within": "1",
+    "stages": "2", "exponent": "0.5",
 }  # fmt: skip
 """A value that each parameter takes."""
 

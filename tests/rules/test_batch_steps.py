@@ -67,7 +67,8 @@ def test_one_step_is_a_constant_batch() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "768", "0:768 250B", "1:768", "0:768 2B:1536 1B:3072", "0:768 2B:1536 2B:3072", "0:0",
-     "0:768 -5:2", "0:768 2b:4", "0:768 1.5:4", "0:x", "0:768;5:6"],
+     "0:768 -5:2", "0:768 2x:4", "0:768 1.5:4", "0:x", "0:768;5:6", "0:768 5ep:4", "0:768 5:1.5",
+     "0:768 5:6:7", "0:768 :5", "0:768 1e9999:5"],
 )  # fmt: skip
 def test_a_string_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="0:768 250B:1536 500B:3072"):

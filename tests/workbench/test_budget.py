@@ -19,7 +19,13 @@ SIZES = {"dataset_size": 320, "base_batch_size": 16}
         ("10k", 10_000, "samples"),
         ("1.5k", 1_500, "samples"),
         ("2M", 2_000_000, "samples"),
+        ("2m", 2_000_000, "samples"),
+        ("1e6", 1_000_000, "samples"),
         ("1G", 1_000_000_000, "samples"),
+        ("1B", 1_000_000_000, "samples"),
+        ("1T", 10**12, "samples"),
+        ("1.001k", 1001, "samples"),
+        ("2Ksteps", 2000, "steps"),
         ("500steps", 500, "steps"),
         (" 300 base ", 300, "base_steps"),
         ("0.5base", 0.5, "base_steps"),
@@ -29,7 +35,7 @@ def test_each_form_is_read(text: str, amount: float, unit: str) -> None:
     assert parse_length(text) == Length(amount=amount, unit=unit)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", ["", "ep", "5 epochs", "2m", "five", "1e6", "5ep5", "nan", "inf"])
+@pytest.mark.parametrize("text", ["", "ep", "5 epochs", "five", "5ep5", "nan", "inf"])
 def test_another_form_is_refused_with_all_forms(text: str) -> None:
     with pytest.raises(ValueError) as error:
         parse_length(text)
@@ -68,9 +74,9 @@ def test_at_scale_one_all_units_name_the_same_length(epochs: int, n: int, b: int
     assert Length(amount=in_epochs, unit="base_steps").base_steps(**sizes) == in_epochs
 
 
-@pytest.mark.parametrize("text", ["_5", "1__0ep", "_.5base", "1_", "5."])
-def test_a_number_that_python_does_not_read_is_refused_with_all_forms(text: str) -> None:
-    with pytest.raises(ValueError, match="There is no budget") as error:
+@pytest.mark.parametrize("text", ["_5", "__0ep", "_.5base", "1.5.", "5e"])
+def test_what_is_no_number_is_refused_with_all_forms(text: str) -> None:
+    with pytest.raises(ValueError, match="is no length of a run") as error:
         parse_length(text)
     assert FORMS in str(error.value)
 

@@ -9,55 +9,60 @@ The forms of NVIDIA's Megatron-LM, `--step-batch-size-schedule` and the former
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import pairwise
 
+from largebatch.core.amounts import parse_amount
 from largebatch.core.measurement import Budget
 from largebatch.rules.growth import Growth
 from largebatch.rules.stages import Stages
 
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-"""What a letter after a number multiplies it by."""
-
-_STEP = re.compile(r"(\d+(?:\.\d+)?)([KMBT]?):(\d+)")
+EXAMPLE = "0:768 250B:1536 500B:3072"
 
 
 def parse_steps(text: str) -> tuple[tuple[int, int], ...]:
-    """(threshold, batch) of each step in a string of them.
+    """Return (threshold, batch) of each step in a string of them.
 
     >>> parse_steps("0:768 1.5K:1536")
     ((0, 768), (1500, 1536))
 
     Args:
-        text: "threshold:batch" with spaces or commas between; K, M, B and T are powers of 1000.
+        text: "threshold:batch" with spaces or commas between. Both numbers may be written in each
+            form that `core.amounts` reads: 250B, 250G, 2.5e11.
 
     Raises:
         ValueError: another form, a first threshold that is not 0, thresholds that do not rise, or a
             batch of 0.
     """
-    example = 'as in "0:768 250B:1536 500B:3072"'
-    steps = []
-    for piece in text.replace(",", " ").split():
-        found = _STEP.fullmatch(piece)
-        if found is None:
-            raise ValueError(f"A step is threshold:batch, {example}; got {piece!r} in {text!r}.")
-        amount, unit, batch = found.groups()
-        whole, _, part = amount.partition(".")
-        scaled = int(whole + part) * UNITS[unit]
-        if scaled % 10 ** len(part):
-            raise ValueError(f"A threshold is a whole number, {example}; got {piece!r}.")
-        steps.append((scaled // 10 ** len(part), int(batch)))
+    steps = [_step(piece, text) for piece in text.replace(",", " ").split()]
     for (before, _), (after, _) in pairwise(steps):
         if after <= before:
             raise ValueError(
-                f"The thresholds rise, {example}; in {text!r} {after} comes after {before}."
+                f'The thresholds rise, as in "{EXAMPLE}"; in {text!r} {after} comes after {before}.'
             )
     if not steps or steps[0][0] != 0 or any(batch < 1 for _, batch in steps):
         raise ValueError(
-            f"The first step begins at 0, and each batch is at least 1, {example}; got {text!r}."
+            "The first step begins at 0, and each batch is at least 1, as in "
+            f'"{EXAMPLE}"; got {text!r}.'
         )
     return tuple(steps)
+
+
+def _step(piece: str, text: str) -> tuple[int, int]:
+    """Return one step's threshold and batch."""
+    amounts = [parse_amount(part) for part in piece.split(":")]
+    numbers = [one.whole for one in amounts if one is not None and one.unit == "samples"]
+    if len(amounts) != 2 or len(numbers) != 2:
+        raise ValueError(
+            f'A step is threshold:batch, as in "{EXAMPLE}"; got {piece!r} in {text!r}.'
+        )
+    threshold, batch = numbers
+    if threshold is None or batch is None or min(threshold, batch) < 0:
+        raise ValueError(
+            "A step's threshold and batch are whole numbers of at least 0, as in "
+            f'"{EXAMPLE}"; got {piece!r} in {text!r}.'
+        )
+    return threshold, batch
 
 
 def growth_by_steps(text: str, *, tokens_per_sample: int = 1) -> Growth:

@@ -1,32 +1,27 @@
-"""How long a run is, as one writes it on the command line."""
+"""What a text stands for: the length of a run, a number of samples, noise scales.
+
+Each function reads its text by `core.amounts` and refuses what means nothing for it. Its errors
+name the argument that the text was given for.
+"""
 
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
-from typing import Literal
+from fractions import Fraction
 
+from largebatch.core.amounts import Unit, parse_amount
 from largebatch.core.measurement import Budget
 
 FORMS = (
-    "5ep (epochs), 10k, 500k or 2M (training samples), 500steps (optimizer steps), "
+    "5ep (epochs), 10k, 500K, 2M, 1.5B or 1e6 (training samples), 500steps (optimizer steps), "
     "300base (steps of the base batch)"
 )
-"""What can be written, for help and errors."""
+"""How a length can be written, for help and errors."""
 
-_UNITS: dict[str, Literal["epochs", "samples", "steps", "base_steps"]] = {
-    "ep": "epochs",
-    "": "samples",
-    "k": "samples",
-    "K": "samples",
-    "M": "samples",
-    "G": "samples",
-    "steps": "steps",
-    "base": "base_steps",
-}
-_NUMBER = r"(?:(?:[0-9]+_)*[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
-_FACTORS = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
+MAX_SAMPLES = 10**13
+"""Most samples of a run that are counted. Beyond 2^53 a float misses whole samples, and a fraction
+of the run does so long before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +41,7 @@ class Length:
     """
 
     amount: float
-    unit: Literal["epochs", "samples", "steps", "base_steps"]
+    unit: Unit
 
     def budget(self, *, dataset_size: int, base_batch_size: int) -> Budget:
         """The budget of one run at any scale: epochs become base steps, the rest stays.
@@ -75,22 +70,87 @@ class Length:
         return self.amount / base_batch_size if self.unit == "samples" else float(self.amount)
 
 
-def parse_length(text: str) -> Length:
-    """The length that a text such as "5ep" names.
+def parse_length(text: str, *, argument: str = "budget") -> Length:
+    """Return the length that a text such as "5ep" names.
 
     >>> parse_length("500k")
     Length(amount=500000.0, unit='samples')
 
+    Args:
+        text: one of `FORMS`.
+        argument: that the text was given for; errors name it.
+
     Raises:
         ValueError: another form, an amount that is not positive and finite, or half a sample.
     """
-    found = re.fullmatch(rf"(-?{_NUMBER})\s*([A-Za-z]*)", text.strip())
-    if found is None or found[2] not in _UNITS:
-        raise ValueError(f"There is no budget {text!r}. Forms: {FORMS}.")
-    unit = _UNITS[found[2]]
-    amount = float(found[1]) * _FACTORS.get(found[2], 1.0)
+    found = parse_amount(text)
+    if found is None:
+        raise ValueError(f"{argument}={text!r} is no length of a run. Write {FORMS}.")
+    amount = _float_of(found.number)
     if not 0.0 < amount < math.inf:
-        raise ValueError(f"A budget is above 0 and finite; got {text!r}. Forms: {FORMS}.")
-    if unit in ("samples", "steps") and amount != round(amount):
-        raise ValueError(f"A budget in {unit} is a whole number; got {text!r}. Forms: {FORMS}.")
-    return Length(amount=amount, unit=unit)
+        raise ValueError(f"{argument}={text!r} is not above 0 and finite. Write {FORMS}.")
+    if found.unit in ("samples", "steps") and found.whole is None:
+        raise ValueError(
+            f"{argument}={text!r} is not a whole number of {found.unit}. Write {FORMS}."
+        )
+    return Length(amount=amount, unit=found.unit)
+
+
+def parse_samples(text: str, *, argument: str = "budget") -> int:
+    """Return the number of samples that a text names.
+
+    >>> parse_samples("1.5B"), parse_samples("10M"), parse_samples("1e12")
+    (1500000000, 10000000, 1000000000000)
+
+    Args:
+        text: a number without a unit word.
+        argument: that the text was given for; errors name it.
+
+    Raises:
+        ValueError: another form, part of a sample, nothing, or more than 10^13.
+    """
+    found = parse_amount(text)
+    samples = found.whole if found is not None and found.unit == "samples" else None
+    if samples is None or not 1 <= samples <= MAX_SAMPLES:
+        raise ValueError(
+            f"{argument}={text!r} is not a whole number of samples from 1 to {MAX_SAMPLES:,}. "
+            f"Write {argument}=10M, 1.5B or 1e12."
+        )
+    return samples
+
+
+def parse_noise_scales(text: str, *, argument: str = "noise_scales") -> tuple[float, ...]:
+    """Return one noise scale, or that of the first and that of the last steps of a run.
+
+    >>> parse_noise_scales("4000"), parse_noise_scales("500,20K")
+    ((4000.0,), (500.0, 20000.0))
+
+    Args:
+        text: one number without a unit word, or two with a comma between.
+        argument: that the text was given for; errors name it.
+
+    Raises:
+        ValueError: another form, or a number that is not above 0 and finite.
+    """
+    amounts = [parse_amount(part) for part in text.split(",")]
+    found = tuple(
+        [_float_of(one.number) for one in amounts if one is not None and one.unit == "samples"]
+    )
+    if not 1 <= len(amounts) <= 2 or len(found) < len(amounts) or not _positive(found):
+        raise ValueError(
+            f"{argument}={text!r} is not one or two noise scales, each a number of samples above "
+            f"0. Write {argument}=4000 or, for the first and the last steps, {argument}=500,20K."
+        )
+    return found
+
+
+def _float_of(number: Fraction) -> float:
+    """Return the nearest float, infinite if there is none."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
+
+
+def _positive(numbers: tuple[float, ...]) -> bool:
+    return all(0.0 < number < math.inf for number in numbers)

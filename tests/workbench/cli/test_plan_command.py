@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from quadratic_records import quadratic_record
 
+from largebatch.workbench.cli.arguments import with_options
 from largebatch.workbench.cli.main import cli
-from largebatch.workbench.planner.plan import ALONE, FITTED
-from largebatch.workbench.planner.planned import planned
+from largebatch.workbench.cli.planning import plan_command
+from largebatch.workbench.planner.plan import ALONE, FITTED, plan
+from largebatch.workbench.planner.request import plan_request
 from largebatch.workbench.runs.train import train
 
 PLAN = ["plan", "--budget", "20K", "--base-batch", "16", "--noise-scale", "100", "--stages", "2"]
@@ -43,54 +46,137 @@ def test_json_has_the_schedule_and_the_rows() -> None:
     ended = CliRunner().invoke(cli, [*PLAN, "--json"])
     plain = json.loads(ended.output)
     assert plain["rows"][0]["schedule"] == plain["name"]
-    assert plain["notes"][-1] == ALONE
+    assert plain["notes"][-1] == with_options(ALONE, command=plan_command)
+    assert "Pass --record FILE" in plain["notes"][-1]
 
 
-def test_a_dry_run_prints_its_stages() -> None:
+def test_a_schedules_stages_are_counted() -> None:
     ended = CliRunner().invoke(
-        cli, ["plan", "--dry-run", "0:768 250B:1536", "--budget", "300B", "--base-batch", "768"]
+        cli, ["schedule", "0:768 250B:1536", "--budget", "300B", "--base-batch", "768"]
     )
     assert "358,072,917 steps" in ended.output
     assert "8.3% fewer" in ended.output
 
 
+SCHEDULE = ["schedule", "growth", "--budget", "1M", "--base-batch", "16"]
+
+
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["plan"], "needs its budget"),
-        (["plan", "--budget", "1M"], "needs the noise scale"),
+        (["plan", "--budget", "1M"], "noise scale, either as a number or from a recorded run"),
         (["plan", "--budget", "1M", "--noise-scale", "10"], "needs the base batch"),
         ([*PLAN, "--latency", "1"], "its latency and the throughput"),
         ([*PLAN, "--latency", "-1", "--throughput", "3"], "above 0"),
         ([*PLAN, "--minimise", "time"], "price of a step"),
         ([*PLAN, "--max-lr", "0.1"], "stability limit"),
-        ([*PLAN, "--scale", "2"], "of a dry run alone"),
+        ([*PLAN, "--within", "100"], "--within 100 was given"),
+        ([*PLAN, "--scale", "2"], "No such option"),
         ([*PLAN, "--plot", "a.txt"], "A picture is one of"),
-        (["plan", "--dry-run", "growth", "--budget", "10", "--base-batch", "16"], "first batch"),
-        (["plan", "--dry-run", "adascale", "--budget", "1M", "--base-batch", "16"], "measures"),
-        (["plan", "--dry-run", "growth", "--plot", "a.png"], "no forecast"),
+        ([*SCHEDULE[:3], "10", *SCHEDULE[4:]], "first batch"),
+        (["schedule", "adascale", *SCHEDULE[2:]], "measures"),
+        ([*SCHEDULE, "--plot", "a.png"], "No such option"),
+        ([*SCHEDULE, "--noise-scale", "1,2"], "takes one noise scale"),
+        ([*SCHEDULE, "--scale", "0"], "--scale 0 was given"),
+        (["schedule", "growth", "--budget", "1M"], "Pass --budget 10_000_000 and --base-batch 256"),
     ],
 )
-def test_bad_input_is_one_line(words: list[str], told: str) -> None:
+def test_bad_input_is_one_line(words: list[str], message: str) -> None:
     ended = CliRunner().invoke(cli, words)
     assert ended.exit_code == 2, ended.output
-    assert told in " ".join(ended.stderr.split())
+    assert message in " ".join(ended.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--budget", "5ep"], "--budget 5ep is not a whole number of samples"),
+        (["--base-batch", "1.5"], "--base-batch 1.5 is not a whole number"),
+        (["--memory-limit", "0"], "--memory-limit 0 is not a whole number"),
+        (["--noise-scale", "1,2,3"], "--noise-scale 1,2,3 is not one or two noise scales"),
+        (["--latency", "0", "--throughput", "9"], "--latency 0.0 and --throughput 9.0 were given"),
+        (["--minimise", "time"], "--minimise time needs the price of a step. Pass --latency 0.05"),
+        (["--max-lr", "0.5"], "--max-lr 0.5 was given"),
+        (["--stages", "41"], "--stages 41 was given, but a plan has 1 to 40 stages"),
+        (["--workers", "0"], "--workers 0 was given"),
+        (["--budget", "20"], "--budget 20 was given, but it has no step of the base batch"),
+        (["--memory-limit", "8"], "Pass --memory-limit 16 or more workers"),
+        (["--loss-exponent", "9"], "--loss-exponent 9.0 was given"),
+        (["--noise-scale", "700,0.5"], "Pass the first one alone: --noise-scale 700"),
+    ],
+)
+def test_an_error_of_the_planner_names_the_option(more: list[str], message: str) -> None:
+    ended = CliRunner().invoke(cli, [*PLAN, *more])
+    assert ended.exit_code == 2, ended.output
+    assert message in " ".join(ended.stderr.split())
+    assert not re.search(r"[a-z_]=", ended.stderr)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["--dry-run", "growth", "--budget", "1T", "--base-batch", "768", "--scale", "4"],
+            "largebatch schedule growth --budget 1T --base-batch 768 --scale 4",
+        ),
+        (
+            ["--memory-limit", "5K", "--dry-run=0:768 250B:1536"],
+            "largebatch schedule --max-batch 5K '0:768 250B:1536'",
+        ),
+    ],
+)
+def test_the_dry_run_of_0_1_names_the_command_in_its_place(words: list[str], line: str) -> None:
+    ended = CliRunner().invoke(cli, ["plan", *words])
+    assert ended.exit_code == 2
+    assert " ".join(ended.stderr.split()).endswith(f"Run: {line}")
+
+
+def test_a_schedules_notes_name_the_option() -> None:
+    ended = CliRunner().invoke(cli, ["schedule", "seesaw", *SCHEDULE[2:]])
+    assert "Pass --noise-scale 4000 to end it there." in ended.output
+
+
+def test_a_schedule_is_written_and_never_overwritten(tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "a.json")]
+    first = CliRunner().invoke(cli, [*SCHEDULE, *out])
+    assert first.exit_code == 0
+    assert f"largebatch train WORKLOAD --schedule {out[1]}" in " ".join(first.output.split())
+    again = CliRunner().invoke(cli, [*SCHEDULE, *out])
+    assert again.exit_code == 1
+    assert "Pass another file: --out new.json" in " ".join(again.stderr.split())
+    counted = CliRunner().invoke(cli, ["schedule", out[1], "--json"])
+    assert (
+        json.loads(counted.output)["table"]
+        == json.loads(CliRunner().invoke(cli, [*SCHEDULE, "--json"]).output)["table"]
+    )
+    twice = CliRunner().invoke(cli, ["schedule", out[1], "--base-batch", "16", "--scale", "2"])
+    assert "Leave out --base-batch 16 and --scale 2" in " ".join(twice.stderr.split())
+
+
+def test_a_record_that_is_too_short_names_the_line_that_makes_a_longer_one(tmp_path: Path) -> None:
+    record = quadratic_record(tmp_path / "a.jsonl", steps=9)
+    ended = CliRunner().invoke(cli, ["plan", "--budget", "20K", "--record", str(record)])
+    assert ended.exit_code == 1
+    message = " ".join(ended.stderr.split())
+    assert "Pass --noise-scale 4000" in message
+    assert "largebatch train WORKLOAD --method adascale --record FILE" in message
 
 
 def test_a_record_and_a_number_are_not_both_taken(tmp_path: Path) -> None:
     record = quadratic_record(tmp_path / "a.jsonl")
-    with pytest.raises(ValueError, match="one of the two"):
-        planned(budget=10**5, noise_scales=[3.0], record=record)
-    with pytest.raises(ValueError, match="leave --base-batch out"):
-        planned(budget=10**5, base_batch_size=32, record=record)
+    with pytest.raises(ValueError, match="Pass one of"):
+        plan_request(budget=10**5, noise_scales=[3.0], record=record)
+    with pytest.raises(ValueError, match="Leave out base_batch_size=32"):
+        plan_request(budget=10**5, base_batch_size=32, record=record)
 
 
 def test_a_plan_from_a_record_stays_below_its_largest_rate(tmp_path: Path) -> None:
     record = quadratic_record(tmp_path / "a.jsonl")
-    found = planned(budget=50_000, record=record, stages=2)
+    found = plan(plan_request(budget=50_000, record=record, stages=2))
     assert all(row.last_lr <= 1.0 for row in found.table.rows)
     assert any("capped at x1 by the largest rate in the record" in note for note in found.notes)
-    faster = planned(budget=50_000, record=record, stages=2, max_lr=1.5)
+    faster = plan(plan_request(budget=50_000, record=record, stages=2, max_lr=1.5))
     assert max(row.lr for row in faster.table.rows) <= 1.5
     assert not any("in the record" in note for note in faster.notes)
 

@@ -6,34 +6,35 @@ import numpy as np
 import pytest
 
 import largebatch as lb
-from largebatch.workbench.planner.baselines import in_stages, pieces_of, usual
+from largebatch.workbench.planner.baselines import baselines
+from largebatch.workbench.planner.forecasts import pieces_of
 from largebatch.workbench.planner.model import model_of
-from largebatch.workbench.planner.optimum import Space, least_loss, loss_of
+from largebatch.workbench.planner.optimum import Space, least_loss
 from largebatch.workbench.planner.plan import ALONE, plan
-from largebatch.workbench.planner.price import Price
-from largebatch.workbench.planner.request import Wish
-from largebatch.workbench.planner.search import coordinate_search
-from largebatch.workbench.planner.table import table_of
+from largebatch.workbench.planner.request import PlanRequest, Price
+from largebatch.workbench.planner.rounding import round_stages
+from largebatch.workbench.planner.table import clock_schedule
+from largebatch.workbench.quadratic.minimise import coordinate_search
 
 SMALL = {"budget": 10**6, "base_batch_size": 64, "noise_scales": [500.0], "stages": 3}
 PRICE = Price(latency=0.1, throughput=1000.0)
 
 
 @pytest.fixture(scope="module")
-def plans() -> dict[str, tuple[Wish, object]]:
-    wishes = {
-        "steps": Wish(**SMALL, minimise="steps"),  # type: ignore[arg-type]
-        "samples": Wish(**SMALL, minimise="samples"),  # type: ignore[arg-type]
-        "time": Wish(
+def plans() -> dict[str, tuple[PlanRequest, object]]:
+    requests = {
+        "steps": PlanRequest(**SMALL, minimise="steps"),  # type: ignore[arg-type]
+        "samples": PlanRequest(**SMALL, minimise="samples"),  # type: ignore[arg-type]
+        "time": PlanRequest(
             **SMALL, minimise="time", price=PRICE, memory_limit=2048, max_lr=3.0  # type: ignore[arg-type]
         ),
     }  # fmt: skip
-    return {name: (wish, plan(wish)) for name, wish in wishes.items()}
+    return {name: (request, plan(request)) for name, request in requests.items()}
 
 
 @pytest.mark.parametrize("name", ["steps", "samples", "time"])
 def test_a_plan_is_no_worse_than_any_row_beside_it(name: str, plans) -> None:  # type: ignore[no-untyped-def]
-    wish, found = plans[name]
+    request, found = plans[name]
     cost = {"steps": "steps", "samples": "samples", "time": "seconds"}[name]
     first, *others = found.rows
     assert first.schedule == found.name
@@ -43,7 +44,7 @@ def test_a_plan_is_no_worse_than_any_row_beside_it(name: str, plans) -> None:  #
     assert found.least_loss == min(row.loss for row in found.rows)
     names = {row.schedule for row in found.rows}
     assert {"constant", "cosine", "seesaw", "growth"} <= names
-    assert found.table.budget <= wish.budget
+    assert found.table.budget <= request.budget
     assert found.notes[-1] == ALONE
 
 
@@ -60,15 +61,15 @@ def test_caps_hold_and_are_told(plans) -> None:  # type: ignore[no-untyped-def]
     assert all(one.speed_up <= one.workers * 1.05 for one in found.workers)
 
 
-def test_the_same_wish_gives_the_same_plan(plans) -> None:  # type: ignore[no-untyped-def]
-    wish, found = plans["steps"]
-    assert plan(wish) == found
+def test_the_same_request_gives_the_same_plan(plans) -> None:  # type: ignore[no-untyped-def]
+    request, found = plans["steps"]
+    assert plan(request) == found
 
 
 def test_the_searched_loss_is_the_forecasts() -> None:
     model = model_of([500.0], budget=10**6, base_batch_size=64, bins=100)
     stages = [(64.0, 1.0, 5000.0), (128.0, 0.5, 3000.5), (500.0, 0.3, 200.0)]
-    assert loss_of(model, stages) == pytest.approx(model.forecast(stages).loss[-1], rel=1e-12)
+    assert model.final_loss(stages) == pytest.approx(model.forecast(stages).loss[-1], rel=1e-12)
 
 
 def test_the_least_loss_is_below_that_of_random_schedules() -> None:
@@ -77,7 +78,7 @@ def test_the_least_loss_is_below_that_of_random_schedules() -> None:
     low, high = space.bounds
     _, least = least_loss(space)
     generator = np.random.default_rng(0)
-    tried = [loss_of(model, space.stages_of(generator.uniform(low, high))) for _ in range(3000)]
+    tried = [model.final_loss(space.stages_of(generator.uniform(low, high))) for _ in range(3000)]
     assert least <= min(tried)
 
 
@@ -96,9 +97,9 @@ def test_a_search_never_ends_above_its_start_and_stays_within_bounds() -> None:
 
 def test_the_pieces_of_a_smooth_rate_are_its_steps() -> None:
     rule = lb.methods.seesaw(kappa=None, max=300)
-    table = table_of(rule, budget=40_000, base_batch_size=16)
-    pieces = list(pieces_of(rule, table))
-    assert sum(steps for *_, steps in pieces) == table.steps
+    counted = clock_schedule(rule, budget=40_000, base_batch_size=16)
+    pieces = list(pieces_of(counted))
+    assert sum(steps for *_, steps in pieces) == counted.table.steps
     x = 0.0
     for batch, rate, steps in pieces:
         middle = min((x + batch * (steps // 2)) / 40_000, 1.0)
@@ -109,7 +110,7 @@ def test_the_pieces_of_a_smooth_rate_are_its_steps() -> None:
 
 def test_stages_are_rounded_to_whole_steps_within_the_budget() -> None:
     stages = [(100.4, 1.0, 20.3), (250.6, 0.51234567, 10.7), (250.7, 0.51234, 3.2), (9.0, 0.1, 5.0)]
-    _, table = in_stages(stages, base_batch_size=100)
+    table = round_stages(stages, base_batch_size=100).table
     assert [row.batch_size for row in table.rows] == [100, 251, 9]
     assert [row.lr for row in table.rows] == [1.0, 0.5123, 0.1]
     assert table.budget <= sum(b * k for b, _, k in stages)
@@ -118,13 +119,13 @@ def test_stages_are_rounded_to_whole_steps_within_the_budget() -> None:
 
 def test_no_stage_takes_more_samples_than_it_has() -> None:
     stages = [(64.0, 1.0, 577.0), (882.0, 0.56, 3.0), (9166.0, 1.0, 0.48), (64.0, 0.5, 0.9)]
-    _, table = in_stages(stages, base_batch_size=64)
+    table = round_stages(stages, base_batch_size=64).table
     assert [(row.batch_size, row.steps) for row in table.rows] == [(64, 577), (882, 3), (4399, 1)]
     assert table.budget <= sum(b * k for b, _, k in stages)
 
 
 def test_a_stage_without_a_step_of_the_base_batch_is_part_of_the_next() -> None:
-    _, table = in_stages([(64.0, 1.0, 0.5), (64.0, 0.5, 10.0)], base_batch_size=64)
+    table = round_stages([(64.0, 1.0, 0.5), (64.0, 0.5, 10.0)], base_batch_size=64).table
     assert [(row.lr, row.steps) for row in table.rows] == [(0.5, 10)]
 
 
@@ -143,10 +144,10 @@ def test_the_model_has_the_noise_scales_that_were_given() -> None:
 
 def test_the_base_rate_is_the_best_one_for_a_cosine() -> None:
     model = model_of([500.0], budget=10**6, base_batch_size=64)
-    others = usual(
+    others = baselines(
         budget=10**6, base_batch_size=64, largest=4096, max_lr=model.max_lr, noise_scale=500.0
     )
-    cosine = [(b, f, k) for b, f, k in pieces_of(*others["cosine"])]
+    cosine = [(b, f, k) for b, f, k in pieces_of(others["cosine"])]
     losses = [
         model.forecast([(b, f * factor, k) for b, f, k in cosine]).loss[-1]
         for factor in (0.5, 1.0, 2.0)
@@ -164,13 +165,13 @@ def test_the_base_rate_is_the_best_one_for_a_cosine() -> None:
         ({"within": 0.0}, "margin on the loss"),
         ({"stages": 0}, "1 to 40 stages"),
         ({"stages": 41}, "1 to 40 stages"),
-        ({"workers": 0}, "1 worker"),
+        ({"workers": 0}, "at least 1 worker"),
         ({"memory_limit": 8}, "fewer than the base batch"),
     ],
 )
-def test_wishes_that_mean_nothing_are_refused(change: dict[str, object], words: str) -> None:
+def test_requests_that_mean_nothing_are_refused(change: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        Wish(**{**SMALL, **change})  # type: ignore[arg-type]
+        PlanRequest(**{**SMALL, **change})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("latency", [0.0, -1.0, math.nan, math.inf])

@@ -10,7 +10,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from quadratic_twins import by_chance, by_steps, losses_of
 
-from largebatch.workbench.quadratic import SGD, Averaged, HeavyBall, Phase, Spectrum, forecast
+from largebatch.workbench.quadratic import (
+    SGD,
+    AveragedWeights,
+    HeavyBall,
+    Phase,
+    Spectrum,
+    forecast,
+)
 
 SPECTRUM = Spectrum(
     curvature=[1.0, 0.3, 0.01, 1e-6],
@@ -52,14 +59,14 @@ def test_an_average_is_the_recurrence_step_by_step(
     schedule: list[Phase], momentum: float, decay: float
 ) -> None:
     expected = losses_of(SPECTRUM, by_steps(SPECTRUM, schedule, momentum=momentum, decay=decay))
-    average = Averaged(dynamics=HeavyBall(momentum=momentum), decay=decay)
+    average = AveragedWeights(dynamics=HeavyBall(momentum=momentum), decay=decay)
     assert forecast(SPECTRUM, schedule, dynamics=average).loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_without_momentum_or_decay_both_are_sgd() -> None:
     schedule = [Phase(batch_size=4 * 2**m, lr=0.5, steps=10**m) for m in range(6)]
     plain = forecast(SPECTRUM, schedule)
-    for same in (HeavyBall(momentum=0.0), Averaged(decay=0.0)):
+    for same in (HeavyBall(momentum=0.0), AveragedWeights(decay=0.0)):
         assert forecast(SPECTRUM, schedule, dynamics=same).loss == pytest.approx(plain.loss)
 
 
@@ -67,7 +74,7 @@ def test_without_momentum_or_decay_both_are_sgd() -> None:
 def test_runs_drawn_at_random_have_the_expected_loss(momentum: float, decay: float) -> None:
     schedule = [Phase(batch_size=4 * 2**m, lr=0.1, steps=25) for m in range(4)]
     spectrum = Spectrum.power_law(20, curvature_exponent=1.0, start_exponent=0.0, noise=4.0)
-    dynamics = Averaged(dynamics=HeavyBall(momentum=momentum), decay=decay)
+    dynamics = AveragedWeights(dynamics=HeavyBall(momentum=momentum), decay=decay)
     measured = by_chance(spectrum, schedule, runs=4000, momentum=momentum, decay=decay)
     assert forecast(spectrum, schedule, dynamics=dynamics).loss == pytest.approx(measured, rel=0.02)
 
@@ -85,7 +92,7 @@ def test_an_average_at_rest_is_below_its_iterates() -> None:
     """By the variance of an average of a series whose neighbours correlate by 1 - lr lambda."""
     steep = Spectrum(curvature=[0.2], noise=[2.0], second_moment=[1.0])
     schedule = [Phase(batch_size=8, lr=0.5, steps=1e9)]
-    average = forecast(steep, schedule, dynamics=Averaged(decay=0.999))
+    average = forecast(steep, schedule, dynamics=AveragedWeights(decay=0.999))
     share = average.loss[0] / forecast(steep, schedule).loss[0]
     decay, alike = 0.999, 1.0 - 0.5 * 0.2
     expected = (1 - decay) / (1 + decay) * (1 + decay * alike) / (1 - decay * alike)
@@ -93,10 +100,11 @@ def test_an_average_at_rest_is_below_its_iterates() -> None:
 
 
 @pytest.mark.parametrize(
-    "dynamics", [HeavyBall(momentum=0.9), Averaged(dynamics=HeavyBall(momentum=0.9), decay=0.9)]
+    "dynamics",
+    [HeavyBall(momentum=0.9), AveragedWeights(dynamics=HeavyBall(momentum=0.9), decay=0.9)],
 )
 def test_a_rate_below_the_limit_stays_finite_and_one_past_it_does_not(
-    dynamics: HeavyBall | Averaged,
+    dynamics: HeavyBall | AveragedWeights,
 ) -> None:
     limit = dynamics.max_lr(SPECTRUM)
     assert limit == pytest.approx(3.8)
@@ -115,7 +123,7 @@ def test_a_rate_below_the_limit_stays_finite_and_one_past_it_does_not(
 def test_parts_of_a_step_are_refused_by_all_but_sgd() -> None:
     schedule = [Phase(batch_size=8, lr=0.1, steps=2.5)]
     assert np.isfinite(forecast(SPECTRUM, schedule, dynamics=SGD()).loss).all()
-    for dynamics in (HeavyBall(momentum=0.9), Averaged(decay=0.9)):
+    for dynamics in (HeavyBall(momentum=0.9), AveragedWeights(decay=0.9)):
         with pytest.raises(ValueError, match="whole steps"):
             forecast(SPECTRUM, schedule, dynamics=dynamics)
 
@@ -125,4 +133,4 @@ def test_momentum_and_decay_outside_their_range_are_refused(outside: float) -> N
     with pytest.raises(ValueError, match="momentum lies in"):
         HeavyBall(momentum=outside)
     with pytest.raises(ValueError, match="decay lies in"):
-        Averaged(decay=outside)
+        AveragedWeights(decay=outside)

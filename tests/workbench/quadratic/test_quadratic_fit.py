@@ -10,8 +10,8 @@ import pytest
 
 from largebatch.core.not_enough import NotEnough
 from largebatch.workbench.quadratic import Phase, QuadraticFit, Spectrum, fit_quadratic, forecast
-from largebatch.workbench.quadratic.curves import Recorded, best_scales
-from largebatch.workbench.quadratic.simplex import simplex_minimum
+from largebatch.workbench.quadratic.curves import RecordedRun, best_scales
+from largebatch.workbench.quadratic.minimise import simplex_minimum
 
 
 def record(spectrum: Spectrum, *, scatter: float = 0.0, points: int = 40) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def test_large_curvature_with_small_rates_is_the_same_law() -> None:
 def test_a_law_in_which_nothing_is_left_to_measure_has_no_scales() -> None:
     steps = np.arange(1.0, 13.0)
     losses = np.concatenate([[1.0, 0.5], np.full(10, 1e-3)])
-    run = Recorded(
+    run = RecordedRun(
         losses=losses,
         noise_scales=np.full(12, 20.0),
         batch_sizes=np.full(12, 16.0),
@@ -124,7 +124,7 @@ def test_a_law_in_which_nothing_is_left_to_measure_has_no_scales() -> None:
 @pytest.mark.parametrize("factor", [2.1, 1e3, 1e6])
 def test_a_law_by_which_the_record_would_have_diverged_has_no_scales(factor: float) -> None:
     known = record(law(*LAWS[0]))
-    run = Recorded(
+    run = RecordedRun(
         losses=known["losses"],
         noise_scales=np.full(len(known["losses"]), 50.0),
         batch_sizes=known["batch_sizes"],

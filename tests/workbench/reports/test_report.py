@@ -18,9 +18,9 @@ from largebatch.core.decision import Decision
 from largebatch.core.measurement import GradientMoments, Measurement
 from largebatch.record import JsonlRecord, MemoryRecord, Record, read_record
 from largebatch.workbench.cli.main import cli
-from largebatch.workbench.reports.curves import drawn
-from largebatch.workbench.reports.replay import replay
-from largebatch.workbench.reports.report import report
+from largebatch.workbench.reports.replay import replay_file
+from largebatch.workbench.reports.report import write_report
+from largebatch.workbench.reports.run import reported_run
 from largebatch.workbench.runs.train import train
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -101,7 +101,7 @@ def test_all_five_curves_of_two_runs_are_drawn_and_follow_the_chosen_axis(
     browser: Any, tmp_path: Path
 ) -> None:
     runs = [made_up(tmp_path / f"{name}.jsonl", steps=n) for name, n in {"a": 90, "b": 60}.items()]
-    window, complaints = opened(browser, report(runs, tmp_path / "page.html"))
+    window, complaints = opened(browser, write_report(runs, tmp_path / "page.html"))
     by_steps = window.evaluate(PIXELS)
     assert len(by_steps) == 5
     assert all(painted > 500 for painted, _ in by_steps)
@@ -118,7 +118,7 @@ def test_all_five_curves_of_two_runs_are_drawn_and_follow_the_chosen_axis(
 
 @needs_chromium
 def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Any, tmp_path: Path) -> None:
-    page = report([made_up(tmp_path / "a.jsonl", steps=90)], tmp_path / "page.html")
+    page = write_report([made_up(tmp_path / "a.jsonl", steps=90)], tmp_path / "page.html")
     phone = {"width": 375, "height": 700}
     window, complaints = opened(browser, page, viewport=phone, is_mobile=True, has_touch=True)
     assert window.evaluate("document.documentElement.scrollWidth") == 375
@@ -138,7 +138,7 @@ def test_text_and_lines_stand_out_by_day_and_by_night(
     browser: Any, tmp_path: Path, scheme: str
 ) -> None:
     runs = [made_up(tmp_path / f"{n}.jsonl", steps=40) for n in range(8)]
-    window, _ = opened(browser, report(runs, tmp_path / "page.html"), color_scheme=scheme)
+    window, _ = opened(browser, write_report(runs, tmp_path / "page.html"), color_scheme=scheme)
     style = "getComputedStyle(document.querySelector('{}')).{}"
     back = luminance(window.evaluate(style.format("figure", "backgroundColor")))
     assert (back < 0.1) == (scheme == "dark")
@@ -158,7 +158,7 @@ def test_text_and_lines_stand_out_by_day_and_by_night(
 @needs_chromium
 def test_what_stands_in_a_record_is_text_and_never_code(browser: Any, tmp_path: Path) -> None:
     run = made_up(tmp_path / "a.jsonl", steps=40, hostile=HOSTILE)
-    window, complaints = opened(browser, report([run], tmp_path / "page.html"))
+    window, complaints = opened(browser, write_report([run], tmp_path / "page.html"))
     assert window.title() == "largebatch: a"
     assert f"gain 39 {HOSTILE}" in window.inner_text("body")
     assert complaints == []
@@ -168,7 +168,7 @@ def test_what_stands_in_a_record_is_text_and_never_code(browser: Any, tmp_path: 
 def test_a_run_without_noise_measurements_says_so(browser: Any, tmp_path: Path) -> None:
     run = made_up(tmp_path / "a.jsonl", steps=40, measured=False)
     other = made_up(tmp_path / "b.jsonl", steps=5)
-    window, _ = opened(browser, report([run, other], tmp_path / "page.html"))
+    window, _ = opened(browser, write_report([run, other], tmp_path / "page.html"))
     told = window.inner_text("figure[data-curve='noise scale']")
     assert "a: the run did not measure it; b: not enough signal" in told
 
@@ -177,7 +177,7 @@ def test_a_run_without_noise_measurements_says_so(browser: Any, tmp_path: Path) 
 def test_a_place_means_the_same_in_every_panel(browser: Any, tmp_path: Path) -> None:
     long = made_up(tmp_path / "long.jsonl", steps=400, measured=False)
     short = made_up(tmp_path / "short.jsonl", steps=60)
-    window, _ = opened(browser, report([long, short], tmp_path / "page.html"))
+    window, _ = opened(browser, write_report([long, short], tmp_path / "page.html"))
     noise = window.locator("figure[data-curve='noise scale']")
     noise.locator(".u-over").hover(position={"x": 60, "y": 50})
     assert int(noise.locator(".reading").inner_text().split()[0]) > 40  # near its last piece
@@ -191,7 +191,7 @@ def test_on_a_phone_no_word_of_a_table_is_broken_and_no_fact_hidden(
 ) -> None:
     runs = [made_up(tmp_path / f"{name}.jsonl", steps=90) for name in ("a", "b", "c")]
     phone = {"width": 375, "height": 700}
-    window, _ = opened(browser, report(runs, tmp_path / "page.html"), viewport=phone)
+    window, _ = opened(browser, write_report(runs, tmp_path / "page.html"), viewport=phone)
     broken = """() => [...document.querySelectorAll("th, td")].filter((cell) => {
       const text = document.createRange();
       text.selectNodeContents(cell);
@@ -205,12 +205,12 @@ def test_on_a_phone_no_word_of_a_table_is_broken_and_no_fact_hidden(
 
 def test_a_long_run_stays_below_a_megabyte(tmp_path: Path) -> None:
     runs = [made_up(tmp_path / f"{n}.jsonl", steps=20_000) for n in range(2)]
-    assert report(runs, tmp_path / "page.html").stat().st_size < 1_000_000
+    assert write_report(runs, tmp_path / "page.html").stat().st_size < 1_000_000
 
 
 def test_a_thinned_curve_holds_mean_and_range_of_what_it_stands_for(tmp_path: Path) -> None:
     record = read_record(made_up(tmp_path / "a.jsonl", steps=1000))
-    curve = drawn(record, name="a", points=100).curves[0]
+    curve = reported_run(record, name="a", points=100).curves[0]
     losses = [step.seen.loss for step in record.steps if step.seen.finite]
     assert len(curve.y) == 100
     assert curve.y[0] == pytest.approx(sum(losses[:10]) / 10, rel=1e-5)
@@ -220,7 +220,7 @@ def test_a_thinned_curve_holds_mean_and_range_of_what_it_stands_for(tmp_path: Pa
 
 
 def test_changes_and_lost_steps_are_listed_with_their_reasons(tmp_path: Path) -> None:
-    run = drawn(read_record(made_up(tmp_path / "a.jsonl", steps=90)), name="a")
+    run = reported_run(read_record(made_up(tmp_path / "a.jsonl", steps=90)), name="a")
     assert [change.what for change in run.changes] == [
         "batch 16 to 32", "skipped, loss nan", "batch 32 to 64",
     ]  # fmt: skip
@@ -229,14 +229,14 @@ def test_changes_and_lost_steps_are_listed_with_their_reasons(tmp_path: Path) ->
 
 
 def test_the_first_change_of_the_batch_is_listed(tmp_path: Path) -> None:
-    run = drawn(read_record(made_up(tmp_path / "a.jsonl", steps=3)), name="a")
+    run = reported_run(read_record(made_up(tmp_path / "a.jsonl", steps=3)), name="a")
     assert (run.changes[0].step, run.changes[0].what) == (1, "batch 16 to 32")
 
 
 def test_the_end_of_a_warm_up_is_listed_with_its_reason(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     train("digits", method="autowu", scale=4, budget="300steps", record=path, evaluations=0)
-    run = drawn(read_record(path), name="run")
+    run = reported_run(read_record(path), name="run")
     (change,) = run.changes
     assert 30 < change.step < 200
     assert change.what.startswith("rate 0.")
@@ -259,7 +259,7 @@ def test_the_band_of_the_noise_scale_holds_its_line_and_breaks_where_nothing_is_
             base_batch_size=64, moments=moments,
         )  # fmt: skip
         record.write(seen, Decision(next_batch_size=64, base_steps=1.0))
-    run = drawn(Record(header={}, steps=tuple(record.steps)), name="a")
+    run = reported_run(Record(header={}, steps=tuple(record.steps)), name="a")
     noise = run.curves[-1]
     assert noise.name == "noise scale"
     assert run.open_ended
@@ -278,21 +278,21 @@ def test_a_noise_scale_as_adam_sees_it_is_drawn_and_tabulated_under_its_own_name
 ) -> None:
     adam = made_up(tmp_path / "adam.jsonl", steps=480, statistic="preconditioned_moments")
     plain = made_up(tmp_path / "plain.jsonl", steps=480)
-    run = drawn(read_record(adam), name="adam")
-    other = drawn(read_record(plain), name="plain")
+    run = reported_run(read_record(adam), name="adam")
+    other = reported_run(read_record(plain), name="plain")
     name = "noise scale as Adam sees it"
     assert run.curves[-1].name == name
     assert run.curves[-1].y == other.curves[-1].y
     assert run.facts[name] == other.facts["noise scale"]
     assert (run.facts["noise scale"], other.facts[name]) == ("", "")
     panel = 'data-curve="{}"'.format
-    page = report([adam], tmp_path / "page.html").read_text()
+    page = write_report([adam], tmp_path / "page.html").read_text()
     assert panel(name) in page
     assert panel("noise scale") not in page
-    page = report([adam, plain], tmp_path / "page.html").read_text()
+    page = write_report([adam, plain], tmp_path / "page.html").read_text()
     assert panel(name) in page
     assert panel("noise scale") in page
-    page = report([plain], tmp_path / "page.html").read_text()
+    page = write_report([plain], tmp_path / "page.html").read_text()
     assert name not in page.split('<script type="application/json"')[0]
 
 
@@ -309,20 +309,20 @@ def test_an_interval_from_nothing_on_does_not_flatten_the_noise_scales_panel(
             base_batch_size=64, moments=moments,
         )  # fmt: skip
         record.write(seen, Decision(next_batch_size=64, base_steps=1.0))
-    noise = drawn(Record(header={}, steps=tuple(record.steps)), name="a").curves[-1]
+    noise = reported_run(Record(header={}, steps=tuple(record.steps)), name="a").curves[-1]
     assert set(noise.low) == {1.0}  # a sample: no batch is smaller
 
 
 def test_the_table_tells_runs_apart_and_leaves_out_what_none_of_them_says(tmp_path: Path) -> None:
     run = tmp_path / "run.jsonl"
     train("digits", method="sqrt", scale=4, seed=3, lr=0.02, budget="1ep", record=run)
-    facts = drawn(read_record(run), name="run").facts
+    facts = reported_run(read_record(run), name="run").facts
     assert (facts["scale"], facts["seed"], facts["base rate"]) == ("4", "3", "0.02")
     assert (facts["batch"], facts["noise scale"]) == ("64", "not measured")
-    assert drawn(read_record(made_up(tmp_path / "a.jsonl", steps=9)), name="a").facts[
+    assert reported_run(read_record(made_up(tmp_path / "a.jsonl", steps=9)), name="a").facts[
         "batch"
     ] == "16 to 64"  # fmt: skip
-    page = report([run], tmp_path / "page.html").read_text()
+    page = write_report([run], tmp_path / "page.html").read_text()
     assert ">seed</th>" in page
     assert ">clipping norm</th>" not in page
 
@@ -331,7 +331,7 @@ def test_a_page_never_replaces_a_record(tmp_path: Path) -> None:
     run = made_up(tmp_path / "run.html", steps=5)
     before = run.read_bytes()
     with pytest.raises(ValueError, match="is one of the records"):
-        report([run], tmp_path / "." / "run.html")
+        write_report([run], tmp_path / "." / "run.html")
     assert run.read_bytes() == before
 
 
@@ -339,7 +339,7 @@ def test_a_full_disk_leaves_the_page_that_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = made_up(tmp_path / "a.jsonl", steps=5)
-    page = report([run], tmp_path / "page.html")
+    page = write_report([run], tmp_path / "page.html")
     before = page.read_text()
     write_text = Path.write_text
 
@@ -349,7 +349,7 @@ def test_a_full_disk_leaves_the_page_that_was_there(
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(lb.LargeBatchError, match=r"cannot be written \(No space left"):
-        report([run], page)
+        write_report([run], page)
     assert page.read_text() == before
     assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl", "page.html"}
 
@@ -358,10 +358,10 @@ def test_a_damaged_record_is_shown_up_to_the_damage(tmp_path: Path) -> None:
     path = made_up(tmp_path / "a.jsonl", steps=40)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:21], b"{}\n", *lines[22:], b'{"seen"']))
-    run = drawn(read_record(path, up_to_damage=True), name="a")
+    run = reported_run(read_record(path, up_to_damage=True), name="a")
     assert run.facts["steps"] == "20"
     assert "line 22" in run.notes[0]
-    assert "line 22" in report([path], tmp_path / "page.html").read_text()
+    assert "line 22" in write_report([path], tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -397,9 +397,9 @@ def test_the_method_of_a_run_says_again_what_it_said_and_another_something_else(
 ) -> None:
     path = tmp_path / "run.jsonl"
     train("digits", method="adascale", scale=4, budget="1ep", record=path, evaluations=1)
-    again = replay(path, method="adascale")
+    again = replay_file(path, method="adascale")
     assert again.same == len(again.steps) > 5
-    other = replay(path, method=lb.SqrtScaling())
+    other = replay_file(path, method=lb.SqrtScaling())
     assert other.same == 0
     assert {step.multiplier for step in other.steps} == {2.0}
     shown = CliRunner().invoke(cli, ["replay", str(path), "--method", "sqrt"]).stdout

@@ -19,7 +19,7 @@ from largebatch.methods import METHODS
 from largebatch.record import read_record
 from largebatch.workbench.cli.list_methods import list_methods
 from largebatch.workbench.cli.tables import methods_table
-from largebatch.workbench.reports.curves import drawn
+from largebatch.workbench.reports.run import reported_run
 from largebatch.workbench.runs.doctor import doctor
 from largebatch.workbench.runs.method_optimizers import METHOD_OPTIMIZERS, with_method_optimizer
 from largebatch.workbench.runs.train import train
@@ -111,7 +111,7 @@ def test_a_run_grows_and_its_report_shows_each_growth_with_its_reason(
     assert result.samples > 1.5 * result.steps * 16
     words = [line for line in told if isinstance(line, str)]
     assert bool(words) == (paper != "adasgd")
-    page = drawn(read_record(path), name="run")
+    page = reported_run(read_record(path), name="run")
     sizes = [seen.batch_size for seen, _ in read_record(path).steps]
     growths = [change for change in page.changes if change.what.startswith("batch")]
     assert len(growths) >= len(set(sizes)) - 1 >= 1

@@ -1,4 +1,4 @@
-"""A run that follows a schedule's file, beside the dry run that counted its steps."""
+"""A run that follows a schedule's file, and the count of its steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from made_up_runs import digits
 
 import largebatch as lb
 from largebatch.record import read_record
-from largebatch.workbench.planner.dry_run import dry_run
+from largebatch.workbench.planner.count import count_schedule
 from largebatch.workbench.planner.schedule_file import read_schedule
 from largebatch.workbench.planner.table import Table
 from largebatch.workbench.runs.results import Progress
@@ -21,7 +21,7 @@ NAMES = ("constant", "cosine", "growth", "linear-growth", "seesaw", "smith", "0:
 
 
 def planned(name: str, path: Path, *, budget: int = 9999, base: int = 16) -> Table:
-    return dry_run(
+    return count_schedule(
         name,
         budget=budget,
         base_batch_size=base,
@@ -31,7 +31,7 @@ def planned(name: str, path: Path, *, budget: int = 9999, base: int = 16) -> Tab
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_run_takes_the_steps_that_the_dry_run_counted(name: str, tmp_path: Path) -> None:
+def test_a_run_takes_the_steps_that_were_counted(name: str, tmp_path: Path) -> None:
     table = planned(name, tmp_path / "a.json")
     record = tmp_path / "run.jsonl"
     result = train("digits", schedule=tmp_path / "a.json", record=record, evaluations=0)
@@ -121,23 +121,23 @@ def test_another_base_batch_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_batch_above_the_data_set_is_refused(tmp_path: Path) -> None:
-    dry_run("0:16 1K:4096", budget=10**5, base_batch_size=16, out=tmp_path / "b.json")
+    count_schedule("0:16 1K:4096", budget=10**5, base_batch_size=16, out=tmp_path / "b.json")
     with pytest.raises(ValueError, match=r"Stage 2 of the schedule has a batch of 4,096"):
         train("digits", schedule=tmp_path / "b.json")
 
 
-def test_a_dry_run_of_a_file_is_that_of_the_schedule(tmp_path: Path) -> None:
+def test_the_count_of_a_file_is_that_of_the_schedule(tmp_path: Path) -> None:
     table = planned("growth", tmp_path / "a.json")
-    assert dry_run(str(tmp_path / "a.json")).table.rows == table.rows
-    with pytest.raises(ValueError, match="says its budget"):
-        dry_run(str(tmp_path / "a.json"), budget=100)
-    with pytest.raises(ValueError, match="needs the budget"):
-        dry_run("growth", base_batch_size=16)
+    assert count_schedule(str(tmp_path / "a.json")).table.rows == table.rows
+    with pytest.raises(ValueError, match="has a budget and batches of its own"):
+        count_schedule(str(tmp_path / "a.json"), budget=100)
+    with pytest.raises(ValueError, match="the budget in samples and the base batch are needed"):
+        count_schedule("growth", base_batch_size=16)
 
 
-def test_a_dry_run_at_a_scale_can_be_trained(tmp_path: Path) -> None:
+def test_a_schedule_at_a_scale_can_be_trained(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    table = dry_run("linear", budget=6400, base_batch_size=16, scale=4, out=path).table
+    table = count_schedule("linear", budget=6400, base_batch_size=16, scale=4, out=path).table
     result = train("digits", schedule=path, evaluations=0)
     assert result.steps == table.steps == 100
     assert result.batch_size == read_schedule(path).batch_size == 64

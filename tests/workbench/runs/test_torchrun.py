@@ -12,7 +12,7 @@ import pytest
 
 from largebatch.core.codec import decode
 from largebatch.record import read_record
-from largebatch.workbench.planner.dry_run import dry_run
+from largebatch.workbench.planner.count import count_schedule
 from largebatch.workbench.runs.results import RunResult
 from largebatch.workbench.runs.train import train
 
@@ -70,7 +70,7 @@ def test_fewer_samples_than_ranks_are_refused_by_the_first_rank_alone(tmp_path: 
 
 def test_two_processes_follow_a_schedule_as_one_does(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    table = dry_run("growth", budget=6400, base_batch_size=16, out=path).table
+    table = count_schedule("growth", budget=6400, base_batch_size=16, out=path).table
     done = torchrun("train", "digits", "--schedule", str(path), "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     two = decode(RunResult, json.loads(done.stdout))

@@ -21,7 +21,7 @@ from largebatch.workbench.cli.output import (
     seed_option,
 )
 from largebatch.workbench.cli.pictures.comparison import check_picture, draw_comparison
-from largebatch.workbench.cli.planning import plan_command
+from largebatch.workbench.cli.planning import plan_command, schedule_command
 from largebatch.workbench.cli.probing import probe_command, run_probe
 from largebatch.workbench.cli.progress import progress_on_stderr
 from largebatch.workbench.cli.records import replay_command, report_command
@@ -63,7 +63,8 @@ def cli(context: click.Context) -> None:
 @click.option(
     "--schedule",
     metavar="FILE",
-    help="Follow this file of largebatch plan, in place of --method, --scale and --budget.",
+    help="Follow this file of largebatch plan or schedule, in place of --method, --scale and "
+    "--budget.",
 )
 @seed_option
 @click.option("--lr", type=float, help="Rate at the base batch, instead of the workload's.")
@@ -239,3 +240,4 @@ cli.add_command(replay_command)
 cli.add_command(plan_command)
 cli.add_command(probe_command)
 cli.add_command(critical_command)
+cli.add_command(schedule_command)

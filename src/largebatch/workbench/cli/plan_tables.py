@@ -6,16 +6,16 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from largebatch.workbench.cli.tables import plain_table
-from largebatch.workbench.planner.dry_run import DryRun
+from largebatch.workbench.planner.count import ScheduleCount
 from largebatch.workbench.planner.plan import Plan
-from largebatch.workbench.planner.table import Row, Table
+from largebatch.workbench.planner.table import StageRow, Table
 
 ROWS = 40
 """Most stages in a table; --json and the schedule's file have them all."""
 
 
-def dry_run_table(result: DryRun) -> RenderableType:
-    """A row for each stage, and what they come to."""
+def count_table(result: ScheduleCount) -> RenderableType:
+    """Return a row for each stage, and what they come to."""
     lines = [f"{result.schedule}: {result.table.budget:,} samples"]
     return Group(
         Text(lines[0]), stages_table(result.table), *map(Text, [_summed(result), *result.notes])
@@ -40,13 +40,13 @@ def stages_table(table: Table) -> RenderableType:
     return shown
 
 
-def rates(row: Row) -> str:
+def rates(row: StageRow) -> str:
     """The factor on the base rate, and where it goes within a stage."""
     first, last = f"{row.lr:.4g}", f"{row.last_lr:.4g}"
     return first if first == last else f"{first} to {last}"
 
 
-def _summed(result: DryRun) -> str:
+def _summed(result: ScheduleCount) -> str:
     base = result.table.base_batch_size
     more = f"{result.saved:.1%} fewer" if result.saved >= 0.0 else f"{-result.saved:.1%} more"
     return (
@@ -62,8 +62,8 @@ def _evenly(count: int) -> list[int]:
 
 
 def plan_table(result: Plan) -> RenderableType:
-    """The schedule, the forecasts beside it, and what more workers bring."""
-    beside = plain_table(
+    """Return the schedule, the forecasts it is compared with, and what more workers bring."""
+    compared = plain_table(
         "schedule",
         "forecast loss",
         "/ least",
@@ -74,7 +74,7 @@ def plan_table(result: Plan) -> RenderableType:
         "target",
     )
     for row in result.rows:
-        beside.add_row(
+        compared.add_row(
             row.schedule,
             f"{row.loss:.4g}",
             f"{row.loss / result.least_loss:.4g}",
@@ -87,8 +87,8 @@ def plan_table(result: Plan) -> RenderableType:
     parts: list[RenderableType] = [
         Text(f"The schedule ({result.name}):"),
         stages_table(result.table),
-        Text(f"Beside others (target: a loss of {result.target:.4g}):"),
-        beside,
+        Text(f"Compared with others (target: a loss of {result.target:.4g}):"),
+        compared,
     ]
     if result.workers:
         more = plain_table("workers", "time", "speed-up", "steps", "largest batch")

@@ -16,9 +16,9 @@ def report_command(records: tuple[str, ...], *, out: str) -> None:
 
     A RECORD is what train --record wrote; one that a crash cut is shown up to the cut.
     """
-    from largebatch.workbench.reports.report import report
+    from largebatch.workbench.reports.report import write_report
 
-    page = report(records, out)
+    page = write_report(records, out)
     say(console_of_results(), f"The report is in {page}: open it in a browser.")
 
 
@@ -28,7 +28,7 @@ def report_command(records: tuple[str, ...], *, out: str) -> None:
 @as_json
 def replay_command(record: str, *, method: str, as_json: bool) -> None:
     """Tell what a method would have said about the run in RECORD, not what it would have done."""
-    from largebatch.workbench.reports.replay import replay
+    from largebatch.workbench.reports.replay import replay_file
 
-    result = replay(record, method=method)
+    result = replay_file(record, method=method)
     print_json(result) if as_json else console_of_results().print(tables.replay_table(result))

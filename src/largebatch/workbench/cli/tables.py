@@ -14,7 +14,7 @@ from rich.text import Text
 from largebatch.analysis.student import Mean
 from largebatch.checks.finding import LEVELS, Level
 from largebatch.workbench.cli.list_methods import MethodEntry, WorkloadEntry
-from largebatch.workbench.reports.replay import Replayed, Said
+from largebatch.workbench.reports.replay import Replayed, ReplayedStep
 from largebatch.workbench.runs.doctor import Diagnosis
 from largebatch.workbench.runs.results import Metrics, RunResult
 from largebatch.workbench.studies.compare.compare import Comparison
@@ -101,7 +101,7 @@ def replay_table(result: Replayed) -> RenderableType:
     return Group(Text(result.label), table, Text(same), *map(Text, result.notes))
 
 
-def _evenly(steps: Sequence[Said]) -> list[Said]:
+def _evenly(steps: Sequence[ReplayedStep]) -> list[ReplayedStep]:
     if len(steps) <= ROWS:
         return list(steps)
     return [steps[round(i * (len(steps) - 1) / (ROWS - 1))] for i in range(ROWS)]

@@ -14,8 +14,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
 
 from largebatch.workbench.quadratic import Forecast, Phase, Spectrum, forecast
+from largebatch.workbench.quadratic.sgd import decay
+
+Stage: TypeAlias = tuple[float, float, float]
+"""Batch in samples, factor on the base rate, steps; none of them has to be whole."""
 
 LEAST_DIRECTIONS = 2000
 
@@ -25,8 +32,8 @@ STABLE = 0.9
 LEAST_EXPONENT, LARGEST_EXPONENT = 0.05, 3.0
 """Of how the loss falls, where it is looked for."""
 
-COARSE = 250
-"""Bins where much is tried."""
+COARSE, FINE = 250, 2000
+"""Bins where much is tried, and where a number is shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +52,27 @@ class Model:
     exponent: float | None = None
     seen: float | None = None
 
-    def forecast(self, stages: Sequence[tuple[float, float, float]]) -> Forecast:
-        """What (batch, factor on the rate, steps) of each stage come to."""
+    def forecast(self, stages: Sequence[Stage]) -> Forecast:
+        """Return what a schedule comes to, stage by stage."""
         return forecast(
             self.spectrum,
             [Phase(batch_size=b, lr=self.lr * f, steps=k) for b, f, k in stages],
         )
+
+    def final_loss(self, stages: Sequence[Stage]) -> float:
+        """Return the loss at the end of a schedule, `inf` if the run diverges.
+
+        The number is that of `forecast`, in less time: a search asks for thousands of them.
+        """
+        spectrum = self.spectrum
+        moment = spectrum.second_moment
+        with np.errstate(over="ignore", invalid="ignore"):
+            for batch, factor, steps in stages:
+                lr = self.lr * factor
+                left, total = decay(lr * spectrum.curvature, steps)
+                moment = left * moment + (lr * lr / batch) * spectrum.noise * total
+            loss = spectrum.floor + 0.5 * float((spectrum.weight * spectrum.curvature) @ moment)
+        return loss if math.isfinite(loss) else math.inf
 
     @property
     def max_lr(self) -> float:
@@ -64,7 +86,7 @@ def model_of(
     budget: int,
     base_batch_size: int,
     exponent: float = 0.5,
-    bins: int = 2000,
+    bins: int = FINE,
 ) -> Model:
     """The model of one or two noise scales.
 
@@ -84,8 +106,8 @@ def model_of(
     """
     if not 0.0 < exponent <= LARGEST_EXPONENT:
         raise ValueError(
-            f"The exponent of the loss is in (0, {LARGEST_EXPONENT:g}], as in --loss-exponent 0.5; "
-            f"got {exponent!r}."
+            f"exponent={exponent!r} was given, but the exponent of the loss is above 0 and at most "
+            f"{LARGEST_EXPONENT:g}. Pass exponent=0.5"
         )
     steps = max(budget // base_batch_size, 1)
 
@@ -108,7 +130,7 @@ def model_of(
         raise ValueError(
             f"From a noise scale of {noise_scales[0]:.4g} a run with the base batch and a constant "
             f"rate comes to one between {least:.4g} and {most:.4g} in this model, and not to "
-            f"{wanted:.4g}. Give the first one alone: --noise-scale {noise_scales[0]:g}"
+            f"{wanted:.4g}. Pass the first one alone: noise_scales=[{noise_scales[0]:g}]"
         )
     for _ in range(16):
         middle = 0.5 * (low + high)

@@ -1,4 +1,4 @@
-"""Schedules by the names and strings that the command line takes, each as rules on the clock alone.
+"""Schedules by their names and by strings of steps, each as rules on the clock alone.
 
 What the noise scale bounds in a run is bounded here by the one that is given, so that the steps
 are known before.
@@ -39,8 +39,7 @@ def schedule_named(
     """
     if noise_scale is not None and not 0.0 < noise_scale < math.inf:
         raise ValueError(
-            f"A noise scale is a number of samples above 0, as in --noise-scale 4000; got "
-            f"{noise_scale!r}."
+            f"noise_scale={noise_scale!r} is not a number of samples above 0. Pass noise_scale=4000"
         )
     if ":" in text:
         parse_steps(text)

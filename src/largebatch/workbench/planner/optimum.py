@@ -2,7 +2,7 @@
 
     least loss:       min loss at the budget
     cheapest:         min log cost + weight x log loss,   weight such that loss = target
-    fewest samples:   the least budget whose least loss is the target
+    smallest budget:  the least budget whose least loss is the target
 
 with the cost in steps or seconds. Weight and budget are found by bisection; with a weight the
 schedule lies on the convex part of the border between cost and loss. The base batch is the smallest
@@ -17,12 +17,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from largebatch.workbench.planner.model import Model
-from largebatch.workbench.planner.search import Vector, coordinate_search
-from largebatch.workbench.quadratic.sgd import decay
-
-Stage = tuple[float, float, float]
-"""Batch, factor on the base rate, steps."""
+from largebatch.workbench.planner.model import Model, Stage
+from largebatch.workbench.quadratic.minimise import coordinate_search
+from largebatch.workbench.quadratic.spectrum import Array
 
 SMALLEST_LR = 1e-5
 """Factor on the base rate."""
@@ -51,21 +48,21 @@ class Space:
     stages: int
 
     @property
-    def start(self) -> Vector:
+    def start(self) -> Array:
         """The smallest batch at a rate that falls by 2 from each stage to the next."""
         m = self.stages
         lrs = np.maximum(-math.log(2.0) * np.arange(m), math.log(SMALLEST_LR))
         return np.concatenate([np.full(m, math.log(self.smallest)), lrs, np.zeros(m)])
 
     @property
-    def bounds(self) -> tuple[Vector, Vector]:
+    def bounds(self) -> tuple[Array, Array]:
         """Of each coordinate."""
         m = self.stages
         low = [math.log(self.smallest)] * m + [math.log(SMALLEST_LR)] * m + [-9.0] * m
         high = [math.log(self.largest)] * m + [math.log(self.max_lr)] * m + [3.0] * m
         return np.array(low), np.array(high)
 
-    def stages_of(self, x: Vector) -> list[Stage]:
+    def stages_of(self, x: Array) -> list[Stage]:
         """The stages of a point, not rounded."""
         m = self.stages
         lengths = np.exp(x[2 * m : 3 * m])
@@ -77,21 +74,8 @@ class Space:
         ]
 
 
-def loss_of(model: Model, stages: list[Stage]) -> float:
-    """The loss at the end, `inf` where the run diverges."""
-    spectrum = model.spectrum
-    moment = spectrum.second_moment
-    with np.errstate(over="ignore", invalid="ignore"):
-        for batch, factor, steps in stages:
-            lr = model.lr * factor
-            left, total = decay(lr * spectrum.curvature, steps)
-            moment = left * moment + (lr * lr / batch) * spectrum.noise * total
-        loss = spectrum.floor + 0.5 * float((spectrum.weight * spectrum.curvature) @ moment)
-    return loss if math.isfinite(loss) else math.inf
-
-
-def least_loss(space: Space, start: Vector | None = None) -> tuple[Vector, float]:
-    """The schedule with the least loss at the budget, and that loss.
+def least_loss(space: Space, start: Array | None = None) -> tuple[Array, float]:
+    """Return the schedule with the least loss at the budget, and that loss.
 
     Args:
         space: where to look.
@@ -99,7 +83,7 @@ def least_loss(space: Space, start: Vector | None = None) -> tuple[Vector, float
     """
     low, high = space.bounds
     x, value = coordinate_search(
-        lambda x: _log(loss_of(space.model, space.stages_of(x))),
+        lambda x: _log(space.model.final_loss(space.stages_of(x))),
         np.clip(space.start if start is None else start, low, high),
         low=low,
         high=high,
@@ -107,8 +91,8 @@ def least_loss(space: Space, start: Vector | None = None) -> tuple[Vector, float
     return x, math.exp(min(value, 700.0))
 
 
-def fewest_samples(space: Space, *, target: float, start: Vector) -> tuple[Space, Vector]:
-    """The space with the least budget found in which a schedule reaches the target.
+def smallest_budget(space: Space, *, target: float, start: Array) -> tuple[Space, Array]:
+    """Return the space with the least budget found that reaches the target, and where it does.
 
     Args:
         space: of the whole budget.
@@ -133,9 +117,9 @@ def fewest_samples(space: Space, *, target: float, start: Vector) -> tuple[Space
 
 
 def cheapest(
-    space: Space, *, price: Callable[[list[Stage]], float], target: float, start: Vector
-) -> Vector:
-    """The cheapest schedule found whose loss is at most the target.
+    space: Space, *, price: Callable[[list[Stage]], float], target: float, start: Array
+) -> Array:
+    """Return the cheapest schedule found whose loss is at most the target.
 
     Args:
         space: where to look.
@@ -150,15 +134,15 @@ def cheapest(
     for round_ in range(BISECTIONS):
         weight = math.exp(0.5 * (light + heavy))
 
-        def cost(at: Vector, weight: float = weight) -> float:
+        def cost(at: Array, weight: float = weight) -> float:
             stages = space.stages_of(at)
-            return math.log(price(stages)) + weight * _log(loss_of(space.model, stages))
+            return math.log(price(stages)) + weight * _log(space.model.final_loss(stages))
 
         x, _ = coordinate_search(
             cost, x, low=low, high=high, step=0.7 if round_ < 2 else 0.35, sweeps=25
         )
         stages = space.stages_of(x)
-        if loss_of(space.model, stages) > target:
+        if space.model.final_loss(stages) > target:
             light = math.log(weight)
             continue
         heavy = math.log(weight)

@@ -56,7 +56,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fitted:
+class RecordFit:
     """What a plan takes from a record.
 
     Args:
@@ -70,7 +70,7 @@ class Fitted:
     fit: str
 
 
-def fit_record(path: str | os.PathLike[str]) -> Fitted:
+def fit_record(path: str | os.PathLike[str]) -> RecordFit:
     """The noisy quadratic nearest to a recorded run.
 
     Raises:
@@ -84,9 +84,8 @@ def fit_record(path: str | os.PathLike[str]) -> Fitted:
     found = fit_of(entries_of(steps), factor=factor)
     if isinstance(found, NotEnough):
         raise NotEnoughSignal(
-            f"{path}: {found}. Record a longer run, of a method that measures: largebatch train "
-            "WORKLOAD --method adascale --record FILE. Or plan from the noise scale alone, which "
-            "largebatch report shows: --noise-scale 4000"
+            f"{path}: {found}. Record a longer run of a method that measures the noise, such as "
+            "adascale. Or plan from the noise scale alone. Pass noise_scales=[4000]"
         )
     base_lr = max(step.seen.base_lr for step in steps)
     model = Model(
@@ -94,7 +93,7 @@ def fit_record(path: str | os.PathLike[str]) -> Fitted:
         lr=base_lr * (factor or 1.0),
         seen=max(1.0, *(_rate(step) / base_lr for step in steps)),
     )
-    return Fitted(model=model, base_batch_size=steps[-1].seen.base_batch_size, fit=str(found))
+    return RecordFit(model=model, base_batch_size=steps[-1].seen.base_batch_size, fit=str(found))
 
 
 def sgd_factor(optimizer: object) -> float | None:

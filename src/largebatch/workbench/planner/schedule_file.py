@@ -20,13 +20,13 @@ from largebatch.core.codec import decode, encode
 from largebatch.core.errors import RecordError
 from largebatch.core.rule import Rule, chain
 from largebatch.rules import KINDS
-from largebatch.workbench.planner.clock_run import MOST_BUDGET
-from largebatch.workbench.planner.table import Row, Table, table_of
+from largebatch.workbench.amounts import MAX_SAMPLES
+from largebatch.workbench.planner.table import StageRow, Table, table_of
 
 VERSION = 1
 """Of the file's form."""
 
-REMEDY = "Write it anew: largebatch plan --dry-run growth --budget 10M --base-batch 256 --out FILE"
+REMEDY = "Make the schedule again, and write it to a new file."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class ScheduleFile:
     version: int
     base_batch_size: int
     budget: int
-    stages: tuple[Row, ...]
+    stages: tuple[StageRow, ...]
     rule: Rule
 
     @property
@@ -59,18 +59,23 @@ class ScheduleFile:
 
 
 def schedule_of(rule: Rule, table: Table) -> ScheduleFile:
-    """A rule and its table as a schedule that can be written."""
+    """Return a rule and its table as a schedule that can be written.
+
+    Args:
+        rule: a chain, as `clock_schedule` returns it.
+        table: what it does.
+    """
     return ScheduleFile(
         version=VERSION,
         base_batch_size=table.base_batch_size,
         budget=table.budget,
         stages=table.rows,
-        rule=chain(rule),
+        rule=rule,
     )
 
 
-def write_schedule(schedule: ScheduleFile, path: str | os.PathLike[str]) -> None:
-    """Writes a new file.
+def write_schedule(schedule: ScheduleFile, out: str | os.PathLike[str]) -> None:
+    """Write a schedule to a new file.
 
     Raises:
         RecordError: there is a file already, or it cannot be written.
@@ -81,19 +86,19 @@ def write_schedule(schedule: ScheduleFile, path: str | os.PathLike[str]) -> None
     head = json.dumps(plain, allow_nan=False).removesuffix("}")
     text = f'{head},\n "stages": [\n  {stages}\n ],\n "rule": {rule}\n}}\n'
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "x", encoding="utf-8") as file:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        with open(out, "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
         raise RecordError(
-            f"{path} exists, and a schedule is never overwritten. Name another file: --out new.json"
+            f"{out} exists, and a schedule is never overwritten. Pass another file: out='new.json'"
         ) from None
     except OSError as error:
-        raise RecordError(f"{path} cannot be written ({error.strerror}).") from error
+        raise RecordError(f"{out} cannot be written ({error.strerror}).") from error
 
 
 def read_schedule(path: str | os.PathLike[str]) -> ScheduleFile:
-    """The schedule in a file that `write_schedule` wrote.
+    """Return the schedule in a file that `write_schedule` wrote.
 
     Raises:
         RecordError: a file that cannot be read, is no schedule, or in which stages overlap, are
@@ -128,10 +133,10 @@ def _decoded(plain: Any, path: str | os.PathLike[str]) -> ScheduleFile:
 
 def _check_stages(schedule: ScheduleFile, path: str | os.PathLike[str]) -> None:
     rows = schedule.stages
-    if not rows or rows[0].samples != 0 or not 0 < schedule.budget <= MOST_BUDGET:
+    if not rows or rows[0].samples != 0 or not 0 < schedule.budget <= MAX_SAMPLES:
         raise RecordError(
             f"{path}: the first stage begins at 0 samples, and the budget is at most "
-            f"{MOST_BUDGET:,}; found {len(rows)} stages and a budget of {schedule.budget:,}."
+            f"{MAX_SAMPLES:,}; found {len(rows)} stages and a budget of {schedule.budget:,}."
         )
     for m, row in enumerate(rows, start=1):
         rates = (row.lr, row.last_lr)
@@ -177,7 +182,7 @@ def _check_rule(schedule: ScheduleFile, path: str | os.PathLike[str]) -> None:
         )
 
 
-def _same(one: Row, other: Row) -> bool:
+def _same(one: StageRow, other: StageRow) -> bool:
     """Whether two rows agree; rates up to what machines round differently."""
     counts = ("samples", "batch_size", "steps", "cumulative_steps")
     rates = ("lr", "last_lr")

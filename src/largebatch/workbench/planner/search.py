@@ -1,62 +1,84 @@
-"""A search along coordinates: no derivative, no chance, the same result on each machine.
-
-Each coordinate in turn goes by a step up or down where that is better, twice as far while it stays
-so; when none is, the steps halve.
-"""
+"""The schedule in whole steps that a request asks for, from the best stages of any numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
-import numpy as np
-import numpy.typing as npt
+from largebatch.workbench.planner.forecasts import pieces_of
+from largebatch.workbench.planner.model import Model, Stage
+from largebatch.workbench.planner.optimum import Space, cheapest, smallest_budget
+from largebatch.workbench.planner.request import PlanRequest
+from largebatch.workbench.planner.rounding import round_stages
+from largebatch.workbench.planner.table import ClockSchedule
+from largebatch.workbench.quadratic.spectrum import Array
 
-Vector = npt.NDArray[np.float64]
+MARGINS = (0.95, 0.8, 0.5, 0.2)
+"""Parts of the margin on the loss that are tried; the rest is for what rounding costs."""
 
 
-def coordinate_search(
-    cost: Callable[[Vector], float],
-    start: Vector,
-    *,
-    low: Vector,
-    high: Vector,
-    step: float = 0.7,
-    least: float = 0.02,
-    sweeps: int = 60,
-) -> tuple[Vector, float]:
-    """(the best point found, its cost), never worse than the start.
+def space_of(request: PlanRequest, model: Model) -> Space:
+    """Return where the schedules of a request are looked for, by the loss of a model."""
+    seen = model.seen if request.max_lr is None else request.max_lr
+    return Space(
+        model=model,
+        budget=request.budget,
+        smallest=request.base_batch_size,
+        largest=request.largest,
+        max_lr=min(model.max_lr, seen or math.inf),
+        stages=request.stages,
+    )
 
-    >>> x, y = coordinate_search(
-    ...     lambda v: float(((v - 0.3) ** 2).sum()), np.zeros(2), low=np.full(2, -1.0),
-    ...     high=np.ones(2), least=1e-4)
-    >>> x.round(3).tolist()
-    [0.3, 0.3]
+
+def whole_schedule(request: PlanRequest, space: Space, at: Array) -> ClockSchedule:
+    """Return a point of the space as a schedule of whole samples and steps."""
+    return round_stages(space.stages_of(at), base_batch_size=request.base_batch_size)
+
+
+def cheapest_schedule(
+    request: PlanRequest, space: Space, start: Array, *, fine: Model, target: float
+) -> ClockSchedule:
+    """Return the cheapest schedule found that reaches the target in whole steps, too.
 
     Args:
-        cost: what to make small.
-        start: a point within the bounds, [D].
-        low, high: bounds, [D].
-        step: the first one, on every coordinate.
-        least: the step below which it ends.
-        sweeps: over all coordinates, at most.
+        request: whose cost counts, steps or seconds.
+        space: where to look.
+        start: the point of least loss; it is the answer if no cheaper one reaches the target.
+        fine: the model that tells whether the target is reached.
+        target: a loss.
     """
-    best, value = start.copy(), cost(start)
-    for _ in range(sweeps):
-        before = value
-        for i in range(len(best)):
-            for sign in (step, -step):
-                moved, stride = False, sign
-                while True:
-                    trial = best.copy()
-                    trial[i] = min(max(best[i] + stride, low[i]), high[i])
-                    found = cost(trial) if trial[i] != best[i] else value
-                    if not found < value:
-                        break
-                    best, value, moved, stride = trial, found, True, 2.0 * stride
-                if moved:
-                    break
-        if before - value < 1e-4:
-            if step <= least:
-                break
-            step *= 0.5
-    return best, value
+    least = space.model.final_loss(space.stages_of(start))
+    for part in MARGINS:
+        within = (1.0 + part * request.within) * least
+        at = cheapest(space, price=_price(request), target=within, start=start)
+        schedule = whole_schedule(request, space, at)
+        if fine.forecast(list(pieces_of(schedule))).loss[-1] <= target:
+            return schedule
+    return whole_schedule(request, space, start)
+
+
+def shortest_schedule(
+    request: PlanRequest, space: Space, start: Array, *, target: float
+) -> ClockSchedule:
+    """Return the schedule with the fewest samples found that reaches the target.
+
+    Args:
+        request: whose base batch counts.
+        space: of the whole budget.
+        start: the point of least loss; it is the answer if the target is infinite.
+        target: a loss.
+    """
+    if target < math.inf:
+        space, start = smallest_budget(space, target=0.99 * target, start=start)
+    return whole_schedule(request, space, start)
+
+
+def _price(request: PlanRequest) -> Callable[[Sequence[Stage]], float]:
+    def total(stages: Sequence[Stage]) -> float:
+        steps = sum(k for _, _, k in stages)
+        if request.minimise == "steps" or request.price is None:
+            return steps
+        samples = sum(b * k for b, _, k in stages)
+        return request.price.total(steps=steps, samples=samples)
+
+    return total

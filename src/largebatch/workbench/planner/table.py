@@ -8,17 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from largebatch.core.rule import Rule, label_of, within
+from largebatch.core.rule import Chain, Rule, label_of, within
 from largebatch.rules import Growth
-from largebatch.workbench.planner.boundaries import growths_of
-from largebatch.workbench.planner.clock_run import runs, started
+from largebatch.workbench.planner.clock import ClockStage, run_stages, start_decider
 
 MOST_STAGES = 100_000
-"""A table of more is no table."""
+"""Most stages of a table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class StageRow:
     """The steps of one batch size, in a row.
 
     Args:
@@ -51,7 +50,7 @@ class Table:
 
     base_batch_size: int
     budget: int
-    rows: tuple[Row, ...]
+    rows: tuple[StageRow, ...]
     passed_over: int = 0
 
     @property
@@ -76,6 +75,21 @@ class Table:
         return 1.0 - self.steps / self.constant_steps
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockSchedule:
+    """A rule on the clock, and what it does over a budget.
+
+    Args:
+        rule: decides by the clock alone.
+        table: its stages as numbers.
+        stages: its stages as runs of the rule, which know the rate within a stage.
+    """
+
+    rule: Chain
+    table: Table
+    stages: tuple[ClockStage, ...]
+
+
 def table_of(
     rule: Rule,
     *,
@@ -84,11 +98,32 @@ def table_of(
     batch_size: int | None = None,
     dataset_size: int | None = None,
 ) -> Table:
-    """The table of a rule that decides by the clock.
+    """Return the table of a rule that decides by the clock.
 
     >>> rule = Growth(at=(0.25, 0.5, 0.75))
     >>> [row.steps for row in table_of(rule, budget=6400, base_batch_size=16).rows]
     [100, 50, 25, 13]
+
+    Takes the arguments of `clock_schedule`, and raises its errors.
+    """
+    return clock_schedule(
+        rule,
+        budget=budget,
+        base_batch_size=base_batch_size,
+        batch_size=batch_size,
+        dataset_size=dataset_size,
+    ).table
+
+
+def clock_schedule(
+    rule: Rule,
+    *,
+    budget: int,
+    base_batch_size: int,
+    batch_size: int | None = None,
+    dataset_size: int | None = None,
+) -> ClockSchedule:
+    """Follow a rule that decides by the clock over a budget.
 
     Args:
         rule: usually a chain.
@@ -102,46 +137,50 @@ def table_of(
         ValueError: a rule that looks at more than the clock, a budget smaller than the first batch
             or larger than 10^13 samples, or an absolute point that the run does not reach.
     """
-    start = started(
+    start = start_decider(
         rule,
         budget=budget,
         base_batch_size=base_batch_size,
         batch_size=batch_size,
         dataset_size=dataset_size,
     )
-    rows: list[Row] = []
-    for first, last, rate, last_rate in runs(start):
-        rows.append(
-            Row(
-                samples=first.samples,
-                batch_size=first.batch_size,
-                lr=rate,
-                last_lr=last_rate,
-                steps=last.step - first.step,
-                cumulative_steps=last.step,
-            )
-        )
-        if len(rows) > MOST_STAGES:
+    stages: list[ClockStage] = []
+    for stage in run_stages(start):
+        stages.append(stage)
+        if len(stages) > MOST_STAGES:
             raise ValueError(
                 f"The batch changes more than {MOST_STAGES:,} times: {label_of(rule)} is no "
                 "schedule in stages. Take fewer of them, as in lb.methods.growth(stages=5)."
             )
-    return Table(
+    table = Table(
         base_batch_size=base_batch_size,
         budget=budget,
-        rows=tuple(rows),
-        passed_over=_passed_over(start.rule, rows),
+        rows=tuple([_row_of(stage) for stage in stages]),
+        passed_over=_passed_over(start.rule, len(stages)),
+    )
+    return ClockSchedule(rule=start.rule, table=table, stages=tuple(stages))
+
+
+def _row_of(stage: ClockStage) -> StageRow:
+    return StageRow(
+        samples=stage.first.samples,
+        batch_size=stage.first.batch_size,
+        lr=stage.lr,
+        last_lr=stage.last_lr,
+        steps=stage.steps,
+        cumulative_steps=stage.last.step,
     )
 
 
-def _passed_over(rule: Rule, rows: list[Row]) -> int:
+def _passed_over(rule: Chain, found: int) -> int:
     """Stages of the tables that were too short for a step of theirs, where nothing bounds them."""
-    if {type(one).__name__ for one in within(rule)} & {"ClampBatch", "LimitGrowth"}:
+    rules = list(within(rule))
+    if {type(one).__name__ for one in rules} & {"ClampBatch", "LimitGrowth"}:
         return 0
     wanted = 1
-    for growth in growths_of(rule):
+    for growth in rules:
         if isinstance(growth, Growth):
             table, count = growth.stages, len(growth.stages)
             pairs = [(table.batch[m], table.rate(m)) for m in range(count)]
             wanted += sum(a != b for a, b in pairwise(pairs))
-    return max(wanted - len(rows), 0)
+    return max(wanted - found, 0)

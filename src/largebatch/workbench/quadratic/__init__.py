@@ -6,7 +6,7 @@ curvature, no generalisation: it ranks schedules, and forecasts them near a run 
 """
 
 from largebatch.workbench.quadratic.adaptive import Normalised, Preconditioned
-from largebatch.workbench.quadratic.averaged import Averaged
+from largebatch.workbench.quadratic.averaged import AveragedWeights
 from largebatch.workbench.quadratic.dynamics import Dynamics, Phase
 from largebatch.workbench.quadratic.fit import QuadraticFit, fit_quadratic
 from largebatch.workbench.quadratic.forecast import Forecast, forecast
@@ -16,7 +16,7 @@ from largebatch.workbench.quadratic.spectrum import Spectrum
 
 __all__ = [
     "SGD",
-    "Averaged",
+    "AveragedWeights",
     "Dynamics",
     "Forecast",
     "HeavyBall",

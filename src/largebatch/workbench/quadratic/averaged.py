@@ -21,11 +21,11 @@ from largebatch.workbench.quadratic.spectrum import Array, Spectrum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Averaged:
+class AveragedWeights:
     """The loss at the average of the weights, not at the weights.
 
     >>> spectrum = Spectrum(curvature=[1.0], noise=[0.0], second_moment=[1.0])
-    >>> average = Averaged(decay=0.5)
+    >>> average = AveragedWeights(decay=0.5)
     >>> after = average.advance(
     ...     spectrum, average.start(spectrum), Phase(batch_size=8, lr=0.5, steps=1))
     >>> average.second_moment(after).tolist()  # (0.5 * 1 + 0.5 * 0.5)^2
@@ -51,7 +51,7 @@ class Averaged:
         return np.stack([e, zeros, zeros, e, zeros, e])
 
     def advance(self, spectrum: Spectrum, moments: Array, phase: Phase) -> Array:
-        steps = whole_steps(phase, who="Averaged")
+        steps = whole_steps(phase, who="AveragedWeights")
         momentum = self.dynamics.momentum if isinstance(self.dynamics, HeavyBall) else 0.0
         step = Transition.of(spectrum, phase, momentum=momentum)
         with np.errstate(all="ignore"):
@@ -72,10 +72,10 @@ class Averaged:
         return self.dynamics.max_lr(spectrum)
 
 
-Row = tuple[Array, Array]
+MatrixRow = tuple[Array, Array]
 
 
-def _carried(power: Matrix, row: Row, left: float, moments: Array) -> Array:
+def _carried(power: Matrix, row: MatrixRow, left: float, moments: Array) -> Array:
     """The six moments (theta^2, theta v, v^2, x theta, x v, x^2) after the steps, without noise."""
     (a, b), (c, d) = power
     g, k = row
@@ -86,7 +86,7 @@ def _carried(power: Matrix, row: Row, left: float, moments: Array) -> Array:
     return np.concatenate([carried(power, moments[:3]), [t * a + v * b, t * c + v * d, mean]])
 
 
-def _row(matrix: Matrix, decay: float, steps: int) -> Row:
+def _row(matrix: Matrix, decay: float, steps: int) -> MatrixRow:
     """g_K, by the binary digits of K."""
     (a, b), _ = matrix
     first = ((1.0 - decay) * a, (1.0 - decay) * b)
@@ -103,7 +103,7 @@ def _row(matrix: Matrix, decay: float, steps: int) -> Row:
     return row
 
 
-def _times(row: Row, matrix: Matrix) -> Row:
+def _times(row: MatrixRow, matrix: Matrix) -> MatrixRow:
     (a, b), (c, d) = matrix
     return row[0] * a + row[1] * c, row[0] * b + row[1] * d
 

@@ -26,7 +26,7 @@ FAR = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
+class RecordedRun:
     """A run at points of time, [T], with what lay between: [T] batches, rates, numbers of steps.
 
     A noise scale that was not measured is not a number. `variance` is that of one sample's gradient
@@ -56,7 +56,7 @@ class Scales:
     noise_spread: float
 
 
-def along(spectrum: Spectrum, run: Recorded) -> tuple[Array, Array]:
+def moments_along(spectrum: Spectrum, run: RecordedRun) -> tuple[Array, Array]:
     """E theta^2 at the points of the record, [T, D]: of the start alone, and of the noise alone."""
     left, total = decay(run.lrs[:, None] * spectrum.curvature, run.between[:, None])
     added = (run.lrs**2 / run.batch_sizes)[:, None] * spectrum.noise * total
@@ -70,9 +70,9 @@ def along(spectrum: Spectrum, run: Recorded) -> tuple[Array, Array]:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def best_scales(spectrum: Spectrum, run: Recorded, *, rounds: int = 3) -> Scales | None:
+def best_scales(spectrum: Spectrum, run: RecordedRun, *, rounds: int = 3) -> Scales | None:
     """The scales on start and noise, and the floor, that come nearest; None if none is positive."""
-    bias, noise = along(spectrum, run)
+    bias, noise = moments_along(spectrum, run)
     weighed = spectrum.weight * spectrum.curvature
     f, g = 0.5 * bias @ weighed, 0.5 * noise @ weighed
     seen = np.isfinite(run.noise_scales)

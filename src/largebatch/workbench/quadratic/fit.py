@@ -17,8 +17,8 @@ from itertools import product
 import numpy as np
 
 from largebatch.core.not_enough import NotEnough
-from largebatch.workbench.quadratic.curves import NOISE_WEIGHT, Recorded, Scales, best_scales
-from largebatch.workbench.quadratic.simplex import simplex_minimum
+from largebatch.workbench.quadratic.curves import NOISE_WEIGHT, RecordedRun, Scales, best_scales
+from largebatch.workbench.quadratic.minimise import simplex_minimum
 from largebatch.workbench.quadratic.spectrum import Array, Spectrum
 
 FEWEST_POINTS = 10
@@ -138,7 +138,7 @@ def _law(at: Array, dimensions: int) -> Spectrum:
     )
 
 
-def _searched(run: Recorded, dimensions: int) -> tuple[Array, Scales | None]:
+def _searched(run: RecordedRun, dimensions: int) -> tuple[Array, Scales | None]:
     """(ln curvature, p, q) and the scales there."""
 
     def distance(at: Array) -> float:
@@ -160,7 +160,7 @@ def _searched(run: Recorded, dimensions: int) -> tuple[Array, Scales | None]:
     return best[0], best_scales(_law(best[0], dimensions), run) if best[1] < np.inf else None
 
 
-def _missing(run: Recorded) -> NotEnough | None:
+def _missing(run: RecordedRun) -> NotEnough | None:
     count, measured = len(run.losses), int(np.isfinite(run.noise_scales).sum())
     if count < FEWEST_POINTS:
         return NotEnough(
@@ -182,7 +182,7 @@ def _missing(run: Recorded) -> NotEnough | None:
     return None
 
 
-def _recorded(*series: Series) -> Recorded:
+def _recorded(*series: Series) -> RecordedRun:
     names = ("steps", "samples", "losses", "batch_sizes", "lrs", "noise_scales")
     arrays = dict(zip(names, (np.asarray(x, dtype=np.float64) for x in series), strict=True))
     if len({x.shape for x in arrays.values()}) != 1 or arrays["steps"].ndim != 1:
@@ -207,7 +207,7 @@ def _recorded(*series: Series) -> Recorded:
             f"between points {t - 1} and {t} a step had {batches[t]:.6g} samples, and batch_sizes "
             f"say {before[t]:.6g} to {arrays['batch_sizes'][t]:.6g}. Give the samples of all ranks."
         )
-    run = Recorded(
+    run = RecordedRun(
         losses=arrays["losses"],
         noise_scales=np.where(np.isfinite(arrays["noise_scales"]), arrays["noise_scales"], np.nan),
         batch_sizes=batches,
@@ -217,7 +217,7 @@ def _recorded(*series: Series) -> Recorded:
     return run if len(batches) <= POINTS else _thinned(run)
 
 
-def _thinned(run: Recorded) -> Recorded:
+def _thinned(run: RecordedRun) -> RecordedRun:
     """The same at `POINTS` points; batch, rate and noise scale are means over the steps between."""
     last = np.unique(np.geomspace(1, len(run.losses), POINTS).round().astype(int)) - 1
     first = np.concatenate([[0], last[:-1] + 1])
@@ -229,7 +229,7 @@ def _thinned(run: Recorded) -> Recorded:
     steps, count = total(run.between), total(seen)
     with np.errstate(invalid="ignore"):
         noise_scales = total(np.where(seen, run.noise_scales, 0.0)) / count
-    return Recorded(
+    return RecordedRun(
         losses=run.losses[last],
         noise_scales=noise_scales,
         batch_sizes=total(run.between * run.batch_sizes) / steps,

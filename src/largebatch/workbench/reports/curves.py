@@ -1,37 +1,23 @@
-"""What a report draws of a record: curves thinned to what a page can show, and what changed why."""
+"""The curves of a report, thinned to what a page can show."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from largebatch.analysis.noise import NoiseEstimate, along
-from largebatch.record import Record, Step
-from largebatch.workbench.reports.facts import (
-    ADAM_NOISE,
-    NOISE,
-    facts_of,
-    moments_of,
-    notes_of,
-    places_of,
-    series_of,
-)
+from largebatch.record import Step
+from largebatch.workbench.reports.facts import moments_of, places_of, series_of
 
 AXES = ("steps", "samples", "base steps")
 """What a curve may be drawn over: the clocks after each step."""
-
-CHANGES = 200
-"""Most rows of one list in a report."""
 
 UNMEASURED = "the run did not measure it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
+class ReportCurve:
     """A line over each axis, with a band where one point stands for several or has an interval.
 
     Args:
@@ -47,115 +33,27 @@ class Curve:
     high: tuple[float | None, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """A step after which the batch was another, that was skipped, or whose reason was given in no
-    other step, as where a warm-up ends."""
-
-    step: int
-    samples: int
-    what: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """Reasons that differ in their numbers alone."""
-
-    example: str
-    count: int
-    first: int
-    last: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
-    """One run as a report shows it.
+def run_curves(steps: Sequence[Step], *, points: int) -> list[ReportCurve]:
+    """Return loss, rate, batch size and gain over a run; those that it lacks have no values.
 
     Args:
-        name: of its file.
-        facts: label -> text, for the table.
-        curves: what is drawn; one without values says in `missing` why.
-        open_ended: whether an interval of the noise scale has no upper end; its band is cut.
-        missing: name of a curve -> why there is none.
-        changes: of the batch, steps skipped, reasons given once; the first and last of many.
-        left_out: changes beyond them.
-        kinds: the reasons of all steps, grouped.
-        notes: what to know about the file.
-    """
-
-    name: str
-    facts: Mapping[str, str]
-    curves: tuple[Curve, ...]
-    open_ended: bool
-    missing: Mapping[str, str]
-    changes: tuple[Change, ...]
-    left_out: int
-    kinds: tuple[Kind, ...]
-    notes: tuple[str, ...]
-
-
-def drawn(record: Record, *, name: str, points: int = 400) -> Drawn:
-    """What to show of a record.
-
-    Args:
-        record: of a run, whole or up to its damage.
-        name: how the run is called.
+        steps: of the run, each finite.
         points: most points of a curve; beyond, each is the mean of several, with their range.
     """
-    sound = [step for step in record.steps if step.seen.finite]
     values: dict[str, list[float | None]] = {
-        "training loss": [step.seen.loss for step in sound],
-        "learning rate": [_rate(step) for step in sound],
-        "batch size": [float(step.seen.batch_size) for step in sound],
-        "gain": [step.decision.base_steps for step in sound],
+        "training loss": [step.seen.loss for step in steps],
+        "learning rate": [lr_of(step) for step in steps],
+        "batch size": [float(step.seen.batch_size) for step in steps],
+        "gain": [step.decision.base_steps for step in steps],
     }
-    curves = [_thinned(title, sound, ys, points=points) for title, ys in values.items()]
-    missing = {curve.name: "the record has no such number" for curve in curves if not curve.y}
-    noises = {name: _noise(sound, name) for name in (NOISE, ADAM_NOISE)}
-    curves += [noise for noise, _, _ in noises.values() if noise is not None]
-    missing |= {name: why for name, (_, _, why) in noises.items() if why}
-    changes = _changes(record)
-    shown = (
-        changes if len(changes) <= CHANGES else changes[: CHANGES // 2] + changes[-CHANGES // 2 :]
-    )
-    return Drawn(
-        name=name,
-        facts=facts_of(record),
-        curves=tuple(curve for curve in curves if curve.y),
-        open_ended=any(open_ended for _, open_ended, _ in noises.values()),
-        missing=missing,
-        changes=tuple(shown),
-        left_out=len(changes) - len(shown),
-        kinds=_kinds(record.steps),
-        notes=notes_of(record),
-    )
+    return [_thinned(title, steps, ys, points=points) for title, ys in values.items()]
 
 
-def _rate(step: Step) -> float | None:
-    base = step.seen.base_lr
-    return None if base is None else base * step.decision.lr_multiplier
+def noise_curve(steps: Sequence[Step], name: str) -> tuple[ReportCurve | None, bool, str]:
+    """Return the noise scale's curve, whether its band is cut, and why there is no curve.
 
-
-def _thinned(
-    name: str, steps: Sequence[Step], values: Sequence[float | None], *, points: int
-) -> Curve:
-    pairs = [(s, y) for s, y in zip(steps, values, strict=True) if y is not None]
-    size = max(1, math.ceil(len(pairs) / points))
-    groups = [pairs[at : at + size] for at in range(0, len(pairs), size)]
-    places = [places_of(group[-1][0]) for group in groups]
-    ys = [[y for _, y in group] for group in groups]
-    return Curve(
-        name=name,
-        x={axis: tuple(map(_short, column)) for axis, column in _columns(places)},
-        y=tuple(_short(math.fsum(y) / len(y)) for y in ys),
-        low=tuple(_short(min(y)) for y in ys) if size > 1 else (),
-        high=tuple(_short(max(y)) for y in ys) if size > 1 else (),
-    )
-
-
-def _noise(steps: Sequence[Step], name: str) -> tuple[Curve | None, bool, str]:
-    """The curve, with a gap where nothing is known; whether a band is cut; why there is none."""
+    The curve has a gap where nothing is known.
+    """
     measured = [step for step in steps if moments_of(step, name) is not None]
     if not measured:
         return None, False, UNMEASURED
@@ -166,17 +64,44 @@ def _noise(steps: Sequence[Step], name: str) -> tuple[Curve | None, bool, str]:
         return None, False, str(pieces[0].noise)
     top = 2.0 * max(filter(math.isfinite, values))
     places = [places_of(measured[(p.start + p.stop - 1) // 2]) for p in pieces]
-    curve = Curve(
+    curve = ReportCurve(
         name=name,
-        x={axis: tuple(map(_short, column)) for axis, column in _columns(places)},
+        x={axis: tuple(map(short, column)) for axis, column in _columns(places)},
         y=tuple(_positive(noise.noise_scale) if noise else None for noise in known),
         low=tuple(
-            _short(max(noise.low, min(noise.noise_scale, 1.0))) if noise else None
-            for noise in known
+            short(max(noise.low, min(noise.noise_scale, 1.0))) if noise else None for noise in known
         ),
-        high=tuple(_short(min(noise.high, top)) if noise else None for noise in known),
+        high=tuple(short(min(noise.high, top)) if noise else None for noise in known),
     )
     return curve, not all(map(math.isfinite, (n.high for n in known if n))), ""
+
+
+def lr_of(step: Step) -> float | None:
+    """Return the learning rate of a step, or None if the record does not hold it."""
+    base = step.seen.base_lr
+    return None if base is None else base * step.decision.lr_multiplier
+
+
+def short(value: float) -> float:
+    """Return a number with six digits."""
+    return float(f"{value:.6g}")
+
+
+def _thinned(
+    name: str, steps: Sequence[Step], values: Sequence[float | None], *, points: int
+) -> ReportCurve:
+    pairs = [(s, y) for s, y in zip(steps, values, strict=True) if y is not None]
+    size = max(1, math.ceil(len(pairs) / points))
+    groups = [pairs[at : at + size] for at in range(0, len(pairs), size)]
+    places = [places_of(group[-1][0]) for group in groups]
+    ys = [[y for _, y in group] for group in groups]
+    return ReportCurve(
+        name=name,
+        x={axis: tuple(map(short, column)) for axis, column in _columns(places)},
+        y=tuple(short(math.fsum(y) / len(y)) for y in ys),
+        low=tuple(short(min(y)) for y in ys) if size > 1 else (),
+        high=tuple(short(max(y)) for y in ys) if size > 1 else (),
+    )
 
 
 def _ends(noise: NoiseEstimate) -> tuple[float, float]:
@@ -189,55 +114,4 @@ def _columns(places: Sequence[tuple[float, ...]]) -> list[tuple[str, tuple[float
 
 
 def _positive(value: float) -> float | None:
-    return _short(value) if math.isfinite(value) and value > 0.0 else None
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.6g}")
-
-
-def _changes(record: Record) -> list[Change]:
-    if not record.steps:
-        return []
-    found, before = [], record.header.get("batch_size", record.steps[0].seen.batch_size)
-    words = Counter(_wording(step.decision.reason) for step in record.steps)
-    last = len(record.steps) - 1
-    for at, step in enumerate(record.steps):
-        seen, decision = step
-        after = seen.samples + seen.batch_size
-        if not seen.finite:
-            what = f"skipped, loss {seen.loss}"
-        elif decision.next_batch_size != before:
-            what = f"batch {before} to {decision.next_batch_size}"
-        elif 0 < at < last and words[_wording(decision.reason)] == 1:
-            what = f"rate {_short(_rate(step) or 0.0):.4g}"
-        else:
-            before = decision.next_batch_size
-            continue
-        before = decision.next_batch_size
-        found.append(Change(step=seen.step + 1, samples=after, what=what, reason=decision.reason))
-    return found
-
-
-def _kinds(steps: Sequence[Step]) -> tuple[Kind, ...]:
-    groups: dict[str, list[tuple[int, str]]] = {}
-    for seen, decision in steps:
-        groups.setdefault(_wording(decision.reason), []).append((seen.step + 1, decision.reason))
-    kinds = [
-        Kind(
-            example=group[-1][1] or "(none)", count=len(group), first=group[0][0], last=group[-1][0]
-        )
-        for group in groups.values()
-    ]
-    return tuple(sorted(kinds, key=lambda kind: -kind.count)[:50])
-
-
-def _wording(reason: str) -> str:
-    """A reason without its numbers."""
-    return re.sub(r"[0-9.]+(e[-+]?[0-9]+)?", "#", reason)
-
-
-def names_of(paths: Sequence[Path]) -> list[str]:
-    """Short names that tell the files apart."""
-    stems = [path.stem for path in paths]
-    return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
+    return short(value) if math.isfinite(value) and value > 0.0 else None

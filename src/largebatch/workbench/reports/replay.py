@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from largebatch.core.rule import Rule
 from largebatch.record import read_record
-from largebatch.record.replay import replay as decisions_of
+from largebatch.record.replay import replay
 from largebatch.workbench.runs.method_names import rule_of
 
 WOULD = (
@@ -17,8 +17,8 @@ WOULD = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
-    """One step of the record beside the replayed decision."""
+class ReplayedStep:
+    """One step of the record, and what the method decides about it."""
 
     step: int
     samples: int
@@ -49,11 +49,11 @@ class Replayed:
     label: str
     same: int
     notes: tuple[str, ...]
-    steps: tuple[Said, ...]
+    steps: tuple[ReplayedStep, ...]
 
 
-def replay(record: str | os.PathLike[str], *, method: str | Rule) -> Replayed:
-    """The decisions of a method, from its first step, about each step of a record.
+def replay_file(record: str | os.PathLike[str], *, method: str | Rule) -> Replayed:
+    """Return the decisions of a method, from its first step, about each step of a recorded run.
 
     Args:
         record: a file that `JsonlRecord` wrote; a damaged one is read up to the damage.
@@ -67,13 +67,13 @@ def replay(record: str | os.PathLike[str], *, method: str | Rule) -> Replayed:
     read = read_record(record, up_to_damage=True)
     said = []
     same = 0
-    for (seen, then), now in zip(read.steps, decisions_of(rule, read), strict=True):
+    for (seen, then), now in zip(read.steps, replay(rule, read), strict=True):
         same += (then.lr_multiplier, then.next_batch_size) == (
             now.lr_multiplier,
             now.next_batch_size,
         )
         said.append(
-            Said(
+            ReplayedStep(
                 step=seen.step + 1,
                 samples=seen.samples + seen.batch_size,
                 batch_size=seen.batch_size,

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from largebatch.core.codec import encode
 from largebatch.core.errors import LargeBatchError, RecordError
 from largebatch.core.version import __version__
 from largebatch.record import read_record
-from largebatch.workbench.reports.curves import AXES, UNMEASURED, Drawn, drawn, names_of
+from largebatch.workbench.reports.curves import AXES, UNMEASURED
 from largebatch.workbench.reports.facts import ADAM_NOISE, NOISE
+from largebatch.workbench.reports.run import ReportedRun, names_of, reported_run
 
 PAGE = files("largebatch.workbench.reports") / "page"
 MOST_RUNS = 8
@@ -24,8 +26,8 @@ NOISES = (NOISE, ADAM_NOISE)
 CURVES = ("training loss", "learning rate", "batch size", "gain")
 
 
-def report(records: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:
-    """Writes the page and gives its path.
+def write_report(records: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:
+    """Write the page and return its path.
 
     Args:
         records: files that `JsonlRecord` wrote; a damaged one is shown up to the damage.
@@ -42,6 +44,13 @@ def report(records: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str
         from jinja2 import Environment
     except ImportError:
         raise LargeBatchError("A report needs jinja2: pip install 'largebatch[report]'") from None
+    runs = _runs_of(paths)
+    template = Environment(autoescape=True).from_string(_part("report.html.jinja"))
+    _write(page, template.render(**_values(runs)))
+    return page
+
+
+def _runs_of(paths: Sequence[Path]) -> list[ReportedRun]:
     runs = []
     for path, name in zip(paths, names_of(paths), strict=True):
         record = read_record(path, up_to_damage=True)
@@ -50,7 +59,12 @@ def report(records: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str
                 f"{path} has no step to show{': ' + record.damage if record.damage else '.'} "
                 "Leave it out."
             )
-        runs.append(drawn(record, name=name, points=max(60, 1200 // len(paths))))
+        runs.append(reported_run(record, name=name, points=max(60, 1200 // len(paths))))
+    return runs
+
+
+def _values(runs: Sequence[ReportedRun]) -> dict[str, Any]:
+    """What the page's template shows, by the names that it uses."""
     data = [
         {
             "name": run.name,
@@ -59,23 +73,25 @@ def report(records: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str
         }
         for run in runs
     ]
-    template = Environment(autoescape=True).from_string(_part("report.html.jinja"))
-    text = template.render(
-        runs=runs,
-        data=json.dumps(data, separators=(",", ":"), allow_nan=False),
-        axes=AXES,
-        facts=[fact for fact in runs[0].facts if any(run.facts[fact] for run in runs)],
-        thinned=any(curve.low for run in runs for curve in run.curves if curve.name not in NOISES),
-        open_ended=any(run.open_ended for run in runs),
-        curves=CURVES + _noises(runs),
-        noises=NOISES,
-        version=__version__,
-        library=_part("uPlot.iife.min.js"),
-        library_style=_part("uPlot.min.css"),
-        script=_part("report.js"),
-        style=_part("report.css"),
-        title=f"largebatch: {', '.join(run.name for run in runs)}",
-    )
+    return {
+        "runs": runs,
+        "data": json.dumps(data, separators=(",", ":"), allow_nan=False),
+        "axes": AXES,
+        "facts": [fact for fact in runs[0].facts if any(run.facts[fact] for run in runs)],
+        "thinned": any(c.low for run in runs for c in run.curves if c.name not in NOISES),
+        "open_ended": any(run.open_ended for run in runs),
+        "curves": CURVES + _noises(runs),
+        "noises": NOISES,
+        "version": __version__,
+        "library": _part("uPlot.iife.min.js"),
+        "library_style": _part("uPlot.min.css"),
+        "script": _part("report.js"),
+        "style": _part("report.css"),
+        "title": f"largebatch: {', '.join(run.name for run in runs)}",
+    }
+
+
+def _write(page: Path, text: str) -> None:
     partial = page.with_name(f"{page.name}.partial")
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
@@ -87,10 +103,9 @@ def report(records: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str
         raise LargeBatchError(
             f"{page} cannot be written ({error.strerror}). Name another file: --out report.html"
         ) from error
-    return page
 
 
-def _noises(runs: Sequence[Drawn]) -> tuple[str, ...]:
+def _noises(runs: Sequence[ReportedRun]) -> tuple[str, ...]:
     """The noise scales that any run measured; the plain one where none did, to say so."""
     return tuple(
         name for name in NOISES if any(run.missing.get(name) != UNMEASURED for run in runs)

@@ -1,4 +1,4 @@
-"""`largebatch plan --dry-run`: the stages and steps of a schedule, without training."""
+"""The stages and steps of a schedule, counted and not trained."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 
 from largebatch.workbench.planner.named import schedule_named
 from largebatch.workbench.planner.schedule_file import read_schedule, schedule_of, write_schedule
-from largebatch.workbench.planner.table import Table, table_of
+from largebatch.workbench.planner.table import Table, clock_schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DryRun:
+class ScheduleCount:
     """What a schedule comes to.
 
     Args:
         schedule: its name, its steps or its file.
         table: the stages.
-        mean_batch_size: samples a step.
+        mean_batch_size: samples per step.
         constant_steps: of the base batch throughout.
-        saved: the part of them that it does without; below 0 where it takes more.
+        saved: fraction of these steps that the schedule saves; below 0 if it takes more.
         notes: what to know about it.
     """
 
@@ -32,24 +32,24 @@ class DryRun:
     notes: tuple[str, ...] = ()
 
 
-def dry_run(
+def count_schedule(
     schedule: str,
     *,
     budget: int | None = None,
     base_batch_size: int | None = None,
     noise_scale: float | None = None,
-    most: int | None = None,
+    max_batch_size: int | None = None,
     scale: int = 1,
     out: str | os.PathLike[str] | None = None,
-) -> DryRun:
-    """The table of a schedule over a budget.
+) -> ScheduleCount:
+    """Return the table of a schedule over a budget.
 
     Args:
         schedule: a name, a string of steps such as "0:768 250B:1536", or a schedule's file.
         budget: in samples; that of a file is its own.
         base_batch_size: B0, in samples; that of a file is its own.
         noise_scale: in samples; bounds the batches of seesaw and smith.
-        most: largest batch, in samples, of seesaw and smith.
+        max_batch_size: largest batch, in samples, of seesaw and smith.
         scale: S, the first batch in base batches, where the schedule does not say it.
         out: a new file for the schedule.
 
@@ -58,31 +58,31 @@ def dry_run(
             than the first batch, or a missing or doubled number.
         RecordError: a damaged file.
     """
+    first: int | None = scale * base_batch_size if scale != 1 and base_batch_size else None
     if Path(schedule).suffix == ".json" or Path(schedule).is_file():
-        given = {"--budget": budget, "--base-batch": base_batch_size, "--noise-scale": noise_scale}
-        twice = [name for name, value in given.items() if value is not None]
-        if twice or scale != 1:
-            raise ValueError(
-                f"{schedule} says its budget and batches itself; leave out "
-                f"{' and '.join(twice or ['--scale'])}."
-            )
+        given = {"budget": budget, "base_batch_size": base_batch_size, "noise_scale": noise_scale}
+        _check_alone(schedule, {**given, "scale": scale if scale != 1 else None})
         read = read_schedule(schedule)
         rule, budget, base_batch_size = read.rule, read.budget, read.base_batch_size
-        first: int | None = read.batch_size
-    else:
-        if budget is None or base_batch_size is None:
-            raise ValueError(
-                "A dry run needs the budget in samples and the base batch: largebatch plan "
-                f"--dry-run {schedule!r} --budget 10M --base-batch 256"
-            )
-        rule = schedule_named(
-            schedule, base_batch_size=base_batch_size, noise_scale=noise_scale, most=most
+        first = read.batch_size
+    elif budget is None or base_batch_size is None:
+        raise ValueError(
+            f"To count the steps of {schedule!r}, the budget in samples and the base batch are "
+            "needed. Pass budget=10_000_000 and base_batch_size=256"
         )
-        first = scale * base_batch_size if scale != 1 else None
-    table = table_of(rule, budget=budget, base_batch_size=base_batch_size, batch_size=first)
+    else:
+        rule = schedule_named(
+            schedule,
+            base_batch_size=base_batch_size,
+            noise_scale=noise_scale,
+            most=max_batch_size,
+        )
+    counted = clock_schedule(rule, budget=budget, base_batch_size=base_batch_size, batch_size=first)
+    table = counted.table
     if out is not None:
-        write_schedule(schedule_of(rule, table), out)
-    return DryRun(
+        file = schedule_of(counted.rule, table)
+        write_schedule(file, out)
+    return ScheduleCount(
         schedule=schedule,
         table=table,
         mean_batch_size=table.mean_batch_size,
@@ -92,16 +92,25 @@ def dry_run(
     )
 
 
+def _check_alone(schedule: str, given: dict[str, float | None]) -> None:
+    """Refuse what a schedule's file says itself."""
+    twice = [f"{name}={value}" for name, value in given.items() if value is not None]
+    if twice:
+        raise ValueError(
+            f"{schedule} has a budget and batches of its own. Leave out {' and '.join(twice)}"
+        )
+
+
 def _notes(schedule: str, table: Table, noise_scale: float | None) -> tuple[str, ...]:
     notes = []
     if table.passed_over:
         notes.append(
-            f"{table.passed_over} of its stages are shorter than a step of theirs and are passed "
-            "over."
+            f"{table.passed_over} of its stages are shorter than one step of their batch and are "
+            "passed over."
         )
     if schedule == "seesaw" and noise_scale is None:
         notes.append(
-            "No noise scale was given, so nothing ends the growth; a run would end it at the "
-            "noise scale that it measures: --noise-scale 4000"
+            "No noise scale was given, so nothing ends the growth. A run would end it at the noise "
+            "scale that it measures. Pass noise_scale=4000 to end it there."
         )
     return tuple(notes)

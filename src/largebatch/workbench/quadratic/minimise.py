@@ -1,4 +1,7 @@
-"""The least value of a function of a few numbers, by a simplex that walks and shrinks.
+"""Minimisation without derivatives, the same result on every call and machine.
+
+    simplex_minimum     few numbers without bounds: a simplex that walks and shrinks
+    coordinate_search   more numbers within bounds: one coordinate after the other
 
 Nelder, Mead: A Simplex Method for Function Minimization, 1965, in its usual form, as recalled.
 """
@@ -17,7 +20,7 @@ Function = Callable[[Array], float]
 def simplex_minimum(
     function: Function, start: Sequence[float] | Array, *, size: float, rounds: int = 300
 ) -> tuple[Array, float]:
-    """(where, value) of a local minimum near `start`; the same on every call.
+    """Return (where, value) of a local minimum near `start`.
 
     >>> bowl = lambda x: float((x[0] - 1) ** 2 + x[1] ** 2)
     >>> at, value = simplex_minimum(bowl, [0.0, 3.0], size=1)
@@ -47,6 +50,57 @@ def simplex_minimum(
             ranked[-1] = moved
         ranked.sort(key=lambda pair: pair[0])
     return np.array(ranked[0][1]), ranked[0][0]
+
+
+def coordinate_search(
+    cost: Callable[[Array], float],
+    start: Array,
+    *,
+    low: Array,
+    high: Array,
+    step: float = 0.7,
+    least: float = 0.02,
+    sweeps: int = 60,
+) -> tuple[Array, float]:
+    """Return (the best point found, its cost), never worse than the start.
+
+    Each coordinate in turn goes by a step up or down where that is better, and twice as far while
+    it stays so. When none is better, the steps halve.
+
+    >>> x, y = coordinate_search(
+    ...     lambda v: float(((v - 0.3) ** 2).sum()), np.zeros(2), low=np.full(2, -1.0),
+    ...     high=np.ones(2), least=1e-4)
+    >>> x.round(3).tolist()
+    [0.3, 0.3]
+
+    Args:
+        cost: the function to make small.
+        start: a point within the bounds, [D].
+        low, high: bounds, [D].
+        step: the first one, on every coordinate.
+        least: the step below which it ends.
+        sweeps: over all coordinates, at most.
+    """
+    best, value = start.copy(), cost(start)
+    for _ in range(sweeps):
+        before = value
+        for i in range(len(best)):
+            for sign in (step, -step):
+                moved, stride = False, sign
+                while True:
+                    trial = best.copy()
+                    trial[i] = min(max(best[i] + stride, low[i]), high[i])
+                    found = cost(trial) if trial[i] != best[i] else value
+                    if not found < value:
+                        break
+                    best, value, moved, stride = trial, found, True, 2.0 * stride
+                if moved:
+                    break
+        if before - value < 1e-4:
+            if step <= least:
+                break
+            step *= 0.5
+    return best, value
 
 
 Ranked = tuple[float, tuple[float, ...]]

@@ -1,0 +1,54 @@
+"""What more workers bring: for each number of them a plan of its own, with the least time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from largebatch.workbench.planner.model import Model
+from largebatch.workbench.planner.optimum import least_loss
+from largebatch.workbench.planner.request import PlanRequest, Price
+from largebatch.workbench.planner.search import cheapest_schedule, space_of
+
+MULTIPLES = (1, 2, 4, 8, 16, 32)
+"""Of the workers that were asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedUp:
+    """The plan for a number of workers, and its time compared with the first row's."""
+
+    workers: int
+    steps: int
+    seconds: float
+    speed_up: float
+    largest_batch: int
+
+
+def speed_ups(request: PlanRequest, price: Price, *, model: Model) -> tuple[SpeedUp, ...]:
+    """Return a row for each number of workers.
+
+    Args:
+        request: what is planned.
+        price: of a step with the workers of the request.
+        model: whose loss counts.
+    """
+    rows: list[SpeedUp] = []
+    for times in MULTIPLES:
+        workers = times * request.workers
+        shared = replace(price, workers=workers)
+        many = replace(request, minimise="time", workers=workers, price=shared)
+        space = space_of(many, model)
+        start, least = least_loss(space)
+        target = (1.0 + request.within) * least
+        table = cheapest_schedule(many, space, start, fine=model, target=target).table
+        seconds = shared.total(steps=table.steps, samples=table.budget)
+        rows.append(
+            SpeedUp(
+                workers=workers,
+                steps=table.steps,
+                seconds=seconds,
+                speed_up=rows[0].seconds / seconds if rows else 1.0,
+                largest_batch=max(row.batch_size for row in table.rows),
+            )
+        )
+    return tuple(rows)
