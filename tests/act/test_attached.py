@@ -27,23 +27,9 @@ from largebatch.measure.taps import LeafHooks
 from largebatch.measure.temporal import TemporalMoments
 from largebatch.record import MemoryRecord
 from largebatch.rules.adascale import AdaScale
-from small_runs import (
-    Factor,
-    Facts,
-    Falling,
-    Growing,
-    NaiveAdaScale,
-    Optimize,
-    Shrinking,
-    adamw,
-    data,
-    loss_of,
-    naive_steps,
-    sgd,
-    small_model,
-    step_with,
-    weights,
-)
+from naive_runs import NaiveAdaScale, naive_steps, step_with
+from small_rules import Factor, Facts, Falling, Growing, Shrinking
+from small_runs import Optimize, adamw, data, loss_of, sgd, small_model, weights
 
 
 def attached(

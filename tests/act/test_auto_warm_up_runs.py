@@ -15,7 +15,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from tests.distributed import run_on_ranks
-from tests.small_runs import adamw, data, loss_of, small_model, weights
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
@@ -23,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 import largebatch as lb
 from largebatch.record import MemoryRecord
 from largebatch.rules.auto_warm_up.rule import Search, warm_up_rate
+from small_runs import adamw, data, loss_of, small_model, weights
 
 STEPS = 160
 LOW, HIGH = 1e-3, 100.0

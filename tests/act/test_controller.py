@@ -24,24 +24,9 @@ from largebatch.measure.taps import Detached, Flat, LeafHooks
 from largebatch.measure.temporal import TemporalMoments
 from largebatch.rules.adascale import AdaScale
 from largebatch.rules.scaling import LinearScaling, SqrtScaling
-from small_runs import (
-    Factor,
-    Falling,
-    Growing,
-    NaiveAdaScale,
-    Optimize,
-    Shrinking,
-    adamw,
-    chunk_sizes,
-    data,
-    loss_of,
-    naive_steps,
-    sgd,
-    small_model,
-    step_with,
-    train,
-    weights,
-)
+from naive_runs import NaiveAdaScale, chunk_sizes, naive_steps, step_with
+from small_rules import Factor, Falling, Growing, Shrinking
+from small_runs import Optimize, adamw, data, loss_of, sgd, small_model, train, weights
 
 
 def controller(

@@ -12,13 +12,14 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from tests.distributed import run_on_ranks
-from tests.small_runs import Growing, adamw, data, loss_of, sgd, small_model, weights
 from torch import nn
 
 import largebatch as lb
 from largebatch.core.codec import checksum
 from largebatch.core.run_state import RunState
 from largebatch.record import MemoryRecord
+from small_rules import Growing
+from small_runs import adamw, data, loss_of, sgd, small_model, weights
 
 X, Y = data(48)
 

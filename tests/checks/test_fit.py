@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from runs_with_faults import classifier, data, mean_loss
 from test_check_untouched import Busy, Failing, same
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -23,6 +22,7 @@ from largebatch.checks import fit, memory
 from largebatch.checks.fit import MicroBatchFit, Tries, largest
 from largebatch.workbench.runs.train import train
 from largebatch.workbench.workloads import load
+from small_runs import class_data, classifier, mean_loss
 
 GB = 10**9
 CPU = torch.device("cpu")
@@ -41,7 +41,9 @@ def control_of(
     if dist.is_initialized():
         model = DistributedDataParallel(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    batches = lb.BatchLoader(data(512), batch_size=batch_size, max_micro_batch_size=most, seed=0)
+    batches = lb.BatchLoader(
+        class_data(512), batch_size=batch_size, max_micro_batch_size=most, seed=0
+    )
     rule = rule or lb.methods.adasgd(eta=0.05, every=2)
     meter = lb.Meter(model, examples=examples)
     return lb.Controller(model, optimizer, rule, batches, base_batch_size=16, meter=meter)
@@ -259,7 +261,7 @@ def test_wrong_uses_are_refused_with_the_line_to_paste() -> None:
         with pytest.raises(ValueError, match="max_micro_batch_size=64"):
             control_of(most=wrong)
     with pytest.raises(ValueError, match="Drop max_micro_batch_size"):
-        lb.BatchLoader(iter([data(4)]), batch_size=4, max_micro_batch_size="auto")
+        lb.BatchLoader(iter([class_data(4)]), batch_size=4, max_micro_batch_size="auto")
     control = control_of()
     control.batches.fit(16)
     for _ in control.steps(samples=100):

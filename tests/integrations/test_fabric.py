@@ -17,7 +17,8 @@ from torch.optim import Optimizer
 
 import largebatch as lb
 from distributed import run_program
-from small_runs import Growing, Optimize, adamw, data, loss_of, sgd, small_model
+from small_rules import Growing
+from small_runs import Optimize, adamw, data, loss_of, sgd, small_model
 
 ROOT = Path(__file__).parents[2]
 
