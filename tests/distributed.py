@@ -67,7 +67,8 @@ def run_on_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> list[A
     Raises:
         AssertionError: a rank raised, died or did not end in time; says what each of them did.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torch._dynamo", "largebatch"])
     with tempfile.TemporaryDirectory() as folder:
         ends, processes = [], []
         for rank in range(ranks):
