@@ -7,11 +7,12 @@ INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 	--progress-bar off --constraint constraints.txt
 ARGS ?=
 
-.PHONY: help demo test check files bench soak evidence-quick evidence clean
+.PHONY: help demo test check files mutants bench soak evidence-quick evidence clean
 
 help:
 	@echo "make demo            AdaScale against plain scaling on a small problem"
 	@echo "make test            the tests; some of them: make test ARGS=tests/record"
+	@echo "make mutants         faults that the tests must find, 10 minutes; one: make mutants ARGS='--only 3'"
 	@echo "make check           format, lint, types, tests: what a change must pass"
 	@echo "make files           each source file and what it is"
 	@echo "make bench           every program in benchmarks/, one after the other"
@@ -25,6 +26,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	@$(RUN) -m pytest -q -n 2 $(ARGS)
+
+mutants: $(VENV)/.installed
+	@$(RUN) tests/mutants.py $(ARGS)
 
 check: $(VENV)/.installed
 	@$(RUN) -m ruff format --check .

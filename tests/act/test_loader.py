@@ -248,6 +248,17 @@ def test_a_commit_of_other_samples_than_planned_is_refused_and_moves_nothing():
     assert loader.position == 0
 
 
+def test_the_position_moves_by_the_samples_of_the_step_and_not_by_the_wish():
+    loader = bound(torch.arange(9), batch_size=4, shuffle=False)
+    step = loader.next_step()
+    loader.resize(2)
+    loader.commit(step.batch_size)
+    assert loader.position == 4
+    loader.next_step(limit=1)
+    loader.commit(1)
+    assert loader.position == 5
+
+
 def test_a_step_is_committed_once():
     loader = bound(torch.arange(9), batch_size=4)
     take(loader)

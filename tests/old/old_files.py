@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import largebatch as lb
-from largebatch.commands.train import train as train_workload
 from largebatch.core.codec import decode
 from largebatch.core.decider import Decider
 from largebatch.core.run_state import resume
 from largebatch.rules import KINDS
-from largebatch.workloads import Data, Workload
+from largebatch.workbench.runs.train import train as train_workload
+from largebatch.workbench.workloads import Data, Workload
 
 __all__ = ["Data", "Decider", "Workload", "train_workload"]
 
