@@ -242,7 +242,7 @@ def test_a_micro_batch_without_samples_is_refused() -> None:
 # Variance
 
 
-def test_one_backward_a_step_on_one_process_names_the_remedies() -> None:
+def test_one_backward_per_step_on_one_process_is_refused_with_the_remedies() -> None:
     model = small_model()
     control = attached(model)
     accumulate(model, 0, parts=1)

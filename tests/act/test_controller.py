@@ -132,7 +132,7 @@ def test_batch_and_rate_change_in_the_same_step() -> None:
 
 
 @pytest.mark.parametrize("tap", [Detached, Flat])
-def test_another_tap_changes_neither_weights_nor_decisions(tap: type[LeafHooks]) -> None:
+def test_the_choice_of_tap_changes_neither_weights_nor_decisions(tap: type[LeafHooks]) -> None:
     models = small_model(), small_model()
     usual = train(controller(models[0]), steps=4)
     other = train(controller(models[1], meter=Meter(models[1], tap=tap())), steps=4)
@@ -460,7 +460,7 @@ def test_one_infinite_gradient_does_not_spoil_the_temporal_estimate() -> None:
     assert (control.skipped, control.optimizer_steps) == (1, 4)
 
 
-def test_so_many_lost_steps_in_a_row_end_training() -> None:
+def test_too_many_steps_in_a_row_that_are_not_finite_end_training() -> None:
     model = small_model()
     control = controller_on(data(), model, patience=2)
 

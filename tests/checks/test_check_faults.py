@@ -121,13 +121,15 @@ def number(model: nn.Module, batch: tuple[Tensor, Tensor]) -> float:
     ("loss", "what"),
     [(each_sample, "shape (16,)"), (detached, "without a graph"), (number, "float")],
 )
-def test_what_is_no_loss_is_an_error(loss: Any, what: str) -> None:
+def test_a_check_reports_an_error_if_the_loss_is_no_scalar_with_a_graph(
+    loss: Any, what: str
+) -> None:
     found = check(controlled(), loss)
     assert the(found, "loss").level == "error"
     assert what in the(found, "loss").seen
 
 
-def test_what_the_loss_raises_is_an_error_and_is_not_raised() -> None:
+def test_a_check_reports_what_the_loss_raises_and_does_not_raise_it() -> None:
     def broken(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         raise RuntimeError("no such thing")
 
@@ -326,7 +328,7 @@ def test_samples_that_are_left_out_are_told() -> None:
     assert "always the same" in the(found, "drop_last").seen
 
 
-def test_another_batch_than_was_asked_for_is_a_warning() -> None:
+def test_a_check_warns_if_batches_have_another_size_than_was_asked_for() -> None:
     found = check(controlled(source=loaded(), batch_size=40))
     assert "40 samples was asked for, and a step takes 48" in the(found, "batch").seen
     assert alarms(found) == ["batch"]

@@ -122,7 +122,7 @@ def test_a_size_is_run_only_if_those_before_it_say_that_it_fits(
         assert f"of the {limit / GB:.3g} GB" in found.reason or found.size == 1_000_000
 
 
-def test_what_a_process_takes_is_measured() -> None:
+def test_the_memory_that_a_process_takes_is_measured() -> None:
     def work() -> None:
         held = torch.ones(25_000_000)  # 100 MB
         held.add_(1.0)
@@ -270,14 +270,16 @@ def test_wrong_uses_are_refused_with_the_line_to_paste() -> None:
         break
 
 
-def test_a_limit_that_cannot_be_known_asks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fitting_a_micro_batch_asks_for_a_limit_where_memory_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(fit, "available", lambda: None)
     with pytest.raises(ValueError, match=r"memory_limit=8 \* 10\*\*9"):
         control_of().fit_micro_batch(mean_loss)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("you can't allocate memory: 9")])
-def test_other_signs_of_a_full_memory_end_the_search(error: Exception) -> None:
+def test_each_sign_of_a_full_memory_ends_the_search(error: Exception) -> None:
     def loss(model: nn.Module, batch: Any) -> Tensor:
         if len(batch[0]) > 5:
             raise error

@@ -76,7 +76,7 @@ def test_the_chunks_of_a_case_have_its_variances(case: dict[str, Any]) -> None:
     ("dtype", "rel"), [(torch.float32, 1e-3), (torch.float64, 1e-9)], ids=["float32", "float64"]
 )
 @pytest.mark.parametrize("weigh", [None, lambda x: 3.0 + 2.0 * len(x)], ids=["samples", "tokens"])
-def test_it_is_the_ratio_by_the_definition_on_micro_batches_of_unequal_size(
+def test_the_coordinate_noise_scale_is_the_ratio_by_its_definition_on_unequal_micro_batches(
     tap: Any, quantile: float, dtype: torch.dtype, rel: float, weigh: Any
 ) -> None:
     model = classifier(dtype=dtype)
@@ -115,7 +115,7 @@ def test_coordinates_without_gradient_and_noise_are_left_out(quantile: float) ->
     assert reading.finite
 
 
-def test_one_part_and_no_gradient_at_all_have_none() -> None:
+def test_one_part_or_a_zero_gradient_has_no_coordinate_noise_scale() -> None:
     assert measured([[1.0, 2.0]], [4]).coordinate_noise_scale is None
     assert measured([[0.0, 0.0]] * 2, [4, 4]).coordinate_noise_scale is None
     assert measured([[1.0, 2.0]] * 2, [4, 4]).coordinate_noise_scale == pytest.approx(0.0, abs=1e-9)

@@ -277,7 +277,7 @@ def test_a_method_that_reads_what_the_optimizer_divides_has_one_backward_a_step(
     assert control.batch_size == 60
 
 
-def test_a_users_own_gradients_are_none_of_it():
+def test_gradients_that_the_user_takes_by_hand_are_not_counted_as_examples():
     model, (x, y) = classifier(), class_data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     noise = lb.watch(model, optimizer, batch_size=20, meter=meter(model))
@@ -374,7 +374,7 @@ def test_a_step_that_is_not_finite_is_skipped():
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-def test_one_example_has_no_variance():
+def test_a_step_of_one_example_has_no_variance():
     model, (x, y) = classifier(), class_data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     lb.watch(model, optimizer, batch_size=1, meter=meter(model))
@@ -444,13 +444,13 @@ def test_sizes_that_are_told_otherwise_are_refused():
     [{"tap": lb.Detached()}, {"tap": lb.Flat()}, {"statistics": [lb.TemporalMoments()]}],
     ids=["Detached", "Flat", "statistics"],
 )
-def test_another_tap_or_other_statistics_are_refused(options):
+def test_single_examples_refuse_another_tap_or_other_statistics(options):
     with pytest.raises(ValueError, match=r"its own statistics|the usual tap"):
         lb.Meter(classifier(), examples=lb.PerExample(), **options)
 
 
 @pytest.mark.parametrize("examples", [True, lb.PerExample, 4])
-def test_what_is_no_way_to_see_examples_is_refused(examples):
+def test_the_meter_refuses_examples_of_an_unknown_kind(examples):
     with pytest.raises(ValueError, match=r"lb\.Meter\(model, examples=lb\.PerExample\(\)\)"):
         lb.Meter(classifier(), examples=examples)
 
@@ -468,7 +468,7 @@ def test_a_compiled_model_is_refused():
         meter(Compiled(classifier()))
 
 
-def test_one_backward_a_step_names_this_remedy():
+def test_the_error_for_one_backward_per_step_names_single_examples_as_a_remedy():
     model, (x, y) = classifier(), class_data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     lb.watch(model, optimizer, batch_size=20)

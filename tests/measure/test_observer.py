@@ -234,7 +234,7 @@ def test_a_step_without_a_backward_is_refused():
         optimizer.step()
 
 
-def test_one_backward_a_step_has_no_variance_and_the_error_names_the_remedies():
+def test_one_backward_per_step_has_no_variance_and_the_error_names_the_remedies():
     model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     attached(model, optimizer, batch_size=5)
@@ -308,7 +308,7 @@ def test_a_step_that_asks_for_nothing_knows_no_norm_and_takes_any_number_of_told
     assert all(step.batch_sqnorm is None and step.moments is None for step in seen.steps)
 
 
-def test_another_tap_and_a_closure_are_refused():
+def test_attach_refuses_another_tap_and_a_closure():
     model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     with pytest.raises(ValueError, match="Detached must stand around each backward"):

@@ -73,13 +73,13 @@ def test_a_holder_that_is_about_to_end_is_waited_for(tmp_path: Path) -> None:
         ending.join()
 
 
-def test_it_is_free_again_after_the_block(tmp_path: Path) -> None:
+def test_a_locked_directory_is_free_again_after_the_block(tmp_path: Path) -> None:
     for _ in range(2):
         with locked(tmp_path, patience=0.0):
             pass
 
 
-def test_a_system_without_locks_does_without(
+def test_training_works_on_a_system_without_file_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "fcntl", None)

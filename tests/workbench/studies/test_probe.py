@@ -189,7 +189,7 @@ def test_the_gain_from_the_share_of_signal_is_the_gain_from_the_noise_scale(
     assert mean_gain(signal=share, scale=scale) == pytest.approx(expected)
 
 
-def test_what_was_not_run_counts_as_the_last_quarter() -> None:
+def test_steps_that_a_probe_did_not_run_weigh_as_its_last_quarter() -> None:
     ends = [(10 * i, 10 * i + 10) for i in range(8)]
     found = weights(ends, run_steps=200)
     assert found[:6] == [0.05] * 6
@@ -372,7 +372,7 @@ def test_the_optimizers_copy_moves_the_models_copy_with_its_own_momentum() -> No
     assert mine["momentum_buffer"] is not its["momentum_buffer"]
 
 
-def test_the_same_seed_gives_the_same_result() -> None:
+def test_a_probe_with_the_same_seed_gives_the_same_result() -> None:
     first, second = (replace(probe(near(), steps=40, seed=2), seconds=0.0) for _ in range(2))
     assert first == second
     assert first != replace(probe(near(), steps=40, seed=3), seconds=0.0)
