@@ -25,7 +25,7 @@ demo: $(VENV)/.installed
 	@$(RUN) -m largebatch demo
 
 test: $(VENV)/.installed
-	@$(RUN) -m pytest -q -n 2 $(ARGS)
+	@$(RUN) -m pytest -q -n 2 --dist worksteal $(ARGS)
 
 mutants: $(VENV)/.installed
 	@$(RUN) tests/mutants.py $(ARGS)

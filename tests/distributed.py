@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,23 @@ def run_program(
     return done
 
 
+def forks() -> ForkServerContext:
+    """Processes that are forks of one server. It has imported, once for all of them, what takes
+    seconds: torch, what DistributedDataParallel imports when it is made, and the command line."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["torch._dynamo", "sklearn.datasets", "largebatch.workbench.cli.main"]
+    )
+    return context
+
+
 def run_on_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]:
     """function(*args) in each of so many processes; what it gave, in the order of the ranks.
 
     Raises:
         AssertionError: a rank raised, died or did not end in time; says what each of them did.
     """
-    context = multiprocessing.get_context("spawn")
+    context = forks()
     with tempfile.TemporaryDirectory() as folder:
         ends, processes = [], []
         for rank in range(ranks):

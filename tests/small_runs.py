@@ -1,24 +1,25 @@
-"""Small data, models and rules that several test files train, and the plain loop they compare with.
+"""Small data, models and losses that the tests train, and the loop over a controller's steps.
 
-Nothing here uses the library to compute what the library is tested against.
+There are two problems: a regression (`data`, `small_model`, `loss_of`) and a classification
+(`class_data`, `classifier`, `class_loss`). The same arguments give the same bits.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from largebatch.act.controller import Controller
+import largebatch as lb
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
 
 Optimize = Callable[[nn.Module], Optimizer]
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 def data(samples: int = 48, *, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -52,137 +53,78 @@ def weights(model: nn.Module) -> list[Tensor]:
     return [p.detach().clone() for p in model.parameters()]
 
 
+def class_data(
+    samples: int = 60, *, seed: int = 7, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Return random inputs `[N, 5]` and random classes `[N]`, of which there are three."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(samples, 5, generator=generator, dtype=torch.float64)
+    return x.to(dtype), torch.randint(0, 3, (samples,), generator=generator)
+
+
+def classifier(
+    *inside: nn.Module, seed: int = 1, dtype: torch.dtype = torch.float32
+) -> nn.Sequential:
+    """Return a model of `class_data`; `inside` follows the hidden layer of 7. Seeds torch, too."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(5, 7), *inside, nn.Tanh(), nn.Linear(7, 3)).to(dtype)
+
+
+def class_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return the cross entropy, the mean over the samples."""
+    return nn.functional.cross_entropy(model(x), y)
+
+
+def mean_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Return `class_loss` of a pair, in the form that checks and probes take."""
+    return class_loss(model, *batch)
+
+
 def train(
-    control: Controller, *, clip_norm: float | None = None, **budget: float
+    control: lb.Controller, *, loss: Loss = loss_of, clip_norm: float | None = None, **budget: float
 ) -> list[Decision]:
-    """Runs the documented loop on batches of (x, y); what was decided."""
+    """Run the documented loop on batches of (x, y) and return each step's decision."""
     decisions = []
     for batch in control.steps(**budget):
         for x, y in batch:
-            control.backward(loss_of(control.model, x, y))
+            control.backward(loss(control.model, x, y))
         decisions.append(control.step(clip_norm=clip_norm))
     return decisions
 
 
-class Facts:
-    """A rule of a test needs nothing and forbids nothing."""
-
-    needs: ClassVar[frozenset[str]] = frozenset()
-    changes: ClassVar[frozenset[str]] = frozenset({"lr"})
-    bounds: ClassVar[frozenset[str]] = frozenset()
-    forbids: ClassVar[frozenset[str]] = frozenset()
-
-    def init(self) -> Any:
-        return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Growing(Facts):
-    """Doubles the batch once so many samples are used; the rate follows the batch in hand."""
-
-    changes: ClassVar[frozenset[str]] = frozenset({"lr", "batch"})
-    first: int
-    after_samples: int
-
-    def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
-        late = seen.samples + seen.batch_size >= self.after_samples
-        proposed = proposed.resized(self.first * 2 if late else self.first)
-        return state, proposed.scaled(seen.batch_size / self.first)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Falling(Facts):
-    """A rate that falls linearly over the run's budget."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"budget"})
-
-    def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
-        return state, proposed.scaled(1.0 - seen.progress)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Factor(Facts):
-    """A constant factor on the rate."""
-
-    factor: float = 3.0
-
-    def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
-        return state, proposed.scaled(self.factor)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shrinking(Facts):
-    """Bounds the batch."""
-
-    changes: ClassVar[frozenset[str]] = frozenset()
-    bounds: ClassVar[frozenset[str]] = frozenset({"batch"})
-
-    def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
-        return state, replace(proposed, next_batch_size=min(proposed.next_batch_size, 8))
-
-
 @dataclass
-class NaiveAdaScale:
-    """AdaScale by its formulas: an exponential average from zero, divided by what its weights sum
-    to, of the variance of one sample and of the squared norm of the true gradient."""
+class Seen:
+    """A record that keeps each step's measurement."""
 
-    base_batch_size: int
-    window: float = 1000.0
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    steps: list[Measurement] = field(default_factory=list)
 
-    def gain(self, squares: Sequence[float], sizes: Sequence[int], batch_square: float) -> float:
-        """From each micro-batch's squared norm and samples, and the squared norm of the mean."""
-        total, parts = sum(sizes), len(sizes)
-        if parts > 1:
-            mean = sum(n / total * square for n, square in zip(sizes, squares, strict=True))
-            variance = total * (mean - batch_square) / (parts - 1)
-            keep = max(1.0 - parts / self.window, 0.0)
-            for at, value in enumerate((variance, batch_square - variance / total, 1.0)):
-                self.sums[at] = keep * self.sums[at] + (1.0 - keep) * value
-        variance, sqnorm = self.sums[0] / self.sums[2], max(self.sums[1] / self.sums[2], 0.0)
-        variance /= self.base_batch_size
-        return (variance + sqnorm) / (variance / (total / self.base_batch_size) + sqnorm)
+    def start(self, facts: Any) -> None:
+        pass
+
+    def write(self, seen: Measurement, decision: Decision) -> None:
+        self.steps.append(seen)
+
+    def close(self) -> None:
+        pass
 
 
-def chunk_sizes(batch_size: int, most: int, least: int = 1) -> list[int]:
-    """Samples of each micro-batch: as few as fit, of nearly equal size, the larger ones first."""
-    count = max(math.ceil(batch_size / most), min(least, batch_size))
-    return [batch_size // count + (i < batch_size % count) for i in range(count)]
-
-
-def naive_steps(
+def measuring_controller(
     model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    chunks: Sequence[Sequence[int]],
-) -> Iterator[tuple[list[float], list[int], float]]:
-    """Plain accumulation over the data in their order, again and again: each step's micro-batches
-    hold so many samples. Gives squared norms and sizes of the parts, and the squared norm of the
-    batch's gradient, with that gradient in `grad`; the caller steps and the next one clears."""
-    position = 0
-    for sizes in chunks:
-        total, squares = sum(sizes), []
-        mean = [torch.zeros_like(p) for p in model.parameters()]
-        for size in sizes:
-            rows = torch.arange(position, position + size) % len(x)
-            position += size
-            model.zero_grad()
-            (loss_of(model, x[rows], y[rows]) * (size / total)).backward()
-            gradients = [p.grad for p in model.parameters()]
-            square = sum(g.double().square().sum().item() for g in gradients)
-            squares.append(square * (total / size) ** 2)
-            for sum_, gradient in zip(mean, gradients, strict=True):
-                sum_.add_(gradient)
-        for parameter, gradient in zip(model.parameters(), mean, strict=True):
-            parameter.grad = gradient
-        yield squares, list(sizes), sum(g.double().square().sum().item() for g in mean)
-
-
-def step_with(optimizer: Optimizer, factor: float) -> None:
-    """One step at so many times the rate."""
-    rates = [group["lr"] for group in optimizer.param_groups]
-    for group in optimizer.param_groups:
-        group["lr"] = group["lr"] * factor
-    optimizer.step()
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+    optimizer: Optimizer,
+    *,
+    samples: tuple[Tensor, ...] | None = None,
+    batch_size: int = 20,
+    micro: int = 5,
+    ask: tuple[str, ...] = ("moments",),
+    **more: Any,
+) -> tuple[lb.Controller, Seen]:
+    """Return a controller on `class_data` that measures statistics, and what it will have seen."""
+    batches = lb.BatchLoader(
+        class_data() if samples is None else samples,
+        batch_size=batch_size,
+        max_micro_batch_size=micro,
+        shuffle=False,
+    )
+    rule, seen = lb.Observe(statistics=ask), Seen()
+    control = lb.Controller(model, optimizer, rule, batches, base_batch_size=4, record=seen, **more)
+    return control, seen

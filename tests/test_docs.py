@@ -15,17 +15,19 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 import largebatch
 from distributed import run_program
 from largebatch.workbench.cli.main import cli
+from offenders import assert_no_offenders
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "largebatch"
@@ -130,10 +132,20 @@ def test_the_code_that_is_shown_runs(
     assert not missing
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.name)
-def test_every_block_is_python_of_a_known_kind(block: Block) -> None:
-    assert block.kind in ("", "continues", "torchrun", "notest")
-    ast.parse(block.text)
+def unreadable_blocks(blocks: list[Block]) -> Iterator[str]:
+    """Each block whose fence says an unknown kind, or that is no Python."""
+    for block in blocks:
+        if block.kind not in ("", "continues", "torchrun", "notest"):
+            yield f"{block.name} {block.kind!r}"
+        try:
+            ast.parse(block.text)
+        except SyntaxError as error:
+            yield f"{block.name} line {error.lineno} of the block: {error.msg}"
+
+
+def test_every_block_is_python_of_a_known_kind() -> None:
+    remedy = "Fence it as python, python continues, python torchrun or python notest."
+    assert_no_offenders(unreadable_blocks(PYTHON), remedy=remedy)
 
 
 @pytest.mark.distributed
@@ -146,14 +158,22 @@ def test_a_program_for_torchrun_runs_on_two_processes(block: Block, tmp_path: Pa
     assert len(done.stdout.splitlines()) == 1, "the first rank alone prints its one line"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_no_python_block_of_a_page_is_overlooked(page: Path) -> None:
-    assert page.read_text().count("```py") == sum(block.page == page for block in PYTHON)
+def overlooked_blocks(text: str, *, page: Path) -> Iterator[str]:
+    """Each fence of Python that `blocks_in` does not take for one: indented, or never closed."""
+    found = [block.line for block in blocks_in(text, page=page) if block.language == "python"]
+    for number, line in enumerate(text.splitlines(), start=1):
+        if "```py" in line and number not in found:
+            yield f"{page.relative_to(ROOT)}:{number} {line}"
 
 
-def calls() -> Iterator[tuple[str, list[str]]]:
+def test_no_python_block_of_a_page_is_overlooked() -> None:
+    found = [line for page in PAGES for line in overlooked_blocks(page.read_text(), page=page)]
+    assert_no_offenders(found, remedy="Open with ```python at the line's start; close with ```.")
+
+
+def calls(blocks: list[Block]) -> Iterator[tuple[str, list[str]]]:
     """(where, arguments) of each call of the command line in a shell block."""
-    for block in BLOCKS:
+    for block in blocks:
         if block.language not in ("sh", "bash", "console"):
             continue
         for line in block.text.replace("\\\n", " ").splitlines():
@@ -162,17 +182,36 @@ def calls() -> Iterator[tuple[str, list[str]]]:
                 yield block.name, words[words.index("largebatch") + 1 :]
 
 
-@pytest.mark.parametrize(("where", "words"), list(calls()))
-def test_a_command_that_is_shown_is_one_that_parses(where: str, words: list[str]) -> None:
-    assert words[0] in cli.commands, f"{where}: no command {words[0]!r}"
-    cli.commands[words[0]].make_context(words[0], words[1:])
+def unknown_calls(blocks: list[Block]) -> Iterator[str]:
+    """Each call of the command line that it would refuse."""
+    for where, words in calls(blocks):
+        try:
+            cli.commands[words[0]].make_context(words[0], words[1:])
+        except (KeyError, click.ClickException) as error:
+            yield f"{where} largebatch {shlex.join(words)}: {error}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_within_the_project_leads_to_a_file(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
-    inside = [link for link in links if not re.match(r"\w+:", link)]
-    assert not [link for link in inside if not (page.parent / link).exists()]
+def test_a_command_that_is_shown_is_one_that_parses() -> None:
+    remedy = "Show commands and options that `largebatch --help` lists."
+    assert_no_offenders(unknown_calls(BLOCKS), remedy=remedy)
+
+
+def dead_links(text: str, *, page: Path) -> Iterator[str]:
+    """Each link to a file of the project that is not there."""
+    for found in re.finditer(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        link = found[1]
+        if not re.match(r"\w+:", link) and not (page.parent / link).exists():
+            yield f"{page.relative_to(ROOT)}:{line_of(text, found)} {link}"
+
+
+def line_of(text: str, found: re.Match[str]) -> int:
+    """The line on which a match begins."""
+    return text.count("\n", 0, found.start()) + 1
+
+
+def test_every_link_within_the_project_leads_to_a_file() -> None:
+    found = [line for page in PAGES for line in dead_links(page.read_text(), page=page)]
+    assert_no_offenders(found, remedy="Link to where the file is now, relative to the page.")
 
 
 @cache
@@ -192,13 +231,52 @@ def members() -> dict[str, set[str]]:
     return own
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_name_of_ours_in_the_text_exists(page: Path) -> None:
-    text, known = page.read_text(), members()
-    public = set(re.findall(r"\blb\.(\w+)", text))
-    assert not public - set(vars(largebatch))
-    dotted = [found for found in re.findall(r"`_?([A-Z]\w+)\.(\w+)", text) if found[0] in known]
-    assert not [f"{name}.{member}" for name, member in dotted if member not in known[name]]
+def unknown_names(text: str, *, page: Path) -> Iterator[str]:
+    """Each public name and each member of a class of ours that does not exist."""
+    where, known = page.relative_to(ROOT), members()
+    for found in re.finditer(r"\blb\.(\w+)", text):
+        if found[1] not in {*dir(largebatch), *largebatch.__all__}:
+            yield f"{where}:{line_of(text, found)} {found[0]}"
+    for found in re.finditer(r"`_?([A-Z]\w+)\.(\w+)", text):
+        if found[1] in known and found[2] not in known[found[1]]:
+            yield f"{where}:{line_of(text, found)} {found[1]}.{found[2]}"
+
+
+def test_every_name_of_ours_in_the_text_exists() -> None:
+    found = [line for page in PAGES for line in unknown_names(page.read_text(), page=page)]
+    assert_no_offenders(found, remedy="Write the name that the code has now.")
+
+
+@pytest.mark.parametrize(
+    ("find", "text", "found"),
+    [
+        (overlooked_blocks, "a\n  ```python\n  1\n  ```\n", ["README.md:2   ```python"]),
+        (overlooked_blocks, "```python\n1\n```\n```py\n1\n```\n", ["README.md:4 ```py"]),
+        (dead_links, "a [b](docs)\n[c](docs/no.md#d) [e](https://f)\n", ["README.md:2 docs/no.md"]),
+        (unknown_names, "lb.watch\nlb.no_such(1)", ["README.md:2 lb.no_such"]),
+        (unknown_names, "`Meter.open`\n`Meter.no_such`", ["README.md:2 Meter.no_such"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_on_a_page_is_found_with_its_line(
+    find: Callable[..., Iterator[str]], text: str, found: list[str]
+) -> None:
+    assert list(find(text, page=ROOT / "README.md")) == found
+
+
+@pytest.mark.parametrize(
+    ("find", "text", "found"),
+    [
+        (unreadable_blocks, "```python once\n1\n```\n", "README.md:1 'once'"),
+        (unreadable_blocks, "```python\n1 +\n```\n", "README.md:1 line 1 of the block: invalid"),
+        (unknown_calls, "```sh\nlargebatch fly --high\n```\n", "README.md:1 largebatch fly --high"),
+        (unknown_calls, "```sh\nlargebatch demo --no-such\n```\n", "README.md:1 largebatch demo"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_block_is_found_with_its_line(
+    find: Callable[..., Iterator[str]], text: str, found: str
+) -> None:
+    (line,) = find(list(blocks_in(text, page=ROOT / "README.md")))
+    assert line.startswith(found)
 
 
 def test_the_rules_page_has_a_section_for_every_rule_and_a_row_for_every_method() -> None:

@@ -137,7 +137,7 @@ def test_options_are_given_by_name_so_that_none_can_slip_into_another() -> None:
     assert AdaScale(averaging="mean-then-ema").averaging == "mean-then-ema"
 
 
-def test_another_scale_keeps_the_estimate_of_the_variance() -> None:
+def test_another_batch_size_keeps_adascales_estimate_of_the_variance() -> None:
     """fairscale 0.4.13: from S = 2 to 8 its estimate of 1000 becomes 251."""
     decider = Decider.start(AdaScale(window=50.0), base_batch_size=4, batch_size=8)
     for batch_size in (8, 32, 4, 32):

@@ -57,7 +57,7 @@ def test_zero_grad_takes_no_argument() -> None:
         wrapped(small_model()).zero_grad(set_to_none=True)
 
 
-def test_its_checkpoint_does_not_load_with_weights_only() -> None:
+def test_fairscales_checkpoint_does_not_load_with_weights_only() -> None:
     model = small_model()
     control = wrapped(model)
     measure(model)
@@ -69,7 +69,7 @@ def test_its_checkpoint_does_not_load_with_weights_only() -> None:
         torch.load(file, weights_only=True)
 
 
-def test_one_infinite_loss_makes_the_gain_nan_for_good() -> None:
+def test_one_infinite_loss_makes_fairscales_gain_nan_for_good() -> None:
     model = small_model()
     control = wrapped(model)
     measure(model, times=math.inf)
@@ -89,7 +89,7 @@ def test_an_option_slips_into_another() -> None:
     assert not control._is_scaled_loss
 
 
-def test_another_scale_divides_the_estimate_of_the_variance() -> None:
+def test_fairscales_estimate_of_the_variance_falls_with_another_scale() -> None:
     model = small_model()
     control = wrapped(model)
     measure(model)
@@ -128,7 +128,7 @@ def test_gradients_computed_aside_leave_it_in_a_backward() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_its_copies_recurse_without_end_when_they_are_deleted() -> None:
+def test_copies_of_fairscales_optimizer_recurse_without_end_when_deleted() -> None:
     found: list[type[BaseException]] = []
     before, sys.unraisablehook = sys.unraisablehook, lambda seen: found.append(seen.exc_type)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
 
 OPTIONAL = (
     *("sklearn", "matplotlib", "click", "rich", "fairscale", "pytest", "hypothesis"),
@@ -12,11 +13,12 @@ OPTIONAL = (
 )
 
 
-def modules_after(program: str) -> set[str]:
+@cache
+def modules_after(program: str) -> frozenset[str]:
     """The modules that a fresh interpreter holds after `program`, by their full names."""
     shown = f"{program}; import json, sys; print(json.dumps([*sys.modules]))"
     done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
-    return set(json.loads(done.stdout))
+    return frozenset(json.loads(done.stdout))
 
 
 def imported_by(program: str) -> set[str]:

@@ -26,23 +26,9 @@ from largebatch.measure.taps import LeafHooks
 from largebatch.measure.temporal import TemporalMoments
 from largebatch.record import MemoryRecord
 from largebatch.rules.adascale import AdaScale
-from small_runs import (
-    Factor,
-    Facts,
-    Falling,
-    Growing,
-    NaiveAdaScale,
-    Optimize,
-    Shrinking,
-    adamw,
-    data,
-    loss_of,
-    naive_steps,
-    sgd,
-    small_model,
-    step_with,
-    weights,
-)
+from naive_runs import NaiveAdaScale, naive_steps, step_with
+from small_rules import Factor, Facts, Falling, Growing, Shrinking
+from small_runs import Optimize, adamw, data, loss_of, sgd, small_model, weights
 
 
 def attached(
@@ -255,7 +241,7 @@ def test_a_micro_batch_without_samples_is_refused() -> None:
 # Variance
 
 
-def test_one_backward_a_step_on_one_process_names_the_remedies() -> None:
+def test_one_backward_per_step_on_one_process_is_refused_with_the_remedies() -> None:
     model = small_model()
     control = attached(model)
     accumulate(model, 0, parts=1)

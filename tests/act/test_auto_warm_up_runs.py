@@ -15,7 +15,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from tests.distributed import run_on_ranks
-from tests.small_runs import adamw, data, loss_of, small_model, weights
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
@@ -23,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 import largebatch as lb
 from largebatch.record import MemoryRecord
 from largebatch.rules.auto_warm_up.rule import Search, warm_up_rate
+from small_runs import adamw, data, loss_of, small_model, weights
 
 STEPS = 160
 LOW, HIGH = 1e-3, 100.0
@@ -190,7 +190,7 @@ def test_the_loss_ends_it_and_training_goes_on() -> None:
     assert loss_of(run.control.model, X, Y) < 0.3 * loss_of(small_model(), X, Y)
 
 
-def test_both_doors_decide_alike() -> None:
+def test_auto_warm_up_decides_alike_under_attach_and_the_controller() -> None:
     model, control = attach()
     rates = take(model, control, range(STEPS))
     assert rates == pytest.approx(whole().rates, rel=1e-12)
@@ -225,7 +225,7 @@ def test_a_loss_that_doubles_from_step_to_step_is_heard_before_the_weights_are_l
 # The loss it sees
 
 
-def test_it_sees_the_mean_over_the_samples_of_unequal_micro_batches() -> None:
+def test_auto_warm_up_sees_the_mean_loss_over_the_samples_of_unequal_micro_batches() -> None:
     run, expected, sizes = build(batch_size=14), [], set()
     for batch in run.control.steps(steps=STEPS):
         with torch.no_grad():
@@ -436,7 +436,7 @@ def test_a_scheduler_that_brings_the_rate_to_zero_is_refused() -> None:
     ],
     ids=lambda rule: type(rule).__name__,
 )  # fmt: skip
-def test_another_rule_for_the_rate_is_refused_with_both_names(other: lb.Rule) -> None:
+def test_an_auto_warm_up_refuses_another_rule_for_the_rate_with_both_names(other: lb.Rule) -> None:
     for rules in ((RULE, other), (other, RULE)):
         with pytest.raises(ValueError) as told:
             lb.chain(*rules)

@@ -16,7 +16,8 @@ from largebatch.core.decider import Decider
 from largebatch.core.rule import Rule, chain
 from largebatch.measure.meter import Meter
 from largebatch.rules.adascale import AdaScale
-from small_runs import Factor, Falling, Growing, data, loss_of, sgd, small_model, train
+from small_rules import Factor, Falling, Growing
+from small_runs import data, loss_of, sgd, small_model, train
 
 
 def controller(rule: Rule | None = None, *, base_batch_size: int = 4) -> Controller:

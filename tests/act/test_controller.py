@@ -25,24 +25,9 @@ from largebatch.measure.taps import Detached, Flat, LeafHooks
 from largebatch.measure.temporal import TemporalMoments
 from largebatch.rules.adascale import AdaScale
 from largebatch.rules.scaling import LinearScaling, SqrtScaling
-from small_runs import (
-    Factor,
-    Falling,
-    Growing,
-    NaiveAdaScale,
-    Optimize,
-    Shrinking,
-    adamw,
-    chunk_sizes,
-    data,
-    loss_of,
-    naive_steps,
-    sgd,
-    small_model,
-    step_with,
-    train,
-    weights,
-)
+from naive_runs import NaiveAdaScale, chunk_sizes, naive_steps, step_with
+from small_rules import Factor, Falling, Growing, Shrinking
+from small_runs import Optimize, adamw, data, loss_of, sgd, small_model, train, weights
 
 
 def controller(
@@ -148,7 +133,7 @@ def test_batch_and_rate_change_in_the_same_step() -> None:
 
 
 @pytest.mark.parametrize("tap", [Detached, Flat])
-def test_another_tap_changes_neither_weights_nor_decisions(tap: type[LeafHooks]) -> None:
+def test_the_choice_of_tap_changes_neither_weights_nor_decisions(tap: type[LeafHooks]) -> None:
     models = small_model(), small_model()
     usual = train(controller(models[0]), steps=4)
     other = train(controller(models[1], meter=Meter(models[1], tap=tap())), steps=4)
@@ -476,7 +461,7 @@ def test_one_infinite_gradient_does_not_spoil_the_temporal_estimate() -> None:
     assert (control.skipped, control.optimizer_steps) == (1, 4)
 
 
-def test_so_many_lost_steps_in_a_row_end_training() -> None:
+def test_too_many_steps_in_a_row_that_are_not_finite_end_training() -> None:
     model = small_model()
     control = controller_on(data(), model, patience=2)
 

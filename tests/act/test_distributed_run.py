@@ -28,7 +28,8 @@ from largebatch.core.rule import Rule
 from largebatch.measure.meter import Meter
 from largebatch.measure.taps import Detached
 from largebatch.rules.adascale import AdaScale
-from small_runs import Factor, Growing, data, loss_of, sgd, small_model, train
+from small_rules import Factor, Growing
+from small_runs import data, loss_of, sgd, small_model, train
 
 pytestmark = pytest.mark.distributed
 

@@ -319,7 +319,7 @@ class Unsized(Dataset):
         (DataLoader(Squares(3)), {"collate": len, "num_workers": 1}, "collate and num_workers"),
     ],
 )
-def test_what_cannot_be_served_is_refused_with_a_remedy(source, options, message):
+def test_a_loader_refuses_sizes_that_it_cannot_serve_with_a_remedy(source, options, message):
     with pytest.raises(ValueError, match=message):
         BatchLoader(source, **{"batch_size": 4, **options})
 

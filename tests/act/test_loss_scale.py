@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.small_runs import adamw, data, loss_of, sgd, small_model, weights
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
 import largebatch as lb
 from largebatch.record import MemoryRecord
+from small_runs import adamw, data, loss_of, sgd, small_model, weights
 
 X, Y = data(64)
 

@@ -118,7 +118,7 @@ def test_a_micro_batch_not_seen_exactly_once_is_refused_before_a_weight_moves(
     assert all(p.grad is None for p in control.model.parameters())
 
 
-def test_a_second_step_is_refused() -> None:
+def test_a_second_step_on_one_batch_is_refused() -> None:
     control = controller()
     for batch in control.steps(steps=1):
         for x, y in batch:

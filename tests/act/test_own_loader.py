@@ -31,7 +31,7 @@ class Again:
         return iter(self.batches)
 
 
-def test_its_batches_are_the_micro_batches_repeated_for_ever():
+def test_an_own_loaders_batches_are_the_micro_batches_repeated_for_ever():
     source = Again(micro_batches(3))
     loader = bound(source, batch_size=4)
     assert [as_lists(take(loader)) for _ in range(3)] == [
@@ -134,7 +134,7 @@ def test_an_empty_one_is_refused(source):
         bound(source, batch_size=4)
 
 
-def test_one_that_is_empty_the_second_time_is_refused_with_a_remedy():
+def test_an_own_loader_that_is_empty_in_its_second_pass_is_refused_with_a_remedy():
     class Once:
         def __init__(self):
             self.iterator = iter(micro_batches(2))
@@ -268,7 +268,7 @@ def test_samples_are_counted_by_the_first_tensor(micro_batch, size):
 
 
 @pytest.mark.parametrize("micro_batch", [["a", "b"], torch.tensor(3.0), {}, 7])
-def test_what_cannot_be_counted_is_refused_with_the_line_to_write(micro_batch):
+def test_an_own_loaders_batch_that_cannot_be_counted_is_refused_with_the_line_to_write(micro_batch):
     with pytest.raises(ValueError, match="size_of=lambda micro_batch"):
         leading_size(micro_batch)
 

@@ -12,13 +12,14 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from tests.distributed import run_on_ranks
-from tests.small_runs import Growing, adamw, data, loss_of, sgd, small_model, weights
 from torch import nn
 
 import largebatch as lb
 from largebatch.core.codec import checksum
 from largebatch.core.run_state import RunState
 from largebatch.record import MemoryRecord
+from small_rules import Growing
+from small_runs import adamw, data, loss_of, sgd, small_model, weights
 
 X, Y = data(48)
 
@@ -83,7 +84,7 @@ def test_at_any_cut_the_bits_are_those_of_the_uninterrupted_run(cut: int) -> Non
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(second), strict=True))
 
 
-def test_what_is_asked_of_the_run_is_there_again() -> None:
+def test_a_loaded_control_reports_the_same_clocks_batch_and_decision() -> None:
     _, _, control, _ = build()
     go(control, stop_after=9)
     _, _, again, _ = build()
@@ -137,7 +138,7 @@ def test_the_state_of_another_run_is_refused_and_changes_nothing(
     assert other.state_dict() == before
 
 
-def test_another_budget_is_refused_by_name() -> None:
+def test_a_resumed_run_with_another_budget_is_refused_by_name() -> None:
     _, _, control, _ = build()
     go(control, stop_after=3)
     _, _, again, _ = build()
@@ -146,7 +147,7 @@ def test_another_budget_is_refused_by_name() -> None:
         again.steps(samples=401)
 
 
-def test_another_version_is_named() -> None:
+def test_a_state_of_an_unknown_version_is_refused_by_that_version() -> None:
     _, _, control, _ = build()
     with pytest.raises(lb.CheckpointError, match="version 2"):
         control.load_state_dict({**control.state_dict(), "version": 2})
@@ -257,7 +258,7 @@ def test_the_state_of_an_attached_run_is_not_that_of_a_controller() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
-def test_it_goes_through_distributed_checkpoint_into_a_fresh_run(tmp_path: Path) -> None:
+def test_a_state_goes_through_distributed_checkpoint_into_a_fresh_run(tmp_path: Path) -> None:
     _, _, control, _ = build()
     go(control, stop_after=11)
     dcp.save({"control": control}, checkpoint_id=str(tmp_path), no_dist=True)
@@ -356,7 +357,7 @@ def test_an_attached_run_goes_on_with_its_own_batch() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{}, {"weight": 1.0}, {"control": {"version": 1}}, None, 3])
-def test_what_is_no_state_of_a_run_is_told_by_its_keys(wrong: Any) -> None:
+def test_loading_something_that_is_no_state_names_the_keys_it_has(wrong: Any) -> None:
     _, _, control, _ = build()
     _, _, own = attach()
     for one in (control, own):

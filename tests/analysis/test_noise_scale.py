@@ -83,7 +83,7 @@ def test_a_negative_mean_squared_norm_gives_an_infinite_estimate_and_a_finite_lo
     assert 50.0 < estimate.low < 1000.0
 
 
-def test_few_steps_are_not_enough_and_one_more_is():
+def test_a_noise_estimate_needs_a_least_number_of_steps():
     pairs = run()
     short = estimate_noise(pairs[: MIN_STEPS - 1])
     assert str(short) == "not enough signal yet: 15 measured steps; needed: at least 16"

@@ -30,7 +30,7 @@ def test_the_interval_of_three_values_by_hand() -> None:
     assert mean.high == pytest.approx(3.0 + 4.302653 * math.sqrt(7 / 3), abs=1e-5)
 
 
-def test_one_value_has_no_interval() -> None:
+def test_a_single_value_has_no_students_interval() -> None:
     mean = mean_of([4.0])
     assert (mean.value, mean.low, mean.high) == (4.0, None, None)
 

@@ -12,24 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 import largebatch as lb
 from largebatch.checks.finding import CheckUp, Finding
+from small_runs import class_data, classifier
 
 SAMPLES = 96
-
-
-def data(samples: int = SAMPLES, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Inputs `[N, 6]` and classes `[N]`."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(samples, 6, generator=generator), torch.randint(
-        0, 3, (samples,), generator=generator
-    )
-
-
-def classifier(*inside: nn.Module) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(6, 8), *inside, nn.Tanh(), nn.Linear(8, 3))
-
-
-def mean_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
 def controlled(
@@ -46,7 +31,7 @@ def controlled(
     """A run that has no fault, but for what is given."""
     model = model if model is not None else classifier()
     loader = lb.BatchLoader(
-        source if source is not None else data(),
+        source if source is not None else class_data(SAMPLES),
         batch_size=batch_size,
         max_micro_batch_size=micro if source is None else None,
     )
@@ -71,7 +56,7 @@ class Doubled(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.used, self.spare = nn.Linear(6, 3), nn.Linear(6, 3)
+        self.used, self.spare = nn.Linear(5, 3), nn.Linear(5, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.used(x)
@@ -83,7 +68,7 @@ class Checkpointed(nn.Module):
 
     def __init__(self, *, reentrant: bool) -> None:
         super().__init__()
-        self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.first, self.last = nn.Linear(5, 5), nn.Linear(5, 3)
         self.reentrant = reentrant
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs_with_faults import classifier, data, mean_loss
+from runs_with_faults import SAMPLES
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import largebatch as lb
 from largebatch.checks.finding import CheckUp
+from small_runs import class_data, classifier, mean_loss
 
 
 class Busy(nn.Module):
@@ -24,10 +25,10 @@ class Busy(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = classifier(nn.BatchNorm1d(8), nn.Dropout(0.2))
-        self.still = nn.BatchNorm1d(6).eval()
+        self.body = classifier(nn.BatchNorm1d(7), nn.Dropout(0.2))
+        self.still = nn.BatchNorm1d(5).eval()
         self.register_buffer("calls", torch.zeros(()))
-        self.register_buffer("mean", torch.zeros(6))
+        self.register_buffer("mean", torch.zeros(5))
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1.0
@@ -44,7 +45,7 @@ class Run:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
         self.scaler = GradScaler("cpu", init_scale=8.0, growth_interval=3)
         self.own = torch.Generator().manual_seed(5)
-        x, y = data()
+        x, y = class_data(SAMPLES)
         loader: Any = (x, y)
         if source == "loader":
             loader = DataLoader(
@@ -201,7 +202,7 @@ def test_an_attached_run_in_the_middle_of_a_step_goes_on_with_the_same_bits() ->
         torch.manual_seed(1)
         model = Busy()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        x, y = data()
+        x, y = class_data(SAMPLES)
         control = lb.attach(
             model, optimizer, lb.AdaScale(), batch_size=32, base_batch_size=16, micro_batches=2
         )
@@ -219,7 +220,7 @@ def test_an_attached_run_in_the_middle_of_a_step_goes_on_with_the_same_bits() ->
 
 
 def test_workers_go_on_with_the_samples_that_would_have_come() -> None:
-    x, y = data(64)
+    x, y = class_data(64)
     items = list(zip(x, y, strict=True))
     taken = []
     for look in (False, True):
@@ -243,13 +244,13 @@ class Drawing(Dataset[Any]):
     """Samples that are drawn from the global generators."""
 
     def __init__(self) -> None:
-        self.x, self.y = data(64)
+        self.x, self.y = class_data(64)
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, index: int) -> Any:
-        noise = 0.1 * torch.randn(6) + 0.1 * random.random() + 0.1 * np.random.random()
+        noise = 0.1 * torch.randn(5) + 0.1 * random.random() + 0.1 * np.random.random()
         return self.x[index] + noise, self.y[index]
 
 

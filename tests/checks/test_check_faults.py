@@ -8,18 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs_with_faults import (
-    SAMPLES,
-    Checkpointed,
-    Doubled,
-    TwoSteps,
-    alarms,
-    classifier,
-    controlled,
-    data,
-    mean_loss,
-    the,
-)
+from runs_with_faults import SAMPLES, Checkpointed, Doubled, TwoSteps, alarms, controlled, the
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.utils.data import DataLoader, TensorDataset
@@ -30,6 +19,7 @@ from largebatch.checks.finding import CheckUp, Finding, merged, named
 from largebatch.checks.models import check_norms
 from largebatch.checks.overhead import Ratio
 from largebatch.core.errors import LargeBatchError
+from small_runs import class_data, classifier, mean_loss
 
 
 def check(control: lb.Controller, loss: Any = mean_loss) -> CheckUp:
@@ -47,7 +37,7 @@ def test_a_sound_run_has_nothing_but_what_is_ok() -> None:
 
 def test_dropout_momentum_dictionaries_and_growing_batches_are_no_fault() -> None:
     assert alarms(check(controlled(classifier(nn.Dropout(0.5))))) == []
-    x, y = data()
+    x, y = class_data(SAMPLES)
     items = [{"x": a, "y": b} for a, b in zip(x, y, strict=True)]
 
     def of_dictionary(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -131,13 +121,15 @@ def number(model: nn.Module, batch: tuple[Tensor, Tensor]) -> float:
     ("loss", "what"),
     [(each_sample, "shape (16,)"), (detached, "without a graph"), (number, "float")],
 )
-def test_what_is_no_loss_is_an_error(loss: Any, what: str) -> None:
+def test_a_check_reports_an_error_if_the_loss_is_no_scalar_with_a_graph(
+    loss: Any, what: str
+) -> None:
     found = check(controlled(), loss)
     assert the(found, "loss").level == "error"
     assert what in the(found, "loss").seen
 
 
-def test_what_the_loss_raises_is_an_error_and_is_not_raised() -> None:
+def test_a_check_reports_what_the_loss_raises_and_does_not_raise_it() -> None:
     def broken(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         raise RuntimeError("no such thing")
 
@@ -147,7 +139,7 @@ def test_what_the_loss_raises_is_an_error_and_is_not_raised() -> None:
 
 
 def test_without_a_loss_the_rest_is_looked_at() -> None:
-    found = lb.check(controlled(classifier(nn.BatchNorm1d(8)), base=32))
+    found = lb.check(controlled(classifier(nn.BatchNorm1d(7)), base=32))
     assert the(found, "batch normalization").level == "warning"
     assert the(found, "loss").level == "note"
     assert "lb.check(control, loss)" in the(found, "loss").remedy
@@ -176,7 +168,7 @@ def test_a_loss_that_uses_another_model_is_an_error() -> None:
 
 
 def test_frozen_and_tied_parameters_are_told() -> None:
-    model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Linear(6, 3))
+    model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5), nn.Linear(5, 3))
     model[2].weight = model[0].weight
     model[3].bias.requires_grad_(False)
     found = check(controlled(model))
@@ -200,7 +192,7 @@ def test_parameters_of_another_model_are_a_note() -> None:
 
 @pytest.mark.parametrize(("base", "level"), [(16, "note"), (32, "warning")])
 def test_batch_normalization_is_told_beside_the_base_batch(base: int, level: str) -> None:
-    found = check(controlled(classifier(nn.BatchNorm1d(8)), base=base))
+    found = check(controlled(classifier(nn.BatchNorm1d(7)), base=base))
     finding = the(found, "batch normalization")
     assert finding.level == level
     assert "micro-batch of 16 samples" in finding.seen
@@ -209,7 +201,7 @@ def test_batch_normalization_is_told_beside_the_base_batch(base: int, level: str
 
 def test_synchronised_normalization_is_a_warning_on_several_ranks() -> None:
     """Torch runs it on GPUs alone, so the model is looked at and not run."""
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(classifier(nn.BatchNorm1d(8)))
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(classifier(nn.BatchNorm1d(7)))
     (found,) = check_norms(model, micro_batch=16, base=16, ranks=2)
     assert (found.name, found.level) == ("synchronised batch normalization", "warning")
     assert "1 layers of SyncBatchNorm: 1." in found.seen
@@ -317,7 +309,7 @@ def test_a_batch_below_the_base_batch_is_a_note() -> None:
 
 
 def loaded(**options: Any) -> DataLoader[Any]:
-    return DataLoader(TensorDataset(*data()), **{"batch_size": 16, **options})
+    return DataLoader(TensorDataset(*class_data(SAMPLES)), **{"batch_size": 16, **options})
 
 
 def test_a_plain_loader_is_sound() -> None:
@@ -336,7 +328,7 @@ def test_samples_that_are_left_out_are_told() -> None:
     assert "always the same" in the(found, "drop_last").seen
 
 
-def test_another_batch_than_was_asked_for_is_a_warning() -> None:
+def test_a_check_warns_if_batches_have_another_size_than_was_asked_for() -> None:
     found = check(controlled(source=loaded(), batch_size=40))
     assert "40 samples was asked for, and a step takes 48" in the(found, "batch").seen
     assert alarms(found) == ["batch"]
@@ -367,7 +359,7 @@ def test_workers_that_share_a_seed_are_a_warning(seeding: Any, *, fault: bool) -
 def test_an_attached_run_is_checked_with_a_micro_batch() -> None:
     model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    x, y = data(16)
+    x, y = class_data(16)
     with lb.attach(
         model, optimizer, lb.AdaScale(), batch_size=32, base_batch_size=16, micro_batches=2
     ) as control:
@@ -450,7 +442,7 @@ def test_what_is_no_run_or_has_a_batch_of_its_own_is_refused() -> None:
     with pytest.raises(ValueError, match=r"got Linear\. lb\.check\(control, loss\)"):
         lb.check(nn.Linear(1, 1), mean_loss)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"Leave it out: lb\.check\(control, loss\)"):
-        lb.check(controlled(), mean_loss, data(4))
+        lb.check(controlled(), mean_loss, class_data(4))
 
 
 def test_in_the_middle_of_a_step_there_is_no_check() -> None:

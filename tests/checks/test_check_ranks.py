@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from runs_with_faults import Doubled, alarms, classifier, data, mean_loss, the
+from runs_with_faults import SAMPLES, Doubled, alarms, the
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorData
 import largebatch as lb
 from distributed import run_on_ranks
 from largebatch.checks.finding import CheckUp
+from small_runs import class_data, classifier, mean_loss
 
 pytestmark = pytest.mark.distributed
 
@@ -46,25 +47,25 @@ class Augmented(Dataset[Any]):
     """The same samples on each rank, with noise from a generator of its own."""
 
     def __init__(self, rank: int) -> None:
-        self.x, self.y = data()
+        self.x, self.y = class_data(SAMPLES)
         self.own = torch.Generator().manual_seed(rank)
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, index: int) -> Any:
-        return self.x[index] + torch.randn(6, generator=self.own), self.y[index]
+        return self.x[index] + torch.randn(5, generator=self.own), self.y[index]
 
 
 def the_same(fault: str) -> CheckUp:
     rank = dist.get_rank()
-    whole = TensorDataset(*data())
+    whole = TensorDataset(*class_data(SAMPLES))
     loss: Any = mean_loss
     model: nn.Module | None = None
     extra: Any = ()
-    source: Any = data()
+    source: Any = class_data(SAMPLES)
     if fault == "other data":
-        source = data(seed=rank)
+        source = class_data(SAMPLES, seed=rank)
     elif fault == "same samples":
         source = DataLoader(whole, batch_size=16)
     elif fault == "whole data":
@@ -74,7 +75,7 @@ def the_same(fault: str) -> CheckUp:
         source = DataLoader(whole, batch_size=16, sampler=DistributedSampler(whole))
     elif fault == "own shards":
         own = torch.Generator().manual_seed(rank)
-        shard = TensorDataset(*data(seed=rank))
+        shard = TensorDataset(*class_data(SAMPLES, seed=rank))
         source = DataLoader(shard, batch_size=16, shuffle=True, generator=own)
     elif fault == "drawn anew":
         source = Augmented(rank)
@@ -148,7 +149,7 @@ def test_all_ranks_are_told_the_same(fault: str, by_rank: list[dict[str, CheckUp
 
 
 def kept() -> tuple[bool, bool, CheckUp]:
-    control = run_of(data(), classifier())
+    control = run_of(class_data(SAMPLES), classifier())
     model = control.model
     before = [p.detach().clone() for p in model.parameters()]
     synchronises = model.require_forward_param_sync

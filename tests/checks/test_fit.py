@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from runs_with_faults import classifier, data, mean_loss
 from test_check_changes_nothing import Busy, Failing, same
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -23,6 +22,7 @@ from largebatch.checks import fit, memory, size_search
 from largebatch.checks.size_search import MicroBatchFit, Tries, largest
 from largebatch.workbench.runs.train import train
 from largebatch.workbench.workloads import load
+from small_runs import class_data, classifier, mean_loss
 
 GB = 10**9
 CPU = torch.device("cpu")
@@ -41,7 +41,9 @@ def control_of(
     if dist.is_initialized():
         model = DistributedDataParallel(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    batches = lb.BatchLoader(data(512), batch_size=batch_size, max_micro_batch_size=most, seed=0)
+    batches = lb.BatchLoader(
+        class_data(512), batch_size=batch_size, max_micro_batch_size=most, seed=0
+    )
     rule = rule or lb.methods.adasgd(eta=0.05, every=2)
     meter = lb.Meter(model, examples=examples)
     return lb.Controller(model, optimizer, rule, batches, base_batch_size=16, meter=meter)
@@ -120,7 +122,7 @@ def test_a_size_is_run_only_if_those_before_it_say_that_it_fits(
         assert f"of the {limit / GB:.3g} GB" in found.reason or found.size == 1_000_000
 
 
-def test_what_a_process_takes_is_measured() -> None:
+def test_the_memory_that_a_process_takes_is_measured() -> None:
     def work() -> None:
         held = torch.ones(25_000_000)  # 100 MB
         held.add_(1.0)
@@ -261,7 +263,7 @@ def test_wrong_uses_are_refused_with_the_line_to_paste() -> None:
         with pytest.raises(ValueError, match="max_micro_batch_size=64"):
             control_of(most=wrong)
     with pytest.raises(ValueError, match="Drop max_micro_batch_size"):
-        lb.BatchLoader(iter([data(4)]), batch_size=4, max_micro_batch_size="auto")
+        lb.BatchLoader(iter([class_data(4)]), batch_size=4, max_micro_batch_size="auto")
     control = control_of()
     control.batches.fit(16)
     for _ in control.steps(samples=100):
@@ -270,14 +272,16 @@ def test_wrong_uses_are_refused_with_the_line_to_paste() -> None:
         break
 
 
-def test_a_limit_that_cannot_be_known_asks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fitting_a_micro_batch_asks_for_a_limit_where_memory_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(fit, "available", lambda: None)
     with pytest.raises(ValueError, match=r"memory_limit=8 \* 10\*\*9"):
         lb.fit_micro_batch(control_of(), mean_loss)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("you can't allocate memory: 9")])
-def test_other_signs_of_a_full_memory_end_the_search(error: Exception) -> None:
+def test_each_sign_of_a_full_memory_ends_the_search(error: Exception) -> None:
     def loss(model: nn.Module, batch: Any) -> Tensor:
         if len(batch[0]) > 5:
             raise error

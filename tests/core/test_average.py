@@ -73,6 +73,6 @@ def test_numbers_that_are_seen_together_are_averaged_alike() -> None:
     assert average.values[1] == pytest.approx(10 * average.values[0])
 
 
-def test_another_number_of_values_is_refused() -> None:
+def test_an_average_refuses_another_number_of_values_than_it_has() -> None:
     with pytest.raises(ValueError, match=r"shorter|longer"):
         Average.empty(2).ema((1.0,), keep=0.5)

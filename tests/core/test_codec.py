@@ -197,7 +197,7 @@ def test_a_whole_number_is_a_real_one() -> None:
     assert isinstance(back, float)
 
 
-def test_what_has_no_plain_form_is_refused() -> None:
+def test_encoding_refuses_a_value_that_has_no_plain_form() -> None:
     for value in (object(), Square, {1, 2}, b"bytes", 1j):
         with pytest.raises(RecordError, match="has no JSON form"):
             encode(value)

@@ -54,7 +54,7 @@ def test_a_start_asks_for_the_statistics_and_not_for_the_facts() -> None:
     assert decider.state == (0,)
 
 
-def test_what_is_seen_is_the_reading_beside_the_clocks_before_the_step() -> None:
+def test_a_measurement_is_the_reading_with_the_clocks_before_the_step() -> None:
     m = GradientMoments(batch_size=64, parts=2, batch_sqnorm=1.0, variance=2.0)
     budget = Budget(samples=1000)
     decider = replace(

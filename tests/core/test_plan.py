@@ -65,7 +65,7 @@ def test_the_fewest_backward_calls_that_fit_and_give_enough_parts(
 
 
 @given(batch_size=PLANS["batch_size"], most=st.integers(2, 300), least_parts=st.integers(2, 8))
-def test_alike_the_parts_are_those_of_one_rank_on_as_many_as_share_them(
+def test_with_parts_alike_every_number_of_ranks_has_the_parts_of_one_rank(
     batch_size: int, most: int, least_parts: int
 ) -> None:
     assume(batch_size >= 2 * least_parts)
@@ -108,7 +108,7 @@ def test_hand_computed_cuts() -> None:
     assert plan.chunks(rank=1) == ((2, 2), (6, 1))
 
 
-def test_one_sample_a_rank_is_the_limit() -> None:
+def test_a_batch_has_at_least_one_sample_per_rank() -> None:
     plan = BatchPlan(batch_size=3, ranks=3, max_micro_batch_size=100, least_parts=9)
     assert plan.sizes == (1, 1, 1)
 

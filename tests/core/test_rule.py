@@ -145,7 +145,9 @@ def test_unknown_facts_are_refused_with_the_known_ones(wrong: dict[str, set[str]
 @pytest.mark.parametrize(
     ("wrong", "message"), [(Times, r"Times \(the class; call it\)"), (3.0, "got 3.0"), (None, "")]
 )
-def test_what_is_not_a_rule_is_refused_with_an_example(wrong: Any, message: str) -> None:
+def test_chaining_something_that_is_not_a_rule_is_refused_with_an_example(
+    wrong: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match=message + ".*Example: lb.chain"):
         chain(wrong)
 

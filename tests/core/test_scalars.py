@@ -47,7 +47,7 @@ def test_a_whole_step_has_every_number() -> None:
     assert tuple(scalars()) == SCALARS
 
 
-def test_what_a_step_lacks_is_left_out() -> None:
+def test_a_steps_scalars_leave_out_the_statistics_that_it_lacks() -> None:
     bare = scalars(replace(SEEN, loss=None, moments=None))
     assert set(SCALARS) - set(bare) == {"loss", "noise_scale"}
 

@@ -82,7 +82,7 @@ def test_the_schedules_that_are_ranked_go_no_faster_than_they_say() -> None:
             assert (max(rates) > 1.05) == one.faster, name  # batches are whole
 
 
-def test_what_a_plan_says_of_itself_is_what_was_measured() -> None:
+def test_the_growth_plans_state_the_numbers_that_were_measured() -> None:
     path = Path(__file__).parents[2] / "experiments" / "growth" / "expected.json"
     measured = json.loads(path.read_text())["rank"]
     found = {

@@ -84,7 +84,7 @@ def test_a_yoked_run_has_the_multipliers_of_the_other() -> None:
     assert own.mean_multiplier != 1.0
 
 
-def test_its_own_multipliers_give_a_run_again() -> None:
+def test_a_run_yoked_to_its_own_multipliers_is_the_same_run() -> None:
     own = short().make()
     yoked = Yoked(multipliers=own.gains)
     again = short(rule=yoked, budget=lb.Budget(steps=own.steps)).make()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import runpy
+import sys
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,7 +20,8 @@ from torch.optim import Optimizer
 
 import largebatch as lb
 from distributed import run_program
-from small_runs import Growing, Optimize, adamw, data, loss_of, sgd, small_model
+from small_rules import Growing
+from small_runs import Optimize, adamw, data, loss_of, sgd, small_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,15 +104,31 @@ def test_an_attached_rule_takes_fabrics_backward(precision: Any) -> None:
 # The examples
 
 
-def run_example(name: str, *args: str) -> list[str]:
-    done = run_program(str(ROOT / "examples" / name), *args)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.splitlines()
+@pytest.fixture
+def run_example(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., list[str]]:
+    """Runs an example and gives the lines that it prints: on one process here, else as a user."""
+
+    def run(name: str, *, processes: int) -> list[str]:
+        path = str(ROOT / "examples" / name)
+        if processes == 1:
+            monkeypatch.setattr(sys, "argv", [path])
+            with warnings.catch_warnings(action="ignore"):  # its own and Lightning's
+                runpy.run_path(path, run_name="__main__")
+            return capsys.readouterr().out.splitlines()
+        done = run_program(path, str(processes))
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout.splitlines()
+
+    return run
 
 
 @pytest.mark.distributed
-def test_fabrics_example_says_the_same_on_one_process_and_on_two() -> None:
-    one, two = run_example("fabric_loop.py"), run_example("fabric_loop.py", "2")
+def test_fabrics_example_says_the_same_on_one_process_and_on_two(
+    run_example: Callable[..., list[str]],
+) -> None:
+    one, two = (run_example("fabric_loop.py", processes=count) for count in (1, 2))
     assert [line.split(",")[0] for line in two] == [line.split(",")[0] for line in one]
     assert [re.findall(r"next batch (\d+)", line) for line in one] == [["64"], ["128"], ["256"], []]
     for line in (one[-1], two[-1]):
@@ -116,9 +136,11 @@ def test_fabrics_example_says_the_same_on_one_process_and_on_two() -> None:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("processes", ["1", "2"])
-def test_the_trainers_example_saves_steps_and_keeps_the_accuracy(processes: str) -> None:
-    line = run_example("lightning_adascale.py", processes)[-1]
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_trainers_example_saves_steps_and_keeps_the_accuracy(
+    processes: int, run_example: Callable[..., list[str]]
+) -> None:
+    line = run_example("lightning_adascale.py", processes=processes)[-1]
     steps, worth = int(line.split()[0]), int(re.findall(r"worth (\d+)", line)[0])
     assert steps < 350
     assert 900 <= worth < 908

@@ -35,7 +35,8 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Tensor
 
 import largebatch as lb
 from distributed import run_program
-from small_runs import Facts, Optimize, adamw, data, sgd, small_model, weights
+from small_rules import Facts
+from small_runs import Optimize, adamw, data, sgd, small_model, weights
 
 ROOT = Path(__file__).parents[2]
 

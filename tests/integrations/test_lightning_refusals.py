@@ -98,7 +98,7 @@ def test_an_accumulation_that_changes() -> None:
     )
 
 
-def test_one_backward_a_step_on_one_process() -> None:
+def test_lightning_refuses_one_backward_per_step_on_one_process() -> None:
     refused("accumulate_grad_batches=2", accumulate_grad_batches=1)
 
 
@@ -118,7 +118,7 @@ def test_a_batch_that_is_not_known() -> None:
     refused("drop_last=True", train=DataLoader(Endless(), batch_size=4))
 
 
-def test_a_batch_that_is_not_what_was_told() -> None:
+def test_lightning_refuses_batches_of_another_size_than_the_callback_was_given() -> None:
     refused("a step has 12 samples: 4 of the DataLoader x 3", callback=scaled(batch_size=4))
 
 
@@ -138,7 +138,7 @@ class OwnStep(Module):
         scheduler.step()
 
 
-def test_a_scheduler_whose_steps_are_not_said() -> None:
+def test_lightning_refuses_a_scheduler_whose_unit_of_steps_is_not_given() -> None:
     refused("schedulers_in_base_steps=True", module=Module(schedule=cosine))
 
 
@@ -157,7 +157,7 @@ class Keeping(Module):
         pass
 
 
-def test_gradients_that_are_not_cleared() -> None:
+def test_lightning_refuses_gradients_that_are_not_cleared() -> None:
     with pytest.raises(lb.MicroBatchMissed, match="a gradient already"):
         trainer_of(scaled()).fit(Keeping(), loader())
 

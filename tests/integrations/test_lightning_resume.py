@@ -73,7 +73,7 @@ def test_a_resumed_fit_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     assert after.steps[0][0].samples == 96
 
 
-def test_so_does_one_that_was_saved_within_an_epoch_of_a_loader_that_resumes(
+def test_a_run_saved_within_an_epoch_resumes_where_its_loader_resumes(
     tmp_path: Path,
 ) -> None:
     whole, record = run(tmp_path / "whole", epochs=2, every=2, train=resumable(41))

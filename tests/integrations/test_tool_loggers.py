@@ -192,7 +192,7 @@ def test_mlflow_goes_on_in_the_same_run(uri: str, tmp_path: Path) -> None:
     assert run.info.status == "FINISHED"
 
 
-def test_a_second_start_of_one_mlflow_logger_goes_on(uri: str) -> None:
+def test_starting_one_mlflow_logger_twice_continues_its_run(uri: str) -> None:
     logger = MlflowLogger(uri, experiment="again")
     for step, ranks in ((1, 1), (2, 2)):
         logger.start({"ranks": ranks, f"from {step}": True})

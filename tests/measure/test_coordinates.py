@@ -12,9 +12,7 @@ import pytest
 import torch
 from gradient_twin import coordinate_noise_scale, coordinate_ratios, rows_of_parts
 from torch import nn
-from watching import controller, cross_entropy, data, drive, network
 
-from largebatch import api
 from largebatch.act.loader import BatchLoader
 from largebatch.core.rule import chain
 from largebatch.measure.coordinates import CoordinateNoiseScale, ratio_at
@@ -23,6 +21,7 @@ from largebatch.measure.squared_norms import SquaredNorms
 from largebatch.measure.taps import Detached, Flat, LeafHooks
 from largebatch.record import MemoryRecord
 from largebatch.rules import CoordinateNormTest, LimitGrowth, Observe
+from small_runs import class_data, class_loss, classifier, measuring_controller, train
 
 CASES = json.loads((Path(__file__).parents[1] / "cases" / "normtest.json").read_text())["cases"]
 ROWS = [case for case in CASES if "coord" in case["expected"]]
@@ -76,15 +75,15 @@ def test_the_chunks_of_a_case_have_its_variances(case: dict[str, Any]) -> None:
     ("dtype", "rel"), [(torch.float32, 1e-3), (torch.float64, 1e-9)], ids=["float32", "float64"]
 )
 @pytest.mark.parametrize("weigh", [None, lambda x: 3.0 + 2.0 * len(x)], ids=["samples", "tokens"])
-def test_it_is_the_ratio_by_the_definition_on_micro_batches_of_unequal_size(
+def test_the_coordinate_noise_scale_is_the_ratio_by_its_definition_on_unequal_micro_batches(
     tap: Any, quantile: float, dtype: torch.dtype, rel: float, weigh: Any
 ) -> None:
-    model = network(dtype=dtype)
+    model = classifier(dtype=dtype)
     strict = CoordinateNoiseScale(quantile=quantile)
-    control, seen = controller(
+    control, seen = measuring_controller(
         model,
         torch.optim.SGD(model.parameters(), lr=0.05),
-        samples=data(dtype=dtype),
+        samples=class_data(dtype=dtype),
         micro=7,
         ask=ASK,
         meter=Meter(model, statistics=[SquaredNorms(), strict], tap=tap()),
@@ -94,8 +93,8 @@ def test_it_is_the_ratio_by_the_definition_on_micro_batches_of_unequal_size(
         for x, y in batch:
             micro_batches.append((x, y))
             weight = weigh(x) if weigh else None
-            control.backward(cross_entropy(model, x, y), weight=weight)
-        rows = rows_of_parts(model, cross_entropy, micro_batches)
+            control.backward(class_loss(model, x, y), weight=weight)
+        rows = rows_of_parts(model, class_loss, micro_batches)
         control.step()
         samples = [len(x) for x, _ in micro_batches]
         weights = [weigh(x) for x, _ in micro_batches] if weigh else samples
@@ -115,7 +114,7 @@ def test_coordinates_without_gradient_and_noise_are_left_out(quantile: float) ->
     assert reading.finite
 
 
-def test_one_part_and_no_gradient_at_all_have_none() -> None:
+def test_one_part_or_a_zero_gradient_has_no_coordinate_noise_scale() -> None:
     assert measured([[1.0, 2.0]], [4]).coordinate_noise_scale is None
     assert measured([[0.0, 0.0]] * 2, [4, 4]).coordinate_noise_scale is None
     assert measured([[1.0, 2.0]] * 2, [4, 4]).coordinate_noise_scale == pytest.approx(0.0, abs=1e-9)
@@ -175,14 +174,14 @@ def test_a_gradient_in_half_precision_is_squared_in_float32() -> None:
 
 
 def test_a_step_that_is_not_finite_is_told() -> None:
-    model = network()
+    model = classifier()
     meter = Meter(model, statistics=[SquaredNorms(), CoordinateNoiseScale()])
-    control, seen = controller(
+    control, seen = measuring_controller(
         model, torch.optim.SGD(model.parameters(), lr=0.1), ask=ASK, meter=meter
     )
     for at, batch in enumerate(control.steps(steps=2)):
         for x, y in batch:
-            loss = cross_entropy(model, x, y)
+            loss = class_loss(model, x, y)
             control.backward(loss * math.nan if at == 1 else loss)
         control.step()
     assert [step.finite for step in seen.steps] == [True, False, True]
@@ -190,23 +189,25 @@ def test_a_step_that_is_not_finite_is_told() -> None:
 
 
 def test_only_asked_steps_measure_and_only_a_meter_that_has_it_serves_the_strict_test() -> None:
-    model = network()
+    model = classifier()
     meter = Meter(model, statistics=[SquaredNorms(), CoordinateNoiseScale()])
-    control, seen = controller(model, torch.optim.SGD(model.parameters(), lr=0.1), meter=meter)
-    drive(control, model, steps=2)
+    control, seen = measuring_controller(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), meter=meter
+    )
+    train(control, loss=class_loss, steps=2)
     assert [step.coordinate_noise_scale for step in seen.steps] == [None, None]
     with pytest.raises(ValueError, match="Add it: meter="):
-        controller(
+        measuring_controller(
             model, torch.optim.SGD(model.parameters(), lr=0.1), ask=("coordinate_noise_scale",)
         )
 
 
 @pytest.mark.parametrize("told", [None, 2])
 def test_under_attach_it_is_the_same_on_one_process(told: int | None) -> None:
-    model, (x, y) = network(dtype=torch.float64), data(dtype=torch.float64)
+    model, (x, y) = classifier(dtype=torch.float64), class_data(dtype=torch.float64)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     record = MemoryRecord()
-    api.attach(
+    lb.attach(
         model,
         optimizer,
         Observe(statistics=ASK),
@@ -218,9 +219,9 @@ def test_under_attach_it_is_the_same_on_one_process(told: int | None) -> None:
     )
     for _ in range(2):
         cuts = [(x[:5], y[:5]), (x[5:10], y[5:10])]
-        rows = rows_of_parts(model, cross_entropy, cuts)
+        rows = rows_of_parts(model, class_loss, cuts)
         for cut in cuts:
-            (cross_entropy(model, *cut) / 2).backward()
+            (class_loss(model, *cut) / 2).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
         optimizer.step()
         optimizer.zero_grad()
@@ -236,15 +237,15 @@ def test_an_impossible_quantile_is_refused(quantile: float) -> None:
 
 
 def test_a_controller_grows_its_batch_by_the_strict_test() -> None:
-    model = network()
+    model = classifier()
     strict = CoordinateNormTest(eta=1.0, statistic="coordinate_noise_scale")
-    control = api.Controller(
+    control = lb.Controller(
         model,
         torch.optim.SGD(model.parameters(), lr=0.05),
         chain(strict, LimitGrowth(factor=2.0, shrink=1.0)),
-        BatchLoader(data(), batch_size=4, max_micro_batch_size=4, shuffle=False),
+        BatchLoader(class_data(), batch_size=4, max_micro_batch_size=4, shuffle=False),
         base_batch_size=4,
         meter=Meter(model, statistics=[CoordinateNoiseScale()]),
     )
-    drive(control, model, steps=6)
+    train(control, loss=class_loss, steps=6)
     assert control.batch_size == 60  # the data set

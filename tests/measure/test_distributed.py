@@ -17,10 +17,8 @@ from gradient_twin import coordinate_noise_scale, rows_of_parts, twin_of
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
-from watching import Ask, Seen, controller, cross_entropy, data, drive, network
 
 from distributed import run_on_ranks
-from largebatch import api
 from largebatch.act.loader import BatchLoader
 from largebatch.core.errors import LargeBatchError, RanksDisagree
 from largebatch.core.plan import BatchPlan
@@ -29,6 +27,8 @@ from largebatch.measure.meter import Meter
 from largebatch.measure.ranks import Ranks
 from largebatch.measure.squared_norms import SquaredNorms
 from largebatch.measure.taps import Detached, Flat, LeafHooks
+from largebatch.rules import Observe
+from small_runs import Seen, class_data, class_loss, classifier, measuring_controller, train
 
 Check = Callable[[int], None]
 CHECKS: dict[str, Check] = {}
@@ -68,10 +68,10 @@ def measured(
     plain = copy.deepcopy(bare)
     optimizer = torch.optim.SGD(bare.parameters(), lr=0.05, momentum=0.9)
     reference = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9)
-    control, seen = controller(
+    control, seen = measuring_controller(
         model, optimizer, batch_size=batch_size, micro=6, meter=Meter(model, tap=tap())
     )
-    x, y = data()
+    x, y = class_data()
     sizes = BatchPlan(batch_size=batch_size, ranks=2, max_micro_batch_size=6, least_parts=2).sizes
     assert len(sizes) == 4
     at, twins = 0, []
@@ -80,11 +80,11 @@ def measured(
         for size in sizes:
             cuts.append([i % len(x) for i in range(at, at + size)])
             at += size
-        twin = twin_of(plain, cross_entropy, [(x[cut], y[cut]) for cut in cuts])
+        twin = twin_of(plain, class_loss, [(x[cut], y[cut]) for cut in cuts])
         twins.append(twin)
         for j, (a, b) in enumerate(batch):
             assert torch.equal(a, x[cuts[2 * j + rank]])
-            control.backward(cross_entropy(model, a, b))
+            control.backward(class_loss(model, a, b))
         reading = control.measure()
         for parameter, expected in zip(bare.parameters(), twin.gradient, strict=True):
             torch.testing.assert_close(parameter.grad, expected.float(), rtol=3e-4, atol=3e-6)
@@ -104,52 +104,52 @@ def measured(
 
 @check
 def leaf_hooks_see_local_gradients_in_the_first_iteration_and_after_the_buckets_are_rebuilt(rank):
-    measured(rank, replicated(network()))
+    measured(rank, replicated(classifier()))
 
 
 @check
 def leaf_hooks_with_gradients_as_bucket_views(rank):
-    measured(rank, replicated(network(), gradient_as_bucket_view=True))
+    measured(rank, replicated(classifier(), gradient_as_bucket_view=True))
 
 
 @check
 def leaf_hooks_while_unused_parameters_are_looked_for(rank):
-    measured(rank, replicated(network(), find_unused_parameters=True))
+    measured(rank, replicated(classifier(), find_unused_parameters=True))
 
 
 @check
 def a_static_graph_that_would_have_to_accumulate_is_refused(rank):
-    model = replicated(network(), static_graph=True)
+    model = replicated(classifier(), static_graph=True)
     with pytest.raises(LargeBatchError, match="static_graph"):
         measured(rank, model)
 
 
 @check
 def parts_of_unequal_size_on_the_ranks(rank):
-    measured(rank, replicated(network()), batch_size=22)
+    measured(rank, replicated(classifier()), batch_size=22)
 
 
 @check
 def detached_gives_the_same_moments_and_gradients(rank):
-    measured(rank, replicated(network()), tap=Detached)
-    measured(rank, replicated(network(), gradient_as_bucket_view=True), tap=Detached)
+    measured(rank, replicated(classifier()), tap=Detached)
+    measured(rank, replicated(classifier(), gradient_as_bucket_view=True), tap=Detached)
 
 
 @check
 def flat_gives_the_same_moments_and_gradients(rank):
-    measured(rank, replicated(network()), tap=Flat, batch_size=22)
+    measured(rank, replicated(classifier()), tap=Flat, batch_size=22)
 
 
 @check
 def replicas_of_a_compiled_model(rank):
-    model = network()
+    model = classifier()
     compiled = torch.compile(model, backend="aot_eager", dynamic=True)
     measured(rank, DistributedDataParallel(compiled), wrapped=model)
 
 
 @check
 def a_compiled_replica(rank):
-    model = network()
+    model = classifier()
     compiled = torch.compile(DistributedDataParallel(model), backend="aot_eager", dynamic=True)
     measured(rank, compiled, wrapped=model)
 
@@ -157,33 +157,33 @@ def a_compiled_replica(rank):
 def attached(model: nn.Module, **more: Any) -> tuple[Any, torch.optim.Optimizer, Seen]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     seen = Seen()
-    control = api.attach(
-        model, optimizer, Ask(), batch_size=20, base_batch_size=4, record=seen, **more
+    control = lb.attach(
+        model, optimizer, Observe(), batch_size=20, base_batch_size=4, record=seen, **more
     )
     return control, optimizer, seen
 
 
 def own_step(rank: int, model: nn.Module, step: int, *, silent: bool = False) -> list[Any]:
     """The backward calls of one step of a user's own loop; returns all ranks' micro-batches."""
-    x, y = data()
+    x, y = class_data()
     cuts = [[(20 * step + 5 * j + i) % 60 for i in range(5)] for j in range(4)]
     for k in (0, 1):
         cut = cuts[2 * k + rank]
         if silent and k == 0:
             with model.no_sync():
-                (cross_entropy(model, x[cut], y[cut]) / 2).backward()
+                (class_loss(model, x[cut], y[cut]) / 2).backward()
         else:
-            (cross_entropy(model, x[cut], y[cut]) / 2).backward()
+            (class_loss(model, x[cut], y[cut]) / 2).backward()
     return [(x[cut], y[cut]) for cut in cuts]
 
 
 def own_loop(rank: int, *, silent: bool, micro_batches: int | None, **options: Any) -> None:
-    model = replicated(network(), **options)
+    model = replicated(classifier(), **options)
     control, optimizer, seen = attached(model, micro_batches=micro_batches)
     twins = []
     for step in range(4):
         before = copy.deepcopy(model.module)
-        twins.append(twin_of(before, cross_entropy, own_step(rank, model, step, silent=silent)))
+        twins.append(twin_of(before, class_loss, own_step(rank, model, step, silent=silent)))
         optimizer.step()
         optimizer.zero_grad()
     for step, twin in zip(seen.steps, twins, strict=False):
@@ -204,14 +204,14 @@ def attach_looks_at_the_batch_after_the_reduction_with_and_without_no_sync(rank)
 @check
 def one_backward_on_each_rank_of_a_static_graph(rank):
     for options in ({}, {"static_graph": True}):
-        model = replicated(network(), **options)
+        model = replicated(classifier(), **options)
         _, optimizer, seen = attached(model)
-        x, y = data()
+        x, y = class_data()
         for step in range(4):
             cuts = [slice(20 * (step % 3) + 10 * r, 20 * (step % 3) + 10 * r + 10) for r in (0, 1)]
             micro_batches = [(x[cut], y[cut]) for cut in cuts]
-            twin = twin_of(model.module, cross_entropy, micro_batches)
-            cross_entropy(model, *micro_batches[rank]).backward()
+            twin = twin_of(model.module, class_loss, micro_batches)
+            class_loss(model, *micro_batches[rank]).backward()
             optimizer.step()
             optimizer.zero_grad()
             if rank == 0:
@@ -252,19 +252,19 @@ def counted() -> Iterator[dict[str, int]]:
 
 @check
 def one_collective_and_one_host_sync_a_step_in_a_controller(rank):
-    model = replicated(network())
-    control, _ = controller(model, torch.optim.SGD(model.parameters(), lr=0.05))
+    model = replicated(classifier())
+    control, _ = measuring_controller(model, torch.optim.SGD(model.parameters(), lr=0.05))
     for step, batch in enumerate(control.steps(steps=3)):
         with counted() as found:
             for x, y in batch:
-                control.backward(cross_entropy(model, x, y))
+                control.backward(class_loss(model, x, y))
             control.step(clip_norm=0.1)
         assert found == {"all_reduce": 1, "syncs": 1}, (step, found)
 
 
 @check
 def one_collective_and_one_host_sync_a_step_under_attach(rank):
-    model = replicated(network())
+    model = replicated(classifier())
     _, optimizer, _ = attached(model)
     for step in range(3):
         with counted() as found:
@@ -275,14 +275,14 @@ def one_collective_and_one_host_sync_a_step_under_attach(rank):
 
 
 def coordinates(tap: Any) -> Meter:
-    model = replicated(network())
+    model = replicated(classifier())
     statistics = [SquaredNorms(), CoordinateNoiseScale(quantile=0.9)]
     return Meter(model, statistics=statistics, tap=tap())
 
 
 def expected_coordinates(model: nn.Module, micro_batches: list[Any]) -> Any:
     """The noise scale of the coordinate at the quantile 0.9, for micro-batches of 5."""
-    rows = rows_of_parts(model, cross_entropy, micro_batches)
+    rows = rows_of_parts(model, class_loss, micro_batches)
     return pytest.approx(coordinate_noise_scale(rows, [5] * len(rows), quantile=0.9), rel=1e-3)
 
 
@@ -290,20 +290,20 @@ def expected_coordinates(model: nn.Module, micro_batches: list[Any]) -> Any:
 def single_coordinates_cost_one_more_collective_and_few_host_syncs(rank):
     for tap, collectives in ((LeafHooks, 2), (Detached, 3), (Flat, 3)):
         meter = coordinates(tap)
-        control, _ = controller(
+        control, _ = measuring_controller(
             meter.model,
             torch.optim.SGD(meter.model.parameters(), lr=0.05),
             ask=("coordinate_noise_scale",),
             micro=6,
             meter=meter,
         )
-        x, y = data()
+        x, y = class_data()
         for step, batch in enumerate(control.steps(steps=2)):
             before = copy.deepcopy(meter.model.module)
             cuts = [[(20 * step + 5 * j + i) % 60 for i in range(5)] for j in range(4)]
             with counted() as found:
                 for a, b in batch:
-                    control.backward(cross_entropy(meter.model, a, b))
+                    control.backward(class_loss(meter.model, a, b))
                 reading = control.measure()
                 control.step()
             assert found["all_reduce"] == collectives, (step, found)
@@ -317,8 +317,8 @@ def single_coordinates_cost_one_more_collective_and_few_host_syncs(rank):
 def single_coordinates_under_attach(rank):
     meter = coordinates(LeafHooks)
     model, optimizer, seen = meter.model, torch.optim.SGD(meter.model.parameters(), lr=0.05), Seen()
-    rule = Ask(("coordinate_noise_scale",))
-    api.attach(model, optimizer, rule, batch_size=20, base_batch_size=4, meter=meter, record=seen)
+    rule = Observe(statistics=("coordinate_noise_scale",))
+    lb.attach(model, optimizer, rule, batch_size=20, base_batch_size=4, meter=meter, record=seen)
     for step in range(2):
         before = copy.deepcopy(model.module)
         expected = expected_coordinates(before, own_step(rank, model, step))
@@ -333,7 +333,7 @@ def single_coordinates_under_attach(rank):
 def ranks_that_disagree_about_single_coordinates_are_told(rank):
     for first, second in ((frozenset(), None), (None, frozenset())):
         meter = coordinates(LeafHooks)
-        control, _ = controller(
+        control, _ = measuring_controller(
             meter.model,
             torch.optim.SGD(meter.model.parameters(), lr=0.05),
             ask=("coordinate_noise_scale",),
@@ -343,41 +343,41 @@ def ranks_that_disagree_about_single_coordinates_are_told(rank):
         if measure is not None:
             control.decider = replace(control.decider, measure=measure)
         with pytest.raises(RanksDisagree, match=r"measure is rank 0: .*rank 1: "):
-            drive(control, meter.model, steps=3)
+            train(control, loss=class_loss, steps=3)
 
 
 @check
 def a_rule_that_measures_by_chance_is_told(rank):
     @dataclass(frozen=True)
-    class Moody(Ask):
+    class Moody(Observe):
         def update(self, state: None, seen: Any, proposed: Any) -> Any:
             wanted = self.needs if dist.get_rank() == seen.step % 2 else frozenset()
             return None, replace(proposed, measure_next=wanted)
 
     meter = coordinates(LeafHooks)
     optimizer = torch.optim.SGD(meter.model.parameters(), lr=0.05)
-    batches = BatchLoader(data(), batch_size=20, max_micro_batch_size=5)
-    rule = Moody(("coordinate_noise_scale",))
-    control = api.Controller(meter.model, optimizer, rule, batches, base_batch_size=4, meter=meter)
+    batches = BatchLoader(class_data(), batch_size=20, max_micro_batch_size=5)
+    rule = Moody(statistics=("coordinate_noise_scale",))
+    control = lb.Controller(meter.model, optimizer, rule, batches, base_batch_size=4, meter=meter)
     with pytest.raises(RanksDisagree, match="measure is rank 0"):
-        drive(control, meter.model, steps=3)
+        train(control, loss=class_loss, steps=3)
 
 
 @check
 def a_state_that_differs_is_refused_on_every_rank_by_name(rank):
     for change in ({"samples": 77}, {"measure": frozenset()}):
-        model = replicated(network())
-        control, _ = controller(model, torch.optim.SGD(model.parameters(), lr=0.05))
+        model = replicated(classifier())
+        control, _ = measuring_controller(model, torch.optim.SGD(model.parameters(), lr=0.05))
         if rank == 1:
             control.decider = replace(control.decider, **change)
         (name,) = change
         with pytest.raises(RanksDisagree, match=rf"{name} is rank 0: .*rank 1: "):
-            drive(control, model, steps=3)
+            train(control, loss=class_loss, steps=3)
 
 
 @check
 def a_state_that_differs_under_attach_is_refused_on_every_rank(rank):
-    model = replicated(network())
+    model = replicated(classifier())
     control, optimizer, _ = attached(model)
     if rank == 1:
         control.decider = replace(control.decider, base_steps=3.0)
@@ -394,8 +394,8 @@ def settings_that_differ_are_refused_by_the_first_name(rank):
         ranks.agree({"a": 1, "b": rank, "c": rank})
     with pytest.raises(RanksDisagree, match="extra is rank 0: None, rank 1: 1"):
         ranks.agree({"a": 1} if rank == 0 else {"a": 1, "extra": 1})
-    model = replicated(network())
-    control, _ = controller(
+    model = replicated(classifier())
+    control, _ = measuring_controller(
         model, torch.optim.SGD(model.parameters(), lr=0.05), batch_size=20 + 2 * rank
     )
     with pytest.raises(RanksDisagree, match="batch_size is rank 0: 20, rank 1: 22"):
@@ -405,17 +405,17 @@ def settings_that_differ_are_refused_by_the_first_name(rank):
 @check
 def a_model_that_is_not_replicated_is_refused(rank):
     with pytest.raises(ValueError, match="not replicated"):
-        Meter(network())
+        Meter(classifier())
 
 
 @check
 def one_rank_with_a_bad_gradient_makes_the_step_not_finite_everywhere(rank):
-    model = replicated(network())
-    control, _ = controller(model, torch.optim.SGD(model.parameters(), lr=0.05))
+    model = replicated(classifier())
+    control, _ = measuring_controller(model, torch.optim.SGD(model.parameters(), lr=0.05))
     finite = []
     for step, batch in enumerate(control.steps(steps=2)):
         for x, y in batch:
-            loss = cross_entropy(model, x, y)
+            loss = class_loss(model, x, y)
             control.backward(loss * float("nan") if (step, rank) == (1, 1) else loss)
         finite.append(control.measure().finite)
         control.step()

@@ -45,7 +45,7 @@ def test_two_parts_by_hand():
     assert moments.parts == 2
 
 
-def test_one_part_has_no_variance():
+def test_a_single_part_has_no_variance():
     one = Parts.proportional(count=1, samples=8, weight=8)
     assert moments_of_parts(one, mean_sqnorm=1.0, batch_sqnorm=1.0) is None
 

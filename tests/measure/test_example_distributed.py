@@ -11,10 +11,11 @@ import torch.distributed as dist
 from test_example_meter import agree, meter, rows_of
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from watching import Ask, controller, cross_entropy, data
 
 import largebatch as lb
 from distributed import run_on_ranks
+from largebatch.rules import Observe
+from small_runs import class_data, class_loss, measuring_controller
 
 CHECKS = {}
 
@@ -53,18 +54,18 @@ def a_controller_over_two_ranks_and_unequal_micro_batches(rank):
         bare = network()
         model = DistributedDataParallel(bare, bucket_cap_mb=0.0001)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-        control, seen = controller(
+        control, seen = measuring_controller(
             model,
             optimizer,
             micro=micro,
             ask=("moments", "inner_product_variance"),
             meter=meter(model),
         )
-        x, y = data()
+        x, y = class_data()
         for step, batch in enumerate(control.steps(steps=3)):
             rows = rows_of(copy.deepcopy(bare), x[20 * step :][:20], y[20 * step :][:20])
             for few, labels in batch:
-                control.backward(cross_entropy(model, few, labels))
+                control.backward(class_loss(model, few, labels))
             reading = control.measure()
             control.step()
             agree(reading, rows, rel=2e-4)
@@ -80,17 +81,17 @@ def attach_with_one_backward_a_step_on_each_rank(rank):
     control = lb.attach(
         model,
         optimizer,
-        Ask(("moments", "inner_product_variance")),
+        Observe(statistics=("moments", "inner_product_variance")),
         batch_size=20,
         base_batch_size=5,
         meter=meter(model),
         record=record,
     )
-    x, y = data()
+    x, y = class_data()
     for at in (0, 20):
         rows = rows_of(copy.deepcopy(bare), x[at : at + 20], y[at : at + 20])
         mine = slice(at + 10 * rank, at + 10 * rank + 10)
-        cross_entropy(model, x[mine], y[mine]).backward()
+        class_loss(model, x[mine], y[mine]).backward()
         optimizer.step()
         optimizer.zero_grad()
         if rank == 0:
@@ -105,10 +106,10 @@ def both_ranks_decide_alike(rank):
     control = lb.attach(
         model, optimizer, lb.AdaScale(), batch_size=20, base_batch_size=5, meter=meter(model)
     )
-    x, y = data()
+    x, y = class_data()
     for at in (0, 20, 40):
         mine = slice(at + 10 * rank, at + 10 * rank + 10)
-        cross_entropy(model, x[mine], y[mine]).backward()
+        class_loss(model, x[mine], y[mine]).backward()
         optimizer.step()
         optimizer.zero_grad()
     multipliers = [None, None]

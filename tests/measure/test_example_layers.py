@@ -130,14 +130,14 @@ def test_matrices_and_gram_matrices_give_the_same(name, cost, monkeypatch):
 
 @pytest.mark.parametrize("wide", [1, 10**6], ids=["last dimension", "all dimensions"])
 @pytest.mark.parametrize("name", [n for n in CASES if "conv" in n or "strides" in n])
-def test_both_ways_to_lay_out_patches_give_the_same(name, wide, monkeypatch):
+def test_both_layouts_of_a_convolutions_patches_give_the_same(name, wide, monkeypatch):
     monkeypatch.setattr(convolution, "WIDE", wide)
     module, x, y = built(name)
     check(module, squared_loss, x, y)
 
 
 @pytest.mark.parametrize("name", ["linear on a sequence", "convolution", "embedding", "groups"])
-def test_one_example_at_a_time_gives_the_same(name, monkeypatch):
+def test_a_layer_gives_the_same_one_example_at_a_time(name, monkeypatch):
     monkeypatch.setattr(layer, "CPU_BYTES", 1)
     module, x, y = built(name)
     check(module, squared_loss, x, y)

@@ -12,10 +12,11 @@ import torch
 from example_twin import naive
 from gradient_twin import coordinate_noise_scale
 from torch import Tensor, nn
-from watching import Ask, Seen, controller, cross_entropy, data, drive, network
 
 import largebatch as lb
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NoVariance
+from largebatch.rules import Observe
+from small_runs import Seen, class_data, class_loss, classifier, measuring_controller, train
 
 EVERYTHING = ("moments", "preconditioned_moments", "inner_product_variance")
 
@@ -28,7 +29,7 @@ def rows_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Each example's whole gradient, in float64: [B, parameters]."""
     twin = copy.deepcopy(model).double()
     wide = x.double() if x.is_floating_point() else x
-    return torch.cat([g.flatten(1) for g in naive(twin, cross_entropy, wide, y)], 1)
+    return torch.cat([g.flatten(1) for g in naive(twin, class_loss, wide, y)], 1)
 
 
 def agree(seen: lb.Measurement, rows: Tensor, *, rel: float, scale: float = 1.0) -> None:
@@ -51,12 +52,12 @@ def agree(seen: lb.Measurement, rows: Tensor, *, rel: float, scale: float = 1.0)
     ("dtype", "rel"), [(torch.float32, 1e-4), (torch.float64, 1e-11)], ids=["float32", "float64"]
 )
 def test_a_controller_measures_single_examples(micro, dtype, rel):
-    model = network(dtype=dtype)
+    model = classifier(dtype=dtype)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    control, seen = controller(
+    control, seen = measuring_controller(
         model,
         optimizer,
-        samples=data(dtype=dtype),
+        samples=class_data(dtype=dtype),
         micro=micro,
         ask=EVERYTHING[::2],
         meter=meter(model),
@@ -66,7 +67,7 @@ def test_a_controller_measures_single_examples(micro, dtype, rel):
         micro_batches = []
         for x, y in batch:
             micro_batches.append((x, y))
-            control.backward(cross_entropy(model, x, y))
+            control.backward(class_loss(model, x, y))
         assert len(micro_batches) == math.ceil(20 / micro)
         x, y = (torch.cat(column) for column in zip(*micro_batches, strict=True))
         rows = rows_of(model, x, y)
@@ -75,10 +76,14 @@ def test_a_controller_measures_single_examples(micro, dtype, rel):
 
 
 def test_the_gradient_as_adam_sees_it():
-    model = network(dtype=torch.float64)
+    model = classifier(dtype=torch.float64)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    control, seen = controller(
-        model, optimizer, samples=data(dtype=torch.float64), ask=EVERYTHING, meter=meter(model)
+    control, seen = measuring_controller(
+        model,
+        optimizer,
+        samples=class_data(dtype=torch.float64),
+        ask=EVERYTHING,
+        meter=meter(model),
     )
     for batch in control.steps(steps=8):
         x, y = batch_of(control, model, batch)
@@ -95,7 +100,7 @@ def batch_of(control: lb.Controller, model: nn.Module, batch: object) -> tuple[T
     micro_batches = []
     for x, y in batch:
         micro_batches.append((x, y))
-        control.backward(cross_entropy(model, x, y))
+        control.backward(class_loss(model, x, y))
     x, y = (torch.cat(column) for column in zip(*micro_batches, strict=True))
     return x, y
 
@@ -116,13 +121,13 @@ def denominators(optimizer: torch.optim.Optimizer, model: nn.Module) -> Tensor:
 @pytest.mark.parametrize("parts", [1, 4])
 @pytest.mark.parametrize("divided", [True, False], ids=["", "losses that are not divided"])
 def test_attach_measures_single_examples(parts, divided):
-    model, (x, y) = network(), data()
+    model, (x, y) = classifier(), class_data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     record = lb.MemoryRecord()
     control = lb.attach(
         model,
         optimizer,
-        lb.chain(Ask(EVERYTHING[::2]), lb.AdaScale()),
+        lb.chain(Observe(statistics=EVERYTHING[::2]), lb.AdaScale()),
         batch_size=20,
         base_batch_size=5,
         meter=meter(model),
@@ -131,7 +136,7 @@ def test_attach_measures_single_examples(parts, divided):
     for at in range(0, 60, 20):
         rows = rows_of(model, x[at : at + 20], y[at : at + 20])
         for few in torch.arange(at, at + 20).chunk(parts):
-            loss = cross_entropy(model, x[few], y[few])
+            loss = class_loss(model, x[few], y[few])
             (loss / parts if divided else loss).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -144,7 +149,7 @@ def test_attach_measures_single_examples(parts, divided):
 
 def test_micro_batches_of_unequal_sizes_under_attach():
     # the loop adds up their means with equal shares, so an example of the smaller one counts more
-    model, (x, y) = network(dtype=torch.float64), data(dtype=torch.float64)
+    model, (x, y) = classifier(dtype=torch.float64), class_data(dtype=torch.float64)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     noise = lb.watch(model, optimizer, batch_size=20, meter=meter(model))
     rows = rows_of(model, x[:20], y[:20])
@@ -152,7 +157,7 @@ def test_micro_batches_of_unequal_sizes_under_attach():
     mean = shares @ rows
     expected = (shares @ rows.square().sum(1) - mean.square().sum()) / (1 - shares.square().sum())
     for few in (slice(0, 14), slice(14, 20)):
-        (cross_entropy(model, x[few], y[few]) / 2).backward()
+        (class_loss(model, x[few], y[few]) / 2).backward()
     optimizer.step()
     ((variance, _),) = noise.series
     assert variance == pytest.approx(float(expected), rel=1e-9)
@@ -161,23 +166,24 @@ def test_micro_batches_of_unequal_sizes_under_attach():
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("door", ["controller", "attach"])
 def test_groups_of_examples(door, parts):
-    model = network(dtype=torch.float64)
+    model = classifier(dtype=torch.float64)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     grouped = lb.Meter(model, examples=lb.PerExample(groups=5))
-    ask, (x, y) = EVERYTHING[::2], data(dtype=torch.float64)
+    ask, (x, y) = EVERYTHING[::2], class_data(dtype=torch.float64)
     rows = rows_of(model, x[:20], y[:20]).unflatten(0, (5 * parts, -1)).mean(1)
     if door == "controller":
-        control, seen = controller(
+        control, seen = measuring_controller(
             model, optimizer, samples=(x, y), micro=20 // parts, ask=ask, meter=grouped
         )
-        drive(control, model, steps=1)
+        train(control, loss=class_loss, steps=1)
     else:
         control = lb.attach(
-            model, optimizer, Ask(ask), batch_size=20, base_batch_size=5, meter=grouped,
+            model, optimizer, Observe(statistics=ask),
+            batch_size=20, base_batch_size=5, meter=grouped,
             record=(seen := Seen()),
         )  # fmt: skip
         for few in torch.arange(20).chunk(parts):
-            (cross_entropy(model, x[few], y[few]) / parts).backward()
+            (class_loss(model, x[few], y[few]) / parts).backward()
         optimizer.step()
     found, size = seen.steps[0], 20 / len(rows)
     variance = float((rows - rows.mean(0)).square().sum() / (len(rows) - 1))
@@ -193,7 +199,7 @@ def test_groups_of_examples(door, parts):
 @pytest.mark.parametrize("micro", [20, 10])
 @pytest.mark.parametrize("door", ["controller", "attach"])
 def test_single_coordinates_of_single_examples(door, micro, groups, quantile):
-    model, (x, y) = network(dtype=torch.float64), data(dtype=torch.float64)
+    model, (x, y) = classifier(dtype=torch.float64), class_data(dtype=torch.float64)
     optimizer = torch.optim.Adagrad(model.parameters(), lr=0.05)
     ask = ("moments", "preconditioned_moments", "coordinate_noise_scale")
     strict = lb.Meter(
@@ -203,13 +209,14 @@ def test_single_coordinates_of_single_examples(door, micro, groups, quantile):
     )
     assert strict.least_parts == 1
     if door == "controller":
-        control, seen = controller(
+        control, seen = measuring_controller(
             model, optimizer, samples=(x, y), micro=micro, ask=ask, meter=strict
         )
         steps = control.steps(steps=2)
     else:
         lb.attach(
-            model, optimizer, Ask(ask), batch_size=20, base_batch_size=4, meter=strict,
+            model, optimizer, Observe(statistics=ask),
+            batch_size=20, base_batch_size=4, meter=strict,
             record=(seen := Seen()),
         )  # fmt: skip
     for at in (0, 20):
@@ -221,7 +228,7 @@ def test_single_coordinates_of_single_examples(door, micro, groups, quantile):
             control.step()
         else:
             for few in torch.arange(at, at + 20).split(micro):
-                (cross_entropy(model, x[few], y[few]) * micro / 20).backward()
+                (class_loss(model, x[few], y[few]) * micro / 20).backward()
             optimizer.step()
             optimizer.zero_grad()
         found = seen.steps[-1]
@@ -232,13 +239,13 @@ def test_single_coordinates_of_single_examples(door, micro, groups, quantile):
 
 
 def test_the_strict_test_grows_a_batch_that_has_one_backward_a_step():
-    model = network()
+    model = classifier()
     strict = lb.CoordinateNormTest(eta=1.0, statistic="coordinate_noise_scale")
     control = lb.Controller(
         model,
         torch.optim.SGD(model.parameters(), lr=0.05),
         lb.chain(strict, lb.LimitGrowth(factor=2.0, shrink=1.0)),
-        lb.BatchLoader(data(), batch_size=4, max_micro_batch_size=60),
+        lb.BatchLoader(class_data(), batch_size=4, max_micro_batch_size=60),
         base_batch_size=4,
         meter=lb.Meter(
             model, examples=lb.PerExample(), statistics=[lb.CoordinateNoiseScale(quantile=0.9)]
@@ -253,13 +260,13 @@ def test_the_strict_test_grows_a_batch_that_has_one_backward_a_step():
 
 @pytest.mark.parametrize("paper", ["adadagrad", "adadam"])
 def test_a_method_that_reads_what_the_optimizer_divides_has_one_backward_a_step(paper):
-    model = network()
+    model = classifier()
     optimize = torch.optim.Adagrad if paper == "adadagrad" else torch.optim.Adam
     control = lb.Controller(
         model,
         optimize(model.parameters(), lr=0.01),
         getattr(lb.methods, paper)(eta=0.5, every=2),
-        lb.BatchLoader(data(), batch_size=4, max_micro_batch_size=60),
+        lb.BatchLoader(class_data(), batch_size=4, max_micro_batch_size=60),
         base_batch_size=4,
         meter=meter(model),
     )
@@ -270,15 +277,15 @@ def test_a_method_that_reads_what_the_optimizer_divides_has_one_backward_a_step(
     assert control.batch_size == 60
 
 
-def test_a_users_own_gradients_are_none_of_it():
-    model, (x, y) = network(), data()
+def test_gradients_that_the_user_takes_by_hand_are_not_counted_as_examples():
+    model, (x, y) = classifier(), class_data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     noise = lb.watch(model, optimizer, batch_size=20, meter=meter(model))
     for at in (0, 20):
         rows = rows_of(model, x[at : at + 20], y[at : at + 20])
-        torch.autograd.grad(cross_entropy(model, 3.0 * x[:20], y[:20]), list(model.parameters()))
-        cross_entropy(model, x[at : at + 20], y[at : at + 20]).backward()
-        torch.autograd.grad(cross_entropy(model, 3.0 * x[:20], y[:20]), list(model.parameters()))
+        torch.autograd.grad(class_loss(model, 3.0 * x[:20], y[:20]), list(model.parameters()))
+        class_loss(model, x[at : at + 20], y[at : at + 20]).backward()
+        torch.autograd.grad(class_loss(model, 3.0 * x[:20], y[:20]), list(model.parameters()))
         optimizer.step()
         optimizer.zero_grad()
         expected = float((rows - rows.mean(0)).square().sum() / 19)
@@ -286,18 +293,18 @@ def test_a_users_own_gradients_are_none_of_it():
 
 
 def test_every_second_step_leaves_no_hook_in_between():
-    model = network()
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    batches = lb.BatchLoader(data(), batch_size=20, max_micro_batch_size=20)
+    batches = lb.BatchLoader(class_data(), batch_size=20, max_micro_batch_size=20)
     control = lb.Controller(
-        model, optimizer, lb.Every(Ask(), steps=2), batches, base_batch_size=20,
+        model, optimizer, lb.Every(Observe(), steps=2), batches, base_batch_size=20,
         meter=meter(model), record=(seen := Seen()),
     )  # fmt: skip
     hooks = []
     for batch in control.steps(steps=4):
         hooks.append(any(m._forward_hooks for m in model.modules()))
         for x, y in batch:
-            control.backward(cross_entropy(model, x, y))
+            control.backward(class_loss(model, x, y))
         control.step()
     assert hooks == [True, False, True, False]
     assert [s.moments is not None for s in seen.steps] == hooks
@@ -306,12 +313,12 @@ def test_every_second_step_leaves_no_hook_in_between():
 def test_the_estimates_are_unbiased():
     """Over all batches of 2 of 6 samples: their mean is the variance, and the squared norm, of
     samples that are drawn independently."""
-    model, (x, y) = network(dtype=torch.float64), data(6, dtype=torch.float64)
+    model, (x, y) = classifier(dtype=torch.float64), class_data(6, dtype=torch.float64)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     noise = lb.watch(model, optimizer, batch_size=2, meter=meter(model))
     rows = rows_of(model, x, y)
     for pair in itertools.product(range(6), repeat=2):
-        cross_entropy(model, x[list(pair)], y[list(pair)]).backward()
+        class_loss(model, x[list(pair)], y[list(pair)]).backward()
         optimizer.step()
         optimizer.zero_grad()
     variances, sqnorms = zip(*noise.series, strict=True)
@@ -328,7 +335,8 @@ def test_the_variance_of_products_is_unbiased_for_a_direction_that_is_given():
     nn.init.zeros_(model.weight)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     control = lb.attach(
-        model, optimizer, Ask(("inner_product_variance",)), batch_size=5, base_batch_size=5,
+        model, optimizer, Observe(statistics=("inner_product_variance",)),
+        batch_size=5, base_batch_size=5,
         meter=meter(model), record=(seen := Seen()),
     )  # fmt: skip
     model(rows).mean().backward()  # each example's gradient is its row
@@ -340,10 +348,10 @@ def test_the_variance_of_products_is_unbiased_for_a_direction_that_is_given():
 
 
 def test_a_loss_scale_is_taken_out():
-    model = network()
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    control, seen = controller(
+    control, seen = measuring_controller(
         model, optimizer, micro=7, ask=EVERYTHING[::2], meter=meter(model), scaler=scaler
     )
     for batch in control.steps(steps=2):
@@ -354,49 +362,53 @@ def test_a_loss_scale_is_taken_out():
 
 
 def test_a_step_that_is_not_finite_is_skipped():
-    model, (x, y) = network(), data()
+    model, (x, y) = classifier(), class_data()
     x = x.clone()
     x[25] = math.nan
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    control, seen = controller(model, optimizer, samples=(x, y), micro=20, meter=meter(model))
-    drive(control, model, steps=3)
+    control, seen = measuring_controller(
+        model, optimizer, samples=(x, y), micro=20, meter=meter(model)
+    )
+    train(control, loss=class_loss, steps=3)
     assert [s.finite for s in seen.steps] == [True, False, True, True]
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-def test_one_example_has_no_variance():
-    model, (x, y) = network(), data()
+def test_a_step_of_one_example_has_no_variance():
+    model, (x, y) = classifier(), class_data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     lb.watch(model, optimizer, batch_size=1, meter=meter(model))
-    cross_entropy(model, x[:1], y[:1]).backward()
+    class_loss(model, x[:1], y[:1]).backward()
     with pytest.raises(NoVariance, match="A step of one example"):
         optimizer.step()
 
 
 def test_a_controllers_step_of_one_example_has_no_moments():
-    model = network()
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    control, seen = controller(model, optimizer, batch_size=1, micro=1, meter=meter(model))
-    drive(control, model, steps=2)
+    control, seen = measuring_controller(
+        model, optimizer, batch_size=1, micro=1, meter=meter(model)
+    )
+    train(control, loss=class_loss, steps=2)
     assert all(s.moments is None and s.batch_sqnorm > 0 for s in seen.steps)
 
 
 def test_another_batch_size_than_the_model_gets_is_refused():
-    model, (x, y) = network(), data()
+    model, (x, y) = classifier(), class_data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     lb.watch(model, optimizer, batch_size=64, meter=meter(model))
-    cross_entropy(model, x[:20], y[:20]).backward()
+    class_loss(model, x[:20], y[:20]).backward()
     with pytest.raises(LargeBatchError, match=r"batch_size=20\)"):
         optimizer.step()
 
 
 def test_an_epochs_last_batch_may_be_shorter():
-    model, (x, y) = network(), data()
+    model, (x, y) = classifier(), class_data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     noise = lb.watch(model, optimizer, batch_size=20, meter=meter(model))
     for few in (slice(0, 20), slice(20, 27)):
         rows = rows_of(model, x[few], y[few])
-        cross_entropy(model, x[few], y[few]).backward()
+        class_loss(model, x[few], y[few]).backward()
         optimizer.step()
         optimizer.zero_grad()
     expected = float((rows - rows.mean(0)).square().sum() / 6)
@@ -404,27 +416,27 @@ def test_an_epochs_last_batch_may_be_shorter():
 
 
 def test_a_micro_batch_that_the_model_gets_in_part_is_refused():
-    model = network()
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    control, _ = controller(model, optimizer, micro=10, meter=meter(model))
+    control, _ = measuring_controller(model, optimizer, micro=10, meter=meter(model))
     for batch in control.steps(steps=1):
         for x, y in batch:
             with pytest.raises(
                 LargeBatchError, match="10 samples, but the model received 5 examples"
             ):
-                control.backward(cross_entropy(model, x[:5], y[:5]))
+                control.backward(class_loss(model, x[:5], y[:5]))
             break
         break
 
 
 def test_sizes_that_differ_from_what_the_model_receives_are_refused():
-    model, (x, y) = network(), data()
+    model, (x, y) = classifier(), class_data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     control = lb.attach(
-        model, optimizer, Ask(), batch_size=20, base_batch_size=20, meter=meter(model)
+        model, optimizer, Observe(), batch_size=20, base_batch_size=20, meter=meter(model)
     )
     control.micro_batch(10)
-    cross_entropy(model, x[:20], y[:20]).backward()
+    class_loss(model, x[:20], y[:20]).backward()
     with pytest.raises(
         LargeBatchError, match=r"called with \[10\] samples, but the model received \[20\]"
     ):
@@ -436,15 +448,15 @@ def test_sizes_that_differ_from_what_the_model_receives_are_refused():
     [{"tap": lb.Detached()}, {"tap": lb.Flat()}, {"statistics": [lb.TemporalMoments()]}],
     ids=["Detached", "Flat", "statistics"],
 )
-def test_another_tap_or_other_statistics_are_refused(options):
+def test_single_examples_refuse_another_tap_or_other_statistics(options):
     with pytest.raises(ValueError, match=r"its own statistics|the usual tap"):
-        lb.Meter(network(), examples=lb.PerExample(), **options)
+        lb.Meter(classifier(), examples=lb.PerExample(), **options)
 
 
 @pytest.mark.parametrize("examples", [True, lb.PerExample, 4])
-def test_what_is_no_way_to_see_examples_is_refused(examples):
+def test_the_meter_refuses_examples_of_an_unknown_kind(examples):
     with pytest.raises(ValueError, match=r"lb\.Meter\(model, examples=lb\.PerExample\(\)\)"):
-        lb.Meter(network(), examples=examples)
+        lb.Meter(classifier(), examples=examples)
 
 
 class Compiled(nn.Module):
@@ -457,28 +469,28 @@ class Compiled(nn.Module):
 
 def test_a_compiled_model_is_refused():
     with pytest.raises(ValueError, match=r"leave out torch\.compile"):
-        meter(Compiled(network()))
+        meter(Compiled(classifier()))
 
 
-def test_one_backward_a_step_names_this_remedy():
-    model, (x, y) = network(), data()
+def test_the_error_for_one_backward_per_step_names_single_examples_as_a_remedy():
+    model, (x, y) = classifier(), class_data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     lb.watch(model, optimizer, batch_size=20)
-    cross_entropy(model, x[:20], y[:20]).backward()
+    class_loss(model, x[:20], y[:20]).backward()
     with pytest.raises(NoVariance, match=r"examples=lb\.PerExample\(\)"):
         optimizer.step()
 
 
 def test_an_input_that_is_overwritten_before_the_products_are_formed_is_refused():
-    model, (x, y) = network(), data()
+    model, (x, y) = classifier(), class_data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    control, _ = controller(
+    control, _ = measuring_controller(
         model, optimizer, micro=20, ask=("inner_product_variance",), meter=meter(model)
     )
     for batch in control.steps(steps=1):
         for x, y in batch:
             x = x.clone()
-            control.backward(cross_entropy(model, x, y))
+            control.backward(class_loss(model, x, y))
             x.zero_()
         with pytest.raises(LargeBatchError, match="overwritten"):
             control.step()
@@ -486,20 +498,20 @@ def test_an_input_that_is_overwritten_before_the_products_are_formed_is_refused(
 
 
 def test_a_gradient_that_was_cleared_within_a_step_is_noticed_as_ever():
-    model = network()
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    control, _ = controller(model, optimizer, micro=5, meter=meter(model))
+    control, _ = measuring_controller(model, optimizer, micro=5, meter=meter(model))
     with pytest.raises(MicroBatchMissed):
         for batch in control.steps(steps=1):
             for x, y in batch:
-                control.backward(cross_entropy(model, x, y))
+                control.backward(class_loss(model, x, y))
                 optimizer.zero_grad()
 
 
 def test_nothing_of_the_activations_is_held_after_a_step():
-    model = network()
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    control, _ = controller(
+    control, _ = measuring_controller(
         model, optimizer, micro=10, ask=("inner_product_variance",), meter=meter(model)
     )
     for batch in control.steps(steps=2):
@@ -507,7 +519,7 @@ def test_nothing_of_the_activations_is_held_after_a_step():
         for x, y in batch:
             few = x.clone()
             inputs.append(weakref.ref(few.untyped_storage()))
-            control.backward(cross_entropy(model, few, y))
+            control.backward(class_loss(model, few, y))
             del few
         control.step()
         assert [held() for held in inputs] == [None, None]

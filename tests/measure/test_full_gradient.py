@@ -56,7 +56,7 @@ class Pairs(Dataset[Any]):
 
 @pytest.mark.parametrize("dataset", [DATA, TensorDataset(*DATA), Pairs()], ids=type)
 @pytest.mark.parametrize("most", [1, 7, 52, 53, 1000])
-def test_it_is_the_mean_of_all_samples_gradients(dataset: Any, most: int) -> None:
+def test_the_full_gradient_is_the_mean_of_all_samples_gradients(dataset: Any, most: int) -> None:
     model = small_model()
     full = FullGradient(dataset, loss, micro_batch_size=most)
     assert full.samples == 53
@@ -197,9 +197,7 @@ def run_of(
 
 @pytest.mark.parametrize("meter", METERS)
 @pytest.mark.parametrize("optimize", [sgd, adamw])
-def test_a_run_that_measures_it_has_the_bits_of_one_that_does_not(
-    meter: str, optimize: Any
-) -> None:
+def test_measuring_the_full_gradient_changes_no_bit_of_a_run(meter: str, optimize: Any) -> None:
     model, steps = run_of(meter, ("moments",), optimize=optimize)
     also, there = run_of(meter, ("moments", "full_sqnorm"), optimize=optimize)
     assert all(map(torch.equal, model.state_dict().values(), also.state_dict().values()))
@@ -217,7 +215,7 @@ def test_the_hooks_of_the_meter_do_not_see_a_pass_taken_while_they_wait() -> Non
     assert calls == []
 
 
-def test_a_loop_of_the_users_measures_it_too() -> None:
+def test_the_full_gradient_is_measured_under_attach_too() -> None:
     model, record = small_model(), lb.MemoryRecord()
     optimizer = sgd(model)
     lb.attach(
@@ -264,7 +262,7 @@ def on_ranks() -> list[Any]:
 
 
 @pytest.mark.distributed
-def test_two_processes_share_the_pass_and_find_the_norm_of_one() -> None:
+def test_two_processes_share_the_full_pass_and_find_the_norm_of_one_process() -> None:
     first, second = run_on_ranks(on_ranks, 2)
     assert (first[0], first[3]) == (second[0], second[3]), "the same bits"
     assert second[1] == [], "the first rank records"
@@ -286,7 +284,7 @@ def test_two_processes_share_the_pass_and_find_the_norm_of_one() -> None:
         (DATA, {"loss": "mse"}),
     ],
 )
-def test_what_cannot_be_passed_over_is_refused(dataset: Any, more: Any) -> None:
+def test_a_full_pass_over_data_that_cannot_be_repeated_is_refused(dataset: Any, more: Any) -> None:
     with pytest.raises(ValueError, match="The full gradient"):
         FullGradient(dataset, **{"loss": loss, **more})
 

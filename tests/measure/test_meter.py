@@ -9,7 +9,6 @@ import pytest
 import torch
 from gradient_twin import Twin, twin_of
 from torch import nn
-from watching import controller, cross_entropy, data, drive, network
 
 from largebatch.core.errors import MicroBatchMissed
 from largebatch.core.measurement import GradientMoments
@@ -18,6 +17,7 @@ from largebatch.measure.preconditioned import PreconditionedNorms
 from largebatch.measure.squared_norms import SquaredNorms
 from largebatch.measure.taps import Detached, Flat, LeafHooks
 from largebatch.measure.temporal import TemporalMoments, temporal_moments
+from small_runs import class_data, class_loss, classifier, measuring_controller, train
 
 TAPS = [LeafHooks, Detached, Flat]
 OPTIMIZERS = {
@@ -48,12 +48,12 @@ def test_moments_gradient_and_weights_equal_those_of_the_plain_loop(
     tap, optimizer, form, dtype, rel
 ):
     batch_size, micro, weigh = form
-    model = network(dtype=dtype)
+    model = classifier(dtype=dtype)
     plain = copy.deepcopy(model)
-    control, seen = controller(
+    control, seen = measuring_controller(
         model,
         OPTIMIZERS[optimizer](model.parameters()),
-        samples=data(dtype=dtype),
+        samples=class_data(dtype=dtype),
         batch_size=batch_size,
         micro=micro,
         meter=Meter(model, tap=tap()),
@@ -64,10 +64,10 @@ def test_moments_gradient_and_weights_equal_those_of_the_plain_loop(
         for x, y in batch:
             micro_batches.append((x, y))
             weight = weigh(x) if weigh else None
-            control.backward(cross_entropy(model, x, y), weight=weight)
+            control.backward(class_loss(model, x, y), weight=weight)
         control.measure()
         weights = [weigh(x) for x, _ in micro_batches] if weigh else None
-        twin = twin_of(plain, cross_entropy, micro_batches, weights=weights)
+        twin = twin_of(plain, class_loss, micro_batches, weights=weights)
         for parameter, expected in zip(model.parameters(), twin.gradient, strict=True):
             torch.testing.assert_close(parameter.grad, expected.to(dtype), rtol=rel, atol=rel / 30)
         control.step()
@@ -84,7 +84,7 @@ def test_moments_gradient_and_weights_equal_those_of_the_plain_loop(
 
 @pytest.mark.parametrize("tap", TAPS)
 def test_a_meter_alone_gives_the_same_as_in_a_controller(tap):
-    model, (x, y) = network(), data()
+    model, (x, y) = classifier(), class_data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     meter = Meter(model, tap=tap())
     meter.bind(optimizer)
@@ -92,7 +92,7 @@ def test_a_meter_alone_gives_the_same_as_in_a_controller(tap):
     cuts = [(0, 4), (4, 9), (9, 12)]
     for a, b in cuts:
         meter.backward(
-            cross_entropy(model, x[a:b], y[a:b]),
+            class_loss(model, x[a:b], y[a:b]),
             share=(b - a) / 12,
             weight=b - a,
             samples=b - a,
@@ -101,7 +101,7 @@ def test_a_meter_alone_gives_the_same_as_in_a_controller(tap):
     reading = meter.close(planned_weight=12)
     agree(
         reading.moments,
-        twin_of(model, cross_entropy, [(x[a:b], y[a:b]) for a, b in cuts]),
+        twin_of(model, class_loss, [(x[a:b], y[a:b]) for a, b in cuts]),
         rel=3e-5,
     )
     assert reading.samples == 12
@@ -110,15 +110,15 @@ def test_a_meter_alone_gives_the_same_as_in_a_controller(tap):
 
 
 def test_weights_that_do_not_sum_to_the_plan_are_put_right():
-    model, (x, y) = network(dtype=torch.float64), data(dtype=torch.float64)
+    model, (x, y) = classifier(dtype=torch.float64), class_data(dtype=torch.float64)
     meter = Meter(model)
     meter.bind(torch.optim.SGD(model.parameters(), lr=0.1))
     meter.open(frozenset({"moments"}))
     for a, weight in ((0, 50.0), (5, 10.0)):  # 60 tokens where 10 were planned
-        loss = cross_entropy(model, x[a : a + 5], y[a : a + 5])
+        loss = class_loss(model, x[a : a + 5], y[a : a + 5])
         meter.backward(loss, share=weight / 10, weight=weight, samples=5, last=a == 5)
     reading = meter.close(planned_weight=10)
-    twin = twin_of(model, cross_entropy, [(x[:5], y[:5]), (x[5:10], y[5:10])], weights=[50.0, 10.0])
+    twin = twin_of(model, class_loss, [(x[:5], y[:5]), (x[5:10], y[5:10])], weights=[50.0, 10.0])
     agree(reading.moments, twin, rel=1e-11)
     meter.multiply_gradients(10 / reading.weight)
     torch.testing.assert_close(model[0].weight.grad, twin.gradient[0])
@@ -191,12 +191,12 @@ def two_groups(model: nn.Module) -> list[dict[str, object]]:
     ids=["adam", "adamw", "amsgrad", "fused", "nadam", "radam", "groups", "adagrad", "initial"],
 )
 def test_preconditioned_moments_divide_by_the_second_moment_of_the_step_before(make, tap):
-    model = network(dtype=torch.float64)
+    model = classifier(dtype=torch.float64)
     optimizer = make(model)
-    control, seen = controller(
+    control, seen = measuring_controller(
         model,
         optimizer,
-        samples=data(dtype=torch.float64),
+        samples=class_data(dtype=torch.float64),
         micro=7,
         ask=("moments", "preconditioned_moments"),
         meter=Meter(model, tap=tap()),
@@ -206,9 +206,9 @@ def test_preconditioned_moments_divide_by_the_second_moment_of_the_step_before(m
         micro_batches = []
         for x, y in batch:
             micro_batches.append((x, y))
-            control.backward(cross_entropy(model, x, y))
-        bare = twin_of(model, cross_entropy, micro_batches)
-        divided = twin_of(model, cross_entropy, micro_batches, divide_by=before)
+            control.backward(class_loss(model, x, y))
+        bare = twin_of(model, class_loss, micro_batches)
+        divided = twin_of(model, class_loss, micro_batches, divide_by=before)
         control.step()
         agree(seen.steps[-1].moments, bare, rel=1e-11)
         agree(seen.steps[-1].preconditioned_moments, divided, rel=1e-6)
@@ -217,34 +217,34 @@ def test_preconditioned_moments_divide_by_the_second_moment_of_the_step_before(m
 
 
 def test_preconditioned_moments_follow_an_optimizer_state_loaded_in_mid_run():
-    model = network(dtype=torch.float64)
+    model = classifier(dtype=torch.float64)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
     meter = Meter(model)
     meter.bind(optimizer)
-    other = torch.optim.Adam(network(dtype=torch.float64).parameters(), lr=0.0, eps=0.5)
+    other = torch.optim.Adam(classifier(dtype=torch.float64).parameters(), lr=0.0, eps=0.5)
     for parameter in other.param_groups[0]["params"]:
         parameter.grad = torch.full_like(parameter, 0.3)
     for _ in range(6):
         other.step()
     meter.open(frozenset({"preconditioned_moments"}))
     optimizer.load_state_dict(other.state_dict())  # after the step was opened
-    x, y = data(dtype=torch.float64)
+    x, y = class_data(dtype=torch.float64)
     cuts = [(x[:5], y[:5]), (x[5:10], y[5:10])]
     for cut in cuts:
-        loss = cross_entropy(model, *cut)
+        loss = class_loss(model, *cut)
         meter.backward(loss, share=0.5, weight=5, samples=5, last=cut is cuts[-1])
     reading = meter.close(planned_weight=10)
     root = 0.3 * 1.001**0.5  # v is 0.3^2 in every element
     divide_by = [torch.full((), root + 0.5)] * 4  # eps is the loaded one
     agree(
         reading.preconditioned_moments,
-        twin_of(model, cross_entropy, cuts, divide_by=divide_by),
+        twin_of(model, class_loss, cuts, divide_by=divide_by),
         rel=1e-6,
     )
 
 
 def test_sgd_has_no_preconditioned_moments_and_a_rule_that_needs_them_is_refused():
-    model = network()
+    model = classifier()
     meter = Meter(model)
     meter.bind(torch.optim.SGD(model.parameters(), lr=0.1))
     assert meter.provides == {"moments"}
@@ -253,7 +253,7 @@ def test_sgd_has_no_preconditioned_moments_and_a_rule_that_needs_them_is_refused
     meter.bind(torch.optim.Adagrad(model.parameters()))
     assert meter.provides == {"moments", "preconditioned_moments"}
     with pytest.raises(ValueError, match="preconditioned_moments"):
-        controller(
+        measuring_controller(
             model,
             torch.optim.SGD(model.parameters(), lr=0.1),
             ask=("preconditioned_moments",),
@@ -261,7 +261,7 @@ def test_sgd_has_no_preconditioned_moments_and_a_rule_that_needs_them_is_refused
 
 
 def test_a_meter_of_no_statistics_provides_none_and_two_of_one_name_are_refused():
-    model = network()
+    model = classifier()
     meter = Meter(model, statistics=[])
     meter.bind(torch.optim.SGD(model.parameters(), lr=0.1))
     assert meter.provides == frozenset()
@@ -270,18 +270,18 @@ def test_a_meter_of_no_statistics_provides_none_and_two_of_one_name_are_refused(
 
 
 def test_temporal_moments_equal_those_of_two_steps_as_two_parts_of_one_batch():
-    model = network(dtype=torch.float64)
-    control, seen = controller(
+    model = classifier(dtype=torch.float64)
+    control, seen = measuring_controller(
         model,
         torch.optim.SGD(model.parameters(), lr=0.1),
-        samples=data(dtype=torch.float64),
+        samples=class_data(dtype=torch.float64),
         batch_size=8,
         micro=20,
         meter=Meter(model, statistics=[TemporalMoments()]),
     )
     last = None
     for sizes, batch in zip((8, 8, 14, 3), control.steps(steps=4), strict=True):
-        ((x, _),) = [one for one in batch if control.backward(cross_entropy(model, *one)) is None]
+        ((x, _),) = [one for one in batch if control.backward(class_loss(model, *one)) is None]
         assert len(x) == sizes
         now = [p.grad.clone() for p in model.parameters()]
         control.step()
@@ -334,8 +334,8 @@ def test_temporal_moments_are_unbiased_while_the_weights_stand_still():
 
 
 def test_a_step_that_is_not_finite_does_not_spoil_the_temporal_estimate_after_it():
-    model = network()
-    control, seen = controller(
+    model = classifier()
+    control, seen = measuring_controller(
         model,
         torch.optim.SGD(model.parameters(), lr=0.1),
         batch_size=8,
@@ -344,7 +344,7 @@ def test_a_step_that_is_not_finite_does_not_spoil_the_temporal_estimate_after_it
     )
     for at, batch in enumerate(control.steps(steps=3)):
         for x, y in batch:
-            loss = cross_entropy(model, x, y)
+            loss = class_loss(model, x, y)
             control.backward(loss * math.nan if at == 1 else loss)
         control.step()
     assert [step.finite for step in seen.steps] == [True, False, True, True]
@@ -352,13 +352,13 @@ def test_a_step_that_is_not_finite_does_not_spoil_the_temporal_estimate_after_it
 
 
 def test_one_bad_micro_batch_makes_the_step_not_finite_and_changes_no_weight():
-    model = network()
-    control, seen = controller(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    model = classifier()
+    control, seen = measuring_controller(model, torch.optim.SGD(model.parameters(), lr=0.1))
     for at, batch in enumerate(control.steps(steps=2)):
         before = copy.deepcopy(model.state_dict())
         for k, (x, y) in enumerate(batch):
             nothing = 0.0 * model[0].weight.sum() / (0.0 if (at, k) == (1, 2) else 1.0)
-            control.backward(cross_entropy(model, x, y) + nothing)
+            control.backward(class_loss(model, x, y) + nothing)
         control.step()
         unchanged = all(torch.equal(before[k], v) for k, v in model.state_dict().items())
         assert unchanged == (at == 1)
@@ -367,8 +367,8 @@ def test_one_bad_micro_batch_makes_the_step_not_finite_and_changes_no_weight():
 
 @pytest.mark.parametrize("tap", TAPS)
 def test_after_a_backward_that_failed_the_next_step_starts_clean(tap):
-    model = network()
-    control, seen = controller(
+    model = classifier()
+    control, seen = measuring_controller(
         model, torch.optim.SGD(model.parameters(), lr=0.1), meter=Meter(model, tap=tap())
     )
 
@@ -385,28 +385,28 @@ def test_after_a_backward_that_failed_the_next_step_starts_clean(tap):
         return nn.functional.cross_entropy(model[2](hidden), y)
 
     with pytest.raises(FloatingPointError):
-        drive(control, model, steps=1, loss_fn=loss_fn)
+        train(control, loss=loss_fn, steps=1)
     for batch in control.steps(steps=1):
         micro_batches = []
         for x, y in batch:
             micro_batches.append((x, y))
-            control.backward(cross_entropy(model, x, y))
-        twin = twin_of(model, cross_entropy, micro_batches)
+            control.backward(class_loss(model, x, y))
+        twin = twin_of(model, class_loss, micro_batches)
         control.step()
         agree(seen.steps[-1].moments, twin, rel=3e-5)
 
 
 def test_a_step_that_is_not_measured_costs_no_hooks_and_still_reads_the_batch():
-    model = network()
+    model = classifier()
     meter = Meter(model)
     meter.bind(torch.optim.SGD(model.parameters(), lr=0.1))
-    x, y = data()
+    x, y = class_data()
     seen = []
     for wanted in (frozenset({"moments"}), frozenset(), frozenset({"moments"})):
         meter.open(wanted)
         for k in (0, 1):
             cut = slice(5 * k, 5 * k + 5)
-            loss = cross_entropy(model, x[cut], y[cut])
+            loss = class_loss(model, x[cut], y[cut])
             meter.backward(loss, share=0.5, weight=5, samples=5, last=k == 1)
         seen.append(meter.close(planned_weight=10))
         model.zero_grad()
@@ -416,16 +416,16 @@ def test_a_step_that_is_not_measured_costs_no_hooks_and_still_reads_the_batch():
 
 
 def test_several_parameter_groups_and_parameters_outside_the_model_are_measured_together():
-    model, extra = network(), nn.Parameter(torch.tensor(0.5))
+    model, extra = classifier(), nn.Parameter(torch.tensor(0.5))
     optimizer = torch.optim.SGD([*two_groups_sgd(model), {"params": [extra]}], lr=0.1)
-    control, seen = controller(model, optimizer)
+    control, seen = measuring_controller(model, optimizer)
     for batch in control.steps(steps=1):
         micro_batches = []
         for x, y in batch:
             micro_batches.append((x, y))
-            control.backward(cross_entropy(model, x, y) * extra)
+            control.backward(class_loss(model, x, y) * extra)
         both = nn.ModuleList([model, nn.ParameterList([extra])])
-        twin = twin_of(both, lambda m, x, y: cross_entropy(m[0], x, y) * m[1][0], micro_batches)
+        twin = twin_of(both, lambda m, x, y: class_loss(m[0], x, y) * m[1][0], micro_batches)
         control.step()
     agree(seen.steps[0].moments, twin, rel=3e-5)
 
@@ -438,42 +438,42 @@ def two_groups_sgd(model: nn.Module) -> list[dict[str, object]]:
 
 
 def test_a_parameter_that_the_optimizer_lacks_is_refused_by_name():
-    model = network()
+    model = classifier()
     with pytest.raises(ValueError, match=r"'2\.weight'"):
         Meter(model).bind(torch.optim.SGD(model[0].parameters(), lr=0.1))
     with pytest.raises(ValueError, match="no parameter of this model"):
-        Meter(model.requires_grad_(False)).bind(torch.optim.SGD(network().parameters(), lr=0.1))
+        Meter(model.requires_grad_(False)).bind(torch.optim.SGD(classifier().parameters(), lr=0.1))
 
 
 def test_flat_refuses_a_second_zero_grad_and_mixed_types():
-    model = network()
-    control, _ = controller(
+    model = classifier()
+    control, _ = measuring_controller(
         model, torch.optim.SGD(model.parameters(), lr=0.1), meter=Meter(model, tap=Flat())
     )
     with pytest.raises(MicroBatchMissed, match=r"0\.weight is no longer"):
         for batch in control.steps(steps=2):
             for x, y in batch:
-                control.backward(cross_entropy(model, x, y))
+                control.backward(class_loss(model, x, y))
             control.step()
             model.zero_grad()  # set_to_none
-    drive(control, model, steps=2)  # on from there, with gradients back in the buffer
-    mixed = network()
+    train(control, loss=class_loss, steps=2)  # on from there, with gradients back in the buffer
+    mixed = classifier()
     mixed[2].double()
     with pytest.raises(ValueError, match="2 kinds"):
         Meter(mixed, tap=Flat()).bind(torch.optim.SGD(mixed.parameters(), lr=0.1))
 
 
 def test_only_statistics_that_were_asked_for_are_computed():
-    model = network()
+    model = classifier()
     statistics = [SquaredNorms(), PreconditionedNorms()]
-    control, seen = controller(
+    control, seen = measuring_controller(
         model,
         torch.optim.Adam(model.parameters()),
         meter=Meter(model, statistics=statistics),
     )
     for batch in control.steps(steps=1):
         for x, y in batch:
-            control.backward(cross_entropy(model, x, y))
+            control.backward(class_loss(model, x, y))
         control.step()
     assert seen.steps[0].moments is not None
     assert seen.steps[0].preconditioned_moments is None

@@ -1,4 +1,4 @@
-"""Measuring under `attach`: a loop of the user's own gives what the controller gives."""
+"""Measuring under `attach`: a loop of the user's own gives what the measuring_controller gives."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.autograd.variable import Variable
 from torch.utils.checkpoint import checkpoint
-from watching import Ask, Seen, controller, cross_entropy, data, network
 
-from largebatch import api
 from largebatch.act.loader import BatchLoader
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NoVariance
 from largebatch.measure.meter import Meter
 from largebatch.measure.taps import Detached
 from largebatch.measure.temporal import TemporalMoments
+from largebatch.rules import Observe
 from largebatch.rules.adascale import AdaScale
+from small_runs import Seen, class_data, class_loss, classifier, measuring_controller
 
 
 def attached(
     model: nn.Module, optimizer: torch.optim.Optimizer, *, batch_size: int = 20, **more: Any
 ) -> tuple[Any, Seen]:
     seen = Seen()
-    ask = Ask(more.pop("ask", ("moments",)))
-    control = api.attach(
+    ask = Observe(statistics=more.pop("ask", ("moments",)))
+    control = lb.attach(
         model, optimizer, ask, batch_size=batch_size, base_batch_size=4, record=seen, **more
     )
     return control, seen
@@ -39,7 +39,7 @@ def attached(
 def chunks(sizes: Sequence[int] = (5, 5, 5, 5)) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """The data, step by step, cut into micro-batches of these sizes; copies, since where a view
     begins in memory decides the last digit on some processors."""
-    x, y = data()
+    x, y = class_data()
     at = 0
     while at + sum(sizes) <= len(x):
         step = []
@@ -59,12 +59,12 @@ def loop(
     told: Callable[[int], None] | None = None,
     before_step: Callable[[], Any] = lambda: None,
     clear: Callable[[], Any] | None = None,
-    losses: Callable[..., list[Tensor]] = lambda m, x, y: [cross_entropy(m, x, y)],
+    losses: Callable[..., list[Tensor]] = lambda m, x, y: [class_loss(m, x, y)],
 ) -> list[Any]:
     """A user's own loop; returns the twin of each step."""
     twins = []
     for step, _ in zip(chunks(sizes), range(steps), strict=False):
-        twins.append(twin_of(model, cross_entropy, step, weights=[1.0] * len(step)))
+        twins.append(twin_of(model, class_loss, step, weights=[1.0] * len(step)))
         for x, y in step:
             if told:
                 told(len(x))
@@ -80,18 +80,18 @@ def loop(
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam])
 def test_attach_equals_the_controller_bit_for_bit_on_equal_micro_batches(make, micro_batches):
     rule = AdaScale(statistic="moments" if make is torch.optim.SGD else "preconditioned_moments")
-    driven, own = network(), network()
+    driven, own = classifier(), classifier()
     first, second = make(driven.parameters(), lr=0.05), make(own.parameters(), lr=0.05)
-    batches = BatchLoader(data(), batch_size=20, max_micro_batch_size=5, shuffle=False)
-    control = api.Controller(driven, first, rule, batches, base_batch_size=4)
-    watched = api.attach(
+    batches = BatchLoader(class_data(), batch_size=20, max_micro_batch_size=5, shuffle=False)
+    control = lb.Controller(driven, first, rule, batches, base_batch_size=4)
+    watched = lb.attach(
         own, second, rule, batch_size=20, base_batch_size=4, micro_batches=micro_batches
     )
     multipliers = []
     for epoch in range(3):
         for batch in control.steps(steps=9):
             for x, y in batch:
-                control.backward(cross_entropy(driven, x, y))
+                control.backward(class_loss(driven, x, y))
             control.step()
             multipliers.append(control.lr_multiplier)
             if control.optimizer_steps == 3 * (epoch + 1):
@@ -108,7 +108,7 @@ def test_attach_equals_the_controller_bit_for_bit_on_equal_micro_batches(make, m
 @pytest.mark.parametrize("set_to_none", [True, False])
 @pytest.mark.parametrize("factor", [0.25, 1.0, 3.0])
 def test_moments_are_the_twins_whatever_the_loss_is_divided_by(factor, set_to_none, micro_batches):
-    model = network()
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     _, seen = attached(model, optimizer, micro_batches=micro_batches)
     twins = loop(
@@ -130,7 +130,7 @@ def test_moments_are_the_twins_whatever_the_loss_is_divided_by(factor, set_to_no
 def test_the_users_clipping_leaves_the_statistic_unclipped():
     found = []
     for clip in (False, True):
-        model = network()
+        model = classifier()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         _, seen = attached(model, optimizer)
         norm = 1e-3 if clip else 1e6
@@ -147,7 +147,7 @@ def test_the_users_clipping_leaves_the_statistic_unclipped():
 
 @pytest.mark.parametrize("micro_batches", [None, 3])
 def test_told_unequal_sizes_give_the_unbiased_variance(micro_batches):
-    model, sizes = network(), (7, 2, 11)
+    model, sizes = classifier(), (7, 2, 11)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     control, seen = attached(model, optimizer, micro_batches=micro_batches)
     twins = loop(model, optimizer, factor=1 / 3, sizes=sizes, told=control.micro_batch, steps=3)
@@ -180,7 +180,7 @@ def test_told_unequal_sizes_are_unbiased_over_many_steps():
 
 
 def test_sizes_that_were_not_told_for_each_micro_batch_are_refused():
-    model = network()
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     control, _ = attached(model, optimizer)
     for size in (5, 5, 5):
@@ -190,11 +190,11 @@ def test_sizes_that_were_not_told_for_each_micro_batch_are_refused():
 
 
 def two_losses(model: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
-    return [cross_entropy(model, x, y), model(x).square().mean()]
+    return [class_loss(model, x, y), model(x).square().mean()]
 
 
 def test_two_backward_calls_for_one_micro_batch_are_refused_by_name_when_the_number_was_told():
-    model = network()
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     attached(model, optimizer, micro_batches=4)
     with pytest.raises(LargeBatchError, match=r"0\.weight got 8 .*micro_batches=4 allows"):
@@ -202,7 +202,7 @@ def test_two_backward_calls_for_one_micro_batch_are_refused_by_name_when_the_num
 
 
 def test_a_micro_batch_less_than_told_is_refused_and_the_next_step_starts_afresh():
-    model = network()
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     _, seen = attached(model, optimizer, micro_batches=4)
     with pytest.raises(MicroBatchMissed, match="after 3 of 4"):
@@ -214,7 +214,7 @@ def test_a_micro_batch_less_than_told_is_refused_and_the_next_step_starts_afresh
 
 @pytest.mark.parametrize("micro_batches", [None, 4])
 def test_gradients_that_were_not_cleared_are_refused_in_the_very_next_step(micro_batches):
-    model = network()
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     _, seen = attached(model, optimizer, micro_batches=micro_batches)
     with pytest.raises(MicroBatchMissed, match=r"optimizer\.zero_grad\(\)"):
@@ -226,15 +226,15 @@ def test_gradients_that_were_not_cleared_are_refused_in_the_very_next_step(micro
 
 
 def test_a_step_without_a_backward_is_refused():
-    model = network()
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     attached(model, optimizer)
     with pytest.raises(MicroBatchMissed, match="without a backward"):
         optimizer.step()
 
 
-def test_one_backward_a_step_has_no_variance_and_the_error_names_the_remedies():
-    model = network()
+def test_one_backward_per_step_has_no_variance_and_the_error_names_the_remedies():
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     attached(model, optimizer, batch_size=5)
     with pytest.raises(NoVariance, match=r"two or more micro-batches.*TemporalMoments"):
@@ -242,7 +242,7 @@ def test_one_backward_a_step_has_no_variance_and_the_error_names_the_remedies():
 
 
 def test_a_last_step_of_one_micro_batch_gives_no_moments_but_ends_no_run():
-    model = network()
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     _, seen = attached(model, optimizer)
     loop(model, optimizer, steps=1)
@@ -253,7 +253,7 @@ def test_a_last_step_of_one_micro_batch_gives_no_moments_but_ends_no_run():
 
 @pytest.mark.parametrize("micro_batches", [None, 1, 4])
 def test_temporal_moments_need_no_second_micro_batch(micro_batches):
-    model = network()
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     sizes = (5,) * (micro_batches or 1)
     _, seen = attached(
@@ -298,7 +298,7 @@ def test_a_layer_unused_in_some_micro_batches_needs_their_number():
 
 
 def test_a_step_that_asks_for_nothing_knows_no_norm_and_takes_any_number_of_told_sizes():
-    model = network()
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     control, seen = attached(model, optimizer, ask=())
     loop(model, optimizer, told=control.micro_batch, sizes=(7, 2, 11))
@@ -307,8 +307,8 @@ def test_a_step_that_asks_for_nothing_knows_no_norm_and_takes_any_number_of_told
     assert all(step.batch_sqnorm is None and step.moments is None for step in seen.steps)
 
 
-def test_another_tap_and_a_closure_are_refused():
-    model = network()
+def test_attach_refuses_another_tap_and_a_closure():
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     with pytest.raises(ValueError, match="Detached must stand around each backward"):
         attached(model, optimizer, meter=Meter(model, tap=Detached()))
@@ -318,7 +318,7 @@ def test_another_tap_and_a_closure_are_refused():
 
 
 def test_closing_takes_every_hook_off():
-    model = network()
+    model = classifier()
     plain = copy.deepcopy(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     control, seen = attached(model, optimizer)
@@ -334,7 +334,7 @@ def test_closing_takes_every_hook_off():
 
 
 def test_a_gradient_that_is_not_finite_is_told_as_such_and_the_next_step_is_measured():
-    model = network()
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     _, seen = attached(model, optimizer)
     loop(model, optimizer, steps=1)
@@ -342,7 +342,7 @@ def test_a_gradient_that_is_not_finite_is_told_as_such_and_the_next_step_is_meas
         model,
         optimizer,
         steps=1,
-        losses=lambda m, x, y: [cross_entropy(m, x, y) * math.inf],
+        losses=lambda m, x, y: [class_loss(m, x, y) * math.inf],
         before_step=model.zero_grad,  # as a user's own guard may do, who keeps the weights
     )
     loop(model, optimizer, steps=1)
@@ -352,14 +352,14 @@ def test_a_gradient_that_is_not_finite_is_told_as_such_and_the_next_step_is_meas
 
 @pytest.mark.parametrize("at", [0, 1])
 def test_a_step_with_a_backward_that_failed_is_refused_and_the_next_one_starts_clean(at):
-    model = network()
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     _, seen = attached(model, optimizer)
 
     def explode(gradient):
         raise FloatingPointError("in the backward")
 
-    x, y = data()
+    x, y = class_data()
     given = x[:5].clone().requires_grad_()
     hidden = model[1](model[0](given))
     (given if at == 0 else hidden).register_hook(explode)  # after all gradients, or after some
@@ -375,7 +375,7 @@ def test_a_step_with_a_backward_that_failed_is_refused_and_the_next_one_starts_c
 
 
 def test_reentrant_checkpointing_is_measured():
-    model = network()
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     _, seen = attached(model, optimizer)
 
@@ -390,12 +390,12 @@ def test_reentrant_checkpointing_is_measured():
 
 
 def test_a_model_moved_after_attach_is_refused_by_name():
-    model = network()
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     attached(model, optimizer)
     model.double()
-    x, y = data(dtype=torch.float64)
-    cross_entropy(model, x, y).backward()
+    x, y = class_data(dtype=torch.float64)
+    class_loss(model, x, y).backward()
     with pytest.raises(LargeBatchError, match=r"0\.weight was moved"):
         optimizer.step()
 
@@ -428,14 +428,14 @@ def test_torch_calls_back_once_at_the_end_of_each_backward():
 
 
 def test_controller_and_attach_agree_on_adams_preconditioned_moments():
-    driven, own = network(), network()
+    driven, own = classifier(), classifier()
     first = torch.optim.Adam(driven.parameters(), lr=0.01)
     second = torch.optim.Adam(own.parameters(), lr=0.01)
     ask = ("preconditioned_moments",)
-    control, seen = controller(driven, first, ask=ask)
+    control, seen = measuring_controller(driven, first, ask=ask)
     for batch in control.steps(steps=9):
         for x, y in batch:
-            control.backward(cross_entropy(driven, x, y))
+            control.backward(class_loss(driven, x, y))
         control.step()
     _, watched = attached(own, second, ask=ask)
     for _ in range(3):

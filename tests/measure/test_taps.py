@@ -9,20 +9,22 @@ import torch
 from gradient_twin import twin_of
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from watching import controller, cross_entropy, data, drive, network
 
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed
 from largebatch.measure.meter import Meter
 from largebatch.measure.taps import Detached, Flat, LeafHooks
+from small_runs import class_data, class_loss, classifier, measuring_controller, train
 
 TAPS = [LeafHooks, Detached, Flat]
 every_tap = pytest.mark.parametrize("tap", TAPS)
 
 
-def measured(model, *, tap=LeafHooks, loss_fn=cross_entropy, steps=2, between=None, rel=3e-5, **kw):
+def measured(model, *, tap=LeafHooks, loss_fn=class_loss, steps=2, between=None, rel=3e-5, **kw):
     """Runs steps in which moments and gradients must equal the twin's; returns what was seen."""
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
-    control, seen = controller(model, optimizer, micro=7, meter=Meter(model, tap=tap()), **kw)
+    control, seen = measuring_controller(
+        model, optimizer, micro=7, meter=Meter(model, tap=tap()), **kw
+    )
     for batch in control.steps(steps=steps):
         micro_batches = []
         for micro_batch in batch:
@@ -49,7 +51,7 @@ def measured(model, *, tap=LeafHooks, loss_fn=cross_entropy, steps=2, between=No
 
 @every_tap
 def test_a_frozen_layer_is_left_out(tap):
-    model = network()
+    model = classifier()
     model[0].requires_grad_(False)
     measured(model, tap=tap)
 
@@ -67,7 +69,7 @@ class Branches(nn.Module):
 
 @every_tap
 def test_a_layer_unused_in_some_or_all_micro_batches_counts_as_no_gradient(tap):
-    x, _ = data()
+    x, _ = class_data()
     assert {bool(x[k, 0] > 0) for k in (0, 7, 14, 20, 27, 34)} == {True, False}
     model = Branches()
     measured(model, tap=tap)
@@ -103,7 +105,7 @@ def test_a_tied_weight_is_measured_once_with_its_whole_gradient(tap):
 
 
 def with_gradient(model, x, y):
-    return cross_entropy(model, x.detach().requires_grad_(), y)
+    return class_loss(model, x.detach().requires_grad_(), y)
 
 
 @every_tap
@@ -157,8 +159,8 @@ def test_scalar_and_empty_parameters_are_measured(tap):
 
 @every_tap
 def test_a_bfloat16_model_is_measured_as_well_as_its_gradients_are(tap):
-    x, y = data()
-    measured(network(dtype=torch.bfloat16), tap=tap, samples=(x.bfloat16(), y), rel=0.05)
+    x, y = class_data()
+    measured(classifier(dtype=torch.bfloat16), tap=tap, samples=(x.bfloat16(), y), rel=0.05)
 
 
 class Transposed(nn.Module):
@@ -215,17 +217,17 @@ class Words(nn.Module):
 
 @pytest.mark.parametrize("tap", [LeafHooks, Detached])
 def test_sparse_gradients_are_measured(tap):
-    model, (x, y) = Words(), data()
+    model, (x, y) = Words(), class_data()
     meter = Meter(model, tap=tap())
     meter.bind(torch.optim.SGD(model.parameters(), lr=0.1))
     meter.open(frozenset({"moments"}))
     cuts = [(x[:5], y[:5]), (x[5:10], y[5:10])]
     for cut in cuts:
-        loss = cross_entropy(model, *cut)
+        loss = class_loss(model, *cut)
         meter.backward(loss, share=0.5, weight=5, samples=5, last=cut is cuts[1])
     moments = meter.close(planned_weight=10).moments
     model.table.sparse = False
-    twin = twin_of(model, cross_entropy, cuts)
+    twin = twin_of(model, class_loss, cuts)
     assert moments.variance == pytest.approx(twin.variance, rel=1e-5)
     assert moments.batch_sqnorm == pytest.approx(twin.batch_sqnorm, rel=1e-5)
 
@@ -233,9 +235,9 @@ def test_sparse_gradients_are_measured(tap):
 @every_tap
 def test_a_users_own_autograd_grad_between_backward_calls_is_not_counted(tap):
     def own(model, x, y):
-        torch.autograd.grad(100 * cross_entropy(model, x, y), list(model.parameters()))
+        torch.autograd.grad(100 * class_loss(model, x, y), list(model.parameters()))
 
-    measured(network(), tap=tap, between=own)
+    measured(classifier(), tap=tap, between=own)
 
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs g++")
@@ -250,15 +252,15 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="inducto
     ],
 )
 def test_a_compiled_model_is_measured_exactly(tap, backend):
-    model = network() if backend == "aot_eager" else nn.Linear(5, 3)
+    model = classifier() if backend == "aot_eager" else nn.Linear(5, 3)
     compiled = torch.compile(model, backend=backend, dynamic=True)
     measured(
-        model, tap=tap, loss_fn=lambda m, x, y: cross_entropy(compiled if m is model else m, x, y)
+        model, tap=tap, loss_fn=lambda m, x, y: class_loss(compiled if m is model else m, x, y)
     )
 
 
 def test_names_are_those_of_the_model_inside_the_compiler():
-    model = torch.compile(network(), backend="aot_eager")
+    model = torch.compile(classifier(), backend="aot_eager")
     meter = Meter(model)
     meter.bind(torch.optim.SGD(model.parameters(), lr=0.1))
     assert meter.parameters.names == ("0.weight", "0.bias", "2.weight", "2.bias")
@@ -274,33 +276,35 @@ def test_dropout_and_inplace_layers_are_measured_as_they_ran(tap):
         return nn.functional.cross_entropy(m[3](hidden * (torch.rand(hidden.shape) > 0.5)), y)
 
     measured(model, tap=tap, loss_fn=seeded)
-    control, seen = controller(
+    control, seen = measuring_controller(
         model, torch.optim.SGD(model.parameters(), lr=0.1), meter=Meter(model, tap=tap())
     )
     for batch in control.steps(steps=2):
         for x, y in batch:
-            control.backward(cross_entropy(model, x, y))
+            control.backward(class_loss(model, x, y))
         control.step()
     assert all(step.moments.variance > 0 for step in seen.steps)
 
 
 def test_a_model_moved_after_the_meter_was_bound_is_refused_by_name():
-    model, (x, y) = network(), data(dtype=torch.float64)
-    control, _ = controller(model, torch.optim.SGD(model.parameters(), lr=0.1), samples=(x, y))
+    model, (x, y) = classifier(), class_data(dtype=torch.float64)
+    control, _ = measuring_controller(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), samples=(x, y)
+    )
     model.double()
     with pytest.raises(LargeBatchError, match=r"0\.weight was moved"):
-        drive(control, model, steps=1)
+        train(control, loss=class_loss, steps=1)
 
 
 def test_hooks_change_no_gradient_and_leave_none_behind():
-    model, (x, y) = network(), data()
-    cross_entropy(model, x[:5], y[:5]).backward()
+    model, (x, y) = classifier(), class_data()
+    class_loss(model, x[:5], y[:5]).backward()
     plain = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     meter = Meter(model)
     meter.bind(torch.optim.SGD(model.parameters(), lr=0.1))
     meter.open(frozenset({"moments"}))
-    meter.backward(cross_entropy(model, x[:5], y[:5]), share=1.0, weight=5, samples=5, last=True)
+    meter.backward(class_loss(model, x[:5], y[:5]), share=1.0, weight=5, samples=5, last=True)
     assert all(torch.equal(a, p.grad) for a, p in zip(plain, model.parameters(), strict=True))
     assert len(meter.tap._handles) == 4
     meter.open(frozenset())
@@ -317,11 +321,11 @@ class Own(torch.optim.SGD):
 @pytest.mark.parametrize("tap", [LeafHooks, Detached])
 def test_gradients_are_cleared_as_the_optimizer_does_it(tap):
     for kind, cleared in ((torch.optim.SGD, None), (Own, 0.0)):
-        model = network()
-        control, _ = controller(
+        model = classifier()
+        control, _ = measuring_controller(
             model, kind(model.parameters(), lr=0.1), meter=Meter(model, tap=tap())
         )
-        drive(control, model, steps=1)
+        train(control, loss=class_loss, steps=1)
         for parameter in model.parameters():
             left = None if parameter.grad is None else parameter.grad.abs().max().item()
             assert left == cleared
@@ -329,13 +333,13 @@ def test_gradients_are_cleared_as_the_optimizer_does_it(tap):
 
 @pytest.mark.parametrize("after", [1, 4])
 def test_flat_refuses_gradients_cleared_behind_its_back_before_the_optimizer_moves(after):
-    model = network()
+    model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    control, seen = controller(model, optimizer, meter=Meter(model, tap=Flat()))
+    control, seen = measuring_controller(model, optimizer, meter=Meter(model, tap=Flat()))
     with pytest.raises(MicroBatchMissed, match=r"0\.weight is no longer in|cleared within a step"):
         for batch in control.steps(steps=1):
             for at, (x, y) in enumerate(batch, start=1):
-                control.backward(cross_entropy(model, x, y))
+                control.backward(class_loss(model, x, y))
                 if at == after:
                     optimizer.zero_grad()
             control.step()

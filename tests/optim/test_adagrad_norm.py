@@ -162,7 +162,7 @@ def test_a_closure_is_called_and_a_sparse_gradient_is_refused() -> None:
     "wrong",
     [{"lr": -1.0}, {"eps": 0.0}, {"weight_decay": -0.1}, {"initial_sum": -1.0}, {"lr": math.nan}],
 )
-def test_what_is_out_of_range_is_refused_with_a_line_to_paste(wrong: dict[str, Any]) -> None:
+def test_arguments_out_of_range_are_refused_with_a_line_to_paste(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"Use lb\.optim\.AdaGradNorm\(model\.parameters"):
         AdaGradNorm([nn.Parameter(torch.ones(1))], **{"lr": 0.1, **wrong})
     (name,) = wrong

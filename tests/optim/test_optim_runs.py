@@ -10,7 +10,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 import largebatch as lb
-from small_runs import Factor, data, loss_of, small_model, step_with, train, weights
+from naive_runs import step_with
+from small_rules import Factor
+from small_runs import data, loss_of, small_model, train, weights
 
 Build = Callable[[nn.Module], Optimizer]
 

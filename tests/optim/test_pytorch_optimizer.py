@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import largebatch as lb
-from small_runs import Factor, data, loss_of, small_model, step_with, train, weights
+from naive_runs import step_with
+from small_rules import Factor
+from small_runs import data, loss_of, small_model, train, weights
 
 others = pytest.importorskip("pytorch_optimizer")
 

@@ -17,7 +17,7 @@ def state(value: float = 1.0) -> dict[str, object]:
     return {"weights": torch.full((64,), value), "control": {"step": 3, "text": "[1,2]", "n": None}}
 
 
-def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_comes_back_equal(tmp_path: Path) -> None:
     checkpoints = lb.Checkpoints(tmp_path / "run")
     path = checkpoints.save(state(), step=7)
     loaded = checkpoints.load()
@@ -112,7 +112,7 @@ def test_torch_writes_the_sums_that_are_checked(tmp_path: Path) -> None:
         assert all(info.CRC for info in archive.infolist() if info.file_size > 4)
 
 
-def test_bad_use_is_told(tmp_path: Path) -> None:
+def test_checkpoints_refuse_bad_arguments_and_paths(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         lb.Checkpoints(tmp_path, keep=0)
     with pytest.raises(lb.CheckpointError, match="There is no checkpoint in"):

@@ -97,7 +97,7 @@ def test_nothing_is_appended_to_other_columns(tmp_path: Path, content: str) -> N
     assert path.read_text() == content
 
 
-def test_a_second_start_of_one_logger_is_as_that_of_another(tmp_path: Path) -> None:
+def test_starting_one_csv_logger_twice_is_like_starting_two(tmp_path: Path) -> None:
     once, goes_on = lb.CsvLogger(tmp_path / "a.csv"), lb.CsvLogger(tmp_path / "b.csv", append=True)
     for logger in (once, goes_on):
         logger.start({})

@@ -95,7 +95,7 @@ def test_the_noise_scale_is_averaged_over_all_steps_also_those_not_logged() -> N
     assert each.of("log")[5][2]["noise_scale"] != noise[5]
 
 
-def test_another_run_of_one_sink_begins_the_averages_anew() -> None:
+def test_a_logged_sink_that_starts_another_run_begins_its_averages_anew() -> None:
     told = Told()
     logged = lb.Logged(told)
     feed(logged, 3)
@@ -161,7 +161,9 @@ def test_the_warning_may_be_made_an_error() -> None:
 
 
 @pytest.mark.parametrize("made", [lb.Logged, lambda: lb.Logged("run.csv")], ids=["none", "a path"])
-def test_what_is_no_logger_is_refused_with_the_line_to_paste(made: Callable[[], Any]) -> None:
+def test_logging_to_something_that_is_no_logger_is_refused_with_the_line_to_paste(
+    made: Callable[[], Any],
+) -> None:
     with pytest.raises(ValueError, match=r"lb\.Logged\(lb\.CsvLogger\('run\.csv'\)\)"):
         made()
 

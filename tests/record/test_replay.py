@@ -70,7 +70,7 @@ def test_a_record_read_from_a_file_replays_to_the_same_bits(tmp_path: Path) -> N
     assert replay(AdaScale(), read_record(file.path)) == [d for _, d in record.steps]
 
 
-def test_another_rule_says_what_it_would_have_said() -> None:
+def test_replaying_with_another_rule_gives_that_rules_decisions() -> None:
     record = recorded(AdaScale(), [Reading(samples=256)])
     (by_hand,) = replay(LinearScaling(), record)
     assert (by_hand.lr_multiplier, by_hand.base_steps) == (4.0, 4.0)

@@ -64,7 +64,7 @@ def test_the_batch_is_never_above_what_the_noise_asked_for(
         most = max(most, kappa * (scale or 0.0) * (1 + 1e-9))
 
 
-def test_it_ends_where_the_data_set_does() -> None:
+def test_adaptive_growth_ends_at_the_size_of_the_data_set() -> None:
     found = steps_with(AdaptiveGrowth(patience=1), [1e6] * 12)
     assert found[-1][0] == 1000
 
@@ -182,6 +182,6 @@ def test_a_factor_after_a_warm_up() -> None:
             HoldThenDecay(**more)
 
 
-def test_the_cases_are_all_there() -> None:
+def test_every_published_schedule_is_read_under_a_name_of_its_own() -> None:
     text = (Path(__file__).parents[1] / "cases" / "schedules.json").read_text()
     assert len(json.loads(text)["cases"]) == len(CASES)

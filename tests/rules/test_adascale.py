@@ -184,7 +184,7 @@ def test_the_rate_and_the_clock_move_by_the_gain(
     assert low * (1 - 1e-9) <= decision.lr_multiplier <= high * (1 + 1e-9)
 
 
-def test_nothing_measured_yet_gains_one() -> None:
+def test_adascale_gains_one_before_anything_is_measured() -> None:
     [(state, decision)] = run(AdaScale(), [see(None)])
     assert decision.lr_multiplier == decision.base_steps == 1.0
     assert state == MovingMoments()

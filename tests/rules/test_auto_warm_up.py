@@ -204,7 +204,7 @@ def valley(
 @pytest.mark.parametrize(
     "budget", [BUDGET, Budget(samples=STEPS * BATCH), Budget(base_steps=STEPS)]
 )
-def test_it_finds_the_rate_at_the_minimum_in_any_unit(at: float, budget: Budget) -> None:
+def test_auto_warm_up_finds_the_rate_at_the_minimum_in_any_unit(at: float, budget: Budget) -> None:
     found = drive(AutoWarmUp(backoff=1.0), valley(at=at), budget=budget)
     true = warm_up_rate(x=at, low=1e-5, high=1.0)
     assert found.switch is not None
@@ -213,7 +213,7 @@ def test_it_finds_the_rate_at_the_minimum_in_any_unit(at: float, budget: Budget)
     assert "warm-up ended" in found.reasons[found.switch - 1]
 
 
-def test_it_decays_from_a_part_of_the_rate_at_the_minimum() -> None:
+def test_auto_warm_up_decays_from_a_part_of_the_rate_at_the_minimum() -> None:
     whole = drive(AutoWarmUp(backoff=1.0), valley(), budget=BUDGET)
     quarter = drive(AutoWarmUp(), valley(), budget=BUDGET)
     assert quarter.switch == whole.switch
@@ -239,7 +239,7 @@ def test_the_decay_is_a_cosine_from_the_switch_and_ends_above_zero() -> None:
     assert found.rates[-1] > 0.0
 
 
-def test_it_holds_the_rate_before_a_short_decay_of_another_shape() -> None:
+def test_auto_warm_up_holds_the_rate_before_a_short_decay_of_another_shape() -> None:
     found = drive(AutoWarmUp(cooldown=0.2, decay=Linear()), valley(), budget=BUDGET)
     assert found.rates[found.switch : 800] == pytest.approx(
         [found.decays_from] * (800 - found.switch)
@@ -410,7 +410,7 @@ def test_a_rule_that_would_multiply_the_rate_is_refused(other: Any) -> None:
             chain(*rules)
 
 
-def test_a_bound_on_the_rate_is_not() -> None:
+def test_a_bound_on_the_rate_may_follow_an_auto_warm_up() -> None:
     found = drive_chain(chain(AutoWarmUp(), ClampLr(max=0.01)))
     assert max(found) == 0.01
 
@@ -456,7 +456,7 @@ def test_a_scheduler_that_comes_to_zero_is_refused(at: int) -> None:
 
 
 @pytest.mark.parametrize("inner", [AutoWarmUp(), chain(AutoWarmUp()), Every(AutoWarmUp())])
-def test_a_second_one_after_it_is_refused(inner: Any) -> None:
+def test_an_auto_warm_up_around_another_is_refused(inner: Any) -> None:
     with pytest.raises(ValueError, match=r"after=AdaScale\(\)"):
         AutoWarmUp(after=inner)
 

@@ -136,7 +136,7 @@ def test_smoothed_moments_have_the_averaged_numbers(
     assert found.sqnorm == pytest.approx(sqnorm, rel=1e-9, abs=1e-9 * (1 + variance))
 
 
-def test_its_state_is_its_own_beside_that_of_the_rule() -> None:
+def test_the_state_of_averaged_holds_its_average_and_its_rules_state() -> None:
     assert Averaged(AdaScale()).init() == (MovingMoments(), AdaScale().init())
     whole = chain(AdaScale(), Observe())
     assert Averaged(whole).init()[1] == whole.init()

@@ -53,13 +53,13 @@ def test_a_ramp_is_the_formula(
     assert found == start + increment * min(at * count // samples, count)
 
 
-def test_a_string_by_samples_changes_at_them() -> None:
+def test_a_step_string_changes_the_batch_at_its_numbers_of_samples() -> None:
     rule = methods.batch_steps("0:8, 80:16,  0.4K:32", scaling=LinearScaling())
     record = run(rule, budget=Budget(samples=1000))
     assert changes(record) == [(0, 8, 1.0), (80, 16, 2.0), (400, 32, 4.0)]
 
 
-def test_one_step_is_a_constant_batch() -> None:
+def test_a_step_string_of_one_step_is_a_constant_batch() -> None:
     rule = methods.batch_steps("0:8")
     assert changes(run(rule, budget=Budget(samples=100))) == [(0, 8, 1.0)]
 

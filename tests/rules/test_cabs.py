@@ -18,7 +18,9 @@ NUMBERS = st.tuples(st.floats(0, 1e5), st.floats(1e-3, 10.0))
 
 
 @given(series=st.lists(NUMBERS, min_size=1, max_size=20), lr=st.floats(1e-4, 1.0))
-def test_both_averages_run_as_the_authors_do(series: list[tuple[float, float]], lr: float) -> None:
+def test_cabs_averages_loss_and_variance_as_the_authors_do(
+    series: list[tuple[float, float]], lr: float
+) -> None:
     rule, variance, loss = CABS(), 0.0, 1.0
     state = rule.init()
     for v, f in series:

@@ -96,7 +96,7 @@ def test_the_thresholds_limits() -> None:
     eps0=st.floats(0.05, 1.0),
     most=st.integers(8, 200),
 )
-def test_it_decides_as_the_papers_loop(
+def test_full_gradient_growth_decides_as_the_papers_loop(
     norms: list[float], delta: float, gamma: float, eps0: float, most: int
 ) -> None:
     rule = methods.full_gradient_growth(eps0=eps0, delta=delta, gamma=gamma, max=most, check=2)

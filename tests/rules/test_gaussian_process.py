@@ -51,7 +51,7 @@ def likelihood(
 
 @pytest.mark.parametrize("count", [17, 60, 128])
 @pytest.mark.parametrize("noise", [0.01, 0.1, 1.0])
-def test_it_is_the_process_of_scikit_learn(count: int, noise: float) -> None:
+def test_the_gaussian_process_is_that_of_scikit_learn(count: int, noise: float) -> None:
     process = pytest.importorskip("sklearn.gaussian_process")
     kernels = process.kernels
     x, y = valley(count, noise=noise, seed=count)
@@ -72,7 +72,7 @@ def test_it_is_the_process_of_scikit_learn(count: int, noise: float) -> None:
     np.testing.assert_allclose(ours, covariance, atol=5e-3 * max(covariance.max(), 0.01))
 
 
-def test_it_is_the_textbooks_formula_for_means_of_unequal_counts() -> None:
+def test_the_gaussian_process_follows_the_textbook_for_means_of_unequal_counts() -> None:
     x, y = valley(40, noise=0.1, seed=1)
     counts = np.where(np.arange(40) % 3, 1.0, 7.0)
     curve = posterior_of(x, y, counts)
@@ -88,7 +88,7 @@ def test_it_is_the_textbooks_formula_for_means_of_unequal_counts() -> None:
     np.testing.assert_allclose(curve.spread @ curve.spread.T, covariance, atol=2e-4)
 
 
-def test_its_features_give_the_kernel() -> None:
+def test_the_features_of_the_gaussian_process_give_its_kernel() -> None:
     x = np.random.default_rng(0).uniform(size=200)
     features = gaussian_process._features(x, SCALE)
     np.testing.assert_allclose(features @ features.T, kernel(x, x), atol=1e-11)
@@ -106,7 +106,7 @@ def test_the_noise_it_finds_is_that_of_the_data() -> None:
     factor=st.floats(1e-6, 1e6), shift=st.floats(-10, 10), seed=st.integers(0, 1000),
     count=st.integers(2, 128),
 )  # fmt: skip
-def test_other_units_of_the_loss_change_nothing(
+def test_the_gaussian_process_does_not_depend_on_the_unit_of_the_loss(
     factor: float, shift: float, seed: int, count: int
 ) -> None:
     x, y = valley(count, noise=0.2, seed=seed)

@@ -140,7 +140,7 @@ def test_the_first_batch_of_the_run_is_that_of_the_first_stage() -> None:
     assert [batch for _, batch, _ in changes(record)] == [24, 48, 96, 192]
 
 
-def test_absolute_batches_refuse_another_first_one() -> None:
+def test_growth_by_absolute_batches_refuses_a_run_that_starts_with_another_batch() -> None:
     rule = Growth(stages=Stages(batch=(8, 64), of=1), at=(0.5,))
     assert [b for _, b, _ in changes(run(rule, budget=Budget(samples=400)))] == [8, 64]
     with pytest.raises(ValueError, match=r"begins with a batch of 8.*batch_size=8"):
@@ -176,7 +176,7 @@ def test_a_rule_behind_that_slows_the_clock_takes_no_stage_back() -> None:
     assert sizes == sorted(sizes)
 
 
-def test_its_own_horizon_ends_with_the_last_stage() -> None:
+def test_growth_with_its_own_horizon_ends_with_the_last_stage() -> None:
     rule = Growth(stages=Stages(batch=(1, 2)), at=(1.0,), over=Budget(samples=80))
     assert rule.needs == frozenset()
     record = run(rule, budget=Budget(samples=400))

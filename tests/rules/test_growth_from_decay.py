@@ -150,6 +150,6 @@ def test_growth_ends_at_most_where_a_decay_to_nothing_would_never() -> None:
     [{"factor": Constant()}, {"factor": Cosine(end=0.95)}, {"factor": Linear(end=2.0)},
      {"cut": 1.0}, {"cut": math.inf}, {"most": 1.0}],
 )  # fmt: skip
-def test_what_cannot_be_traded_is_refused(more: Any) -> None:
+def test_a_decay_that_cannot_be_traded_for_growth_is_refused(more: Any) -> None:
     with pytest.raises(ValueError):
         growth_from_decay(**{"factor": Cosine(), **more})

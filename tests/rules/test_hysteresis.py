@@ -26,7 +26,7 @@ def held(rule: Hysteresis, wants: list[int]) -> list[int]:
 
 
 @given(wants=WANTS, asked=st.integers(1, 4), more=st.integers(0, 3))
-def test_it_grows_when_so_many_of_the_last_tests_since_it_grew_asked_for_more(
+def test_hysteresis_grows_when_enough_of_the_last_tests_asked_for_more(
     wants: list[int], asked: int, more: int
 ) -> None:
     last: list[bool] = []
@@ -45,7 +45,7 @@ def test_two_of_three_by_hand() -> None:
     assert held(Hysteresis(), wants) == [64, 64, 128, 64, 64, 64, 64, 128]
 
 
-def test_one_of_one_holds_nothing() -> None:
+def test_hysteresis_of_one_test_holds_no_batch_back() -> None:
     assert held(Hysteresis(asked=1, of=1), [128, 32, 128]) == [128, 32, 128]
 
 

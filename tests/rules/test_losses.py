@@ -35,7 +35,7 @@ def test_means_are_those_of_neighbours() -> None:
 
 
 @given(st.integers(1, 500), st.integers(0, 499))
-def test_its_text_is_short_and_tells_the_last_bit_of_any_loss(count: int, at: int) -> None:
+def test_the_text_of_losses_is_short_and_keeps_the_last_bit(count: int, at: int) -> None:
     values = list(np.random.default_rng(count).standard_normal(count))
     one, same = of(values), of(list(values))
     values[at % count] = 1e-9 + values[at % count]

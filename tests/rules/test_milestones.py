@@ -56,7 +56,7 @@ def test_a_milestone_in_a_step_that_was_lost_is_made_up_for() -> None:
     assert sizes == [8, 8, 8, 8, 8, 8, 16]
 
 
-def test_its_own_horizon_names_its_unit() -> None:
+def test_milestones_over_their_own_horizon_name_its_unit() -> None:
     rule = Milestones(at=(0.25,), over=Budget(samples=400))
     assert rule.needs == frozenset()
     sizes = [seen.batch_size for seen, _ in run(rule, budget=Budget(steps=20))]

@@ -12,7 +12,7 @@ from largebatch.core.rule import chain
 from largebatch.rules import Observe
 
 
-def test_it_asks_for_its_statistics_and_changes_nothing_else() -> None:
+def test_observe_asks_for_its_statistics_and_changes_nothing_else() -> None:
     seen = Measurement(step=0, samples=0, base_steps=0.0, batch_size=64, base_batch_size=64)
     proposed = Decision(
         next_batch_size=9, base_steps=3.0, lr_multiplier=2.0, measure_next=frozenset({"moments"})

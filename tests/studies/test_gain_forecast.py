@@ -36,7 +36,7 @@ def test_the_gain_from_the_share_of_signal_is_the_gain_from_the_noise_scale(
     assert mean_gain(signal=share, scale=scale) == pytest.approx(expected)
 
 
-def test_what_was_not_run_counts_as_the_last_quarter() -> None:
+def test_steps_that_a_probe_did_not_run_weigh_as_its_last_quarter() -> None:
     ends = [(10 * i, 10 * i + 10) for i in range(8)]
     found = weights(ends, run_steps=200)
     assert found[:6] == [0.05] * 6

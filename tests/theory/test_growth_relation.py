@@ -112,7 +112,9 @@ def test_the_batch_of_a_contraction_keeps_the_share_of_the_noise() -> None:
 
 
 @pytest.mark.parametrize(("curvature", "lr"), [(2.0, 0.5), (0.1, 2.0), (1.0, 1.0)])
-def test_what_does_not_contract_is_refused(curvature: float, lr: float) -> None:
+def test_the_growth_relation_refuses_a_rate_that_does_not_contract(
+    curvature: float, lr: float
+) -> None:
     with pytest.raises(ValueError, match="the loss contracts where"):
         th.contraction_batch_growth(curvature=curvature, smoothness=1.0, lr=lr, steps=1)
 

@@ -36,7 +36,7 @@ def test_each_form_is_read(text: str, amount: float, unit: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "ep", "5 epochs", "five", "5ep5", "nan", "inf"])
-def test_another_form_is_refused_with_all_forms(text: str) -> None:
+def test_a_budget_of_an_unknown_form_is_refused_with_all_forms(text: str) -> None:
     with pytest.raises(ValueError) as error:
         parse_length(text)
     assert repr(text) in str(error.value)
@@ -59,7 +59,7 @@ def test_an_epoch_is_counted_in_base_steps() -> None:
     assert parse_length("5ep").budget(**SIZES) == Budget(base_steps=100.0)
 
 
-def test_other_units_stay_what_they_are() -> None:
+def test_budgets_in_samples_steps_and_base_steps_stay_in_their_unit() -> None:
     assert parse_length("2k").budget(**SIZES) == Budget(samples=2000)
     assert parse_length("7steps").budget(**SIZES) == Budget(steps=7)
     assert parse_length("7base").budget(**SIZES) == Budget(base_steps=7.0)

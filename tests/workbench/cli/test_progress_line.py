@@ -63,7 +63,7 @@ def test_a_line_of_120_columns_keeps_what_is_decided_and_how_long_it_takes() -> 
     assert "step" not in line
 
 
-def test_what_is_left_out_does_not_change_when_the_speed_becomes_known() -> None:
+def test_a_progress_line_leaves_out_the_same_parts_once_the_speed_is_known() -> None:
     for width in range(60, 180):
         without = line_of(FULL, width=width)
         with_speed = line_of(FULL, pace=paced(steps=10, seconds=200.0, end=0.5), width=width)
@@ -80,7 +80,7 @@ def test_skipped_steps_are_told_once_there_are_any() -> None:
     assert "skipped 3" in line_of(replace(FULL, skipped=3))
 
 
-def test_what_is_not_known_is_left_out() -> None:
+def test_a_progress_line_leaves_out_what_is_not_known() -> None:
     bare = replace(FULL, lr=None, gain=None, noise_scale=None, loss=None)
     assert line_of(bare, pace=Pace(), width=200) == (
         "digits: adascale, scale 8   50 %  step 12345  samples 1580160  batch 128  lr x3.74"
@@ -150,7 +150,9 @@ def test_a_rate_over_no_time_is_none() -> None:
     assert pace.samples_per_second is None
 
 
-def test_another_run_has_its_own_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pace_of_a_progress_line_starts_anew_with_another_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     clock = Clock()
     monkeypatch.setattr("largebatch.workbench.cli.progress.Pace", lambda: Pace(clock))
     console = Console(file=io.StringIO(), width=200)

@@ -61,7 +61,7 @@ def test_caps_hold_and_are_told(plans) -> None:  # type: ignore[no-untyped-def]
     assert all(one.speed_up <= one.workers * 1.05 for one in found.workers)
 
 
-def test_the_same_request_gives_the_same_plan(plans) -> None:  # type: ignore[no-untyped-def]
+def test_planning_twice_with_the_same_inputs_gives_the_same_plan(plans) -> None:  # type: ignore[no-untyped-def]
     request, found = plans["steps"]
     assert plan(request) == found
 

@@ -59,7 +59,7 @@ def test_the_variance_counts_for_sgd_alone(tmp_path: Path) -> None:
     assert records["AdamW"].model.spectrum.variance != pytest.approx(LAW.variance, rel=1e-3)
 
 
-def test_what_a_rate_of_sgd_comes_to() -> None:
+def test_the_factor_of_sgds_rate_follows_from_momentum_and_dampening() -> None:
     assert sgd_factor({"name": "SGD", "momentum": 0.0, "dampening": 0.5}) == 1.0
     assert sgd_factor({"name": "SGD", "momentum": 0.8, "dampening": 0.2}) == pytest.approx(4.0)
     assert sgd_factor({"name": "AdamW", "momentum": 0.0, "dampening": 0.0}) is None

@@ -78,7 +78,7 @@ def test_a_damaged_file_is_refused(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "{", '{"version": NaN}', "[" * 100_000])
-def test_what_is_no_schedule_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_schedule_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(text)
     with pytest.raises(lb.RecordError, match="no schedule"):
         read_schedule(tmp_path / "b.json")

@@ -90,7 +90,7 @@ def test_exponent_zero_changes_nothing() -> None:
     assert same.loss == forecast(SPECTRUM, schedule).loss
 
 
-def test_what_is_no_tolerance_or_exponent_is_refused() -> None:
+def test_divided_gradients_refuse_a_tolerance_or_exponent_out_of_range() -> None:
     with pytest.raises(ValueError, match="tolerance is above 0"):
         Normalised(tolerance=0.0)
     with pytest.raises(ValueError, match="exponent is a number"):

@@ -137,7 +137,7 @@ def test_a_law_by_which_the_record_would_have_diverged_has_no_scales(factor: flo
     assert best_scales(fast, run) is None
 
 
-def test_what_a_record_lacks_is_said() -> None:
+def test_a_fit_names_what_the_record_lacks() -> None:
     whole = record(law(*LAWS[0]))
     short = fit_quadratic(**{name: values[:9] for name, values in whole.items()})
     assert isinstance(short, NotEnough)

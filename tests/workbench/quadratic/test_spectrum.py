@@ -15,7 +15,7 @@ SPECTRUM = Spectrum(
 )
 
 
-def test_its_numbers_are_those_of_the_sums_by_hand() -> None:
+def test_a_spectrums_numbers_are_sums_by_hand() -> None:
     assert SPECTRUM.loss == 0.5 + 0.5 * (2.0 * 1.0 + 2.0 * 0.5 * 4.0)
     assert SPECTRUM.sqnorm == 4.0 * 1.0 + 2.0 * 0.25 * 4.0
     assert SPECTRUM.variance == 3.0 + 2.0 * 1.0
@@ -56,7 +56,7 @@ def test_bins_stand_for_all_directions() -> None:
     assert found.loss == pytest.approx(exact.loss, rel=1e-3)
 
 
-def test_its_arrays_do_not_change_and_are_not_the_callers() -> None:
+def test_a_spectrums_arrays_are_read_only_copies() -> None:
     given = np.array([1.0, 2.0])
     spectrum = Spectrum(curvature=given, noise=given, second_moment=given)
     given[0] = 7.0
@@ -78,7 +78,7 @@ def test_its_arrays_do_not_change_and_are_not_the_callers() -> None:
         ({"floor": math.inf}, "floor is a finite loss"),
     ],
 )
-def test_what_is_no_spectrum_is_refused(wrong: dict[str, object], match: str) -> None:
+def test_a_spectrum_out_of_range_is_refused(wrong: dict[str, object], match: str) -> None:
     good = {"curvature": [1.0, 2.0], "noise": [1.0, 1.0], "second_moment": [1.0, 1.0]}
     with pytest.raises(ValueError, match=match):
         Spectrum(**{**good, **wrong})

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +15,7 @@ from largebatch.core.codec import decode
 from largebatch.workbench.cli.main import cli
 from largebatch.workbench.runs.doctor import Diagnosis, doctor
 from largebatch.workbench.workloads import Batch, load
-
-ROOT = Path(__file__).parents[3]
+from programs import run_command, torchrun
 
 OWN = """
 from dataclasses import replace
@@ -63,22 +59,11 @@ def test_an_unknown_workload_is_an_error_with_exit_code_2() -> None:
     assert CliRunner().invoke(cli, ["doctor", "digit"]).exit_code == 2
 
 
-def call(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *args],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{cwd}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-
-
 def test_the_exit_code_is_1_where_a_finding_is_an_error_and_the_table_has_its_remedy(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "own.py").write_text(OWN)
-    done = call("-m", "largebatch", "doctor", "own:summed", cwd=tmp_path)
+    done = run_command("doctor", "own:summed", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "error" in done.stdout
     assert "-> Return the mean, reduction='mean'" in done.stdout
@@ -87,7 +72,7 @@ def test_the_exit_code_is_1_where_a_finding_is_an_error_and_the_table_has_its_re
 
 
 def test_a_sound_workload_ends_with_0_and_json_is_read_back(tmp_path: Path) -> None:
-    done = call("-m", "largebatch", "doctor", "digits", "--json", cwd=tmp_path)
+    done = run_command("doctor", "digits", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = decode(Diagnosis, json.loads(done.stdout))
     assert found.sound
@@ -98,10 +83,7 @@ def test_a_sound_workload_ends_with_0_and_json_is_read_back(tmp_path: Path) -> N
 
 @pytest.mark.distributed
 def test_under_torchrun_the_first_rank_tells_for_all(tmp_path: Path) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = call(
-        *launcher, "-m", "largebatch", "doctor", "digits", "--scale", "8", "--json", cwd=tmp_path
-    )
+    done = torchrun("doctor", "digits", "--scale", "8", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = decode(Diagnosis, json.loads(done.stdout))
     assert found.ranks == 2

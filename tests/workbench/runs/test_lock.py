@@ -3,44 +3,44 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from distributed import forks
 from largebatch.core.errors import CheckpointError
 from largebatch.workbench.runs import lock
 from largebatch.workbench.runs.lock import locked
 
-HOLDER = (
-    "import os, sys, time\n"
-    "from pathlib import Path\n"
-    "from largebatch.workbench.runs.lock import locked\n"
-    "with locked(Path(sys.argv[1])):\n"
-    "    child = os.fork() if sys.argv[2] == 'fork' else 1\n"
-    "    if child:\n"
-    "        print(child, flush=True)\n"
-    "    time.sleep(60)\n"
-)
+
+def hold(directory: Path, how: str, told: Connection) -> None:
+    """Hold the directory until somebody ends this process, which may have a child by then."""
+    with locked(directory):
+        child = os.fork() if how == "fork" else 1
+        if child:
+            told.send(child)
+        time.sleep(60)
 
 
 @contextmanager
-def held(directory: Path, *, how: str = "alone") -> Iterator[tuple[subprocess.Popen[str], int]]:
+def held(directory: Path, *, how: str = "alone") -> Iterator[tuple[Any, int]]:
     """Another process that holds it, and the number of its child if it forks."""
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(directory), how], stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout is not None
-    child = int(holder.stdout.readline())
+    told, end = forks().Pipe(duplex=False)
+    holder = forks().Process(target=hold, args=(directory, how, end))
+    holder.start()
+    end.close()
+    child = told.recv()
     try:
         yield holder, child
     finally:
         holder.kill()
-        holder.communicate()
+        holder.join()
 
 
 def test_a_directory_that_another_process_holds_is_refused(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_directory_that_another_process_holds_is_refused(tmp_path: Path) -> No
 def test_a_child_of_a_killed_holder_does_not_hold_it(tmp_path: Path) -> None:
     with held(tmp_path, how="fork") as (holder, child):
         holder.kill()
-        holder.wait()
+        holder.join()
         with locked(tmp_path, patience=0.1):
             pass
         os.kill(child, 9)
@@ -68,17 +68,18 @@ def test_a_holder_that_is_about_to_end_is_waited_for(tmp_path: Path) -> None:
         ending = threading.Timer(0.3, holder.kill)
         ending.start()
         with locked(tmp_path):
-            assert holder.wait() != 0
+            holder.join()
+            assert holder.exitcode != 0
         ending.join()
 
 
-def test_it_is_free_again_after_the_block(tmp_path: Path) -> None:
+def test_a_locked_directory_is_free_again_after_the_block(tmp_path: Path) -> None:
     for _ in range(2):
         with locked(tmp_path, patience=0.0):
             pass
 
 
-def test_a_system_without_locks_does_without(
+def test_training_works_on_a_system_without_file_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "fcntl", None)

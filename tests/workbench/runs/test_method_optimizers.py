@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from test_torchrun import torchrun
 
 import largebatch as lb
 from largebatch.methods import METHODS
@@ -27,6 +26,7 @@ from largebatch.workbench.studies.compare.compare import compare
 from largebatch.workbench.workloads import Workload, load
 from largebatch.workbench.workloads.optimizers import adamw, sgd
 from largebatch.workbench.workloads.workload import OptimizerFactory
+from programs import run_command_on_ranks
 
 PAPERS = {
     "adasgd": torch.optim.SGD,
@@ -157,7 +157,7 @@ def test_the_doctor_checks_the_run_that_would_be_made(paper: str) -> None:
 
 @pytest.mark.distributed
 def test_two_processes_train_as_one_while_their_parts_are_the_same(tmp_path: Path) -> None:
-    done = torchrun(
+    done = run_command_on_ranks(
         "train", "digits", "--method", "adadam", "--budget", "11steps", "--record",
         "two.jsonl", cwd=tmp_path,
     )  # fmt: skip

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -23,26 +21,16 @@ from largebatch.workbench.cli.main import cli
 from largebatch.workbench.runs.results import Progress
 from largebatch.workbench.runs.train import train
 from largebatch.workbench.workloads import adamw, load
+from programs import Command, run_command_on_ranks, torchrun
 
 LENGTH = ["--scale", "4", "--budget", "60ep"]
 
 
 def start(
-    folder: Path, *more: str, workload: str = "digits", ctrl_c: Any = signal.SIG_DFL
-) -> subprocess.Popen[str]:
+    folder: Path, *more: str, workload: str = "digits", ctrl_c: Any = signal.default_int_handler
+) -> Command:
     files = ["--checkpoint", str(folder / "ck"), "--record", str(folder / "run.jsonl")]
-    return subprocess.Popen(
-        [sys.executable, "-m", "largebatch", "train", workload, *LENGTH, *files, *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(folder)},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, ctrl_c),  # a script's & has it ignored
-    )
-
-
-def python_path(folder: Path) -> str:
-    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    return Command("train", workload, *LENGTH, *files, *more, cwd=folder, ctrl_c=ctrl_c)
 
 
 def wait_for_checkpoint(folder: Path) -> None:
@@ -120,7 +108,7 @@ SLOW = (
 )
 
 
-def started_slow(folder: Path, *more: str, ctrl_c: Any = signal.SIG_DFL) -> subprocess.Popen[str]:
+def started_slow(folder: Path, *more: str, ctrl_c: Any = signal.default_int_handler) -> Command:
     """A run in its first step, of 20 slow backwards."""
     (folder / "slow.py").write_text(SLOW)
     run = start(folder, "--scale", "20", *more, workload="slow:workload", ctrl_c=ctrl_c)
@@ -138,7 +126,6 @@ def test_a_signal_is_answered_before_the_step_in_hand_is_done(
 ) -> None:
     run = started_slow(tmp_path)
     run.send_signal(number)
-    assert run.stderr is not None
     line = run.stderr.readline()
     assert "the step in hand is finished" in line
     assert "A second Ctrl-C ends it" in line
@@ -182,23 +169,17 @@ def test_torchrun_restarts_a_run_that_goes_on_by_itself(tmp_path: Path) -> None:
         "    return replace(digits, loss=loss)\n"
     )
 
-    def run(folder: Path) -> None:
-        done = subprocess.run(
-            [
-                sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-                "--max-restarts", "2", "--master-port", "0", "--standalone",
-                "-m", "largebatch", "train", "dying:workload", "--scale", "4", "--budget", "8ep",
-                "--checkpoint", str(folder), "--resume", "--record", f"{folder}.jsonl",
-            ],
-            capture_output=True, text=True, timeout=150,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(tmp_path)},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
+    def command(folder: Path) -> list[str]:
+        budget = ["--scale", "4", "--budget", "8ep"]
+        files = ["--checkpoint", str(folder), "--resume", "--record", f"{folder}.jsonl"]
+        return ["train", "dying:workload", *budget, *files]
 
-    run(tmp_path / "ck")
+    done = torchrun(*command(tmp_path / "ck"), cwd=tmp_path, restarts=2)
+    assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "died").exists()
     assert read_record(f"{tmp_path / 'ck'}.jsonl").redone >= 0
-    run(tmp_path / "whole")  # the flag is there: nobody dies
+    done = run_command_on_ranks(*command(tmp_path / "whole"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]  # the flag is there: nobody dies
     assert same(saved(tmp_path / "ck"), saved(tmp_path / "whole"))
 
 
@@ -238,7 +219,7 @@ def test_a_second_run_in_a_directory_is_refused_while_the_first_one_lives(
     assert "Another run is training in" in result.stderr
     assert "--checkpoint other" in result.stderr
     first.kill()
-    first.communicate()
+    first.communicate(timeout=60)
     train("digits", budget="3steps", evaluations=0, checkpoint=directory, resume=bool(more))
 
 

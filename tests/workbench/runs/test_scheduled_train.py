@@ -108,13 +108,15 @@ def test_a_schedule_takes_the_place_of_the_workloads_own(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("given", [{"method": "linear"}, {"budget": "1ep"}, {"scale": 2}])
-def test_what_the_file_says_is_not_said_twice(given: dict[str, str], tmp_path: Path) -> None:
+def test_an_option_that_the_schedules_file_fixes_is_refused(
+    given: dict[str, str], tmp_path: Path
+) -> None:
     planned("growth", tmp_path / "a.json")
     with pytest.raises(ValueError, match=f"--{next(iter(given))} beside it would say them twice"):
         train("digits", schedule=tmp_path / "a.json", **given)  # type: ignore[arg-type]
 
 
-def test_another_base_batch_is_refused(tmp_path: Path) -> None:
+def test_a_schedule_made_for_another_base_batch_is_refused(tmp_path: Path) -> None:
     planned("growth", tmp_path / "a.json", base=32)
     with pytest.raises(ValueError, match="is for a base batch of 32"):
         train("digits", schedule=tmp_path / "a.json")

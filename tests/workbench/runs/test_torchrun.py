@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +12,7 @@ from largebatch.record import read_record
 from largebatch.workbench.planner.count import count_schedule
 from largebatch.workbench.runs.results import RunResult
 from largebatch.workbench.runs.train import train
-
-ROOT = Path(__file__).parents[3]
+from programs import run_command_on_ranks, torchrun
 
 pytestmark = pytest.mark.distributed
 
@@ -27,18 +23,6 @@ from largebatch.workbench.workloads import load
 def one_sample():
     return replace(load("digits"), name="one-sample", base_batch_size=1)
 """
-
-
-def torchrun(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run(
-        [sys.executable, *launcher, "-m", "largebatch", *args],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{cwd}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
 
 
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
@@ -61,7 +45,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
 
 def test_fewer_samples_than_ranks_are_refused_by_the_first_rank_alone(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
-    done = torchrun("train", "own:one_sample", "--budget", "4", cwd=tmp_path)
+    done = run_command_on_ranks("train", "own:one_sample", "--budget", "4", cwd=tmp_path)
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if line.startswith("error")]
     assert len(lines) == 1, done.stderr
@@ -71,7 +55,7 @@ def test_fewer_samples_than_ranks_are_refused_by_the_first_rank_alone(tmp_path: 
 def test_two_processes_follow_a_schedule_as_one_does(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     table = count_schedule("growth", budget=6400, base_batch_size=16, out=path).table
-    done = torchrun("train", "digits", "--schedule", str(path), "--json", cwd=tmp_path)
+    done = run_command_on_ranks("train", "digits", "--schedule", str(path), "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     two = decode(RunResult, json.loads(done.stdout))
     one = train("digits", schedule=path)

@@ -164,7 +164,7 @@ def test_a_loss_that_was_never_finite_is_not_laid_to_the_rate() -> None:
         ({"method": "adascale-adam"}, "preconditioned_moments"),
     ],
 )
-def test_what_means_nothing_is_refused(options: dict[str, Any], expected: str) -> None:
+def test_train_refuses_arguments_that_mean_nothing(options: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValueError) as error:
         train("digits", **{"budget": "64", **options})
     assert expected in str(error.value)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -19,6 +17,7 @@ import largebatch as lb
 from largebatch.record import read_record
 from largebatch.workbench.cli.main import cli
 from largebatch.workbench.runs.train import train
+from programs import run_command_on_ranks
 
 ROOT = Path(__file__).parents[3]
 
@@ -199,18 +198,11 @@ def test_a_place_that_its_tool_refuses_is_one_line() -> None:
 
 @pytest.mark.distributed
 def test_of_several_processes_the_first_one_logs(tmp_path: Path) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = (
-        "-m largebatch train digits --scale 4 --budget 640 --record a.jsonl "
+        "train digits --scale 4 --budget 640 --record a.jsonl "
         "--logger csv=a.csv --logger tensorboard=board"
     )
-    done = subprocess.run(
-        [sys.executable, *launcher, *command.split()],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = run_command_on_ranks(*command.split(), cwd=Path.cwd())
     assert done.returncode == 0, done.stderr
     losses = [step.seen.loss for step in read_record("a.jsonl").steps]
     assert [float(row["loss"]) for row in rows("a.csv")] == losses

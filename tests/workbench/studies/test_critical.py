@@ -315,7 +315,7 @@ def small() -> Critical:
     return critical(noisy(), by=["all"], budget="200steps", settings=settings)
 
 
-def test_the_same_call_gives_the_same_numbers(small: Critical) -> None:
+def test_the_same_sweep_gives_the_same_numbers(small: Critical) -> None:
     settings = Settings(seeds=2, doublings=2, points=2)
     again = critical(noisy(), by=["branches"], budget="200steps", settings=settings)
     assert again.answers[0].trials == small.answers[1].trials

@@ -42,7 +42,7 @@ def timeless(result: Critical) -> Critical:
     return replace(result, answers=tuple(replace(a, seconds=0.0) for a in result.answers))
 
 
-def test_both_ranks_find_the_same() -> None:
+def test_both_ranks_find_the_same_critical_batch() -> None:
     first, second = map(timeless, run_on_ranks(found, 2))
     assert first == second
     assert first.ranks == 2

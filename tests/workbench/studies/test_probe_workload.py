@@ -168,7 +168,7 @@ def test_a_run_amid_its_schedule_is_probed_at_the_rate_it_has_now() -> None:
     assert first == pytest.approx(last, rel=0.05), "at a rate of 2.5 it diverges"
 
 
-def test_the_same_seed_gives_the_same_result() -> None:
+def test_a_probe_with_the_same_seed_gives_the_same_result() -> None:
     first, second = (
         replace(probe_workload(near(), steps=40, seed=2), seconds=0.0) for _ in range(2)
     )

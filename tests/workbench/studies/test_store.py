@@ -24,7 +24,7 @@ SHARED = Shared(
 )
 
 
-def test_what_was_added_is_found_by_another_store(tmp_path: Path) -> None:
+def test_a_run_added_to_a_store_is_found_when_it_is_opened_again(tmp_path: Path) -> None:
     runs = [made_up(seed=seed) for seed in range(3)]
     store = Store(tmp_path / "a" / "b", SHARED)
     for run in runs:
@@ -61,7 +61,9 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"lr": 0.02}, {"base_steps": 101}, {"data": {"corpus": "b"}}])
-def test_other_settings_are_another_directory(tmp_path: Path, change: dict[str, object]) -> None:
+def test_a_store_refuses_a_directory_of_other_settings(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
     other = replace(SHARED, **change)  # type: ignore[arg-type]
     assert other.digest != SHARED.digest == replace(SHARED).digest
     Store(tmp_path, SHARED)

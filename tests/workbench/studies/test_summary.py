@@ -73,7 +73,7 @@ def test_a_run_that_diverged_where_scale_one_did_shows_nothing() -> None:
     assert row.quality == "not shown"
 
 
-def test_one_seed_shows_nothing() -> None:
+def test_a_comparison_of_one_seed_shows_no_difference() -> None:
     (_, row) = comparison_rows(
         [made_up(), made_up(method="linear", scale=8, loss=0.1)], order=["linear"], margin=1.0
     )

@@ -43,7 +43,7 @@ def test_without_metrics_there_is_the_loss() -> None:
     assert evaluate(model, bare, split(300)) == {"loss": whole["loss"]}
 
 
-def test_it_evaluates_in_eval_mode_and_leaves_every_module_in_its_own() -> None:
+def test_evaluation_runs_in_eval_mode_and_restores_each_modules_mode() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(64), nn.Linear(64, 10))
     model.train()

@@ -82,7 +82,7 @@ def test_one_missing_file_of_four_is_missing_data(tmp_path: Path) -> None:
         find_fashion_mnist(tmp_path)
 
 
-def test_another_content_is_refused_by_its_checksum(tmp_path: Path) -> None:
+def test_a_data_file_of_another_content_is_refused_by_its_checksum(tmp_path: Path) -> None:
     write_empty_set(tmp_path)
     with pytest.raises(DataDamaged, match=f"{IMAGES} is not the file.*SHA-256.*--reinstall"):
         load_fashion_mnist(tmp_path)
