@@ -13,6 +13,7 @@ import torch
 from gradient_twin import coordinate_noise_scale, coordinate_ratios, rows_of_parts
 from torch import nn
 
+import largebatch as lb
 from largebatch.act.loader import BatchLoader
 from largebatch.core.rule import chain
 from largebatch.measure.coordinates import CoordinateNoiseScale, ratio_at

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import largebatch as lb
 from distributed import run_on_ranks
 from largebatch.act.loader import BatchLoader
 from largebatch.core.errors import LargeBatchError, RanksDisagree

@@ -15,6 +15,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.autograd.variable import Variable
 from torch.utils.checkpoint import checkpoint
 
+import largebatch as lb
 from largebatch.act.loader import BatchLoader
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NoVariance
 from largebatch.measure.meter import Meter
