@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from blobs import Batch, blobs, classifier, cross_entropy
 from torch import Tensor, nn
 
 import largebatch as lb
+from blobs import Batch, blobs, classifier, cross_entropy
 from largebatch.core.measurement import Budget
 from largebatch.studies.training_loop import train_until
 
