@@ -7,13 +7,14 @@ INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 	--progress-bar off --constraint constraints.txt
 ARGS ?=
 
-.PHONY: help demo test check files bench soak evidence-quick evidence clean
+.PHONY: help demo test check files names bench soak evidence-quick evidence clean
 
 help:
 	@echo "make demo            AdaScale against plain scaling on a small problem"
 	@echo "make test            the tests; some of them: make test ARGS=tests/record"
 	@echo "make check           format, lint, types, tests: what a change must pass"
 	@echo "make files           each source file and what it is"
+	@echo "make names           writes the lists of public names anew"
 	@echo "make bench           every program in benchmarks/, one after the other"
 	@echo "make soak            kills, faults and damage, 20 000 steps: about an hour"
 	@echo "make evidence-quick  tables from their records, and some runs made again"
@@ -34,6 +35,10 @@ check: $(VENV)/.installed
 
 files: $(VENV)/.installed
 	@$(RUN) tests/files.py
+
+names: $(VENV)/.installed
+	@$(RUN) tests/public_names.py
+	@$(RUN) -m ruff format --quiet src/largebatch
 
 bench: $(VENV)/.installed
 	@set -e; for program in benchmarks/[!_]*.py; do \

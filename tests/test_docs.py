@@ -203,7 +203,7 @@ def test_every_name_of_ours_in_the_text_exists(page: Path) -> None:
 
 def test_the_rules_page_has_a_section_for_every_rule_and_a_row_for_every_method() -> None:
     from largebatch.methods import METHODS
-    from largebatch.rules import RULES
+    from largebatch.rules.kinds import RULES
 
     text = (ROOT / "docs" / "rules.md").read_text()
     assert not {name for name in RULES if f"### {name}\n" not in text}

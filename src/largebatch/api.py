@@ -25,8 +25,9 @@ from largebatch.core.protocols import Sink
 from largebatch.core.rule import Rule, within
 from largebatch.measure.meter import Meter
 from largebatch.measure.observer import Observer
-from largebatch.record import MemoryRecord
-from largebatch.rules import ClampBatch, Observe
+from largebatch.record.memory import MemoryRecord
+from largebatch.rules.bounds import ClampBatch
+from largebatch.rules.observe import Observe
 
 
 class Controller(StepController):

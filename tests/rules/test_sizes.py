@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from largebatch.core.decision import Decision
-from largebatch.rules import RULES
+from largebatch.rules.kinds import RULES
 from largebatch.rules.sizes import LARGEST, PROPOSERS, noise_ratio, proposal, whole_batch
 
 

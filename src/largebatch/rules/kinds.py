@@ -1,0 +1,22 @@
+"""All rules and factors by class name, for records and checkpoints that name them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+
+from largebatch.core.rule import Chain
+from largebatch.rules import NAMES
+
+_CLASSES: Mapping[str, type] = {
+    name: getattr(import_module(module), name) for name, module in NAMES.items()
+}
+
+RULES: Mapping[str, type] = {n: c for n, c in _CLASSES.items() if "update" in vars(c)}
+"""Class name -> rule."""
+
+FACTORS: Mapping[str, type] = {n: c for n, c in _CLASSES.items() if "__call__" in vars(c)}
+"""Class name -> factor of a `Schedule`."""
+
+KINDS: Mapping[str, type] = {"Chain": Chain, **RULES, **FACTORS}
+"""What `largebatch.core.codec.decode` may find where any rule or factor may stand."""
