@@ -7,7 +7,7 @@ INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 	--progress-bar off --constraint constraints.txt
 ARGS ?=
 
-.PHONY: help demo test check files mutants bench soak evidence-quick evidence clean
+.PHONY: help demo test check files names mutants bench soak evidence-quick evidence clean
 
 help:
 	@echo "make demo            AdaScale against plain scaling on a small problem"
@@ -15,6 +15,7 @@ help:
 	@echo "make mutants         faults that the tests must find, 10 minutes; one: make mutants ARGS='--only 3'"
 	@echo "make check           format, lint, types, tests: what a change must pass"
 	@echo "make files           each source file and what it is"
+	@echo "make names           writes the lists of public names anew"
 	@echo "make bench           every program in benchmarks/, one after the other"
 	@echo "make soak            kills, faults and damage, 20 000 steps: about an hour"
 	@echo "make evidence-quick  tables from their records, and some runs made again"
@@ -38,6 +39,10 @@ check: $(VENV)/.installed
 
 files: $(VENV)/.installed
 	@$(RUN) tests/files.py
+
+names: $(VENV)/.installed
+	@$(RUN) tests/public_names.py
+	@$(RUN) -m ruff format --quiet src/largebatch
 
 bench: $(VENV)/.installed
 	@set -e; for program in benchmarks/[!_]*.py; do \

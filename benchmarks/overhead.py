@@ -173,15 +173,15 @@ def measure(case: Case, *, rounds: int) -> Paired:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
 
-        def ours(rule: lb.Rule, tap: Callable[[], object] = lb.LeafHooks) -> Run:
+        def ours(rule: lb.Rule, tap: Callable[[], object] = lb.measure.LeafHooks) -> Run:
             return controlled(case, x, y, rule=rule, folder=folder, tap=tap)
 
         candidates: dict[str, Run] = {
             "bare": bare(case, x, y),
             "null": bare(case, x, y),
             "every step": ours(lb.AdaScale()),
-            "flat": ours(lb.AdaScale(), lb.Flat),
-            "detached": ours(lb.AdaScale(), lb.Detached),
+            "flat": ours(lb.AdaScale(), lb.measure.Flat),
+            "detached": ours(lb.AdaScale(), lb.measure.Detached),
             "every 10th": ours(lb.Every(lb.AdaScale(), steps=10)),
             "attach": attached(case, x, y, folder=folder),
         }

@@ -95,7 +95,7 @@ def drift(name: str, folder: Path) -> None:
             control.step()
             if rank == 1:
                 APART[name](control, step + 1)
-    except lb.RanksDisagree as error:
+    except lb.errors.RanksDisagree as error:
         told = str(error)
     (folder / f"{rank}.json").write_text(json.dumps([control.optimizer_steps, told]))
 

@@ -281,7 +281,7 @@ def test_what_is_wrong_in_a_block_is_found_with_its_line(
 
 def test_the_rules_page_has_a_section_for_every_rule_and_a_row_for_every_method() -> None:
     from largebatch.methods import METHODS
-    from largebatch.rules import RULES
+    from largebatch.rules.kinds import RULES
 
     text = (ROOT / "docs" / "rules.md").read_text()
     assert not {name for name in RULES if f"### {name}\n" not in text}

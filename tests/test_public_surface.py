@@ -1,27 +1,94 @@
-"""The public names are a promise: they change on purpose, in the same commit as this list."""
+"""The public names are a promise: they change on purpose, in the same commit as their list."""
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from pathlib import Path
 
+import pytest
+
 import largebatch
+import public_names
 
 FROZEN = Path(__file__).parent / "public_surface.txt"
-UPDATE = (
-    'python -c "import largebatch; print(*sorted(largebatch.__all__), sep=chr(10))" '
-    "> tests/public_surface.txt"
-)
 
 
 def test_the_public_names_are_those_of_the_frozen_list() -> None:
-    frozen, found = set(FROZEN.read_text().split()), set(largebatch.__all__)
+    frozen, found = set(FROZEN.read_text().split()), set(public_names.surface().split())
     assert found == frozen, (
         f"added {sorted(found - frozen)}, removed {sorted(frozen - found)}. If that is meant, say "
-        f"it in CHANGELOG.md and run: {UPDATE}"
+        "it in CHANGELOG.md and run: make names"
     )
 
 
-def test_each_public_name_exists_and_stands_once() -> None:
+def test_the_package_itself_shows_about_fifty_names() -> None:
+    assert 40 <= len(largebatch.__all__) <= 55
     assert len(largebatch.__all__) == len(set(largebatch.__all__))
-    for name in largebatch.__all__:
-        assert getattr(largebatch, name) is not None
+
+
+def test_type_checkers_read_the_names_that_the_tables_have() -> None:
+    stale = [
+        str(path) for path in public_names.FACES if public_names.written(path) != path.read_text()
+    ]
+    assert stale == [], "Run: make names"
+
+
+def test_each_public_name_exists_and_is_found_by_dir() -> None:
+    for path in public_names.FACES:
+        parts = path.relative_to(public_names.SOURCE).parts[:-1]
+        package = importlib.import_module(".".join(("largebatch", *parts)))
+        for name in package.__all__:
+            assert getattr(package, name) is not None
+        assert set(package.__all__) <= set(dir(package))
+
+
+def test_a_public_name_is_looked_up_once() -> None:
+    assert largebatch.AdaScale is largebatch.rules.AdaScale
+    assert vars(largebatch)["AdaScale"] is largebatch.AdaScale
+
+
+@pytest.mark.parametrize("name", sorted(largebatch.MOVED))
+def test_a_name_of_version_0_1_works_and_warns_where_it_is_now(name: str) -> None:
+    place = largebatch.MOVED[name]
+    with pytest.warns(DeprecationWarning, match=f"{name} has moved. Use {place}"):
+        found = getattr(largebatch, name)
+    now = largebatch
+    for part in place.split(".")[1:]:
+        now = getattr(now, part)
+    assert found is now
+
+
+def test_every_name_of_version_0_1_is_there_or_has_moved() -> None:
+    """The 81 names that version 0.1.0 had at top level, and the call of each in a script."""
+    old = (Path(__file__).parent / "old" / "public_surface.txt").read_text().split()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        assert [name for name in old if getattr(largebatch, name, None) is None] == []
+
+
+def test_an_unknown_name_is_an_error_with_the_closest_one() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'AdaScal'\. Did you mean 'AdaScale'"):
+        largebatch.AdaScal  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'Nothing'"):
+        from largebatch import Nothing  # noqa: F401
+
+
+def test_the_old_commands_package_says_where_to_import_from() -> None:
+    with pytest.raises(ImportError, match="from largebatch import workbench"):
+        importlib.import_module("largebatch.commands.train")
+
+
+@pytest.mark.parametrize(
+    ("old", "name"), [("largebatch.workloads", "Workload"), ("largebatch.simulate", "quadratic")]
+)
+def test_an_old_package_works_and_warns_where_it_is_now(old: str, name: str) -> None:
+    with pytest.warns(DeprecationWarning, match="has moved. Use largebatch.workbench"):
+        package = importlib.reload(_quietly(old))
+    assert getattr(package, name) is not None
+
+
+def _quietly(name: str):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return importlib.import_module(name)

@@ -87,7 +87,7 @@ def measured(ledger: Ledger, cell: Cell) -> Found:
         return lambda lr, seed: cell.run(name, (rule,), lr=lr, seed=seed)
 
     def adabatch(batch: int) -> Make:
-        rule = lb.Milestones()
+        rule = lb.rules.Milestones()
         return lambda lr, seed: cell.run("AdaBatch", (rule,), lr=lr, seed=seed, batch=batch)
 
     batches = [cell.start * 2**k for k in range(cell.doublings + 1)]

@@ -41,7 +41,7 @@ def schedules(cell: Cell) -> dict[str, Planned]:
     found = {
         "constant": Planned(rule=lb.chain()),
         "cosine": Planned(rule=COSINE),
-        "step decay": Planned(rule=lb.Schedule(factor=lb.StepDecay())),
+        "step decay": Planned(rule=lb.Schedule(factor=lb.rules.StepDecay())),
         "batch x4": Planned(rule=lb.chain(), scale=4),
         "batch x4, root": Planned(rule=ROOT, scale=4, faster=True),
         "batch x4, root, cosine": Planned(rule=lb.chain(ROOT, COSINE), scale=4, faster=True),

@@ -41,7 +41,7 @@ class Capped(Watched):
     the noise scale is the one that the bound had."""
 
     def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
-        rule = lb.Averaged(lb.ClampToNoiseScale())
+        rule = lb.Averaged(lb.rules.ClampToNoiseScale())
         state, rows = rule.init(), []
         for seen, decision in record.steps:
             state, _ = rule.update(state, seen, decision)

@@ -47,7 +47,7 @@ class Run:
         seed: of weights and samples.
         lr: base rate; None for the workload's.
         micro_batch: samples of one backward; None for one base batch.
-        temporal: measure by `lb.TemporalMoments`, which needs one backward a step.
+        temporal: measure by `lb.measure.TemporalMoments`, which needs one backward a step.
         evaluations: points of the validation curve.
         keep_gains: whether the result holds what each step was worth.
     """
@@ -87,7 +87,7 @@ class Run:
 
     def meter(self, model: nn.Module) -> lb.Meter:
         """How its gradients are measured."""
-        statistics = [lb.TemporalMoments()] if self.temporal else None
+        statistics = [lb.measure.TemporalMoments()] if self.temporal else None
         return lb.Meter(model, statistics=statistics)
 
     def judging(self, optimizer: Optimizer) -> AbstractContextManager[None]:
@@ -191,7 +191,7 @@ def train(run: Run, *, spoiled: int | None = None) -> Result:
                 break
             if run.evaluations > 1 and not control.finished and control.every(**every):
                 point()
-    except lb.NotFinite:
+    except lb.errors.NotFinite:
         diverged = True
     validation = {} if diverged else point()
     steps = max(control.optimizer_steps, 1)

@@ -247,7 +247,11 @@ def test_one_backward_per_step_on_one_process_is_refused_with_the_remedies() -> 
     accumulate(model, 0, parts=1)
     with pytest.raises(NoVariance) as error:
         control.optimizer.step()
-    for remedy in ("Split the batch", "several processes", "statistics=[lb.TemporalMoments()]"):
+    for remedy in (
+        "Split the batch",
+        "several processes",
+        "statistics=[lb.measure.TemporalMoments()]",
+    ):
         assert remedy in str(error.value)
     for a, b in zip(weights(model), weights(small_model()), strict=True):
         assert torch.equal(a, b)

@@ -329,10 +329,10 @@ def test_attached_a_step_that_the_users_scaler_skips_does_not_count() -> None:
 
 def test_a_loss_that_is_nan_from_the_first_step_ends_the_run_at_once() -> None:
     run = build()
-    with pytest.raises(lb.NotFinite, match="first step"):
+    with pytest.raises(lb.errors.NotFinite, match="first step"):
         run.go(spoil=lambda step: math.nan)
     model, control = attach()
-    with pytest.raises(lb.NotFinite, match="first step"):
+    with pytest.raises(lb.errors.NotFinite, match="first step"):
         take(model, control, range(1), spoil=lambda step: math.nan)
     for trained in (run.control.model, model):
         assert same_weights(trained, small_model())
@@ -363,7 +363,7 @@ def test_after_three_infinite_losses_it_decays_from_a_safe_rate(door: str) -> No
 def test_losses_that_stay_infinite_end_the_run_and_leave_the_weights() -> None:
     run = build(patience=6).go(until=50)
     before = weights(run.control.model)
-    with pytest.raises(lb.NotFinite, match=r"^6 step\(s\) in a row"):
+    with pytest.raises(lb.errors.NotFinite, match=r"^6 step\(s\) in a row"):
         run.go(spoil=lambda step: math.inf)
     assert all(map(torch.equal, before, weights(run.control.model)))
     assert all(bool(w.isfinite().all()) for w in before)
@@ -504,7 +504,7 @@ def test_attached_it_goes_on_with_the_same_bits() -> None:
 )
 def test_the_state_of_another_run_is_refused(changed: dict[str, Any], named: str) -> None:
     state = build().go(until=40).control.state_dict()
-    with pytest.raises(lb.CheckpointError, match=named):
+    with pytest.raises(lb.errors.CheckpointError, match=named):
         build(**changed).control.load_state_dict(state)
 
 
@@ -512,7 +512,7 @@ def test_the_state_of_a_run_of_another_length_is_refused() -> None:
     state = build().go(until=40).control.state_dict()
     begun = build()
     begun.control.steps(steps=2 * STEPS)
-    with pytest.raises(lb.CheckpointError, match="budget"):
+    with pytest.raises(lb.errors.CheckpointError, match="budget"):
         begun.control.load_state_dict(state)
     resumed = build()
     resumed.control.load_state_dict(state)
@@ -520,7 +520,7 @@ def test_the_state_of_a_run_of_another_length_is_refused() -> None:
         resumed.control.steps(steps=2 * STEPS)
     _, one = attach()
     _, other = attach(steps=2 * STEPS)
-    with pytest.raises(lb.CheckpointError, match="budget"):
+    with pytest.raises(lb.errors.CheckpointError, match="budget"):
         other.load_state_dict(one.state_dict())
 
 

@@ -200,10 +200,17 @@ def test_a_cap_below_the_start_is_refused_with_both_sizes() -> None:
 
 
 def test_a_batch_of_one_is_refused_with_the_remedy() -> None:
-    for options in ({}, {"examples": True}, {"examples": True, "rule": lb.InnerProductTest()}):
+    for options in (
+        {},
+        {"examples": True},
+        {"examples": True, "rule": lb.rules.InnerProductTest()},
+    ):
         with pytest.raises(ValueError, match=r"never grow(.|\n)*batch_size=2"):
             build(**{"rule": lb.methods.adasgd(), "batch_size": 1, **options})
-    for rule in (lb.AdaScale(), lb.Milestones()):  # the batch is not its matter, or not by variance
+    for rule in (
+        lb.AdaScale(),
+        lb.rules.Milestones(),
+    ):  # the batch is not its matter, or not by variance
         for examples in (False, True):
             build(rule, batch_size=1, examples=examples)
 
@@ -218,7 +225,9 @@ def test_an_optimizer_that_does_not_divide_is_refused_with_both_remedies() -> No
         build(lb.methods.adascale_adam())
 
 
-@pytest.mark.parametrize("rule", [lb.InnerProductTest(), lb.AugmentedInnerProductTest()])
+@pytest.mark.parametrize(
+    "rule", [lb.rules.InnerProductTest(), lb.rules.AugmentedInnerProductTest()]
+)
 def test_dots_that_the_meter_does_not_measure_are_refused_with_the_remedies(rule: Any) -> None:
     needs = f"{type(rule).__name__} needs 'inner_product_variance'"
     with pytest.raises(ValueError, match=rf"{needs}(.|\n)*lb.PerExample(.|\n)*lb.NormTest"):
@@ -230,7 +239,7 @@ def test_dots_that_the_meter_does_not_measure_are_refused_with_the_remedies(rule
 def test_coordinates_that_the_meter_does_not_measure_are_refused_with_a_line_that_works(
     examples: bool,
 ) -> None:
-    rule = lb.CoordinateNormTest(statistic="coordinate_noise_scale")
+    rule = lb.rules.CoordinateNormTest(statistic="coordinate_noise_scale")
     with pytest.raises(ValueError, match="coordinate_noise_scale") as refused:
         build(rule, examples=examples)
     line = str(refused.value).rpartition("meter=")[2].rstrip(".")

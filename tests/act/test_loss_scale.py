@@ -116,7 +116,7 @@ def test_temporal_moments_survive_a_scale_that_changes() -> None:
         model = small_model()
         record = MemoryRecord()
         batches = lb.BatchLoader((X, Y), batch_size=16, max_micro_batch_size=16, shuffle=False)
-        meter = lb.Meter(model, statistics=[lb.TemporalMoments()])
+        meter = lb.Meter(model, statistics=[lb.measure.TemporalMoments()])
         control = lb.Controller(
             model, sgd(model), lb.AdaScale(), batches,
             base_batch_size=4, meter=meter, record=record, scaler=scale,
@@ -267,7 +267,9 @@ def test_something_else_is_refused() -> None:
 
 def test_a_scale_that_never_fits_is_told_beside_the_learning_rate() -> None:
     always = {(step, 0): float("inf") for step in range(20)}
-    with pytest.raises(lb.NotFinite, match=r"Only the gradient overflows: .*init_scale=1024"):
+    with pytest.raises(
+        lb.errors.NotFinite, match=r"Only the gradient overflows: .*init_scale=1024"
+    ):
         controlled(20, at=always, scale=scaler())
 
 
@@ -276,7 +278,7 @@ def test_a_loss_that_is_not_finite_is_not_laid_to_the_scaler() -> None:
     batches = lb.BatchLoader((X, Y), batch_size=16, max_micro_batch_size=4)
     optimizer = sgd(model)
     control = lb.Controller(model, optimizer, lb.AdaScale(), batches, base_batch_size=4)
-    with pytest.raises(lb.NotFinite) as told:
+    with pytest.raises(lb.errors.NotFinite) as told:
         for batch in control.steps(steps=3):
             for x, y in batch:
                 control.backward(loss_of(model, x, y) * float("nan"))

@@ -42,7 +42,7 @@ def drive(
 def test_a_gradient_cleared_within_a_step_is_told() -> None:
     model, optimizer, control = controller()
     before = model.weight.clone()
-    with pytest.raises(lb.MicroBatchMissed, match="cleared within a step"):
+    with pytest.raises(lb.errors.MicroBatchMissed, match="cleared within a step"):
         drive(model, control, between=optimizer.zero_grad)
     assert torch.equal(model.weight, before)
 
@@ -75,7 +75,7 @@ def test_a_rate_that_explodes_under_attach_ends_the_loop() -> None:
     loop(1.0)
     for _ in range(2):
         loop(float("nan"))
-    with pytest.raises(lb.NotFinite, match="3 step"):
+    with pytest.raises(lb.errors.NotFinite, match="3 step"):
         loop(float("nan"))
     assert control.skipped == 3
 

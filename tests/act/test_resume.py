@@ -133,7 +133,7 @@ def test_the_state_of_another_run_is_refused_and_changes_nothing(
     go(control, stop_after=3)
     _, _, other, _ = build(**options())
     before = other.state_dict()
-    with pytest.raises(lb.CheckpointError, match=named):
+    with pytest.raises(lb.errors.CheckpointError, match=named):
         other.load_state_dict(control.state_dict())
     assert other.state_dict() == before
 
@@ -149,7 +149,7 @@ def test_a_resumed_run_with_another_budget_is_refused_by_name() -> None:
 
 def test_a_state_of_an_unknown_version_is_refused_by_that_version() -> None:
     _, _, control, _ = build()
-    with pytest.raises(lb.CheckpointError, match="version 2"):
+    with pytest.raises(lb.errors.CheckpointError, match="version 2"):
         control.load_state_dict({**control.state_dict(), "version": 2})
 
 
@@ -159,15 +159,15 @@ def test_each_missing_or_changed_value_is_refused() -> None:
     state = control.state_dict()
     for name in state:
         cut = {key: value for key, value in state.items() if key != name}
-        with pytest.raises(lb.CheckpointError):
+        with pytest.raises(lb.errors.CheckpointError):
             control.load_state_dict(cut)
         for wrong in (None, -1, 10**400, float("nan"), "[" * 10_000, b"\0", [], True):
             if wrong is None and name == "dataset_size":
                 continue
-            with pytest.raises(lb.CheckpointError):
+            with pytest.raises(lb.errors.CheckpointError):
                 control.load_state_dict({**state, name: wrong})
     for wrong in (None, [], "text", 3):
-        with pytest.raises(lb.CheckpointError):
+        with pytest.raises(lb.errors.CheckpointError):
             control.load_state_dict(wrong)  # type: ignore[arg-type]
     control.load_state_dict(state)
 
@@ -176,9 +176,9 @@ def test_in_the_middle_of_a_step_nothing_is_saved_or_loaded() -> None:
     _, _, control, _ = build()
     state = control.state_dict()
     for _batch in control.steps(samples=40):
-        with pytest.raises(lb.CheckpointError, match="between two steps"):
+        with pytest.raises(lb.errors.CheckpointError, match="between two steps"):
             control.state_dict()
-        with pytest.raises(lb.CheckpointError, match="between two steps"):
+        with pytest.raises(lb.errors.CheckpointError, match="between two steps"):
             control.load_state_dict(state)
         break
 
@@ -251,9 +251,9 @@ def test_an_attached_run_goes_on_with_the_same_bits() -> None:
 def test_the_state_of_an_attached_run_is_not_that_of_a_controller() -> None:
     _, _, control, _ = build(rule=lb.AdaScale(), base_batch_size=4)
     _, _, own = attach(dataset_size=48)
-    with pytest.raises(lb.CheckpointError, match="place in the data"):
+    with pytest.raises(lb.errors.CheckpointError, match="place in the data"):
         control.load_state_dict(own.state_dict())
-    with pytest.raises(lb.CheckpointError, match="batches"):
+    with pytest.raises(lb.errors.CheckpointError, match="batches"):
         own.load_state_dict(control.state_dict())
 
 
@@ -284,7 +284,7 @@ def _resumed_here(state: dict[str, Any]) -> tuple[int, list[Any]]:
     changed.pop("spoil", None)
     try:
         control.load_state_dict(changed)
-    except lb.RanksDisagree as error:
+    except lb.errors.RanksDisagree as error:
         return -1, [str(error)]
     for batch in control.steps(samples=200):
         for x, y in batch:
@@ -361,7 +361,7 @@ def test_loading_something_that_is_no_state_names_the_keys_it_has(wrong: Any) ->
     _, _, control, _ = build()
     _, _, own = attach()
     for one in (control, own):
-        with pytest.raises(lb.CheckpointError, match=r"no state of a run's control") as told:
+        with pytest.raises(lb.errors.CheckpointError, match=r"no state of a run's control") as told:
             one.load_state_dict(wrong)
         assert "control.state_dict()" in str(told.value)
         assert all(key in str(told.value) for key in (wrong if isinstance(wrong, dict) else ()))
@@ -370,5 +370,5 @@ def test_loading_something_that_is_no_state_names_the_keys_it_has(wrong: Any) ->
 def test_a_controllers_state_is_told_apart_under_attach() -> None:
     _, _, control, _ = build(rule=lb.AdaScale(), base_batch_size=4)
     _, _, own = attach(dataset_size=48)
-    with pytest.raises(lb.CheckpointError, match=r"that of lb\.Controller"):
+    with pytest.raises(lb.errors.CheckpointError, match=r"that of lb\.Controller"):
         own.load_state_dict(control.state_dict())

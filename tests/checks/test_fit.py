@@ -347,7 +347,7 @@ def test_the_command_finds_it_says_so_and_keeps_it_when_it_goes_on(tmp_path: Pat
     assert state["max_micro_batch_size"] == 536
     train("digits", progress=said.append, resume=True, **options)
     assert "as found before" in str(said)
-    with pytest.raises(lb.CheckpointError, match="max_micro_batch_size"):
+    with pytest.raises(lb.errors.CheckpointError, match="max_micro_batch_size"):
         train("digits", resume=True, **{**options, "max_micro_batch_size": 8})
     with pytest.raises(ValueError, match="--max-micro-batch-size 64"):
         train("digits", max_micro_batch_size="all")

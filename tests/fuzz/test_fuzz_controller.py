@@ -74,9 +74,9 @@ RULES: list[Rule] = [
     lb.chain(lb.LinearScaling(), lb.WarmUp(fraction=0.5)),
     lb.chain(lb.Every(lb.AdaScale(), steps=3), lb.LimitGrowth(factor=1.5)),
     lb.chain(lb.SqrtScaling(), lb.ClampBatch(min=2, max=20, multiple_of=2)),
-    lb.chain(lb.Observe(), lb.StepClock()),
+    lb.chain(lb.Observe(), lb.rules.StepClock()),
 ]
-taps = [lb.LeafHooks, lb.Detached, lb.Flat]
+taps = [lb.measure.LeafHooks, lb.measure.Detached, lb.measure.Flat]
 BUDGETS = [{"samples": 150}, {"steps": 12}, {"base_steps": 25.5}, {"epochs": 9.5}]
 LR = 0.05
 

@@ -323,7 +323,7 @@ class EverySecond(Module):
 
 def test_gradients_that_no_step_used_are_forgotten() -> None:
     record = lb.MemoryRecord()
-    meter = lambda model: lb.Meter(model, statistics=[lb.TemporalMoments()])  # noqa: E731
+    meter = lambda model: lb.Meter(model, statistics=[lb.measure.TemporalMoments()])  # noqa: E731
     callback = scaled(record=record, meter=meter)
     fit(callback, module=EverySecond(), accumulate_grad_batches=1, max_epochs=1)
     assert [seen.batch_size for seen, _ in record.steps] == [4] * 6

@@ -135,7 +135,7 @@ def test_tensorboard_goes_on_and_shows_no_step_twice(tmp_path: Path, redone: int
 def test_a_tensorboard_directory_is_one_run(tmp_path: Path) -> None:
     whole_run(TensorBoardLogger(tmp_path), steps=1)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(lb.RecordError, match=r"TensorBoardLogger\(.*, append=True\)"):
+    with pytest.raises(lb.errors.RecordError, match=r"TensorBoardLogger\(.*, append=True\)"):
         TensorBoardLogger(tmp_path).start({})
     assert sorted(tmp_path.iterdir()) == before
 
@@ -219,7 +219,7 @@ def test_mlflow_gets_many_values_in_few_calls_and_at_last_all(uri: str) -> None:
 
 def test_a_store_that_mlflow_refuses_is_told_before_the_first_step(tmp_path: Path) -> None:
     control = controller(lb.Logged(MlflowLogger(str(tmp_path / "mlruns"))))
-    with pytest.raises(lb.RecordError, match=r"MlflowLogger could not start .*sqlite:///"):
+    with pytest.raises(lb.errors.RecordError, match=r"MlflowLogger could not start .*sqlite:///"):
         small_runs.train(control, steps=1)
     assert control.optimizer_steps == 0
 
@@ -331,6 +331,6 @@ def test_a_logger_that_is_not_open_takes_nothing_and_may_be_closed(
 ) -> None:
     logger = kind(str(tmp_path / "place"))
     logger.close()
-    with pytest.raises(lb.RecordError, match="is not open"):
+    with pytest.raises(lb.errors.RecordError, match="is not open"):
         logger.log({"loss": 1.0}, step=1, samples=8)
     assert not list(tmp_path.iterdir())

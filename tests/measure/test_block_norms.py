@@ -45,7 +45,9 @@ def measured(tap: object) -> tuple[Net, torch.Tensor, BlockNorms, lb.GradientMom
     return net, x, blocks, moments
 
 
-@pytest.mark.parametrize("tap", [lb.LeafHooks(), lb.Detached()], ids=["hooks", "detached"])
+@pytest.mark.parametrize(
+    "tap", [lb.measure.LeafHooks(), lb.measure.Detached()], ids=["hooks", "detached"]
+)
 def test_each_block_has_the_moments_that_a_naive_computation_gives(tap: object) -> None:
     net, x, blocks, _ = measured(tap)
     for name in ("stem", "body", "head"):
@@ -63,7 +65,7 @@ def test_each_block_has_the_moments_that_a_naive_computation_gives(tap: object) 
 
 
 def test_the_moments_of_the_blocks_add_up_to_those_of_the_whole_gradient() -> None:
-    _, x, blocks, moments = measured(lb.Detached())
+    _, x, blocks, moments = measured(lb.measure.Detached())
     torch.manual_seed(3)
     net = Net()
     record = lb.MemoryRecord()
@@ -89,7 +91,7 @@ def test_the_moments_of_the_blocks_add_up_to_those_of_the_whole_gradient() -> No
 
 
 def test_a_block_that_the_loss_does_not_use_has_no_noise() -> None:
-    _, _, blocks, _ = measured(lb.Detached())
+    _, _, blocks, _ = measured(lb.measure.Detached())
     assert blocks.last["unused"].variance == 0.0
     assert blocks.sizes == {"stem": 42, "body": 112, "head": 8, "unused": 12}
 

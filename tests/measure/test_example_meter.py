@@ -205,7 +205,7 @@ def test_single_coordinates_of_single_examples(door, micro, groups, quantile):
     strict = lb.Meter(
         model,
         examples=lb.PerExample(groups=groups),
-        statistics=[lb.SquaredNorms(), lb.CoordinateNoiseScale(quantile=quantile)],
+        statistics=[lb.measure.SquaredNorms(), lb.measure.CoordinateNoiseScale(quantile=quantile)],
     )
     assert strict.least_parts == 1
     if door == "controller":
@@ -240,7 +240,7 @@ def test_single_coordinates_of_single_examples(door, micro, groups, quantile):
 
 def test_the_strict_test_grows_a_batch_that_has_one_backward_a_step():
     model = classifier()
-    strict = lb.CoordinateNormTest(eta=1.0, statistic="coordinate_noise_scale")
+    strict = lb.rules.CoordinateNormTest(eta=1.0, statistic="coordinate_noise_scale")
     control = lb.Controller(
         model,
         torch.optim.SGD(model.parameters(), lr=0.05),
@@ -248,7 +248,9 @@ def test_the_strict_test_grows_a_batch_that_has_one_backward_a_step():
         lb.BatchLoader(class_data(), batch_size=4, max_micro_batch_size=60),
         base_batch_size=4,
         meter=lb.Meter(
-            model, examples=lb.PerExample(), statistics=[lb.CoordinateNoiseScale(quantile=0.9)]
+            model,
+            examples=lb.PerExample(),
+            statistics=[lb.measure.CoordinateNoiseScale(quantile=0.9)],
         ),
     )
     for batch in control.steps(steps=6):
@@ -445,7 +447,11 @@ def test_sizes_that_differ_from_what_the_model_receives_are_refused():
 
 @pytest.mark.parametrize(
     "options",
-    [{"tap": lb.Detached()}, {"tap": lb.Flat()}, {"statistics": [lb.TemporalMoments()]}],
+    [
+        {"tap": lb.measure.Detached()},
+        {"tap": lb.measure.Flat()},
+        {"statistics": [lb.measure.TemporalMoments()]},
+    ],
     ids=["Detached", "Flat", "statistics"],
 )
 def test_single_examples_refuse_another_tap_or_other_statistics(options):

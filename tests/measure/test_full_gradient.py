@@ -158,8 +158,8 @@ def test_no_micro_batch_is_a_single_left_over_sample() -> None:
 
 METERS: dict[str, Any] = {
     "leaf hooks": {},
-    "detached": {"tap": lb.Detached},
-    "flat": {"tap": lb.Flat},
+    "detached": {"tap": lb.measure.Detached},
+    "flat": {"tap": lb.measure.Flat},
     "examples": {"examples": lb.PerExample},
 }
 
@@ -305,7 +305,7 @@ def test_a_loss_that_is_no_mean_of_the_model_is_refused() -> None:
 def test_a_rule_that_needs_it_is_refused_without_the_data_with_a_line_that_works() -> None:
     model = small_model()
     batches = lb.BatchLoader(DATA, batch_size=8)
-    rule = lb.FullGradientGrowth()
+    rule = lb.rules.FullGradientGrowth()
     with pytest.raises(ValueError, match="FullGradientGrowth needs 'full_sqnorm'") as refused:
         lb.Controller(model, sgd(model), rule, batches, base_batch_size=8)
     line = str(refused.value).partition("meter=")[2].partition(". From")[0]

@@ -16,7 +16,7 @@ import largebatch as lb
 from largebatch.core.codec import decode
 from largebatch.core.decider import Decider
 from largebatch.core.run_state import resume
-from largebatch.rules import KINDS
+from largebatch.rules.kinds import KINDS
 from largebatch.workbench.runs.train import train as train_workload
 from largebatch.workbench.workloads import Data, Workload
 

@@ -60,7 +60,9 @@ def examples(model: nn.Module) -> lb.Meter:
 
 
 def coordinates(model: nn.Module) -> lb.Meter:
-    return lb.Meter(model, statistics=[lb.SquaredNorms(), lb.CoordinateNoiseScale()])
+    return lb.Meter(
+        model, statistics=[lb.measure.SquaredNorms(), lb.measure.CoordinateNoiseScale()]
+    )
 
 
 def full_gradient(model: nn.Module) -> lb.Meter:
@@ -162,7 +164,7 @@ RUNS: dict[str, Run] = {
     "growth": Run(rule=lambda: lb.methods.growth(stages=3), batch_size=8, budget={"epochs": 5}),
     "per-example": Run(
         rule=lambda: lb.chain(
-            lb.Every(lb.AugmentedInnerProductTest(theta=0.5, nu=2.0), steps=3),
+            lb.Every(lb.rules.AugmentedInnerProductTest(theta=0.5, nu=2.0), steps=3),
             lb.LimitGrowth(factor=2.0, shrink=1.0),
             lb.ClampBatch(max=32, multiple_of=8),
         ),
@@ -171,7 +173,7 @@ RUNS: dict[str, Run] = {
     ),
     "coordinates": Run(
         rule=lambda: lb.chain(
-            lb.Every(lb.CoordinateNormTest(statistic="coordinate_noise_scale"), steps=3),
+            lb.Every(lb.rules.CoordinateNormTest(statistic="coordinate_noise_scale"), steps=3),
             lb.LimitGrowth(factor=2.0, shrink=1.0),
             lb.ClampBatch(max=32, multiple_of=8),
             lb.SqrtScaling(),

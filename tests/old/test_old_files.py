@@ -233,21 +233,21 @@ def test_a_record_of_an_unknown_rule_is_read_but_its_rule_is_refused_by_name(
 ) -> None:
     record = old_files.record_named(OWN, tmp_path)
     assert len(record.steps) == 44
-    with pytest.raises(lb.RecordError, match="OwnRule"):
+    with pytest.raises(lb.errors.RecordError, match="OwnRule"):
         old_files.rule_of(record.header)
 
 
 def test_the_state_of_an_unknown_rule_is_refused_by_name(tmp_path: Path) -> None:
     first = old_files.record_named(OWN, tmp_path).steps[0].seen
     decider = old_files.started(lb.AdaScale(), first)
-    with pytest.raises(lb.CheckpointError, match="OwnRule"):
+    with pytest.raises(lb.errors.CheckpointError, match="OwnRule"):
         old_files.resumed(decider, STATES[OWN]["state"])
 
 
 def test_the_state_of_another_rule_is_refused_by_name(tmp_path: Path) -> None:
     first = old_files.record_named("rules/adascale", tmp_path).steps[0].seen
     decider = old_files.started(lb.LinearScaling(), first)
-    with pytest.raises(lb.CheckpointError, match="AdaScale"):
+    with pytest.raises(lb.errors.CheckpointError, match="AdaScale"):
         old_files.resumed(decider, STATES["rules/adascale"]["state"])
 
 
@@ -255,7 +255,7 @@ def test_the_state_of_another_rule_is_refused_by_name(tmp_path: Path) -> None:
 def test_states_of_an_unknown_version_are_refused_with_its_number(version: int) -> None:
     control = old_runs.RUNS["adascale"].build()
     state = lb.Checkpoints(FOLDER / "checkpoints" / "adascale").load().state["control"]
-    with pytest.raises(lb.CheckpointError, match=rf"version {version}\b"):
+    with pytest.raises(lb.errors.CheckpointError, match=rf"version {version}\b"):
         control.load_state_dict({**state, "version": version})
     loader = old_runs.LOADERS["tensor"]()
     with pytest.raises(ValueError, match=rf"version={version}\b"):
@@ -265,7 +265,7 @@ def test_states_of_an_unknown_version_are_refused_with_its_number(version: int) 
 def test_a_changed_number_in_a_state_is_found() -> None:
     control = old_runs.RUNS["adascale"].build()
     state = lb.Checkpoints(FOLDER / "checkpoints" / "adascale").load().state["control"]
-    with pytest.raises(lb.CheckpointError):
+    with pytest.raises(lb.errors.CheckpointError):
         control.load_state_dict({**state, "samples": state["samples"] + 1})
 
 
@@ -274,7 +274,7 @@ def test_a_line_with_an_unknown_field_is_refused_with_its_number(tmp_path: Path)
     lines = (FOLDER / "interrupted.jsonl").read_text().splitlines(keepends=True)
     lines[3] = lines[3].replace('"seen":{', '"seen":{"surprise":1,', 1)
     path.write_text("".join(lines))
-    with pytest.raises(lb.RecordError, match=r"line 4.*surprise"):
+    with pytest.raises(lb.errors.RecordError, match=r"line 4.*surprise"):
         lb.read_record(path)
 
 
@@ -283,5 +283,5 @@ def test_a_schedule_of_an_unknown_kind_is_refused_by_name(tmp_path: Path) -> Non
     plain["rule"]["rules"][0]["kind"] = "NoSuchRule"
     path = tmp_path / "schedule.json"
     path.write_text(json.dumps(plain))
-    with pytest.raises(lb.RecordError, match="NoSuchRule"):
+    with pytest.raises(lb.errors.RecordError, match="NoSuchRule"):
         old_files.train_workload(old_runs.workload(), schedule=path)

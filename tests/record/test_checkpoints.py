@@ -45,7 +45,7 @@ def test_a_write_that_fails_leaves_what_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(lb.CheckpointError, match="No space left"):
+    with pytest.raises(lb.errors.CheckpointError, match="No space left"):
         checkpoints.save(state(2.0), step=2)
     monkeypatch.undo()
     assert float(checkpoints.load().state["weights"][0]) == 1.0
@@ -80,7 +80,7 @@ def test_one_flipped_bit_in_a_tensor_is_found(tmp_path: Path) -> None:
     at = content.index(torch.ones(64).numpy().tobytes())
     content[at + 17] ^= 1
     path.write_bytes(content)
-    with pytest.raises(lb.CheckpointError, match=r"No checkpoint in .* is whole"):
+    with pytest.raises(lb.errors.CheckpointError, match=r"No checkpoint in .* is whole"):
         checkpoints.load()
 
 
@@ -98,10 +98,10 @@ def test_no_code_in_a_file_is_run(tmp_path: Path) -> None:
     canary = tmp_path / "ran"
     path = tmp_path / "step-000000001.pt"
     torch.save({"state": Planted(canary)}, path)
-    with pytest.raises(lb.CheckpointError, match="damaged or no checkpoint"):
+    with pytest.raises(lb.errors.CheckpointError, match="damaged or no checkpoint"):
         lb.Checkpoints(tmp_path).load()
     path.write_bytes(pickle.dumps(Planted(canary)))
-    with pytest.raises(lb.CheckpointError):
+    with pytest.raises(lb.errors.CheckpointError):
         lb.Checkpoints(tmp_path).load(path)
     assert not canary.exists()
 
@@ -115,8 +115,8 @@ def test_torch_writes_the_sums_that_are_checked(tmp_path: Path) -> None:
 def test_checkpoints_refuse_bad_arguments_and_paths(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         lb.Checkpoints(tmp_path, keep=0)
-    with pytest.raises(lb.CheckpointError, match="There is no checkpoint in"):
+    with pytest.raises(lb.errors.CheckpointError, match="There is no checkpoint in"):
         lb.Checkpoints(tmp_path / "none").load()
     (tmp_path / "file").write_text("")
-    with pytest.raises(lb.CheckpointError, match="could not be written"):
+    with pytest.raises(lb.errors.CheckpointError, match="could not be written"):
         lb.Checkpoints(tmp_path / "file").save(state(), step=1)

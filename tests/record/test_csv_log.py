@@ -57,7 +57,9 @@ def test_a_row_is_in_the_file_at_once(tmp_path: Path) -> None:
 def test_an_existing_file_is_refused_with_the_line_to_paste_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "run.csv"
     path.write_text("mine")
-    with pytest.raises(lb.RecordError, match=r"never overwritten.*lb\.CsvLogger\(.*, append=True"):
+    with pytest.raises(
+        lb.errors.RecordError, match=r"never overwritten.*lb\.CsvLogger\(.*, append=True"
+    ):
         lb.CsvLogger(path).start({})
     assert path.read_text() == "mine"
 
@@ -92,7 +94,7 @@ def test_appending_to_nothing_or_to_a_cut_header_writes_the_header(
 def test_nothing_is_appended_to_other_columns(tmp_path: Path, content: str) -> None:
     path = tmp_path / "run.csv"
     path.write_text(content)
-    with pytest.raises(lb.RecordError, match="not a CSV file of these columns"):
+    with pytest.raises(lb.errors.RecordError, match="not a CSV file of these columns"):
         lb.CsvLogger(path, append=True).start({})
     assert path.read_text() == content
 
@@ -107,16 +109,16 @@ def test_starting_one_csv_logger_twice_is_like_starting_two(tmp_path: Path) -> N
     goes_on.close()
     goes_on.close()
     assert [row["loss"] for row in rows(goes_on.path)] == ["1.0", "0.5"]
-    with pytest.raises(lb.RecordError, match="never overwritten"):
+    with pytest.raises(lb.errors.RecordError, match="never overwritten"):
         once.start({})
 
 
 def test_a_value_without_a_column_and_a_closed_file_are_refused(tmp_path: Path) -> None:
     logger = lb.CsvLogger(tmp_path / "run.csv")
-    with pytest.raises(lb.RecordError, match=r"logger\.start"):
+    with pytest.raises(lb.errors.RecordError, match=r"logger\.start"):
         logger.log({"loss": 1.0}, step=1, samples=8)
     logger.start({})
-    with pytest.raises(lb.RecordError, match="no column for accuracy"):
+    with pytest.raises(lb.errors.RecordError, match="no column for accuracy"):
         logger.log({"accuracy": 1.0}, step=1, samples=8)
     logger.close()
     assert rows(logger.path) == []

@@ -129,7 +129,7 @@ def test_a_start_without_a_close_closes_first() -> None:
 
 def test_a_logger_that_cannot_start_ends_the_run_and_those_before_it_are_closed() -> None:
     first, second = Told(), Told(failing="start", error=OSError("no\nserver"))
-    with pytest.raises(lb.RecordError, match=r"Told could not start \(OSError: no server\)"):
+    with pytest.raises(lb.errors.RecordError, match=r"Told could not start \(OSError: no server\)"):
         lb.Logged(first, second).start({})
     assert first.of("close") == [None]
 
@@ -256,13 +256,13 @@ class Broken:
     """A sink whose calls raise."""
 
     def start(self, facts: Mapping[str, Any]) -> None:
-        raise lb.RecordError("start")
+        raise lb.errors.RecordError("start")
 
     def write(self, seen: lb.Measurement, decision: lb.Decision) -> None:
-        raise lb.RecordError("write")
+        raise lb.errors.RecordError("write")
 
     def close(self) -> None:
-        raise lb.RecordError("close")
+        raise lb.errors.RecordError("close")
 
 
 def test_a_tee_closes_the_others_and_passes_the_error_on() -> None:
@@ -270,16 +270,16 @@ def test_a_tee_closes_the_others_and_passes_the_error_on() -> None:
         told = Told()
         tee = lb.Tee(*sinks(Broken(), lb.Logged(told)))
         tee.sinks[isinstance(tee.sinks[0], Broken)].start({})
-        with pytest.raises(lb.RecordError, match="write"):
+        with pytest.raises(lb.errors.RecordError, match="write"):
             tee.write(*run(1)[0])
-        with pytest.raises(lb.RecordError, match="close"):
+        with pytest.raises(lb.errors.RecordError, match="close"):
             tee.close()
         assert told.of("close") == [None]
 
 
 def test_a_tee_that_cannot_start_closes_what_it_started() -> None:
     told = Told()
-    with pytest.raises(lb.RecordError):
+    with pytest.raises(lb.errors.RecordError):
         lb.Tee(lb.Logged(told), Broken()).start({})
     assert told.of("close") == [None]
 

@@ -16,7 +16,8 @@ from largebatch.core.codec import decode, decode_like, encode
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import FACTS, OF_THE_STEP, STATISTICS, Measurement
 from largebatch.core.rule import CHANGES, Chain, Rule, Wrapper, chain, name_of
-from largebatch.rules import FACTORS, KINDS, RULES, ClampBatch, ClampLr, Schedule
+from largebatch.rules import ClampBatch, ClampLr, Schedule
+from largebatch.rules.kinds import FACTORS, KINDS, RULES
 
 quick = settings(max_examples=15, deadline=None)
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

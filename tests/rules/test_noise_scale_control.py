@@ -19,7 +19,8 @@ from largebatch.core.formulas import efficiency
 from largebatch.core.measurement import GradientMoments, Measurement
 from largebatch.core.rule import Rule
 from largebatch.methods import cosine_test, gradient_diversity, noise_scale_control
-from largebatch.rules import KINDS, NoiseScaleControl, NormTest
+from largebatch.rules import NoiseScaleControl, NormTest
+from largebatch.rules.kinds import KINDS
 from largebatch.rules.noise_scale import kappa_of_cosine
 from largebatch.rules.sizes import noise_ratio, whole_batch
 

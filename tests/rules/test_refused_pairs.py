@@ -14,7 +14,7 @@ import pytest
 
 from largebatch import rules
 from largebatch.core.rule import Rule, chain, label_of
-from largebatch.rules import RULES
+from largebatch.rules.kinds import RULES
 
 ARGUMENTS = {
     "Accordion": {"epochs": 1},

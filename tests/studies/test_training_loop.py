@@ -100,7 +100,7 @@ def test_a_run_that_diverges_ends_with_its_error() -> None:
         return cross_entropy(model, batch) * math.inf
 
     error = train_until(control_of(classifier()), infinite, Budget(steps=10))
-    assert isinstance(error, lb.NotFinite)
+    assert isinstance(error, lb.errors.NotFinite)
 
 
 def test_errors_of_the_loss_pass_through() -> None:

@@ -160,7 +160,7 @@ class Attached(Clocked):
                 one that is damaged or cut; the run is left as it was.
             RanksDisagree: the ranks loaded different states.
         """
-        from largebatch.rules import KINDS
+        from largebatch.rules.kinds import KINDS
 
         if isinstance(plain, Mapping) and "batches" in plain:
             raise CheckpointError(

@@ -190,7 +190,7 @@ class Controller(Clocked):
                 one that is damaged or cut; the run is left as it was.
             RanksDisagree: the ranks loaded different states.
         """
-        from largebatch.rules import KINDS
+        from largebatch.rules.kinds import KINDS
 
         self._check_between_steps("loaded")
         batches = plain.get("batches") if isinstance(plain, Mapping) else None

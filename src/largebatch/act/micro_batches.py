@@ -45,8 +45,8 @@ class MicroBatches(Iterable[Any]):
         if replica is not None and replica.static_graph and unsynchronised:
             raise LargeBatchError(
                 "DistributedDataParallel(static_graph=True) fails in torch when its first backward "
-                "is not synchronised, as several micro-batches a step (and lb.Detached, lb.Flat) "
-                "need. Leave it out: DistributedDataParallel(model)."
+                "is not synchronised, as several micro-batches per step (and lb.measure.Detached, "
+                "lb.measure.Flat) need. Leave it out: DistributedDataParallel(model)."
             )
         self._done = 0
         self._waiting = False

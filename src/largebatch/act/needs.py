@@ -30,9 +30,9 @@ def check_needs(decider: Decider, *, meter: Meter) -> None:
             "lb.NormTest(eta=0.5)."
         )
     elif "coordinate_noise_scale" in missing:
-        more = "statistics=[lb.SquaredNorms(), lb.CoordinateNoiseScale()]"
+        more = "statistics=[lb.measure.SquaredNorms(), lb.measure.CoordinateNoiseScale()]"
         if "inner_product_variance" in meter.provides:
-            more = "examples=lb.PerExample(), statistics=[lb.CoordinateNoiseScale()]"
+            more = "examples=lb.PerExample(), statistics=[lb.measure.CoordinateNoiseScale()]"
         remedy = f"Add it: meter=lb.Meter(model, {more})."
     elif "full_sqnorm" in missing:
         remedy = (

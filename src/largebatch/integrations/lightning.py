@@ -253,7 +253,7 @@ class LargeBatch(Callback):
                 "be known. Accumulate smaller batches, Trainer(accumulate_grad_batches=2), run "
                 'several processes, Trainer(strategy="ddp", devices=2), or take the rough temporal '
                 "estimate: LargeBatch(..., meter=lambda model: "
-                "lb.Meter(model, statistics=[lb.TemporalMoments()]))."
+                "lb.Meter(model, statistics=[lb.measure.TemporalMoments()]))."
             )
         return control
 

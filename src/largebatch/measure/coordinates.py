@@ -28,8 +28,8 @@ class CoordinateNoiseScale:
     processes one all-reduce of the gradient's size in float32. That one comes after the step's own
     collective, in which ranks that disagree about what is measured are told.
 
-        strict = lb.CoordinateNoiseScale(quantile=0.9)
-        meter = lb.Meter(model, statistics=[lb.SquaredNorms(), strict])
+        strict = lb.measure.CoordinateNoiseScale(quantile=0.9)
+        meter = lb.Meter(model, statistics=[lb.measure.SquaredNorms(), strict])
 
     With `examples=lb.PerExample()` the parts are single examples.
 
@@ -66,8 +66,9 @@ class CoordinateNoiseScale:
         devices = {tensor.device for tensor in parameters.tensors}
         if len(devices) > 1:
             raise ValueError(
-                f"lb.CoordinateNoiseScale() needs parameters on one device, got {len(devices)}. "
-                "Take the norm test as the optimizer sees the gradient: lb.CoordinateNormTest()."
+                "lb.measure.CoordinateNoiseScale() needs parameters on one device, got "
+                f"{len(devices)}. Take the norm test as the optimizer sees the gradient: "
+                "lb.rules.CoordinateNormTest()."
             )
         self._parameters = parameters
         self._device = devices.pop()

@@ -68,7 +68,7 @@ class Meter:
         if len({s.name for s in self._offered}) < len(self._offered):
             raise ValueError(
                 "Two statistics give the same moments, so rules could not tell them apart. Choose "
-                "one of each name: lb.Meter(model, statistics=[lb.TemporalMoments()])."
+                "one of each name: lb.Meter(model, statistics=[lb.measure.TemporalMoments()])."
             )
         self.replica = replica(model)
         if self.ranks.count > 1 and self.replica is None:

@@ -115,5 +115,5 @@ class BackwardCounts:
             "be known. Split the batch into two or more micro-batches, run several processes, "
             "take single examples for the parts, meter=lb.Meter(model, "
             "examples=lb.PerExample()), or the rough temporal estimate: "
-            "meter=lb.Meter(model, statistics=[lb.TemporalMoments()])."
+            "meter=lb.Meter(model, statistics=[lb.measure.TemporalMoments()])."
         )

@@ -102,7 +102,8 @@ class LeafHooks:
             raise LargeBatchError(
                 f"{name} got several gradients in one backward (reentrant checkpointing with tied "
                 "weights does that), so its micro-batch's gradient was never whole in a hook. "
-                "Use meter=lb.Meter(model, tap=lb.Detached()), or checkpoint(use_reentrant=False)."
+                "Use meter=lb.Meter(model, tap=lb.measure.Detached()), or "
+                "checkpoint(use_reentrant=False)."
             )
         self.check_nodes()
 
@@ -236,8 +237,8 @@ class Flat:
         kinds = {(t.dtype, t.device) for t in tensors}
         if len(kinds) > 1:
             raise ValueError(
-                f"lb.Flat() needs parameters of one type on one device, got {len(kinds)} kinds. "
-                "Use meter=lb.Meter(model)."
+                "lb.measure.Flat() needs parameters of one type on one device, got "
+                f"{len(kinds)} kinds. Use meter=lb.Meter(model)."
             )
         self._parameters, self._ranks = parameters, ranks
         total = sum(t.numel() for t in tensors)
@@ -289,9 +290,9 @@ class Flat:
             if self._parameters.tensors[index].grad is not view:
                 name = self._parameters.names[index]
                 raise MicroBatchMissed(
-                    f"The gradient of {name} is no longer in lb.Flat()'s buffer: zero_grad was "
-                    "called, or DistributedDataParallel keeps it (gradient_as_bucket_view=True). "
-                    "Leave zero_grad to control.step(), or use meter=lb.Meter(model)."
+                    f"The gradient of {name} is no longer in lb.measure.Flat()'s buffer: zero_grad "
+                    "was called, or DistributedDataParallel keeps it "
+                    "(gradient_as_bucket_view=True). Leave zero_grad to control.step(), or use meter=lb.Meter(model)."
                 )
 
 

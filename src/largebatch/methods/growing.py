@@ -120,7 +120,7 @@ def warmup_growth(
         delta, stages: as in `growth`; all stages are equally long.
         peak: largest factor on the base rate, 1 or more.
         fraction: the part of the budget that the rise takes, in (0, 1).
-        decay: over the rest of it; `lb.Constant()` stays at the peak.
+        decay: over the rest of it; `lb.rules.Constant()` stays at the peak.
     """
     if not 1.0 <= peak < math.inf:
         raise ValueError(

@@ -1,22 +1,43 @@
 """Where a run's steps go: a file of JSON lines, memory, loggers; and how they come back."""
 
-from largebatch.record.checkpoints import Checkpoint, Checkpoints
-from largebatch.record.csv_log import CsvLogger
-from largebatch.record.jsonl import JsonlRecord
-from largebatch.record.logged import Logged
-from largebatch.record.memory import MemoryRecord
-from largebatch.record.read import Record, Step, read_record
-from largebatch.record.tee import Tee
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Checkpoint",
-    "Checkpoints",
-    "CsvLogger",
-    "JsonlRecord",
-    "Logged",
-    "MemoryRecord",
-    "Record",
-    "Step",
-    "Tee",
-    "read_record",
-]
+from largebatch.core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from largebatch.record.checkpoints import Checkpoint as Checkpoint
+    from largebatch.record.checkpoints import Checkpoints as Checkpoints
+    from largebatch.record.csv_log import CsvLogger as CsvLogger
+    from largebatch.record.jsonl import JsonlRecord as JsonlRecord
+    from largebatch.record.logged import Logged as Logged
+    from largebatch.record.memory import MemoryRecord as MemoryRecord
+    from largebatch.record.read import Record as Record
+    from largebatch.record.read import Step as Step
+    from largebatch.record.read import read_record as read_record
+    from largebatch.record.replay import replay as replay
+    from largebatch.record.tee import Tee as Tee
+
+NAMES: Mapping[str, str] = {
+    "Checkpoint": "largebatch.record.checkpoints",
+    "Checkpoints": "largebatch.record.checkpoints",
+    "CsvLogger": "largebatch.record.csv_log",
+    "JsonlRecord": "largebatch.record.jsonl",
+    "Logged": "largebatch.record.logged",
+    "MemoryRecord": "largebatch.record.memory",
+    "Record": "largebatch.record.read",
+    "Step": "largebatch.record.read",
+    "Tee": "largebatch.record.tee",
+    "read_record": "largebatch.record.read",
+    "replay": "largebatch.record.replay",
+}
+
+__all__ = [*NAMES]
+
+if not TYPE_CHECKING:  # type checkers read the imports above
+    __getattr__ = lazy_names(__name__, NAMES)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, also those that are not imported yet."""
+    return sorted({*globals(), *__all__})

@@ -1,62 +1,100 @@
-"""Every rule and every schedule's factor, each registered by its one import line.
+"""Every rule and every schedule's factor, imported when it is first used.
 
-`RULES` and `FACTORS` are read from these lines; a new paper adds its file and one line.
+The table is written by `make names` from the classes in this folder.
 """
 
-from __future__ import annotations
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from largebatch.core.codec import Maker
-from largebatch.core.rule import Chain
-from largebatch.rules.accordion import Accordion as Accordion
-from largebatch.rules.adaptive_growth import AdaptiveGrowth as AdaptiveGrowth
-from largebatch.rules.adascale import AdaScale as AdaScale
-from largebatch.rules.any_time_growth import AnyTimeGrowth as AnyTimeGrowth
-from largebatch.rules.auto_warm_up.rule import AutoWarmUp as AutoWarmUp
-from largebatch.rules.averaged import Averaged as Averaged
-from largebatch.rules.bounds import ClampBatch as ClampBatch
-from largebatch.rules.bounds import ClampLr as ClampLr
-from largebatch.rules.bounds import ClampToNoiseScale as ClampToNoiseScale
-from largebatch.rules.bounds import LimitGrowth as LimitGrowth
-from largebatch.rules.cabs import CABS as CABS
-from largebatch.rules.coordinate_norm_test import CoordinateNormTest as CoordinateNormTest
-from largebatch.rules.every import Every as Every
-from largebatch.rules.factors import WSD as WSD
-from largebatch.rules.factors import Constant as Constant
-from largebatch.rules.factors import Cosine as Cosine
-from largebatch.rules.factors import Exponential as Exponential
-from largebatch.rules.factors import HoldThenDecay as HoldThenDecay
-from largebatch.rules.factors import Linear as Linear
-from largebatch.rules.factors import Polynomial as Polynomial
-from largebatch.rules.factors import StepDecay as StepDecay
-from largebatch.rules.full_gradient_growth import FullGradientGrowth as FullGradientGrowth
-from largebatch.rules.growth import Growth as Growth
-from largebatch.rules.hysteresis import Hysteresis as Hysteresis
-from largebatch.rules.inner_product_test import (
-    AugmentedInnerProductTest as AugmentedInnerProductTest,
-)
-from largebatch.rules.inner_product_test import InnerProductTest as InnerProductTest
-from largebatch.rules.legw import Legw as Legw
-from largebatch.rules.milestones import Milestones as Milestones
-from largebatch.rules.noise_scale import NoiseScaleControl as NoiseScaleControl
-from largebatch.rules.norm_test import NormTest as NormTest
-from largebatch.rules.observe import Observe as Observe
-from largebatch.rules.old_kinds import OLD_KINDS
-from largebatch.rules.scaling import LinearScaling as LinearScaling
-from largebatch.rules.scaling import SqrtScaling as SqrtScaling
-from largebatch.rules.scaling import StepClock as StepClock
-from largebatch.rules.schedule import Schedule as Schedule
-from largebatch.rules.warmup import WarmUp as WarmUp
+from largebatch.core.lazy import lazy_names
 
-_CLASSES = {name: cls for name, cls in globals().items() if isinstance(cls, type)}
+if TYPE_CHECKING:
+    from largebatch.rules.accordion import Accordion as Accordion
+    from largebatch.rules.adaptive_growth import AdaptiveGrowth as AdaptiveGrowth
+    from largebatch.rules.adascale import AdaScale as AdaScale
+    from largebatch.rules.any_time_growth import AnyTimeGrowth as AnyTimeGrowth
+    from largebatch.rules.auto_warm_up.rule import AutoWarmUp as AutoWarmUp
+    from largebatch.rules.averaged import Averaged as Averaged
+    from largebatch.rules.bounds import ClampBatch as ClampBatch
+    from largebatch.rules.bounds import ClampLr as ClampLr
+    from largebatch.rules.bounds import ClampToNoiseScale as ClampToNoiseScale
+    from largebatch.rules.bounds import LimitGrowth as LimitGrowth
+    from largebatch.rules.cabs import CABS as CABS
+    from largebatch.rules.coordinate_norm_test import CoordinateNormTest as CoordinateNormTest
+    from largebatch.rules.every import Every as Every
+    from largebatch.rules.factors import WSD as WSD
+    from largebatch.rules.factors import Constant as Constant
+    from largebatch.rules.factors import Cosine as Cosine
+    from largebatch.rules.factors import Exponential as Exponential
+    from largebatch.rules.factors import HoldThenDecay as HoldThenDecay
+    from largebatch.rules.factors import Linear as Linear
+    from largebatch.rules.factors import Polynomial as Polynomial
+    from largebatch.rules.factors import StepDecay as StepDecay
+    from largebatch.rules.full_gradient_growth import FullGradientGrowth as FullGradientGrowth
+    from largebatch.rules.growth import Growth as Growth
+    from largebatch.rules.hysteresis import Hysteresis as Hysteresis
+    from largebatch.rules.inner_product_test import (
+        AugmentedInnerProductTest as AugmentedInnerProductTest,
+    )
+    from largebatch.rules.inner_product_test import InnerProductTest as InnerProductTest
+    from largebatch.rules.legw import Legw as Legw
+    from largebatch.rules.milestones import Milestones as Milestones
+    from largebatch.rules.noise_scale import NoiseScaleControl as NoiseScaleControl
+    from largebatch.rules.norm_test import NormTest as NormTest
+    from largebatch.rules.observe import Observe as Observe
+    from largebatch.rules.scaling import LinearScaling as LinearScaling
+    from largebatch.rules.scaling import SqrtScaling as SqrtScaling
+    from largebatch.rules.scaling import StepClock as StepClock
+    from largebatch.rules.schedule import Schedule as Schedule
+    from largebatch.rules.stages import Stages as Stages
+    from largebatch.rules.warmup import WarmUp as WarmUp
 
-RULES: dict[str, type] = {
-    n: c for n, c in _CLASSES.items() if "update" in vars(c) and c is not Chain
+NAMES: Mapping[str, str] = {
+    "Accordion": "largebatch.rules.accordion",
+    "AdaScale": "largebatch.rules.adascale",
+    "AdaptiveGrowth": "largebatch.rules.adaptive_growth",
+    "AnyTimeGrowth": "largebatch.rules.any_time_growth",
+    "AugmentedInnerProductTest": "largebatch.rules.inner_product_test",
+    "AutoWarmUp": "largebatch.rules.auto_warm_up.rule",
+    "Averaged": "largebatch.rules.averaged",
+    "CABS": "largebatch.rules.cabs",
+    "ClampBatch": "largebatch.rules.bounds",
+    "ClampLr": "largebatch.rules.bounds",
+    "ClampToNoiseScale": "largebatch.rules.bounds",
+    "Constant": "largebatch.rules.factors",
+    "CoordinateNormTest": "largebatch.rules.coordinate_norm_test",
+    "Cosine": "largebatch.rules.factors",
+    "Every": "largebatch.rules.every",
+    "Exponential": "largebatch.rules.factors",
+    "FullGradientGrowth": "largebatch.rules.full_gradient_growth",
+    "Growth": "largebatch.rules.growth",
+    "HoldThenDecay": "largebatch.rules.factors",
+    "Hysteresis": "largebatch.rules.hysteresis",
+    "InnerProductTest": "largebatch.rules.inner_product_test",
+    "Legw": "largebatch.rules.legw",
+    "LimitGrowth": "largebatch.rules.bounds",
+    "Linear": "largebatch.rules.factors",
+    "LinearScaling": "largebatch.rules.scaling",
+    "Milestones": "largebatch.rules.milestones",
+    "NoiseScaleControl": "largebatch.rules.noise_scale",
+    "NormTest": "largebatch.rules.norm_test",
+    "Observe": "largebatch.rules.observe",
+    "Polynomial": "largebatch.rules.factors",
+    "Schedule": "largebatch.rules.schedule",
+    "SqrtScaling": "largebatch.rules.scaling",
+    "Stages": "largebatch.rules.stages",
+    "StepClock": "largebatch.rules.scaling",
+    "StepDecay": "largebatch.rules.factors",
+    "WSD": "largebatch.rules.factors",
+    "WarmUp": "largebatch.rules.warmup",
 }
-"""Class name -> rule."""
 
-FACTORS: dict[str, type] = {n: c for n, c in _CLASSES.items() if "__call__" in vars(c)}
-"""Class name -> factor of a `Schedule`."""
+__all__ = [*NAMES]
 
-KINDS: dict[str, Maker] = {"Chain": Chain, **RULES, **FACTORS, **OLD_KINDS}
-"""What `largebatch.core.codec.decode` may find where any rule or factor may stand, also in files of
-earlier versions."""
+if not TYPE_CHECKING:  # type checkers read the imports above
+    __getattr__ = lazy_names(__name__, NAMES)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, also those that are not imported yet."""
+    return sorted({*globals(), *__all__})

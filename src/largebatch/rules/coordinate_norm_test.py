@@ -43,7 +43,7 @@ class CoordinateNormTest(DefaultFacts):
         statistic: "preconditioned_moments" (Adam, Adagrad): the norm test as the optimizer sees the
             gradient. Or "coordinate_noise_scale": the strict form over the maximum, or over a
             quantile of the coordinates, of which the meter's statistic knows:
-            `lb.CoordinateNoiseScale(quantile=0.9)`.
+            `lb.measure.CoordinateNoiseScale(quantile=0.9)`.
 
     Raises:
         ValueError: an eta that is not above 0, or an unknown statistic.

@@ -10,7 +10,7 @@ from clock_rules import RULES
 import largebatch as lb
 from largebatch.core.measurement import Reading
 from largebatch.core.rule import Rule, chain
-from largebatch.rules import RULES as REGISTERED
+from largebatch.rules.kinds import RULES as REGISTERED
 from largebatch.workbench.amounts import MAX_SAMPLES
 from largebatch.workbench.planner.clock import (
     boundaries,
@@ -59,14 +59,14 @@ def test_the_rules_on_the_clock_are_those_that_measure_and_remember_nothing() ->
 def test_boundaries_are_in_samples_whatever_the_units() -> None:
     at = (0.25, 0.5)
     for over in (lb.Budget(samples=6400), lb.Budget(base_steps=400.0), lb.Budget(steps=400)):
-        rule = lb.Growth(stages=lb.Stages(batch=(1, 2, 4)), at=at, over=over)
+        rule = lb.Growth(stages=lb.rules.Stages(batch=(1, 2, 4)), at=at, over=over)
         start = start_decider(rule, budget=6400, base_batch_size=16)
         assert list(boundaries(start, rule)) == [1600.0, 3200.0]
         assert list(boundaries(skip_steps(start, 10), rule)) == [1600.0, 3200.0]
 
 
 def test_a_boundary_in_steps_is_where_the_batch_in_hand_would_reach_it() -> None:
-    rule = lb.Growth(stages=lb.Stages(batch=(1, 2)), at=(0.5,), over=lb.Budget(steps=40))
+    rule = lb.Growth(stages=lb.rules.Stages(batch=(1, 2)), at=(0.5,), over=lb.Budget(steps=40))
     start = start_decider(rule, budget=6400, base_batch_size=16, batch_size=32)
     assert list(boundaries(skip_steps(start, 15), rule)) == [20 * 32.0]
 
@@ -99,7 +99,7 @@ def test_the_largest_budget_takes_no_steps(name: str) -> None:
 
 
 def test_steps_ahead_are_steps_taken_where_nothing_changes() -> None:
-    rule = lb.Growth(stages=lb.Stages(batch=(1, 2)), at=(0.5,))
+    rule = lb.Growth(stages=lb.rules.Stages(batch=(1, 2)), at=(0.5,))
     start = start_decider(rule, budget=6400, base_batch_size=16, batch_size=32)
     whole = Reading(samples=32, loss=1.0)
     one, _ = start.decide(start.see(whole, base_lr=1.0))  # the first step sets the state

@@ -37,7 +37,7 @@ def test_each_stage_stands_on_a_line(tmp_path: Path) -> None:
 
 def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
     written(tmp_path / "a.json")
-    with pytest.raises(lb.RecordError, match="never overwritten"):
+    with pytest.raises(lb.errors.RecordError, match="never overwritten"):
         written(tmp_path / "a.json", "smith")
 
 
@@ -73,20 +73,20 @@ def test_a_damaged_file_is_refused(name: str, tmp_path: Path) -> None:
     change, words = CHANGES[name]
     change(plain)
     (tmp_path / "b.json").write_text(json.dumps(plain))
-    with pytest.raises(lb.RecordError, match=words):
+    with pytest.raises(lb.errors.RecordError, match=words):
         read_schedule(tmp_path / "b.json")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "{", '{"version": NaN}', "[" * 100_000])
 def test_a_file_that_is_no_schedule_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(text)
-    with pytest.raises(lb.RecordError, match="no schedule"):
+    with pytest.raises(lb.errors.RecordError, match="no schedule"):
         read_schedule(tmp_path / "b.json")
 
 
 def test_bytes_that_are_no_text_and_no_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_bytes(bytes(range(256)))
-    with pytest.raises(lb.RecordError, match="no schedule"):
+    with pytest.raises(lb.errors.RecordError, match="no schedule"):
         read_schedule(tmp_path / "b.json")
-    with pytest.raises(lb.RecordError, match="cannot be read"):
+    with pytest.raises(lb.errors.RecordError, match="cannot be read"):
         read_schedule(tmp_path / "missing.json")

@@ -93,7 +93,7 @@ def test_another_schedule_does_not_resume_a_run(tmp_path: Path) -> None:
     planned("growth", tmp_path / "a.json")
     planned("smith", tmp_path / "b.json")
     train("digits", schedule=tmp_path / "a.json", checkpoint=tmp_path / "ck", evaluations=0)
-    with pytest.raises(lb.CheckpointError, match="another run"):
+    with pytest.raises(lb.errors.CheckpointError, match="another run"):
         train(
             "digits", schedule=tmp_path / "b.json", checkpoint=tmp_path / "ck", resume=True,
             evaluations=0,

@@ -87,7 +87,7 @@ def test_the_record_says_which_run_it_is(tmp_path: Path) -> None:
 def test_a_record_is_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     path.write_text("mine")
-    with pytest.raises(lb.RecordError, match="never overwritten"):
+    with pytest.raises(lb.errors.RecordError, match="never overwritten"):
         train("digits", budget="64", record=path)
     assert path.read_text() == "mine"
 
@@ -112,7 +112,7 @@ def test_a_rule_may_stand_in_a_methods_place() -> None:
 
 
 def test_the_workloads_schedule_follows_the_rule() -> None:
-    workload = digits(schedule=lb.Linear())
+    workload = digits(schedule=lb.rules.Linear())
     told: list[Any] = []
     train(workload, method="linear", scale=2, budget="128", progress=told.append)
     assert [p.lr_multiplier for p in told] == pytest.approx([2.0, 1.5, 1.0, 0.5])
@@ -134,7 +134,7 @@ def test_a_run_leaves_the_global_generator_alone_and_does_not_depend_on_it() -> 
 
 def test_a_diverged_run_is_an_error_and_its_record_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    with pytest.raises(lb.NotFinite, match=r"diverged after \d+ steps.*--lr") as error:
+    with pytest.raises(lb.errors.NotFinite, match=r"diverged after \d+ steps.*--lr") as error:
         train("digits", budget="200base", lr=1e30, record=path)
     assert str(path) in str(error.value)
     assert read_record(path).steps[-1].seen.finite is False
@@ -142,7 +142,7 @@ def test_a_diverged_run_is_an_error_and_its_record_is_kept(tmp_path: Path) -> No
 
 def test_a_loss_that_was_never_finite_is_not_laid_to_the_rate() -> None:
     workload = digits(loss=lambda model, batch: model(batch[0]).mean() * float("nan"))
-    with pytest.raises(lb.NotFinite, match="before its first update") as error:
+    with pytest.raises(lb.errors.NotFinite, match="before its first update") as error:
         train(workload, budget="200base")
     assert "in the data" in str(error.value)
     assert "--lr" not in str(error.value)

@@ -93,7 +93,7 @@ def test_loggers_may_be_objects_and_are_closed_whatever_becomes_of_the_run() -> 
     assert expected.items() <= told.facts.items()
     assert told.closed == 1
     told = Told()
-    with pytest.raises(lb.NotFinite):
+    with pytest.raises(lb.errors.NotFinite):
         train("digits", budget="200base", lr=1e30, loggers=[told])
     assert told.closed == 1
 
@@ -181,7 +181,7 @@ def test_a_file_that_cannot_be_written_is_told_before_data_is_loaded(
     def data() -> Any:
         raise AssertionError("loaded")
 
-    with pytest.raises(lb.RecordError, match=expected):
+    with pytest.raises(lb.errors.RecordError, match=expected):
         train(digits(data=data), budget="16", log=[log])
     assert Path("mine.csv").read_text() == "mine"
 

@@ -39,7 +39,7 @@ def statistics_of(
     if len(strict) < len(given):
         raise ValueError(
             "lb.PerExample() brings its own statistics. Leave out all others but "
-            "lb.CoordinateNoiseScale(): lb.Meter(model, examples=lb.PerExample())."
+            "lb.measure.CoordinateNoiseScale(): lb.Meter(model, examples=lb.PerExample())."
         )
     return *usual, *strict
 

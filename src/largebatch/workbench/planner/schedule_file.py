@@ -19,7 +19,7 @@ from typing import Any
 from largebatch.core.codec import decode, encode
 from largebatch.core.errors import RecordError
 from largebatch.core.rule import Rule, chain
-from largebatch.rules import KINDS
+from largebatch.rules.kinds import KINDS
 from largebatch.workbench.amounts import MAX_SAMPLES
 from largebatch.workbench.planner.table import StageRow, Table, table_of
 

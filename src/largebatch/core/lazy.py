@@ -1,0 +1,67 @@
+"""Public names that are imported on first use, from one static table per package."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def lazy_names(
+    package: str,
+    names: Mapping[str, str],
+    *,
+    modules: Mapping[str, str] | None = None,
+    moved: Mapping[str, str] | None = None,
+) -> Callable[[str], Any]:
+    """Return a module's `__getattr__`, which imports each public name when it is first used.
+
+        __getattr__ = lazy_names(__name__, {"AdaScale": "largebatch.rules.adascale"})
+
+    A name is looked up once; afterwards it stands in the module like any other. Type checkers do
+    not follow `__getattr__`, so the module repeats the imports below `if TYPE_CHECKING`.
+
+    Args:
+        package: full name of the module, `__name__`.
+        names: public name -> full name of the module that defines it.
+        modules: public name of a namespace -> full name of that module.
+        moved: name of an earlier version -> where it is now, such as `lb.rules.CABS`. Using it
+            gives a `DeprecationWarning` that says where it is now.
+
+    Raises:
+        AttributeError: from the returned function, for an unknown name, with the closest one.
+    """
+    spaces, old = modules or {}, moved or {}
+
+    def resolve(name: str) -> Any:
+        if name in old:
+            warnings.warn(
+                f"{package}.{name} has moved. Use {old[name]}. "
+                "The old name will be removed in version 0.3.",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            return _at(old[name])
+        if name in names:
+            value = getattr(import_module(names[name]), name)
+        elif name in spaces:
+            value = import_module(spaces[name])
+        else:
+            close = difflib.get_close_matches(name, [*names, *spaces], n=1)
+            hint = f" Did you mean {close[0]!r}?" if close and not name.startswith("_") else ""
+            raise AttributeError(f"module {package!r} has no attribute {name!r}.{hint}")
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return resolve
+
+
+def _at(place: str) -> Any:
+    """Return the value at a dotted place that starts with `lb`, the package."""
+    value: Any = import_module("largebatch")
+    for part in place.split(".")[1:]:
+        value = getattr(value, part)
+    return value

@@ -1,0 +1,25 @@
+"""All rules and factors by class name, for records and checkpoints that name them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+
+from largebatch.core.codec import Maker
+from largebatch.core.rule import Chain
+from largebatch.rules import NAMES
+from largebatch.rules.old_kinds import OLD_KINDS
+
+_CLASSES: Mapping[str, type] = {
+    name: getattr(import_module(module), name) for name, module in NAMES.items()
+}
+
+RULES: Mapping[str, type] = {n: c for n, c in _CLASSES.items() if "update" in vars(c)}
+"""Class name -> rule."""
+
+FACTORS: Mapping[str, type] = {n: c for n, c in _CLASSES.items() if "__call__" in vars(c)}
+"""Class name -> factor of a `Schedule`."""
+
+KINDS: Mapping[str, Maker] = {"Chain": Chain, **RULES, **FACTORS, **OLD_KINDS}
+"""What `largebatch.core.codec.decode` may find where any rule or factor may stand, also in files of
+earlier versions."""

@@ -1,0 +1,120 @@
+"""Write the lists of public names: `make names` after a name, a rule or a factor was added.
+
+A package with lazy names has a table NAMES (name -> module that defines it) and, for type checkers,
+the same as imports below `if TYPE_CHECKING`. This program writes the imports from the table. The
+table of `largebatch.rules` is itself written, from the classes in its files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "largebatch"
+FACES = (
+    SOURCE / "__init__.py",
+    SOURCE / "measure" / "__init__.py",
+    SOURCE / "record" / "__init__.py",
+    SOURCE / "rules" / "__init__.py",
+    SOURCE / "workbench" / "__init__.py",
+)
+"""The packages whose names are imported on first use."""
+
+OTHER_NAMES = frozenset({"Stages"})
+"""Public names of `largebatch.rules` that are neither rules nor factors."""
+
+SURFACE = ROOT / "tests" / "public_surface.txt"
+
+
+def table_of(text: str, name: str) -> dict[str, str]:
+    """Return a table that a module assigns to `name`, as a dictionary; empty if there is none."""
+    for node in ast.parse(text).body:
+        target = node.target if isinstance(node, ast.AnnAssign) else None
+        if isinstance(target, ast.Name) and target.id == name and node.value is not None:
+            return dict(ast.literal_eval(node.value))
+    return {}
+
+
+def rules_in(folder: Path) -> dict[str, str]:
+    """Return each rule and factor in the files of a folder, with its module.
+
+    A class counts if it has `update` or `__call__` and is neither a protocol nor private.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*.py")):
+        module = ".".join(("largebatch", *path.relative_to(SOURCE).with_suffix("").parts))
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+                bases = {ast.unparse(base) for base in node.bases}
+                if methods & {"update", "__call__"} and "Protocol" not in bases:
+                    found[node.name] = module
+    return dict(sorted(found.items()))
+
+
+def with_table(text: str, names: dict[str, str]) -> str:
+    """Return a module's text with another table NAMES."""
+    lines = "".join(f'    "{name}": "{module}",\n' for name, module in names.items())
+    table = f"NAMES: Mapping[str, str] = {{\n{lines}}}\n"
+    return re.sub(r"^NAMES: .*?^\}\n", lambda _: table, text, flags=re.DOTALL | re.MULTILINE)
+
+
+def with_imports(text: str) -> str:
+    """Return a module's text with the imports for type checkers that its tables ask for."""
+    names, modules = table_of(text, "NAMES"), table_of(text, "MODULES")
+    lines = [f"    from {module} import {name} as {name}" for name, module in names.items()]
+    for name, module in modules.items():
+        parent, _, last = module.rpartition(".")
+        lines.append(f"    from {parent} import {last} as {name}")
+    lines.sort()
+    block = "if TYPE_CHECKING:\n" + "".join(line + "\n" for line in lines)
+    return re.sub(
+        r"^if TYPE_CHECKING:\n(?:    .*\n|\n(?=    ))*", lambda _: block, text, flags=re.MULTILINE
+    )
+
+
+def written(path: Path) -> str:
+    """Return the text that a face should have."""
+    text = path.read_text()
+    if path.parent.name == "rules":
+        found = rules_in(path.parent)
+        others = {name: at for name, at in table_of(text, "NAMES").items() if name in OTHER_NAMES}
+        text = with_table(text, dict(sorted({**found, **others}.items())))
+    return with_imports(text)
+
+
+def surface() -> str:
+    """Return the frozen list of public names: those of the package, then of its namespaces."""
+    lines = []
+    for path in FACES:
+        text = path.read_text()
+        parts = path.relative_to(SOURCE).parts[:-1]
+        prefix = ".".join(("lb", *parts))
+        lines += [f"{prefix}.{n}" for n in [*table_of(text, "NAMES"), *table_of(text, "MODULES")]]
+    return "".join(line + "\n" for line in sorted(lines))
+
+
+def main() -> None:
+    """Write the lists, or exit with status 1 if `--check` finds one that is not as it should be."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    check = parser.parse_args().check
+    wanted = {path: written(path) for path in FACES}
+    stale = [
+        str(path.relative_to(ROOT)) for path, text in wanted.items() if path.read_text() != text
+    ]
+    if check and stale:
+        sys.exit(f"{', '.join(stale)}: the imports differ from the table. Run: make names")
+    for path, text in wanted.items():
+        if path.read_text() != text:
+            path.write_text(text)
+    if not check:
+        SURFACE.write_text(surface())
+
+
+if __name__ == "__main__":
+    main()
