@@ -10,7 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from largebatch.analysis.efficiency import Range
-from largebatch.workbench.studies.critical import Critical, CriticalBatch, Method
+from largebatch.workbench.studies.critical.result import Critical
+from largebatch.workbench.studies.critical.settings import Method
+from largebatch.workbench.studies.critical.values import CriticalBatch
 
 ALONG: tuple[Method, ...] = ("noise", "branches")
 """The methods that answer for each piece."""

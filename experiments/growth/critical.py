@@ -40,7 +40,9 @@ from experiments.lab.part import Part
 import largebatch as lb
 from largebatch.analysis.efficiency import Range
 from largebatch.workbench.cli.pictures.critical import draw_on
-from largebatch.workbench.studies.critical import METHODS, Answer, Critical, Method, Settings
+from largebatch.workbench.studies.critical.result import Critical
+from largebatch.workbench.studies.critical.settings import METHODS, Method, Settings
+from largebatch.workbench.studies.critical.values import Answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

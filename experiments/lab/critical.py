@@ -10,7 +10,9 @@ from experiments.lab import workloads
 from experiments.lab.run import Result, Run, Told
 
 from largebatch.core.codec import decode, encode
-from largebatch.workbench.studies.critical import Critical, Settings, critical
+from largebatch.workbench.studies.critical.result import Critical
+from largebatch.workbench.studies.critical.run_methods import critical
+from largebatch.workbench.studies.critical.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,8 @@ from experiments.lab.ledger import Ledger, NotMeasured
 
 from largebatch.analysis.efficiency import Range
 from largebatch.analysis.noise import NotEnough
-from largebatch.workbench.studies.critical import CriticalBatch, Settings
+from largebatch.workbench.studies.critical.settings import Settings
+from largebatch.workbench.studies.critical.values import CriticalBatch
 
 SMALL = Cell(
     workload="digits",

@@ -292,7 +292,8 @@ class Flat:
                 raise MicroBatchMissed(
                     f"The gradient of {name} is no longer in lb.measure.Flat()'s buffer: zero_grad "
                     "was called, or DistributedDataParallel keeps it "
-                    "(gradient_as_bucket_view=True). Leave zero_grad to control.step(), or use meter=lb.Meter(model)."
+                    "(gradient_as_bucket_view=True). Leave zero_grad to control.step(), or use "
+                    "meter=lb.Meter(model)."
                 )
 
 

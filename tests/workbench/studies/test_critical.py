@@ -22,7 +22,6 @@ from largebatch.theory import StepsFit, fit_steps
 from largebatch.workbench.cli.main import cli
 from largebatch.workbench.cli.pictures.critical import draw_critical, draw_on
 from largebatch.workbench.runs.distributed import Process
-from largebatch.workbench.studies.critical import Critical, CriticalBatch, Settings, critical
 from largebatch.workbench.studies.critical.branches import (
     branch_rule,
     scaling_of,
@@ -34,9 +33,11 @@ from largebatch.workbench.studies.critical.learning_rate_search import (
     MOST_RATES,
     search_learning_rate,
 )
-from largebatch.workbench.studies.critical.settings import methods_of
+from largebatch.workbench.studies.critical.result import Critical
+from largebatch.workbench.studies.critical.run_methods import critical
+from largebatch.workbench.studies.critical.settings import Settings, methods_of
 from largebatch.workbench.studies.critical.study import Spent, Study, StudyRun, part_of
-from largebatch.workbench.studies.critical.values import Reached, Trial
+from largebatch.workbench.studies.critical.values import CriticalBatch, Reached, Trial
 from largebatch.workbench.workloads import Batch, Data, Workload, adamw, sgd
 
 CURVATURE = torch.tensor([1.0] * 40 + [0.02] * 40)

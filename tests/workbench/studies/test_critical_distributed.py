@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from distributed import run_on_ranks
-from largebatch.workbench.studies.critical import Critical, Settings, critical
+from largebatch.workbench.studies.critical.result import Critical
+from largebatch.workbench.studies.critical.run_methods import critical
+from largebatch.workbench.studies.critical.settings import Settings
 from largebatch.workbench.workloads import Data, Workload, sgd
 
 pytestmark = pytest.mark.distributed

@@ -16,13 +16,16 @@ from largebatch.workbench.cli.output import (
     say,
     seed_option,
 )
-from largebatch.workbench.cli.pictures.comparison import check_picture
-from largebatch.workbench.cli.pictures.critical import draw_critical
-from largebatch.workbench.cli.progress import progress_on_stderr
-from largebatch.workbench.cli.study_tables import print_critical
-from largebatch.workbench.runs.distributed import launched_rank
-from largebatch.workbench.studies.critical import METHODS, Method, Settings, critical
-from largebatch.workbench.studies.critical.settings import POINTS, SEEDS, TOLERANCE, methods_of
+from largebatch.workbench.runs.launcher import launched_rank
+from largebatch.workbench.studies.critical.settings import (
+    METHODS,
+    POINTS,
+    SEEDS,
+    TOLERANCE,
+    Method,
+    Settings,
+    methods_of,
+)
 
 LOST = (
     "The answers found so far are not saved. Start it again, or with less: --by noise, or fewer "
@@ -92,6 +95,12 @@ def critical_command(
     Several processes share the batch:
     torchrun --nproc-per-node 2 -m largebatch critical digits
     """
+    from largebatch.workbench.cli.pictures.comparison import check_picture
+    from largebatch.workbench.cli.pictures.critical import draw_critical
+    from largebatch.workbench.cli.progress import progress_on_stderr
+    from largebatch.workbench.cli.study_tables import print_critical
+    from largebatch.workbench.studies.critical.run_methods import critical
+
     methods = methods_of(by or ("all",))
     settings = settings_of(methods, seed=seed, options=options)
     if plot is not None:

@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.text import Text
 
 from largebatch.core.errors import LargeBatchError, NotFinite, RanksDisagree, Stopped
-from largebatch.workbench.runs.distributed import launched_rank
+from largebatch.workbench.runs.launcher import launched_rank
 
 PACKAGE = Path(__file__).parents[2]
 
@@ -109,6 +107,9 @@ def _raised_here(error: ValueError) -> bool:
 
 
 def _print(line: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
     rank = launched_rank()
     where = f" on rank {rank}" if rank else ""
     text = Text(f"error{where}: {' '.join(line.split())}", style="red")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from largebatch.methods import METHODS
-from largebatch.workbench.workloads import load, names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +46,9 @@ def list_methods() -> tuple[MethodEntry, ...]:
 
 
 def list_workloads() -> tuple[WorkloadEntry, ...]:
-    """Every registered workload; no data is read."""
+    """Return every registered workload; no data is read."""
+    from largebatch.workbench.workloads import load, names
+
     return tuple(
         WorkloadEntry(
             name=workload.name,

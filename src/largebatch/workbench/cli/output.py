@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.text import Text
 
 from largebatch.core.codec import encode
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 UNWATCHED_WIDTH = 200
 """Columns where stdout is a file or a pipe: nothing is wrapped."""
@@ -21,12 +22,16 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print the result
 
 def console_of_results() -> Console:
     """Return stdout, for tables."""
+    from rich.console import Console
+
     console = Console()
     return console if console.is_terminal else Console(width=UNWATCHED_WIDTH)
 
 
 def say(console: Console, text: str) -> None:
     """Print a sentence as it is."""
+    from rich.text import Text
+
     console.print(Text(text))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from largebatch.workbench.cli.tables import plain_table
+from largebatch.workbench.cli.plain_table import plain_table
 from largebatch.workbench.planner.count import ScheduleCount
 from largebatch.workbench.planner.plan import Plan
 from largebatch.workbench.planner.table import StageRow, Table

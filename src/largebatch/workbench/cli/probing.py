@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from typing import TYPE_CHECKING
 
 import click
 
-from largebatch.studies.probe_result import ProbeResult
 from largebatch.workbench.cli.faults import interruptible
 from largebatch.workbench.cli.output import as_json, console_of_results, print_json, seed_option
-from largebatch.workbench.cli.progress import progress_on_stderr
-from largebatch.workbench.cli.study_tables import print_probe
-from largebatch.workbench.runs.distributed import alone
+
+if TYPE_CHECKING:
+    from largebatch.studies.probe_result import ProbeResult
 
 
 class ProbeCommand(click.Command):
@@ -37,6 +37,9 @@ def probe_command(
 
     A short run; largebatch critical asks whole runs.
     """
+    from largebatch.workbench.cli.study_tables import print_probe
+    from largebatch.workbench.runs.distributed import alone
+
     alone("probe")
     result = run_probe(workload, steps=steps, seed=seed, scale=scale)
     print_json(result) if as_json else print_probe(result, console_of_results())
@@ -46,6 +49,7 @@ def run_probe(
     workload: str, *, steps: int | None = None, seed: int = 0, scale: int | None = None
 ) -> ProbeResult:
     """Probe a workload with a line of progress."""
+    from largebatch.workbench.cli.progress import progress_on_stderr
     from largebatch.workbench.studies.probe import probe_workload
 
     with interruptible("Start it again."), progress_on_stderr() as progress:

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from largebatch.workbench.cli.pace import Pace
-from largebatch.workbench.runs.distributed import launched_rank
+from largebatch.workbench.runs.launcher import launched_rank
 from largebatch.workbench.runs.results import Progress
 
 WIDTH = 120

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from largebatch.workbench.cli import tables
 from largebatch.workbench.cli.output import as_json, console_of_results, print_json, say
 
 
@@ -28,7 +27,8 @@ def report_command(records: tuple[str, ...], *, out: str) -> None:
 @as_json
 def replay_command(record: str, *, method: str, as_json: bool) -> None:
     """Tell what a method would have said about the run in RECORD, not what it would have done."""
+    from largebatch.workbench.cli.tables import replay_table
     from largebatch.workbench.reports.replay import replay_file
 
     result = replay_file(record, method=method)
-    print_json(result) if as_json else console_of_results().print(tables.replay_table(result))
+    print_json(result) if as_json else console_of_results().print(replay_table(result))

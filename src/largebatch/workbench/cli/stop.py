@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import suppress
 
-from largebatch.workbench.runs.distributed import launched, launched_rank
+from largebatch.workbench.runs.launcher import launched, launched_rank
 
 STOPPING = "Stopping: the step in hand is finished and the run saved."
 ALONE = " A second Ctrl-C ends it at once, without saving."

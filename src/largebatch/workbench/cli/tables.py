@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from largebatch.analysis.student import Mean
 from largebatch.checks.finding import LEVELS, Level
-from largebatch.workbench.cli.list_methods import MethodEntry, WorkloadEntry
+from largebatch.workbench.cli.plain_table import plain_table
 from largebatch.workbench.reports.replay import Replayed, ReplayedStep
 from largebatch.workbench.runs.doctor import Diagnosis
 from largebatch.workbench.runs.results import Metrics, RunResult
@@ -22,35 +21,6 @@ from largebatch.workbench.studies.compare.contenders import ANY
 from largebatch.workbench.studies.compare.summary import LOSS, ComparisonRow
 
 Column = tuple[str, Callable[[ComparisonRow], str]]
-
-
-def methods_table(entries: Iterable[MethodEntry]) -> RenderableType:
-    """Name, summary and reference of each method."""
-    table = plain_table("method", "what it does", "reference")
-    for entry in entries:
-        table.add_row(entry.name, entry.summary, entry.reference or "-")
-    note = (
-        "S is the scale: the batch in base batches. In compare, a + after a method with the fixed "
-        "clock (linear+) gives it the steps that adascale took. (SGD) and (Adam) say what a method "
-        "is for; the optimizer is the workload's, or with adadagrad-norm, adadagrad and adadam "
-        "their own."
-    )
-    return Group(table, Text(note, style="dim"))
-
-
-def workloads_table(entries: Iterable[WorkloadEntry]) -> RenderableType:
-    """Each workload with its settings at the base batch."""
-    table = plain_table("workload", "what it is", "base batch", "base rate", "epochs")
-    for entry in entries:
-        table.add_row(
-            entry.name,
-            entry.summary,
-            str(entry.base_batch_size),
-            f"{entry.base_lr:g}",
-            f"{entry.budget_epochs:g}",
-        )
-    note = "Your own: largebatch train package.module:factory (examples/own_workload.py)."
-    return Group(table, Text(note, style="dim"))
 
 
 def doctor_table(result: Diagnosis) -> RenderableType:
@@ -246,19 +216,4 @@ def _columns(rows: Sequence[ComparisonRow], columns: Sequence[Column]) -> Table:
     return table
 
 
-WRAPPED = frozenset({"what it does", "what it is", "reference", "finding"})
-LEFT = WRAPPED | {"method", "workload", "quality", "level", "check", "schedule"}
 """Columns of text."""
-
-
-def plain_table(*names: str) -> Table:
-    """A table with these columns: text to the left, numbers to the right."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for name in names:
-        left = name in LEFT
-        table.add_column(
-            name,
-            justify="left" if left else "right",
-            no_wrap=name not in WRAPPED,
-        )
-    return table

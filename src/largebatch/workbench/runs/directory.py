@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from largebatch.core.errors import CheckpointError
 from largebatch.record import Checkpoints
-from largebatch.workbench.runs.distributed import launched_rank
+from largebatch.workbench.runs.launcher import launched_rank
 from largebatch.workbench.runs.lock import locked
 
 

@@ -47,16 +47,6 @@ class Process:
         return nn.parallel.DistributedDataParallel(model, device_ids=ids)
 
 
-def launched() -> bool:
-    """Return whether torchrun started this process."""
-    return "RANK" in os.environ
-
-
-def launched_rank() -> int:
-    """Return this process's rank from torchrun; 0 without torchrun."""
-    return int(os.environ.get("RANK", "0"))
-
-
 def alone(command: str) -> Process:
     """Return this process alone, with the first GPU if there is one.
 

@@ -17,7 +17,7 @@ from largebatch.workbench.amounts import Length, parse_length
 from largebatch.workbench.planner.schedule_file import ScheduleFile
 from largebatch.workbench.runs.checkpoint import Saving
 from largebatch.workbench.runs.directory import opened
-from largebatch.workbench.runs.distributed import launched_rank
+from largebatch.workbench.runs.launcher import launched_rank
 from largebatch.workbench.runs.logger_options import ResumableLoggers, check_file, loggers_of
 from largebatch.workbench.runs.method_names import optimizer_of, rule_of
 from largebatch.workbench.runs.method_optimizers import with_method_optimizer

@@ -10,7 +10,7 @@ from types import FrameType
 
 from largebatch.act.controller import Controller
 from largebatch.core.errors import Stopped
-from largebatch.workbench.runs.distributed import launched
+from largebatch.workbench.runs.launcher import launched
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from largebatch.core.measurement import Budget
 from largebatch.core.protocols import Logger
 from largebatch.core.rule import Rule
 from largebatch.workbench.amounts import Length, parse_length
-from largebatch.workbench.runs.distributed import Process, launched_rank, process_group
+from largebatch.workbench.runs.distributed import Process, process_group
+from largebatch.workbench.runs.launcher import launched_rank
 from largebatch.workbench.runs.options import (
     MethodOptions,
     OutputOptions,
