@@ -31,6 +31,16 @@ def named_twice(trees: dict[str, ast.Module], kinds: tuple[type, ...]) -> Iterat
             yield from (f"{place} {name}" for place in found)
 
 
+def test_no_two_classes_have_the_same_name() -> None:
+    remedy = "Name each by what it is, so that a search for the name finds one thing."
+    assert_no_offenders(named_twice(TREES, CLASS), remedy=remedy)
+
+
+def test_no_two_public_functions_have_the_same_name() -> None:
+    remedy = "Name each by what it returns, or let one call the other; a helper takes a leading _."
+    assert_no_offenders(named_twice(TREES, FUNCTION), remedy=remedy)
+
+
 def test_a_name_that_stands_twice_is_found_with_both_places() -> None:
     trees = {
         "a.py": ast.parse("class A: ...\ndef f(): ...\ndef _g(): ..."),
