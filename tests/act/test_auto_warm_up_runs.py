@@ -3,7 +3,6 @@ gradients are not finite."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 import largebatch as lb
 from largebatch.record import MemoryRecord
 from largebatch.rules.auto_warm_up.rule import Search, warm_up_rate
+from round_trips import through_a_file
 from small_runs import adamw, data, loss_of, small_model, weights
 
 STEPS = 160
@@ -152,13 +152,6 @@ def take(
         control.advance()
         rates.append(control.lr_multiplier * control.optimizer.param_groups[0]["lr"])
     return rates
-
-
-def through_a_file(state: Any) -> Any:
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 def same_weights(one: nn.Module, other: nn.Module) -> bool:

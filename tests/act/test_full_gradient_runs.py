@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from test_growing_batches import through_a_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import largebatch as lb
 from distributed import run_on_ranks
 from largebatch.record import read_record
+from round_trips import through_a_file
 from small_runs import data, loss_of, sgd, small_model, train, weights
 
 DATA = data(96)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 import largebatch as lb
 from distributed import run_on_ranks
 from largebatch.record import MemoryRecord
+from round_trips import through_a_file
 from small_runs import adamw, data, loss_of, sgd, small_model, train, weights
 
 Build = Callable[[nn.Module], torch.optim.Optimizer]
@@ -143,13 +143,6 @@ def pieces(rule: Any, optimize: Build, *, cuts: tuple[int, ...]) -> tuple[nn.Mod
             model.load_state_dict(state["m"])
             optimizer.load_state_dict(state["o"])
     return model, steps
-
-
-def through_a_file(state: dict[str, Any]) -> Any:
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 def a_run(paper: str, most: int | None) -> list[Any]:

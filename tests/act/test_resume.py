@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import largebatch as lb
 from largebatch.core.codec import checksum
 from largebatch.core.run_state import RunState
 from largebatch.record import MemoryRecord
+from round_trips import through_a_file
 from small_rules import Growing
 from small_runs import adamw, data, loss_of, sgd, small_model, weights
 
@@ -55,14 +55,6 @@ def go(control: lb.Controller, *, stop_after: int | None = None, samples: int = 
         control.step()
         if control.optimizer_steps % 7 == 3:
             control.resize(8 + 2 * (control.optimizer_steps % 5))
-
-
-def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    loaded: dict[str, Any] = torch.load(file, weights_only=True)
-    return loaded
 
 
 @pytest.mark.parametrize("cut", [1, 2, 5, 13, 30])

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_growing_batches import through_a_file
 from torch import Tensor, nn
 
 import largebatch as lb
+from round_trips import through_a_file
 from small_runs import data, loss_of, sgd, small_model, weights
 
 N, LENGTH, BUDGET = 50, 10, 101

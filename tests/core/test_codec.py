@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from largebatch.core.codec import LATER, decode, decode_like, encode
 from largebatch.core.decision import Decision
 from largebatch.core.errors import RecordError
 from largebatch.core.measurement import Budget, GradientMoments, Measurement
+from round_trips import through_json
 
 
 class Shape(Protocol):
@@ -56,10 +56,6 @@ class Everything:
 
 KINDS = {"Square": Square, "Pair": Pair}
 REALS = st.floats(allow_nan=False)
-
-
-def through_json(value: Any) -> Any:
-    return json.loads(json.dumps(value, allow_nan=False))
 
 
 @given(

@@ -28,23 +28,28 @@ def short(**changes: object) -> Run:
     return Run(**(settings | changes))  # type: ignore[arg-type]
 
 
-def test_a_run_is_made_once_and_read_back_as_it_was(tmp_path: Path) -> None:
-    path = tmp_path / "runs.jsonl"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Result]]:
+    """A record of two runs that a process of its own has made, and what they came to."""
+    path = tmp_path_factory.mktemp("made") / "runs.jsonl"
+    return path, list(Ledger(path, workers=1).results([short(), short(seed=1)]))
+
+
+def test_a_run_is_made_once_and_read_back_as_it_was(made: tuple[Path, list[Result]]) -> None:
+    path, (first, _) = made
     run = short()
-    (first,) = Ledger(path, workers=1).results([run])
     (again,) = Ledger(path, workers=0).results([run])
     assert again == Ledger(path, workers=0).results([short()])[0]
     assert first.validation == again.validation
     assert first.gains == again.gains != ()
-    assert len(path.read_bytes().splitlines()) == 1
+    assert len(path.read_bytes().splitlines()) == 2
 
 
 def test_a_line_that_a_crash_cut_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: tuple[Path, list[Result]], tmp_path: Path
 ) -> None:
     path = tmp_path / "runs.jsonl"
-    Ledger(path, workers=1).results([short(), short(seed=1)])
-    whole = path.read_bytes()
+    whole = made[0].read_bytes()
     path.write_bytes(whole[:-5])
     ledger = Ledger(path, workers=1)
     assert len(path.read_bytes().splitlines()) == 1

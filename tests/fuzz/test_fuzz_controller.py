@@ -7,7 +7,6 @@ gradient that the optimizer gets is the mean of the step's samples.
 from __future__ import annotations
 
 import copy
-import json
 import math
 from typing import Any
 
@@ -27,6 +26,7 @@ from largebatch.core.errors import (
     NotFinite,
 )
 from largebatch.core.rule import Rule
+from round_trips import through_json
 
 SIZE = 13
 """Samples of the data set: few, so that steps straddle epochs."""
@@ -278,7 +278,7 @@ class Controllers(RuleBasedStateMachine):
     @rule()
     def resume(self) -> None:
         """A new run goes on from the state, with the same model and another record."""
-        state = json.loads(json.dumps(self.control.state_dict(), allow_nan=False))
+        state = through_json(self.control.state_dict())
         if self.loop is not None:
             self.loop.close()
         budget, samples = self.control.decider.budget, self.control.samples

@@ -65,6 +65,7 @@ from largebatch.rules import (
     WarmUp,
 )
 from largebatch.rules.stages import Stages
+from round_trips import through_json
 
 fractions = st.floats(0.0, 1.0)
 parts_of_one = st.floats(1e-9, 1.0)
@@ -276,10 +277,6 @@ def fits(fresh: Decider) -> bool:
         assert "never reached" in told or "within its first batch" in told
         return False
     return True
-
-
-def through_json(value: Any) -> Any:
-    return json.loads(json.dumps(value, allow_nan=False))
 
 
 def same(a: Any, b: Any) -> bool:

@@ -4,7 +4,6 @@ twins that hold the whole stream as plain lists."""
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from largebatch.act.loader import BatchLoader
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed, RecordError
+from round_trips import through_json
 
 MOST_RANKS = 4
 Step = list[list[int]]
@@ -71,11 +71,6 @@ def numbers(micro_batch: Any) -> list[int]:
     tensor = micro_batch if isinstance(micro_batch, torch.Tensor) else micro_batch[0]
     found: list[int] = tensor.tolist()
     return found
-
-
-def through_json(state: dict[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(state, allow_nan=False))
-    return plain
 
 
 def spoiled(state: dict[str, Any], field: str, by: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import math
 import pickle
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 import largebatch as lb
 from largebatch.optim import AdaGradNorm
+from round_trips import through_a_file
 from small_runs import data, loss_of, small_model, weights
 
 
@@ -104,10 +104,7 @@ def test_a_run_goes_on_from_its_state_with_the_same_bits(dtype: torch.dtype, way
     train(model, optimizer, 4)
     state, kept = copy.deepcopy((optimizer.state_dict(), model))
     if way == "file":
-        file = io.BytesIO()
-        torch.save(state, file)
-        file.seek(0)
-        state = torch.load(file, weights_only=True)
+        state = through_a_file(state)
     whole = train(model, optimizer, 4, first=4)
     if way == "pickle":
         both = pickle.loads(pickle.dumps((kept, AdaGradNorm(kept.parameters(), lr=0.5))))

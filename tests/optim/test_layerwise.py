@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from largebatch.optim import Lamb, Lars
+from round_trips import through_a_file
 from small_runs import data, loss_of, small_model, weights
 
 Build = Callable[..., Optimizer]
@@ -55,13 +55,6 @@ def train(model: nn.Module, optimizer: Optimizer, steps: int, *, seed: int = 0) 
 
 def same(one: list[Tensor], other: list[Tensor]) -> bool:
     return all(map(torch.equal, one, other))
-
-
-def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 @both

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -18,13 +17,10 @@ from largebatch.core.measurement import FACTS, OF_THE_STEP, STATISTICS, Measurem
 from largebatch.core.rule import CHANGES, Chain, Rule, Wrapper, chain, name_of
 from largebatch.rules import ClampBatch, ClampLr, Schedule
 from largebatch.rules.kinds import FACTORS, KINDS, RULES
+from round_trips import through_json
 
 quick = settings(max_examples=15, deadline=None)
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-
-
-def through_json(value: Any) -> Any:
-    return json.loads(json.dumps(value, allow_nan=False))
 
 
 def test_every_registered_rule_has_a_row() -> None:
