@@ -26,9 +26,6 @@ from largebatch.record import MemoryRecord
 from largebatch.record.replay import replay
 from largebatch.rules import (
     CABS,
-    FACTORS,
-    KINDS,
-    RULES,
     WSD,
     Accordion,
     AdaptiveGrowth,
@@ -64,6 +61,7 @@ from largebatch.rules import (
     StepDecay,
     WarmUp,
 )
+from largebatch.rules.kinds import FACTORS, KINDS, RULES
 from largebatch.rules.stages import Stages
 from round_trips import through_json
 

@@ -22,7 +22,6 @@ from largebatch.core.measurement import (
 from largebatch.core.rule import Rule, chain, name_of
 from largebatch.rules import (
     CABS,
-    RULES,
     WSD,
     Accordion,
     AdaptiveGrowth,
@@ -60,6 +59,7 @@ from largebatch.rules import (
 )
 from largebatch.rules.batch_steps import growth_by_steps
 from largebatch.rules.growth_from_decay import growth_from_decay
+from largebatch.rules.kinds import RULES
 from largebatch.rules.stages import Stages
 
 BASE = 32

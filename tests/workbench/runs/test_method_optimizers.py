@@ -17,7 +17,7 @@ import largebatch as lb
 from largebatch.methods import METHODS
 from largebatch.record import read_record
 from largebatch.workbench.cli.list_methods import list_methods
-from largebatch.workbench.cli.tables import methods_table
+from largebatch.workbench.cli.list_tables import methods_table
 from largebatch.workbench.reports.run import reported_run
 from largebatch.workbench.runs.doctor import doctor
 from largebatch.workbench.runs.method_optimizers import METHOD_OPTIMIZERS, with_method_optimizer
