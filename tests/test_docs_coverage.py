@@ -156,7 +156,7 @@ class Bare:
         (rules_without_an_example, RULE.format(docstring=">>> 1"), []),
         (rules_without_a_paper, RULE.format(docstring="arXiv none"), ["rules/bare.py:2 Bare"]),
         (rules_without_a_paper, RULE.format(docstring="Of arXiv 2007.05105."), []),
-        (rules_without_a_paper, RULE.replace("Bare", "Every"), []),
+        (rules_without_a_paper, RULE.format(docstring="Reference: none."), []),
     ],
 )  # fmt: skip
 def test_an_offender_is_found_with_its_line(

@@ -17,6 +17,17 @@ from torch.optim import Optimizer
 import largebatch as lb
 from largebatch.workbench.workloads import Split, evaluate
 
+RENAMED = {"HoldThenDecay(": "After("}
+"""Class name today -> the name under which recorded runs have it: a run's key follows its text."""
+
+
+def _recorded_text(run: Run) -> str:
+    """Return the text of a run with the names of version 0.1, in which its key was made."""
+    text = repr(run)
+    for today, recorded in RENAMED.items():
+        text = text.replace(today, recorded)
+    return text
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
@@ -67,7 +78,7 @@ class Run:
     @property
     def key(self) -> str:
         """Differs when anything of it does."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+        return hashlib.sha256(_recorded_text(self).encode()).hexdigest()[:16]
 
     @property
     def facts(self) -> dict[str, Any]:

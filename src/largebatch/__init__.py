@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from largebatch.rules.bounds import ClampLr as ClampLr
     from largebatch.rules.bounds import LimitGrowth as LimitGrowth
     from largebatch.rules.every import Every as Every
-    from largebatch.rules.factors import Cosine as Cosine
     from largebatch.rules.factors import WSD as WSD
+    from largebatch.rules.factors import Cosine as Cosine
     from largebatch.rules.growth import Growth as Growth
     from largebatch.rules.legw import Legw as Legw
     from largebatch.rules.norm_test import NormTest as NormTest

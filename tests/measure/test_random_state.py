@@ -98,7 +98,7 @@ def test_modes_buffers_and_the_tensors_given_come_back() -> None:
     assert all(module.training for module in model.modules())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_a_devices_generator_is_seeded_kept_and_restored() -> None:
     device = torch.device("cuda", 0)
     assert accelerators_of(nn.Linear(2, 2, device=device)) == [device]

@@ -47,9 +47,9 @@ def available() -> int | None:
 
 
 def bytes_text(count: float) -> str:
-    """Bytes as people read them.
+    """Return a number of bytes as people read it.
 
-    >>> shown(1_536_000_000), shown(250_000)
+    >>> bytes_text(1_536_000_000), bytes_text(250_000)
     ('1.54 GB', '0.25 MB')
     """
     return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from largebatch.rules.cabs import CABS as CABS
     from largebatch.rules.coordinate_norm_test import CoordinateNormTest as CoordinateNormTest
     from largebatch.rules.every import Every as Every
+    from largebatch.rules.factors import WSD as WSD
     from largebatch.rules.factors import Constant as Constant
     from largebatch.rules.factors import Cosine as Cosine
     from largebatch.rules.factors import Exponential as Exponential
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from largebatch.rules.factors import Linear as Linear
     from largebatch.rules.factors import Polynomial as Polynomial
     from largebatch.rules.factors import StepDecay as StepDecay
-    from largebatch.rules.factors import WSD as WSD
     from largebatch.rules.full_gradient_growth import FullGradientGrowth as FullGradientGrowth
     from largebatch.rules.growth import Growth as Growth
     from largebatch.rules.hysteresis import Hysteresis as Hysteresis

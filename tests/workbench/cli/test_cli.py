@@ -13,11 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-import largebatch.workbench.cli.main as app
 from largebatch import __main__, __version__
 from largebatch.core.codec import decode
 from largebatch.methods import METHODS
-from largebatch.workbench.cli import demo, probing
+from largebatch.workbench.cli import demo, study_tables
 from largebatch.workbench.cli.faults import told
 from largebatch.workbench.cli.main import cli
 from largebatch.workbench.cli.progress import ProgressLine
@@ -30,6 +29,7 @@ COMMANDS = (
     "train",
     "compare",
     "plan",
+    "schedule",
     "critical",
     "probe",
     "doctor",
@@ -177,8 +177,8 @@ def test_runs_of_other_settings_are_not_mixed() -> None:
 @pytest.mark.parametrize(
     ("args", "name", "remedy"),
     [
-        ("train digits", "train", "start it again"),
-        ("compare digits", "compare", "the same command goes on"),
+        ("train digits", "runs.train.train", "start it again"),
+        ("compare digits", "studies.compare.compare.compare", "the same command goes on"),
     ],
 )
 def test_an_interruption_exits_with_130_and_says_how_to_go_on(
@@ -187,7 +187,7 @@ def test_an_interruption_exits_with_130_and_says_how_to_go_on(
     def interrupted(*args: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(app, name, interrupted)
+    monkeypatch.setattr(f"largebatch.workbench.{name}", interrupted)
     assert remedy in the_error(*args.split(), code=130)
 
 
@@ -297,8 +297,7 @@ def fake_probe(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return "noise scale 99"
 
     monkeypatch.setattr("largebatch.workbench.studies.probe.probe_workload", probe_workload)
-    monkeypatch.setattr(probing, "print_probe", lambda found, console: console.print(found))
-    monkeypatch.setattr(app, "print_probe", lambda found, console: console.print(found))
+    monkeypatch.setattr(study_tables, "print_probe", lambda found, console: console.print(found))
     return calls
 
 

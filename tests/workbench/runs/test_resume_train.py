@@ -310,7 +310,7 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
         (["--checkpoint", "new", "--resume", "--record", "other.jsonl"], 1, "its scale is 2, here"),
         (["--checkpoint", "file"], 1, "cannot be written"),
         (["--checkpoint", "new", "--keep", "0"], 2, "keep is a number of checkpoints"),
-        (["--checkpoint", "new", "--checkpoint-every", "soon"], 2, "'soon' is no length of a run"),
+        (["--checkpoint", "new", "--checkpoint-every", "soon"], 2, "--checkpoint-every soon is no"),
         (["--checkpoint", "foreign", "--resume"], 1, "no checkpoint of this version"),
         (["--checkpoint", "broken", "--resume"], 1, "No checkpoint in broken is whole"),
     ],

@@ -115,7 +115,7 @@ class SaveOptions:
             return None
         every = _hundredth(budget)
         if self.every is not None:
-            every = parse_length(self.every).budget(**sizes)
+            every = parse_length(self.every, argument="checkpoint_every").budget(**sizes)
         return Saving(
             checkpoints=checkpoints, every=every, resume=self.resume, on_stop=self.on_stop
         )

@@ -116,7 +116,7 @@ def train(
         directory=checkpoint, resume=resume, keep=keep, every=checkpoint_every, on_stop=on_stop
     )
     if checkpoint_every is not None:
-        parse_length(checkpoint_every)
+        parse_length(checkpoint_every, argument="checkpoint_every")
     outputs = OutputOptions(record=record, loggers=tuple(loggers), log=tuple(log), resume=resume)
     result = _run(run_options, saves, outputs, progress)
     if result.diverged:
