@@ -1,9 +1,10 @@
-"""How long `import largebatch` takes on top of its two dependencies, torch and numpy.
+"""How much CPU time imports and the command line's help take, in fresh interpreters.
 
     python benchmarks/import_time.py [--rounds 15]
 
-Each run is a fresh interpreter that imports torch and numpy first and then times the package; the
-whole import of torch is shown beside it. The null is a second timing of modules that are loaded.
+The names that a training script imports are timed on top of torch and numpy, its two dependencies.
+The null is a second import of the same names. Commands are timed as whole processes; a bare
+interpreter (`python -c pass`) is shown beside them.
 """
 
 from __future__ import annotations
@@ -11,44 +12,78 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 
 from _timing import interval_of_median
 
-PROGRAM = """
+USUAL = "from largebatch import attach, watch, Controller, BatchLoader, AdaScale, JsonlRecord"
+
+PROGRAM = f"""
 import json, time
 def timed(statement):
-    start = time.perf_counter()
+    start = time.process_time()
     exec(statement)
-    return (time.perf_counter() - start) * 1e3
-names = ["import torch, numpy", "import largebatch", "import torch, numpy, largebatch"]
+    return (time.process_time() - start) * 1e3
+names = ["import torch, numpy", {USUAL!r}, {USUAL!r}]
 print(json.dumps([timed(name) for name in names]))
 """
 
+COMMANDS = {
+    "bare interpreter": ["-c", "pass"],
+    "largebatch --help": ["-m", "largebatch", "--help"],
+    "largebatch --version": ["-m", "largebatch", "--version"],
+    "largebatch methods": ["-m", "largebatch", "methods"],
+    "largebatch train --help": ["-m", "largebatch", "train", "--help"],
+}
 
-def run(cache: str) -> list[float]:
-    """Milliseconds of (torch and numpy, the package, all of them again) in one interpreter."""
+
+def environment(cache: str) -> dict[str, str]:
+    """Return the variables of a process that has its byte code, as an installed package has."""
     settings = {**os.environ, "PYTHONPYCACHEPREFIX": cache}
-    settings.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its byte code
+    settings.pop("PYTHONDONTWRITEBYTECODE", None)
+    return settings
+
+
+def import_milliseconds(cache: str) -> list[float]:
+    """Return CPU milliseconds of (torch and numpy, the names, the names again)."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, env=settings
+        [sys.executable, "-c", PROGRAM],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(cache),
     )
     times: list[float] = json.loads(done.stdout)
     return times
 
 
+def command_milliseconds(arguments: list[str], cache: str) -> float:
+    """Return the CPU milliseconds of a whole process."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(
+        [sys.executable, *arguments], capture_output=True, check=True, env=environment(cache)
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1e3
+
+
 def main() -> None:
-    """Prints the median of each with its 95 % interval."""
+    """Print the median of each with its 95 % interval."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as cache:
-        run(cache)  # compiles, and fills the caches of files
-        columns = zip(*(run(cache) for _ in range(rounds)), strict=True)
-    print(f"\n{rounds} fresh interpreters: milliseconds, load {os.getloadavg()[0]:.1f}")
-    for name, values in zip(("torch and numpy", "largebatch on top", "null"), columns, strict=True):
+        import_milliseconds(cache)  # compiles, and fills the caches of files
+        imports = list(zip(*(import_milliseconds(cache) for _ in range(rounds)), strict=True))
+        table = dict(zip(("torch and numpy", "usual names on top", "null"), imports, strict=True))
+        for name, arguments in COMMANDS.items():
+            command_milliseconds(arguments, cache)
+            table[name] = tuple(command_milliseconds(arguments, cache) for _ in range(rounds))
+    print(f"\n{rounds} fresh interpreters: CPU milliseconds, load {os.getloadavg()[0]:.1f}")
+    for name, values in table.items():
         print(f"{name:26}{interval_of_median(list(values)).shown(1):>30}")
 
 
