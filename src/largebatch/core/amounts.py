@@ -10,6 +10,7 @@ amounts refuses units and sizes that mean nothing there.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,6 +48,14 @@ class Amount:
 
     number: Fraction
     unit: Unit
+
+    @property
+    def value(self) -> float:
+        """The nearest float, infinite if the number is larger than any."""
+        try:
+            return float(self.number)
+        except OverflowError:
+            return math.inf if self.number > 0 else -math.inf
 
     @property
     def whole(self) -> int | None:

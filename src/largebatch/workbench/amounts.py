@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 
 from largebatch.core.amounts import Unit, parse_amount
 from largebatch.core.measurement import Budget
@@ -86,7 +85,7 @@ def parse_length(text: str, *, argument: str = "budget") -> Length:
     found = parse_amount(text)
     if found is None:
         raise ValueError(f"{argument}={text!r} is no length of a run. Write {FORMS}.")
-    amount = _float_of(found.number)
+    amount = found.value
     if not 0.0 < amount < math.inf:
         raise ValueError(f"{argument}={text!r} is not above 0 and finite. Write {FORMS}.")
     if found.unit in ("samples", "steps") and found.whole is None:
@@ -133,23 +132,13 @@ def parse_noise_scales(text: str, *, argument: str = "noise_scales") -> tuple[fl
         ValueError: another form, or a number that is not above 0 and finite.
     """
     amounts = [parse_amount(part) for part in text.split(",")]
-    found = tuple(
-        [_float_of(one.number) for one in amounts if one is not None and one.unit == "samples"]
-    )
+    found = tuple([one.value for one in amounts if one is not None and one.unit == "samples"])
     if not 1 <= len(amounts) <= 2 or len(found) < len(amounts) or not _positive(found):
         raise ValueError(
             f"{argument}={text!r} is not one or two noise scales, each a number of samples above "
             f"0. Write {argument}=4000 or, for the first and the last steps, {argument}=500,20K."
         )
     return found
-
-
-def _float_of(number: Fraction) -> float:
-    """Return the nearest float, infinite if there is none."""
-    try:
-        return float(number)
-    except OverflowError:
-        return math.inf if number > 0 else -math.inf
 
 
 def _positive(numbers: tuple[float, ...]) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from largebatch import methods
 from largebatch.core.rule import Rule, chain
+from largebatch.methods import growth
 from largebatch.workbench.planner.model import Model
 from largebatch.workbench.planner.named import schedule_named
 from largebatch.workbench.planner.table import ClockSchedule, clock_schedule
@@ -27,7 +27,7 @@ def baselines(
         "seesaw": schedule_named(
             "seesaw", base_batch_size=base_batch_size, noise_scale=noise_scale, most=largest
         ),
-        "growth": methods.growth(most=max(largest / base_batch_size, 1.0), max_lr=max_lr),
+        "growth": growth(most=max(largest / base_batch_size, 1.0), max_lr=max_lr),
     }
     return {
         name: clock_schedule(rule, budget=budget, base_batch_size=base_batch_size)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import difflib
 import math
 
-from largebatch import methods
 from largebatch.core.rule import Rule
-from largebatch.methods import METHODS, SCHEDULES
+from largebatch.methods import METHODS, SCHEDULES, batch_steps
 from largebatch.rules.batch_steps import parse_steps
 
 EXAMPLE = '"0:768 250B:1536"'
@@ -43,7 +42,7 @@ def schedule_named(
         )
     if ":" in text:
         parse_steps(text)
-        return methods.batch_steps(text)
+        return batch_steps(text)
     method = SCHEDULES.get(text) or METHODS.get(text)
     if method is not None and method.noise_bounded:
         bounds = [] if noise_scale is None else [math.ceil(noise_scale)]

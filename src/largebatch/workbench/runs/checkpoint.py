@@ -19,6 +19,7 @@ from largebatch.core.codec import encode
 from largebatch.core.errors import CheckpointError
 from largebatch.core.measurement import Budget
 from largebatch.core.version import __version__
+from largebatch.measure.random_state import set_torch_random_states, torch_random_states
 from largebatch.record import Checkpoint, Checkpoints
 from largebatch.workbench.runs.distributed import Process
 from largebatch.workbench.runs.run_log import RunLog
@@ -167,11 +168,8 @@ class Saver:
                 )
 
     def _random(self) -> list[dict[str, Any]]:
-        device = self.process.device
-        mine = {
-            "cpu": torch.random.get_rng_state(),
-            "device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        }
+        cpu, *device = torch_random_states(self.process.accelerators)
+        mine = {"cpu": cpu, "device": device[0] if device else None}
         if self.process.ranks == 1:
             return [mine]
         everyone: list[Any] | None = [None] * self.process.ranks if self.process.leader else None
@@ -184,6 +182,5 @@ class Saver:
             torch.manual_seed(seed_of("resumed", drawn, self.control.samples))
             return
         mine = states[self.process.rank]
-        torch.random.set_rng_state(mine["cpu"])
-        if self.process.device.type == "cuda" and mine["device"] is not None:
-            torch.cuda.set_rng_state(mine["device"], self.process.device)
+        own = [] if mine["device"] is None else self.process.accelerators
+        set_torch_random_states([mine["cpu"], mine["device"]][: 1 + len(own)], own)

@@ -31,6 +31,11 @@ class Process:
     ranks: int = 1
 
     @property
+    def accelerators(self) -> list[torch.device]:
+        """The accelerator of this process, whose random generator a run restores; or none."""
+        return [self.device] if self.device.type == "cuda" else []
+
+    @property
     def leader(self) -> bool:
         """Whether this process evaluates, prints and writes."""
         return self.rank == 0

@@ -74,8 +74,7 @@ def doctor(
         def loss(model: nn.Module, batch: Batch) -> Tensor:
             return workload.loss(model, process.moved(batch))
 
-        devices = [process.device] if process.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=process.accelerators):
             try:
                 control = controller_of(spec, process, data, record=None)
             except (ValueError, LargeBatchError) as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from largebatch.core.amounts import parse_amount
 from largebatch.core.measurement import Budget
 from largebatch.core.protocols import Logger, Sink
 from largebatch.core.rule import Rule
@@ -197,16 +198,13 @@ def micro_batch_of(text: int | str | None) -> int | Literal["auto"] | None:
         return None
     if text == "auto":
         return "auto"
-    try:
-        size = int(text)
-    except ValueError:
-        size = 0
-    if size < 1:
+    found = parse_amount(str(text))
+    if found is None or found.unit != "samples" or found.whole is None or found.whole < 1:
         raise ValueError(
             "The largest micro-batch is a number of samples, at least 1, or auto for what fits; "
             f"got {text}. Example: --max-micro-batch-size 64"
         )
-    return size
+    return found.whole
 
 
 def length_of(workload: Workload, budget: str | Budget | None) -> Length | Budget:

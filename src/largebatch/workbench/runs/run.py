@@ -153,8 +153,7 @@ def run(
         LargeBatchError: missing data or a broken contract; but a run that diverges is a result.
     """
     training = _prepare(spec, process, RunLog(spec, record, report, label, loggers=loggers), saving)
-    devices = [process.device] if process.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), closing(training.log):
+    with torch.random.fork_rng(devices=process.accelerators), closing(training.log):
         torch.manual_seed(seed_of("training", spec.seed, process.rank))
         if training.saver is None:
             training.fit(report)

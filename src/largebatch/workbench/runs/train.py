@@ -120,7 +120,7 @@ def train(
     outputs = OutputOptions(record=record, loggers=tuple(loggers), log=tuple(log), resume=resume)
     result = _run(run_options, saves, outputs, progress)
     if result.diverged:
-        raise _diverged(result, chosen.name, record=record)
+        raise _diverged(result, record=record)
     return result
 
 
@@ -180,17 +180,17 @@ def _run(
             )
 
 
-def _diverged(result: RunResult, name: str, *, record: str | os.PathLike[str] | None) -> NotFinite:
+def _diverged(result: RunResult, *, record: str | os.PathLike[str] | None) -> NotFinite:
     kept = f" The record of these steps is in {record}." if record is not None else ""
     if result.steps == 0:
         return NotFinite(
-            f"{name} at scale {result.scale} stopped before its first update: at the initial "
+            f"{result.method} at scale {result.scale} stopped before its first update: at the initial "
             "weights loss or gradient is not finite already, so no rate helps. Look for NaN or "
             "infinite values in the data, and for a logarithm or division in the loss: "
             f"torch.autograd.set_detect_anomaly(True) names it.{kept}"
         )
     return NotFinite(
-        f"{name} at scale {result.scale} diverged after {result.steps} steps and {result.samples} "
+        f"{result.method} at scale {result.scale} diverged after {result.steps} steps and {result.samples} "
         f"samples: loss or gradient is not finite. Lower the base rate, which was "
         f"{result.lr:g}: --lr {result.lr / 2:g}; or bound the gradient: --clip-norm 1.{kept}"
     )

@@ -81,18 +81,13 @@ class Study:
     def run(self, *, rule: Rule, batch_size: int, seed: int, lr: float | None = None) -> StudyRun:
         """Return a run that has not begun."""
         model, optimizer = self.workload.fresh(seed=seed, lr=lr, device=self.process.device)
-        with torch.random.fork_rng(devices=self.devices):
+        with torch.random.fork_rng(devices=self.process.accelerators):
             torch.manual_seed(seed_of("training", seed, self.process.rank))
-            states = torch_random_states(self.devices)
+            states = torch_random_states(self.process.accelerators)
         replica = self.process.replicate(model)
         return StudyRun(
             self, replica, optimizer, rule, batch_size=batch_size, seed=seed, states=states
         )
-
-    @property
-    def devices(self) -> list[torch.device]:
-        """The accelerator whose generator belongs to a run's state, if there is one."""
-        return [self.process.device] if self.process.device.type == "cuda" else []
 
 
 class StudyRun:
@@ -169,8 +164,8 @@ class StudyRun:
         if self.diverged or control.samples >= samples:
             return
         self._counted = control.samples
-        with torch.random.fork_rng(devices=study.devices):
-            set_torch_random_states(self._states, study.devices)
+        with torch.random.fork_rng(devices=study.process.accelerators):
+            set_torch_random_states(self._states, study.process.accelerators)
             diverged = train_until(
                 control,
                 study.training_loss,
@@ -179,7 +174,7 @@ class StudyRun:
                 until=lambda: control.samples >= samples or (until is not None and until()),
             )
             self.diverged = diverged is not None
-            self._states = torch_random_states(study.devices)
+            self._states = torch_random_states(study.process.accelerators)
 
     @property
     def loss(self) -> float:
