@@ -182,15 +182,16 @@ def _run(
 
 def _diverged(result: RunResult, *, record: str | os.PathLike[str] | None) -> NotFinite:
     kept = f" The record of these steps is in {record}." if record is not None else ""
+    which = f"{result.method} at scale {result.scale}"
     if result.steps == 0:
         return NotFinite(
-            f"{result.method} at scale {result.scale} stopped before its first update: at the initial "
-            "weights loss or gradient is not finite already, so no rate helps. Look for NaN or "
-            "infinite values in the data, and for a logarithm or division in the loss: "
+            f"{which} stopped before its first update: at the initial weights loss or gradient is "
+            "not finite already, so no rate helps. Look for NaN or infinite values in the data, "
+            "and for a logarithm or division in the loss: "
             f"torch.autograd.set_detect_anomaly(True) names it.{kept}"
         )
     return NotFinite(
-        f"{result.method} at scale {result.scale} diverged after {result.steps} steps and {result.samples} "
-        f"samples: loss or gradient is not finite. Lower the base rate, which was "
-        f"{result.lr:g}: --lr {result.lr / 2:g}; or bound the gradient: --clip-norm 1.{kept}"
+        f"{which} diverged after {result.steps} steps and {result.samples} samples: loss or "
+        f"gradient is not finite. Lower the base rate, which was {result.lr:g}: --lr "
+        f"{result.lr / 2:g}; or bound the gradient: --clip-norm 1.{kept}"
     )
