@@ -25,7 +25,7 @@ from torch.profiler import profile
 import largebatch as lb
 from _timing import Run, interleave
 from largebatch.measure.examples.example_gradients import ExampleGradients
-from largebatch.measure.examples.tally import Want
+from largebatch.measure.examples.tally import WantedSums
 from largebatch.measure.parameters import Parameters
 from largebatch.measure.ranks import Ranks
 from largebatch.measure.taps import LeafHooks
@@ -108,7 +108,7 @@ def plain(case: Case) -> Run:
     return run
 
 
-def ours(case: Case, want: Want, groups: int | None = None) -> Run:
+def ours(case: Case, want: WantedSums, groups: int | None = None) -> Run:
     """`ExampleGradients`, driven as a meter drives it."""
     model, (x, y) = build(case), case.batch()
     parameters = Parameters.of(model, torch.optim.SGD(model.parameters(), lr=0.1))
@@ -261,11 +261,11 @@ def bare(case: Case) -> dict[str, Callable[[], Run | None]]:
 def own(case: Case) -> dict[str, Callable[[], Run | None]]:
     """This package's candidates by name, built when they are called."""
     return {
-        "sum of squares": lambda: ours(case, Want(sqnorm=True)),
-        "coordinate-wise": lambda: ours(case, Want(squares=True)),
+        "sum of squares": lambda: ours(case, WantedSums(sqnorm=True)),
+        "coordinate-wise": lambda: ours(case, WantedSums(squares=True)),
         "plain + its products": lambda: with_products_alone(case),
-        "with products": lambda: ours(case, Want(sqnorm=True, products=True)),
-        "4 groups": lambda: ours(case, Want(sqnorm=True), GROUPS),
+        "with products": lambda: ours(case, WantedSums(sqnorm=True, products=True)),
+        "4 groups": lambda: ours(case, WantedSums(sqnorm=True), GROUPS),
         "4 micro-batches": lambda: micro_batches(case),
     }
 

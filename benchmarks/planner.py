@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 
 from largebatch.workbench.planner.model import model_of
-from largebatch.workbench.planner.named import schedule_named
 from largebatch.workbench.planner.plan import plan
 from largebatch.workbench.planner.request import PlanRequest, Price
+from largebatch.workbench.planner.schedule_names import schedule_named
 from largebatch.workbench.planner.table import table_of
 
 BUDGET, BASE = 10**12, 768

@@ -11,20 +11,24 @@ from collections.abc import Mapping, Sequence
 
 from largebatch.analysis.efficiency import Range
 from largebatch.workbench.studies.critical.result import Critical
-from largebatch.workbench.studies.critical.settings import Method
+from largebatch.workbench.studies.critical.settings import CriticalMethod
 from largebatch.workbench.studies.critical.values import CriticalBatch
 
-ALONG: tuple[Method, ...] = ("noise", "branches")
+ALONG: tuple[CriticalMethod, ...] = ("noise", "branches")
 """The methods that answer for each piece."""
 
-NAMES: Mapping[Method, str] = {"noise": "noise scale", "branches": "branches", "sweep": "sweep"}
+NAMES: Mapping[CriticalMethod, str] = {
+    "noise": "noise scale",
+    "branches": "branches",
+    "sweep": "sweep",
+}
 FAMILIES = ("McCandlish", "Iiduka")
 
 FACTORS = (2, 4)
 """Within which two methods are said to agree."""
 
 
-def pieces(found: Critical, method: Method) -> list[CriticalBatch]:
+def pieces(found: Critical, method: CriticalMethod) -> list[CriticalBatch]:
     """Along the run, from its beginning."""
     (answer,) = (a for a in found.answers if a.method == method)
     return [finding for finding in answer.findings if finding.start is not None]

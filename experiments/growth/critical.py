@@ -41,7 +41,11 @@ import largebatch as lb
 from largebatch.analysis.efficiency import Range
 from largebatch.workbench.cli.pictures.critical import draw_on
 from largebatch.workbench.studies.critical.result import Critical
-from largebatch.workbench.studies.critical.settings import METHODS, Method, Settings
+from largebatch.workbench.studies.critical.settings import (
+    CRITICAL_METHODS,
+    CriticalMethod,
+    Settings,
+)
 from largebatch.workbench.studies.critical.values import Answer
 
 
@@ -59,9 +63,9 @@ class Cell:
     workload: str
     samples: int
     settings: Settings = field(default_factory=Settings)
-    methods: tuple[Method, ...] = METHODS
+    methods: tuple[CriticalMethod, ...] = CRITICAL_METHODS
 
-    def run(self, method: Method) -> Critic:
+    def run(self, method: CriticalMethod) -> Critic:
         """What is measured of it by a method."""
         return Critic(
             workload=self.workload,

@@ -17,7 +17,7 @@ from torch import nn
 
 import largebatch as lb
 from largebatch.core.not_enough import NotEnough
-from largebatch.workbench.planner.model import Model, model_of
+from largebatch.workbench.planner.model import QuadraticModel, model_of
 from largebatch.workbench.planner.recorded import Entry, entries_of, fit_of, sgd_factor
 
 TEXT = traded.CELLS[1]
@@ -78,7 +78,7 @@ def measured(ledger: Ledger, cell: Cell) -> Found:
     cut = {name: pieces(cell, one) for name, one in plans.items()}
     forecast: dict[str, float] = {}
     if not isinstance(fit, NotEnough):
-        model = Model(spectrum=fit.spectrum, lr=lr * (factor or 1.0))
+        model = QuadraticModel(spectrum=fit.spectrum, lr=lr * (factor or 1.0))
         forecast = {name: model.forecast(some).loss[-1] for name, some in cut.items()}
     return Found(
         lr=lr,

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import largebatch as lb
 from largebatch.record import MemoryRecord
-from largebatch.rules.auto_warm_up.rule import Search, warm_up_rate
+from largebatch.rules.auto_warm_up.rule import WarmUpState, warm_up_rate
 from round_trips import through_a_file
 from small_runs import adamw, data, loss_of, small_model, weights
 
@@ -61,7 +61,7 @@ class Run:
         ]
 
     @property
-    def search(self) -> Search:
+    def search(self) -> WarmUpState:
         return search_of(self.control)
 
     def go(
@@ -79,9 +79,9 @@ class Run:
         return self
 
 
-def search_of(control: Any) -> Search:
+def search_of(control: Any) -> WarmUpState:
     search = control.decider.state[0][0]
-    assert isinstance(search, Search)
+    assert isinstance(search, WarmUpState)
     return search
 
 
@@ -538,7 +538,7 @@ class Ranked:
     rates: list[float]
     losses: list[float]
     weights: list[float]
-    search: Search
+    search: WarmUpState
 
 
 def ranked(control: Any, rates: list[float], losses: list[float]) -> Ranked:

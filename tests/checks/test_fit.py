@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 import largebatch as lb
 from distributed import run_on_ranks
 from largebatch.checks import fit, memory, size_search
-from largebatch.checks.size_search import MicroBatchFit, Tries, largest
+from largebatch.checks.size_search import MicroBatchFit, SizeTrials, largest
 from largebatch.workbench.runs.train import train
 from largebatch.workbench.workloads import load
 from small_runs import class_data, classifier, mean_loss
@@ -115,7 +115,7 @@ def test_a_size_is_run_only_if_those_before_it_say_that_it_fits(
     monkeypatch.setattr(size_search, "peak_of", peak)
     for limit in (4 * GB, 8 * GB, 20 * GB):
         ran.clear()
-        found = largest(Tries(ran.append, limit=limit, device=CPU), most=1_000_000)
+        found = largest(SizeTrials(ran.append, limit=limit, device=CPU), most=1_000_000)
         assert needs(max(ran)) <= limit
         twice = 2 * found.size + found.size // 2
         assert found.size == 1_000_000 or needs(twice) > limit - constant

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from largebatch.measure.examples.example_gradients import ExampleGradients
-from largebatch.measure.examples.tally import Want
+from largebatch.measure.examples.tally import WantedSums
 from largebatch.measure.parameters import Parameters
 from largebatch.measure.ranks import Ranks
 from largebatch.measure.taps import LeafHooks
 
-ALL = Want(sqnorm=True, squares=True, products=True)
-WANTS = [Want(sqnorm=True), Want(squares=True), ALL]
+ALL = WantedSums(sqnorm=True, squares=True, products=True)
+WANTS = [WantedSums(sqnorm=True), WantedSums(squares=True), ALL]
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
@@ -48,7 +48,7 @@ def watched(
     x: Tensor,
     y: Tensor,
     *,
-    want: Want = ALL,
+    want: WantedSums = ALL,
     steps: int = 2,
     groups: int | None = None,
 ) -> Seen:
@@ -79,7 +79,7 @@ def watched(
         gradients=gradients,
     )
     hooks.rest()
-    examples.open(Want())
+    examples.open(WantedSums())
     return seen
 
 
@@ -90,7 +90,7 @@ def check(
     y: Tensor,
     *,
     rel: float = 1e-9,
-    want: Want = ALL,
+    want: WantedSums = ALL,
     groups: int | None = None,
 ) -> Seen:
     """Compare with the definition: sums, coordinates, products, and the gradient itself."""

@@ -39,7 +39,7 @@ from click.testing import CliRunner  # noqa: E402
 from largebatch.cli.main import cli  # noqa: E402
 
 import largebatch as lb  # noqa: E402
-from largebatch.act.clocked import facts_of  # noqa: E402
+from largebatch.act.control import facts_of  # noqa: E402
 from largebatch.core.codec import decode, encode  # noqa: E402
 from largebatch.core.decider import Decider  # noqa: E402
 from largebatch.core.measurement import Reading, noise_scale  # noqa: E402

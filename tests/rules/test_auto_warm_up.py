@@ -32,7 +32,7 @@ from largebatch.rules import (
     StepClock,
     WarmUp,
 )
-from largebatch.rules.auto_warm_up.rule import Search, warm_up_rate
+from largebatch.rules.auto_warm_up.rule import WarmUpState, warm_up_rate
 
 ALL = json.loads((Path(__file__).parents[1] / "cases" / "autowu.json").read_text())
 CASES = ALL["cases"] + ALL["extra_runs"]
@@ -529,5 +529,5 @@ def test_a_rate_lies_between_its_ends(x: float, low: float, factor: float) -> No
 
 def test_the_state_before_the_first_step_knows_nothing() -> None:
     search, after = AutoWarmUp().init()
-    assert search == Search()
+    assert search == WarmUpState()
     assert after == ()

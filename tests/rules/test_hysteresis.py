@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from largebatch.core.decision import Decision
 from largebatch.core.rule import chain
 from largebatch.rules import AdaScale, Every, Hysteresis, NormTest
-from largebatch.rules.hysteresis import Outcomes
+from largebatch.rules.hysteresis import HysteresisState
 
 WANTS = st.lists(st.sampled_from([32, 64, 128]), max_size=30)
 
@@ -51,7 +51,7 @@ def test_hysteresis_of_one_test_holds_no_batch_back() -> None:
 
 def test_a_step_that_did_not_measure_is_no_test() -> None:
     proposed = Decision(next_batch_size=128, base_steps=1.0)
-    state = Outcomes(larger=(True,))
+    state = HysteresisState(larger=(True,))
     assert Hysteresis().update(state, see(), proposed) == (state, proposed)
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from blobs import Batch, blobs, classifier, cross_entropy
 from largebatch.checks.data import compare_ranks
 from largebatch.checks.losses import loss_when_repeated
-from largebatch.checks.samples import Pieces, repeated
+from largebatch.checks.samples import CutBatches, repeated
 from largebatch.checks.snapshot import copy_run
 from largebatch.studies.probe import probe
 
@@ -186,7 +186,7 @@ def test_the_optimizers_copy_moves_the_models_copy_with_its_own_momentum() -> No
 
 def test_a_loaders_batches_are_cut_and_everything_in_them_goes_along() -> None:
     batch = {"x": torch.arange(5), "names": list("abcde"), "pair": (torch.ones(5, 2), 7)}
-    pieces = list(Pieces([batch], size=2))
+    pieces = list(CutBatches([batch], size=2))
     assert [piece["x"].tolist() for piece in pieces] == [[0, 1], [2, 3], [4]]
     assert [piece["names"] for piece in pieces] == [["a", "b"], ["c", "d"], ["e"]]
     assert pieces[2]["pair"][0].shape == (1, 2)

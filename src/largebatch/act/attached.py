@@ -12,7 +12,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from largebatch.act.clocked import Clocked
+from largebatch.act.control import Control
 from largebatch.act.deprecated import call_check
 from largebatch.act.guards import (
     check_no_batch_rule,
@@ -34,7 +34,7 @@ from largebatch.measure.meter import Meter
 from largebatch.measure.observer import Observer
 
 
-class Attached(Clocked):
+class Attached(Control):
     """Sets the learning rate inside the user's own `optimizer.step`; `lb.attach` builds it.
 
     In the step's pre-hook: read, decide, multiply the learning rate; in its post-hook: restore it.
@@ -137,7 +137,7 @@ class Attached(Clocked):
         self.observer.loss(loss)
 
     def advance(self, scheduler: LRScheduler | None = None, *, metric: float | None = None) -> int:
-        """As `Clocked.advance`, at the end of each pass through the loop. Where the pass did not
+        """As `Control.advance`, at the end of each pass through the loop. Where the pass did not
         come to its optimizer.step(), or did not complete it, the next step starts afresh; for that
         alone it needs no scheduler. With a scaler, call it after scaler.update(): a step that the
         scaler left out is counted as skipped."""

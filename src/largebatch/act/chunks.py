@@ -23,7 +23,7 @@ Chunk = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
+class ChunkSlice:
     """The chunks of one rank in every step of one batch size.
 
     Args:
@@ -45,7 +45,7 @@ class Cut:
 class Delivery(Protocol):
     """What turns chunks into micro-batches."""
 
-    def micro_batches(self, position: int, cut: Cut) -> Iterator[tuple[Any, int]]:
+    def micro_batches(self, position: int, cut: ChunkSlice) -> Iterator[tuple[Any, int]]:
         """The micro-batches of the step at a position, with their samples."""
         ...
 
@@ -57,7 +57,7 @@ class InProcess:
     fetch: Fetch
     stream: SampleStream
 
-    def micro_batches(self, position: int, cut: Cut) -> Iterator[tuple[Any, int]]:
+    def micro_batches(self, position: int, cut: ChunkSlice) -> Iterator[tuple[Any, int]]:
         fetch, indices = self.fetch, self.stream.indices
         for offset, size in cut.offsets:
             start = position + offset
@@ -74,7 +74,7 @@ class Workers:
     def __init__(
         self, fetch: Fetch, stream: SampleStream, *, workers: int, options: Mapping[str, Any]
     ) -> None:
-        self._ahead = _Ahead(stream)
+        self._ahead = _ReadAheadSampler(stream)
         self._results: Iterator[Any] | None = None
         generator = torch.Generator()  # the caller's would be drawn from
         generator.seed()
@@ -88,13 +88,13 @@ class Workers:
             **options,
         )
 
-    def micro_batches(self, position: int, cut: Cut) -> Iterator[tuple[Any, int]]:
+    def micro_batches(self, position: int, cut: ChunkSlice) -> Iterator[tuple[Any, int]]:
         results = self._aligned(position, cut)
         for _, size in cut.offsets:
             self._ahead.issued.popleft()
             yield next(results), size
 
-    def _aligned(self, position: int, cut: Cut) -> Iterator[Any]:
+    def _aligned(self, position: int, cut: ChunkSlice) -> Iterator[Any]:
         """The workers' results, the next of which is the first chunk of this step."""
         ahead, plan = self._ahead, cut.from_position(position)
         stale = len(ahead.issued)
@@ -110,7 +110,7 @@ class Workers:
         return self._results
 
 
-class _Ahead:
+class _ReadAheadSampler:
     """The sampler of the workers: `plan` is still to be issued, `issued` not yet delivered."""
 
     def __init__(self, stream: SampleStream) -> None:
@@ -188,7 +188,7 @@ class ChunkSource:
             return list(islice(step.micro_batches, most)), step.accumulation
 
     def coming(self, position: int, count: int) -> Any:
-        cut = Cut(batch_size=count, offsets=((0, count),))
+        cut = ChunkSlice(batch_size=count, offsets=((0, count),))
         ((micro_batch, _),) = self._delivery.micro_batches(position, cut)
         return micro_batch
 
@@ -206,7 +206,7 @@ class ChunkSource:
     def resume(self, state: tuple[int, int]) -> None:
         """Nothing to do: the position says it all."""
 
-    def _cut_of(self, batch_size: int) -> Cut:
+    def _cut_of(self, batch_size: int) -> ChunkSlice:
         plan = BatchPlan(
             batch_size=batch_size,
             ranks=self._ranks,
@@ -214,4 +214,4 @@ class ChunkSource:
             least_parts=self._least_parts,
             alike=self._alike,
         )
-        return Cut(batch_size=batch_size, offsets=plan.chunks(rank=self._rank))
+        return ChunkSlice(batch_size=batch_size, offsets=plan.chunks(rank=self._rank))

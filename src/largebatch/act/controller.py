@@ -13,7 +13,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from largebatch.act.budgets import budget_of, budget_text
-from largebatch.act.clocked import Clocked
+from largebatch.act.control import Control
 from largebatch.act.deprecated import call_check, call_fit_micro_batch
 from largebatch.act.guards import (
     check_cap,
@@ -36,7 +36,7 @@ from largebatch.core.run_state import resume
 from largebatch.measure.meter import Meter
 
 
-class Controller(Clocked):
+class Controller(Control):
     """A run in which the batch may change: it loads, measures, decides and steps.
 
         batches = lb.BatchLoader(dataset, batch_size=512, max_micro_batch_size=64)
@@ -173,7 +173,7 @@ class Controller(Clocked):
         self._stop_wanted = True
 
     def state_dict(self) -> dict[str, Any]:
-        """As `Clocked.state_dict`, and the place in the data under "batches".
+        """As `Control.state_dict`, and the place in the data under "batches".
 
         Raises:
             CheckpointError: in the middle of a step.

@@ -10,6 +10,7 @@ import torch
 
 from largebatch.act.attached import Attached
 from largebatch.act.controller import Controller
+from largebatch.checks.checked_run import CheckedRun, Loss, check_between_steps, checked_run_of
 from largebatch.checks.data import compare_ranks, facts_of_data
 from largebatch.checks.finding import CheckUp, Finding, merged
 from largebatch.checks.gradients import check_gradients
@@ -21,7 +22,6 @@ from largebatch.checks.overhead import PARTS, Timed, check_overhead
 from largebatch.checks.precision import check_precision, precisions_of
 from largebatch.checks.samples import samples_in
 from largebatch.checks.snapshot import copy_run, keep_run_state
-from largebatch.checks.subject import Loss, Subject, check_between_steps, subject_of
 from largebatch.core.measurement import OF_THE_STEP
 from largebatch.measure.parameters import bare
 
@@ -57,7 +57,7 @@ def check(
     if isinstance(control, Controller):
         subject = _subject_of_controller(control, loss, batch)
     elif isinstance(control, Attached):
-        subject = subject_of(
+        subject = checked_run_of(
             control,
             loss=loss,
             micro_batches=() if batch is None else (batch,),
@@ -71,7 +71,7 @@ def check(
     return _check_up(subject, seconds=seconds)
 
 
-def _subject_of_controller(control: Controller, loss: Loss | None, batch: Any) -> Subject:
+def _subject_of_controller(control: Controller, loss: Loss | None, batch: Any) -> CheckedRun:
     check_between_steps(control, call="lb.check(control, loss)")
     if batch is not None:
         raise ValueError(
@@ -80,10 +80,12 @@ def _subject_of_controller(control: Controller, loss: Loss | None, batch: Any) -
         )
     coming, accumulation = control.batches.peek(PARTS)
     micro_batches = tuple(micro_batch for micro_batch, _ in coming)
-    return subject_of(control, loss=loss, micro_batches=micro_batches, accumulation=accumulation)
+    return checked_run_of(
+        control, loss=loss, micro_batches=micro_batches, accumulation=accumulation
+    )
 
 
-def _check_up(subject: Subject, *, seconds: float) -> CheckUp:
+def _check_up(subject: CheckedRun, *, seconds: float) -> CheckUp:
     ranks = subject.meter.ranks
     with keep_run_state(subject.model, subject.optimizer, scaler=subject.scaler, seed=0):
         facts = facts_of_data(subject.batches, subject.micro_batches)
@@ -100,7 +102,7 @@ def _check_up(subject: Subject, *, seconds: float) -> CheckUp:
     return CheckUp(findings=tuple(found))
 
 
-def _without_loss(subject: Subject) -> list[Finding]:
+def _without_loss(subject: CheckedRun) -> list[Finding]:
     found = check_parameters(subject) + check_modes(subject)
     found += check_rule(subject.optimizer, subject.decider)
     found += check_norms(
@@ -116,7 +118,7 @@ def _without_loss(subject: Subject) -> list[Finding]:
     return found
 
 
-def _with_loss(subject: Subject, loss: Loss, micro_batch: Any) -> list[Finding]:
+def _with_loss(subject: CheckedRun, loss: Loss, micro_batch: Any) -> list[Finding]:
     model = bare(subject.model)
     scaler = subject.scaler if subject.batches is not None else None  # else the user's loop scales
     precisions: set[torch.dtype] = set()
@@ -144,7 +146,7 @@ def _with_loss(subject: Subject, loss: Loss, micro_batch: Any) -> list[Finding]:
     return found
 
 
-def _with_copy(subject: Subject, loss: Loss, *, seconds: float) -> list[Finding]:
+def _with_copy(subject: CheckedRun, loss: Loss, *, seconds: float) -> list[Finding]:
     """What needs steps: a copy takes them."""
     parts = max(min(subject.accumulation, PARTS), 1 if subject.ranks > 1 else 2)
     given = subject.micro_batches
@@ -196,7 +198,7 @@ def _size(micro_batches: tuple[Any, ...]) -> int | None:
         return None
 
 
-def _not_computed(subject: Subject) -> Finding:
+def _not_computed(subject: CheckedRun) -> Finding:
     missing = "a loss" if subject.loss is None else "a micro-batch"
     inputs = "control, loss, batch" if subject.batches is None else "control, loss"
     return Finding(

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from largebatch.act.controller import Controller
+from largebatch.checks.checked_run import CheckedRun, Loss, check_between_steps, checked_run_of
 from largebatch.checks.memory import available, resident
-from largebatch.checks.size_search import MicroBatchFit, Tries, largest, release
+from largebatch.checks.size_search import MicroBatchFit, SizeTrials, largest, release
 from largebatch.checks.snapshot import keep_run_state
-from largebatch.checks.subject import Loss, Subject, check_between_steps, subject_of
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import OF_THE_STEP
 from largebatch.core.plan import BatchPlan
@@ -83,13 +83,13 @@ def fit_micro_batch(
     there = control.batches.max_micro_batch_size
     if isinstance(there, int):
         return MicroBatchFit(size=there, reason="as found before")
-    subject = subject_of(control, loss=loss, micro_batches=(), accumulation=1)
+    subject = checked_run_of(control, loss=loss, micro_batches=(), accumulation=1)
     found = _fit(subject, loss, most=min(most, _most_needed(subject)), memory_limit=memory_limit)
     control.batches.fit(found.size)
     return found
 
 
-def _most_needed(subject: Subject) -> int:
+def _most_needed(subject: CheckedRun) -> int:
     """Return the samples of the largest micro-batch that a step of the run can have on one rank."""
     decider = subject.decider
     largest = decider.batch_size
@@ -106,7 +106,7 @@ def _most_needed(subject: Subject) -> int:
     return plan.sizes[0]
 
 
-def _fit(subject: Subject, loss: Loss, *, most: int, memory_limit: int | None) -> MicroBatchFit:
+def _fit(subject: CheckedRun, loss: Loss, *, most: int, memory_limit: int | None) -> MicroBatchFit:
     """Tries micro-batches of the coming samples, leaving the run as it is."""
     device = subject.meter.parameters.tensors[0].device
     names = subject.meter.ranks.gather(socket.gethostname())
@@ -116,9 +116,9 @@ def _fit(subject: Subject, loss: Loss, *, most: int, memory_limit: int | None) -
     try:
         with keep_run_state(subject.model, subject.optimizer, scaler=subject.scaler, seed=0):
             reserve = _reserve(subject)
-            run = _Passes(subject, loss)
+            run = _TrialPasses(subject, loss)
             try:
-                found = largest(Tries(run, limit=limit, device=device), most=most)
+                found = largest(SizeTrials(run, limit=limit, device=device), most=most)
             finally:
                 run.close()
                 del reserve
@@ -131,13 +131,13 @@ def _fit(subject: Subject, loss: Loss, *, most: int, memory_limit: int | None) -
     return _least(everyone)
 
 
-class _Passes:
+class _TrialPasses:
     """Forward and backward of the coming samples, measured as the run measures single examples.
 
     Mutable: hooks of a meter of its own, until it is closed.
     """
 
-    def __init__(self, subject: Subject, loss: Loss) -> None:
+    def __init__(self, subject: CheckedRun, loss: Loss) -> None:
         assert subject.batches is not None, "only a Controller has a loader"
         self._batches, self._loss = subject.batches, loss
         self._model = bare(subject.model)
@@ -198,7 +198,7 @@ def _limit(given: int | None, *, device: torch.device, processes: int) -> int | 
     return given or resident() + int(SHARE * left / processes)
 
 
-def _reserve(subject: Subject) -> list[Tensor]:
+def _reserve(subject: CheckedRun) -> list[Tensor]:
     """Return a copy of the weights if the optimizer has no state yet. With the copy that
     `keep_run_state` holds it stands for what Adam will keep."""
     if subject.optimizer.state:

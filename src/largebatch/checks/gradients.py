@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from largebatch.checks.checked_run import CheckedRun, Loss
 from largebatch.checks.finding import Finding, named
 from largebatch.checks.models import tied_in
-from largebatch.checks.subject import Loss, Subject
 from largebatch.measure.parameters import bare, replica
 
 REENTRANT = "CheckpointFunctionBackward"
 """The node of `torch.utils.checkpoint.checkpoint(use_reentrant=True)`."""
 
 
-def check_gradients(subject: Subject, loss: Loss, micro_batch: Any) -> list[Finding]:
+def check_gradients(subject: CheckedRun, loss: Loss, micro_batch: Any) -> list[Finding]:
     """Whether the loss is a scalar with a graph, which parameters get no gradient, and reentrant
     checkpoints. No `.grad` is written and no hook of a run fires."""
     model = bare(subject.model)
@@ -35,12 +35,12 @@ def check_gradients(subject: Subject, loss: Loss, micro_batch: Any) -> list[Find
     return _usage(subject, torch.autograd.grad(value, parameters, allow_unused=True))
 
 
-def check_unused(subject: Subject) -> list[Finding]:
+def check_unused(subject: CheckedRun) -> list[Finding]:
     """Find the trainable parameters that got no gradient in the step in hand."""
     return _usage(subject, [tensor.grad for tensor in subject.meter.parameters.tensors])
 
 
-def _usage(subject: Subject, gradients: Sequence[Tensor | None]) -> list[Finding]:
+def _usage(subject: CheckedRun, gradients: Sequence[Tensor | None]) -> list[Finding]:
     parameters = subject.meter.parameters
     pairs = zip(parameters.names, gradients, strict=True)
     unused = [name for name, gradient in pairs if gradient is None]
@@ -90,7 +90,7 @@ def _reentrant(*, tied: int) -> Finding:
     )
 
 
-def _unused(names: list[str], *, total: int, subject: Subject) -> Finding:
+def _unused(names: list[str], *, total: int, subject: CheckedRun) -> Finding:
     wrapper = replica(subject.model)
     fails = wrapper is not None and not wrapper.find_unused_parameters
     every = len(names) == total

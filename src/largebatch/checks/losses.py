@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.amp import GradScaler
 
+from largebatch.checks.checked_run import Loss
 from largebatch.checks.finding import Finding
 from largebatch.checks.samples import cut, repeated, samples_in
-from largebatch.checks.subject import Loss
 
 DRAWS = 8
 """Over how many draws a loss is averaged that is random even in evaluation mode."""

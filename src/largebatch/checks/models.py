@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from largebatch.checks.checked_run import CheckedRun
 from largebatch.checks.finding import Finding, named
-from largebatch.checks.subject import Subject
 from largebatch.measure.parameters import bare
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
@@ -23,7 +23,7 @@ def tied_in(model: nn.Module) -> int:
     return len(list(model.named_parameters(remove_duplicate=False))) - len(list(model.parameters()))
 
 
-def check_parameters(subject: Subject) -> list[Finding]:
+def check_parameters(subject: CheckedRun) -> list[Finding]:
     """Frozen and tied parameters, and those that only the optimizer knows."""
     model = bare(subject.model)
     frozen, tied = frozen_in(model), tied_in(model)
@@ -40,7 +40,7 @@ def check_parameters(subject: Subject) -> list[Finding]:
     return found
 
 
-def check_modes(subject: Subject) -> list[Finding]:
+def check_modes(subject: CheckedRun) -> list[Finding]:
     """Evaluation mode, and batch normalization beside the size of a micro-batch."""
     model = bare(subject.model)
     found = []

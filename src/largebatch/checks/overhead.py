@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from largebatch.act.attached import Attached
+from largebatch.checks.checked_run import Loss
 from largebatch.checks.finding import Finding
-from largebatch.checks.subject import Loss
 from largebatch.measure.meter import Meter
 from largebatch.measure.observer import Observer
 from largebatch.measure.parameters import replica

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 
-class Pieces:
+class CutBatches:
     """A loader whose batches are cut into micro-batches of at most `size` samples, each iteration
     anew. What has no first dimension of the batch's length goes into every piece whole.
 
-    >>> [piece["x"].tolist() for piece in Pieces([{"x": torch.arange(3)}], size=2)]
+    >>> [piece["x"].tolist() for piece in CutBatches([{"x": torch.arange(3)}], size=2)]
     [[0, 1], [2]]
     """
 

@@ -69,7 +69,7 @@ def largest(attempt: Attempt, *, most: int) -> MicroBatchFit:
     return MicroBatchFit(size=tried[-1], reason=reason, tried=tuple(tried))
 
 
-class Tries:
+class SizeTrials:
     """Forward and backward of a micro-batch of any size, and whether it fits.
 
     Mutable: remembers what the last sizes took.

@@ -116,7 +116,7 @@ class LargeBatch(Callback):
         return self._control
 
     def state_dict(self) -> dict[str, Any]:
-        """What the Trainer's checkpoint keeps; see `Clocked.state_dict`."""
+        """What the Trainer's checkpoint keeps; see `Control.state_dict`."""
         return {} if self._control is None else self._control.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

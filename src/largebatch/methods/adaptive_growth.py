@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from largebatch.core.rule import Chain, Rule
-from largebatch.methods.compose import SQRT, bounded, spaced
+from largebatch.methods.chains import SQRT, bounded, spaced
 from largebatch.rules import AdaptiveGrowth, Averaged, FullGradientGrowth
 from largebatch.rules.stages import growing_stages
 

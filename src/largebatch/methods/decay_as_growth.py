@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from largebatch.core.rule import Chain, Rule, chain
-from largebatch.methods.compose import LINEAR, SQRT, bounded, spaced
+from largebatch.methods.chains import LINEAR, SQRT, bounded, spaced
 from largebatch.rules import Averaged, ClampToNoiseScale, Cosine, Schedule
 from largebatch.rules.factors import Factor
 from largebatch.rules.growth_from_decay import growth_from_decay

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from largebatch.core.measurement import Budget
 from largebatch.core.rule import Chain, Rule, chain
-from largebatch.methods.compose import SQRT, bounded
+from largebatch.methods.chains import SQRT, bounded
 from largebatch.rules import (
     ClampLr,
     Cosine,

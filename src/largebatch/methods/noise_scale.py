@@ -8,7 +8,7 @@ from functools import update_wrapper
 from typing import Any, Literal, ParamSpec
 
 from largebatch.core.rule import Chain, Rule, chain
-from largebatch.methods.compose import SQRT, bounded, spaced
+from largebatch.methods.chains import SQRT, bounded, spaced
 from largebatch.rules import Averaged, LimitGrowth, NoiseScaleControl, NormTest
 from largebatch.rules.noise_scale import control_by_cosine, control_by_diversity
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from largebatch.core.rule import Chain, chain
-from largebatch.methods.compose import spaced
+from largebatch.methods.chains import spaced
 from largebatch.rules import (
     AdaScale,
     AutoWarmUp,

@@ -32,7 +32,7 @@ def relative_change(*, before: float | None, norm: float) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Regime:
+class AccordionState:
     """What Accordion remembers.
 
     Args:
@@ -64,7 +64,7 @@ class Accordion(DefaultFacts):
     >>> seen = Measurement(step=200, samples=1090, base_steps=109.0, batch_size=10,
     ...     base_batch_size=10, dataset_size=100, moments=m)
     >>> rule, proposed = Accordion(epochs=5), Decision(next_batch_size=10, base_steps=1)
-    >>> rule.update(Regime(first=10, epoch=10, before=3.2), seen, proposed)[1].reason
+    >>> rule.update(AccordionState(first=10, epoch=10, before=3.2), seen, proposed)[1].reason
     'norm changed by 0.25 < 0.5; batch 80'
 
     Args:
@@ -93,12 +93,12 @@ class Accordion(DefaultFacts):
                 f"in Accordion(growth=8.0, threshold=0.5, epochs=10); got {self}."
             )
 
-    def init(self) -> Regime:
-        return Regime()
+    def init(self) -> AccordionState:
+        return AccordionState()
 
     def update(
-        self, state: Regime, seen: Measurement, proposed: Decision
-    ) -> tuple[Regime, Decision]:
+        self, state: AccordionState, seen: Measurement, proposed: Decision
+    ) -> tuple[AccordionState, Decision]:
         assert seen.dataset_size is not None, "a run without it is refused"
         first = state.first or proposed.next_batch_size
         state = (
@@ -123,7 +123,7 @@ class Accordion(DefaultFacts):
         because = f"{because}; batch {size}" if because else ""
         return state, asking(proposed, self.needs).resized(size, because=because)
 
-    def _end_epoch(self, state: Regime, after: int) -> tuple[Regime, str]:
+    def _end_epoch(self, state: AccordionState, after: int) -> tuple[AccordionState, str]:
         """The state in the next epoch, and what a check found at the end of this one."""
         fresh = replace(state, epoch=after, total=0.0, count=0)
         if state.large or not state.count or not _multiple_within(self.epochs, state.epoch, after):

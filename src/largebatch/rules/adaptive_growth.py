@@ -24,7 +24,7 @@ from largebatch.rules.stages import Stages, growing_stages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Climbed:
+class AdaptiveGrowthState:
     """The run's first batch in samples, 0 before it; the stage of the batch in hand; and how many
     tests in a row asked for the next one."""
 
@@ -74,12 +74,12 @@ class AdaptiveGrowth(DefaultFacts):
                 f"patience={self.patience!r}."
             )
 
-    def init(self) -> Climbed:
-        return Climbed()
+    def init(self) -> AdaptiveGrowthState:
+        return AdaptiveGrowthState()
 
     def update(
-        self, state: Climbed, seen: Measurement, proposed: Decision
-    ) -> tuple[Climbed, Decision]:
+        self, state: AdaptiveGrowthState, seen: Measurement, proposed: Decision
+    ) -> tuple[AdaptiveGrowthState, Decision]:
         first = state.first or proposed.next_batch_size
         rate = self.stages.rate(state.stage)
         decision = asking(proposed, self.needs).scaled(
@@ -89,11 +89,13 @@ class AdaptiveGrowth(DefaultFacts):
         size = self.stages.size(stage, first=first, seen=seen)
         if stage > state.stage:
             because = f"{because}; stage {stage + 1} of {len(self.stages)}; batch {size}"
-        return Climbed(first=first, stage=stage, asked=asked), decision.resized(
+        return AdaptiveGrowthState(first=first, stage=stage, asked=asked), decision.resized(
             size, because=because
         )
 
-    def _test(self, state: Climbed, seen: Measurement, *, first: int) -> tuple[int, int, str]:
+    def _test(
+        self, state: AdaptiveGrowthState, seen: Measurement, *, first: int
+    ) -> tuple[int, int, str]:
         """The stage and the tests in a row after this step, and what was found."""
         m = state.stage
         if seen.moments is None or m + 1 == len(self.stages):

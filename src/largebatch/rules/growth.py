@@ -22,7 +22,7 @@ from largebatch.rules.stages import Stages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grown:
+class GrowthState:
     """The run's first batch in samples, 0 before it, and the stage of the batch in hand."""
 
     first: int = 0
@@ -80,10 +80,12 @@ class Growth(DefaultFacts):
     def needs(self) -> frozenset[str]:
         return frozenset() if self.over is not None else frozenset({"budget"})
 
-    def init(self) -> Grown:
-        return Grown()
+    def init(self) -> GrowthState:
+        return GrowthState()
 
-    def update(self, state: Grown, seen: Measurement, proposed: Decision) -> tuple[Grown, Decision]:
+    def update(
+        self, state: GrowthState, seen: Measurement, proposed: Decision
+    ) -> tuple[GrowthState, Decision]:
         if state.first == 0:
             state = self._begin(seen, proposed)
         after = seen.progress_after(self.over, base_steps=proposed.base_steps)
@@ -97,9 +99,9 @@ class Growth(DefaultFacts):
             left = stage - state.stage - 1
             past = f" past {left} too short for a step" if left else ""
             because = f"stage {stage + 1} of {len(self.stages)}{past}; batch {size}"
-        return Grown(first=state.first, stage=stage), decision.resized(size, because=because)
+        return GrowthState(first=state.first, stage=stage), decision.resized(size, because=because)
 
-    def _begin(self, seen: Measurement, proposed: Decision) -> Grown:
+    def _begin(self, seen: Measurement, proposed: Decision) -> GrowthState:
         """The state before the first step, of a run in which the table has its place.
 
         The first batch is that of stage 0 also where steps lost before it have used samples.
@@ -117,7 +119,7 @@ class Growth(DefaultFacts):
                 f"smaller one, lb.BatchLoader(dataset, batch_size={max(run.samples // 10, 1)})."
             )
         self._check_reached(run)
-        return Grown(first=first)
+        return GrowthState(first=first)
 
     def _check_reached(self, run: Budget | None) -> None:
         if self.over is None or run is None or run.unit != self.over.unit or not self.at:

@@ -15,7 +15,7 @@ from largebatch.core.rule import DefaultFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcomes:
+class HysteresisState:
     """Whether each of the last tests asked for a larger batch, the newest last."""
 
     larger: tuple[bool, ...] = ()
@@ -60,19 +60,19 @@ class Hysteresis(DefaultFacts):
                 f"Hysteresis takes 1 <= asked <= of, as in Hysteresis(asked=2, of=3); got {self}."
             )
 
-    def init(self) -> Outcomes:
-        return Outcomes()
+    def init(self) -> HysteresisState:
+        return HysteresisState()
 
     def update(
-        self, state: Outcomes, seen: Measurement, proposed: Decision
-    ) -> tuple[Outcomes, Decision]:
+        self, state: HysteresisState, seen: Measurement, proposed: Decision
+    ) -> tuple[HysteresisState, Decision]:
         if seen.unmeasured() is seen:
             return state, proposed
         wanted, now = proposed.next_batch_size, seen.batch_size
         larger = (*state.larger, wanted > now)[-self.of :]
         if wanted <= now:
-            return Outcomes(larger=larger), proposed
+            return HysteresisState(larger=larger), proposed
         if sum(larger) >= self.asked:
-            return Outcomes(), proposed
+            return HysteresisState(), proposed
         because = f"batch {wanted} held at {now}, {sum(larger)} of {self.asked} tests"
-        return Outcomes(larger=larger), proposed.resized(now, because=because)
+        return HysteresisState(larger=larger), proposed.resized(now, because=because)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from largebatch.act.controller import Controller
+from largebatch.checks.checked_run import CheckedRun, Loss
 from largebatch.checks.data import compare_ranks
 from largebatch.checks.finding import Finding, merged
 from largebatch.checks.gradients import check_unused
 from largebatch.checks.losses import COARSE, check_mean
 from largebatch.checks.models import check_dropout, check_modes, check_norms, check_parameters
 from largebatch.checks.samples import fingerprint, samples_in
-from largebatch.checks.subject import Loss, Subject
 from largebatch.measure.meter import Meter
 from largebatch.measure.parameters import bare
 from largebatch.measure.random_state import accelerators_of, keep_random_state
@@ -29,7 +29,7 @@ class FirstStepChecks:
     """
 
     def __init__(self, control: Controller, meter: Meter, loss: Loss) -> None:
-        self.subject = Subject(
+        self.subject = CheckedRun(
             model=meter.model,
             optimizer=control.optimizer,
             meter=meter,

@@ -13,9 +13,9 @@ from largebatch.act.controller import Controller
 from largebatch.act.fetch import MapStyle
 from largebatch.act.loader import BatchLoader
 from largebatch.act.micro_batches import MicroBatches
+from largebatch.checks.checked_run import Loss
 from largebatch.checks.finding import Finding
-from largebatch.checks.samples import Pieces
-from largebatch.checks.subject import Loss
+from largebatch.checks.samples import CutBatches
 from largebatch.core.measurement import Budget, GradientMoments
 from largebatch.core.rule import Rule, chain
 from largebatch.measure.blocks import BlockNorms
@@ -219,7 +219,7 @@ def _batches_of(target: ProbeTarget, *, batch_size: int, ranks: int, seed: int) 
     if isinstance(target.batches, MapStyle):
         source: Any = target.batches
         return BatchLoader(source, batch_size=batch_size, max_micro_batch_size=piece, seed=seed)
-    return BatchLoader(Pieces(target.batches, size=piece), batch_size=batch_size)
+    return BatchLoader(CutBatches(target.batches, size=piece), batch_size=batch_size)
 
 
 def _pair(moments: GradientMoments) -> Pair:

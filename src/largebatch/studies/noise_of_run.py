@@ -37,10 +37,10 @@ OVERSCALED = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Noise:
+class NoiseOrReason:
     """The noise scale, or the reason why it is unknown; exactly one of the two is set.
 
-    >>> print(Noise(missing=NotEnough(reason="5 measured steps", needed="at least 16")))
+    >>> print(NoiseOrReason(missing=NotEnough(reason="5 measured steps", needed="at least 16")))
     not enough signal yet: 5 measured steps; needed: at least 16
     """
 
@@ -48,7 +48,7 @@ class Noise:
     missing: NotEnough | None = None
 
     @classmethod
-    def of(cls, known: NoiseEstimate | NotEnough) -> Noise:
+    def of(cls, known: NoiseEstimate | NotEnough) -> NoiseOrReason:
         """Return the noise that `estimate_noise` returned."""
         if isinstance(known, NotEnough):
             return cls(missing=known)
@@ -72,15 +72,15 @@ class Stretch:
     start: int
     stop: int
     loss: float
-    noise: Noise
+    noise: NoiseOrReason
     signal: Range
 
 
 def noise_of_series(
     series: Pairs, losses: Sequence[float], *, base_batch_size: int, run_steps: int, seed: int = 0
-) -> tuple[Noise, Noise, tuple[Stretch, ...]]:
+) -> tuple[NoiseOrReason, NoiseOrReason, tuple[Stretch, ...]]:
     """Return (noise scale of the whole run, of all steps pooled, the pieces) of one series."""
-    pooled = Noise.of(estimate_noise(series, seed=seed))
+    pooled = NoiseOrReason.of(estimate_noise(series, seed=seed))
     pieces = stretches(series, losses, base_batch_size=base_batch_size, seed=seed)
     whole = noise_of_run(
         pieces, base_batch_size=base_batch_size, run_steps=run_steps, pooled=pooled
@@ -89,8 +89,8 @@ def noise_of_series(
 
 
 def noise_of_run(
-    pieces: Sequence[Stretch], *, base_batch_size: int, run_steps: int, pooled: Noise
-) -> Noise:
+    pieces: Sequence[Stretch], *, base_batch_size: int, run_steps: int, pooled: NoiseOrReason
+) -> NoiseOrReason:
     """Return the noise scale that counts for the whole run, or why it is unknown.
 
     Its `variance` and `sqnorm` are in units of the base batch's squared gradient, as every step
@@ -103,7 +103,7 @@ def noise_of_run(
         pooled: the estimate over all steps, whose reason is given where no piece tells anything.
     """
     if all(piece.noise.estimate is None for piece in pieces):
-        return Noise(missing=pooled.missing or pieces[-1].noise.missing)
+        return NoiseOrReason(missing=pooled.missing or pieces[-1].noise.missing)
     shares = weights([(p.start, p.stop) for p in pieces], run_steps=run_steps)
     mean = weighted_mean([p.signal for p in pieces], shares)
     signal = Range(value=mean.value, low=max(mean.low, 0.0), high=min(mean.high, 1.0))
@@ -113,13 +113,13 @@ def noise_of_run(
     )
     steps = pieces[-1].stop
     if low < LEAST_BOUND and math.isinf(high):
-        return Noise(
+        return NoiseOrReason(
             missing=NotEnough(
                 reason=f"the gradient is lost in its noise after {steps} steps",
                 needed="more steps, or more samples a step",
             )
         )
-    return Noise(
+    return NoiseOrReason(
         estimate=NoiseEstimate(
             noise_scale=value,
             low=low,
@@ -148,7 +148,7 @@ def stretches(
             start=piece.start,
             stop=piece.stop,
             loss=float(np.mean(losses[piece.start : piece.stop])),
-            noise=Noise.of(piece.noise),
+            noise=NoiseOrReason.of(piece.noise),
             signal=_signal(piece, pairs[piece.start : piece.stop], base_batch_size),
         )
         for piece in along(series, PIECES, seed=seed)

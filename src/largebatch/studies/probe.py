@@ -19,8 +19,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from largebatch.checks.checked_run import Loss
 from largebatch.checks.snapshot import copy_run
-from largebatch.checks.subject import Loss
 from largebatch.measure.parameters import bare
 from largebatch.measure.random_state import accelerators_of, generators_of, keep_random_state
 from largebatch.studies.measured_steps import ProbeTarget, StepCounter, Trace, measure_steps

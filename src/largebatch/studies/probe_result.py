@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from largebatch.analysis.efficiency import Range
 from largebatch.checks.finding import Finding
-from largebatch.studies.noise_of_run import Noise, Stretch
+from largebatch.studies.noise_of_run import NoiseOrReason, Stretch
 from largebatch.studies.probe_sections import (
     along_section,
     batches_section,
@@ -17,7 +17,7 @@ from largebatch.studies.probe_sections import (
     paste_section,
     scale_of,
 )
-from largebatch.studies.probe_values import Block, Outlook
+from largebatch.studies.probe_values import BatchOutlook, Block
 from largebatch.studies.report_text import Section, interval, sections_text
 
 OVERSCALED = (
@@ -72,13 +72,13 @@ class ProbeResult:
     run_steps: int
     seed: int
     seconds: float
-    noise: Noise
-    pooled: Noise
+    noise: NoiseOrReason
+    pooled: NoiseOrReason
     along: tuple[Stretch, ...]
-    bare_noise: Noise | None
+    bare_noise: NoiseOrReason | None
     blocks: tuple[Block, ...]
     checks: tuple[Finding, ...]
-    outlook: Outlook | None
+    outlook: BatchOutlook | None
 
     def __str__(self) -> str:
         return sections_text(sections_of_probe(self))
@@ -113,7 +113,7 @@ def sections_of_probe(result: ProbeResult) -> tuple[Section, ...]:
     return tuple(sections)
 
 
-def _outlook_sections(result: ProbeResult, outlook: Outlook) -> list[Section]:
+def _outlook_sections(result: ProbeResult, outlook: BatchOutlook) -> list[Section]:
     sections = [batches_section(outlook, base_batch_size=result.base_batch_size, adam=result.adam)]
     if result.preconditioned or not result.adam:
         sections.append(

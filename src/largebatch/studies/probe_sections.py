@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from largebatch.analysis.efficiency import Range
 from largebatch.checks.finding import CheckUp, Finding
-from largebatch.studies.noise_of_run import Noise, Stretch
-from largebatch.studies.probe_values import Block, Outlook
+from largebatch.studies.noise_of_run import NoiseOrReason, Stretch
+from largebatch.studies.probe_values import BatchOutlook, Block
 from largebatch.studies.report_text import Section, interval, number, sparkline
 
 CANNOT_KNOW = (
@@ -34,7 +34,7 @@ ADAM = (
 )
 
 
-def scale_of(noise: Noise) -> str:
+def scale_of(noise: NoiseOrReason) -> str:
     """Return a noise scale for a table's cell."""
     known = noise.estimate
     if known is None:
@@ -43,7 +43,7 @@ def scale_of(noise: Noise) -> str:
 
 
 def along_section(
-    along: Sequence[Stretch], *, pooled: Noise, steps: int, run_steps: int
+    along: Sequence[Stretch], *, pooled: NoiseOrReason, steps: int, run_steps: int
 ) -> Section:
     """Return the noise scale along the run."""
     heads = ("steps", "training loss", "noise scale, samples", "signal in the base batch")
@@ -75,7 +75,7 @@ def _stretch(piece: Stretch) -> tuple[str, ...]:
     return f"{piece.start:,} to {piece.stop:,}", f"{piece.loss:.3g}", scale_of(piece.noise), share
 
 
-def batches_section(outlook: Outlook, *, base_batch_size: int, adam: bool) -> Section:
+def batches_section(outlook: BatchOutlook, *, base_batch_size: int, adam: bool) -> Section:
     """Return what larger batches take."""
     base = base_batch_size
     heads = ("batch", "scale", "times the learning rate", "times the steps", "times the samples")
@@ -110,7 +110,7 @@ def batches_section(outlook: Outlook, *, base_batch_size: int, adam: bool) -> Se
 
 
 def forecast_section(
-    outlook: Outlook, *, base_batch_size: int, run_steps: int, dataset_size: int | None
+    outlook: BatchOutlook, *, base_batch_size: int, run_steps: int, dataset_size: int | None
 ) -> Section:
     """Return the forecasts of AdaScale."""
     heads = ("scale", "batch", "mean gain", "steps", "samples")
@@ -169,7 +169,7 @@ def limits_section(*, adam: bool) -> Section:
 
 
 def paste_section(
-    outlook: Outlook,
+    outlook: BatchOutlook,
     *,
     base_batch_size: int,
     run_steps: int,

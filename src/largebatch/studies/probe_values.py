@@ -13,7 +13,7 @@ from largebatch.analysis.efficiency import (
 )
 from largebatch.analysis.noise import NoiseEstimate
 from largebatch.studies.gain_forecast import GainForecast, forecast_gain
-from largebatch.studies.noise_of_run import Noise
+from largebatch.studies.noise_of_run import NoiseOrReason
 
 SCALES = (8, 32, 128)
 """Scales of the forecasts."""
@@ -33,11 +33,11 @@ class Block:
     name: str
     parameters: int
     noise_share: float
-    noise: Noise
+    noise: NoiseOrReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outlook:
+class BatchOutlook:
     """What the noise scale of the whole run says about larger batches.
 
     Args:
@@ -58,8 +58,8 @@ class Outlook:
 
 
 def outlook_of(
-    noise: Noise, *, base_batch_size: int, run_steps: int, scale: int | None = None
-) -> Outlook | None:
+    noise: NoiseOrReason, *, base_batch_size: int, run_steps: int, scale: int | None = None
+) -> BatchOutlook | None:
     """Return what the noise scale of a run says about larger batches; None if it is unknown.
 
     Args:
@@ -74,7 +74,7 @@ def outlook_of(
     paying = paying_range(known, base_batch_size)
     sure = paying.value if known.noise_scale < float("inf") else paying.low
     scale = scale or max(round(sure / base_batch_size), 2)
-    return Outlook(
+    return BatchOutlook(
         rows=batch_table(known, base_batch_size),
         paying=paying,
         twice_base=_half(known, base_batch_size),

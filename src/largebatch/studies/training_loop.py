@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from largebatch.act.controller import Controller
 from largebatch.act.micro_batches import MicroBatches
-from largebatch.checks.subject import Loss
+from largebatch.checks.checked_run import Loss
 from largebatch.core.errors import NotFinite
 from largebatch.core.measurement import Budget
 

@@ -17,7 +17,7 @@ from largebatch import __main__, __version__
 from largebatch.core.codec import decode
 from largebatch.methods import METHODS
 from largebatch.workbench.cli import demo, study_tables
-from largebatch.workbench.cli.faults import told
+from largebatch.workbench.cli.faults import error_line
 from largebatch.workbench.cli.main import cli
 from largebatch.workbench.cli.progress import ProgressLine
 from largebatch.workbench.runs.results import Progress, RunResult
@@ -196,12 +196,12 @@ def test_a_bug_keeps_its_traceback() -> None:
         try:
             int("x")
         except ValueError as error:
-            told(error)
+            error_line(error)
 
     with pytest.raises(ValueError, match="invalid literal"):
         bug()
     with pytest.raises(TypeError):
-        told(TypeError("a bug"))
+        error_line(TypeError("a bug"))
 
 
 def test_training_prints_the_curve_and_the_final_metrics() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from made_up_runs import made_up
 
-from largebatch.workbench.cli.demo import METHODS, sentences_about
+from largebatch.workbench.cli.demo import DEMO_METHODS, sentences_about
 from largebatch.workbench.runs.results import RunResult
 from largebatch.workbench.studies.compare.compare import Comparison
 from largebatch.workbench.studies.compare.summary import comparison_rows
@@ -20,7 +20,7 @@ def sentences(losses: dict[str, float | None], *, steps: int = 20) -> str:
             runs.append(made_up(method=name, scale=scale, seed=seed, loss=shifted, steps=took))
     comparison = Comparison(
         workload="digits", base_steps=100, at="equal-samples", margin=0.1, directory="a", found=0,
-        rows=comparison_rows(runs, order=METHODS, margin=0.1), runs=tuple(runs),
+        rows=comparison_rows(runs, order=DEMO_METHODS, margin=0.1), runs=tuple(runs),
     )  # fmt: skip
     return "\n".join(sentences_about(comparison))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import largebatch as lb
 from largebatch.core.rule import Rule
-from largebatch.workbench.planner.named import NAMES, schedule_named
+from largebatch.workbench.planner.schedule_names import NAMES, schedule_named
 
 STEPPED = lb.Budget(steps=40)
 RULES: dict[str, Rule] = {

@@ -23,7 +23,7 @@ from largebatch.workbench.planner.clock import (
     skip_steps,
     start_decider,
 )
-from largebatch.workbench.planner.named import schedule_named
+from largebatch.workbench.planner.schedule_names import schedule_named
 from largebatch.workbench.planner.table import clock_schedule, table_of
 
 ARGUMENTS = {

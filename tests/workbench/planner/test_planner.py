@@ -9,7 +9,7 @@ import largebatch as lb
 from largebatch.workbench.planner.baselines import baselines
 from largebatch.workbench.planner.forecasts import pieces_of
 from largebatch.workbench.planner.model import model_of
-from largebatch.workbench.planner.optimum import Space, least_loss
+from largebatch.workbench.planner.optimum import ScheduleSpace, least_loss
 from largebatch.workbench.planner.plan import ALONE, plan
 from largebatch.workbench.planner.request import PlanRequest, Price
 from largebatch.workbench.planner.rounding import round_stages
@@ -74,7 +74,9 @@ def test_the_searched_loss_is_the_forecasts() -> None:
 
 def test_the_least_loss_is_below_that_of_random_schedules() -> None:
     model = model_of([500.0], budget=10**6, base_batch_size=64, bins=60)
-    space = Space(model=model, budget=10**6, smallest=64, largest=4096, max_lr=4.0, stages=2)
+    space = ScheduleSpace(
+        model=model, budget=10**6, smallest=64, largest=4096, max_lr=4.0, stages=2
+    )
     low, high = space.bounds
     _, least = least_loss(space)
     generator = np.random.default_rng(0)

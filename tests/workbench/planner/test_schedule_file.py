@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import largebatch as lb
-from largebatch.workbench.planner.named import NAMES, schedule_named
 from largebatch.workbench.planner.schedule_file import read_schedule, schedule_of, write_schedule
+from largebatch.workbench.planner.schedule_names import NAMES, schedule_named
 from largebatch.workbench.planner.table import table_of
 
 

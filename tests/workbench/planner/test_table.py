@@ -7,7 +7,7 @@ import largebatch as lb
 from largebatch.core.decider import Decider
 from largebatch.core.measurement import Budget, Reading
 from largebatch.core.rule import Rule
-from largebatch.workbench.planner.named import schedule_named
+from largebatch.workbench.planner.schedule_names import schedule_named
 from largebatch.workbench.planner.table import table_of
 
 

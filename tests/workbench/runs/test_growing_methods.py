@@ -15,7 +15,7 @@ from largebatch.methods import METHODS, full_gradient_growth
 from largebatch.record import read_record
 from largebatch.rules import Cosine, Schedule
 from largebatch.workbench.cli.tables import train_table
-from largebatch.workbench.runs.spec import RunSpec
+from largebatch.workbench.runs.run_spec import RunSpec
 from largebatch.workbench.runs.train import train
 from largebatch.workbench.workloads import load
 

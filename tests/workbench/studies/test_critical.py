@@ -36,8 +36,8 @@ from largebatch.workbench.studies.critical.learning_rate_search import (
 from largebatch.workbench.studies.critical.result import Critical
 from largebatch.workbench.studies.critical.run_methods import critical
 from largebatch.workbench.studies.critical.settings import Settings, methods_of
-from largebatch.workbench.studies.critical.study import Spent, Study, StudyRun, part_of
-from largebatch.workbench.studies.critical.values import CriticalBatch, Reached, Trial
+from largebatch.workbench.studies.critical.study import Study, StudyRun, TrainingCost, part_of
+from largebatch.workbench.studies.critical.values import CriticalBatch, StepsToTarget, Trial
 from largebatch.workbench.workloads import Batch, Data, Workload, adamw, sgd
 
 CURVATURE = torch.tensor([1.0] * 40 + [0.02] * 40)
@@ -113,7 +113,7 @@ def study_of(workload: Workload, *, budget: int = 1600) -> Study:
         data=workload.data(),
         process=Process(device=torch.device("cpu")),
         budget=budget,
-        spent=Spent(),
+        spent=TrainingCost(),
     )
 
 
@@ -281,9 +281,9 @@ def test_a_climb_ends_between_two_worse_rates_wherever_it_begins() -> None:
     assert not any(run.best for run in search_learning_rate(lambda lr: reached(lr, None), 1.0))
 
 
-def reached(lr: float, steps: float | None) -> Reached:
+def reached(lr: float, steps: float | None) -> StepsToTarget:
     taken = None if steps is None else round(steps)
-    return Reached(batch_size=8, lr=lr, steps=(taken,), lowest=1.0)
+    return StepsToTarget(batch_size=8, lr=lr, steps=(taken,), lowest=1.0)
 
 
 def test_a_target_that_no_run_reaches_is_said() -> None:

@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from largebatch.measure.examples.layer import Kept, Piece, Plain
+from largebatch.measure.examples.layer import Piece, PlainLayer, SavedTensors
 
 
-class BareLayer(Plain):
+class BareLayer(PlainLayer):
     """A parameter by itself, whose gradients come as they are."""
 
     def pieces(
-        self, module: Any, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+        self, module: Any, names: Collection[str], kept: SavedTensors, delta: Tensor, rows: int
     ) -> Any:
         piece: Piece = ("", delta.reshape(rows, -1, *delta.shape[1:]).sum(1))
         yield piece

@@ -13,9 +13,9 @@ from torch.nn.functional import conv1d, conv2d, conv3d, pad
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from largebatch.measure.examples.layer import (
-    Kept,
     Piece,
-    Plain,
+    PlainLayer,
+    SavedTensors,
     blocks_are_cheaper,
     examples_at_once,
 )
@@ -32,7 +32,7 @@ MANY = 4
 """Rows in a part from which its matrix is formed at once, and not row by row."""
 
 
-class ConvolutionLayer(Plain):
+class ConvolutionLayer(PlainLayer):
     """A convolution as a linear layer over patches of its input.
 
     Patches are laid out over the last dimension of the kernel only, which copies the input that
@@ -47,7 +47,12 @@ class ConvolutionLayer(Plain):
         return squares or shape[0] != rows or _blocks(module, length)
 
     def sqnorm(
-        self, module: Convolution, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+        self,
+        module: Convolution,
+        names: Collection[str],
+        kept: SavedTensors,
+        delta: Tensor,
+        rows: int,
     ) -> list[Tensor] | None:
         (x,), length = kept, delta.shape[2:].numel()
         if "weight" not in names or len(x) != rows or _blocks(module, length):
@@ -66,7 +71,12 @@ class ConvolutionLayer(Plain):
         return scalars
 
     def pieces(
-        self, module: Convolution, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+        self,
+        module: Convolution,
+        names: Collection[str],
+        kept: SavedTensors,
+        delta: Tensor,
+        rows: int,
     ) -> Iterator[Piece]:
         (x,) = kept
         channels, times = module.weight.shape[1], len(x) // rows
@@ -84,7 +94,9 @@ class ConvolutionLayer(Plain):
             if "bias" in names:
                 yield "bias", _per_example(d.flatten(2).sum(2), examples)
 
-    def along(self, module: Convolution, values: dict[str, Tensor], kept: Kept) -> Tensor | None:
+    def along(
+        self, module: Convolution, values: dict[str, Tensor], kept: SavedTensors
+    ) -> Tensor | None:
         if "weight" not in values:
             return None
         convolve = (conv1d, conv2d, conv3d)[len(module.kernel_size) - 1]

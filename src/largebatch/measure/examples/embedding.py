@@ -8,27 +8,42 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from largebatch.measure.examples.layer import Kept, Piece, Plain, examples_at_once
+from largebatch.measure.examples.layer import Piece, PlainLayer, SavedTensors, examples_at_once
 from largebatch.measure.squares import squared_norm
 
 
-class EmbeddingLayer(Plain):
+class EmbeddingLayer(PlainLayer):
     """`nn.Embedding`: its output's gradients added up over equal pairs of (example, word)."""
 
     def sqnorm(
-        self, module: nn.Embedding, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+        self,
+        module: nn.Embedding,
+        names: Collection[str],
+        kept: SavedTensors,
+        delta: Tensor,
+        rows: int,
     ) -> list[Tensor] | None:
         return [squared_norm(_by_pair(module, kept, delta, rows)[0])]
 
     def squares(
-        self, module: nn.Embedding, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+        self,
+        module: nn.Embedding,
+        names: Collection[str],
+        kept: SavedTensors,
+        delta: Tensor,
+        rows: int,
     ) -> dict[str, Tensor] | None:
         sums, words = _by_pair(module, kept, delta, rows)
         found = torch.zeros_like(module.weight, dtype=sums.dtype)
         return {"weight": found.index_add_(0, words, sums.square_())}
 
     def pieces(
-        self, module: nn.Embedding, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+        self,
+        module: nn.Embedding,
+        names: Collection[str],
+        kept: SavedTensors,
+        delta: Tensor,
+        rows: int,
     ) -> Iterator[Piece]:
         words, delta = _flat(module, kept, delta)
         words, delta = words.view(rows, -1), delta.view(rows, -1, delta.shape[-1])
@@ -38,11 +53,13 @@ class EmbeddingLayer(Plain):
             example = torch.arange(len(ids), device=ids.device).unsqueeze(1)
             yield "weight", found.index_put_((example, ids), d, accumulate=True)
 
-    def along(self, module: nn.Embedding, values: dict[str, Tensor], kept: Kept) -> Tensor | None:
+    def along(
+        self, module: nn.Embedding, values: dict[str, Tensor], kept: SavedTensors
+    ) -> Tensor | None:
         return embedding(kept[0], values["weight"]) if values else None
 
 
-def _flat(module: nn.Embedding, kept: Kept, delta: Tensor) -> tuple[Tensor, Tensor]:
+def _flat(module: nn.Embedding, kept: SavedTensors, delta: Tensor) -> tuple[Tensor, Tensor]:
     words = kept[0].reshape(-1).long()
     delta = delta.reshape(len(words), -1)
     if module.padding_idx is not None:  # this word gets no gradient
@@ -50,7 +67,9 @@ def _flat(module: nn.Embedding, kept: Kept, delta: Tensor) -> tuple[Tensor, Tens
     return words, delta
 
 
-def _by_pair(module: nn.Embedding, kept: Kept, delta: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+def _by_pair(
+    module: nn.Embedding, kept: SavedTensors, delta: Tensor, rows: int
+) -> tuple[Tensor, Tensor]:
     """Sums of delta over equal (example, word), and their words; some sums are of nothing, since
     their number must be known without asking the device."""
     words, delta = _flat(module, kept, delta)

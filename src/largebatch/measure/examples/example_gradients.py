@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from largebatch.measure.examples.check import Check
-from largebatch.measure.examples.layer import Kept
+from largebatch.measure.examples.layer import SavedTensors
 from largebatch.measure.examples.layer_kinds import coupled
 from largebatch.measure.examples.module_hooks import ModuleHooks
 from largebatch.measure.examples.parameter_owners import Owner, dtype_of, owners_of
-from largebatch.measure.examples.part import Arrived, Call, Part, products_of
-from largebatch.measure.examples.tally import Tally, Want
+from largebatch.measure.examples.part import ArrivedGradients, Call, Part, products_of
+from largebatch.measure.examples.tally import ExampleSums, WantedSums
 from largebatch.measure.parameters import Parameters
 
 NOTHING: Mapping[str, Tensor] = {}
@@ -46,7 +46,7 @@ class ExampleGradients:
 
     def __init__(self, *, groups: int | None = None) -> None:
         self._groups = groups
-        self.want = Want()
+        self.want = WantedSums()
         self.task: Callable[[], int] | None = None
         self._expected = False
         self.part = Part()
@@ -82,7 +82,7 @@ class ExampleGradients:
         self._live: list[WeakSet[Call]] = [WeakSet() for _ in tensors]
         self._check = Check(parameters)
 
-    def open(self, want: Want) -> None:
+    def open(self, want: WantedSums) -> None:
         """Begin a step in which this is wanted."""
         self.want = want
         self.begin()
@@ -146,18 +146,18 @@ class ExampleGradients:
     def _begin(self, call: Call) -> None:
         self._live[call.owner.group].add(call)
 
-    def _arrive(self, call: Call, kept: Kept, delta: object) -> Mapping[str, Tensor]:
+    def _arrive(self, call: Call, kept: SavedTensors, delta: object) -> Mapping[str, Tensor]:
         owner, live = call.owner, self._live[call.owner.group]
         live.discard(call)
         if not (self._expected or self.task):
-            return self._gradients(Arrived(call, kept, delta).widened())
+            return self._gradients(ArrivedGradients(call, kept, delta).widened())
         task = 0 if self.task is None else self.task()
         part = self._parts.get(task)
         if part is None:
             part = self._parts[task] = Part(call.rows, call.parts)
         self._check.fits(part, call)
         part.covered.update(owner.indices.values())
-        given = Arrived(call, kept, delta)
+        given = ArrivedGradients(call, kept, delta)
         one = given.widened()
         part.coarse |= one is not given
         if self.want.products:
@@ -167,18 +167,18 @@ class ExampleGradients:
             part.waiting.append(one)
             return self._gradients(one)
         part.finished.add(owner.group)
-        tally = Tally(self.want, gradients=call.replaced or self._check.values)
+        tally = ExampleSums(self.want, gradients=call.replaced or self._check.values)
         self._hooks.paused = True
         one.tally(tally)
         self._hooks.paused = False
         part.add(tally, owner.indices)
         return tally.gradients
 
-    def _gradients(self, one: Arrived) -> Mapping[str, Tensor]:
+    def _gradients(self, one: ArrivedGradients) -> Mapping[str, Tensor]:
         """The parameters' gradients alone, where autograd was not asked for them."""
         if not one.call.replaced:
             return NOTHING
-        tally = Tally(Want(), gradients=True)
+        tally = ExampleSums(WantedSums(), gradients=True)
         one.tally(tally)
         return tally.gradients
 

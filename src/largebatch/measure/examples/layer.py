@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-Kept = tuple[Tensor, ...]
+SavedTensors = tuple[Tensor, ...]
 """What is kept of a module's input until its output's gradient is there; examples come first."""
 
 Piece = tuple[str, Tensor]
@@ -54,7 +54,7 @@ class Layer(Protocol):
     @property
     def times(self) -> int: ...
 
-    def keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Kept:
+    def keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SavedTensors:
         """What is needed of the input."""
         ...
 
@@ -64,54 +64,54 @@ class Layer(Protocol):
         ...
 
     def sqnorm(
-        self, module: Any, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+        self, module: Any, names: Collection[str], kept: SavedTensors, delta: Tensor, rows: int
     ) -> list[Tensor] | None:
         """Scalars whose sum is sum_i |g_i|^2, where that is cheaper than from pieces."""
         ...
 
     def squares(
-        self, module: Any, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+        self, module: Any, names: Collection[str], kept: SavedTensors, delta: Tensor, rows: int
     ) -> dict[str, Tensor] | None:
         """sum_i g_i^2 coordinate by coordinate, where that is cheaper than from pieces."""
         ...
 
     def pieces(
-        self, module: Any, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+        self, module: Any, names: Collection[str], kept: SavedTensors, delta: Tensor, rows: int
     ) -> Iterator[Piece]:
         """Each example's gradient of each parameter, a few examples at a time, in their order. A
         piece may be overwritten by the next one of its parameter, or by whom it is given to."""
         ...
 
-    def along(self, module: Any, values: dict[str, Tensor], kept: Kept) -> Tensor | None:
+    def along(self, module: Any, values: dict[str, Tensor], kept: SavedTensors) -> Tensor | None:
         """The output with these values in place of the parameters, where it is linear in them, so
         that its product with delta_i is <g_i, values>; a parameter that is missing counts as 0."""
         ...
 
 
-class Plain:
+class PlainLayer:
     """What most layers answer: the first argument is kept, and everything comes from pieces."""
 
     keeps_output = False
     may_replace = False
     times = 1
 
-    def keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Kept:
+    def keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SavedTensors:
         return (args[0] if args else next(iter(kwargs.values())),)
 
     def replaces(self, module: Any, shape: torch.Size, *, rows: int, squares: bool) -> bool:
         return False
 
     def sqnorm(
-        self, module: Any, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+        self, module: Any, names: Collection[str], kept: SavedTensors, delta: Tensor, rows: int
     ) -> list[Tensor] | None:
         return None
 
     def squares(
-        self, module: Any, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+        self, module: Any, names: Collection[str], kept: SavedTensors, delta: Tensor, rows: int
     ) -> dict[str, Tensor] | None:
         return None
 
-    def along(self, module: Any, values: dict[str, Tensor], kept: Kept) -> Tensor | None:
+    def along(self, module: Any, values: dict[str, Tensor], kept: SavedTensors) -> Tensor | None:
         return None
 
 

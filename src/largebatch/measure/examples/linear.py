@@ -11,21 +11,23 @@ from torch.linalg import vector_norm
 from torch.nn.functional import linear
 
 from largebatch.measure.examples.layer import (
-    Kept,
     Piece,
-    Plain,
+    PlainLayer,
+    SavedTensors,
     blocks_are_cheaper,
     examples_at_once,
 )
 from largebatch.measure.squares import squared_norm
 
 
-class LinearLayer(Plain):
+class LinearLayer(PlainLayer):
     """`nn.Linear`: norm products for one position, else matrices or Gram matrices by cost."""
 
     may_replace = True
 
-    def keep(self, module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Kept:
+    def keep(
+        self, module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> SavedTensors:
         """The input; where it has no positions its squared norms, too, while it is in the cache."""
         kept = super().keep(module, args, kwargs)
         return (*kept, _of_rows(kept[0].detach())) if kept[0].dim() == 2 else kept
@@ -35,7 +37,12 @@ class LinearLayer(Plain):
         return length > 1 and (squares or _blocks(module, length))
 
     def sqnorm(
-        self, module: nn.Linear, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+        self,
+        module: nn.Linear,
+        names: Collection[str],
+        kept: SavedTensors,
+        delta: Tensor,
+        rows: int,
     ) -> list[Tensor] | None:
         if len(kept) == 2 and len(kept[1]) == rows:
             of_input = kept[1] if "weight" in names else torch.zeros_like(kept[1])
@@ -53,7 +60,12 @@ class LinearLayer(Plain):
         return [*scalars, squared_norm(d.sum(1))] if "bias" in names else scalars
 
     def squares(
-        self, module: nn.Linear, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+        self,
+        module: nn.Linear,
+        names: Collection[str],
+        kept: SavedTensors,
+        delta: Tensor,
+        rows: int,
     ) -> dict[str, Tensor] | None:
         a, d = _by_example(kept, delta, rows)
         if a.shape[1] > 1:
@@ -63,7 +75,12 @@ class LinearLayer(Plain):
         return {**found, "bias": d.sum(0)} if "bias" in names else found
 
     def pieces(
-        self, module: nn.Linear, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+        self,
+        module: nn.Linear,
+        names: Collection[str],
+        kept: SavedTensors,
+        delta: Tensor,
+        rows: int,
     ) -> Iterator[Piece]:
         a, d = _by_example(kept, delta, rows)
         if "bias" in names:
@@ -75,7 +92,9 @@ class LinearLayer(Plain):
         for x, y in zip(a.split(step), d.split(step), strict=True):
             yield "weight", torch.bmm(y.transpose(1, 2), x, out=found[: len(x)])
 
-    def along(self, module: nn.Linear, values: dict[str, Tensor], kept: Kept) -> Tensor | None:
+    def along(
+        self, module: nn.Linear, values: dict[str, Tensor], kept: SavedTensors
+    ) -> Tensor | None:
         weight = values.get("weight")
         if weight is None:
             return None
@@ -92,7 +111,7 @@ def _of_rows(x: Tensor) -> Tensor:
     return vector_norm(x, dim=1, dtype=wide).square_()
 
 
-def _by_example(kept: Kept, delta: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+def _by_example(kept: SavedTensors, delta: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """Input [rows, T, D] and output gradient [rows, T, O]."""
     a = kept[0]
     return a.reshape(rows, -1, a.shape[-1]), delta.reshape(rows, -1, delta.shape[-1])

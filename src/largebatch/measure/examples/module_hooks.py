@@ -22,12 +22,12 @@ from largebatch.core.errors import LargeBatchError
 from largebatch.measure.examples.bare_parameter import BareLayer
 from largebatch.measure.examples.broadcast import consumers_of, watch_shared
 from largebatch.measure.examples.example_dimension import Layout, layout_of
-from largebatch.measure.examples.layer import Kept
+from largebatch.measure.examples.layer import SavedTensors
 from largebatch.measure.examples.layer_kinds import coupled, layer_of
 from largebatch.measure.examples.output_gradient import Arrive, Begin, OutputGradient
 from largebatch.measure.examples.parameter_owners import Owner
 from largebatch.measure.examples.part import Call
-from largebatch.measure.examples.tally import Want
+from largebatch.measure.examples.tally import WantedSums
 from largebatch.measure.examples.unknown import UnknownLayer
 
 
@@ -64,16 +64,16 @@ class ModuleHooks:
         self._model, self._owners, self._bare = model, owners, bare
         self._begin, self._arrive = begin, arrive
         self._handles: list[RemovableHandle] = []
-        self._want = Want()
+        self._want = WantedSums()
         self.paused = False
         self.layout: Layout = {}
         self._looked = False
         self._rows = 0
         self._counts: dict[str, int] = {}
-        self._shared: list[tuple[Call, Kept, Tensor]] = []
+        self._shared: list[tuple[Call, SavedTensors, Tensor]] = []
         self._frozen: list[nn.Parameter] = []
 
-    def follow(self, want: Want) -> None:
+    def follow(self, want: WantedSums) -> None:
         """The coming forwards are followed."""
         self._want = want
         if self._handles:
@@ -131,7 +131,7 @@ class ModuleHooks:
             self._watch(call, kept, output, consumers)
         self._shared = []
 
-    def _watch(self, call: Call, kept: Kept, tensor: Tensor, consumers: Any) -> None:
+    def _watch(self, call: Call, kept: SavedTensors, tensor: Tensor, consumers: Any) -> None:
         kept = tuple(x.detach().expand(call.rows, *x.shape) for x in kept)
 
         def arrive(each: Tensor) -> None:
@@ -197,7 +197,7 @@ class ModuleHooks:
         self,
         owner: Owner,
         layer: Any,
-        kept: Kept,
+        kept: SavedTensors,
         outputs: tuple[Tensor, ...],
         replaced: list[nn.Parameter],
     ) -> Any:

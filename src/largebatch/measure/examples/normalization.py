@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, group_norm, layer_norm, rms_norm
 
-from largebatch.measure.examples.layer import Kept, Piece, Plain
+from largebatch.measure.examples.layer import Piece, PlainLayer, SavedTensors
 
 
-class NormalizationLayer(Plain):
+class NormalizationLayer(PlainLayer):
     """`nn.LayerNorm`, `nn.RMSNorm`, `nn.GroupNorm`, and `nn.BatchNorm` whose statistics are fixed.
 
     A weight's gradient is the sum over positions of delta times the normalized input."""
@@ -23,7 +23,7 @@ class NormalizationLayer(Plain):
         return True
 
     def pieces(
-        self, module: Any, names: Collection[str], kept: Kept, delta: Tensor, rows: int
+        self, module: Any, names: Collection[str], kept: SavedTensors, delta: Tensor, rows: int
     ) -> Iterator[Piece]:
         (x,) = kept
         if "bias" in names:
@@ -31,7 +31,7 @@ class NormalizationLayer(Plain):
         if "weight" in names:
             yield "weight", _over_positions(module, _normalized(module, x).mul_(delta), rows)
 
-    def along(self, module: Any, values: dict[str, Tensor], kept: Kept) -> Tensor | None:
+    def along(self, module: Any, values: dict[str, Tensor], kept: SavedTensors) -> Tensor | None:
         if "weight" not in values:
             return None
         (x,) = kept

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from largebatch.measure.examples.layer import Kept
+from largebatch.measure.examples.layer import SavedTensors
 from largebatch.measure.examples.part import Call
 
 Begin = Callable[[Call], None]
-Arrive = Callable[[Call, Kept, Any], Mapping[str, Tensor]]
+Arrive = Callable[[Call, SavedTensors, Any], Mapping[str, Tensor]]
 """A call begins to live; its output's gradient came, and gives gradients by parameter."""
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from largebatch.core.errors import LargeBatchError
-from largebatch.measure.examples.layer import Kept, Layer
+from largebatch.measure.examples.layer import Layer, SavedTensors
 from largebatch.measure.examples.parameter_owners import Owner
-from largebatch.measure.examples.tally import Tally, Want, join_pieces, one_by_one
+from largebatch.measure.examples.tally import ExampleSums, WantedSums, join_pieces, one_by_one
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
@@ -38,15 +38,15 @@ class Call:
 
 
 @dataclass(slots=True)
-class Arrived:
+class ArrivedGradients:
     """A call whose output's gradient is there."""
 
     call: Call
-    kept: Kept
+    kept: SavedTensors
     delta: Any
     versions: tuple[int, ...] = ()
 
-    def noted(self) -> Arrived:
+    def noted(self) -> ArrivedGradients:
         """The same, with what tells whether a user's code overwrites it."""
         return replace(self, versions=self._versions())
 
@@ -66,7 +66,7 @@ class Arrived:
     def _versions(self) -> tuple[int, ...]:
         return tuple([x._version for x in self.kept])
 
-    def widened(self) -> Arrived:
+    def widened(self) -> ArrivedGradients:
         """In float32 or wider: under autocast input and gradient may differ, and be narrow."""
         wide = self.call.owner.dtype
         deltas = self.delta if isinstance(self.delta, tuple) else (self.delta,)
@@ -78,9 +78,9 @@ class Arrived:
             return x.to(wide) if x.is_floating_point() else x
 
         delta = tuple(map(cast, deltas)) if isinstance(self.delta, tuple) else cast(self.delta)
-        return Arrived(self.call, tuple(map(cast, self.kept)), delta)
+        return ArrivedGradients(self.call, tuple(map(cast, self.kept)), delta)
 
-    def tally(self, tally: Tally) -> None:
+    def tally(self, tally: ExampleSums) -> None:
         """Adds its examples' gradients."""
         call, owner = self.call, self.call.owner
         tally.measure(call.layer, owner.module, owner.parameters, self.kept, self.delta, call.parts)
@@ -111,27 +111,27 @@ class Part:
     scalars: list[Tensor] = field(default_factory=list)
     squares: dict[int, Tensor] = field(default_factory=dict)
     gradients: dict[int, Tensor] = field(default_factory=dict)
-    arrived: list[Arrived] = field(default_factory=list)
-    waiting: list[Arrived] = field(default_factory=list)
+    arrived: list[ArrivedGradients] = field(default_factory=list)
+    waiting: list[ArrivedGradients] = field(default_factory=list)
     covered: set[int] = field(default_factory=set)
     finished: set[int] = field(default_factory=set)
     shared: set[int] = field(default_factory=set)
     coarse: bool = False
 
-    def add(self, tally: Tally, indices: Mapping[str, int]) -> None:
+    def add(self, tally: ExampleSums, indices: Mapping[str, int]) -> None:
         """Adds the tally of a call, or of all calls with one parameter."""
         self.scalars += tally.scalars
         for mine, theirs in ((self.squares, tally.squares), (self.gradients, tally.gradients)):
             for name, tensor in theirs.items():
                 mine[indices[name]] = tensor
 
-    def finish(self, want: Want, *, check: bool) -> None:
+    def finish(self, want: WantedSums, *, check: bool) -> None:
         """Adds what waited: calls that have a parameter in common example by example."""
-        groups: dict[int, list[Arrived]] = {}
+        groups: dict[int, list[ArrivedGradients]] = {}
         for one in self.waiting:
             groups.setdefault(one.call.owner.group, []).append(one)
         for group in groups.values():
-            tally = Tally(want, gradients=check)
+            tally = ExampleSums(want, gradients=check)
             if len(group) == 1:
                 group[0].tally(tally)
                 self.add(tally, group[0].call.owner.indices)
@@ -147,7 +147,7 @@ class Part:
         return [*self.scalars, *(square.sum() for square in self.squares.values())]
 
 
-def _together(group: list[Arrived], tally: Tally) -> None:
+def _together(group: list[ArrivedGradients], tally: ExampleSums) -> None:
     """Several calls with a parameter in common: their gradients are added within each example."""
     alone = [one_by_one(one.call.layer, one.call.parts, one.kept, one.delta) for one in group]
     for of_example in zip(*alone, strict=True):
@@ -161,7 +161,7 @@ def _together(group: list[Arrived], tally: Tally) -> None:
         tally.take(sums.items())
 
 
-def products_of(arrived: Arrived, gradients: Mapping[int, Tensor]) -> Tensor:
+def products_of(arrived: ArrivedGradients, gradients: Mapping[int, Tensor]) -> Tensor:
     """<c_i, g> for each part of one call: [parts]."""
     arrived.check()
     call, owner, kept = arrived.call, arrived.call.owner, arrived.kept
@@ -185,6 +185,6 @@ def products_of(arrived: Arrived, gradients: Mapping[int, Tensor]) -> Tensor:
     return torch.zeros(call.parts) if found is None else found
 
 
-def _dtype(arrived: Arrived) -> torch.dtype:
+def _dtype(arrived: ArrivedGradients) -> torch.dtype:
     delta = arrived.delta[0] if isinstance(arrived.delta, tuple) else arrived.delta
     return delta.dtype

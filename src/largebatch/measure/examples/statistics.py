@@ -17,7 +17,7 @@ from largebatch.measure.coordinates import CoordinateNoiseScale
 from largebatch.measure.estimate import moments_of_parts
 from largebatch.measure.examples.example_gradients import ExampleGradients
 from largebatch.measure.examples.part import Part
-from largebatch.measure.examples.tally import Want
+from largebatch.measure.examples.tally import WantedSums
 from largebatch.measure.parameters import Parameters
 from largebatch.measure.preconditioned import PreconditionedNorms
 from largebatch.measure.squared_norms import SquaredNorms
@@ -44,9 +44,9 @@ def statistics_of(
     return *usual, *strict
 
 
-def want_of(names: frozenset[str]) -> Want:
+def want_of(names: frozenset[str]) -> WantedSums:
     """Return what must be asked of the examples for statistics of these names."""
-    return Want(
+    return WantedSums(
         sqnorm="moments" in names,
         squares=bool(names & {PreconditionedNorms.name, CoordinateNoiseScale.name}),
         products="inner_product_variance" in names,

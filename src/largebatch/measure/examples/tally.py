@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from largebatch.measure.examples.layer import Kept, Layer, Piece, dimension_of
+from largebatch.measure.examples.layer import Layer, Piece, SavedTensors, dimension_of
 from largebatch.measure.squares import ROW, squared_norm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Want:
+class WantedSums:
     """What is asked of the examples' gradients in a step.
 
     Args:
@@ -32,7 +32,7 @@ class Want:
         return self.sqnorm or self.squares or self.products
 
 
-class Tally:
+class ExampleSums:
     """Adds up pieces: squares of all of them, and what the parameters' gradients are.
 
     Mutable: holds the sums.
@@ -42,7 +42,7 @@ class Tally:
         gradients: whether the sum of the pieces is asked for, too: the parameter's gradient.
     """
 
-    def __init__(self, want: Want, *, gradients: bool) -> None:
+    def __init__(self, want: WantedSums, *, gradients: bool) -> None:
         self._want, self._gradients = want, gradients
         self.scalars: list[Tensor] = []
         self.squares: dict[str, Tensor] = {}
@@ -66,7 +66,13 @@ class Tally:
                     self.scalars.append(torch.dot(row, row))
 
     def measure(
-        self, layer: Layer, module: Any, names: Collection[str], kept: Kept, delta: Any, rows: int
+        self,
+        layer: Layer,
+        module: Any,
+        names: Collection[str],
+        kept: SavedTensors,
+        delta: Any,
+        rows: int,
     ) -> None:
         """Adds one call of a module, by a shortcut where no pieces are needed."""
         if not self._gradients:
@@ -120,7 +126,9 @@ def join_pieces(pieces: Iterable[Piece]) -> dict[str, Tensor]:
     return {name: torch.cat(parts) for name, parts in by_name.items()}
 
 
-def one_by_one(layer: Layer, parts: int, kept: Kept, delta: Any) -> Iterator[tuple[Kept, Any]]:
+def one_by_one(
+    layer: Layer, parts: int, kept: SavedTensors, delta: Any
+) -> Iterator[tuple[SavedTensors, Any]]:
     """Input and output gradient of each part alone; what no part has for itself goes with all of
     them."""
 

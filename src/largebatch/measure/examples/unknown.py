@@ -13,9 +13,9 @@ from torch.func import functional_call, vjp, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from largebatch.measure.examples.layer import (
-    Kept,
     Piece,
-    Plain,
+    PlainLayer,
+    SavedTensors,
     dimension_of,
     examples_at_once,
 )
@@ -27,7 +27,7 @@ TENSOR = object()
 """Stands for a tensor in what a module was given."""
 
 
-class UnknownLayer(Plain):
+class UnknownLayer(PlainLayer):
     """A module whose forward is not known, with every parameter below it.
 
     Its input is taken apart by examples, and `torch.func` gives the gradient of each; a module for
@@ -45,13 +45,15 @@ class UnknownLayer(Plain):
     def __init__(self, times: int = 1) -> None:
         self.times = times
 
-    def keep(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Kept:
+    def keep(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> SavedTensors:
         leaves, self._form = tree_flatten((args, kwargs))
         self._leaves = [TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
 
     def pieces(
-        self, module: nn.Module, names: Collection[str], kept: Kept, delta: Any, rows: int
+        self, module: nn.Module, names: Collection[str], kept: SavedTensors, delta: Any, rows: int
     ) -> Iterator[Piece]:
         if self.times > 1:
             yield from self._grouped(module, names, kept, delta, rows)
@@ -68,7 +70,7 @@ class UnknownLayer(Plain):
             yield from _pulled(pull, (inputs, outputs), few, count).items()
 
     def _grouped(
-        self, module: nn.Module, names: Collection[str], kept: Kept, delta: Any, rows: int
+        self, module: nn.Module, names: Collection[str], kept: SavedTensors, delta: Any, rows: int
     ) -> Iterator[Piece]:
         times, self.times = self.times, 1
         try:

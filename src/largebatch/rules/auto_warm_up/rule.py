@@ -63,7 +63,7 @@ def warm_up_rate(*, x: float, low: float, high: float, linear: bool = False) -> 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
+class WarmUpState:
     """The state of a warm-up.
 
     Args:
@@ -178,12 +178,12 @@ class AutoWarmUp:
         # any other rule for the learning rate would multiply the one that is searched for
         return self.after.forbids | {"AutoWarmUp", "lr"}
 
-    def init(self) -> tuple[Search, Any]:
-        return Search(), self.after.init()
+    def init(self) -> tuple[WarmUpState, Any]:
+        return WarmUpState(), self.after.init()
 
     def update(
-        self, state: tuple[Search, Any], seen: Measurement, proposed: Decision
-    ) -> tuple[tuple[Search, Any], Decision]:
+        self, state: tuple[WarmUpState, Any], seen: Measurement, proposed: Decision
+    ) -> tuple[tuple[WarmUpState, Any], Decision]:
         if not seen.base_lr > 0.0:
             raise ValueError(
                 "AutoWarmUp multiplies the optimizer's learning rates, which keep their ratios, "
@@ -204,7 +204,9 @@ class AutoWarmUp:
         after, decision = self._go_on(after, seen, decision, base=search.batch_size)
         return (search, after), decision
 
-    def _search(self, search: Search, seen: Measurement, proposed: Decision) -> tuple[Search, str]:
+    def _search(
+        self, search: WarmUpState, seen: Measurement, proposed: Decision
+    ) -> tuple[WarmUpState, str]:
         """The warm-up with one more loss in it, and why."""
         search = self._checked(search, seen, proposed)
         x = seen.progress / self.fraction
@@ -231,7 +233,7 @@ class AutoWarmUp:
             return search, f"warm-up {search.rate:.4g}: {why}"
         return self._ended(search, seen, why, curve=curve)
 
-    def _heard(self, search: Search, loss: float) -> Search:
+    def _heard(self, search: WarmUpState, loss: float) -> WarmUpState:
         """The search with one more loss; one that is far above the others is not among them."""
         low, high = search.lowest, search.highest
         started = search.losses.recorded >= EARLY_LOSSES and not self.paper
@@ -240,10 +242,10 @@ class AutoWarmUp:
         losses = search.losses.add(loss)
         return replace(search, losses=losses, far=0, lowest=min(low, loss), highest=max(high, loss))
 
-    def _curve(self, search: Search) -> Posterior:
+    def _curve(self, search: WarmUpState) -> Posterior:
         return search.losses.curve(fence=math.inf if self.paper else FENCE)
 
-    def _rises(self, search: Search, curve: Posterior, risen: float) -> bool:
+    def _rises(self, search: WarmUpState, curve: Posterior, risen: float) -> bool:
         """Whether one check sees the loss rise."""
         if self.paper:
             return risen > self.confidence
@@ -257,13 +259,13 @@ class AutoWarmUp:
 
     def _ended(
         self,
-        search: Search,
+        search: WarmUpState,
         seen: Measurement,
         why: str,
         *,
         curve: Posterior | None = None,
         safety: float = 1.0,
-    ) -> tuple[Search, str]:
+    ) -> tuple[WarmUpState, str]:
         """The search after the warm-up, which decays from the rate at the least of the curve, and
         from none above the last one."""
         rate = search.rate or self._rate(0.0)
@@ -300,7 +302,7 @@ class AutoWarmUp:
             return CHECKS
         return max(CHECKS, math.ceil(math.log(self.high / self.low) / math.log(GROWTH)))
 
-    def _checked(self, search: Search, seen: Measurement, proposed: Decision) -> Search:
+    def _checked(self, search: WarmUpState, seen: Measurement, proposed: Decision) -> WarmUpState:
         """The search, once it is sure that it can be one."""
         batch_size = proposed.next_batch_size
         if batch_size == search.batch_size:

@@ -18,11 +18,11 @@ from largebatch.workbench.cli.output import (
 )
 from largebatch.workbench.runs.launcher import launched_rank
 from largebatch.workbench.studies.critical.settings import (
-    METHODS,
+    CRITICAL_METHODS,
     POINTS,
     SEEDS,
     TOLERANCE,
-    Method,
+    CriticalMethod,
     Settings,
     methods_of,
 )
@@ -32,7 +32,7 @@ LOST = (
     "--seeds."
 )
 
-USED_BY: Mapping[str, frozenset[Method]] = {
+USED_BY: Mapping[str, frozenset[CriticalMethod]] = {
     "seeds": frozenset({"branches", "sweep"}),
     "points": frozenset({"noise", "branches"}),
     "doublings": frozenset({"branches", "sweep"}),
@@ -72,7 +72,7 @@ def method_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--by",
     multiple=True,
     metavar="METHOD",
-    help=f"{', '.join(METHODS)}, several with commas between, or all.  [all]",
+    help=f"{', '.join(CRITICAL_METHODS)}, several with commas between, or all.  [all]",
 )
 @click.option("--budget", help=f"Length of the base run: {FORMS}. The workload's epochs.")
 @seed_option
@@ -116,7 +116,9 @@ def critical_command(
         say(console_of_results(), f"The picture is in {plot}.")
 
 
-def settings_of(methods: Sequence[Method], *, seed: int, options: Mapping[str, Any]) -> Settings:
+def settings_of(
+    methods: Sequence[CriticalMethod], *, seed: int, options: Mapping[str, Any]
+) -> Settings:
     """Return the settings for these methods; an option without a value keeps its default.
 
     Raises:

@@ -15,7 +15,7 @@ from largebatch.workbench.studies.compare.contenders import ANY
 from largebatch.workbench.studies.compare.summary import LOSS, ComparisonRow, differences
 from largebatch.workbench.workloads import load
 
-METHODS = ("adascale", "linear", "none", "linear+", "none+")
+DEMO_METHODS = ("adascale", "linear", "none", "linear+", "none+")
 SCALES = (1, 8, 32)
 SEEDS = 3
 BUDGET = "10ep"
@@ -45,7 +45,7 @@ def demo(*, out: str | os.PathLike[str] = OUT, progress: Report | None = None) -
     require_matplotlib()
     comparison = compare(
         "digits",
-        methods=METHODS,
+        methods=DEMO_METHODS,
         scales=SCALES,
         seeds=SEEDS,
         budget=BUDGET,

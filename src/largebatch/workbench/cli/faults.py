@@ -53,7 +53,7 @@ class Cli(click.Group):
         try:
             result = super().main(args, standalone_mode=False, **extra)
         except Exception as error:
-            line, code = told(error)
+            line, code = error_line(error)
             if launched_rank() == 0 or not isinstance(error, ON_EVERY_RANK):
                 _print(line)
             sys.exit(code)
@@ -75,10 +75,10 @@ class Cli(click.Group):
         return super().resolve_command(ctx, args)
 
 
-def told(error: Exception) -> tuple[str, int]:
+def error_line(error: Exception) -> tuple[str, int]:
     """The line that tells an error, and the exit code.
 
-    >>> told(click.UsageError("No such option: --scal"))
+    >>> error_line(click.UsageError("No such option: --scal"))
     ('No such option: --scal See: largebatch --help', 2)
 
     Raises:

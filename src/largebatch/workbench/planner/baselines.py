@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from largebatch.core.rule import Rule, chain
 from largebatch.methods import growth
-from largebatch.workbench.planner.model import Model
-from largebatch.workbench.planner.named import schedule_named
+from largebatch.workbench.planner.model import QuadraticModel
+from largebatch.workbench.planner.schedule_names import schedule_named
 from largebatch.workbench.planner.table import ClockSchedule, clock_schedule
 
 
@@ -35,7 +35,7 @@ def baselines(
     }
 
 
-def late_noise_scale(model: Model, *, budget: int, base_batch_size: int) -> float:
+def late_noise_scale(model: QuadraticModel, *, budget: int, base_batch_size: int) -> float:
     """Return the noise scale of the last steps of a run with base batch and rate, at least 1."""
     constant = (base_batch_size, 1.0, budget // base_batch_size)
     return max(model.forecast([constant]).noise_scale[-1], 1.0)

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from largebatch.workbench.planner.named import schedule_named
 from largebatch.workbench.planner.schedule_file import read_schedule, schedule_of, write_schedule
+from largebatch.workbench.planner.schedule_names import schedule_named
 from largebatch.workbench.planner.table import Table, clock_schedule
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from largebatch.core.rule import names_within
-from largebatch.workbench.planner.model import Model, Stage
+from largebatch.workbench.planner.model import QuadraticModel, Stage
 from largebatch.workbench.planner.request import Price
 from largebatch.workbench.planner.table import ClockSchedule
 
@@ -56,7 +56,7 @@ def pieces_of(schedule: ClockSchedule) -> Iterator[Stage]:
 
 
 def forecast_schedule(
-    name: str, schedule: ClockSchedule, *, model: Model, price: Price | None
+    name: str, schedule: ClockSchedule, *, model: QuadraticModel, price: Price | None
 ) -> ScheduleForecast:
     """Return a schedule's forecast; whether it reaches a target is for the plan to say.
 

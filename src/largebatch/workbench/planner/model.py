@@ -37,7 +37,7 @@ COARSE, FINE = 250, 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class QuadraticModel:
     """A quadratic and the rate that stands for the base rate.
 
     Args:
@@ -87,7 +87,7 @@ def model_of(
     base_batch_size: int,
     exponent: float = 0.5,
     bins: int = FINE,
-) -> Model:
+) -> QuadraticModel:
     """The model of one or two noise scales.
 
     >>> model = model_of([1000.0], budget=10**6, base_batch_size=64)
@@ -111,10 +111,10 @@ def model_of(
         )
     steps = max(budget // base_batch_size, 1)
 
-    def at(s: float, bins: int = COARSE) -> Model:
+    def at(s: float, bins: int = COARSE) -> QuadraticModel:
         spectrum = _spectrum(s, noise_scales[0], directions=steps, bins=bins)
         rough = _spectrum(s, noise_scales[0], directions=steps, bins=COARSE)
-        return Model(
+        return QuadraticModel(
             spectrum=spectrum, lr=tuned_lr(rough, steps=steps, batch=base_batch_size), exponent=s
         )
 

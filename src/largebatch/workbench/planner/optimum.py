@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from largebatch.workbench.planner.model import Model, Stage
+from largebatch.workbench.planner.model import QuadraticModel, Stage
 from largebatch.workbench.quadratic.minimise import coordinate_search
 from largebatch.workbench.quadratic.spectrum import Array
 
@@ -29,7 +29,7 @@ BISECTIONS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Space:
+class ScheduleSpace:
     """Where schedules are looked for.
 
     Args:
@@ -40,7 +40,7 @@ class Space:
         stages: how many.
     """
 
-    model: Model
+    model: QuadraticModel
     budget: int
     smallest: int
     largest: int
@@ -74,12 +74,12 @@ class Space:
         ]
 
 
-def least_loss(space: Space, start: Array | None = None) -> tuple[Array, float]:
+def least_loss(space: ScheduleSpace, start: Array | None = None) -> tuple[Array, float]:
     """Return the schedule with the least loss at the budget, and that loss.
 
     Args:
         space: where to look.
-        start: where to begin; None for `Space.start`.
+        start: where to begin; None for `ScheduleSpace.start`.
     """
     low, high = space.bounds
     x, value = coordinate_search(
@@ -91,7 +91,9 @@ def least_loss(space: Space, start: Array | None = None) -> tuple[Array, float]:
     return x, math.exp(min(value, 700.0))
 
 
-def smallest_budget(space: Space, *, target: float, start: Array) -> tuple[Space, Array]:
+def smallest_budget(
+    space: ScheduleSpace, *, target: float, start: Array
+) -> tuple[ScheduleSpace, Array]:
     """Return the space with the least budget found that reaches the target, and where it does.
 
     Args:
@@ -117,7 +119,7 @@ def smallest_budget(space: Space, *, target: float, start: Array) -> tuple[Space
 
 
 def cheapest(
-    space: Space, *, price: Callable[[list[Stage]], float], target: float, start: Array
+    space: ScheduleSpace, *, price: Callable[[list[Stage]], float], target: float, start: Array
 ) -> Array:
     """Return the cheapest schedule found whose loss is at most the target.
 

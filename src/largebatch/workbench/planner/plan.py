@@ -18,7 +18,7 @@ from largebatch.core.rule import Rule
 from largebatch.workbench.planner.baselines import baselines, late_noise_scale
 from largebatch.workbench.planner.forecasts import ScheduleForecast, forecast_schedule
 from largebatch.workbench.planner.model import COARSE, FINE
-from largebatch.workbench.planner.optimum import Space, least_loss
+from largebatch.workbench.planner.optimum import ScheduleSpace, least_loss
 from largebatch.workbench.planner.request import PlanRequest
 from largebatch.workbench.planner.search import (
     cheapest_schedule,
@@ -121,13 +121,13 @@ def _cost(request: PlanRequest, row: ScheduleForecast) -> float:
     return row.samples if request.minimise == "samples" else row.steps
 
 
-def _notes(request: PlanRequest, space: Space, table: Table) -> tuple[str, ...]:
+def _notes(request: PlanRequest, space: ScheduleSpace, table: Table) -> tuple[str, ...]:
     recorded = request.recorded
     fit = [] if recorded is None else [f"The record as a quadratic: {recorded.fit}."]
     return (*fit, *_caps(request, space, table), ALONE if recorded is None else FITTED)
 
 
-def _caps(request: PlanRequest, space: Space, table: Table) -> list[str]:
+def _caps(request: PlanRequest, space: ScheduleSpace, table: Table) -> list[str]:
     notes = []
     fast = [m for m, row in enumerate(table.rows, 1) if row.lr >= 0.999 * space.max_lr]
     large = [m for m, row in enumerate(table.rows, 1) if row.batch_size >= 0.999 * request.largest]

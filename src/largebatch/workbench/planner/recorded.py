@@ -19,7 +19,7 @@ from largebatch.core.errors import RecordError
 from largebatch.core.measurement import noise_scale
 from largebatch.core.not_enough import NotEnough
 from largebatch.record import Step, read_record
-from largebatch.workbench.planner.model import Model
+from largebatch.workbench.planner.model import QuadraticModel
 from largebatch.workbench.quadratic import QuadraticFit, fit_quadratic
 
 PARTS = 20
@@ -65,7 +65,7 @@ class RecordFit:
         fit: how near it lies, in words.
     """
 
-    model: Model
+    model: QuadraticModel
     base_batch_size: int
     fit: str
 
@@ -88,7 +88,7 @@ def fit_record(path: str | os.PathLike[str]) -> RecordFit:
             "adascale. Or plan from the noise scale alone. Pass noise_scales=[4000]"
         )
     base_lr = max(step.seen.base_lr for step in steps)
-    model = Model(
+    model = QuadraticModel(
         spectrum=found.spectrum,
         lr=base_lr * (factor or 1.0),
         seen=max(1.0, *(_rate(step) / base_lr for step in steps)),

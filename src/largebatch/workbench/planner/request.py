@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from largebatch.workbench.planner.model import Model, model_of
+from largebatch.workbench.planner.model import QuadraticModel, model_of
 from largebatch.workbench.planner.recorded import RecordFit, fit_record
 
 Minimise = Literal["samples", "steps", "time"]
@@ -112,7 +112,7 @@ class PlanRequest:
         held = LARGEST_BATCH if self.memory_limit is None else self.memory_limit * self.workers
         return min(held, self.budget // self.stages)
 
-    def model(self, *, bins: int) -> Model:
+    def model(self, *, bins: int) -> QuadraticModel:
         """Return the model of the run: that of the record, or the one of the noise scales.
 
         Raises:

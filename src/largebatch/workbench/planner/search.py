@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from largebatch.workbench.planner.forecasts import pieces_of
-from largebatch.workbench.planner.model import Model, Stage
-from largebatch.workbench.planner.optimum import Space, cheapest, smallest_budget
+from largebatch.workbench.planner.model import QuadraticModel, Stage
+from largebatch.workbench.planner.optimum import ScheduleSpace, cheapest, smallest_budget
 from largebatch.workbench.planner.request import PlanRequest
 from largebatch.workbench.planner.rounding import round_stages
 from largebatch.workbench.planner.table import ClockSchedule
@@ -17,10 +17,10 @@ MARGINS = (0.95, 0.8, 0.5, 0.2)
 """Parts of the margin on the loss that are tried; the rest is for what rounding costs."""
 
 
-def space_of(request: PlanRequest, model: Model) -> Space:
+def space_of(request: PlanRequest, model: QuadraticModel) -> ScheduleSpace:
     """Return where the schedules of a request are looked for, by the loss of a model."""
     seen = model.seen if request.max_lr is None else request.max_lr
-    return Space(
+    return ScheduleSpace(
         model=model,
         budget=request.budget,
         smallest=request.base_batch_size,
@@ -30,13 +30,13 @@ def space_of(request: PlanRequest, model: Model) -> Space:
     )
 
 
-def whole_schedule(request: PlanRequest, space: Space, at: Array) -> ClockSchedule:
+def whole_schedule(request: PlanRequest, space: ScheduleSpace, at: Array) -> ClockSchedule:
     """Return a point of the space as a schedule of whole samples and steps."""
     return round_stages(space.stages_of(at), base_batch_size=request.base_batch_size)
 
 
 def cheapest_schedule(
-    request: PlanRequest, space: Space, start: Array, *, fine: Model, target: float
+    request: PlanRequest, space: ScheduleSpace, start: Array, *, fine: QuadraticModel, target: float
 ) -> ClockSchedule:
     """Return the cheapest schedule found that reaches the target in whole steps, too.
 
@@ -58,7 +58,7 @@ def cheapest_schedule(
 
 
 def shortest_schedule(
-    request: PlanRequest, space: Space, start: Array, *, target: float
+    request: PlanRequest, space: ScheduleSpace, start: Array, *, target: float
 ) -> ClockSchedule:
     """Return the schedule with the fewest samples found that reaches the target.
 

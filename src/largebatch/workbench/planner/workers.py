@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from largebatch.workbench.planner.model import Model
+from largebatch.workbench.planner.model import QuadraticModel
 from largebatch.workbench.planner.optimum import least_loss
 from largebatch.workbench.planner.request import PlanRequest, Price
 from largebatch.workbench.planner.search import cheapest_schedule, space_of
@@ -24,7 +24,7 @@ class SpeedUp:
     largest_batch: int
 
 
-def speed_ups(request: PlanRequest, price: Price, *, model: Model) -> tuple[SpeedUp, ...]:
+def speed_ups(request: PlanRequest, price: Price, *, model: QuadraticModel) -> tuple[SpeedUp, ...]:
     """Return a row for each number of workers.
 
     Args:

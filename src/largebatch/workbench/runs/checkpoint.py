@@ -23,7 +23,7 @@ from largebatch.measure.random_state import set_torch_random_states, torch_rando
 from largebatch.record import Checkpoint, Checkpoints
 from largebatch.workbench.runs.distributed import Process
 from largebatch.workbench.runs.run_log import RunLog
-from largebatch.workbench.runs.spec import RunSpec
+from largebatch.workbench.runs.run_spec import RunSpec
 
 VERSION = 3
 """Of what a checkpoint of `largebatch train` holds."""

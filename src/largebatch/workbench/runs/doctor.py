@@ -17,7 +17,7 @@ from largebatch.workbench.runs.method_names import optimizer_of, rule_of
 from largebatch.workbench.runs.method_optimizers import with_method_optimizer
 from largebatch.workbench.runs.options import check_amounts
 from largebatch.workbench.runs.run import controller_of
-from largebatch.workbench.runs.spec import RunSpec
+from largebatch.workbench.runs.run_spec import RunSpec
 from largebatch.workbench.workloads import Batch, Workload, load
 
 

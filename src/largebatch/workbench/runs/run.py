@@ -36,8 +36,8 @@ from largebatch.workbench.runs.distributed import Process
 from largebatch.workbench.runs.logger_options import ResumableLoggers
 from largebatch.workbench.runs.results import Environment, Report, RunResult
 from largebatch.workbench.runs.run_log import RunLog
+from largebatch.workbench.runs.run_spec import RunSpec
 from largebatch.workbench.runs.signals import stopping
-from largebatch.workbench.runs.spec import RunSpec
 from largebatch.workbench.workloads import Batch, Data, evaluate
 
 

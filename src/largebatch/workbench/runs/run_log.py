@@ -17,7 +17,7 @@ from largebatch.core.protocols import Sink
 from largebatch.core.scalars import averaged, noise_scale_of, scalars_of
 from largebatch.workbench.runs.logger_options import ResumableLoggers
 from largebatch.workbench.runs.results import Metrics, Point, Progress, Report
-from largebatch.workbench.runs.spec import RunSpec
+from largebatch.workbench.runs.run_spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,8 +24,8 @@ from largebatch.workbench.runs.options import (
 )
 from largebatch.workbench.runs.results import Report, RunResult
 from largebatch.workbench.runs.run import run
+from largebatch.workbench.runs.run_spec import RunSpec
 from largebatch.workbench.runs.scheduled import check_fits
-from largebatch.workbench.runs.spec import RunSpec
 from largebatch.workbench.workloads import Workload, load
 from largebatch.workbench.workloads.data import size
 

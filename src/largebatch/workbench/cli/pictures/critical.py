@@ -10,10 +10,10 @@ from typing import Any
 
 from largebatch.workbench.cli.pictures.comparison import COLOURS, GREY, require_matplotlib
 from largebatch.workbench.studies.critical.result import Critical
-from largebatch.workbench.studies.critical.settings import Method
+from largebatch.workbench.studies.critical.settings import CriticalMethod
 from largebatch.workbench.studies.critical.values import Answer, CriticalBatch
 
-LOOKS: dict[Method, str] = dict(zip(("noise", "branches", "sweep"), COLOURS, strict=False))
+LOOKS: dict[CriticalMethod, str] = dict(zip(("noise", "branches", "sweep"), COLOURS, strict=False))
 
 APART = {"noise": -0.006, "branches": 0.006, "sweep": 0.0}
 """Of the run, so that bars do not cover one another."""

@@ -20,7 +20,7 @@ from largebatch.workbench.runs.method_optimizers import with_method_optimizer
 from largebatch.workbench.runs.options import check_amounts
 from largebatch.workbench.runs.results import Report, RunResult
 from largebatch.workbench.runs.run import run
-from largebatch.workbench.runs.spec import RunSpec
+from largebatch.workbench.runs.run_spec import RunSpec
 from largebatch.workbench.studies.compare.contenders import (
     ANY,
     At,
@@ -28,7 +28,7 @@ from largebatch.workbench.studies.compare.contenders import (
     contenders,
     same_at_scale_one,
 )
-from largebatch.workbench.studies.compare.store import Cell, Shared, Store
+from largebatch.workbench.studies.compare.store import ComparisonSettings, RunKey, RunStore
 from largebatch.workbench.studies.compare.summary import (
     LOSS,
     ComparisonRow,
@@ -114,7 +114,7 @@ def compare(
     runner = _Runner(
         workload=workload,
         process=process,
-        store=Store(directory, shared),
+        store=RunStore(directory, shared),
         base_steps=shared.base_steps,
         total=seeds * (len(_at_scale_one(field)) + len(larger) * len(field)),
         report=progress,
@@ -134,13 +134,13 @@ def compare(
     )
 
 
-def _shared(workload: Workload, data: Data, length: Length) -> Shared:
+def _shared(workload: Workload, data: Data, length: Length) -> ComparisonSettings:
     """Return the settings that all runs of a comparison share."""
     dataset_size = size(data.train)
     base_steps = length.base_steps(
         dataset_size=dataset_size, base_batch_size=workload.base_batch_size
     )
-    return Shared(
+    return ComparisonSettings(
         workload=workload.name,
         summary=workload.summary,
         base_batch_size=workload.base_batch_size,
@@ -161,7 +161,7 @@ class _Runner:
 
     workload: Workload
     process: Process
-    store: Store
+    store: RunStore
     base_steps: int
     total: int
     report: Report | None
@@ -174,7 +174,7 @@ class _Runner:
         """All runs of one seed: scale 1, then each scale, own-clock methods first."""
         whole = Budget(base_steps=self.base_steps)
         for name, method in _at_scale_one(field).items():
-            cell = Cell(method=name, scale=1, seed=seed, budget=whole)
+            cell = RunKey(method=name, scale=1, seed=seed, budget=whole)
             yield self._one(cell, method)
         samples = Budget(samples=self.base_steps * self.workload.base_batch_size)
         for scale in scales:
@@ -184,13 +184,13 @@ class _Runner:
                 if budget is None:
                     self._skip(f"{one.name} at scale {scale}, seed {seed}")
                     continue
-                cell = Cell(method=one.name, scale=scale, seed=seed, budget=budget)
+                cell = RunKey(method=one.name, scale=scale, seed=seed, budget=budget)
                 result = self._one(cell, one.method)
                 if one.method.own_clock and steps is None and not result.diverged:
                     steps = Budget(steps=result.steps)
                 yield result
 
-    def _one(self, cell: Cell, method: Method) -> RunResult:
+    def _one(self, cell: RunKey, method: Method) -> RunResult:
         self.done += 1
         there = self.store.get(cell)
         if there is not None:

@@ -20,7 +20,7 @@ from largebatch.workbench.runs.results import RunResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shared:
+class ComparisonSettings:
     """What all runs of a comparison share. Methods, scales and seeds are not among it: more of
     them may be added to a comparison that is there."""
 
@@ -44,7 +44,7 @@ class Shared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class RunKey:
     """One run of a comparison, by what tells it from the others."""
 
     method: str
@@ -53,12 +53,12 @@ class Cell:
     budget: Budget
 
     @classmethod
-    def of(cls, result: RunResult) -> Cell:
+    def of(cls, result: RunResult) -> RunKey:
         """The cell that a run fills."""
         return cls(method=result.method, scale=result.scale, seed=result.seed, budget=result.budget)
 
 
-class Store:
+class RunStore:
     """The runs in a directory; `add` changes it.
 
     Args:
@@ -70,14 +70,14 @@ class Store:
         RecordError: a line that is not as written.
     """
 
-    def __init__(self, directory: Path, shared: Shared) -> None:
+    def __init__(self, directory: Path, shared: ComparisonSettings) -> None:
         self.directory = directory
         self._path = directory / "runs.jsonl"
         directory.mkdir(parents=True, exist_ok=True)
         self._claim(directory / "settings.json", shared)
         self._runs = self._read()
 
-    def get(self, cell: Cell) -> RunResult | None:
+    def get(self, cell: RunKey) -> RunResult | None:
         """The finished run of a cell, if there is one."""
         return self._runs.get(cell)
 
@@ -86,18 +86,18 @@ class Store:
         line = json.dumps(encode(result), separators=(",", ":"), allow_nan=False) + "\n"
         with open(self._path, "ab", buffering=0) as file:
             file.write(line.encode())
-        self._runs[Cell.of(result)] = result
+        self._runs[RunKey.of(result)] = result
 
-    def _claim(self, path: Path, shared: Shared) -> None:
+    def _claim(self, path: Path, shared: ComparisonSettings) -> None:
         if not path.exists():
             partial = path.with_suffix(".partial")
             partial.write_text(json.dumps(encode(shared), indent=1) + "\n")
             os.replace(partial, path)
             return
-        there = decode(Shared, json.loads(path.read_text()), where=str(path))
+        there = decode(ComparisonSettings, json.loads(path.read_text()), where=str(path))
         differing = [
             f"{field.name} {getattr(there, field.name)} there, {getattr(shared, field.name)} here"
-            for field in fields(Shared)
+            for field in fields(ComparisonSettings)
             if getattr(there, field.name) != getattr(shared, field.name)
         ]
         if differing:
@@ -106,7 +106,7 @@ class Store:
                 f"Name another directory: --out runs/compare-{shared.digest}"
             )
 
-    def _read(self) -> dict[Cell, RunResult]:
+    def _read(self) -> dict[RunKey, RunResult]:
         if not self._path.exists():
             return {}
         content = self._path.read_bytes()
@@ -120,5 +120,5 @@ class Store:
                 result = decode(RunResult, json.loads(line), where=where)
             except ValueError as error:
                 raise RecordError(f"{where} is not JSON ({error}): remove the line.") from None
-            runs[Cell.of(result)] = result
+            runs[RunKey.of(result)] = result
         return runs

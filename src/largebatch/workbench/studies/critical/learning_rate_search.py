@@ -10,7 +10,7 @@ from largebatch.analysis.student import mean_of
 from largebatch.core.rule import chain
 from largebatch.workbench.studies.critical.settings import Settings
 from largebatch.workbench.studies.critical.study import Study
-from largebatch.workbench.studies.critical.values import Reached
+from largebatch.workbench.studies.critical.values import StepsToTarget
 
 SPACING = 1.03
 """Ratio of the steps at which the loss is judged, so that steps are known to 3 % at every batch."""
@@ -48,7 +48,9 @@ def steps_to(
     return (run.control.optimizer_steps if reached else None), lowest
 
 
-def search_learning_rate(measure: Callable[[float], Reached], start: float) -> tuple[Reached, ...]:
+def search_learning_rate(
+    measure: Callable[[float], StepsToTarget], start: float
+) -> tuple[StepsToTarget, ...]:
     """Try learning rates by factors of 2 from `start` until one is better than both neighbours.
 
     The search goes up, or else down, and the best rate is marked. No rate is marked if MOST_RATES
@@ -81,7 +83,7 @@ def search_learning_rate(measure: Callable[[float], Reached], start: float) -> t
     return tuple(replace(run, best=run is best and between and bool(run.known)) for run in found)
 
 
-def better(one: Reached, other: Reached) -> bool:
+def better(one: StepsToTarget, other: StepsToTarget) -> bool:
     """Return whether a learning rate takes its batch to the target faster than another one."""
     if len(one.known) != len(other.known):
         return len(one.known) > len(other.known)
@@ -104,7 +106,7 @@ class Rates:
     most: int
     reached: bool = False
 
-    def __call__(self, lr: float) -> Reached:
+    def __call__(self, lr: float) -> StepsToTarget:
         steps: list[int | None] = []
         lowest = math.inf
         for seed in range(self.settings.seed, self.settings.seed + self.settings.seeds):
@@ -124,4 +126,4 @@ class Rates:
         if len(known) == len(steps):
             self.most = min(self.most, math.ceil(PATIENCE * max(known)))
             self.reached = True
-        return Reached(batch_size=self.batch_size, lr=lr, steps=tuple(steps), lowest=lowest)
+        return StepsToTarget(batch_size=self.batch_size, lr=lr, steps=tuple(steps), lowest=lowest)

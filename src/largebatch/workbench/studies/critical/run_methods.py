@@ -12,14 +12,19 @@ from largebatch.workbench.runs.options import length_of
 from largebatch.workbench.studies.critical.branches import branches, window_of
 from largebatch.workbench.studies.critical.noise import noise
 from largebatch.workbench.studies.critical.result import Critical
-from largebatch.workbench.studies.critical.settings import Method, Settings, Watcher, methods_of
-from largebatch.workbench.studies.critical.study import Spent, Study
+from largebatch.workbench.studies.critical.settings import (
+    CriticalMethod,
+    Settings,
+    Watcher,
+    methods_of,
+)
+from largebatch.workbench.studies.critical.study import Study, TrainingCost
 from largebatch.workbench.studies.critical.sweep import rough_samples, sweep
 from largebatch.workbench.studies.critical.values import Answer
 from largebatch.workbench.workloads import Workload, load
 from largebatch.workbench.workloads.data import size
 
-RUNS: Mapping[Method, Callable[[Study, Settings, Watcher | None], Answer]] = {
+RUNS: Mapping[CriticalMethod, Callable[[Study, Settings, Watcher | None], Answer]] = {
     "noise": noise,
     "branches": branches,
     "sweep": sweep,
@@ -73,7 +78,7 @@ def critical(
     )
 
 
-def samples_to_train(study: Study, methods: Iterable[Method], settings: Settings) -> str:
+def samples_to_train(study: Study, methods: Iterable[CriticalMethod], settings: Settings) -> str:
     """Return a sentence that says how many samples each method trains on."""
     parts = []
     for method in methods:
@@ -95,7 +100,11 @@ def _study(workload: Workload, budget: str | None, process: Process) -> Study:
     base = workload.base_batch_size
     steps = length.base_steps(dataset_size=size(data.train), base_batch_size=base)
     return Study(
-        workload=workload, data=data, process=process, budget=round(steps * base), spent=Spent()
+        workload=workload,
+        data=data,
+        process=process,
+        budget=round(steps * base),
+        spent=TrainingCost(),
     )
 
 
@@ -105,7 +114,7 @@ def _window(study: Study, settings: Settings) -> tuple[int, int]:
     )
 
 
-def _check(study: Study, methods: Iterable[Method], settings: Settings) -> None:
+def _check(study: Study, methods: Iterable[CriticalMethod], settings: Settings) -> None:
     """Refuse what could not be answered.
 
     Raises:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-Method = Literal["noise", "branches", "sweep"]
+CriticalMethod = Literal["noise", "branches", "sweep"]
 
-METHODS: tuple[Method, ...] = ("noise", "branches", "sweep")
+CRITICAL_METHODS: tuple[CriticalMethod, ...] = ("noise", "branches", "sweep")
 """In the order of their cost."""
 
 SEEDS = 8
@@ -86,8 +86,8 @@ class Settings:
             )
 
 
-def methods_of(given: Iterable[str]) -> tuple[Method, ...]:
-    """The methods that were asked for, each once and in the order of `METHODS`.
+def methods_of(given: Iterable[str]) -> tuple[CriticalMethod, ...]:
+    """The methods that were asked for, each once and in the order of `CRITICAL_METHODS`.
 
     >>> methods_of(["sweep,noise", "noise"]), methods_of(["all"])
     (('noise', 'sweep'), ('noise', 'branches', 'sweep'))
@@ -100,13 +100,13 @@ def methods_of(given: Iterable[str]) -> tuple[Method, ...]:
     """
     names = [name.strip() for text in given for name in text.split(",") if name.strip()]
     for name in names:
-        if name not in (*METHODS, "all"):
-            close = difflib.get_close_matches(name, (*METHODS, "all"), n=1)
+        if name not in (*CRITICAL_METHODS, "all"):
+            close = difflib.get_close_matches(name, (*CRITICAL_METHODS, "all"), n=1)
             raise ValueError(
                 f"There is no method {name!r} for the critical batch."
                 + (f" Did you mean {close[0]!r}?" if close else "")
-                + f" Known: {', '.join(METHODS)}, or all. Example: --by noise,branches"
+                + f" Known: {', '.join(CRITICAL_METHODS)}, or all. Example: --by noise,branches"
             )
     if not names:
-        raise ValueError(f"Name a method, or several: --by {','.join(METHODS)}")
-    return tuple(method for method in METHODS if method in names or "all" in names)
+        raise ValueError(f"Name a method, or several: --by {','.join(CRITICAL_METHODS)}")
+    return tuple(method for method in CRITICAL_METHODS if method in names or "all" in names)

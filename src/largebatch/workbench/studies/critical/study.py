@@ -31,7 +31,7 @@ JUDGED = 1024
 
 
 @dataclass(slots=True)
-class Spent:
+class TrainingCost:
     """Training so far; mutable."""
 
     samples: int = 0
@@ -54,7 +54,7 @@ class Study:
     data: Data
     process: Process
     budget: int
-    spent: Spent
+    spent: TrainingCost
 
     @property
     def base(self) -> int:

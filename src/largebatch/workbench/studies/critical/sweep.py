@@ -29,7 +29,7 @@ from largebatch.workbench.studies.critical.learning_rate_search import (
 )
 from largebatch.workbench.studies.critical.settings import Settings, Watcher
 from largebatch.workbench.studies.critical.study import Study
-from largebatch.workbench.studies.critical.values import Answer, CriticalBatch, Reached
+from largebatch.workbench.studies.critical.values import Answer, CriticalBatch, StepsToTarget
 from largebatch.workbench.workloads.data import size
 
 DOUBLINGS = 5
@@ -83,7 +83,9 @@ def sweep(study: Study, settings: Settings, watcher: Watcher | None) -> Answer:
     )
 
 
-def critical_batches_of(runs: Sequence[Reached], *, target: float) -> tuple[CriticalBatch, ...]:
+def critical_batches_of(
+    runs: Sequence[StepsToTarget], *, target: float
+) -> tuple[CriticalBatch, ...]:
     """The curves through the best runs of each batch.
 
     Args:
@@ -113,9 +115,9 @@ def _target(study: Study, settings: Settings) -> float:
 
 def _all_sizes(
     study: Study, settings: Settings, target: float, sizes: Sequence[int], watcher: Watcher | None
-) -> tuple[tuple[Reached, ...], tuple[str, ...]]:
+) -> tuple[tuple[StepsToTarget, ...], tuple[str, ...]]:
     """The runs of each batch, and what was left out."""
-    found: list[Reached] = []
+    found: list[StepsToTarget] = []
     notes: list[str] = []
     rate, most = study.workload.base_lr, max(study.budget // study.base, 1)
     count = watcher.counting(f"sweep of {study.workload.name}") if watcher else None
@@ -145,7 +147,7 @@ def _critical_batch(fit: StepsFit | NotEnough, *, where: str, loss: float) -> Cr
     return CriticalBatch(where=where, loss=loss, batch=batch)
 
 
-def _unreached(runs: Sequence[Reached], target: float) -> NotEnough:
+def _unreached(runs: Sequence[StepsToTarget], target: float) -> NotEnough:
     lowest = min((run.lowest for run in runs), default=math.inf)
     if math.isinf(lowest):
         return NotEnough(
@@ -165,7 +167,7 @@ def _unreached(runs: Sequence[Reached], target: float) -> NotEnough:
     )
 
 
-def _why(here: Sequence[Reached], batch_size: int) -> str:
+def _why(here: Sequence[StepsToTarget], batch_size: int) -> str:
     """What is wrong with the runs of the first batch that is left out."""
     known = [steps for run in here for steps in run.known]
     if not known:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from largebatch.analysis.efficiency import Range
 from largebatch.analysis.noise import NotEnough
 from largebatch.studies.report_text import interval, number
-from largebatch.workbench.studies.critical.settings import Method
+from largebatch.workbench.studies.critical.settings import CriticalMethod
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reached:
+class StepsToTarget:
     """Runs of one batch and rate towards the target.
 
     Args:
@@ -109,7 +109,7 @@ class Answer:
         runs: the sweep's.
     """
 
-    method: Method
+    method: CriticalMethod
     findings: tuple[CriticalBatch, ...]
     assumes: str
     samples: int
@@ -117,4 +117,4 @@ class Answer:
     seconds: float
     notes: tuple[str, ...] = ()
     trials: tuple[Trial, ...] = ()
-    runs: tuple[Reached, ...] = ()
+    runs: tuple[StepsToTarget, ...] = ()

@@ -22,7 +22,7 @@ from largebatch.core.run_state import Resumed, state_of
 from largebatch.measure.meter import Meter
 
 
-class Clocked:
+class Control:
     """The clocks of a run and what follows them.
 
     Mutable: holds the decider before and after the last step.
@@ -221,7 +221,7 @@ def _trainable(optimizer: Optimizer) -> int:
 def _refuse_attached(optimizer: Optimizer) -> None:
     # The only list of an optimizer's hooks is private; it holds the run that is attached to it.
     for hook in optimizer._optimizer_step_pre_hooks.values():
-        if inspect.ismethod(hook) and isinstance(hook.__self__, Clocked):
+        if inspect.ismethod(hook) and isinstance(hook.__self__, Control):
             raise ValueError(
                 "A rule is attached to this optimizer already; two would both multiply its "
                 "learning rate. Call control.close() on the first, or build the optimizer anew "

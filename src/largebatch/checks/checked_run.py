@@ -22,7 +22,7 @@ Loss = Callable[[nn.Module, Any], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class CheckedRun:
     """A run in hand.
 
     Args:
@@ -49,20 +49,20 @@ class Subject:
         return self.meter.rank_count
 
 
-def subject_of(
+def checked_run_of(
     control: Controller | Attached,
     *,
     loss: Loss | None,
     micro_batches: tuple[Any, ...],
     accumulation: int,
-) -> Subject:
+) -> CheckedRun:
     """Return what the checks look at in a run.
 
     Args:
         control: what `lb.Controller` or `lb.attach` returned.
-        loss, micro_batches, accumulation: as in `Subject`.
+        loss, micro_batches, accumulation: as in `CheckedRun`.
     """
-    return Subject(
+    return CheckedRun(
         model=control.meter.model,
         optimizer=control.optimizer,
         meter=control.meter,
