@@ -60,7 +60,7 @@ UPWARD = {"act/deprecated.py": "__init__"}
 which were methods in 0.1, call the functions `lb.check` and `lb.fit_micro_batch` by the public
 names, inside the call."""
 
-FACES = {"__init__", "__main__", "commands", "simulate", "workloads"}
+FACES = {"__init__", "__main__", "commands", "errors", "simulate", "workloads"}
 """The modules beside the packages: the public names, the command line's entry, and until 0.3 the
 places of 0.1 that say where things are now."""
 

@@ -42,6 +42,17 @@ def test_each_public_name_exists_and_is_found_by_dir() -> None:
         assert set(package.__all__) <= set(dir(package))
 
 
+def test_no_public_name_is_that_of_a_module_in_the_same_package() -> None:
+    """Else importing the module would put it in the place of the public function."""
+    shadowed = [
+        f"{path.parent.name}.{name}"
+        for path in public_names.FACES
+        for name in public_names.table_of(path.read_text(), "NAMES")
+        if (path.parent / f"{name}.py").exists() or (path.parent / name).is_dir()
+    ]
+    assert shadowed == []
+
+
 def test_a_public_name_is_looked_up_once() -> None:
     assert largebatch.AdaScale is largebatch.rules.AdaScale
     assert vars(largebatch)["AdaScale"] is largebatch.AdaScale
@@ -50,6 +61,7 @@ def test_a_public_name_is_looked_up_once() -> None:
 @pytest.mark.parametrize("name", sorted(largebatch.MOVED))
 def test_a_name_of_version_0_1_works_and_warns_where_it_is_now(name: str) -> None:
     place = largebatch.MOVED[name]
+    vars(largebatch).pop(name, None)  # it warns when it is first used
     with pytest.warns(DeprecationWarning, match=f"{name} has moved. Use {place}"):
         found = getattr(largebatch, name)
     now = largebatch
@@ -66,8 +78,8 @@ def test_every_name_of_version_0_1_is_there_or_has_moved() -> None:
         assert [name for name in old if getattr(largebatch, name, None) is None] == []
 
 
-def test_an_unknown_name_is_an_error_with_the_closest_one() -> None:
-    with pytest.raises(AttributeError, match=r"no attribute 'AdaScal'\. Did you mean 'AdaScale'"):
+def test_an_unknown_name_is_an_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'AdaScal'"):
         largebatch.AdaScal  # noqa: B018
     with pytest.raises(ImportError, match="cannot import name 'Nothing'"):
         from largebatch import Nothing  # noqa: F401
@@ -85,6 +97,30 @@ def test_an_old_package_works_and_warns_where_it_is_now(old: str, name: str) -> 
     with pytest.warns(DeprecationWarning, match="has moved. Use largebatch.workbench"):
         package = importlib.reload(_quietly(old))
     assert getattr(package, name) is not None
+
+
+@pytest.mark.parametrize(
+    ("old", "now"),
+    [
+        ("largebatch.workloads.data", "largebatch.workbench.workloads.data"),
+        ("largebatch.workloads.models", "largebatch.workbench.workloads.models"),
+        ("largebatch.simulate.quadratic", "largebatch.workbench.quadratic"),
+    ],
+)
+def test_a_module_of_an_old_package_is_the_module_of_today(old: str, now: str) -> None:
+    assert _quietly(old) is importlib.import_module(now)
+
+
+@pytest.mark.parametrize("name", sorted(largebatch.rules.MOVED))
+def test_a_name_of_rules_that_moved_works_and_warns(name: str) -> None:
+    vars(largebatch.rules).pop(name, None)
+    with pytest.warns(DeprecationWarning, match=f"rules.{name} has moved"):
+        assert getattr(largebatch.rules, name) is not None
+
+
+def test_a_rule_pickled_by_0_1_is_found_in_its_old_module() -> None:
+    old = importlib.import_module("largebatch.rules.auto_warm_up")
+    assert old.AutoWarmUp is largebatch.AutoWarmUp
 
 
 def _quietly(name: str):

@@ -7,6 +7,7 @@ from largebatch.core.lazy import lazy_names
 from largebatch.core.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from largebatch import errors as errors
     from largebatch import measure as measure
     from largebatch import methods as methods
     from largebatch import optim as optim
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from largebatch.act.watch import watch as watch
     from largebatch.checks.check import check as check
     from largebatch.checks.fit import fit_micro_batch as fit_micro_batch
-    from largebatch.core import errors as errors
     from largebatch.core.decision import Decision as Decision
     from largebatch.core.errors import LargeBatchError as LargeBatchError
     from largebatch.core.measurement import Budget as Budget
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from largebatch.record.logged import Logged as Logged
     from largebatch.record.memory import MemoryRecord as MemoryRecord
     from largebatch.record.read import read_record as read_record
-    from largebatch.record.replay import replay as replay
+    from largebatch.record.replay_rule import replay as replay
     from largebatch.record.tee import Tee as Tee
     from largebatch.rules.adaptive_growth import AdaptiveGrowth as AdaptiveGrowth
     from largebatch.rules.adascale import AdaScale as AdaScale
@@ -105,13 +105,13 @@ NAMES: Mapping[str, str] = {
     "fit_micro_batch": "largebatch.checks.fit",
     "probe": "largebatch.studies.probe",
     "read_record": "largebatch.record.read",
-    "replay": "largebatch.record.replay",
+    "replay": "largebatch.record.replay_rule",
     "watch": "largebatch.act.watch",
 }
 """Public name -> the module that defines it, which is imported when the name is first used."""
 
 MODULES: Mapping[str, str] = {
-    "errors": "largebatch.core.errors",
+    "errors": "largebatch.errors",
     "measure": "largebatch.measure",
     "methods": "largebatch.methods",
     "optim": "largebatch.optim",
@@ -169,4 +169,4 @@ if not TYPE_CHECKING:  # type checkers read the imports above
 
 def __dir__() -> list[str]:
     """Return the public names, also those that are not imported yet."""
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

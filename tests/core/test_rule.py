@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import largebatch as lb
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
 from largebatch.core.rule import Chain, Rule, Wrapper, chain, label_of, names_within, require
@@ -160,3 +161,28 @@ def test_a_missing_need_names_the_rule_and_what_it_needs() -> None:
     assert str(refused.value) == (
         "Around(Times) needs 'moments', which this meter does not provide. Use lb.Meter(model)."
     )
+
+
+class RoundBatch:
+    """A user's rule with the four facts of 0.1, which refines the batch that another proposes."""
+
+    needs: frozenset[str] = frozenset()
+    changes = frozenset({"batch"})
+    bounds: frozenset[str] = frozenset()
+    forbids: frozenset[str] = frozenset()
+
+    def init(self) -> None:
+        return None
+
+    def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
+        return state, replace(proposed, next_batch_size=-(-proposed.next_batch_size // 8) * 8)
+
+
+@pytest.mark.parametrize(
+    "rule", [lb.NormTest(), lb.Growth(), lb.Averaged(lb.rules.NoiseScaleControl())]
+)
+def test_a_users_rule_may_refine_the_batch_that_a_rule_of_ours_proposes(rule: Rule) -> None:
+    rounds = RoundBatch()
+    assert chain(rule, rounds).rules == (rule, rounds)
+    with pytest.raises(ValueError, match="cannot stand in one chain"):
+        chain(rule, rounds, lb.NormTest())

@@ -23,7 +23,7 @@ from largebatch.core.measurement import STATISTICS, Budget, GradientMoments, Mea
 from largebatch.core.rule import Chain, Rule, chain, name_of
 from largebatch.core.run_state import resume, state_of
 from largebatch.record import MemoryRecord
-from largebatch.record.replay import replay
+from largebatch.record.replay_rule import replay
 from largebatch.rules import (
     CABS,
     WSD,

@@ -14,7 +14,7 @@ from largebatch.core.decision import Decision
 from largebatch.core.measurement import GradientMoments, Reading
 from largebatch.core.rule import Rule, chain
 from largebatch.record import JsonlRecord, MemoryRecord, read_record
-from largebatch.record.replay import replay
+from largebatch.record.replay_rule import replay
 from largebatch.rules.adascale import AdaScale, gain
 from largebatch.rules.scaling import LinearScaling
 

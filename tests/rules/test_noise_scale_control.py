@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,8 @@ from batch_rules import TESTED, asked, cases, moments_of, moments_of_rows, see, 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from largebatch.core.codec import decode
+import largebatch as lb
+from largebatch.core.codec import decode, encode
 from largebatch.core.decision import Decision
 from largebatch.core.formulas import efficiency
 from largebatch.core.measurement import GradientMoments, Measurement
@@ -152,7 +154,7 @@ def test_an_impossible_multiple_is_refused(kappa: float) -> None:
 
 
 def test_the_method_is_the_rule() -> None:
-    assert noise_scale_control(kappa=2.0).rules == (NoiseScaleControl(kappa=2.0),)
+    assert noise_scale_control(kappa=2.0) == NoiseScaleControl(kappa=2.0)
 
 
 @pytest.mark.parametrize("offset", [-1.0, math.nan, math.inf])
@@ -290,3 +292,23 @@ def test_a_cosine_of_noise_alone_is_the_data_set_and_of_nothing_keeps_the_batch(
 def test_an_impossible_target_is_refused(target: float) -> None:
     with pytest.raises(ValueError, match=r"as in lb.methods.cosine_test\(target=0.75\)"):
         cosine_test(target=target)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "today"),
+    [
+        ("GradientDiversity", {"delta": 0.3}, gradient_diversity(delta=0.3)),
+        ("CosineTest", {"target": 0.6}, cosine_test(target=0.6)),
+    ],
+)
+def test_a_wrapped_rule_of_0_1_is_the_same_rule_today(
+    kind: str, fields: dict[str, float], today: NoiseScaleControl
+) -> None:
+    """So a checkpoint of `Averaged(GradientDiversity(...))` resumes in the unchanged program."""
+    plain = {"kind": "Averaged", "rule": {"kind": kind, **fields}}
+    whole = encode(lb.Averaged(today), kind=True)
+    old = {**whole, **plain}
+    assert decode(lb.Rule, old, kinds=KINDS) == lb.Averaged(today)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        assert getattr(lb, kind)(**fields) == today

@@ -178,19 +178,22 @@ def _encode_other(value: Any, *, kind: bool) -> Any:
     raise RecordError(f"{type(value).__name__} has no JSON form: {value!r}")
 
 
-def _decode_fields(cls: Maker, plain: Any, *, kinds: Kinds | None, where: str) -> Any:
-    _expect(isinstance(plain, Mapping), plain, cls.__name__, where)
+def _decode_fields(
+    cls: Maker, plain: Any, *, kinds: Kinds | None, where: str, name: str | None = None
+) -> Any:
+    name = name or cls.__name__
+    _expect(isinstance(plain, Mapping), plain, name, where)
     fields = _fields(cls)
     unknown, missing = set(plain) - set(fields), set(fields) - set(plain) - _later(cls)
     if unknown or missing:
         raise RecordError(
-            f"{where} is not a {cls.__name__}: unknown fields {sorted(map(str, unknown))}, missing "
+            f"{where} is not a {name}: unknown fields {sorted(map(str, unknown))}, missing "
             f"fields {sorted(missing)}. It was written by another version or is damaged."
         )
     values = {
-        name: decode(kind, plain[name], kinds=kinds, where=f"{where}.{name}")
-        for name, kind in fields.items()
-        if name in plain
+        field: decode(kind, plain[field], kinds=kinds, where=f"{where}.{field}")
+        for field, kind in fields.items()
+        if field in plain
     }
     return cls(**values)
 
@@ -201,7 +204,7 @@ def _decode_open(plain: Any, *, kinds: Kinds, where: str) -> Any:
     if name not in kinds:
         raise RecordError(f"{where} is of the unknown kind {name!r}; known: {sorted(kinds)}.")
     rest = {key: item for key, item in plain.items() if key != "kind"}
-    return _decode_fields(kinds[name], rest, kinds=kinds, where=where)
+    return _decode_fields(kinds[name], rest, kinds=kinds, where=where, name=name)
 
 
 def _decode_items(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -28,11 +27,11 @@ def lazy_names(
         package: full name of the module, `__name__`.
         names: public name -> full name of the module that defines it.
         modules: public name of a namespace -> full name of that module.
-        moved: name of an earlier version -> where it is now, such as `lb.rules.CABS`. Using it
+        moved: name of an earlier version -> where it is now, such as `lb.rules.CABS`. Its first use
             gives a `DeprecationWarning` that says where it is now.
 
     Raises:
-        AttributeError: from the returned function, for an unknown name, with the closest one.
+        AttributeError: from the returned function, for an unknown name.
     """
     spaces, old = modules or {}, moved or {}
 
@@ -44,15 +43,13 @@ def lazy_names(
                 DeprecationWarning,
                 stacklevel=2,
             )
-            return _at(old[name])
-        if name in names:
+            value = _at(old[name])
+        elif name in names:
             value = getattr(import_module(names[name]), name)
         elif name in spaces:
             value = import_module(spaces[name])
         else:
-            close = difflib.get_close_matches(name, [*names, *spaces], n=1)
-            hint = f" Did you mean {close[0]!r}?" if close and not name.startswith("_") else ""
-            raise AttributeError(f"module {package!r} has no attribute {name!r}.{hint}")
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
         setattr(sys.modules[package], name, value)
         return value
 

@@ -15,6 +15,9 @@ from largebatch.core.measurement import FACTS, STATISTICS, Measurement
 
 CHANGES = frozenset({"lr", "batch", "clock"})
 
+LR_RULES = "every rule for the learning rate"
+"""In `Rule.forbids`, what stands for each rule that changes the learning rate and not the batch."""
+
 
 @runtime_checkable
 class Rule(Protocol):
@@ -24,9 +27,8 @@ class Rule(Protocol):
         needs: names of the statistics and facts it reads (`STATISTICS`, `FACTS`).
         changes: which of "lr", "batch", "clock" it proposes.
         bounds: which of them it bounds; nothing may propose one after its bound.
-        forbids: class names of the rules that must not stand in the same chain; "lr" stands for
-            every rule that changes the learning rate and not the batch. Two rules that propose the
-            batch are refused without being named: the second one would undo the first.
+        forbids: class names of the rules that must not stand in the same chain. `LR_RULES` stands
+            for each rule with `DefaultFacts` that changes the learning rate and not the batch.
     """
 
     @property
@@ -50,8 +52,9 @@ class Rule(Protocol):
 class DefaultFacts:
     """The facts of a rule that needs, changes, bounds and forbids nothing.
 
-    A class that derives from it states only the facts that differ. A rule may as well have the four
-    attributes of `Rule` without it.
+    A class that derives from it states only the facts that differ, and is the only one of its chain
+    to propose the batch: the second of two such rules would undo the first. A rule with the four
+    attributes of `Rule` may do without it, for instance to round the batch that another proposes.
 
     >>> DefaultFacts().bounds
     frozenset()
@@ -255,14 +258,17 @@ def _check_pairs(rule: Rule, *, others: tuple[Rule, ...]) -> None:
 
 def _exclude(rule: Rule, other: Rule) -> bool:
     """Return whether two rules cannot stand in one chain, as the first one has it."""
-    if "batch" in rule.changes & other.changes:
+    own, others = (
+        [one for one in within(whole) if isinstance(one, DefaultFacts)] for whole in (rule, other)
+    )
+    if any("batch" in one.changes & another.changes for one in own for another in others):
         return True
-    if "lr" in rule.forbids and any(_changes_lr_alone(one) for one in within(other)):
+    if LR_RULES in rule.forbids and any(_changes_lr_alone(one) for one in others):
         return True
     return not rule.forbids.isdisjoint(names_within(other))
 
 
-def _changes_lr_alone(rule: Rule) -> bool:
+def _changes_lr_alone(rule: DefaultFacts) -> bool:
     """Return whether a rule sets the learning rate of batches that other rules choose."""
     return "lr" in rule.changes and "batch" not in rule.changes
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from largebatch.methods.adaptive_growth import adaptive_growth as adaptive_growth
-from largebatch.methods.adaptive_growth import full_gradient_growth as full_gradient_growth
 from largebatch.methods.decay_as_growth import seesaw as seesaw
 from largebatch.methods.decay_as_growth import smith as smith
 from largebatch.methods.growing import adabatch as adabatch
@@ -33,3 +31,5 @@ from largebatch.methods.scaling import linear as linear
 from largebatch.methods.scaling import linear_warmup as linear_warmup
 from largebatch.methods.scaling import none as none
 from largebatch.methods.scaling import sqrt as sqrt
+from largebatch.methods.triggered_growth import adaptive_growth as adaptive_growth
+from largebatch.methods.triggered_growth import full_gradient_growth as full_gradient_growth

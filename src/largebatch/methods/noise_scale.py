@@ -100,7 +100,7 @@ def adadam(**arguments: Any) -> Chain:
     return adadagrad(**arguments)
 
 
-def noise_scale_control(*, kappa: float = 1.0) -> Chain:
+def noise_scale_control(*, kappa: float = 1.0) -> NoiseScaleControl:
     """The batch is kappa times the noise scale. Put `lb.Averaged` around it.
 
     McCandlish et al., 2018, arXiv 1812.06162.
@@ -108,10 +108,10 @@ def noise_scale_control(*, kappa: float = 1.0) -> Chain:
     Args:
         kappa: batch / noise scale, above 0.
     """
-    return chain(NoiseScaleControl(kappa=kappa))
+    return NoiseScaleControl(kappa=kappa)
 
 
-def gradient_diversity(*, delta: float = 0.1) -> Chain:
+def gradient_diversity(*, delta: float = 0.1) -> NoiseScaleControl:
     """DiveBatch: the batch is delta (1 + noise scale), which is delta times the gradients'
     diversity and the data set's size. Put `lb.Averaged` around it.
 
@@ -123,10 +123,10 @@ def gradient_diversity(*, delta: float = 0.1) -> Chain:
     Args:
         delta: above 0; the authors' program has 0.1 for CIFAR.
     """
-    return chain(control_by_diversity(delta=delta))
+    return control_by_diversity(delta=delta)
 
 
-def cosine_test(*, target: float = 0.75) -> Chain:
+def cosine_test(*, target: float = 0.75) -> NoiseScaleControl:
     """SimiGrad: the batch at which the gradients of its two halves have the target cosine. Put
     `lb.Averaged` around it.
 
@@ -135,7 +135,7 @@ def cosine_test(*, target: float = 0.75) -> Chain:
     Args:
         target: in (0, 1); the batch grows where the cosine is below and may shrink above.
     """
-    return chain(control_by_cosine(target=target))
+    return control_by_cosine(target=target)
 
 
 def _growing(

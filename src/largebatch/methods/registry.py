@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from largebatch.core.rule import Chain
-from largebatch.methods.adaptive_growth import adaptive_growth, full_gradient_growth
 from largebatch.methods.decay_as_growth import seesaw, smith
 from largebatch.methods.growing import growth, linear_growth, warmup_growth
 from largebatch.methods.noise_scale import adadagrad, adadagrad_norm, adadam, adasgd
@@ -25,6 +24,7 @@ from largebatch.methods.scaling import (
     none,
     sqrt,
 )
+from largebatch.methods.triggered_growth import adaptive_growth, full_gradient_growth
 
 _CITATION = re.compile(r"[A-Z]\w+(?: et al\.)?,\s+\d{4},\s+arXiv\s+\d{4}\.\d{4,5}")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from largebatch.record.read import Record as Record
     from largebatch.record.read import Step as Step
     from largebatch.record.read import read_record as read_record
-    from largebatch.record.replay import replay as replay
+    from largebatch.record.replay_rule import replay as replay
     from largebatch.record.tee import Tee as Tee
 
 NAMES: Mapping[str, str] = {
@@ -29,7 +29,7 @@ NAMES: Mapping[str, str] = {
     "Step": "largebatch.record.read",
     "Tee": "largebatch.record.tee",
     "read_record": "largebatch.record.read",
-    "replay": "largebatch.record.replay",
+    "replay": "largebatch.record.replay_rule",
 }
 
 __all__ = [*NAMES]
@@ -40,4 +40,4 @@ if not TYPE_CHECKING:  # type checkers read the imports above
 
 def __dir__() -> list[str]:
     """Return the public names, also those that are not imported yet."""
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

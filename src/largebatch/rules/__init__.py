@@ -89,12 +89,22 @@ NAMES: Mapping[str, str] = {
     "WarmUp": "largebatch.rules.warmup",
 }
 
+MOVED: Mapping[str, str] = {
+    "After": "lb.rules.HoldThenDecay",
+    "CosineTest": "lb.methods.cosine_test",
+    "FACTORS": "lb.rules.kinds.FACTORS",
+    "GradientDiversity": "lb.methods.gradient_diversity",
+    "KINDS": "lb.rules.kinds.KINDS",
+    "RULES": "lb.rules.kinds.RULES",
+}
+"""Name of version 0.1 -> where it is now. These warn, and go in version 0.3."""
+
 __all__ = [*NAMES]
 
 if not TYPE_CHECKING:  # type checkers read the imports above
-    __getattr__ = lazy_names(__name__, NAMES)
+    __getattr__ = lazy_names(__name__, NAMES, moved=MOVED)
 
 
 def __dir__() -> list[str]:
     """Return the public names, also those that are not imported yet."""
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

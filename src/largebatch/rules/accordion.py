@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
@@ -82,8 +81,8 @@ class Accordion(DefaultFacts):
     threshold: float = 0.5
     epochs: int = 10
 
-    needs: ClassVar[frozenset[str]] = frozenset({"moments", "dataset_size"})
-    changes: ClassVar[frozenset[str]] = frozenset({"batch"})
+    needs = frozenset({"moments", "dataset_size"})
+    changes = frozenset({"batch"})
 
     def __post_init__(self) -> None:
         sound = 1.0 < self.growth < math.inf and 0.0 < self.threshold < math.inf

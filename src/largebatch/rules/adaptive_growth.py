@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
@@ -63,8 +62,8 @@ class AdaptiveGrowth(DefaultFacts):
     kappa: float = 1.0
     patience: int = 3
 
-    needs: ClassVar[frozenset[str]] = frozenset({"moments"})
-    changes: ClassVar[frozenset[str]] = frozenset({"batch", "lr"})
+    needs = frozenset({"moments"})
+    changes = frozenset({"batch", "lr"})
 
     def __post_init__(self) -> None:
         if not 0.0 < self.kappa < math.inf or self.patience < 1:

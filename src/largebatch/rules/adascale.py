@@ -13,7 +13,7 @@ Johnson, Agrawal, Gu, Guestrin: AdaScale SGD: A User-Friendly Algorithm for Dist
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from largebatch.core.average import Averaging, MovingMoments
 from largebatch.core.decision import Decision, join
@@ -89,10 +89,8 @@ class AdaScale(DefaultFacts):
     averaging: Averaging = "ema"
     clip: Literal["on-read", "first"] = "on-read"
 
-    changes: ClassVar[frozenset[str]] = frozenset({"lr", "clock"})
-    forbids: ClassVar[frozenset[str]] = frozenset(
-        {"AdaScale", "LinearScaling", "SqrtScaling", "Legw", "StepClock"}
-    )
+    changes = frozenset({"lr", "clock"})
+    forbids = frozenset({"AdaScale", "LinearScaling", "SqrtScaling", "Legw", "StepClock"})
 
     def __post_init__(self) -> None:
         if self.statistic not in ("moments", "preconditioned_moments"):

@@ -12,7 +12,6 @@ from the bound for smooth functions and plain SGD, and checked in numbers; from 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
@@ -68,7 +67,7 @@ class AnyTimeGrowth(DefaultFacts):
 
     coefficient: float
 
-    changes: ClassVar[frozenset[str]] = frozenset({"batch"})
+    changes = frozenset({"batch"})
 
     def __post_init__(self) -> None:
         check_above_zero(

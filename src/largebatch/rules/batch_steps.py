@@ -15,7 +15,11 @@ from itertools import pairwise
 from largebatch.core.amounts import parse_amount
 from largebatch.core.measurement import Budget
 from largebatch.rules.growth import Growth
+from largebatch.rules.sizes import LARGEST
 from largebatch.rules.stages import Stages
+
+MAX_THRESHOLD = 10**18
+"""Samples or tokens, far more than any run has."""
 
 EXAMPLE = "0:768 250B:1536 500B:3072"
 
@@ -57,10 +61,11 @@ def _step(piece: str, text: str) -> tuple[int, int]:
             f'A step is threshold:batch, as in "{EXAMPLE}"; got {piece!r} in {text!r}.'
         )
     threshold, batch = numbers
-    if threshold is None or batch is None or min(threshold, batch) < 0:
+    sound = threshold is not None and 0 <= threshold <= MAX_THRESHOLD
+    if threshold is None or batch is None or not sound or not 0 <= batch <= LARGEST:
         raise ValueError(
-            "A step's threshold and batch are whole numbers of at least 0, as in "
-            f'"{EXAMPLE}"; got {piece!r} in {text!r}.'
+            f"A step's threshold is a whole number from 0 to {MAX_THRESHOLD:.0e} and its batch one "
+            f'from 0 to {LARGEST:.0e}, as in "{EXAMPLE}"; got {piece!r} in {text!r}.'
         )
     return threshold, batch
 

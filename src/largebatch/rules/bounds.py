@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
@@ -47,7 +46,7 @@ class ClampBatch(DefaultFacts):
     max: int | None = None
     multiple_of: int = 1
 
-    bounds: ClassVar[frozenset[str]] = frozenset({"batch"})
+    bounds = frozenset({"batch"})
 
     def __post_init__(self) -> None:
         given = [self.min, self.multiple_of, self.max or 1]
@@ -96,7 +95,7 @@ class ClampLr(DefaultFacts):
     min: float = 0.0
     max: float = math.inf
 
-    bounds: ClassVar[frozenset[str]] = frozenset({"lr"})
+    bounds = frozenset({"lr"})
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.min <= self.max or self.min == math.inf:
@@ -141,7 +140,7 @@ class LimitGrowth(DefaultFacts):
     factor: float = 2.0
     shrink: float | None = None
 
-    bounds: ClassVar[frozenset[str]] = frozenset({"batch"})
+    bounds = frozenset({"batch"})
 
     def __post_init__(self) -> None:
         shrink = 1.0 if self.shrink is None else self.shrink
@@ -203,8 +202,8 @@ class ClampToNoiseScale(DefaultFacts):
 
     kappa: float = 1.0
 
-    needs: ClassVar[frozenset[str]] = frozenset({"moments"})
-    bounds: ClassVar[frozenset[str]] = frozenset({"batch"})
+    needs = frozenset({"moments"})
+    bounds = frozenset({"batch"})
 
     def __post_init__(self) -> None:
         check_above_zero(self, example="ClampToNoiseScale(kappa=1.0)", kappa=self.kappa)

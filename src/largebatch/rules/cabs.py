@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 from largebatch.core.average import Average
 from largebatch.core.decision import Decision
@@ -59,8 +58,8 @@ class CABS(DefaultFacts):
     Reference: Balles et al., 2016, arXiv 1612.05086.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"moments", "loss"})
-    changes: ClassVar[frozenset[str]] = frozenset({"batch"})
+    needs = frozenset({"moments", "loss"})
+    changes = frozenset({"batch"})
 
     def init(self) -> Average:
         # As the authors' program begins: variance 0, loss 1, and no correction of that, so the

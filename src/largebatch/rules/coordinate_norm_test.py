@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
@@ -56,7 +56,7 @@ class CoordinateNormTest(DefaultFacts):
         "preconditioned_moments"
     )
 
-    changes: ClassVar[frozenset[str]] = frozenset({"batch"})
+    changes = frozenset({"batch"})
 
     def __post_init__(self) -> None:
         check_above_zero(self, example="CoordinateNormTest(eta=0.5)", eta=self.eta)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
@@ -84,8 +83,8 @@ class FullGradientGrowth(DefaultFacts):
     check: int = 1000
     consistent: bool = False
 
-    needs: ClassVar[frozenset[str]] = frozenset({"full_sqnorm"})
-    changes: ClassVar[frozenset[str]] = frozenset({"batch", "lr"})
+    needs = frozenset({"full_sqnorm"})
+    changes = frozenset({"batch", "lr"})
 
     def __post_init__(self) -> None:
         sound = 0.0 < self.eps0 < math.inf and self.check >= 1

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Budget, Measurement
@@ -64,7 +63,7 @@ class Growth(DefaultFacts):
     at: tuple[float, ...] = (0.25, 0.5, 0.75)
     over: Budget | None = None
 
-    changes: ClassVar[frozenset[str]] = frozenset({"batch", "lr"})
+    changes = frozenset({"batch", "lr"})
 
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in zip(self.at, self.at[1:], strict=False))

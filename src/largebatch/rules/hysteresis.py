@@ -7,7 +7,6 @@ then got.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
@@ -51,8 +50,8 @@ class Hysteresis(DefaultFacts):
     asked: int = 2
     of: int = 3
 
-    bounds: ClassVar[frozenset[str]] = frozenset({"batch"})
-    forbids: ClassVar[frozenset[str]] = frozenset({"Hysteresis"})
+    bounds = frozenset({"batch"})
+    forbids = frozenset({"Hysteresis"})
 
     def __post_init__(self) -> None:
         if not 1 <= self.asked <= self.of:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 from largebatch.core.decision import Decision, join
 from largebatch.core.measurement import Measurement
@@ -91,8 +90,8 @@ class InnerProductTest(DefaultFacts):
 
     theta: float = 0.9
 
-    needs: ClassVar[frozenset[str]] = NEEDS
-    changes: ClassVar[frozenset[str]] = frozenset({"batch"})
+    needs = NEEDS
+    changes = frozenset({"batch"})
 
     def __post_init__(self) -> None:
         check_above_zero(self, example="InnerProductTest(theta=0.9)", theta=self.theta)
@@ -136,8 +135,8 @@ class AugmentedInnerProductTest(DefaultFacts):
     theta: float = 0.9
     nu: float = 5.84
 
-    needs: ClassVar[frozenset[str]] = NEEDS
-    changes: ClassVar[frozenset[str]] = frozenset({"batch"})
+    needs = NEEDS
+    changes = frozenset({"batch"})
 
     def __post_init__(self) -> None:
         example = "AugmentedInnerProductTest(theta=0.9, nu=5.84)"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
@@ -53,11 +52,9 @@ class Legw(DefaultFacts):
 
     warmup_epochs: float
 
-    needs: ClassVar[frozenset[str]] = frozenset({"dataset_size"})
-    changes: ClassVar[frozenset[str]] = frozenset({"lr"})
-    forbids: ClassVar[frozenset[str]] = frozenset(
-        {"AdaScale", "LinearScaling", "SqrtScaling", "Legw", "WarmUp"}
-    )
+    needs = frozenset({"dataset_size"})
+    changes = frozenset({"lr"})
+    forbids = frozenset({"AdaScale", "LinearScaling", "SqrtScaling", "Legw", "WarmUp"})
 
     def __post_init__(self) -> None:
         if not 0.0 < self.warmup_epochs < math.inf:

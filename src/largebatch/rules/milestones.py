@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Budget, Measurement
@@ -55,7 +54,7 @@ class Milestones(DefaultFacts):
     factor: float = 2.0
     over: Budget | None = None
 
-    changes: ClassVar[frozenset[str]] = frozenset({"batch"})
+    changes = frozenset({"batch"})
 
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in zip(self.at, self.at[1:], strict=False))

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from largebatch.core.codec import LATER
 from largebatch.core.decision import Decision
@@ -71,8 +70,8 @@ class NoiseScaleControl(DefaultFacts):
     kappa: float = 1.0
     offset: float = field(default=0.0, metadata=LATER)
 
-    needs: ClassVar[frozenset[str]] = frozenset({"moments"})
-    changes: ClassVar[frozenset[str]] = frozenset({"batch"})
+    needs = frozenset({"moments"})
+    changes = frozenset({"batch"})
 
     def __post_init__(self) -> None:
         check_above_zero(self, example="NoiseScaleControl(kappa=1.0)", kappa=self.kappa)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import GradientMoments, Measurement
@@ -125,7 +125,7 @@ class NormTest(DefaultFacts):
     finite_population: bool = False
     statistic: Literal["moments", "preconditioned_moments"] = "moments"
 
-    changes: ClassVar[frozenset[str]] = frozenset({"batch"})
+    changes = frozenset({"batch"})
 
     def __post_init__(self) -> None:
         check_above_zero(self, example="NormTest(eta=0.5)", eta=self.eta)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
@@ -47,8 +46,8 @@ class LinearScaling(DefaultFacts):
     Reference: Goyal et al., Accurate, Large Minibatch SGD, 2017, arXiv 1706.02677, section 2.1.
     """
 
-    changes: ClassVar[frozenset[str]] = frozenset({"lr"})
-    forbids: ClassVar[frozenset[str]] = frozenset({"LinearScaling", "SqrtScaling", "Legw"})
+    changes = frozenset({"lr"})
+    forbids = frozenset({"LinearScaling", "SqrtScaling", "Legw"})
 
     def init(self) -> None:
         return None
@@ -70,8 +69,8 @@ class SqrtScaling(DefaultFacts):
     arXiv 1404.5997.
     """
 
-    changes: ClassVar[frozenset[str]] = frozenset({"lr"})
-    forbids: ClassVar[frozenset[str]] = frozenset({"LinearScaling", "SqrtScaling", "Legw"})
+    changes = frozenset({"lr"})
+    forbids = frozenset({"LinearScaling", "SqrtScaling", "Legw"})
 
     def init(self) -> None:
         return None
@@ -92,8 +91,8 @@ class StepClock(DefaultFacts):
     Reference: none.
     """
 
-    changes: ClassVar[frozenset[str]] = frozenset({"clock"})
-    forbids: ClassVar[frozenset[str]] = frozenset({"AdaScale", "StepClock"})
+    changes = frozenset({"clock"})
+    forbids = frozenset({"AdaScale", "StepClock"})
 
     def init(self) -> None:
         return None

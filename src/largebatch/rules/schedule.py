@@ -10,7 +10,6 @@ may be counted in base steps, samples or optimizer steps. The rise at the start 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, is_dataclass
-from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Budget, Measurement
@@ -45,7 +44,7 @@ class Schedule(DefaultFacts):
     factor: Factor = field(default_factory=Cosine)
     over: Budget | None = None
 
-    changes: ClassVar[frozenset[str]] = frozenset({"lr"})
+    changes = frozenset({"lr"})
 
     def __post_init__(self) -> None:
         if not is_dataclass(self.factor) or isinstance(self.factor, type):

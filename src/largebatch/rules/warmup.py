@@ -12,7 +12,6 @@ section 2.2.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Budget, Measurement
@@ -63,8 +62,8 @@ class WarmUp(DefaultFacts):
     start: float | None = None
     over: Budget | None = None
 
-    changes: ClassVar[frozenset[str]] = frozenset({"lr"})
-    forbids: ClassVar[frozenset[str]] = frozenset({"WarmUp", "Legw"})
+    changes = frozenset({"lr"})
+    forbids = frozenset({"WarmUp", "Legw"})
 
     def __post_init__(self) -> None:
         if not 0.0 < self.fraction <= 1.0 or not 0.0 <= (self.start or 0.0) <= 1.0:

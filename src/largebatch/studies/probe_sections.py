@@ -186,11 +186,12 @@ def paste_section(
         method, rule = "adascale-adam", "lb.methods.adascale_adam()"
     sizes = f"batch_size={batch}, base_batch_size={base}"
     command = (f"largebatch train {command_name} --method {method} --scale {outlook.scale}",)
+    loop = "or in your own loop" if command_name else "in your own loop"
     return Section(
         title=f"To use a batch of {batch:,} ({outlook.scale} times the base batch)",
         code=(
             *(command if command_name else ()),
-            "# or in your own loop, with two or more backward calls or ranks a step:",
+            f"# {loop}, with two or more backward calls or ranks per step:",
             f"control = lb.attach(model, optimizer, {rule}, {sizes})",
             f"if control.base_steps >= {run_steps}: break    # instead of a number of steps",
             "control.advance(scheduler)    # instead of scheduler.step(), if there is one",

@@ -53,4 +53,4 @@ if not TYPE_CHECKING:  # type checkers read the imports above
 
 def __dir__() -> list[str]:
     """Return the public names, also those that are not imported yet."""
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -382,4 +382,4 @@ def test_a_probe_that_shares_no_batch_is_refused_on_several_processes(
 def test_probe_by_a_method_names_the_command_that_it_became(by: str) -> None:
     """0.1 had the critical batch under `probe --by`."""
     line = the_error("probe", "digits", *shlex.split(by), code=2)
-    assert line == f"error: use: largebatch critical digits {by}"
+    assert line.endswith(f"Run: largebatch critical digits {by}")

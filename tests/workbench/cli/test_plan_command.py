@@ -10,7 +10,7 @@ from quadratic_records import quadratic_record
 
 from largebatch.workbench.cli.arguments import with_options
 from largebatch.workbench.cli.main import cli
-from largebatch.workbench.cli.planning import plan_command
+from largebatch.workbench.cli.plan import plan_command
 from largebatch.workbench.planner.plan import ALONE, FITTED, plan
 from largebatch.workbench.planner.request import plan_request
 from largebatch.workbench.runs.train import train

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from largebatch.core.decision import Decision
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import Measurement
-from largebatch.core.rule import Rule, chain, names_within
+from largebatch.core.rule import LR_RULES, Rule, chain, names_within
 from largebatch.rules.auto_warm_up.gaussian_process import Posterior
 from largebatch.rules.auto_warm_up.losses import Losses
 from largebatch.rules.factors import Cosine, Factor
@@ -176,7 +176,7 @@ class AutoWarmUp:
     @property
     def forbids(self) -> frozenset[str]:
         # any other rule for the learning rate would multiply the one that is searched for
-        return self.after.forbids | {"AutoWarmUp", "lr"}
+        return self.after.forbids | {"AutoWarmUp", LR_RULES}
 
     def init(self) -> tuple[WarmUpState, Any]:
         return WarmUpState(), self.after.init()

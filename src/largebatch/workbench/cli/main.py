@@ -9,14 +9,15 @@ from __future__ import annotations
 import click
 
 from largebatch.core.version import __version__
-from largebatch.workbench.cli.comparing import compare_command, demo_command
+from largebatch.workbench.cli.compare import compare_command, demo_command
 from largebatch.workbench.cli.critical import critical_command
+from largebatch.workbench.cli.doctor import doctor_command
 from largebatch.workbench.cli.faults import Cli
-from largebatch.workbench.cli.listing import methods_command, workloads_command
-from largebatch.workbench.cli.planning import plan_command, schedule_command
-from largebatch.workbench.cli.probing import probe_command
+from largebatch.workbench.cli.methods import methods_command, workloads_command
+from largebatch.workbench.cli.plan import plan_command, schedule_command
+from largebatch.workbench.cli.probe import probe_command
 from largebatch.workbench.cli.records import replay_command, report_command
-from largebatch.workbench.cli.training import doctor_command, train_command
+from largebatch.workbench.cli.train import train_command
 
 
 @click.group(

@@ -5,6 +5,10 @@ at one batch and one rate is known in closed form, and a whole schedule costs mi
 curvature, no generalisation: it ranks schedules, and forecasts them near a run it was fitted to.
 """
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from largebatch.core.lazy import lazy_names
 from largebatch.workbench.quadratic.adaptive import Normalised, Preconditioned
 from largebatch.workbench.quadratic.averaged import AveragedWeights
 from largebatch.workbench.quadratic.dynamics import Dynamics, Phase
@@ -28,3 +32,9 @@ __all__ = [
     "fit_quadratic",
     "forecast",
 ]
+
+MOVED: Mapping[str, str] = {"Averaged": "lb.workbench.quadratic.AveragedWeights"}
+"""Name of version 0.1 -> where it is now. It warns, and goes in version 0.3."""
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(__name__, {}, moved=MOVED)

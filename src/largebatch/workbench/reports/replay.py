@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from largebatch.core.rule import Rule
 from largebatch.record import read_record
-from largebatch.record.replay import replay
+from largebatch.record.replay_rule import replay
 from largebatch.workbench.runs.method_names import rule_of
 
 WOULD = (

@@ -1,4 +1,4 @@
-"""The commands about one run on a workload: `train` and `doctor`."""
+"""The command `train`: one run on a workload."""
 
 from __future__ import annotations
 
@@ -77,24 +77,3 @@ def train_command(as_json: bool, **options: Any) -> None:
         result = train(**options, progress=progress, on_stop=announce_stop)
     if launched_rank() == 0:
         print_json(result) if as_json else console_of_results().print(tables.train_table(result))
-
-
-@click.command("doctor")
-@click.argument("workload")
-@click.option("--method", default="adascale", show_default=True, help="See: largebatch methods.")
-@click.option("--scale", default=1, show_default=True, help="S: the batch is S base batches.")
-@as_json
-def doctor_command(workload: str, *, method: str, scale: int, as_json: bool) -> int:
-    """Look for what would go silently wrong in a run of WORKLOAD, without training.
-
-    Loss, model, optimizer, data and the cost of measuring, in a few seconds; under torchrun over
-    all processes. The exit code is 0, or 1 where a finding is an error.
-    """
-    from largebatch.workbench.cli import tables
-    from largebatch.workbench.runs.doctor import doctor
-
-    with interruptible("Start it again."):
-        result = doctor(workload, method=method, scale=scale)
-    if launched_rank() == 0:
-        print_json(result) if as_json else console_of_results().print(tables.doctor_table(result))
-    return 0 if result.sound else 1

@@ -20,7 +20,10 @@ class ProbeCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Refuse `--by` with the line to paste, whatever else was given."""
         if any(word == "--by" or word.startswith("--by=") for word in args):
-            raise ValueError(f"use: largebatch critical {shlex.join(args)}")
+            raise ValueError(
+                "largebatch probe --by is a command of its own now. Run: largebatch critical "
+                f"{shlex.join(args)}"
+            )
         return super().parse_args(ctx, args)
 
 

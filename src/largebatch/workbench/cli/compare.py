@@ -9,7 +9,7 @@ import click
 from largebatch.workbench.cli.arguments import FunctionCommand
 from largebatch.workbench.cli.faults import interruptible
 from largebatch.workbench.cli.output import as_json, console_of_results, print_json, say
-from largebatch.workbench.cli.training import BUDGET
+from largebatch.workbench.cli.train import BUDGET
 
 if TYPE_CHECKING:
     from largebatch.workbench.studies.compare.contenders import At
@@ -90,7 +90,7 @@ def demo_command() -> None:
     """AdaScale against plain scaling on small images of digits, in a minute."""
     from largebatch.workbench.cli import tables
     from largebatch.workbench.cli.demo import announcement, demo
-    from largebatch.workbench.cli.probing import run_probe
+    from largebatch.workbench.cli.probe import run_probe
     from largebatch.workbench.cli.progress import progress_on_stderr
     from largebatch.workbench.cli.study_tables import print_probe
 
