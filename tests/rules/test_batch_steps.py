@@ -97,7 +97,7 @@ def test_a_run_that_ends_before_the_last_step_is_refused() -> None:
         run(methods.batch_steps("0:8 250B:16"), budget=Budget(samples=1000))
 
 
-@pytest.mark.parametrize("text", ["0:64 1e400:128", "0:64 100:1e400", "0:64 1:999999999999999999T"])
+@pytest.mark.parametrize("text", ["0:64 1e400:128", "0:64 100:1e400", "0:64 1:999999999T"])
 def test_an_amount_that_no_run_can_have_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="threshold is a whole number from 0 to 1e\\+18"):
+    with pytest.raises(ValueError, match="whole numbers from 0 to 1e\\+18"):
         parse_steps(text)

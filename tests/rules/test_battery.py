@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from largebatch.core.codec import decode, decode_like, encode
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import FACTS, OF_THE_STEP, STATISTICS, Measurement
-from largebatch.core.rule import CHANGES, Chain, Rule, Wrapper, chain, name_of
+from largebatch.core.rule import CHANGES, LR_RULES, Chain, Rule, Wrapper, chain, name_of
 from largebatch.rules import ClampBatch, ClampLr, Schedule
 from largebatch.rules.kinds import FACTORS, KINDS, RULES
 from round_trips import through_json
@@ -41,7 +41,7 @@ def test_a_rule_declares_known_facts(row: Row) -> None:
     assert isinstance(row.rule, Rule)
     assert row.rule.needs <= STATISTICS | FACTS
     assert row.rule.changes | row.rule.bounds <= CHANGES
-    assert row.rule.forbids <= {*RULES, "lr"}
+    assert row.rule.forbids <= {*RULES, LR_RULES}
 
 
 @every_row

@@ -15,10 +15,9 @@ from itertools import pairwise
 from largebatch.core.amounts import parse_amount
 from largebatch.core.measurement import Budget
 from largebatch.rules.growth import Growth
-from largebatch.rules.sizes import LARGEST
 from largebatch.rules.stages import Stages
 
-MAX_THRESHOLD = 10**18
+MAX_AMOUNT = 10**18
 """Samples or tokens, far more than any run has."""
 
 EXAMPLE = "0:768 250B:1536 500B:3072"
@@ -60,14 +59,13 @@ def _step(piece: str, text: str) -> tuple[int, int]:
         raise ValueError(
             f'A step is threshold:batch, as in "{EXAMPLE}"; got {piece!r} in {text!r}.'
         )
-    threshold, batch = numbers
-    sound = threshold is not None and 0 <= threshold <= MAX_THRESHOLD
-    if threshold is None or batch is None or not sound or not 0 <= batch <= LARGEST:
+    sound = [n for n in numbers if n is not None and 0 <= n <= MAX_AMOUNT]
+    if len(sound) != 2:
         raise ValueError(
-            f"A step's threshold is a whole number from 0 to {MAX_THRESHOLD:.0e} and its batch one "
-            f'from 0 to {LARGEST:.0e}, as in "{EXAMPLE}"; got {piece!r} in {text!r}.'
+            "A step's threshold and batch are whole numbers from 0 to "
+            f'{MAX_AMOUNT:.0e}, as in "{EXAMPLE}"; got {piece!r} in {text!r}.'
         )
-    return threshold, batch
+    return sound[0], sound[1]
 
 
 def growth_by_steps(text: str, *, tokens_per_sample: int = 1) -> Growth:

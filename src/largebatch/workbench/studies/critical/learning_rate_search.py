@@ -59,8 +59,9 @@ def search_learning_rate(
 
     A rate is better where more seeds reach the target, then where they need fewer steps.
 
-    >>> def measure(lr: float) -> Reached:
-    ...     return Reached(batch_size=16, lr=lr, steps=(round(8 * abs(lr - 4)) + 9,), lowest=0.1)
+    >>> def measure(lr: float) -> StepsToTarget:
+    ...     steps = (round(8 * abs(lr - 4)) + 9,)
+    ...     return StepsToTarget(batch_size=16, lr=lr, steps=steps, lowest=0.1)
     >>> found = search_learning_rate(measure, 1.0)
     >>> [(run.lr, run.best) for run in found]
     [(1.0, False), (2.0, False), (4.0, True), (8.0, False)]
