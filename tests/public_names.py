@@ -24,6 +24,16 @@ FACES = (
 )
 """The packages whose names are imported on first use."""
 
+EAGER = (
+    SOURCE / "errors.py",
+    SOURCE / "methods" / "__init__.py",
+    SOURCE / "optim" / "__init__.py",
+    SOURCE / "theory" / "__init__.py",
+    SOURCE / "workbench" / "quadratic" / "__init__.py",
+    SOURCE / "workbench" / "workloads" / "__init__.py",
+)
+"""The namespaces that import their names at once."""
+
 OTHER_NAMES = frozenset({"Stages"})
 """Public names of `largebatch.rules` that are neither rules nor factors."""
 
@@ -106,6 +116,16 @@ def written(path: Path) -> str:
     return with_imports(text)
 
 
+def names_imported_by(path: Path) -> list[str]:
+    """Return the public names of an eager namespace: those of `__all__`, else all it imports."""
+    tree = ast.parse(path.read_text())
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return list(ast.literal_eval(node.value))
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return [a.asname for node in imports for a in node.names if a.asname]
+
+
 def surface() -> str:
     """Return the frozen list of public names, of the package and of its namespaces.
 
@@ -117,6 +137,10 @@ def surface() -> str:
         parts = path.relative_to(SOURCE).parts[:-1]
         prefix = ".".join(("lb", *parts))
         lines += [f"{prefix}.{n}" for n in [*table_of(text, "NAMES"), *table_of(text, "MODULES")]]
+    for path in EAGER:
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        prefix = ".".join(("lb", *[part for part in parts if part != "__init__"]))
+        lines += [f"{prefix}.{name}" for name in names_imported_by(path)]
     return "".join(line + "\n" for line in sorted(lines))
 
 

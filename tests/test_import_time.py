@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from functools import cache
@@ -75,6 +76,20 @@ def test_what_a_training_script_imports_loads_no_module_that_torch_does_not_load
 
 def test_an_optional_dependency_would_be_noticed() -> None:
     assert not imported_by("import largebatch, click").isdisjoint(OPTIONAL)
+
+
+def test_completion_of_the_command_line_needs_no_torch() -> None:
+    asked = {"COMP_WORDS": "largebatch train --me", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "largebatch"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **asked, "_LARGEBATCH_COMPLETE": "bash_complete"},
+    )
+    assert "--method" in done.stdout
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert loaded.isdisjoint({"torch", "numpy", "rich.console"})
 
 
 @pytest.mark.parametrize("arguments", ["--help", "--version", "methods", "train --help", ""])

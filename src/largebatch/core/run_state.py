@@ -13,6 +13,7 @@ from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
 from largebatch.core.errors import CheckpointError, RecordError
 from largebatch.core.measurement import STATISTICS, Budget
+from largebatch.core.rule import name_of, within
 
 VERSION = 1
 """Of the stored form; one with another version means other things."""
@@ -106,7 +107,8 @@ def resume(decider: Decider, plain: Mapping[str, Any], *, kinds: Kinds | None = 
             that is damaged or cut.
     """
     saved = _read(plain)
-    _check_same_run(decider, saved, kinds=kinds or {})
+    own = {name_of(rule): type(rule) for rule in within(decider.rule)}  # a user's among them
+    _check_same_run(decider, saved, kinds={**own, **(kinds or {})})
     try:
         state = decode_like(decider.rule.init(), json.loads(saved.state), where="the rule's state")
         decision = decode(Decision | None, json.loads(saved.decision), where="the last decision")
