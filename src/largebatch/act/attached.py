@@ -29,7 +29,6 @@ from largebatch.core.errors import CheckpointError, LargeBatchError, NotFinite, 
 from largebatch.core.measurement import Budget, Measurement, Reading
 from largebatch.core.protocols import Sink
 from largebatch.core.rule import Rule
-from largebatch.core.run_state import resume
 from largebatch.measure.meter import Meter
 from largebatch.measure.observer import Observer
 
@@ -160,14 +159,12 @@ class Attached(Control):
                 one that is damaged or cut; the run is left as it was.
             RanksDisagree: the ranks loaded different states.
         """
-        from largebatch.rules.kinds import KINDS
-
         if isinstance(plain, Mapping) and "batches" in plain:
             raise CheckpointError(
                 "The state has a place in the data ('batches'): it is that of lb.Controller. Build "
                 "one, or start a new run from the model's weights."
             )
-        resumed = resume(self.decider, plain, kinds=KINDS)
+        resumed = self._read_state(plain)
         decider = replace(resumed.decider, batch_size=self.observer.batch_size)
         self._resume(replace(resumed, decider=decider))
         self._at_last_advance = self.decider

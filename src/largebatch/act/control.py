@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,7 +19,7 @@ from largebatch.core.decision import Decision
 from largebatch.core.errors import LargeBatchError, NotFinite
 from largebatch.core.measurement import Measurement
 from largebatch.core.protocols import Sink
-from largebatch.core.run_state import Resumed, state_of
+from largebatch.core.run_state import Resumed, resume, state_of
 from largebatch.measure.meter import Meter
 
 
@@ -179,6 +180,12 @@ class Control:
                 "freeze and release parameters first, then build lb.Controller(...) or, after "
                 "control.close(), lb.attach(...) anew."
             )
+
+    def _read_state(self, plain: Mapping[str, Any]) -> Resumed:
+        """Check a saved state against this run and return where it resumes."""
+        from largebatch.rules.kinds import KINDS  # every rule: only a run that resumes needs them
+
+        return resume(self.decider, plain, kinds=KINDS)
 
     def _resume(self, resumed: Resumed) -> None:
         self._before = self.decider = resumed.decider

@@ -32,7 +32,6 @@ from largebatch.core.errors import CheckpointError, LargeBatchError, MicroBatchM
 from largebatch.core.measurement import OF_THE_STEP, Budget, Measurement, Reading
 from largebatch.core.protocols import Sink
 from largebatch.core.rule import Rule
-from largebatch.core.run_state import resume
 from largebatch.measure.meter import Meter
 
 
@@ -190,13 +189,11 @@ class Controller(Control):
                 one that is damaged or cut; the run is left as it was.
             RanksDisagree: the ranks loaded different states.
         """
-        from largebatch.rules.kinds import KINDS
-
         self._check_between_steps("loaded")
         batches = plain.get("batches") if isinstance(plain, Mapping) else None
         if batches is not None:
             plain = {name: value for name, value in plain.items() if name != "batches"}
-        resumed = resume(self.decider, plain, kinds=KINDS)
+        resumed = self._read_state(plain)
         if not isinstance(batches, Mapping):
             raise CheckpointError(
                 "The state has no place in the data ('batches'): it is cut, or that of lb.attach."

@@ -39,7 +39,7 @@ _AMOUNT = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amount:
-    """How many of what.
+    """A number and what it counts.
 
     Args:
         number: of any sign and size; whoever asked for the amount checks it.

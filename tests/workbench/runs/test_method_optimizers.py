@@ -16,7 +16,6 @@ from rich.console import Console
 import largebatch as lb
 from largebatch.methods import METHODS
 from largebatch.record import read_record
-from largebatch.workbench.cli.list_methods import list_methods
 from largebatch.workbench.cli.list_tables import methods_table
 from largebatch.workbench.reports.run import reported_run
 from largebatch.workbench.runs.doctor import doctor
@@ -83,7 +82,7 @@ def test_pages_and_table_name_just_the_methods_that_bring_an_optimizer() -> None
     said = page.partition("**The optimizer.**")[2].partition("bring that")[0]
     assert set(re.findall(r"`([a-z-]+)`", said)) == bring
     shown = Console(width=1000, file=io.StringIO(), record=True)
-    shown.print(methods_table(list_methods()))
+    shown.print(methods_table(METHODS.values()))
     note = shown.export_text().partition("workload's, or with ")[2].partition(" their own")[0]
     assert set(re.findall(r"[a-z-]+", note)) - {"and"} == bring
 

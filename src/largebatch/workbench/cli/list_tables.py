@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from largebatch.workbench.cli.list_methods import MethodEntry, WorkloadEntry
+from largebatch.methods import Method
 from largebatch.workbench.cli.plain_table import plain_table
 
+if TYPE_CHECKING:
+    from largebatch.workbench.workloads import Workload
 
-def methods_table(entries: Iterable[MethodEntry]) -> RenderableType:
+
+def methods_table(methods: Iterable[Method]) -> RenderableType:
     """Return name, summary and reference of each method."""
     table = plain_table("method", "what it does", "reference")
-    for entry in entries:
-        table.add_row(entry.name, entry.summary, entry.reference or "-")
+    for method in methods:
+        table.add_row(method.name, method.summary, method.reference or "-")
     note = (
         "S is the scale: the batch in base batches. In compare, a + after a method with the fixed "
         "clock (linear+) gives it the steps that adascale took. (SGD) and (Adam) say what a method "
@@ -25,16 +29,16 @@ def methods_table(entries: Iterable[MethodEntry]) -> RenderableType:
     return Group(table, Text(note, style="dim"))
 
 
-def workloads_table(entries: Iterable[WorkloadEntry]) -> RenderableType:
+def workloads_table(workloads: Iterable[Workload]) -> RenderableType:
     """Return each workload with its settings at the base batch."""
     table = plain_table("workload", "what it is", "base batch", "base rate", "epochs")
-    for entry in entries:
+    for workload in workloads:
         table.add_row(
-            entry.name,
-            entry.summary,
-            str(entry.base_batch_size),
-            f"{entry.base_lr:g}",
-            f"{entry.budget_epochs:g}",
+            workload.name,
+            workload.summary,
+            str(workload.base_batch_size),
+            f"{workload.base_lr:g}",
+            f"{workload.budget_epochs:g}",
         )
     note = "Your own: largebatch train package.module:factory (examples/own_workload.py)."
     return Group(table, Text(note, style="dim"))

@@ -59,7 +59,7 @@ class Pace:
         self._steps, self._seconds, self._at = 0, 0.0, 0.0
 
     def see(self, *, samples: int, fraction: float) -> None:
-        """Told after each step where the run stands."""
+        """Take the run's position after a step."""
         now = self.clock()
         if self._last is not None:
             before, samples_before, fraction_before = self._last

@@ -13,7 +13,7 @@ from largebatch.workbench.planner.table import Table, clock_schedule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleCount:
-    """What a schedule comes to.
+    """The stages and steps of a schedule over a budget.
 
     Args:
         schedule: its name, its steps or its file.

@@ -38,7 +38,7 @@ COARSE, FINE = 250, 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuadraticModel:
-    """A quadratic and the rate that stands for the base rate.
+    """A quadratic, and the learning rate in it that corresponds to the base rate.
 
     Args:
         spectrum: the quadratic.

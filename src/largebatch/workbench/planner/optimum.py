@@ -56,7 +56,7 @@ class ScheduleSpace:
 
     @property
     def bounds(self) -> tuple[Array, Array]:
-        """Of each coordinate."""
+        """The lowest and the highest value of each coordinate."""
         m = self.stages
         low = [math.log(self.smallest)] * m + [math.log(SMALLEST_LR)] * m + [-9.0] * m
         high = [math.log(self.largest)] * m + [math.log(self.max_lr)] * m + [3.0] * m

@@ -35,7 +35,7 @@ class NotEnoughSignal(RecordError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A part of a record, told at its middle.
+    """A part of a record, with the values at its middle.
 
     Args:
         steps, samples: that were trained on so far, at the middle.
@@ -97,8 +97,10 @@ def fit_record(path: str | os.PathLike[str]) -> RecordFit:
 
 
 def sgd_factor(optimizer: object) -> float | None:
-    """What a rate of SGD comes to with its momentum, (1 - dampening) / (1 - momentum); None for
-    another optimizer, or where the record's header does not name it as `Controller` does.
+    """Return the effective learning rate of SGD with momentum as a multiple of its learning rate.
+
+    It is (1 - dampening) / (1 - momentum). The result is None for another optimizer, or if the
+    record's header does not name it as `Controller` does.
 
     >>> sgd_factor({"name": "SGD", "momentum": 0.9, "dampening": 0.0})
     10.000000000000002
@@ -136,7 +138,9 @@ def fit_of(entries: Sequence[Entry], *, factor: float | None) -> QuadraticFit | 
 
 
 def entries_of(steps: Sequence[Step], *, parts: int = PARTS) -> list[Entry]:
-    """A record in parts; one without a loss, or up to which no rate was above 0, is left out.
+    """Cut a record into parts.
+
+    Parts without a loss, or before the first learning rate above 0, are left out.
 
     Args:
         steps: that were taken, each finite.

@@ -49,7 +49,7 @@ class ScheduleFile:
 
     @property
     def batch_size(self) -> int:
-        """Of the first step, in samples."""
+        """Samples of the first step."""
         return self.stages[0].batch_size
 
     @property

@@ -60,7 +60,7 @@ class Table:
 
     @property
     def constant_steps(self) -> int:
-        """Those of a run with the base batch throughout."""
+        """Steps of a run that keeps the base batch."""
         return -(-self.budget // self.base_batch_size)
 
     @property
@@ -70,8 +70,7 @@ class Table:
 
     @property
     def saved(self) -> float:
-        """The part of the constant base batch's steps that the schedule does without; below 0
-        where it takes more."""
+        """Fraction of steps saved relative to a constant base batch; below 0 if it takes more."""
         return 1.0 - self.steps / self.constant_steps
 
 

@@ -36,7 +36,7 @@ class Transition:
 
     @classmethod
     def of(cls, spectrum: Spectrum, phase: Phase, *, momentum: float) -> Self:
-        """That of a phase, off the limit of stability."""
+        """Return the step of a phase, with a learning rate kept off the limit of stability."""
         h, limit = phase.lr * spectrum.curvature, 2.0 * (1.0 + momentum)
         below = np.where(np.abs(h - limit) < EDGE * limit, 1.0 - EDGE, 1.0)
         return cls(spectrum.curvature * below, phase.lr, momentum)
@@ -47,7 +47,7 @@ class Transition:
         return self.lr * self.curvature
 
     def matrix(self) -> Matrix:
-        """A."""
+        """Return A, the matrix that one step multiplies position and velocity by."""
         ones = np.ones_like(self.curvature)
         return (
             (1.0 - self.h, -self.lr * self.momentum * ones),
@@ -90,7 +90,7 @@ class Transition:
 
 
 def carried(a: Matrix, moments: Array) -> Array:
-    """a P a', both symmetric by their entries (1, 1), (1, 2), (2, 2)."""
+    """Return a P a'. P and the result are symmetric, given by entries (1, 1), (1, 2), (2, 2)."""
     (a11, a12), (a21, a22) = a
     x, y, z = moments
     return np.stack(

@@ -66,7 +66,7 @@ def series_of(steps: Sequence[Step], name: str) -> list[tuple[float, float]]:
 
 
 def notes_of(record: Record) -> tuple[str, ...]:
-    """What to know about the file."""
+    """Return what a reader should know about the file."""
     notes = []
     if record.damage:
         notes.append(f"Damaged: {record.damage} Only the steps before it are shown.")

@@ -21,7 +21,7 @@ NAME = "run.lock"
 
 @contextmanager
 def locked(directory: Path, *, patience: float = 3.0) -> Iterator[None]:
-    """Within it no other process gets into the same directory.
+    """Keep other processes out of a directory while the context is open.
 
     The system frees the lock with the end of the process, whatever ended it. It is POSIX's lock and
     not `flock`, which the workers of a data loader would inherit and hold for a while after their

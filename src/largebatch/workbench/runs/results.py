@@ -76,7 +76,7 @@ class Environment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """What a run came to.
+    """The result of a run.
 
     Args:
         workload, method: by name.

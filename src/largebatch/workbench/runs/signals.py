@@ -15,7 +15,7 @@ from largebatch.workbench.runs.launcher import launched
 
 @contextmanager
 def stopping(control: Controller, *, announce: Callable[[], None] | None = None) -> Iterator[None]:
-    """Within it the first signal asks the run to stop; all ranks then stop at the same step.
+    """Stop the run at the first signal while the context is open, all ranks at the same step.
 
     A second Ctrl-C interrupts at once, but not under torchrun, which sends its own after each; it
     kills what does not end in time. A signal that is ignored stays so, as Ctrl-C under nohup.

@@ -38,7 +38,7 @@ class ComparisonSettings:
 
     @property
     def digest(self) -> str:
-        """Ten characters that differ when any of it does."""
+        """Ten characters that differ if any field differs."""
         text = json.dumps(encode(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 

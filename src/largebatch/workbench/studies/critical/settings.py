@@ -27,18 +27,18 @@ MOST_DOUBLINGS = 20
 
 
 class Watcher(Protocol):
-    """What is told of the progress: sentences, and counts under a label."""
+    """Shows the progress of a study: sentences, and counts with a label."""
 
     def __call__(self, report: str, /) -> None: ...
 
     def counting(self, label: str) -> Callable[[int, int], None]:
-        """What is told (how many are done, of how many) under a label."""
+        """Return a function that takes (runs done, runs in all) and shows them with a label."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What was asked for.
+    """The settings of a study of the critical batch.
 
     Args:
         seed: of the first run; the others follow it.

@@ -32,7 +32,7 @@ JUDGED = 1024
 
 @dataclass(slots=True)
 class TrainingCost:
-    """Training so far; mutable."""
+    """The samples and steps that a study has trained on. Mutable: every run adds to it."""
 
     samples: int = 0
     steps: int = 0

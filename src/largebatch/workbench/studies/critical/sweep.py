@@ -43,7 +43,10 @@ LEAST_STEPS = 5
 
 
 def doublings_of(study: Study, settings: Settings) -> int:
-    """Of the base batch: as asked, or as many as half of the data set allows, two at least."""
+    """Return how often to double the base batch: as asked, or until half of the data set.
+
+    It is doubled at least twice.
+    """
     if settings.doublings is not None:
         return settings.doublings
     room = size(study.data.train) // 2 // study.base
@@ -51,7 +54,10 @@ def doublings_of(study: Study, settings: Settings) -> int:
 
 
 def rough_samples(study: Study, settings: Settings) -> int:
-    """What a sweep trains on, to two digits: 3 rates of each batch, twice the target's samples."""
+    """Return the samples that a sweep trains on, to two digits.
+
+    They are those of 3 learning rates for each batch, each with twice the target's samples.
+    """
     runs = 3 * settings.seeds * (doublings_of(study, settings) + 1)
     return int(float(f"{2 * SHARE * study.budget * runs:.2g}"))
 
