@@ -323,7 +323,7 @@ def averaged(moments: list[GradientMoments], rule: AdaScale) -> tuple[float, flo
 
 
 @pytest.mark.parametrize("averaging", ["debiased_ema", "paper_mean"])
-def test_two_layers_and_a_third_one_added(averaging: str) -> None:
+def test_the_gain_equals_fairscales_after_a_third_layer_is_added(averaging: str) -> None:
     case = CASES["fairscale-add-param-group"]
     rule = AdaScale(
         averaging="ema" if averaging == "debiased_ema" else "mean-then-ema", clip="first"
@@ -371,7 +371,7 @@ def published_rates(control: Attached, per_group: list[float], *, shared: float)
         group["lr"] = 0.1 * gain / shared
 
 
-def test_four_layers_over_two_steps() -> None:
+def test_the_gain_of_four_layers_over_two_steps_equals_fairscales() -> None:
     case = CASES["fairscale-oss-sequential"]
     layers = []
     for inside, outside in ((2, 3), (3, 4), (4, 5), (5, 6)):

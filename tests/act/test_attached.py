@@ -152,7 +152,7 @@ def test_a_shorter_last_window_counts_its_own_samples() -> None:
     assert 1.0 < control.lr_multiplier <= 3.0
 
 
-def test_fewer_backward_calls_than_told_are_refused_before_a_weight_moves() -> None:
+def test_fewer_backward_calls_than_micro_batches_are_refused_before_a_weight_moves() -> None:
     model = small_model()
     control = attached(model, micro_batches=3)
     accumulate(model, 0, parts=2)
@@ -162,7 +162,7 @@ def test_fewer_backward_calls_than_told_are_refused_before_a_weight_moves() -> N
         assert torch.equal(a, b)
 
 
-def test_more_backward_calls_than_told_are_refused() -> None:
+def test_more_backward_calls_than_micro_batches_are_refused() -> None:
     model = small_model()
     control = attached(model, micro_batches=2)
     accumulate(model, 0)
@@ -217,7 +217,7 @@ def test_a_skipped_step_does_not_leak_into_the_next_one(set_to_none: bool) -> No
         torch.testing.assert_close(a, b)
 
 
-def test_unequal_micro_batches_may_tell_their_sizes() -> None:
+def test_unequal_micro_batches_are_accepted_if_their_sizes_are_passed() -> None:
     model = small_model()
     control = attached(model)
     x, y = data()
@@ -286,7 +286,7 @@ def test_a_closure_is_refused_before_it_runs(call: Callable[..., Any]) -> None:
     assert not ran
 
 
-def test_an_explicit_closure_of_none_is_none() -> None:
+def test_an_optimizer_step_with_closure_none_is_accepted() -> None:
     model = small_model()
     control = attached(model)
     accumulate(model, 0)
@@ -359,7 +359,7 @@ class ByLoss(Facts):
         return state, proposed.scaled(seen.loss)
 
 
-def test_a_rule_that_needs_the_loss_gets_the_mean_of_those_told() -> None:
+def test_a_rule_that_needs_the_loss_gets_the_mean_of_the_losses_passed() -> None:
     model = small_model()
     control = attached(model, ByLoss())
     for loss in (1.0, 2.0, 6.0):
@@ -369,7 +369,7 @@ def test_a_rule_that_needs_the_loss_gets_the_mean_of_those_told() -> None:
     assert control.lr_multiplier == pytest.approx(3.0)
 
 
-def test_a_rule_that_needs_the_loss_is_refused_where_none_was_told() -> None:
+def test_a_rule_that_needs_the_loss_is_refused_if_no_loss_was_passed() -> None:
     model = small_model()
     control = attached(model, chain(Factor(), ByLoss()))
     accumulate(model, 0)
@@ -574,7 +574,7 @@ def test_the_users_own_gradients_are_not_counted() -> None:
     assert control.lr_multiplier == other.lr_multiplier
 
 
-def test_a_run_that_decides_in_its_steps_refuses_to_decide_once_more() -> None:
+def test_calling_decide_is_refused_if_the_optimizer_step_already_decides() -> None:
     model = small_model()
     with attach(
         model, sgd(model), AdaScale(), batch_size=24, base_batch_size=8, micro_batches=3

@@ -170,7 +170,7 @@ def whole() -> Run:
     return build().go()
 
 
-def test_the_loss_ends_it_and_training_goes_on() -> None:
+def test_a_rising_loss_ends_the_warm_up_and_training_continues() -> None:
     run = whole()
     at = switch(run.reasons)
     assert 40 < at < 75
@@ -207,7 +207,7 @@ def test_groups_keep_the_ratio_of_their_rates(optimize: Any) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_loss_that_doubles_from_step_to_step_is_heard_before_the_weights_are_lost(
+def test_a_loss_that_doubles_each_step_ends_the_warm_up_before_the_run_diverges(
     seed: int,
 ) -> None:
     run = build(lb.AutoWarmUp(low=1e-4, high=10.0), optimize=plain_sgd, seed=seed).go(steps=200)
@@ -246,7 +246,7 @@ def test_a_constant_loss_takes_the_whole_warm_up_and_decays_from_a_part_of_the_f
     assert run.rates[80] == pytest.approx(RULE.backoff * LOW)
 
 
-def test_attached_without_a_loss_it_is_refused_with_a_line_to_paste() -> None:
+def test_auto_warm_up_attached_without_a_loss_is_refused_with_a_line_to_paste() -> None:
     model, control = attach()
     loss_of(model, X, Y).backward()
     with pytest.raises(
@@ -256,13 +256,13 @@ def test_attached_without_a_loss_it_is_refused_with_a_line_to_paste() -> None:
     assert same_weights(model, small_model())
 
 
-def test_attached_without_a_budget_it_is_refused_with_a_line_to_paste() -> None:
+def test_auto_warm_up_attached_without_a_budget_is_refused_with_a_line_to_paste() -> None:
     with pytest.raises(ValueError, match=r"^AutoWarmUp needs 'budget'.*budget=lb\.Budget\("):
         attach(budget=None)
 
 
 @pytest.mark.parametrize("end", [0.0, 0.1])
-def test_attached_beyond_its_budget_it_keeps_the_last_factor(end: float) -> None:
+def test_auto_warm_up_attached_beyond_its_budget_keeps_the_last_factor(end: float) -> None:
     rule = lb.AutoWarmUp(low=LOW, high=HIGH, decay=lb.Cosine(end=end))
     model, control = attach(rule)
     rates = take(model, control, range(STEPS + 5))
@@ -333,7 +333,7 @@ def test_a_loss_that_is_nan_from_the_first_step_ends_the_run_at_once() -> None:
 
 
 @pytest.mark.parametrize("door", ["controller", "attach"])
-def test_after_three_infinite_losses_it_decays_from_a_safe_rate(door: str) -> None:
+def test_three_infinite_losses_end_the_warm_up_and_decay_starts_at_a_safe_rate(door: str) -> None:
     def spoil(step: int) -> float:
         return math.inf if step in (40, 41, 42) else 1.0
 
@@ -442,7 +442,7 @@ def test_an_auto_warm_up_refuses_another_rule_for_the_rate_with_both_names(other
 # Stopping and going on
 
 
-def test_stopped_and_resumed_after_every_step_it_is_the_same_run_bit_by_bit() -> None:
+def test_an_auto_warm_up_resumed_after_every_step_equals_the_whole_run_bit_for_bit() -> None:
     state, steps = None, []
     for step in range(1, STEPS + 1):
         run = build()
@@ -464,7 +464,7 @@ def test_stopped_and_resumed_after_every_step_it_is_the_same_run_bit_by_bit() ->
     assert same_weights(run.control.model, whole().control.model)
 
 
-def test_attached_it_goes_on_with_the_same_bits() -> None:
+def test_an_attached_auto_warm_up_resumes_with_the_same_bits() -> None:
     model, control = attach()
     expected = take(model, control, range(STEPS))
     rates: list[float] = []

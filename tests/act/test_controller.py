@@ -268,7 +268,7 @@ class _Stop(Exception):
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("where", ["before backward", "after backward", "after the micro-batches"])
 @pytest.mark.parametrize("how", ["break", "exception"])
-def test_leaving_the_loop_restores_everything_and_it_goes_on_with_the_same_samples(
+def test_leaving_the_loop_restores_everything_and_the_next_loop_reads_the_same_samples(
     where: str, how: str
 ) -> None:
     model = DistributedDataParallel(small_model())
@@ -325,7 +325,7 @@ def hooks_of(control: Controller) -> int:
     return len(tap._handles)
 
 
-def test_a_loop_that_was_left_but_is_still_held_does_not_disturb_the_next_one() -> None:
+def test_an_abandoned_loop_that_is_still_referenced_does_not_disturb_the_next_loop() -> None:
     model, twin = small_model(), small_model()
     control = controller(model)
     held = control.steps(samples=36)

@@ -326,7 +326,9 @@ def test_a_nan_on_one_rank_is_skipped_by_all(ranks: int) -> None:
      "attached learning rate in a step"],
 )  # fmt: skip
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_that_differ_are_told_in_what_on_every_rank(ranks: int, name: str) -> None:
+def test_ranks_that_disagree_raise_an_error_on_every_rank_that_names_the_difference(
+    ranks: int, name: str
+) -> None:
     fact = name.removeprefix("attached ").removesuffix(" in a step")
     for results in on_ranks(ranks):
         assert f"do not agree: {fact} is rank 0: " in results["disagreements"][name]

@@ -84,7 +84,7 @@ def test_the_batch_of_a_paper_grows_in_tested_steps_and_says_why(paper: str) -> 
 
 
 @every_paper
-def test_a_cap_is_kept(paper: str) -> None:
+def test_a_growing_batch_never_exceeds_its_cap(paper: str) -> None:
     rule, optimize = PAPERS[paper]
     _, _, control, record = build(rule(eta=0.2, every=1, max=40, growth=3.0), optimize)
     train(control, samples=1000)
@@ -99,7 +99,7 @@ def test_the_data_set_is_the_cap_where_none_is_given() -> None:
     assert "batch 96, the data set" in record.steps[3][1].reason
 
 
-def test_the_rate_stays_where_nothing_scales_it() -> None:
+def test_the_learning_rate_stays_constant_while_the_batch_grows_without_scaling() -> None:
     _, _, control, record = build(lb.methods.adasgd(eta=0.2, every=2, scaling=None))
     train(control, samples=1000)
     assert record.steps[-2][0].batch_size > 16
@@ -289,7 +289,7 @@ def test_a_sum_over_one_sample_is_its_mean() -> None:
         control.step()
 
 
-def test_a_loop_of_ones_own_refuses_what_sets_the_batch() -> None:
+def test_attach_refuses_a_method_that_sets_the_batch() -> None:
     model = small_model()
     with pytest.raises(ValueError, match=r"under lb.attach"):
         lb.attach(model, sgd(model), lb.methods.adasgd(), batch_size=8, base_batch_size=8)
@@ -340,7 +340,9 @@ def test_a_parameter_without_a_gradient_counts_as_one_of_zeros(examples: bool) -
     assert model.layers[2].weight.grad is None
 
 
-def test_a_loss_of_no_parameter_is_told_where_examples_are_looked_for() -> None:
+def test_per_example_gradients_of_a_loss_without_parameters_are_refused_with_a_line_to_paste() -> (
+    None
+):
     model, _, control, _ = build(lb.methods.adasgd(), examples=True)
     with pytest.raises(lb.LargeBatchError, match=r"No parameter(.|\n)*loss_fn\(model\(x\), y\)"):
         for batch in control.steps(steps=1):

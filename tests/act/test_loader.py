@@ -148,7 +148,7 @@ def test_by_default_a_micro_batch_is_a_ranks_share_of_the_first_batch(ranks, exp
     assert sorted(sizes, reverse=True) == sorted(expected, reverse=True)
 
 
-def test_by_default_two_ranks_have_the_micro_batches_of_one_where_they_are_to_be_alike():
+def test_with_alike_two_ranks_get_the_default_micro_batches_of_one_rank():
     def chunks(ranks):
         source = torch.arange(9)
         options = {"ranks": ranks, "least_parts": 2, "alike": True, "batch_size": 7}
@@ -230,7 +230,7 @@ def test_collate_is_used_for_tensors_too():
     assert [take(loader) for loader in loaders] == [[2], [2], [2]]
 
 
-def test_batch_size_can_be_wished_for_before_and_after_binding():
+def test_the_batch_size_can_be_changed_before_and_after_binding():
     loader = BatchLoader(torch.arange(9), batch_size=4)
     loader.resize(2)
     loader.bind(rank=0, ranks=1, least_parts=1)
@@ -248,7 +248,7 @@ def test_a_commit_of_other_samples_than_planned_is_refused_and_moves_nothing():
     assert loader.position == 0
 
 
-def test_the_position_moves_by_the_samples_of_the_step_and_not_by_the_wish():
+def test_the_position_moves_by_the_samples_of_the_step_and_not_by_the_requested_batch():
     loader = bound(torch.arange(9), batch_size=4, shuffle=False)
     step = loader.next_step()
     loader.resize(2)

@@ -260,12 +260,12 @@ def test_a_disabled_scaler_is_none() -> None:
     assert all(torch.equal(a, b) for a, b in zip(weights(bare), weights(model), strict=True))
 
 
-def test_something_else_is_refused() -> None:
+def test_a_loss_scale_that_is_no_grad_scaler_is_refused() -> None:
     with pytest.raises(ValueError, match=r"torch\.amp\.GradScaler"):
         controlled(1, at={}, scale=2.0)  # type: ignore[arg-type]
 
 
-def test_a_scale_that_never_fits_is_told_beside_the_learning_rate() -> None:
+def test_a_loss_scale_that_always_overflows_is_named_in_the_error() -> None:
     always = {(step, 0): float("inf") for step in range(20)}
     with pytest.raises(
         lb.errors.NotFinite, match=r"Only the gradient overflows: .*init_scale=1024"

@@ -39,7 +39,7 @@ def drive(
         control.step()
 
 
-def test_a_gradient_cleared_within_a_step_is_told() -> None:
+def test_a_gradient_cleared_within_a_step_is_refused_before_a_weight_moves() -> None:
     model, optimizer, control = controller()
     before = model.weight.clone()
     with pytest.raises(lb.errors.MicroBatchMissed, match="cleared within a step"):
@@ -91,7 +91,7 @@ def test_a_weight_may_be_a_tensor_and_nothing_but_numbers_comes_of_it() -> None:
     assert type(record.steps[0].seen.loss) is float
 
 
-def test_a_micro_batch_in_which_nothing_counts_is_told_what_to_do() -> None:
+def test_a_micro_batch_of_weight_zero_is_refused_with_the_weight_to_pass() -> None:
     model, _, control = controller()
     with pytest.raises(ValueError, match=r"weight=1e-6"):
         for batch in control.steps(steps=1):

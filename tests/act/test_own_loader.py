@@ -104,13 +104,13 @@ def test_the_size_is_given_with_each_micro_batch():
     assert [s for _, s in bound(texts, batch_size=4, size_of=len).next_step()] == [2, 1]
 
 
-def test_a_wish_below_a_micro_batch_and_a_limit_still_take_a_whole_one():
+def test_a_batch_size_or_limit_below_one_micro_batch_still_takes_a_whole_micro_batch():
     loader = bound(Again(micro_batches(3)), batch_size=4)
     assert [len(m) for m in take(loader, batch_size=1)] == [2]
     assert [len(m) for m in take(loader, batch_size=4, limit=2)] == [2]
 
 
-def test_the_wish_may_fall_but_two_parts_stay_where_a_variance_is_needed():
+def test_a_smaller_batch_size_still_takes_two_micro_batches_if_a_variance_is_needed():
     loader = bound(Again(micro_batches(8)), batch_size=4, least_parts=2)
     assert [len(m) for m in take(loader, batch_size=1)] == [2, 2]
 
@@ -129,7 +129,7 @@ def test_micro_batches_too_large_for_the_first_batch_are_refused(options, messag
 
 
 @pytest.mark.parametrize("source", [Again([]), iter([]), DataLoader(TensorDataset(torch.ones(0)))])
-def test_an_empty_one_is_refused(source):
+def test_an_own_loader_without_micro_batches_is_refused(source):
     with pytest.raises(ValueError, match="gave no micro-batch in pass 0"):
         bound(source, batch_size=4)
 

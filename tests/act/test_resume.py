@@ -222,7 +222,7 @@ def attach(**options: Any) -> tuple[nn.Module, torch.optim.Optimizer, Any]:
     return model, optimizer, control
 
 
-def test_an_attached_run_goes_on_with_the_same_bits() -> None:
+def test_an_attached_run_resumes_with_the_same_bits() -> None:
     whole, optimizer, control = attach()
     attached(whole, optimizer, control, first=0, last=20)
     model, optimizer, control = attach()
@@ -310,7 +310,7 @@ def _saved_on_one() -> dict[str, Any]:
 
 
 @pytest.mark.distributed
-def test_two_ranks_go_on_from_one_and_one_rank_stops_both() -> None:
+def test_two_ranks_resume_the_state_of_one_rank_and_a_stop_on_one_rank_stops_both() -> None:
     (samples, sizes), (other, _) = run_on_ranks(_resumed_here, 2, _saved_on_one())
     assert samples == other
     assert sizes[:2] == [8, 8]
@@ -318,7 +318,7 @@ def test_two_ranks_go_on_from_one_and_one_rank_stops_both() -> None:
 
 
 @pytest.mark.distributed
-def test_ranks_that_loaded_different_states_are_told_the_first_difference() -> None:
+def test_ranks_that_loaded_different_states_raise_an_error_with_the_first_difference() -> None:
     (_, errors), _ = run_on_ranks(_resumed_here, 2, {**_saved_on_one(), "spoil": True})
     assert "do not agree: step is rank 0: 10, rank 1: 11" in errors[0]
 
@@ -340,7 +340,7 @@ def test_an_attached_run_whose_budget_is_a_whole_number_is_resumed_more_than_onc
         state = control.state_dict()
 
 
-def test_an_attached_run_goes_on_with_its_own_batch() -> None:
+def test_a_resumed_attached_run_keeps_the_batch_size_that_attach_was_given() -> None:
     _, _, control = attach()
     model = small_model()
     other = lb.attach(model, adamw(model), lb.AdaScale(), batch_size=32, base_batch_size=4)
@@ -359,7 +359,7 @@ def test_loading_something_that_is_no_state_names_the_keys_it_has(wrong: Any) ->
         assert all(key in str(told.value) for key in (wrong if isinstance(wrong, dict) else ()))
 
 
-def test_a_controllers_state_is_told_apart_under_attach() -> None:
+def test_the_state_of_a_controller_is_refused_by_an_attached_run_by_name() -> None:
     _, _, control, _ = build(rule=lb.AdaScale(), base_batch_size=4)
     _, _, own = attach(dataset_size=48)
     with pytest.raises(lb.errors.CheckpointError, match=r"that of lb\.Controller"):

@@ -104,7 +104,7 @@ def test_a_gradient_that_is_zero_is_not_enough():
     assert "no variance" in estimate_noise([(0.0, 0.0)] * 50).reason
 
 
-def test_a_small_but_true_noise_scale_is_told():
+def test_a_small_but_true_noise_scale_is_reported():
     assert estimate_noise([(0.01, 1.0), (0.03, 1.0)] * 20).noise_scale == pytest.approx(0.02)
 
 

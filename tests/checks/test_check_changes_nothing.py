@@ -134,7 +134,7 @@ def checked(run: Run, loss: Any) -> CheckUp:
 
 @pytest.mark.parametrize("source", ["tensors", "loader"])
 @pytest.mark.parametrize("call", [None, 1, 2, 4, 7, 9, 14])
-def test_every_bit_is_kept(call: int | None, source: str) -> None:
+def test_a_check_changes_no_bit_of_the_run(call: int | None, source: str) -> None:
     run = Run(source)
     run.train(3)
     for parameter in run.model.parameters():
@@ -149,7 +149,7 @@ def test_every_bit_is_kept(call: int | None, source: str) -> None:
 
 
 @pytest.mark.parametrize("source", ["tensors", "loader"])
-def test_every_bit_is_kept_where_the_loss_meddles_with_the_model(source: str) -> None:
+def test_a_check_changes_no_bit_of_the_run_even_if_the_loss_changes_the_model(source: str) -> None:
     run = Run(source)
     run.train(3)
     before = run.state()
@@ -181,7 +181,7 @@ def test_ctrl_c_in_a_check_is_passed_on_and_leaves_every_bit() -> None:
 
 
 @pytest.mark.parametrize("source", ["tensors", "loader"])
-def test_a_run_goes_on_with_the_same_bits_as_one_that_was_not_checked(source: str) -> None:
+def test_a_checked_run_continues_with_the_same_bits_as_a_run_without_a_check(source: str) -> None:
     ends = []
     for look in (False, True):
         torch.manual_seed(1)
@@ -196,7 +196,7 @@ def test_a_run_goes_on_with_the_same_bits_as_one_that_was_not_checked(source: st
     assert same(*ends)
 
 
-def test_an_attached_run_in_the_middle_of_a_step_goes_on_with_the_same_bits() -> None:
+def test_an_attached_run_checked_in_the_middle_of_a_step_continues_with_the_same_bits() -> None:
     ends = []
     for look in (False, True):
         torch.manual_seed(1)
@@ -219,7 +219,7 @@ def test_an_attached_run_in_the_middle_of_a_step_goes_on_with_the_same_bits() ->
     assert same(*ends)
 
 
-def test_workers_go_on_with_the_samples_that_would_have_come() -> None:
+def test_after_a_check_loader_workers_continue_with_the_same_samples() -> None:
     x, y = class_data(64)
     items = list(zip(x, y, strict=True))
     taken = []
@@ -254,7 +254,7 @@ class Drawing(Dataset[Any]):
         return self.x[index] + noise, self.y[index]
 
 
-def test_samples_that_draw_from_the_global_generators_go_on_with_the_same_draws() -> None:
+def test_after_a_check_samples_continue_with_the_same_draws_of_the_global_generators() -> None:
     taken = []
     for look in (False, True):
         torch.manual_seed(1), random.seed(1), np.random.seed(1)

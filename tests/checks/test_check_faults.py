@@ -167,7 +167,7 @@ def test_a_loss_that_uses_another_model_is_an_error() -> None:
     assert all(parameter.grad is None for parameter in other.parameters())
 
 
-def test_frozen_and_tied_parameters_are_told() -> None:
+def test_a_check_reports_frozen_and_tied_parameters() -> None:
     model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5), nn.Linear(5, 3))
     model[2].weight = model[0].weight
     model[3].bias.requires_grad_(False)
@@ -191,7 +191,9 @@ def test_parameters_of_another_model_are_a_note() -> None:
 
 
 @pytest.mark.parametrize(("base", "level"), [(16, "note"), (32, "warning")])
-def test_batch_normalization_is_told_beside_the_base_batch(base: int, level: str) -> None:
+def test_a_check_reports_batch_normalization_with_the_size_of_the_micro_batch(
+    base: int, level: str
+) -> None:
     found = check(controlled(classifier(nn.BatchNorm1d(7)), base=base))
     finding = the(found, "batch normalization")
     assert finding.level == level
@@ -215,7 +217,7 @@ def test_evaluation_mode_is_a_warning() -> None:
     assert alarms(found) == ["training mode"]
 
 
-def test_the_reentrant_checkpoint_is_named_and_the_other_is_sound() -> None:
+def test_a_check_reports_reentrant_activation_checkpointing_only() -> None:
     assert alarms(check(controlled(Checkpointed(reentrant=False)))) == []
     found = check(controlled(Checkpointed(reentrant=True)))
     assert the(found, "activation checkpointing").level == "note"
@@ -317,7 +319,7 @@ def test_a_plain_loader_is_sound() -> None:
     assert alarms(check(controlled(source=loaded(drop_last=True)))) == [], "6 * 16 leave nothing"
 
 
-def test_samples_that_are_left_out_are_told() -> None:
+def test_a_check_reports_samples_that_drop_last_leaves_out() -> None:
     found = check(
         controlled(source=loaded(batch_size=20, shuffle=True, drop_last=True), batch_size=40)
     )
@@ -383,7 +385,9 @@ def test_an_attached_run_is_checked_with_a_micro_batch() -> None:
 # The cost of measuring
 
 
-def test_the_cost_of_measuring_stands_beside_its_null(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cost_of_measuring_is_reported_with_the_bare_loop_timed_against_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(overhead, "RUN_SECONDS", 1e-4)
     finding = the(lb.check(controlled(), mean_loss, seconds=0.3), "cost of measuring")
     assert finding.level in ("ok", "note")
@@ -417,7 +421,7 @@ def test_the_interval_of_a_median_by_hand() -> None:
 # Findings
 
 
-def test_of_several_ranks_the_worst_is_told_and_where_it_is() -> None:
+def test_merged_findings_report_the_worst_rank_and_its_number() -> None:
     ok = Finding(name="x", level="ok", seen="Fine.")
     bad = Finding(name="x", level="error", seen="Bad.")
     other = Finding(name="y", level="note", seen="Other.")
@@ -438,7 +442,7 @@ def test_the_worst_is_printed_first_with_reason_and_remedy() -> None:
     assert named(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
 
 
-def test_what_is_no_run_or_has_a_batch_of_its_own_is_refused() -> None:
+def test_a_check_refuses_a_bare_model_and_a_batch_for_a_controller() -> None:
     with pytest.raises(ValueError, match=r"got Linear\. lb\.check\(control, loss\)"):
         lb.check(nn.Linear(1, 1), mean_loss)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"Leave it out: lb\.check\(control, loss\)"):

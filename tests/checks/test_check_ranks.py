@@ -144,7 +144,7 @@ def test_a_fault_is_found(
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_all_ranks_are_told_the_same(fault: str, by_rank: list[dict[str, CheckUp]]) -> None:
+def test_all_ranks_report_the_same_findings(fault: str, by_rank: list[dict[str, CheckUp]]) -> None:
     assert by_rank[0][fault] == by_rank[1][fault]
 
 
@@ -172,7 +172,7 @@ def kept() -> tuple[bool, bool, CheckUp]:
     return same and synchronises, torch.equal(*everyone), found
 
 
-def test_training_goes_on_after_a_check_that_is_timed() -> None:
+def test_training_on_two_ranks_is_unchanged_by_a_timed_check() -> None:
     for same, equal, found in run_on_ranks(kept, 2):
         assert same
         assert equal

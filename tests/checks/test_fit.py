@@ -138,7 +138,7 @@ def test_the_memory_that_a_process_takes_is_measured() -> None:
     assert 0 < left < 2**50
 
 
-def test_a_limit_in_bytes_is_kept() -> None:
+def test_fitting_a_micro_batch_respects_a_memory_limit_in_bytes() -> None:
     """A sample takes 4 MB forward and as much again or more backward."""
 
     def heavy(model: nn.Module, batch: Any) -> Tensor:
@@ -181,7 +181,7 @@ def test_no_larger_size_is_tried_than_the_run_can_need() -> None:
 
 @pytest.mark.parametrize("call", [None, 1, 3, 5])
 @pytest.mark.parametrize("steps", [0, 3])
-def test_every_bit_of_the_run_is_kept(call: int | None, steps: int) -> None:
+def test_fitting_a_micro_batch_changes_no_bit_of_the_run(call: int | None, steps: int) -> None:
     ends = []
     for look in (False, True):
         torch.manual_seed(1), random.seed(1)
@@ -290,7 +290,7 @@ def test_each_sign_of_a_full_memory_ends_the_search(error: Exception) -> None:
     assert lb.fit_micro_batch(control_of(), loss).size == 4
 
 
-def test_memory_that_ends_in_training_is_told_with_the_remedy() -> None:
+def test_running_out_of_memory_in_training_raises_an_error_with_the_remedy() -> None:
     control = control_of(most=16)
 
     class Full(torch.autograd.Function):
@@ -337,7 +337,9 @@ def test_a_rank_on_which_nothing_fits_stops_all() -> None:
     assert "Not even one sample fits" in second[0]
 
 
-def test_the_command_finds_it_says_so_and_keeps_it_when_it_goes_on(tmp_path: Path) -> None:
+def test_train_fits_the_micro_batch_reports_the_size_and_resumes_with_the_same_size(
+    tmp_path: Path,
+) -> None:
     said: list[Any] = []
     options: dict[str, Any] = {"method": "adasgd", "budget": "2ep", "evaluations": 1}
     options |= {"checkpoint": tmp_path, "max_micro_batch_size": "auto"}

@@ -37,7 +37,7 @@ def test_a_number_its_letter_and_its_unit_are_read(text: str, number: Fraction, 
     ["", " ", "ep", "K", "five", "5 epochs", "5ep5", "nan", "inf", "_5", "1.2.3", "1e", "e5", "5KM",
      "5epK", "1,5", "0x10", "\u0663", "1e9999", "9" * 1001, "--5"],
 )  # fmt: skip
-def test_what_is_no_amount_is_none(text: str) -> None:
+def test_parsing_text_that_is_no_amount_returns_none(text: str) -> None:
     assert parse_amount(text) is None
 
 

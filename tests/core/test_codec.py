@@ -236,6 +236,6 @@ def test_a_wrong_item_of_a_mapping_is_named() -> None:
         decode(Labelled, {"squares": [1]})
 
 
-def test_unknown_fields_of_several_types_are_told_like_others() -> None:
+def test_unknown_fields_whose_names_have_several_types_are_named_in_the_error() -> None:
     with pytest.raises(RecordError, match=r"unknown fields \['1', 'weight'\]"):
         decode(Budget, {1: 2, "weight": 3})

@@ -56,7 +56,7 @@ def test_an_old_kind_is_made_of_its_old_fields() -> None:
     assert pile == Pile(shapes=(Box(width=2.0, height=2.0),) * 2)
 
 
-def test_what_was_read_from_an_old_kind_is_written_as_today() -> None:
+def test_a_value_read_from_an_old_kind_is_written_as_the_current_kind() -> None:
     assert encode(decode(Shape, SQUARE, kinds=KINDS), kind=True) == BOX
 
 
@@ -72,7 +72,7 @@ def test_plain_values_are_renewed_at_any_depth() -> None:
     assert renewed({"kind": "Oblong", "width": 2.0, "height": 2.0}, kinds=KINDS) == BOX
 
 
-def test_what_is_of_today_or_of_a_user_stays_as_it_is() -> None:
+def test_plain_values_of_current_and_user_kinds_are_not_renewed() -> None:
     own = {"kind": "Own", "inner": [1, None, "x", {"shape": SQUARE}]}
     assert renewed(own, kinds=KINDS) == {"kind": "Own", "inner": [1, None, "x", {"shape": BOX}]}
     for plain in (BOX, None, 3, [1.5], {"a": {"b": []}}, {"kind": None}, {"kind": ["Box"]}):

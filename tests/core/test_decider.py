@@ -93,7 +93,7 @@ def test_a_measurement_is_the_reading_with_the_clocks_before_the_step() -> None:
     )
 
 
-def test_a_step_moves_the_clocks_and_takes_the_wishes_over() -> None:
+def test_a_step_advances_the_clocks_and_applies_the_decision() -> None:
     before = begin(ranks=2, dataset_size=500, budget=Budget(samples=1000))
     after, decision = step(before, samples=60)
     assert decision == WORTH_THREE

@@ -49,7 +49,7 @@ def test_every_rank_has_its_chunks_in_the_order_of_the_stream(
 
 
 @given(**PLANS)
-def test_the_fewest_backward_calls_that_fit_and_give_enough_parts(
+def test_a_plan_has_the_fewest_backward_calls_that_fit_and_give_enough_parts(
     batch_size: int, ranks: int, most: int, least_parts: int
 ) -> None:
     assume(batch_size >= ranks)
@@ -89,12 +89,12 @@ def test_with_parts_alike_every_number_of_ranks_has_the_parts_of_one_rank(
             assert plan.sizes == plans[1].sizes
 
 
-def test_alike_three_ranks_have_what_they_can_share() -> None:
+def test_with_alike_three_ranks_get_the_fewest_equal_micro_batches() -> None:
     plan = BatchPlan(batch_size=90, ranks=3, max_micro_batch_size=30, alike=True)
     assert plan.sizes == (15,) * 6  # 4 are needed for one rank, 6 are the least for three
 
 
-def test_alike_single_samples_stay_single() -> None:
+def test_with_alike_micro_batches_of_one_sample_are_not_split() -> None:
     plan = BatchPlan(batch_size=5, max_micro_batch_size=1, alike=True)
     assert plan.sizes == (1,) * 5
 

@@ -107,7 +107,7 @@ def test_short_accumulations_and_batches_give_the_mean_over_what_is_there() -> N
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_an_epoch_that_ends_with_a_single_micro_batch_goes_on() -> None:
+def test_an_epoch_that_ends_with_a_step_of_one_micro_batch_does_not_end_the_fit() -> None:
     record = lb.MemoryRecord()
     fit(scaled(record=record), train=loader(14, drop_last=True), max_epochs=1)
     fit(scaled(record=record), train=loader(16, drop_last=True), max_epochs=1)
@@ -115,7 +115,7 @@ def test_an_epoch_that_ends_with_a_single_micro_batch_goes_on() -> None:
     assert record.steps[-1][0].moments is None
 
 
-def test_a_loader_that_does_not_show_its_batch_is_told_it() -> None:
+def test_the_batch_size_may_be_passed_if_the_loader_does_not_show_it() -> None:
     dataset = TensorDataset(*data())
     sampler = BatchSampler(SequentialSampler(dataset), batch_size=4, drop_last=True)
     train: DataLoader[Any] = DataLoader(dataset, batch_sampler=sampler)

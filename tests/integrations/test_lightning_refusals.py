@@ -40,17 +40,17 @@ def refused(
 @pytest.mark.parametrize(
     "rule", [lb.ClampBatch(max=64), lb.chain(lb.AdaScale(), lb.ClampBatch(max=64))]
 )
-def test_a_rule_about_the_batch(rule: lb.Rule) -> None:
+def test_lightning_refuses_a_rule_about_the_batch(rule: lb.Rule) -> None:
     with pytest.raises(ValueError, match=r"ClampBatch changes or bounds the batch.*Fabric"):
         scaled(rule)
 
 
-def test_a_length_given_twice() -> None:
+def test_lightning_refuses_a_length_given_twice() -> None:
     with pytest.raises(ValueError, match="given once"):
         scaled(base_steps=10, budget=lb.Budget(samples=60))
 
 
-def test_manual_optimization() -> None:
+def test_lightning_refuses_manual_optimization() -> None:
     module = Module()
     module.automatic_optimization = False
     refused("manual optimization", module=module, accumulate_grad_batches=1)
@@ -70,7 +70,7 @@ def lbfgs(model: nn.Module) -> Optimizer:
     return torch.optim.LBFGS(model.parameters())
 
 
-def test_an_optimizer_that_calls_its_closure_often() -> None:
+def test_lightning_refuses_an_optimizer_that_calls_its_closure_more_than_once() -> None:
     refused("L-BFGS", module=Module(lbfgs))
 
 
@@ -78,19 +78,19 @@ class OwnStrategy(SingleDeviceStrategy):
     """One that nobody tried."""
 
 
-def test_an_unverified_strategy() -> None:
+def test_lightning_refuses_an_unverified_strategy() -> None:
     refused("OwnStrategy is unverified", strategy=OwnStrategy())
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, type("DeepSpeed", (DDPStrategy,), {})])
-def test_sharded_strategies(strategy: type) -> None:
+def test_lightning_refuses_sharded_strategies(strategy: type) -> None:
     trainer = trainer_of()
     trainer.strategy.__class__ = strategy  # a CPU alone cannot run them
     with pytest.raises(ValueError, match=f"{strategy.__name__} is unverified"):
         check_trainer(trainer, Module())
 
 
-def test_an_accumulation_that_changes() -> None:
+def test_lightning_refuses_a_gradient_accumulation_that_changes() -> None:
     refused(
         "changes the batch between epochs",
         extra=[GradientAccumulationScheduler({0: 2, 1: 4})],
@@ -112,7 +112,7 @@ def batches() -> DataLoader[Any]:
     return DataLoader(list(zip(x.split(4), y.split(4), strict=True)), batch_size=None)
 
 
-def test_a_batch_that_is_not_known() -> None:
+def test_lightning_refuses_data_whose_batch_size_is_unknown() -> None:
     refused(r"LargeBatch\(\.\.\., batch_size=512\)", train=batches())
     refused("batch_size=9", callback=scaled(batch_size=10), train=batches())
     refused("drop_last=True", train=DataLoader(Endless(), batch_size=4))
@@ -122,7 +122,7 @@ def test_lightning_refuses_batches_of_another_size_than_the_callback_was_given()
     refused("a step has 12 samples: 4 of the DataLoader x 3", callback=scaled(batch_size=4))
 
 
-def test_data_without_a_length_whose_batches_are_whole() -> None:
+def test_lightning_accepts_data_without_a_length_if_every_batch_is_whole() -> None:
     callback = scaled()
     train = DataLoader(Endless(), batch_size=4, drop_last=True)
     trainer_of(callback, max_epochs=1).fit(Module(), train)
@@ -142,7 +142,7 @@ def test_lightning_refuses_a_scheduler_whose_unit_of_steps_is_not_given() -> Non
     refused("schedulers_in_base_steps=True", module=Module(schedule=cosine))
 
 
-def test_a_scheduler_that_the_module_steps_in_its_own_way() -> None:
+def test_lightning_refuses_a_scheduler_that_the_module_steps_itself() -> None:
     refused(
         "cannot follow the clock",
         callback=scaled(schedulers_in_base_steps=True),

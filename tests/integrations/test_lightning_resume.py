@@ -64,7 +64,7 @@ def run(
     return module, record
 
 
-def test_a_resumed_fit_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+def test_a_resumed_fit_equals_the_uninterrupted_fit_bit_for_bit(tmp_path: Path) -> None:
     whole, record = run(tmp_path / "whole")
     run(tmp_path / "first", epochs=2)
     rest, after = run(tmp_path / "rest", ckpt=tmp_path / "first" / "step=8.ckpt")

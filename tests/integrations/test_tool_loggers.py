@@ -125,7 +125,7 @@ def test_tensorboard_shows_each_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("redone", [0, 2])
-def test_tensorboard_goes_on_and_shows_no_step_twice(tmp_path: Path, redone: int) -> None:
+def test_a_resumed_tensorboard_log_shows_no_step_twice(tmp_path: Path, redone: int) -> None:
     values, _, _ = run_in_two(
         lambda goes_on: TensorBoardLogger(tmp_path, append=goes_on), redone=redone
     )
@@ -174,7 +174,7 @@ def test_mlflow_stores_each_step_and_what_describes_the_run(uri: str, tmp_path: 
     assert json.loads(run.data.params["rule"])["rules"][0]["kind"] == "AdaScale"
 
 
-def test_mlflow_goes_on_in_the_same_run(uri: str, tmp_path: Path) -> None:
+def test_a_resumed_mlflow_logger_continues_the_same_run(uri: str, tmp_path: Path) -> None:
     loggers: list[MlflowLogger] = []
 
     def make(goes_on: bool) -> MlflowLogger:
@@ -217,7 +217,9 @@ def test_mlflow_gets_many_values_in_few_calls_and_at_last_all(uri: str) -> None:
     assert len(run.data.params["long"]) == 6000
 
 
-def test_a_store_that_mlflow_refuses_is_told_before_the_first_step(tmp_path: Path) -> None:
+def test_a_store_that_mlflow_does_not_support_raises_an_error_before_the_first_step(
+    tmp_path: Path,
+) -> None:
     control = controller(lb.Logged(MlflowLogger(str(tmp_path / "mlruns"))))
     with pytest.raises(lb.errors.RecordError, match=r"MlflowLogger could not start .*sqlite:///"):
         small_runs.train(control, steps=1)
@@ -277,7 +279,7 @@ def test_wandb_keeps_each_step_offline(tmp_path: Path) -> None:
     assert config["rule"]["rules"][0]["kind"] == "AdaScale"
 
 
-def test_wandb_goes_on_under_the_same_id(tmp_path: Path) -> None:
+def test_a_resumed_wandb_logger_keeps_its_run_id(tmp_path: Path) -> None:
     def make(goes_on: bool) -> WandbLogger:
         if goes_on:
             time.sleep(1.1)  # wandb names a directory by the second in which it begins
@@ -316,7 +318,7 @@ def missing(kind: Callable[[str], Any], package: str) -> Any:
         missing(MlflowLogger, "mlflow.tracking"),
     ],
 )
-def test_a_missing_package_is_told_with_the_extra(
+def test_a_missing_logger_package_raises_an_error_with_the_extra_to_install(
     kind: Callable[[str], Any], package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)

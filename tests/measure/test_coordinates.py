@@ -174,7 +174,7 @@ def test_a_gradient_in_half_precision_is_squared_in_float32() -> None:
     assert found == pytest.approx(0.5, rel=0.02)
 
 
-def test_a_step_that_is_not_finite_is_told() -> None:
+def test_a_step_that_is_not_finite_does_not_stop_coordinate_measurements() -> None:
     model = classifier()
     meter = Meter(model, statistics=[SquaredNorms(), CoordinateNoiseScale()])
     control, seen = measuring_controller(
@@ -204,7 +204,7 @@ def test_only_asked_steps_measure_and_only_a_meter_that_has_it_serves_the_strict
 
 
 @pytest.mark.parametrize("told", [None, 2])
-def test_under_attach_it_is_the_same_on_one_process(told: int | None) -> None:
+def test_attach_measures_the_coordinate_noise_scale_on_one_process(told: int | None) -> None:
     model, (x, y) = classifier(dtype=torch.float64), class_data(dtype=torch.float64)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     record = MemoryRecord()

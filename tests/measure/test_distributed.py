@@ -425,6 +425,6 @@ def one_rank_with_a_bad_gradient_makes_the_step_not_finite_everywhere(rank):
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", CHECKS)
-def test_on_two_processes(name, failures):
+def test_every_measurement_case_passes_on_two_processes(name, failures):
     found = [of_rank[name] for of_rank in failures if name in of_rank]
     assert not found, "\n".join(found)

@@ -120,6 +120,6 @@ def both_ranks_decide_alike(rank):
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", CHECKS)
-def test_on_two_processes(name, failures):
+def test_every_single_example_case_passes_on_two_processes(name, failures):
     found = [of_rank[name] for of_rank in failures if name in of_rank]
     assert not found, "\n".join(found)

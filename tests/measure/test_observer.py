@@ -147,7 +147,7 @@ def test_the_users_clipping_leaves_the_statistic_unclipped():
 
 
 @pytest.mark.parametrize("micro_batches", [None, 3])
-def test_told_unequal_sizes_give_the_unbiased_variance(micro_batches):
+def test_unequal_sizes_that_are_passed_give_the_unbiased_variance(micro_batches):
     model, sizes = classifier(), (7, 2, 11)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     control, seen = attached(model, optimizer, micro_batches=micro_batches)
@@ -162,7 +162,7 @@ def test_told_unequal_sizes_give_the_unbiased_variance(micro_batches):
         assert step.batch_size == 20
 
 
-def test_told_unequal_sizes_are_unbiased_over_many_steps():
+def test_moments_of_unequal_micro_batches_are_unbiased_over_many_steps():
     generator = torch.Generator().manual_seed(5)
     weight = nn.Parameter(torch.zeros(4))
     optimizer = torch.optim.SGD([weight], lr=0.0)
@@ -180,7 +180,7 @@ def test_told_unequal_sizes_are_unbiased_over_many_steps():
     assert sum(m.sqnorm for m in moments) / 1500 == pytest.approx(1.5, abs=0.06)
 
 
-def test_sizes_that_were_not_told_for_each_micro_batch_are_refused():
+def test_sizes_passed_for_only_some_micro_batches_are_refused():
     model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     control, _ = attached(model, optimizer)
@@ -194,7 +194,7 @@ def two_losses(model: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
     return [class_loss(model, x, y), model(x).square().mean()]
 
 
-def test_two_backward_calls_for_one_micro_batch_are_refused_by_name_when_the_number_was_told():
+def test_two_backward_calls_for_one_micro_batch_are_refused_if_their_number_was_given():
     model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     attached(model, optimizer, micro_batches=4)
@@ -202,7 +202,7 @@ def test_two_backward_calls_for_one_micro_batch_are_refused_by_name_when_the_num
         loop(model, optimizer, losses=two_losses)
 
 
-def test_a_micro_batch_less_than_told_is_refused_and_the_next_step_starts_afresh():
+def test_a_missing_micro_batch_is_refused_and_the_next_step_starts_clean():
     model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     _, seen = attached(model, optimizer, micro_batches=4)
@@ -298,7 +298,7 @@ def test_a_layer_unused_in_some_micro_batches_needs_their_number():
         assert ours == pytest.approx(theirs, rel=3e-5)
 
 
-def test_a_step_that_asks_for_nothing_knows_no_norm_and_takes_any_number_of_told_sizes():
+def test_a_step_that_measures_nothing_has_no_norm_and_accepts_any_number_of_sizes():
     model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     control, seen = attached(model, optimizer, ask=())
@@ -334,7 +334,7 @@ def test_closing_takes_every_hook_off():
         assert torch.equal(ours, theirs)
 
 
-def test_a_gradient_that_is_not_finite_is_told_as_such_and_the_next_step_is_measured():
+def test_a_gradient_that_is_not_finite_is_reported_and_the_next_step_is_measured():
     model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     _, seen = attached(model, optimizer)

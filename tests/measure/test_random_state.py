@@ -25,7 +25,7 @@ def draws() -> tuple[float, float, float]:
     return random.random(), float(np.random.random()), float(torch.rand(()))
 
 
-def test_every_generator_goes_on_as_if_nothing_was_drawn() -> None:
+def test_every_generator_is_restored_as_if_nothing_was_drawn() -> None:
     seed_generators(3)
     expected = draws()
     seed_generators(3)
@@ -39,7 +39,7 @@ def test_every_generator_goes_on_as_if_nothing_was_drawn() -> None:
     assert torch.equal(own.get_state(), state)
 
 
-def test_an_error_restores_them_too() -> None:
+def test_generators_are_restored_after_an_error() -> None:
     seed_generators(3)
     expected = draws()
     seed_generators(3)

@@ -170,7 +170,7 @@ def test_every_checkpoint_has_a_run() -> None:
 
 
 @pytest.mark.parametrize("name", LOADERS)
-def test_a_loader_of_0_1_0_goes_on_with_the_same_samples(name: str) -> None:
+def test_a_loader_of_0_1_0_resumes_with_the_same_samples(name: str) -> None:
     loader = old_files.bound(old_runs.LOADERS[name]())
     loader.load_state_dict(LOADERS[name]["state"])
     assert old_files.samples_of(loader, steps=9) == LOADERS[name]["samples"], name

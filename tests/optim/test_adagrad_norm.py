@@ -89,7 +89,7 @@ def test_a_zero_gradient_moves_nothing_and_one_that_is_missing_adds_nothing() ->
     assert optimizer.sum.item() == 0.0
 
 
-def test_the_gradient_stays_as_it_was() -> None:
+def test_adagrad_norm_does_not_change_the_gradient() -> None:
     w = nn.Parameter(torch.ones(2))
     w.grad = torch.tensor([3.0, 4.0])
     AdaGradNorm([w], lr=1.0, weight_decay=0.5).step()

@@ -206,7 +206,7 @@ def test_types_and_layouts_may_be_mixed(build: Build) -> None:
 
 
 @both
-def test_the_host_reads_nothing(build: Build) -> None:
+def test_an_optimizer_step_copies_no_value_to_the_host(build: Build) -> None:
     """Tensors without data: a value that was read would be an error."""
     model = small_model().to("meta")
     for p in model.parameters():
@@ -217,7 +217,7 @@ def test_the_host_reads_nothing(build: Build) -> None:
 
 @variants
 @pytest.mark.parametrize("kind", ["state", "file", "pickle", "deepcopy"])
-def test_a_copy_goes_on_with_the_same_bits(
+def test_a_copied_or_reloaded_optimizer_continues_with_the_same_bits(
     build: Build, options: dict[str, Any], kind: str
 ) -> None:
     model, through = small_model(), small_model()
@@ -235,7 +235,7 @@ def test_a_copy_goes_on_with_the_same_bits(
 
 
 @both
-def test_half_precision_goes_on_with_the_same_bits(build: Build) -> None:
+def test_an_optimizer_of_bfloat16_weights_resumes_with_the_same_bits(build: Build) -> None:
     model, through = small_model().bfloat16(), small_model().bfloat16()
     whole = train(through, build(through.parameters()), 10)
     optimizer = build(model.parameters())

@@ -152,7 +152,7 @@ def test_what_a_killed_writer_wrote_can_be_read(tmp_path: Path) -> None:
     assert len(read_record(path).steps) >= 1000
 
 
-def test_a_full_disk_is_told_and_leaves_whole_lines(tmp_path: Path) -> None:
+def test_a_full_disk_raises_an_error_and_leaves_only_whole_lines(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     path = tmp_path / "run.jsonl"
     record = JsonlRecord(path)

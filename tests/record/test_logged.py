@@ -139,7 +139,7 @@ def test_our_own_error_of_a_start_comes_through_as_it_is() -> None:
         lb.Logged(Told(failing="start", error=lb.LargeBatchError("mine"))).start({})
 
 
-def test_a_logger_that_fails_is_told_once_and_left_out_and_the_others_go_on() -> None:
+def test_a_failing_logger_warns_once_and_is_dropped_while_the_others_continue() -> None:
     bad, good = Told(failing="log"), Told()
     with pytest.warns(RuntimeWarning, match="Told failed at step 1.*no disk.*goes on") as warned:
         feed(lb.Logged(bad, good), 3)
@@ -220,7 +220,7 @@ def test_a_failing_logger_changes_no_weight() -> None:
         assert all(map(torch.equal, trained[0], other))
 
 
-def test_loggers_hear_of_an_attached_run() -> None:
+def test_an_attached_run_is_logged() -> None:
     told = Told()
     model = small_runs.small_model()
     optimizer = small_runs.sgd(model)

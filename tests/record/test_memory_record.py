@@ -19,7 +19,7 @@ def filled(*, maxlen: int | None = None) -> MemoryRecord:
     return record
 
 
-def test_all_steps_are_kept_in_order() -> None:
+def test_a_memory_record_holds_all_steps_in_order() -> None:
     assert filled().steps == run(5)
     assert filled().header == {"base_batch_size": 64}
 

@@ -133,7 +133,7 @@ def test_accordion_switches_when_the_norm_changes_slowly() -> None:
     assert batch == 80
 
 
-def test_accordion_hears_nothing_in_an_epoch_without_a_measurement() -> None:
+def test_accordion_keeps_the_batch_after_an_epoch_without_a_measurement() -> None:
     rule = Accordion(epochs=1)
     seen = see(batch_size=100, samples=300, dataset_size=100)
     assert asked(rule, seen).next_batch_size == 100
@@ -174,7 +174,7 @@ def test_tables_that_cannot_be_are_refused(more: Any) -> None:
         Stages(**{"batch": (1, 2), **more})
 
 
-def test_a_factor_after_a_warm_up() -> None:
+def test_hold_then_decay_holds_its_height_and_then_decays() -> None:
     factor = HoldThenDecay(start=0.5, factor=Linear(), height=3.0)
     assert [factor(x) for x in (0.0, 0.5, 0.75, 1.0)] == [3.0, 3.0, 1.5, 0.0]
     for more in ({"start": 1.0}, {"start": -0.1}, {"start": 0.1, "height": 0.0}):

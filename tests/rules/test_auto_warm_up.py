@@ -262,7 +262,7 @@ def test_a_loss_in_other_units_changes_no_rate(paper: bool) -> None:
     assert other.rates == pytest.approx(one.rates, rel=1e-9)
 
 
-def test_a_plateau_never_ends_it_and_it_decays_from_no_more_than_the_last_rate() -> None:
+def test_a_plateau_does_not_end_the_warm_up_and_the_decay_starts_at_most_at_the_last_rate() -> None:
     for seed in range(20):
         losses = 2.3 + 0.5 * np.random.default_rng(seed).standard_normal(STEPS)
         found = drive(AutoWarmUp(), list(losses), budget=BUDGET)
@@ -297,7 +297,7 @@ def test_a_constant_loss_decays_from_the_lowest_rate() -> None:
 
 @pytest.mark.parametrize("factor", [1.3, 2.0, 3.0, 10.0])
 @pytest.mark.parametrize("steps", [200, 1000])
-def test_a_loss_that_explodes_is_heard_in_four_checks(steps: int, factor: float) -> None:
+def test_an_exploding_loss_ends_the_warm_up_within_five_checks(steps: int, factor: float) -> None:
     """Beside 1e38, a Gaussian takes all that came before for one value with noise."""
     past = np.maximum(np.arange(steps) - 0.3 * steps, 0.0)
     losses = np.array(valley(at=0.6, steps=steps)) + np.expm1(
@@ -312,7 +312,7 @@ def test_a_loss_that_explodes_is_heard_in_four_checks(steps: int, factor: float)
 
 
 @pytest.mark.parametrize(("far", "ends"), [(1, False), (2, True)])
-def test_losses_far_above_all_before_end_it_at_once(far: int, ends: bool) -> None:
+def test_losses_far_above_all_earlier_losses_end_the_warm_up_at_once(far: int, ends: bool) -> None:
     """Here they come between two checks, and votes would take four more."""
     losses = valley(at=0.9)[:151] + [3.6] * far + valley(at=0.9)[151:153]
     found = drive(AutoWarmUp(backoff=1.0), losses, budget=BUDGET)
@@ -331,7 +331,9 @@ def test_a_single_loss_far_above_leaves_no_mark() -> None:
 
 
 @pytest.mark.parametrize(("lost", "ends"), [(2, False), (3, True), (9, True)])
-def test_losses_that_are_not_finite_end_it_at_a_safe_rate(lost: int, ends: bool) -> None:
+def test_losses_that_are_not_finite_end_the_warm_up_and_decay_starts_at_a_safe_rate(
+    lost: int, ends: bool
+) -> None:
     losses = valley(at=0.9)
     whole = drive(AutoWarmUp(backoff=1.0), losses[:201], budget=BUDGET)
     losses[200 : 200 + lost] = [math.inf] * lost
@@ -345,7 +347,7 @@ def test_losses_that_are_not_finite_end_it_at_a_safe_rate(lost: int, ends: bool)
     assert f"{lost} losses were not finite" in found.reasons[found.switch - 1]
 
 
-def test_steps_lost_in_its_first_tenth_do_not_end_it() -> None:
+def test_steps_lost_in_the_first_tenth_of_a_warm_up_do_not_end_the_warm_up() -> None:
     """A gradient scaler that looks for its scale loses the first steps of a run."""
     losses = [math.inf] * 5 + [2.3] + [math.inf] * 3 + valley()
     found = drive(AutoWarmUp(), losses, budget=Budget(samples=STEPS * BATCH))
@@ -491,7 +493,7 @@ def test_a_batch_that_changes_in_the_warm_up_is_refused_and_later_it_is_not() ->
     assert "gain" in gains[600][1]
 
 
-def test_the_rules_after_it_count_in_its_batch() -> None:
+def test_rules_after_an_auto_warm_up_count_base_steps_by_the_batch_of_the_warm_up() -> None:
     """At twice the base batch, a step of the warm-up's batch is worth two base steps."""
     rule = AutoWarmUp(after=AdaScale())
     decider = Decider.start(

@@ -42,7 +42,7 @@ def test_a_loss_that_does_not_rise_gives_no_alarm(make: Make) -> None:
     assert sum(ended(make(seed)) is not None for seed in SEEDS) <= 1
 
 
-def test_a_rise_is_heard_after_the_minimum_and_near_its_rate() -> None:
+def test_a_rise_of_the_loss_is_detected_after_the_minimum_and_near_its_rate() -> None:
     curves = [valley(seed) for seed in SEEDS]
     found = [(curve.minimum, end) for curve in curves if (end := ended(curve)) is not None]
     assert len(found) >= len(curves) - 1

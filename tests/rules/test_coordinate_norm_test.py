@@ -31,7 +31,7 @@ def test_a_case_gets_its_next_size(case: dict[str, Any]) -> None:
 
 
 @given(variance=POSITIVE, sqnorm=POSITIVE, eta=st.floats(0.1, 2.0))
-def test_by_default_it_is_the_norm_test_as_the_optimizer_sees_the_gradient(
+def test_the_default_coordinate_norm_test_is_the_norm_test_of_preconditioned_moments(
     variance: float, sqnorm: float, eta: float
 ) -> None:
     seen = see(moments_of(1.0, 1.0), preconditioned_moments=moments_of(variance, sqnorm))
@@ -59,7 +59,7 @@ def test_a_coordinate_of_noise_alone_asks_for_the_data_set() -> None:
 
 
 @pytest.mark.parametrize("scale", [None, math.nan])
-def test_what_is_unknown_keeps_the_batch(scale: float | None) -> None:
+def test_an_unknown_coordinate_noise_scale_keeps_the_batch(scale: float | None) -> None:
     seen = see(coordinate_noise_scale=scale)
     decision = asked(CoordinateNormTest(**STRICT), seen)
     assert decision.next_batch_size == 64

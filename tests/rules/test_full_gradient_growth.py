@@ -123,7 +123,7 @@ def test_at_the_largest_batch_no_pass_is_asked_for() -> None:
     assert sizes == [8, 8, 12, 12, 12, 12]
 
 
-def test_a_table_ends() -> None:
+def test_growth_stays_at_the_last_stage_of_its_table() -> None:
     rule = FullGradientGrowth(eps0=9.0, check=1, stages=Stages(batch=(1, 2), lr=(1, 3)))
     steps = steps_with(rule, [0.0] * 4, check=1)
     assert [seen.batch_size for seen, _ in steps] == [8, 8, 16, 16]

@@ -139,7 +139,9 @@ def test_the_probability_is_that_of_drawn_curves() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 50])
 @pytest.mark.parametrize("value", [0.0, 2.3, -1e9])
-def test_a_constant_says_nothing(count: int, value: float) -> None:
+def test_a_constant_loss_gives_a_probability_of_one_half_for_a_rise(
+    count: int, value: float
+) -> None:
     x = (np.arange(count) + 0.5) / count
     curve = posterior_of(x, np.full(count, value), np.ones(count))
     assert curve.risen(floor=1e-4) == 0.5

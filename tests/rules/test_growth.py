@@ -77,7 +77,7 @@ def warm_up_table() -> Growth:
     return Growth(stages=Stages(batch=batch, lr=rises + (2.0,) * 9), at=at)
 
 
-def test_a_warm_up_in_the_table_rises_beside_a_growing_batch() -> None:
+def test_a_warm_up_in_the_table_raises_the_rate_while_the_batch_grows() -> None:
     check_rows(warm_up_table(), CASES["warmup_const"])
 
 
@@ -147,7 +147,7 @@ def test_growth_by_absolute_batches_refuses_a_run_that_starts_with_another_batch
         run(rule, budget=Budget(samples=400), batch_size=16)
 
 
-def test_a_stage_too_short_for_a_step_is_passed_and_told() -> None:
+def test_a_stage_too_short_for_a_step_is_skipped_and_reported() -> None:
     rule = Growth(stages=Stages(batch=(1, 2, 4, 8)), at=(0.501, 0.51, 0.9))
     reasons = [decision.reason for _, decision in run(rule, budget=Budget(samples=400))]
     assert "stage 3 of 4 past 1 too short for a step; batch 32" in reasons
@@ -219,7 +219,7 @@ def test_growth_that_cannot_be_is_refused(more: Any) -> None:
         methods.growth(**more)
 
 
-def test_linear_growth_refuses_a_step_that_is_none() -> None:
+def test_linear_growth_refuses_a_step_of_zero() -> None:
     with pytest.raises(ValueError, match="a step above 0"):
         linear_stages(3, step=0.0)
 

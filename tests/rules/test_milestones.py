@@ -63,7 +63,7 @@ def test_milestones_over_their_own_horizon_name_its_unit() -> None:
     assert sizes == [8] * 13 + [16] * 7  # 104 samples are the first beyond 100
 
 
-def test_bounds_keep_what_it_proposes() -> None:
+def test_a_bound_on_the_batch_limits_the_growth_at_milestones() -> None:
     rule = chain(Milestones(at=(0.1, 0.2, 0.3)), ClampBatch(max=20))
     sizes = [seen.batch_size for seen, _ in run(rule, budget=Budget(steps=10))]
     assert max(sizes) == 20

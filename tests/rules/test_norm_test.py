@@ -186,7 +186,9 @@ def test_a_batch_without_bound_is_the_data_set_or_the_largest() -> None:
     [(0.0, 0.0), (math.nan, 1.0), (1.0, math.nan), (math.inf, 1.0), (1.0, math.inf)],
 )
 @pytest.mark.parametrize("denominator", ["plug-in", "unbiased"])
-def test_what_is_unknown_keeps_the_batch(variance: float, sqnorm: float, denominator: Any) -> None:
+def test_moments_that_define_no_test_value_keep_the_batch(
+    variance: float, sqnorm: float, denominator: Any
+) -> None:
     seen = see(moments_of(variance, sqnorm, batch_size=8), batch_size=8)
     decision = asked(NormTest(denominator=denominator), seen)
     assert (decision.next_batch_size, decision.reason) == (8, "theta_max unknown")

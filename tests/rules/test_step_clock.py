@@ -28,5 +28,5 @@ def test_every_step_counts_one_whatever_its_size(batches: list[int]) -> None:
     assert steps_taken(chain(LinearScaling(), StepClock()), batches=batches) == expected
 
 
-def test_without_it_a_step_counts_its_scale() -> None:
+def test_without_a_step_clock_a_step_counts_its_scale() -> None:
     assert steps_taken(chain(), batches=[64, 128, 32]) == [1.0, 3.0, 3.5]

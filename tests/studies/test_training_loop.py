@@ -27,7 +27,7 @@ def weights(model: nn.Module) -> Tensor:
     return nn.utils.parameters_to_vector(model.parameters()).detach().clone()
 
 
-def test_it_is_the_loop_that_one_would_write() -> None:
+def test_train_until_equals_a_loop_written_by_hand() -> None:
     models = [classifier() for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
     ours, theirs = map(control_of, models)
@@ -83,7 +83,7 @@ def test_each_step_calls_the_observers_in_their_order() -> None:
     assert calls == ["in", "loss", "loss", "out", "backward", "step", "until"]
 
 
-def test_a_run_that_was_stopped_goes_on_with_the_same_bits() -> None:
+def test_a_stopped_run_continues_with_the_same_bits() -> None:
     models = [classifier() for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
     straight, stopped = map(control_of, models)

@@ -48,7 +48,7 @@ def test_the_batch_with_least_work_is_that_of_the_case(row: Any) -> None:
 
 
 @pytest.mark.parametrize("row", RIDGE["at_x0"], ids=lambda row: f"eps {row['eps']}")
-def test_away_from_the_optimum_it_is_that_of_the_case(row: Any) -> None:
+def test_away_from_the_optimum_the_best_batch_is_that_of_the_case(row: Any) -> None:
     goal = {"mean_sqnorm": row["h_bar"], "curvature": RIDGE["mu"], "target": row["eps"]}
     best = th.tau_nice_optimal_batch_size(**KNOWN, **goal)
     assert best == pytest.approx(row["tau_star"], rel=1e-9)

@@ -113,18 +113,18 @@ def test_the_version_is_that_of_the_package() -> None:
         ("methods --verbose", "No such option"),
     ],
 )
-def test_a_wrong_call_is_told_in_one_line(args: str, expected: str) -> None:
+def test_a_wrong_call_prints_an_error_of_one_line(args: str, expected: str) -> None:
     assert expected in the_error(*args.split(), code=2)
 
 
-def test_missing_data_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data_prints_an_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     assert 'pip install "largebatch[data]"' in the_error("train", "digits", code=1)
     monkeypatch.setenv("LARGEBATCH_FASHION_MNIST", "nowhere")
     assert "apt-get install" in the_error("train", "fashion-cnn", code=1)
 
 
-def test_a_missing_matplotlib_is_told_before_anything_runs(
+def test_a_missing_matplotlib_is_reported_before_anything_runs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
@@ -144,14 +144,14 @@ def test_without_the_extra_one_line_says_how_to_install_it(
     assert "pip install 'largebatch[cli]'" in __main__.INSTALL
 
 
-def test_a_record_that_exists_is_told() -> None:
+def test_a_record_that_exists_is_refused_with_the_option_to_change() -> None:
     Path("a.jsonl").write_text("mine")
     line = the_error("train", "digits", "--budget", "16", "--record", "a.jsonl", code=1)
     assert "never overwritten. Name another file: --record other.jsonl" in line
     assert "append" not in line
 
 
-def test_a_place_that_cannot_be_written_is_told() -> None:
+def test_a_record_path_that_cannot_be_written_is_refused_with_its_reason() -> None:
     Path("file").write_text("mine")
     line = the_error("train", "digits", "--budget", "16", "--record", "file/a", code=1)
     assert "file/a cannot be written (" in line
@@ -161,7 +161,7 @@ def test_a_place_that_cannot_be_written_is_told() -> None:
     assert "folder is a directory" in line
 
 
-def test_a_diverged_run_is_told_and_its_record_is_kept() -> None:
+def test_a_diverged_run_prints_an_error_and_its_record_is_not_deleted() -> None:
     line = the_error("train", "digits", "--lr", "1e30", "--record", "a.jsonl", code=1)
     assert "diverged after" in line
     assert "a.jsonl" in line
@@ -213,7 +213,7 @@ def test_training_prints_the_curve_and_the_final_metrics() -> None:
     assert Path("a.jsonl").exists()
 
 
-def test_a_last_step_that_the_budget_cuts_is_told_as_such() -> None:
+def test_a_last_step_cut_by_the_budget_is_marked_as_cut() -> None:
     err = call("train", "digits", "--method", "linear", "--scale", "8", "--budget", "224").stderr
     first, last = err.splitlines()
     assert "57 %  step 1  batch 128  loss" in first
@@ -228,7 +228,7 @@ def test_json_of_a_run_is_all_of_stdout_and_comes_back() -> None:
     assert (result.samples, result.seed, result.method) == (64, 3, "adascale")
 
 
-def test_a_workload_of_ones_own_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_own_workload_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     args = ("--method", "linear", "--scale", "4", "--budget", "1ep", "--json")
     out = call("train", "examples.own_workload:breast_cancer", *args).stdout
@@ -252,7 +252,7 @@ def test_the_command_finds_modules_of_the_current_directory(
     assert sys.path[0] == str(tmp_path)
 
 
-def test_a_comparison_prints_its_table_draws_its_plot_and_goes_on() -> None:
+def test_a_comparison_prints_its_table_draws_its_plot_and_can_be_resumed() -> None:
     args = "compare digits --methods adascale,linear+ --scales 8 --seeds 2 --budget 10base"
     result = call(*args.split(), "--plot", "a.png")
     assert result.exit_code == 0, result.output
@@ -340,7 +340,7 @@ def written(console: Console) -> list[str]:
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 
-def test_where_nobody_watches_progress_is_a_line_now_and_then() -> None:
+def test_without_a_terminal_progress_is_printed_as_a_few_lines() -> None:
     console = Console(file=io.StringIO())
     with ProgressLine(console, parts=2) as line:
         for label in ("a", "b"):

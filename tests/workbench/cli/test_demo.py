@@ -46,7 +46,7 @@ def test_who_is_better_follows_from_the_interval_alone() -> None:
     assert "neither is shown to be better" in sentences({**LOSSES, "linear+": 1.101})
 
 
-def test_diverged_runs_are_told_and_not_averaged() -> None:
+def test_diverged_runs_are_reported_and_not_averaged() -> None:
     text = sentences({**LOSSES, "linear": None, "linear+": None})
     assert "not finite (worse) with linear scaling" in text
     assert "at scale 8 is unknown, since runs diverged" in text

@@ -75,7 +75,7 @@ def test_a_progress_line_leaves_out_the_same_parts_once_the_speed_is_known() -> 
             assert len(with_speed) <= width
 
 
-def test_skipped_steps_are_told_once_there_are_any() -> None:
+def test_the_progress_line_shows_skipped_steps_only_if_there_are_any() -> None:
     assert "skipped" not in line_of(FULL)
     assert "skipped 3" in line_of(replace(FULL, skipped=3))
 
@@ -95,12 +95,12 @@ def test_a_noise_scale_as_adam_sees_it_is_called_that() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_the_first_steps_tell_no_speed(steps: int) -> None:
+def test_the_progress_line_shows_no_speed_in_the_first_steps(steps: int) -> None:
     pace = paced(steps=steps, seconds=10.0, end=0.1)
     assert (pace.samples_per_second, pace.seconds_left) == (None, None)
 
 
-def test_a_moment_tells_no_time_left() -> None:
+def test_the_progress_line_shows_no_time_left_after_only_milliseconds() -> None:
     pace = paced(steps=10, seconds=0.01, end=0.1)
     assert pace.samples_per_second == pytest.approx(10_000.0)
     assert pace.seconds_left is None

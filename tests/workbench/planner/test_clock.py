@@ -85,7 +85,7 @@ def test_rules_on_the_clock_stay_as_they_are(name: str) -> None:
 
 
 @pytest.mark.parametrize("budget", [15, 0, -1, MAX_SAMPLES + 1, 1e6])
-def test_a_budget_that_is_none_is_refused(budget: int) -> None:
+def test_a_table_refuses_a_budget_that_is_no_integer_in_range(budget: int) -> None:
     with pytest.raises(ValueError, match="a whole number of samples from the first batch"):
         table_of(lb.Growth(), budget=budget, base_batch_size=16)
 

@@ -33,7 +33,7 @@ def plans() -> dict[str, tuple[PlanRequest, object]]:
 
 
 @pytest.mark.parametrize("name", ["steps", "samples", "time"])
-def test_a_plan_is_no_worse_than_any_row_beside_it(name: str, plans) -> None:  # type: ignore[no-untyped-def]
+def test_a_plan_is_no_worse_than_any_other_schedule_in_its_table(name: str, plans) -> None:  # type: ignore[no-untyped-def]
     request, found = plans[name]
     cost = {"steps": "steps", "samples": "samples", "time": "seconds"}[name]
     first, *others = found.rows
@@ -48,7 +48,7 @@ def test_a_plan_is_no_worse_than_any_row_beside_it(name: str, plans) -> None:  #
     assert found.notes[-1] == ALONE
 
 
-def test_caps_hold_and_are_told(plans) -> None:  # type: ignore[no-untyped-def]
+def test_a_plan_respects_the_caps_and_reports_them(plans) -> None:  # type: ignore[no-untyped-def]
     _, found = plans["time"]
     assert all(64 <= row.batch_size <= 2048 for row in found.table.rows)
     assert all(row.lr <= 3.0 for row in found.table.rows)

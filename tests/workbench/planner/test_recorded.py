@@ -44,7 +44,9 @@ def test_other_schedules_are_forecast_as_they_would_run(tmp_path: Path, momentum
     assert losses == pytest.approx(expected, rel=0.04)
 
 
-def test_without_an_optimizers_name_noise_scales_alone_tell_the_noise(tmp_path: Path) -> None:
+def test_without_the_optimizers_name_the_noise_is_fitted_from_the_noise_scales(
+    tmp_path: Path,
+) -> None:
     found = fit_record(quadratic_record(tmp_path / "a.jsonl", optimizer=None, scatter=0.0))
     for stages in OTHERS.values():
         assert found.model.forecast(stages).loss[-1] == pytest.approx(true_loss(stages), rel=0.1)
@@ -96,7 +98,7 @@ def test_steps_at_rate_zero_wait_for_the_next_entry(tmp_path: Path) -> None:
     assert entries[0].steps > 3
 
 
-def test_lost_steps_and_losses_that_nobody_told_change_nothing_but_their_part(
+def test_skipped_steps_and_missing_losses_change_only_their_own_entries(
     tmp_path: Path,
 ) -> None:
     whole = list(read_record(quadratic_record(tmp_path / "a.jsonl", scatter=0.0)).steps)

@@ -80,7 +80,7 @@ def test_a_scatter_of_one_percent_moves_the_law_little_and_its_forecast_less() -
     assert forecast(found.spectrum, later).loss == pytest.approx(expected.loss, rel=0.01)
 
 
-def test_a_long_record_is_thinned_and_tells_the_same() -> None:
+def test_a_long_record_is_thinned_and_gives_the_same_fit() -> None:
     found = fit_quadratic(**record(law(*LAWS[0]), points=600))
     assert isinstance(found, QuadraticFit)
     assert found.points <= 64

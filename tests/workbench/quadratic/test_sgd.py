@@ -61,7 +61,7 @@ def test_runs_drawn_at_random_have_the_expected_loss() -> None:
     assert forecast(spectrum, schedule).loss == pytest.approx(measured, rel=0.02)
 
 
-def test_without_noise_it_is_gradient_descent() -> None:
+def test_without_noise_the_forecast_of_sgd_is_gradient_descent() -> None:
     theta = np.sqrt(SPECTRUM.second_moment)
     for _ in range(30):
         theta = theta - 0.7 * SPECTRUM.curvature * theta

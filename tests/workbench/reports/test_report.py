@@ -174,7 +174,9 @@ def test_a_run_without_noise_measurements_says_so(browser: Any, tmp_path: Path) 
 
 
 @needs_chromium
-def test_a_place_means_the_same_in_every_panel(browser: Any, tmp_path: Path) -> None:
+def test_a_pointer_position_means_the_same_step_in_every_panel(
+    browser: Any, tmp_path: Path
+) -> None:
     long = made_up(tmp_path / "long.jsonl", steps=400, measured=False)
     short = made_up(tmp_path / "short.jsonl", steps=60)
     window, _ = opened(browser, write_report([long, short], tmp_path / "page.html"))
@@ -392,7 +394,7 @@ def test_bad_input_is_one_line(
     assert "Traceback" not in result.stderr
 
 
-def test_the_method_of_a_run_says_again_what_it_said_and_another_something_else(
+def test_replaying_a_run_by_its_own_method_repeats_its_decisions_and_by_another_does_not(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "run.jsonl"

@@ -44,7 +44,7 @@ def test_digits_are_sound_and_the_generators_are_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_what_cannot_be_built_is_a_finding() -> None:
+def test_a_workload_that_cannot_be_built_is_a_finding() -> None:
     def lbfgs(parameters: object, *, lr: float) -> torch.optim.Optimizer:
         return torch.optim.LBFGS(parameters, lr=lr)  # type: ignore[arg-type]
 
@@ -82,7 +82,7 @@ def test_a_sound_workload_ends_with_0_and_json_is_read_back(tmp_path: Path) -> N
 
 
 @pytest.mark.distributed
-def test_under_torchrun_the_first_rank_tells_for_all(tmp_path: Path) -> None:
+def test_under_torchrun_the_first_rank_reports_for_all_ranks(tmp_path: Path) -> None:
     done = torchrun("doctor", "digits", "--scale", "8", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = decode(Diagnosis, json.loads(done.stdout))

@@ -120,7 +120,7 @@ def test_a_run_grows_and_its_report_shows_each_growth_with_its_reason(
 
 
 @every_paper
-def test_an_interrupted_run_goes_on_with_the_same_bits(paper: str, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_with_the_same_bits(paper: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"method": paper, "budget": "2ep"}
     whole = train("digits", **options)
 

@@ -73,7 +73,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Any
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
 )
-def test_a_run_that_a_signal_ended_goes_on_to_the_same_bits(
+def test_a_run_ended_by_a_signal_resumes_to_the_same_bits(
     number: signal.Signals, code: int, tmp_path: Path, whole: tuple[dict[str, Any], Any]
 ) -> None:
     run = start(tmp_path)
@@ -149,7 +149,7 @@ def test_ctrl_c_stays_ignored_where_the_caller_ignores_it(tmp_path: Path) -> Non
 
 
 @pytest.mark.distributed
-def test_torchrun_restarts_a_run_that_goes_on_by_itself(tmp_path: Path) -> None:
+def test_a_run_restarted_by_torchrun_resumes_by_itself(tmp_path: Path) -> None:
     module = tmp_path / "dying.py"
     module.write_text(
         "import os, signal\n"
@@ -183,7 +183,7 @@ def test_torchrun_restarts_a_run_that_goes_on_by_itself(tmp_path: Path) -> None:
     assert same(saved(tmp_path / "ck"), saved(tmp_path / "whole"))
 
 
-def test_what_is_random_in_training_goes_on_with_the_same_numbers(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_with_the_same_random_numbers(tmp_path: Path) -> None:
     digits = load("digits")
 
     def noisy(model: torch.nn.Module, batch: Any) -> torch.Tensor:

@@ -31,7 +31,7 @@ def by_hand(*, scale: int, base_steps: float, seed: int) -> tuple[lb.Controller,
     return control, evaluate(model, workload, data.validation)
 
 
-def test_a_run_is_the_loop_that_one_would_write() -> None:
+def test_a_run_equals_a_loop_written_by_hand() -> None:
     control, metrics = by_hand(scale=4, base_steps=60, seed=3)
     result = train("digits", method="adascale", scale=4, budget="60base", seed=3)
     assert (result.steps, result.samples) == (control.optimizer_steps, control.samples)
@@ -92,7 +92,7 @@ def test_a_record_is_never_overwritten(tmp_path: Path) -> None:
     assert path.read_text() == "mine"
 
 
-def test_progress_tells_each_step_and_reaches_the_end() -> None:
+def test_progress_is_reported_for_each_step_and_reaches_the_end() -> None:
     told: list[Any] = []
     result = train("digits", method="linear", scale=2, budget="640", progress=told.append)
     assert [p.step for p in told] == list(range(1, result.steps + 1))

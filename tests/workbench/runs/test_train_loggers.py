@@ -110,7 +110,7 @@ def interrupted(at: int) -> Any:
     return report
 
 
-def test_a_resumed_run_goes_on_in_every_log(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_every_log(tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path}/m.db"  # MLflow keeps relative ones open
     log = ["csv=a.csv", "tensorboard=board", "wandb=w", f"mlflow={store}"]
     options: dict[str, Any] = {"scale": 2, "budget": "20steps", "checkpoint": "ck", "log": log}
@@ -153,7 +153,7 @@ def test_a_log_that_joins_at_a_resumption_and_leaves_again_keeps_its_run(tmp_pat
         ("mlflow=sqlite:///a.db", "mlflow.tracking"),
     ],
 )
-def test_a_missing_package_is_told_before_data_is_loaded(
+def test_a_missing_logger_package_is_reported_before_data_is_loaded(
     log: str, package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
@@ -173,7 +173,7 @@ def test_a_missing_package_is_told_before_data_is_loaded(
         ("csv=.", "is a directory"),
     ],
 )
-def test_a_file_that_cannot_be_written_is_told_before_data_is_loaded(
+def test_a_log_file_that_cannot_be_written_is_reported_before_data_is_loaded(
     log: str, expected: str
 ) -> None:
     Path("mine.csv").write_text("mine")
@@ -186,7 +186,7 @@ def test_a_file_that_cannot_be_written_is_told_before_data_is_loaded(
     assert Path("mine.csv").read_text() == "mine"
 
 
-def test_a_place_that_its_tool_refuses_is_one_line() -> None:
+def test_a_logger_directory_that_mlflow_does_not_support_prints_a_short_error() -> None:
     result = CliRunner().invoke(
         cli, ["train", "digits", "--budget", "16", "--logger", "mlflow=mlruns"]
     )
@@ -197,7 +197,7 @@ def test_a_place_that_its_tool_refuses_is_one_line() -> None:
 
 
 @pytest.mark.distributed
-def test_of_several_processes_the_first_one_logs(tmp_path: Path) -> None:
+def test_only_the_first_of_several_processes_logs(tmp_path: Path) -> None:
     command = (
         "train digits --scale 4 --budget 640 --record a.jsonl "
         "--logger csv=a.csv --logger tensorboard=board"

@@ -70,7 +70,7 @@ def test_a_comparison_comes_back_from_json(whole: Comparison) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 4])
-def test_an_interrupted_comparison_goes_on_and_gives_the_same_table(
+def test_an_interrupted_comparison_resumes_and_gives_the_same_table(
     whole: Comparison, tmp_path: Path, cut: int
 ) -> None:
     def interrupt(report: Progress | str) -> None:

@@ -10,7 +10,7 @@ def names(*methods: str, at: str = "equal-samples") -> list[str]:
     return [c.name for c in contenders(methods, at=at)]  # type: ignore[arg-type]
 
 
-def test_a_plus_is_kept_and_each_name_stands_once() -> None:
+def test_a_plus_in_a_method_name_is_preserved_and_duplicates_are_removed() -> None:
     assert names("linear", "adascale", "linear+", "linear") == ["linear", "adascale", "linear+"]
 
 

@@ -144,7 +144,7 @@ def test_a_branch_with_the_base_batch_is_the_uninterrupted_run_bit_for_bit(
     assert not torch.equal(weights(twin), before)
 
 
-def test_a_run_goes_on_as_if_nothing_had_branched_off() -> None:
+def test_a_run_is_unchanged_by_its_branches() -> None:
     study = study_of(noisy())
     straight, forked = begun(study), begun(study)
     straight.go(960)
@@ -286,7 +286,7 @@ def reached(lr: float, steps: float | None) -> StepsToTarget:
     return StepsToTarget(batch_size=8, lr=lr, steps=(taken,), lowest=1.0)
 
 
-def test_a_target_that_no_run_reaches_is_said() -> None:
+def test_a_target_that_no_run_reaches_is_reported() -> None:
     settings = Settings(seeds=2, doublings=2, target=0.001)
     (answer,) = critical(quadratic(), by=["sweep"], budget="50steps", settings=settings).answers
     (finding,) = answer.findings
@@ -382,7 +382,7 @@ def test_a_bound_is_drawn_as_an_arrow_and_not_as_a_point(small: Critical) -> Non
         ("--by noise --budget 5parsecs", "is no length of a run"),
     ],
 )
-def test_what_means_nothing_is_refused_in_a_line(
+def test_options_that_make_no_sense_are_refused_before_training(
     monkeypatch: pytest.MonkeyPatch, words: str, told: str
 ) -> None:
     def trained(*args: object, **options: object) -> None:

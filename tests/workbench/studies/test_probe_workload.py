@@ -67,7 +67,7 @@ def test_the_interval_covers_the_true_noise_scale_for_nearly_all_seeds() -> None
     assert np.std(values) > 0.02 * truth
 
 
-def test_along_a_run_whose_noise_scale_moves_the_whole_runs_is_covered() -> None:
+def test_the_interval_covers_the_noise_scale_of_a_whole_run_while_the_noise_scale_changes() -> None:
     """Exact: the share of signal in the base batch at each weight that the run came by."""
     data = near().data()
     centre, variance = data.train[0].mean(0), float(data.train[0].var(0).sum())
@@ -197,7 +197,7 @@ def test_a_result_goes_through_json_unchanged() -> None:
         assert decode(ProbeResult, json.loads(json.dumps(encode(found)))) == found
 
 
-def test_with_adam_the_preconditioned_gradient_is_reported_beside_the_bare_one() -> None:
+def test_with_adam_a_probe_reports_the_preconditioned_and_the_plain_gradient() -> None:
     found = probe_workload(with_adam(), steps=200, scale=4)
     assert found.adam
     assert found.bare_noise is not None
@@ -242,7 +242,7 @@ def test_a_workloads_schedule_is_followed_over_the_whole_run() -> None:
     assert pytest.approx([step / 938 for step in range(20)]) == ASKED
 
 
-def test_progress_is_told_after_each_step() -> None:
+def test_progress_is_reported_after_each_step() -> None:
     told: list[tuple[int, int]] = []
     probe_workload(near(), steps=20, progress=lambda done, total: told.append((done, total)))
     assert told == [(step, 20) for step in range(1, 21)]
