@@ -110,6 +110,7 @@ def probe_target(
     base, run_steps = target.base_batch_size, max(target.run_steps, steps)
     facts = {"base_batch_size": base, "run_steps": run_steps, "seed": seed}
     scaled = trace.scaled
+    blocks = _blocks_of(trace, bare(target.model), facts)
     noise, pooled, along = noise_of_series(trace.series, trace.series_losses, **facts)
     bare_noise = noise_of_series(trace.moments, trace.losses, **facts)[0] if scaled else None
     return ProbeResult(
@@ -132,7 +133,7 @@ def probe_target(
         pooled=pooled,
         along=along,
         bare_noise=bare_noise,
-        blocks=_blocks_of(trace, bare(target.model), facts),
+        blocks=blocks,
         checks=tuple(trace.findings),
         outlook=outlook_of(noise, base_batch_size=base, run_steps=run_steps, scale=scale),
     )

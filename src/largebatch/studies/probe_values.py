@@ -71,14 +71,15 @@ def outlook_of(
     known = noise.estimate
     if known is None:
         return None
+    twice_base, twice_fewest = _half(known, base_batch_size), _half(known, 0)
     paying = paying_range(known, base_batch_size)
     sure = paying.value if known.noise_scale < float("inf") else paying.low
     scale = scale or max(round(sure / base_batch_size), 2)
     return BatchOutlook(
         rows=batch_table(known, base_batch_size),
         paying=paying,
-        twice_base=_half(known, base_batch_size),
-        twice_fewest=_half(known, 0),
+        twice_base=twice_base,
+        twice_fewest=twice_fewest,
         forecasts=tuple(
             forecast_gain(known, base_batch_size=base_batch_size, run_steps=run_steps, scale=each)
             for each in sorted({*SCALES, scale})
