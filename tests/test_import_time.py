@@ -47,6 +47,16 @@ def test_core_and_theory_and_records_bring_no_torch() -> None:
     assert "torch" not in imported
 
 
+def test_names_of_0_1_are_found_by_a_script_that_imports_nothing_else() -> None:
+    program = (
+        "import warnings; warnings.simplefilter('ignore'); "
+        "from largebatch.rules import After, CosineTest, FACTORS, KINDS, RULES; "
+        "from largebatch import CABS, GradientDiversity, SquaredNorms, simulate; "
+        "assert simulate.quadratic.Averaged and 'AdaScale' in RULES"
+    )
+    assert "largebatch" in imported_by(program)
+
+
 def test_all_rules_and_methods_bring_no_torch() -> None:
     imported = imported_by(
         "import largebatch.methods, largebatch.rules.kinds as kinds; assert kinds.RULES"

@@ -57,8 +57,6 @@ def lazy_names(
 
 
 def _at(place: str) -> Any:
-    """Return the value at a dotted place that starts with `lb`, the package."""
-    value: Any = import_module("largebatch")
-    for part in place.split(".")[1:]:
-        value = getattr(value, part)
-    return value
+    """Return the value at a place such as `lb.rules.kinds.RULES`: the last part of a module."""
+    *parents, name = place.split(".")
+    return getattr(import_module(".".join(["largebatch", *parents[1:]])), name)

@@ -14,7 +14,7 @@ from largebatch.core.measurement import Budget
 from largebatch.core.protocols import Logger, Sink
 from largebatch.core.rule import Rule
 from largebatch.record import Checkpoints, JsonlRecord, Logged, Tee
-from largebatch.workbench.amounts import Length, parse_length
+from largebatch.workbench.amounts import MAX_SAMPLES, Length, parse_length
 from largebatch.workbench.planner.schedule_file import ScheduleFile
 from largebatch.workbench.runs.checkpoint import Saving
 from largebatch.workbench.runs.directory import opened
@@ -199,12 +199,13 @@ def micro_batch_of(text: int | str | None) -> int | Literal["auto"] | None:
     if text == "auto":
         return "auto"
     found = parse_amount(str(text))
-    if found is None or found.unit != "samples" or found.whole is None or found.whole < 1:
+    size = found.whole if found is not None and found.unit == "samples" else None
+    if size is None or not 1 <= size <= MAX_SAMPLES:
         raise ValueError(
             "The largest micro-batch is a number of samples, at least 1, or auto for what fits; "
             f"got {text}. Example: --max-micro-batch-size 64"
         )
-    return found.whole
+    return size
 
 
 def length_of(workload: Workload, budget: str | Budget | None) -> Length | Budget:
