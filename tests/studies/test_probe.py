@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from blobs import Batch, blobs, classifier, cross_entropy
 from largebatch.checks.data import compare_ranks
-from largebatch.checks.losses import loss_when_repeated
 from largebatch.checks.samples import CutBatches, repeated
 from largebatch.checks.snapshot import copy_run
 from largebatch.studies.probe import probe
@@ -29,8 +28,6 @@ def test_a_sum_instead_of_a_mean_is_refused_with_the_remedy() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with pytest.raises(ValueError, match=r"it is a sum\.[\s\S]*reduction='mean'"):
         probe(model, optimizer, total, blobs(), base_batch_size=32, steps=20)
-    assert loss_when_repeated(model, total, blobs()) == pytest.approx(2.0)
-    assert loss_when_repeated(model, cross_entropy, blobs()) == pytest.approx(1.0)
     assert model.training
     assert model[2].training
 

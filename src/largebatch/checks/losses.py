@@ -22,15 +22,6 @@ COARSE, FINE = 0.01, 0.001
 """Relative difference below which two losses count as the same, in half precision and else."""
 
 
-@torch.no_grad()
-def loss_when_repeated(model: nn.Module, loss: Loss, batch: Any) -> float:
-    """Loss of a batch with every sample twice / loss of the batch; without dropout and batch
-    statistics, and every module is left in the mode it was in."""
-    with evaluating(model):
-        once, twice = float(loss(model, batch)), float(loss(model, repeated(batch)))
-    return twice / once if once else 1.0 + abs(twice)
-
-
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Inside, the model is in evaluation mode; every module goes back to the mode it was in."""

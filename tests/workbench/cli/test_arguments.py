@@ -26,6 +26,9 @@ COMMAND = click.Command("plan", params=[click.Argument(["schedule"]), *OPTIONS])
         ("noise_scales=[500, 20000], record=a", "--noise-scale 500,20000, --record a"),
         ("record='a b.jsonl' or record=\"c\"", "--record a b.jsonl or --record c"),
         ("base_batch_size=-1.5 was given", "--base-batch -1.5 was given"),
+        ("(record=a)", "(--record a)"),
+        ("lb.train(a, record=b), record=c", "lb.train(a, record=b), --record c"),
+        ("f(g(h(), 1), record=b) and record=c", "f(g(h(), 1), record=b) and --record c"),
         ("the record, my_record=3, schedule=x", "the record, my_record=3, schedule=x"),
     ],
 )

@@ -32,6 +32,8 @@ class FunctionCommand(click.Command):
 def with_options(message: str, *, command: click.Command) -> str:
     """Return a message with each `name=value` of the command's parameters as an option.
 
+    The arguments of a call, as in `lb.Budget(samples=10)`, stay: they are Python to paste.
+
     >>> command = click.Command("plan", params=[click.Option(["--base-batch", "base_batch_size"])])
     >>> with_options("Pass base_batch_size=256.", command=command)
     'Pass --base-batch 256.'
@@ -49,8 +51,26 @@ def with_options(message: str, *, command: click.Command) -> str:
         return message
     names = "|".join(map(re.escape, options))
 
+    inside = _inside_calls(message)
+
     def shown(found: re.Match[str]) -> str:
+        if found.start() in inside:
+            return found[0]
         value = (found["value"] or "").strip("'\"[]").replace(", ", ",")
         return f"{options[found['name']]} {value}".rstrip()
 
     return re.sub(rf"\b(?P<name>{names})={_VALUE}", shown, message)
+
+
+def _inside_calls(message: str) -> frozenset[int]:
+    """Return the positions in a message that stand between the parentheses of a call."""
+    opened: list[bool] = []  # of each parenthesis that is open, whether a name stands before it
+    inside = set()
+    for at, letter in enumerate(message):
+        if letter == "(":
+            opened.append(message[max(at - 1, 0)].isidentifier())
+        elif letter == ")" and opened:
+            opened.pop()
+        elif any(opened):
+            inside.add(at)
+    return frozenset(inside)

@@ -60,9 +60,9 @@ def count_schedule(
     """
     first: int | None = scale * base_batch_size if scale != 1 and base_batch_size else None
     if Path(schedule).suffix == ".json" or Path(schedule).is_file():
+        read = read_schedule(schedule)
         given = {"budget": budget, "base_batch_size": base_batch_size, "noise_scale": noise_scale}
         _check_alone(schedule, {**given, "scale": scale if scale != 1 else None})
-        read = read_schedule(schedule)
         rule, budget, base_batch_size = read.rule, read.budget, read.base_batch_size
         first = read.batch_size
     elif budget is None or base_batch_size is None:
