@@ -222,7 +222,7 @@ def test_unequal_micro_batches_are_accepted_if_their_sizes_are_passed() -> None:
     control = attached(model)
     x, y = data()
     for rows in torch.arange(12).split([6, 4, 2]):
-        control.micro_batch(len(rows))
+        control.micro_batch(len(rows), weight=1)
         (loss_of(model, x[rows], y[rows]) / 3).backward()
     control.optimizer.step()
     assert control.samples == 12
@@ -260,7 +260,7 @@ def test_one_backward_per_step_on_one_process_is_refused_with_the_remedies() -> 
 def test_the_temporal_estimate_needs_one_backward_a_step() -> None:
     model = small_model()
     meter = Meter(model, statistics=[TemporalMoments()])
-    control = attached(model, meter=meter)
+    control = attached(model, meter=meter, batch_size=4, base_batch_size=2)
     take(control, model, range(5), parts=1)
     assert control.lr_multiplier != 1.0
     assert control.optimizer_steps == 5
@@ -577,11 +577,11 @@ def test_the_users_own_gradients_are_not_counted() -> None:
 def test_calling_decide_is_refused_if_the_optimizer_step_already_decides() -> None:
     model = small_model()
     with attach(
-        model, sgd(model), AdaScale(), batch_size=24, base_batch_size=8, micro_batches=3
+        model, sgd(model), AdaScale(), batch_size=12, base_batch_size=4, micro_batches=3
     ) as control:
         accumulate(model, 0, parts=3)
         with pytest.raises(LargeBatchError, match=r"control\.decide\(\) would decide twice"):
             control.decide()
         control.optimizer.step()
         control.complete()  # nothing is left to close
-        assert (control.optimizer_steps, control.last_batch_size) == (1, 24)
+        assert (control.optimizer_steps, control.last_batch_size) == (1, 12)

@@ -42,7 +42,7 @@ def drive(
 def test_a_gradient_cleared_within_a_step_is_refused_before_a_weight_moves() -> None:
     model, optimizer, control = controller()
     before = model.weight.clone()
-    with pytest.raises(lb.errors.MicroBatchMissed, match="cleared within a step"):
+    with pytest.raises(lb.errors.MicroBatchMissed, match="cleared between two backward calls"):
         drive(model, control, between=optimizer.zero_grad)
     assert torch.equal(model.weight, before)
 

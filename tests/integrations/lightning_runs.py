@@ -125,7 +125,7 @@ class Plain:
         for x, y in parts:
             with torch.autocast("cpu", dtype=self.autocast) if self.autocast else nullcontext():
                 loss = loss_of(self.model, x, y)
-            self.control.micro_batch(len(x))
+            self.control.micro_batch(len(x), weight=1)
             self.control.loss(loss)
             scaler.scale(loss / len(parts)).backward()
         scaler.unscale_(self.optimizer)

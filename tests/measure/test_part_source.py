@@ -15,6 +15,7 @@ from largebatch.measure.examples.example_counts import ExampleCounts
 from largebatch.measure.examples.per_example import PerExample, part_source_of
 from largebatch.measure.part_counts import BackwardCounts, PartCounts
 from largebatch.measure.part_source import BackwardParts, PartSource
+from largebatch.measure.shares import Shares, parts_of
 
 MOMENTS = frozenset({"moments"})
 
@@ -66,27 +67,27 @@ def test_the_source_gives_the_number_and_the_name_of_the_parts(examples, parts, 
     assert reading.samples == 8
 
 
-def test_a_part_of_the_default_source_adds_no_number_to_the_steps_sums():
-    counts = BackwardCounts()
-    assert counts.numbers([4, 4]) == {}
-    assert counts.weigh({"parts": 2.0, "per sample": 0.5}) == (2, 0.5)
+def sums_of(counts: PartCounts, sizes: list[int]) -> dict[str, float]:
+    return Shares(samples=sizes, weights=[], groups=counts.groups(len(sizes))).numbers()
+
+
+def test_a_backward_of_the_default_source_is_one_part():
+    parts = parts_of(sums_of(BackwardCounts(), [4, 4]), source="micro-batches")
+    assert (parts.count, parts.weight_per_unit, parts.squared_weight_per_unit) == (2, 0.5, 0.5)
 
 
 def test_groups_weigh_by_their_own_samples():
     counts = ExampleCounts()
     counts.add(rows=4, parts=2)
     counts.add(rows=8, parts=4)
-    numbers = counts.numbers([4, 8])
-    assert numbers == {"groups": 6, "groups per sample": 1.0}
-    assert counts.weigh({"parts": 2.0, "per sample": 0.375, **numbers}) == (6, 1.0)
+    parts = parts_of(sums_of(counts, [4, 8]), source="examples")
+    assert (parts.count, parts.weight_per_unit, parts.squared_weight_per_unit) == (6, 1.0, 0.375)
 
 
 def test_a_step_without_statistics_has_backward_calls_for_parts_under_either_source():
-    examples, plain = ExampleCounts(), BackwardCounts()
-    sums = {"parts": 3.0, "per sample": 0.75}
-    for counts in (examples, plain):
-        assert counts.numbers([4, 4, 4]) == {}
-        assert counts.weigh(sums) == (3, 0.75)
+    for counts in (ExampleCounts(), BackwardCounts()):
+        parts = parts_of(sums_of(counts, [4, 4, 4]), source="micro-batches")
+        assert (parts.count, parts.weight_per_unit) == (3, 0.75)
         assert counts.count(3) == 3
         assert counts.label(ranks=1, parts=3) == "micro-batches"
 

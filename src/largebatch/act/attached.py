@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 from torch.amp import GradScaler
@@ -29,6 +30,7 @@ from largebatch.core.errors import CheckpointError, LargeBatchError, NotFinite, 
 from largebatch.core.measurement import Budget, Measurement, Reading
 from largebatch.core.protocols import Sink
 from largebatch.core.rule import Rule
+from largebatch.measure.forwards import Samples
 from largebatch.measure.meter import Meter
 from largebatch.measure.observer import Observer
 
@@ -119,33 +121,68 @@ class Attached(Control):
         """Samples of the last step, over all ranks; 0 before the first."""
         return self.decider.samples - self._before.samples
 
-    def micro_batch(self, samples: int) -> None:
-        """Tells the samples of one micro-batch, once for each backward, where they are unequal.
-
-        Its loss is still taken as entering the step's gradient with the same share as the others.
+    def micro_batch(self, samples: float, *, weight: float | None = None) -> None:
+        """Set the samples of one micro-batch, once for each of the step, before or after its
+        backward.
 
         Args:
             samples: in this rank's micro-batch, at least 1.
+            weight: of its mean loss in the step's loss, in any unit, above 0: its tokens, if the
+                summed loss of all tokens is divided by their number; its samples, if the loss is a
+                mean over all samples. None means that all micro-batches have equal weights.
+
+        Raises:
+            ValueError: samples or a weight out of range.
+            MicroBatchMissed: from `optimizer.step()`, for weights of some micro-batches only.
         """
-        if samples < 1:
-            raise ValueError(f"A micro-batch has at least one sample; got {samples!r}.")
-        self.observer.size(samples)
+        self.observer.size(samples, weight=weight)
+
+    def part(
+        self, *, samples: float | None = None, weight: float | None = None
+    ) -> AbstractContextManager[None]:
+        """Take all backward calls within the block for one micro-batch.
+
+            with control.part(samples=len(x)):
+                loss_1(model(x), y).backward()
+                loss_2(model(x), y).backward()
+
+        Use it where one micro-batch has several backward calls: several losses, or the real and
+        the generated samples of a GAN's discriminator. It needs one more gradient of memory.
+
+        Args:
+            samples, weight: as in `micro_batch`; None means equal shares of the batch.
+
+        Raises:
+            ValueError: samples or a weight out of range.
+            MicroBatchMissed: inside another block, or from `optimizer.step()` if other backward
+                calls of the step ran outside of a block.
+        """
+        return self.observer.part(samples=samples, weight=weight)
+
+    def drop(self) -> None:
+        """Drop the pass in hand, whose gradients the optimizer shall not get: the first pass of
+        SAM, or a pass that ran out of memory. Clear its gradients, too: optimizer.zero_grad()."""
+        self.observer.drop(by="control.drop()")
 
     def loss(self, loss: Tensor) -> None:
         """Tells the mean loss of one micro-batch, for the record and for rules that need it."""
         self.observer.loss(loss)
 
     def advance(self, scheduler: LRScheduler | None = None, *, metric: float | None = None) -> int:
-        """As `Control.advance`, at the end of each pass through the loop. Where the pass did not
-        come to its optimizer.step(), or did not complete it, the next step starts afresh; for that
-        alone it needs no scheduler. With a scaler, call it after scaler.update(): a step that the
-        scaler left out is counted as skipped."""
+        """Advance a scheduler as `Control.advance` does, and drop a pass that is open.
+
+        Call it after `optimizer.step()`. A pass that did not come to its step, or did not complete
+        it, is dropped at any time, and the next step starts afresh; for that alone it needs no
+        scheduler. With a scaler, call it after scaler.update(): a step that the scaler left out is
+        counted as skipped.
+        """
         self._lr.restore()
         if metric is None and self._hooks:
-            if self.decider is self._at_last_advance:
-                if self._scale.lowered:
-                    self._lose_step()
+            if self.decider is self._at_last_advance and self._scale.lowered:
+                self._lose_step()
                 self._open()
+            elif self.observer.in_step:
+                self.observer.drop(by="control.advance()")
             self._scale.open()
             self._at_last_advance = self.decider
         return 0 if scheduler is None else super().advance(scheduler, metric=metric)
@@ -250,23 +287,31 @@ class Attached(Control):
 
     def _decide(self, *, share: float = 1.0) -> Measurement:
         """Reads and decides about a gradient that is `share` times the mean over the batch."""
-        self.check_optimizer()
         self._lr.restore()
         digest = digest_of(self._alike()) if self.decider.ranks > 1 else 0
+        scale = self._scale.open() * share
         try:
-            reading = self.observer.close(digest=digest, loss_scale=self._scale.open() * share)
+            reading = self.observer.close(digest=digest, loss_scale=scale, problem=self._problem())
         except RanksDisagree:
             self.meter.agree(self._alike())
             raise
-        if reading.loss is None and "loss" in self.decider.rule.needs:
-            names = rule_names(self.decider.rule, lambda rule: "loss" in rule.needs)
-            raise LargeBatchError(
-                f"{names} needs the loss, and none was told in this step. Before each "
-                "loss.backward(): control.loss(loss)."
-            )
         seen = self._enter(reading)
         self._decided = True
         return seen
+
+    def _problem(self) -> LargeBatchError | None:
+        """Return what this rank cannot go on with."""
+        try:
+            self.check_optimizer()
+        except LargeBatchError as error:
+            return error
+        if self.observer.losses or "loss" not in self.decider.rule.needs:
+            return None
+        names = rule_names(self.decider.rule, lambda rule: "loss" in rule.needs)
+        return LargeBatchError(
+            f"{names} needs the loss, and none was passed in this step. Before each "
+            "loss.backward(): control.loss(loss)."
+        )
 
     def _enter(self, reading: Reading) -> Measurement:
         self._seen = self.decider.see(reading, base_lr=self._lr.base_lr)
@@ -305,6 +350,8 @@ def attach(
     batch_size: int,
     base_batch_size: int,
     micro_batches: int | None = None,
+    samples: Samples | None = None,
+    reduction: Literal["mean", "sum"] = "mean",
     dataset_size: int | None = None,
     budget: Budget | None = None,
     meter: Meter | None = None,
@@ -324,8 +371,8 @@ def attach(
             if control.base_steps >= 10_000:
                 break
 
-    The micro-batches of a step count equally; gain and noise scale do not depend on whether the
-    loss is divided by their number.
+    The micro-batches of a step count equally unless `control.micro_batch(samples, weight=...)` says
+    otherwise. Gain and noise scale do not depend on a factor that all losses have in common.
 
     Args:
         model: bare, or in DistributedDataParallel when several processes share the batch.
@@ -333,8 +380,13 @@ def attach(
         rule: a rule or a chain of rules that leaves the batch alone.
         batch_size: samples of one optimizer step, over all ranks and micro-batches.
         base_batch_size: B0, the batch in samples for which the learning rate was tuned.
-        micro_batches: backward calls a step on each rank. Telling it saves work and finds missing
+        micro_batches: micro-batches per step on each rank. Passing it saves work and finds missing
             or double ones; None takes what the first step shows.
+        samples: (args, kwargs) of the model's forward pass -> samples in it, if the first dimension
+            of the first argument is not the samples or if micro-batches are unequal.
+        reduction: "mean" if each rank's loss is a mean over its own samples, as usual under
+            DistributedDataParallel; "sum" if each rank divides by the samples, or tokens, of all
+            ranks. It changes the recorded variance and squared norm, not their ratio.
         dataset_size: samples in one epoch, for rules that need it.
         budget: how long the run is, for schedules.
         meter: how gradients are measured; None is `Meter(model)`.
@@ -351,7 +403,13 @@ def attach(
     if micro_batches is not None and micro_batches < 1:
         raise ValueError(f"micro_batches is at least 1; got {micro_batches!r}.")
     meter = meter or Meter(model)
-    observer = Observer(meter, batch_size=batch_size, micro_batches=micro_batches)
+    observer = Observer(
+        meter,
+        batch_size=batch_size,
+        micro_batches=micro_batches,
+        samples=samples,
+        reduction=reduction,
+    )
     return Attached(
         optimizer,
         rule,

@@ -179,7 +179,7 @@ class LargeBatch(Callback):
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Counts the micro-batch."""
-        self.control.micro_batch(self._samples)
+        self.control.micro_batch(self._samples, weight=1)
         self._backwards += 1
 
     def on_before_optimizer_step(

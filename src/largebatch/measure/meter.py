@@ -11,8 +11,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from largebatch.core.errors import MicroBatchMissed, RanksDisagree
+from largebatch.core.errors import LargeBatchError, MicroBatchMissed, RanksDisagree
 from largebatch.core.measurement import Reading
+from largebatch.measure.accumulated import AccumulatedGradients
 from largebatch.measure.estimate import proportional_parts
 from largebatch.measure.examples.per_example import PerExample, part_source_of
 from largebatch.measure.full_gradient import FullGradient
@@ -41,9 +42,12 @@ class Meter:
             ranks, and brings its own statistics, to which `CoordinateNoiseScale()` may be added.
         full: over which data the full gradient is taken, in steps in which a rule asks for it.
         group: process group that shares the batch; None is the default group.
+        replicated: whether the user averages, or sums, the gradients over the ranks between the
+            last backward and `optimizer.step()`, in place of DistributedDataParallel. In the first
+            step the ranks' weights are compared. Under `lb.attach` and `lb.watch` only.
 
     Raises:
-        ValueError: several processes and a model that is not in DistributedDataParallel, or
+        ValueError: several processes and a model that is not replicated, or
             `examples` with another tap, other statistics or a compiled model.
     """
 
@@ -56,6 +60,7 @@ class Meter:
         examples: PerExample | None = None,
         full: FullGradient | None = None,
         group: dist.ProcessGroup | None = None,
+        replicated: bool = False,
     ) -> None:
         self.model = model
         self.ranks = Ranks(group)
@@ -71,11 +76,15 @@ class Meter:
                 "one of each name: lb.Meter(model, statistics=[lb.measure.TemporalMoments()])."
             )
         self.replica = replica(model)
-        if self.ranks.count > 1 and self.replica is None:
+        if self.ranks.count > 1 and self.replica is None and not replicated:
             raise ValueError(
-                f"{self.ranks.count} processes run, but the model is not replicated: each would "
-                "train its own. Use model = torch.nn.parallel.DistributedDataParallel(model)."
+                f"{self.ranks.count} processes run, and the model is not in "
+                "DistributedDataParallel. Use "
+                "model = torch.nn.parallel.DistributedDataParallel(model). If your loop averages "
+                "the gradients over the ranks by itself, use "
+                "meter=lb.Meter(model, replicated=True)."
             )
+        self.replicated = replicated and self.ranks.count > 1 and self.replica is None
 
     @property
     def provides(self) -> frozenset[str]:
@@ -132,6 +141,7 @@ class Meter:
             statistic.bind(self.parameters, optimizer)
         self.sums = Sums(self.ranks, device=self.parameters.tensors[0].device)
         self._squares = SquaredGradients(self.parameters.tensors)
+        self._accumulated = AccumulatedGradients(optimizer.param_groups)
         self._factors: dict[float, Tensor] = {}
         self.see: See | None = None
         self._plans: dict[frozenset[str], tuple[list[Statistic], See | None]] = {}
@@ -151,7 +161,8 @@ class Meter:
         self.part_source.open(self.active)
         self.sums.open(self._rows)
         self._backwards, self._samples, self._weight = 0, 0, 0.0
-        self._anchor: Tensor | None = None
+        self._accumulated.forget()
+        self._problem: LargeBatchError | None = None
         for statistic in self.active:
             statistic.open()
         if self.see is None:
@@ -169,11 +180,7 @@ class Meter:
             samples: in the micro-batch.
             last: whether it is this rank's last one of the step.
         """
-        if self._backwards and self._anchor is not None and self._anchor.grad is None:
-            raise MicroBatchMissed(
-                "The gradient was cleared within a step, so the micro-batches before this one are "
-                "lost. Leave zero_grad to control.step()."
-            )
+        self._check_accumulated()
         # As the loss's own gradient the share costs no product, neither forward nor backward.
         factor = self._factors.get(share)
         if factor is None or factor.dtype is not loss.dtype or factor.device != loss.device:
@@ -188,9 +195,7 @@ class Meter:
         self.sums.add(LOSS, loss.detach(), coefficient=weight)
         self.close_part(coefficient=weight / share**2)
         self.part_source.counts.check_micro_batch(samples)
-        if not self._backwards:
-            held = (p for p in self.parameters.tensors if p.grad is not None)
-            self._anchor = next(held, None)
+        self._accumulated.note()
         self._backwards += 1
         self._samples += samples
         self._weight += weight
@@ -202,16 +207,25 @@ class Meter:
             statistic.close_part(self.sums, coefficient=coefficient)
         self.part_source.release()
 
-    def close(self, *, planned_weight: float, digest: int = 0, exhausted: bool = False) -> Reading:
+    def close(
+        self,
+        *,
+        planned_weight: float,
+        digest: int = 0,
+        exhausted: bool = False,
+        problem: LargeBatchError | None = None,
+    ) -> Reading:
         """Combine the parts over the ranks: one collective, one host sync.
 
         Args:
             planned_weight: E, the total weight with which the shares were made.
             digest: of the state that must be the same on all ranks; below 2^32.
             exhausted: whether this rank has no more data.
+            problem: an error that the caller has found on this rank.
 
         Raises:
             RanksDisagree: the ranks' digests differ.
+            LargeBatchError: the first problem that a rank has found, on every rank.
         """
         counts = self.part_source.counts
         self.close_batch()
@@ -219,7 +233,7 @@ class Meter:
             "parts": counts.count(self._backwards), "samples": self._samples,
             "weight": self._weight, "exhausted": exhausted,
         }  # fmt: skip
-        sums = self.reduce(numbers, digest=digest)
+        sums = self.reduce(numbers, digest=digest, problem=self._problem or problem)
         count = round(sums["parts"])
         label = counts.label(ranks=self.ranks.count, parts=count)
         parts = proportional_parts(count, sums["samples"], sums["weight"], label)
@@ -236,13 +250,31 @@ class Meter:
         for statistic in self.active:
             statistic.close_batch(self.sums, share=share)
 
-    def reduce(self, numbers: Mapping[str, float], *, digest: int) -> dict[str, float]:
-        """Return the step's sums over the ranks, with this rank's numbers among them."""
+    def squared_gradients(self) -> list[Tensor]:
+        """Return scalars whose sum is the squared norm of the gradients that are there now."""
+        return self._squares.scalars()
+
+    def reduce(
+        self, numbers: Mapping[str, float], *, digest: int, problem: LargeBatchError | None = None
+    ) -> dict[str, float]:
+        """Return the step's sums over the ranks, with this rank's numbers among them.
+
+        Raises:
+            RanksDisagree: the ranks' digests differ.
+            LargeBatchError: the first problem that a rank has found, on every rank.
+        """
         self.sums.put(numbers)
         if self.ranks.count == 1:
+            if problem is not None:
+                raise problem
             return self.sums.reduce()
-        self.sums.put({"digest": digest, "first digest": digest if self.leader else 0})
+        trouble = float(problem is not None)
+        self.sums.put(
+            {"trouble": trouble, "digest": digest, "first digest": digest if self.leader else 0}
+        )
         sums = self.sums.reduce()
+        if sums["trouble"] > 0:
+            self.ranks.raise_together(problem)
         if sums["digest"] != self.ranks.count * sums["first digest"]:
             raise RanksDisagree("The ranks took different decisions in an earlier step.")
         return sums
@@ -273,6 +305,18 @@ class Meter:
     def clear(self, optimizer: Optimizer) -> None:
         """Clear the gradients after the optimizer's step."""
         self.tap.clear(optimizer)
+
+    def _check_accumulated(self) -> None:
+        change = self._accumulated.change()
+        if change is None:
+            return
+        error = MicroBatchMissed(
+            f"{change.split('.')[0]}. Leave zero_grad to control.step(), and clip once a step: "
+            "control.step(clip_norm=1.0)."
+        )
+        if self.ranks.count == 1:
+            raise error
+        self._problem = self._problem or error  # every rank raises it when the step is closed
 
     def _pass(self, full: FullGradient) -> dict[str, Any]:
         self.tap.rest()

@@ -1,30 +1,42 @@
 """Measures a training loop that it does not drive: the user calls backward, clips and steps.
 
-Parts are counted by the gradients that each parameter gets. The batch's gradient is looked at when
-a backward ends, after DistributedDataParallel has reduced it and before the user clips it; torch
-calls back there by a private interface, which only this file uses.
+`StepRecorder` notes each backward. When the optimizer is about to step, the observer groups the
+backward calls into parts, enters what the user told of them, lets the ranks add up, and checks the
+result before a weight moves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
-from torch.autograd.variable import Variable
 from torch.optim import Optimizer
 
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NoVariance
 from largebatch.core.measurement import Reading
-from largebatch.measure.estimate import Parts
+from largebatch.measure import first_step, hand_reduced
+from largebatch.measure.backwards import Group, counts_decide, groups_of, is_plain, needs_sum
+from largebatch.measure.coordinates import CoordinateNoiseScale
+from largebatch.measure.forwards import Samples
 from largebatch.measure.meter import LOSS, Meter
-from largebatch.measure.squares import squared_norm
-from largebatch.measure.statistics import BATCH, Totals
+from largebatch.measure.shares import Shares, Told, missing_weights, parts_of, shares_of
+from largebatch.measure.statistics import Totals
+from largebatch.measure.step_recorder import LEFT_OVER, StepRecorder
 from largebatch.measure.taps import LeafHooks
 
-LEFT_OVER = "left over"
+FINAL = "final"
+REDUCTIONS = ("mean", "sum")
+
+SEVERAL = (
+    "{name} got {count} gradients from one forward pass of the model, as if a micro-batch had "
+    "several losses with a backward call each. Their sum was not formed in this step. Add the "
+    "losses up, (loss_1 + loss_2).backward(), or put the forward and backward calls of each "
+    "micro-batch into a block: with control.part(): ..."
+)
 
 
 class Observer:
@@ -36,157 +48,208 @@ class Observer:
         meter: with `LeafHooks` as its tap.
         batch_size: samples of a whole step over all ranks.
         micro_batches: backward calls a step on each rank; None takes what the first step shows.
+        samples: (args, kwargs) of the model's forward pass -> samples in it; None takes equal
+            shares of the batch, unless the user tells the samples of each micro-batch.
+        reduction: "mean" if the loss of each rank is a mean over its own samples, as usual; "sum"
+            if it is divided by the samples, or tokens, of all ranks.
 
     Raises:
-        ValueError: another tap, which would have to stand around each backward.
+        ValueError: another tap, which would have to stand around each backward, or another
+            reduction.
     """
 
-    def __init__(self, meter: Meter, *, batch_size: int, micro_batches: int | None = None) -> None:
+    def __init__(
+        self,
+        meter: Meter,
+        *,
+        batch_size: int,
+        micro_batches: int | None = None,
+        samples: Samples | None = None,
+        reduction: str = "mean",
+    ) -> None:
         if not isinstance(meter.tap, LeafHooks):
             raise ValueError(
                 f"{type(meter.tap).__name__} must stand around each backward, which only "
                 "lb.Controller does. Use meter=lb.Meter(model) here."
             )
+        if reduction not in REDUCTIONS:
+            raise ValueError(f'reduction is "mean" or "sum"; got {reduction!r}.')
         self.meter, self.tap = meter, meter.tap
         self.batch_size = batch_size
+        self._samples_of, self._reduction = samples, reduction
         self._given = micro_batches
         self._expected = micro_batches  # if not given, as many as in the first step
-        self._see = self._on_gradient
-        self._knows_variance = False
+        self._knows_variance = self._told_unequal = False
+        self._first = True
+        self._step = StepRecorder(meter, meter.tap, samples=samples, micro_batches=micro_batches)
 
     @property
     def micro_batches(self) -> int | None:
-        """Return the backward calls of a step on each rank, as given or as in the first step."""
+        """Return the micro-batches of a step on each rank, as given or as in the first step."""
         return self._expected
 
     def bind(self, optimizer: Optimizer) -> None:
         """Set once whose parameters to measure."""
-        self.meter.bind(optimizer, also=(LEFT_OVER,))
+        by_hand = hand_reduced.NAMES if self.meter.replicated else ()
+        self.meter.bind(optimizer, also=(LEFT_OVER, FINAL, *by_hand))
         self.meter.part_source.number_backwards(torch._C._current_graph_task_id)
-        self._batch_names = {BATCH}
-        for statistic in self.meter.statistics:
-            self._batch_names |= set(statistic.of_batch)
+        self._step.bind(optimizer)
 
     def open(self, wanted: frozenset[str]) -> None:
         """Begin a step in which these statistics are wanted."""
-        self.meter.open(wanted)
         self._wanted = wanted
-        self._unfinished: set[int] = set()
-        self._sizes: list[float] = []
-        self._losses = 0
-        self.tap.reset()
-        self._watching = bool(self.meter.active)
-        if self._watching:
-            self.tap.begin(self._see)
-        else:
-            self.tap.rest()
+        self.meter.open(wanted)
+        self._told: list[Told] = []
+        self._losses: list[tuple[int, int]] = []
+        self._step.open()
 
-    def size(self, samples: int) -> None:
-        """Set the samples of one micro-batch, once for each backward of the step."""
-        self._sizes.append(samples)
+    @property
+    def in_step(self) -> bool:
+        """Return whether the step in hand has seen anything that a drop would lose."""
+        return bool(self._step.roots or self._step.running or self._told or self._losses)
+
+    @property
+    def losses(self) -> int:
+        """Return how many losses were passed in the step in hand."""
+        return len(self._losses)
+
+    def drop(self, *, by: str) -> None:
+        """Begin the step afresh; `by` is the call that asked for it."""
+        dropped = by if self._step.roots else self._step.dropped
+        self.open(self._wanted)
+        self._step.dropped = dropped
+
+    def size(self, samples: float, *, weight: float | None = None) -> None:
+        """Set the samples, and the weight, of one micro-batch, once for each of the step."""
+        self._told.append(Told(samples=samples, weight=weight))
 
     def loss(self, loss: Tensor) -> None:
         """Add the mean loss of one micro-batch."""
-        self.meter.sums.add(LOSS, loss.detach())
-        self._losses += 1
+        sums = self.meter.sums
+        start = sums.mark()
+        sums.add(LOSS, loss.detach())
+        self._losses.append((start, sums.mark()))
 
-    def close(self, *, digest: int = 0, loss_scale: float = 1.0) -> Reading:
+    @contextmanager
+    def part(self, *, samples: float | None, weight: float | None) -> Iterator[None]:
+        """Take all backward calls within the context for one part."""
+        told = Told(samples=samples, weight=weight)
+        try:
+            with self._step.part():
+                yield
+        except BaseException:
+            self.drop(by="an exception inside control.part()")
+            raise
+        if samples is not None or weight is not None:
+            self._told.append(told)
+
+    def close(
+        self, *, digest: int = 0, loss_scale: float = 1.0, problem: LargeBatchError | None = None
+    ) -> Reading:
         """Combine the parts over the ranks: one collective, one host sync.
 
-        After an error the next step starts afresh.
+        An error that one rank finds is raised on all of them. After it the next step starts afresh.
 
         Args:
             digest: of what must be the same on all ranks.
             loss_scale: what the losses were multiplied with, as by a gradient scaler.
+            problem: an error that the caller has found on this rank.
 
         Raises:
             MicroBatchMissed: not as many backward calls since the last step as were given, or
-                gradients that were not cleared.
+                gradients that were not cleared, or changed within the step.
             NoVariance: one part in each step so far, of which no variance can be known.
-            LargeBatchError: parameters that got different numbers of gradients.
+            LargeBatchError: parameters that got different numbers of gradients, or a batch size
+                that the first step does not show.
         """
+        self._step.problem = self._step.problem or problem
+        self._step.forwards.paused = True
         try:
             return self._close(digest=digest, unscale=loss_scale**-2)
         except LargeBatchError:
             self.open(self._wanted)
             raise
 
-    def _close(self, *, digest: int, unscale: float) -> Reading:
-        parts, counts = self._count(), self.meter.part_source.counts
-        sizes = self._sizes or counts.rows or [self._size_of_part(parts)] * parts
-        counts.check_backwards(parts, sizes=self._sizes)
-        if len(sizes) != parts:
-            raise MicroBatchMissed(
-                f"control.micro_batch was called {len(sizes)} times, but {parts} backward calls "
-                "ran. Call control.micro_batch(len(x)) once for each."
-            )
-        numbers = {
-            "parts": parts, "samples": sum(sizes), "per sample": sum(1.0 / n for n in sizes),
-            "losses": self._losses, **counts.numbers(sizes),
-        }  # fmt: skip
-        if not self._watching:
-            self.meter.close_batch()  # perhaps clipped by now: it only shows whether it is finite
-        sums = self.meter.reduce(numbers, digest=digest)
-        if not self._watching:
-            totals = self._totals(sums, unscale=unscale)
-            reading = self.meter.read(totals, losses=sums["losses"])
-            return replace(reading, batch_sqnorm=None)
-        _check_cleared(sums[LEFT_OVER])
-        self._check_samples(sums["samples"])
-        totals = self._totals(sums, unscale=unscale)
-        self._check_variance(totals)
-        return self.meter.read(totals, losses=sums["losses"])
-
     def detach(self) -> None:
         """Take every hook off the model."""
-        self.tap.rest()
+        self._step.detach()
         self.meter.part_source.rest()
 
-    def _on_gradient(self, index: int, gradient: Tensor) -> None:
-        task = torch._C._current_graph_task_id()  # a reentrant checkpoint's is another
-        if task not in self._unfinished:
-            self._unfinished.add(task)
-            Variable._execution_engine.queue_callback(partial(self._when_backward_ends, task))
-        before = self.meter.parameters.tensors[index].grad
-        if before is not None and self.tap.counts[index] == 1:
-            self.meter.sums.add(LEFT_OVER, squared_norm(before))
-        see = self.meter.see
-        if see is not None:
-            see(index, gradient)
+    def _close(self, *, digest: int, unscale: float) -> Reading:
+        meter = self.meter
+        shares, groups = self._shares()
+        facts = self._facts(groups)
+        if self._step.by_hand is not None:
+            meter.close_batch()
+            self._step.by_hand.compare(meter.sums)
+        elif not self._step.watching:
+            meter.close_batch()  # perhaps clipped by now: it only shows whether it is finite
+        elif self._step.accumulated.changed:
+            meter.sums.add(FINAL, *meter.squared_gradients())
+        numbers = {**shares.numbers(), "losses": self._weigh(shares, groups), **facts}
+        sums = meter.reduce(numbers, digest=digest, problem=self._step.problem)
+        self._check_weights(sums)
+        totals = self._totals(sums, unscale=unscale)
+        if not self._step.watching:
+            reading = meter.read(totals, losses=sums["losses"])
+            return replace(reading, batch_sqnorm=None)
+        self._check(sums, totals, told=bool(self._told) or self._samples_of is not None)
+        self._first = False
+        self._step.dropped = ""
+        self._step.forwards.sized = self._samples_of is not None
+        self._step.forwards.linked = not is_plain(groups, forwards=self._step.forwards.in_step)
+        return meter.read(totals, losses=sums["losses"])
 
-    def _when_backward_ends(self, task: int) -> None:
-        # Queued once more, it runs after the callback in which DDP finishes its reduction.
-        Variable._execution_engine.queue_callback(partial(self._end_backward, task))
+    def _shares(self) -> tuple[Shares, list[Group]]:
+        """Return the parts of this rank; after a problem, some that let the ranks talk about it."""
+        try:
+            groups = self._groups()
+            usual = self._usual_sizes(groups)
+            pieces = self.meter.part_source.counts.groups(len(usual))
+            shares = shares_of(self._told, usual=usual, groups=pieces)
+            self._warn_of_unequal(shares)
+            return shares, groups
+        except LargeBatchError as error:
+            self._step.fail(error)
+            return Shares(samples=[1.0], weights=[], groups=[1]), []
 
-    def _end_backward(self, task: int) -> None:
-        self._unfinished.discard(task)
-        self.meter.close_part(coefficient=1.0, task=task)
-        if not self._unfinished:
-            self.meter.part_source.begin()  # drops what a user's own torch.autograd.grad has shown
-        if self._given is not None and max(self.tap.counts) < self._given:
-            return  # more backward calls follow, so the batch's gradient is not complete
-        self.meter.sums.drop(self._batch_names & self.meter.sums.names)
-        self.meter.close_batch()
-
-    def _count(self) -> int:
-        if not self._watching:
-            return len(self._sizes) or self._expected or 1
-        counts = self.tap.counts
-        parts = max(counts)
+    def _groups(self) -> list[Group]:
+        self._step.square_open_part()
+        if not self._step.watching:
+            return []
+        counts, roots = self.tap.counts, self._step.roots
         self.tap.check_nodes()
-        if self._unfinished:
+        if self._step.running:
             raise LargeBatchError(
                 "A backward of this step failed half way, so its micro-batch cannot be told from "
                 "the others. Clear its gradients, optimizer.zero_grad(); the next step is measured "
                 "afresh."
             )
-        if parts == 0:
+        if not roots:
             raise MicroBatchMissed(
-                "optimizer.step() came without a backward since the last one. If gradients come by "
-                "other ways than loss.backward(), their parts cannot be seen."
+                "optimizer.step() came without a backward call since the last step; "
+                f"{self._step.forwards.in_step} forward passes were seen. Call loss.backward() "
+                "first. Gradients that come by other ways cannot be measured."
             )
+        forwards = self._step.forwards.in_step
+        groups = groups_of(roots, forwards=forwards)
+        if counts_decide(roots, forwards=forwards):
+            self._check_counts(counts, parts=max(counts))
+        parts = len(groups)
+        self._check_number(counts, parts=parts)
+        self._check_sums(groups)
+        if self._expected is None:
+            self._expected = parts
+        return groups
+
+    def _check_counts(self, counts: Sequence[int], *, parts: int) -> None:
+        """Where gradients alone are counted, each parameter must have as many, unless told."""
+        if self._given is None and any(0 < count < parts for count in counts):
+            self._refuse(counts, "but others fewer, so the micro-batches cannot be told apart")
+
+    def _check_number(self, counts: Sequence[int], *, parts: int) -> None:
         given, expected = self._given, self._expected
-        if expected is not None and parts > expected and (given is not None or not self._sizes):
+        if expected is not None and parts > expected and (given is not None or not self._told):
             limit = "in the first one" if given is None else f"micro_batches={given} allows"
             self._refuse(counts, f"more than {limit}")
         if given is not None and parts < given:
@@ -194,42 +257,145 @@ class Observer:
                 f"optimizer.step() came after {parts} of {given} micro-batches. Where steps "
                 "differ in their number, leave it out: lb.attach(..., batch_size=512)."
             )
-        if given is None and any(0 < count < parts for count in counts):
-            self._refuse(counts, "but others fewer, so the micro-batches cannot be told apart")
-        if self._expected is None:
-            self._expected = parts
-        return parts
+
+    def _check_sums(self, groups: Sequence[Group]) -> None:
+        several = next((group for group in groups if needs_sum(group)), None)
+        if several is None:
+            return
+        indices = [index for backward in several for index in backward.indices]
+        most = max(set(indices), key=indices.count)
+        name, count = self.meter.parameters.names[most], indices.count(most)
+        if not self.meter.part_source.adds_up:
+            raise LargeBatchError(
+                f"{name} got {count} gradients from one forward pass of the model, and single "
+                "examples need all of them in one backward. Add the losses up: "
+                "(loss_1 + loss_2).backward()."
+            )
+        self._step.adds_up = True
+        raise LargeBatchError(SEVERAL.format(name=name, count=count))
 
     def _refuse(self, counts: Sequence[int], what: str) -> None:
         name = self.meter.parameters.names[counts.index(max(counts))]
         raise LargeBatchError(
-            f"{name} got {max(counts)} gradients in this step, {what}. Say how many backward calls "
-            "a step makes on each rank, lb.attach(..., micro_batches=4), one for each micro-batch "
-            "(add several losses up before), and avoid checkpoint(use_reentrant=True). After a "
+            f"{name} got {max(counts)} gradients in this step, {what}. Put the forward and "
+            "backward calls of each micro-batch into a block, with control.part(): ..., or say how "
+            "many micro-batches a step has on each rank, lb.attach(..., micro_batches=4). After a "
             "pass whose optimizer.step() was skipped or whose backward was broken off, call "
             "control.advance()."
         )
 
-    def _size_of_part(self, parts: int) -> float:
-        return self.batch_size / (self.meter.rank_count * (self._expected or parts))
+    def _usual_sizes(self, groups: Sequence[Group]) -> Sequence[float]:
+        parts = len(groups)
+        if not self._step.watching:
+            parts = len(self._told) or self._expected or 1
+        seen = self._step.forwards.samples
+        if self._samples_of is not None and not any(one.samples for one in self._told):
+            sizes = [
+                sum(seen.get(n, 0.0) for n in _forwards_of(group, base=self._step.forwards.base))
+                for group in groups
+            ] or [sum(seen.values()) / parts] * parts
+            if not all(size > 0 for size in sizes):
+                raise LargeBatchError(
+                    "lb.attach(..., samples=...) was given, but no forward pass of the model was "
+                    "seen for a micro-batch, as when its submodules are called directly. Tell the "
+                    "samples in the loop: control.micro_batch(len(x))."
+                )
+            return sizes
+        counts = self.meter.part_source.counts
+        told = [one.samples for one in self._told if one.samples is not None]
+        counts.check_backwards(parts, sizes=told)
+        if counts.rows:
+            return list(counts.rows)
+        each = self.batch_size / (self.meter.rank_count * (self._expected or parts))
+        return [each] * parts
+
+    def _warn_of_unequal(self, shares: Shares) -> None:
+        if self._told_unequal or shares.weights or len(set(shares.samples)) < 2 or not self._told:
+            return
+        self._told_unequal = True
+        sizes = ", ".join(f"{size:g}" for size in shares.samples[:8])
+        warnings.warn(
+            f"The micro-batches of this step have {sizes} samples, and no weight was passed, so "
+            "they are taken to enter the loss with equal shares. If each enters with its samples, "
+            "as in loss * len(x) / batch_size, pass control.micro_batch(len(x), weight=len(x)); "
+            "for equal shares pass weight=1.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+    def _weigh(self, shares: Shares, groups: Sequence[Group]) -> float:
+        """Enter the weights, which are known only now; return the weight of the losses."""
+        if not shares.weights:
+            return float(len(self._losses))
+        sums, weights = self.meter.sums, shares.weights
+        if any(isinstance(one, CoordinateNoiseScale) for one in self.meter.active):
+            self._step.fail(
+                LargeBatchError(
+                    "lb.measure.CoordinateNoiseScale() takes micro-batches with equal weights "
+                    "under lb.attach. Leave out weight=, or use lb.Controller."
+                )
+            )
+        for group, weight in zip(groups, weights, strict=False):
+            for backward in group:
+                sums.scale(backward.start, backward.stop, 1.0 / weight)
+        if len(self._losses) not in (0, len(weights)):
+            self._step.fail(
+                MicroBatchMissed(
+                    f"control.loss was called {len(self._losses)} times in a step of "
+                    f"{len(weights)} weighted micro-batches. Call it once for each of them."
+                )
+            )
+        for (start, stop), weight in zip(self._losses, weights, strict=False):
+            sums.scale(start, stop, weight)
+        return float(sum(weights)) if self._losses else 0.0
+
+    def _facts(self, groups: Sequence[Group]) -> dict[str, float]:
+        if not (self._first and self._step.watching):
+            return {}
+        seen = self._step.forwards.samples
+        linked = {n for group in groups for one in group for n in one.forwards}
+        rows = sum(seen.get(n, 0.0) for n in linked) if linked else self._step.forwards.rows
+        weights = self.meter.parameters.tensors if self.meter.replicated else None
+        return first_step.facts(
+            rows=rows,
+            first=self._step.forwards.first if self.meter.rank_count > 1 else None,
+            weights=weights,
+        )
+
+    def _check(self, sums: dict[str, float], totals: Totals, *, told: bool) -> None:
+        if sums[LEFT_OVER] > 0.0:  # NaN is for the reading to tell
+            raise MicroBatchMissed(_left_over(self._step.dropped))
+        self._check_samples(sums["samples"])
+        if self._first:
+            first_step.check(
+                sums,
+                batch_size=self.batch_size,
+                micro_batches=self._expected or 1,
+                ranks=self.meter.rank_count,
+                told=told,
+                hidden=self._step.forwards.traced and self._step.forwards.in_step == self._expected,
+                replicated=self.meter.replicated,
+            )
+        self._check_variance(totals)
+
+    def _check_weights(self, sums: dict[str, float]) -> None:
+        told, parts = round(sums["weighted"]), round(sums["parts"])
+        if told not in (0, parts):
+            raise MicroBatchMissed(missing_weights(told=told, parts=parts))
 
     def _totals(self, sums: dict[str, float], *, unscale: float) -> Totals:
-        counts, ranks = self.meter.part_source.counts, self.meter.rank_count
-        backwards = round(sums["parts"])
-        count, weight_per_sample = counts.weigh(sums)
+        ranks = self.meter.rank_count
+        label = self.meter.part_source.counts.label(ranks=ranks, parts=round(sums["parts"]))
+        parts = parts_of(sums, source=label)
+        share = 1.0 if self._reduction == "sum" else 1.0 / ranks
+        held = 1.0 / ranks
+        if self._step.by_hand is not None and self._step.watching:
+            held = self._step.by_hand.factor(sums)
         return Totals(
             sums=sums,
-            parts=Parts(
-                count=count,
-                samples=sums["samples"],
-                units=sums["samples"],
-                weight=backwards,
-                weight_per_unit=weight_per_sample,
-                squared_weight_per_unit=sums["per sample"],
-                source=counts.label(ranks=ranks, parts=backwards),
-            ),
-            part_factor=(backwards / ranks) ** 2 * unscale,
-            batch_factor=unscale,
+            parts=parts,
+            part_factor=(share * parts.weight) ** 2 * unscale,
+            batch_factor=(share / held) ** 2 * unscale,
         )
 
     def _check_variance(self, totals: Totals) -> None:
@@ -248,10 +414,20 @@ class Observer:
         self.meter.part_source.counts.check_batch(samples, batch_size=self.batch_size)
 
 
-def _check_cleared(left_over: float) -> None:
-    if not left_over > 0.0:  # NaN is for the reading to tell
-        return
-    raise MicroBatchMissed(
+def _forwards_of(group: Group, *, base: int) -> set[int]:
+    linked = {number for backward in group for number in backward.forwards}
+    return linked or {base + backward.after for backward in group}
+
+
+def _left_over(dropped: str) -> str:
+    if dropped:
+        return (
+            f"{dropped} dropped the backward calls before it, but their gradients are still there, "
+            "so the optimizer would get them, too. Call control.advance() after optimizer.step() "
+            "alone (with accelerate: if accelerator.sync_gradients: control.advance(scheduler)), "
+            "or clear the gradients that you drop: optimizer.zero_grad()."
+        )
+    return (
         "There was a gradient already when the step's first one came, so the optimizer would get "
         "their sum. Call optimizer.zero_grad() after each optimizer.step()."
     )

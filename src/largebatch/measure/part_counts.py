@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from largebatch.core.measurement import Source
@@ -32,20 +32,8 @@ class PartCounts(Protocol):
         """Return what to call the step's parts, of which there are so many over all ranks."""
         ...
 
-    def numbers(self, sizes: Sequence[float]) -> Mapping[str, float]:
-        """Return what `weigh` needs of this rank beyond its number of backward calls.
-
-        Args:
-            sizes: samples of each backward.
-        """
-        ...
-
-    def weigh(self, sums: Mapping[str, float]) -> tuple[int, float]:
-        """Return the number of parts and the sum of weight / samples over them.
-
-        Args:
-            sums: over all ranks; "parts" counts backward calls, "per sample" adds 1 / samples.
-        """
+    def groups(self, backwards: int) -> Sequence[int]:
+        """Return how many parts each of so many backward calls has on this rank."""
         ...
 
     def check_micro_batch(self, samples: int) -> None:
@@ -92,11 +80,8 @@ class BackwardCounts:
     def label(self, *, ranks: int, parts: int) -> Source:
         return source_of(ranks=ranks, parts=parts)
 
-    def numbers(self, sizes: Sequence[float]) -> Mapping[str, float]:
-        return {}
-
-    def weigh(self, sums: Mapping[str, float]) -> tuple[int, float]:
-        return round(sums["parts"]), sums["per sample"]
+    def groups(self, backwards: int) -> Sequence[int]:
+        return [1] * backwards
 
     def check_micro_batch(self, samples: int) -> None:
         """Nothing is counted that could differ."""

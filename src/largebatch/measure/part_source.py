@@ -24,10 +24,13 @@ class PartSource(Protocol):
 
     Attributes:
         counts: the samples and the parts of the step in hand.
+        adds_up: whether gradients of several backward calls may be added up before they are seen.
     """
 
     @property
     def counts(self) -> PartCounts: ...
+    @property
+    def adds_up(self) -> bool: ...
 
     def check(self, model: nn.Module, *, tap: Tap | None) -> None:
         """Check that it can measure this model with this tap; None is the usual one.
@@ -86,6 +89,7 @@ class BackwardParts:
     """Each backward on each rank is one part: the default."""
 
     counts = BackwardCounts()
+    adds_up = True
 
     def check(self, model: nn.Module, *, tap: Tap | None) -> None:
         """Any model, any tap."""

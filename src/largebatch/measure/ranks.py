@@ -8,7 +8,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from largebatch.core.errors import RanksDisagree
+from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NoVariance, RanksDisagree
+
+KINDS: Mapping[str, type[LargeBatchError]] = {
+    kind.__name__: kind for kind in (LargeBatchError, MicroBatchMissed, NoVariance, RanksDisagree)
+}
+"""The errors that one rank finds and every rank raises, by name."""
 
 
 class Ranks:
@@ -56,3 +61,18 @@ class Ranks:
                     "budget from the same arguments on every rank, and do nothing to one rank "
                     "alone, such as control.resize(batch_size)."
                 )
+
+    def raise_together(self, problem: LargeBatchError | None) -> None:
+        """Raise, on every rank, the error that the first of them has found; one collective.
+
+        Args:
+            problem: of this rank; None if another one has it.
+
+        Raises:
+            LargeBatchError: of the kind that was found, naming the rank.
+        """
+        mine = None if problem is None else (type(problem).__name__, str(problem))
+        for rank, theirs in enumerate(self.gather(mine)):
+            if theirs is not None:
+                kind, text = theirs
+                raise KINDS.get(kind, LargeBatchError)(f"Rank {rank} of {self.count}: {text}")

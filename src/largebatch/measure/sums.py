@@ -68,6 +68,14 @@ class Sums:
         if len(self._scalars) > LIMIT:
             self._fold()
 
+    def mark(self) -> int:
+        return len(self._terms)
+
+    def scale(self, start: int, stop: int, factor: float) -> None:
+        for at in range(start, stop):
+            row, coefficient, count = self._terms[at]
+            self._terms[at] = row, coefficient * factor, count
+
     def put(self, numbers: Mapping[str, float]) -> None:
         """Sets this rank's numbers by name; `reduce` sums them over the ranks."""
         self._numbers.update(numbers)
@@ -79,7 +87,9 @@ class Sums:
         self._scalars, self._terms = [], []
         for term in terms:
             row, _, count = term
-            if row not in rows:
+            if row in rows:
+                self._terms.append((row, 0.0, 0))
+            else:
                 self._terms.append(term)
                 self._scalars += scalars[at : at + count]
             at += count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import Source
@@ -41,19 +41,8 @@ class ExampleCounts:
     def label(self, *, ranks: int, parts: int) -> Source:
         return "examples" if self.rows else source_of(ranks=ranks, parts=parts)
 
-    def numbers(self, sizes: Sequence[float]) -> Mapping[str, float]:
-        if not self.rows:
-            return {}
-        pairs = zip(self._parts, sizes, strict=True)
-        return {
-            "groups": sum(self._parts),
-            "groups per sample": sum(parts / size for parts, size in pairs),
-        }
-
-    def weigh(self, sums: Mapping[str, float]) -> tuple[int, float]:
-        # k groups of a backward's n examples have the weight 1 / k and n / k samples each
-        count = sums.get("groups", sums["parts"])
-        return round(count), sums.get("groups per sample", sums["per sample"])
+    def groups(self, backwards: int) -> Sequence[int]:
+        return self._parts or [1] * backwards
 
     def check_micro_batch(self, samples: int) -> None:
         if not self.rows or self.rows[-1] == samples:

@@ -46,6 +46,8 @@ class PerExample:
             in training mode) and for a parameter whose gradient cannot be told apart by examples.
     """
 
+    adds_up = False
+
     def __init__(self, *, groups: int | None = None) -> None:
         if groups is not None and not (isinstance(groups, int) and groups >= 2):
             raise ValueError(

@@ -1,0 +1,159 @@
+"""Groups the backward calls of a step into its parts: pure functions of what was seen.
+
+A part is what one micro-batch contributes on one rank. Four sources of evidence, the best first:
+blocks that the user wrote around forward and backward calls; the forward pass whose output a
+backward came from; forward passes that alternate with backward calls; and the number of gradients
+that each parameter got.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from largebatch.core.errors import MicroBatchMissed
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Backward:
+    """One backward call, as the hooks saw it.
+
+    Mutable: grows while the backward runs.
+
+    Attributes:
+        after: forward passes of the step before it began.
+        outer: the backward that it runs in, as under reentrant checkpointing.
+        forwards: numbers of the forward passes whose outputs it came from.
+        indices: index of each parameter that got a gradient, in that order.
+        order: most gradients in the step that one of these parameters had when it ended.
+        block: number of the user's block that it ran in; None outside of any.
+        start, stop: numbers of its terms among the step's sums.
+        whole: whether its gradients were added up with those of its part before they were squared.
+    """
+
+    after: int
+    outer: Backward | None = None
+    forwards: set[int] = field(default_factory=set)
+    indices: list[int] = field(default_factory=list)
+    order: int = 0
+    block: int | None = None
+    start: int = 0
+    stop: int = 0
+    whole: bool = False
+
+    @property
+    def root(self) -> Backward:
+        """Return the outermost backward that it runs in."""
+        return self if self.outer is None else self.outer.root
+
+
+Group = list[Backward]
+"""The backward calls of one part."""
+
+
+def groups_of(backwards: Sequence[Backward], *, forwards: int) -> list[Group]:
+    """Return the step's parts, each with its backward calls, in the order of their first ones.
+
+    >>> two_losses = [Backward(after=1, order=1), Backward(after=1, order=2)]
+    >>> len(groups_of(two_losses, forwards=1))
+    1
+    >>> len(groups_of(two_losses, forwards=0))
+    2
+
+    Args:
+        backwards: the outermost backward calls of the step, in order.
+        forwards: forward passes of the step.
+
+    Raises:
+        MicroBatchMissed: some backward calls in the user's blocks and some outside of them, or a
+            backward that came from no forward pass in some parts only.
+    """
+    if any(one.block is not None for one in backwards):
+        return _by_block(backwards)
+    if any(one.forwards for one in backwards):
+        return _by_forward(backwards)
+    if alternates(backwards, forwards=forwards):
+        return _joined([(one, one.after) for one in backwards])
+    return _joined([(one, one.order) for one in backwards])
+
+
+def alternates(backwards: Sequence[Backward], *, forwards: int) -> bool:
+    """Return whether each forward pass was followed by one or more backward calls."""
+    return forwards > 0 and {one.after for one in backwards} == set(range(1, forwards + 1))
+
+
+def counts_decide(backwards: Sequence[Backward], *, forwards: int) -> bool:
+    """Return whether nothing but the number of gradients tells the parts from each other."""
+    told = any(one.block is not None or one.forwards for one in backwards)
+    return not told and not alternates(backwards, forwards=forwards)
+
+
+def is_plain(groups: Sequence[Group], *, forwards: int) -> bool:
+    """Return whether each part is one forward pass and one backward call that follows it."""
+    alone = [group[0] for group in groups if len(group) == 1]
+    plain = len(alone) == len(groups) == forwards
+    return plain and alternates(alone, forwards=forwards)
+
+
+def needs_sum(group: Group) -> bool:
+    """Return whether a parameter got several gradients in this part, whose sum was not formed."""
+    seen: set[int] = set()
+    for backward in group:
+        now = set(backward.indices)
+        if not backward.whole and (now & seen or len(now) < len(backward.indices)):
+            return True
+        seen |= now
+    return False
+
+
+def _by_block(backwards: Sequence[Backward]) -> list[Group]:
+    outside = sum(one.block is None for one in backwards)
+    if outside:
+        raise MicroBatchMissed(
+            f"{len(backwards) - outside} backward calls of this step ran inside control.part(), "
+            f"and {outside} outside of it. Put the forward and backward calls of every "
+            "micro-batch into a block of its own: with control.part(): loss_fn(model(x), "
+            "y).backward(). After backward calls whose gradients are not used, call control.drop()."
+        )
+    return _joined([(one, one.block or 0) for one in backwards])
+
+
+def _by_forward(backwards: Sequence[Backward]) -> list[Group]:
+    groups: list[tuple[set[int], Group]] = []
+    adrift: list[int] = []
+    for one in backwards:
+        if not one.forwards:  # a penalty on the weights: it belongs to the part before it
+            if not groups:
+                groups.append((set(), []))
+                adrift.append(0)
+            groups[-1][1].append(one)
+            adrift[-1] += 1
+            continue
+        joined = [at for at, (numbers, _) in enumerate(groups) if numbers & one.forwards]
+        if not joined:
+            groups.append((set(one.forwards), [one]))
+            adrift.append(0)
+            continue
+        first, *others = joined
+        groups[first][0].update(one.forwards)
+        groups[first][1].append(one)
+        for at in reversed(others):
+            numbers, members = groups.pop(at)
+            groups[first][0].update(numbers)
+            groups[first][1].extend(members)
+            adrift[first] += adrift.pop(at)
+    if len(set(adrift)) > 1:
+        raise MicroBatchMissed(
+            f"{sum(adrift)} of {len(backwards)} backward calls in this step came from no forward "
+            f"pass of the model, and the {len(groups)} micro-batches did not get equally many of "
+            "them. Add such a loss, as a penalty on the weights, to the loss of every micro-batch: "
+            "(loss_fn(model(x), y) + penalty).backward()."
+        )
+    return [members for _, members in groups]
+
+
+def _joined(pairs: Sequence[tuple[Backward, int]]) -> list[Group]:
+    groups: dict[int, Group] = {}
+    for backward, key in pairs:
+        groups.setdefault(key, []).append(backward)
+    return list(groups.values())

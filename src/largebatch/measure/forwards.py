@@ -1,0 +1,178 @@
+"""Counts the forward passes of a model, and finds which of them a backward came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+Samples = Callable[[tuple[Any, ...], dict[str, Any]], float]
+"""(args, kwargs) of a forward pass -> samples in it."""
+
+
+class Forwards:
+    """Follows the forward passes of the outermost module that the user gave.
+
+    Only passes with gradients enabled count. A forward pass inside a backward, which recomputes a
+    checkpointed segment, does not. Inside a compiled graph the hook does nothing but count, so that
+    `torch.compile(fullgraph=True)` can trace it. If the forward pass was compiled before the hook
+    came, no pass is counted.
+
+    Mutable: holds two hooks of the model, and the passes of the step in hand.
+
+    Args:
+        model: the outermost module: DistributedDataParallel, a compiled module, or the bare model.
+        samples: counts the samples of a forward pass; None takes the first dimension of the first
+            tensor argument.
+        reached: called in a backward with the number of the forward pass that it came from.
+
+    Attributes:
+        count: forward passes so far, over all steps.
+        linked: whether outputs report the backward that reaches them.
+        sized: whether the samples of each pass are counted.
+        paused: whether passes are ignored.
+        samples: number of a forward pass of this step -> its samples.
+        first: a few elements of the first input of the step, if `sized`; else None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        samples: Samples | None = None,
+        reached: Callable[[int], None],
+    ) -> None:
+        self._samples_of = samples
+        self._reached = reached
+        self.count = self.base = 0
+        self.linked = self.sized = True
+        self.paused = False
+        self.samples: dict[int, float] = {}
+        self._traced_rows = 0
+        self.first: Tensor | None = None
+        self._handles = [
+            model.register_forward_pre_hook(_Begins(self), with_kwargs=True),
+            model.register_forward_hook(_Ends(self)),
+        ]
+
+    @property
+    def in_step(self) -> int:
+        """Return the forward passes of the step in hand."""
+        return self.count - self.base
+
+    @property
+    def traced(self) -> bool:
+        """Return whether the forward passes run inside a compiled graph, which reports no links."""
+        return self._traced_rows > 0
+
+    @property
+    def rows(self) -> float:
+        """Return the samples of all forward passes of the step in hand; 0 if unknown."""
+        return sum(self.samples.values()) or float(self._traced_rows * self.in_step)
+
+    def open(self) -> None:
+        """Begin a step."""
+        self.base = self.count
+        self.samples = {}
+        self.first = None
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def begins(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Count a forward pass."""
+        if not torch.is_grad_enabled():
+            return
+        if torch.compiler.is_compiling():
+            self.count += 1
+            for each in args:
+                if isinstance(each, Tensor):
+                    self._traced_rows = each.shape[0] if each.dim() else 0
+                    break
+            return
+        if self.paused or torch._C._current_graph_task_id() != -1:
+            return
+        self.count += 1
+        if self.sized:
+            self._size(args, kwargs)
+
+    def ends(self, output: Any) -> None:
+        """Have the output report the backward that reaches it."""
+        if torch.compiler.is_compiling() or not self.linked or self.paused:
+            return
+        if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:
+            return
+        nodes = {tensor.grad_fn: None for tensor in tensors_in(output)}
+        for node in nodes:
+            if node is not None:
+                node.register_prehook(partial(self._arrived, self.count))
+
+    def _arrived(self, number: int, gradients: tuple[Tensor | None, ...]) -> None:
+        self._reached(number)
+
+    def _size(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        first = next(tensors_in((args, kwargs)), None)
+        if self._samples_of is not None:
+            self.samples[self.count] = float(self._samples_of(args, kwargs))
+        elif first is not None and first.dim():
+            self.samples[self.count] = float(first.shape[0])
+        if self.first is None and first is not None:
+            self.first = first.detach().flatten()[:64].clone()
+
+
+class _Begins:
+    """A forward pre-hook, of which a copy of the model gets none."""
+
+    def __init__(self, forwards: Forwards) -> None:
+        self._forwards = forwards
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._forwards.begins(args, kwargs)
+
+    def __deepcopy__(self, memo: Any) -> Callable[..., None]:
+        return _nothing
+
+    def __reduce__(self) -> Any:
+        return _no_hook, ()
+
+
+class _Ends:
+    """A forward hook, of which a copy of the model gets none."""
+
+    def __init__(self, forwards: Forwards) -> None:
+        self._forwards = forwards
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._forwards.ends(output)
+
+    def __deepcopy__(self, memo: Any) -> Callable[..., None]:
+        return _nothing
+
+    def __reduce__(self) -> Any:
+        return _no_hook, ()
+
+
+def _no_hook() -> Callable[..., None]:
+    return _nothing
+
+
+def _nothing(*args: Any) -> None:
+    """Do nothing: the hook of a copied model."""
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Return the tensors in nested tuples, lists, mappings and dataclasses."""
+    for leaf in tree_leaves(value):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif is_dataclass(leaf) and not isinstance(leaf, type):
+            for one in fields(leaf):
+                yield from tensors_in(getattr(leaf, one.name, None))

@@ -1,0 +1,131 @@
+"""How the parts of a step enter its gradient: their samples and weights, as the user told them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from largebatch.core.errors import MicroBatchMissed
+from largebatch.core.measurement import Source
+from largebatch.measure.estimate import Parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What the user told of one micro-batch.
+
+    Args:
+        samples: in it; None if only a weight was told.
+        weight: of its mean loss in the step's loss; None means that all weights are equal.
+
+    Raises:
+        ValueError: samples or a weight that are not above 0.
+    """
+
+    samples: float | None = None
+    weight: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and not self.samples >= 1:
+            raise ValueError(f"A micro-batch has at least one sample; got {self.samples!r}.")
+        if self.weight is not None and not 0.0 < self.weight < math.inf:
+            raise ValueError(
+                f"The weight of a micro-batch is a number above 0; got {self.weight!r}. Leave out "
+                "a micro-batch without tokens, or pass the tokens of its mean loss: "
+                "control.micro_batch(len(x), weight=tokens)."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """The samples and weights of this rank's parts, in their order.
+
+    Args:
+        samples: of each part.
+        weights: of each part; empty if all are equal.
+        groups: in how many pieces each part was measured: 1, or its examples.
+    """
+
+    samples: Sequence[float]
+    weights: Sequence[float]
+    groups: Sequence[int]
+
+    @property
+    def weight_of_each(self) -> Sequence[float]:
+        """Return the weight of each part; 1 if none was told."""
+        return self.weights or [1.0] * len(self.samples)
+
+    def numbers(self) -> dict[str, float]:
+        """Return what `parts_of` needs, to be summed over the ranks."""
+        pairs = list(zip(self.groups, self.samples, strict=True))
+        return {
+            "parts": len(self.samples),
+            "samples": sum(self.samples),
+            "weight": sum(self.weight_of_each),
+            "weight squared": sum(weight**2 for weight in self.weight_of_each),
+            "weighted": len(self.weights),
+            "groups": sum(self.groups),
+            "groups per sample": sum(groups / samples for groups, samples in pairs),
+            "per sample": sum(1.0 / samples for samples in self.samples),
+        }
+
+
+def shares_of(told: Sequence[Told], *, usual: Sequence[float], groups: Sequence[int]) -> Shares:
+    """Return the shares of a rank's parts.
+
+    Args:
+        told: one for each part, or nothing.
+        usual: samples of each part where they were not told.
+        groups: pieces of each part.
+
+    Raises:
+        MicroBatchMissed: another number of micro-batches told than measured, or weights told for
+            some of them only.
+    """
+    if told and len(told) != len(usual):
+        raise MicroBatchMissed(
+            f"control.micro_batch was called {len(told)} times in this step, but {len(usual)} "
+            "micro-batches had a backward. Call it once for each: control.micro_batch(len(x))."
+        )
+    samples = [
+        size if one.samples is None else one.samples
+        for one, size in zip(told or [Told()] * len(usual), usual, strict=True)
+    ]
+    weights = [one.weight for one in told if one.weight is not None]
+    if len(weights) not in (0, len(usual)):
+        raise MicroBatchMissed(missing_weights(told=len(weights), parts=len(usual)))
+    return Shares(samples=samples, weights=weights, groups=groups)
+
+
+def missing_weights(*, told: int, parts: int) -> str:
+    """Return the text of the error for weights that were told for some parts only."""
+    return (
+        f"A weight was passed for {told} of the {parts} micro-batches of this step. Pass one for "
+        "every micro-batch, or for none: control.micro_batch(len(x), weight=tokens)."
+    )
+
+
+def parts_of(sums: Mapping[str, float], *, source: Source) -> Parts:
+    """Return how the parts of all ranks enter the step's gradient.
+
+    With n_i samples, k_i pieces and weight w_i of part i: a piece has the weight w_i / k_i and
+    n_i / k_i samples. Weights that differ are the unit of the noise, as tokens are; if all weights
+    are equal, samples are.
+
+    Args:
+        sums: of `Shares.numbers` over all ranks; either all parts have a weight or none.
+        source: where the parts came from.
+    """
+    weight, count = sums["weight"], round(sums["groups"])
+    equal = abs(sums["parts"] * sums["weight squared"] / weight**2 - 1.0) < 1e-9
+    each = weight / sums["parts"]
+    return Parts(
+        count=count,
+        samples=sums["samples"],
+        units=sums["samples"] if equal else weight,
+        weight=weight,
+        weight_per_unit=each * sums["groups per sample"] if equal else count,
+        squared_weight_per_unit=each**2 * sums["per sample"] if equal else weight,
+        source=source,
+    )

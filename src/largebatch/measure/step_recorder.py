@@ -1,0 +1,249 @@
+"""Notes the backward calls of one step, as hooks show them, and closes what they contributed.
+
+Torch calls back at the end of a backward by a private interface, which only this file uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.autograd.variable import Variable
+from torch.optim import Optimizer
+
+from largebatch.core.errors import LargeBatchError, MicroBatchMissed
+from largebatch.measure.accumulated import CLEARED, AccumulatedGradients
+from largebatch.measure.backwards import Backward
+from largebatch.measure.forwards import Forwards, Samples
+from largebatch.measure.hand_reduced import HandReduced
+from largebatch.measure.meter import LOSS, Meter
+from largebatch.measure.part_buffer import PartBuffer
+from largebatch.measure.squares import squared_norm
+from largebatch.measure.statistics import BATCH
+from largebatch.measure.taps import LeafHooks
+
+LEFT_OVER = "left over"
+
+
+class StepRecorder:
+    """Notes which forward pass each backward came from, and which parameters got a gradient.
+
+    The batch's gradient is squared when a backward ends, after DistributedDataParallel has reduced
+    it and before the user clips it; a later backward of the same step replaces it. A hook never
+    raises: what it finds waits in `problem` for the end of the step, where all ranks hear of it.
+
+    Mutable: holds what the step in hand has shown so far.
+
+    Args:
+        meter: what measures the gradients.
+        tap: whose hooks are on the parameters.
+        samples: as in `Forwards`.
+        micro_batches: micro-batches per step on each rank, if they were given.
+
+    Attributes:
+        roots: the outermost backward calls of the step that have ended.
+        running: backward calls that have not ended, by the number of their graph task.
+        problem: the first error that was found in the step.
+        adds_up: whether gradients of one forward pass are added up before they are squared.
+        dropped: the call that dropped backward calls in this step; empty if none did.
+    """
+
+    def __init__(
+        self,
+        meter: Meter,
+        tap: LeafHooks,
+        *,
+        samples: Samples | None,
+        micro_batches: int | None,
+    ) -> None:
+        self.meter, self.tap = meter, tap
+        self._samples_of, self._given = samples, micro_batches
+        self.adds_up = False
+        self.dropped = ""
+
+    def bind(self, optimizer: Optimizer) -> None:
+        """Set once whose parameters to measure; the meter is bound already."""
+        meter = self.meter
+        self.forwards = Forwards(meter.model, samples=self._samples_of, reached=self._on_output)
+        self.accumulated = AccumulatedGradients(optimizer.param_groups)
+        tensors = meter.parameters.tensors
+        self.by_hand = HandReduced(tensors, meter.ranks) if meter.replicated else None
+        self._buffer = PartBuffer()
+        self._see = self._on_gradient
+        self._batch_names = {BATCH, *(n for s in meter.statistics for n in s.of_batch)}
+
+    def open(self) -> None:
+        """Begin a step."""
+        self.running: dict[int, Backward] = {}
+        self.roots: list[Backward] = []
+        self._block: int | None = None
+        self._blocks = 0
+        self._open_key: object = None
+        self._unsquared: list[Backward] = []
+        self.problem: LargeBatchError | None = None
+        self.accumulated.forget()
+        if self.by_hand is not None:
+            self.by_hand.forget()
+        self._buffer.clear()
+        self.forwards.open()
+        self.forwards.paused = False
+        self.tap.reset()
+        self.watching = bool(self.meter.active)
+        if self.watching:
+            self.tap.begin(self._see)
+        else:
+            self.tap.rest()
+
+    def detach(self) -> None:
+        """Take every hook off the model."""
+        self.tap.rest()
+        self.forwards.remove()
+
+    def fail(self, error: LargeBatchError) -> None:
+        """Keep the first problem of the step."""
+        self.problem = self.problem or error
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """Take all backward calls within the context for one part."""
+        if self._block is not None:
+            raise MicroBatchMissed(
+                "control.part() was entered inside another control.part(). Give each micro-batch a "
+                "block of its own, one after the other."
+            )
+        self.square_open_part()
+        self._blocks += 1
+        self._block = self._blocks
+        yield
+        if self._block is not None:  # it was not dropped inside of the block
+            self.square_open_part()
+            self._block = None
+
+    def _on_output(self, number: int) -> None:
+        """The running backward came from this forward pass."""
+        if self.watching:
+            self._backward().root.forwards.add(number)
+
+    def _on_gradient(self, index: int, gradient: Tensor) -> None:
+        backward = self._backward()
+        if not backward.indices:
+            self._first_gradient(backward, index)
+        backward.indices.append(index)
+        order = self.tap.counts[index]
+        backward.order = max(backward.order, order)
+        if order == 1:
+            before = self.meter.parameters.tensors[index].grad
+            if before is not None:
+                self.meter.sums.add(LEFT_OVER, squared_norm(before))
+        if backward.whole:
+            self._buffer.add(index, gradient)
+        elif self.meter.see is not None:
+            self.meter.see(index, gradient)
+
+    def _backward(self) -> Backward:
+        task = torch._C._current_graph_task_id()  # a reentrant checkpoint's is another
+        backward = self.running.get(task)
+        if backward is None:
+            outer = next(reversed(self.running.values()), None)
+            backward = Backward(
+                after=self.forwards.in_step,
+                outer=outer,
+                block=self._block,
+                start=self.meter.sums.mark(),
+            )
+            self.running[task] = backward
+            Variable._execution_engine.queue_callback(partial(self._when_backward_ends, task))
+        return backward
+
+    def _first_gradient(self, backward: Backward, index: int) -> None:
+        root = backward.root
+        if backward is not root and root.indices:
+            backward.whole = root.whole
+            return
+        change = self.accumulated.change() if backward is root else None
+        if change is not None:
+            lost = all(one.block is None for one in self.roots)
+            if change == CLEARED and root.block is not None and lost:
+                self._forget_roots(index)  # the blocks say which backward calls are meant
+            else:
+                self.fail(MicroBatchMissed(change))
+        if root.block is None and not self.adds_up:
+            return
+        key = self._key(root)
+        if key != self._open_key:
+            self.square_open_part()
+            self._open_key = key
+        backward.whole = root.whole = True
+
+    def _key(self, root: Backward) -> object:
+        """Return what the backward calls of one part have in common, as far as it is known."""
+        if root.block is not None:
+            return "block", root.block
+        for one in self.roots:
+            if one.forwards & root.forwards:
+                return "forward", min(one.forwards)
+        return "forward", min(root.forwards, default=root.after + self.forwards.base)
+
+    def _forget_roots(self, index: int) -> None:
+        names = self.meter.sums.names
+        self.meter.sums.drop(names - {LOSS})
+        self.roots.clear()
+        self.tap.reset()
+        self.tap.counts[index] = 1
+
+    def _when_backward_ends(self, task: int) -> None:
+        # Queued once more, it runs after the callback in which DDP finishes its reduction.
+        Variable._execution_engine.queue_callback(partial(self._end_backward, task))
+
+    def _end_backward(self, task: int) -> None:
+        backward = self.running.pop(task, None)
+        if backward is None:
+            return  # of a step that was dropped while it ran
+        try:
+            self._end(backward, task)
+        except LargeBatchError as error:
+            self.fail(error)
+
+    def _end(self, backward: Backward, task: int) -> None:
+        meter = self.meter
+        if not backward.indices:
+            if not self.running:
+                meter.part_source.begin()  # drops what a torch.autograd.grad has shown
+            return
+        if not backward.whole:
+            meter.close_part(coefficient=1.0, task=task)
+        if backward.outer is not None and backward.root in self.running.values():
+            outer = backward.outer
+            outer.indices += backward.indices
+            outer.order = max(outer.order, backward.order)
+        else:
+            backward.outer = None
+            backward.stop = meter.sums.mark()
+            self.roots.append(backward)
+            if backward.whole:
+                self._unsquared.append(backward)
+        if not self.running:
+            meter.part_source.begin()
+        self.accumulated.note()
+        if self.by_hand is not None:
+            self.by_hand.note()
+        elif self._given is None or max(self.tap.counts) >= self._given:
+            meter.sums.drop(self._batch_names & meter.sums.names)
+            meter.close_batch()
+
+    def square_open_part(self) -> None:
+        """Square the part that was added up, which is complete."""
+        whole, self._unsquared, self._open_key = self._unsquared, [], None
+        if not whole or self.meter.see is None:
+            self._buffer.clear()
+            return
+        sums = self.meter.sums
+        start = sums.mark()
+        self._buffer.empty_into(self.meter.see)
+        self.meter.close_part(coefficient=1.0)
+        for backward in whole:
+            backward.start = backward.stop = start
+        whole[0].stop = sums.mark()
