@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from accelerator import as_on_accelerator
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -44,10 +45,7 @@ def without_float64(ranks: Ranks) -> Sums:
 
 def on_accelerator(ranks: Ranks) -> Sums:
     """As on an accelerator with float64, but in host memory."""
-    sums = on_cpu(ranks)
-    sums._adds_on_host = False
-    sums._scalars._at_hand, sums._scalars._wide = False, True
-    return sums
+    return as_on_accelerator(on_cpu(ranks))
 
 
 everywhere = pytest.mark.parametrize("make", [on_cpu, without_float64, on_accelerator])
