@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam
 
 from largebatch.core.measurement import GradientMoments
-from largebatch.measure.complex_gradients import as_real
+from largebatch.measure.complex_gradients import as_real, real_dense
 from largebatch.measure.parameters import WHOLE, Parameters
 from largebatch.measure.squares import squared_norm
 from largebatch.measure.statistics import Totals
@@ -88,7 +88,7 @@ class PreconditionedNorms:
                 self._denominator(state.get(p, {}), groups[p]) for p in self._parameters.tensors
             ]
         denominator = self._denominators[index]
-        return gradient if denominator is None else as_real(gradient) / denominator
+        return gradient if denominator is None else real_dense(gradient) / denominator
 
     def _denominator(self, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor | None:
         held = state.get("exp_avg_sq", state.get("sum"))
