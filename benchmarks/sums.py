@@ -22,7 +22,7 @@ from _timing import Run, interleave
 from largebatch.measure.blocks import BlockNorms
 from largebatch.measure.parameters import Parameters
 from largebatch.measure.ranks import Ranks
-from largebatch.measure.squares import squared_norm
+from largebatch.measure.squares import squared_norm_of_each, squarer
 from largebatch.measure.sums import Sums, rows_by_name
 
 
@@ -127,12 +127,14 @@ def block_norms_step(size: Size, ranks: Ranks) -> Run:
 
 def squares_step(size: Size) -> Run:
     """The squares of the same gradients, which nobody adds up."""
-    gradients = list(model_of(size).parameters())
+    parameters = list(model_of(size).parameters())
+    gradients = [(torch.ones_like(p), squarer(p)) for p in parameters]
 
     def step() -> None:
-        for _ in range(size.micro_batches + 1):
-            for gradient in gradients:
-                squared_norm(gradient.detach())
+        for _ in range(size.micro_batches):
+            for gradient, square in gradients:
+                square(gradient)
+        squared_norm_of_each([gradient for gradient, _ in gradients])
 
     return step
 

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from largebatch.core.measurement import GradientMoments
 from largebatch.measure.parameters import Parameters
-from largebatch.measure.squares import squared_norm, squared_norm_of_each
+from largebatch.measure.squares import squared_norm_of_each, squarer
 from largebatch.measure.statistics import Totals
 from largebatch.measure.sums import Sums
 
@@ -69,6 +69,7 @@ class BlockNorms:
     def bind(self, parameters: Parameters, optimizer: Optimizer) -> None:
         self._parameters = parameters
         self._blocks = blocks_of(parameters.names)
+        self._squares = [*map(squarer, parameters.tensors)]
         self.names = tuple(dict.fromkeys(self._blocks))
         self.of_parts = tuple(f"parts of {block}" for block in self.names)
         self.of_batch = tuple(f"batch of {block}" for block in self.names)
@@ -83,7 +84,7 @@ class BlockNorms:
             scalars.clear()
 
     def see(self, index: int, gradient: Tensor) -> None:
-        self._part[self._blocks[index]].append(squared_norm(gradient))
+        self._part[self._blocks[index]].append(self._squares[index](gradient))
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
         for name, scalars in zip(self.of_parts, self._part.values(), strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -166,15 +167,11 @@ class Sums:
     def _on_host(self) -> list[float]:
         """Each sum of this process, added up by the host."""
         values, begins, coefficients = self._scalars.on_host(), self._begins, self._coefficients
-        sums = []
-        for terms in self._terms.values():
-            parts = [
-                coefficients[term] * value
-                for term in terms
-                for value in values[begins[term] : begins[term + 1]]
-            ]
-            sums.append(_sum(parts))
-        return sums
+        of_terms = [_sum(values[begin:end]) for begin, end in pairwise(begins)]
+        return [
+            _sum([coefficients[term] * of_terms[term] for term in terms])
+            for terms in self._terms.values()
+        ]
 
     def _on_device(self) -> Tensor:
         """The sums and numbers of this process in one row, after one copy to the device."""
