@@ -273,6 +273,8 @@ def test_the_layout_is_that_of_open_whatever_was_added():
     assert list(sums.reduce()) == ["a", "b", "c"]
     with pytest.raises(KeyError):
         sums.add("d", torch.tensor(1.0))
+    with pytest.raises(KeyError):
+        sums.drop(["d"])
     sums.open(rows_by_name(["d"]))
     assert sums.reduce() == {"d": 0.0}
 

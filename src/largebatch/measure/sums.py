@@ -151,7 +151,7 @@ class Sums:
     def drop(self, names: Iterable[str]) -> None:
         """Forget what was added under these names; marks stay valid."""
         for name in names:
-            self._terms[name] = []
+            self._terms[name].clear()
 
     def reduce(self) -> dict[str, float]:
         """Return every sum over all ranks, the same on each: one all-reduce, one host sync."""
