@@ -7,7 +7,11 @@ import torch
 from torch import nn
 
 import largebatch as lb
+from largebatch.measure import squares
 from largebatch.measure.blocks import BlockNorms, blocks_of
+from largebatch.measure.parameters import Parameters
+from largebatch.measure.ranks import Ranks
+from largebatch.measure.sums import Sums, rows_by_name
 
 
 class Net(nn.Module):
@@ -100,3 +104,38 @@ def test_blocks_are_named_where_the_modules_part() -> None:
     assert blocks_of(["a.b.w", "a.c.d.w", "a.c.e.w"]) == ("a.b", "a.c", "a.c")
     assert blocks_of(["a.w"]) == ("a",)
     assert blocks_of(["a.w", "scale"]) == ("a", "scale")
+
+
+class Many(nn.Module):
+    """Three hundred blocks of one or two parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [nn.Linear(2, 2, bias=number % 2 == 0) for number in range(300)]
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([layer(x) for layer in self.layers]).sum()
+
+
+def test_the_blocks_of_a_batch_take_each_gradient_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, blocks, looks = Many(), BlockNorms(), []
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    blocks.bind(Parameters.of(net, optimizer), optimizer)
+    net(torch.randn(3, 2)).backward()
+    of_each = squares.squared_norm
+
+    def counted(gradient: torch.Tensor) -> torch.Tensor:
+        looks.append(gradient)
+        return of_each(gradient)
+
+    monkeypatch.setattr(squares, "squared_norm", counted)
+    sums = Sums(Ranks(), device=torch.device("cpu"))
+    sums.open(rows_by_name(blocks.of_batch))
+    blocks.close_batch(sums, share=1.0)
+    assert [id(look) for look in looks] == [id(p.grad) for p in net.parameters()]
+    found = sums.reduce()
+    for block, name in zip(blocks.names, blocks.of_batch, strict=True):
+        module = net.get_submodule(block)
+        expected = sum(float(p.grad.double().square().sum()) for p in module.parameters())
+        assert found[name] == pytest.approx(expected, rel=1e-5)

@@ -13,6 +13,8 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
+from accelerator import as_on_accelerator
+from complex_twin import twins
 from gradient_twin import coordinate_noise_scale, rows_of_parts, twin_of
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -142,6 +144,33 @@ def flat_gives_the_same_moments_and_gradients(rank):
 
 
 @check
+def complex_gradients_are_averaged_and_measured_as_pairs_of_real_ones(rank):
+    x, y = torch.randn(60, 4), torch.randn(60, 3)
+    dist.broadcast(x, 0)
+    dist.broadcast(y, 0)
+    for tap, mixed in ((LeafHooks, True), (Detached, True), (Flat, False)):
+        readings = []
+        for bare in twins(mixed=mixed):
+            model = replicated(bare)
+            control = lb.Controller(
+                model,
+                torch.optim.SGD(bare.parameters(), lr=0.05),
+                Observe(),
+                BatchLoader((x, y), batch_size=20, max_micro_batch_size=5, shuffle=False),
+                base_batch_size=4,
+                meter=Meter(model, tap=tap()),
+            )
+            for batch in control.steps(steps=3):
+                for a, b in batch:
+                    control.backward(nn.functional.mse_loss(model(a), b))
+                readings.append(control.measure())
+                control.step(clip_norm=0.5)
+        for found, expected in zip(readings[:3], readings[3:], strict=True):
+            assert found.moments.variance == pytest.approx(expected.moments.variance, rel=1e-5)
+            assert found.batch_sqnorm == pytest.approx(expected.batch_sqnorm, rel=1e-5)
+
+
+@check
 def replicas_of_a_compiled_model(rank):
     model = classifier()
     compiled = torch.compile(model, backend="aot_eager", dynamic=True)
@@ -237,6 +266,7 @@ class Syncs(TorchDispatchMode):
 @contextmanager
 def counted() -> Iterator[dict[str, int]]:
     found, plain, lists = {}, Tensor.tolist, []
+    made = torch.tensor
 
     def tolist(tensor: Tensor) -> Any:  # on a CPU it reads memory without a dispatch
         lists.append(tensor)
@@ -245,35 +275,40 @@ def counted() -> Iterator[dict[str, int]]:
     with (
         mock.patch.object(dist, "all_reduce", side_effect=dist.all_reduce) as reduces,
         mock.patch.object(Tensor, "tolist", tolist),
+        mock.patch.object(torch, "tensor", side_effect=made) as tensors,
         Syncs() as syncs,
     ):
         yield found
     found["all_reduce"], found["syncs"] = reduces.call_count, len(lists) + syncs.count
+    found["copies to the device"] = tensors.call_count
 
 
 @check
 def one_collective_and_one_host_sync_a_step_in_a_controller(rank):
     model = replicated(classifier())
     control, _ = measuring_controller(model, torch.optim.SGD(model.parameters(), lr=0.05))
+    as_on_accelerator(control.meter.sums)
     for step, batch in enumerate(control.steps(steps=3)):
         with counted() as found:
             for x, y in batch:
                 control.backward(class_loss(model, x, y))
             control.step(clip_norm=0.1)
-        assert found == {"all_reduce": 1, "syncs": 1}, (step, found)
+        assert found == {"all_reduce": 1, "syncs": 1, "copies to the device": 1}, (step, found)
 
 
 @check
 def one_collective_and_one_host_sync_a_step_under_attach(rank):
     model = replicated(classifier())
-    _, optimizer, _ = attached(model)
+    control, optimizer, _ = attached(model)
+    as_on_accelerator(control.meter.sums)
     for step in range(3):
         with counted() as found:
             own_step(rank, model, step)
             optimizer.step()
             optimizer.zero_grad()
         syncs = 1 if step else 2  # the first step compares the ranks' inputs
-        assert found == {"all_reduce": 1, "syncs": syncs}, (step, found)
+        wanted = {"all_reduce": 1, "syncs": syncs, "copies to the device": 1}
+        assert found == wanted, (step, found)
 
 
 def coordinates(tap: Any) -> Meter:
@@ -299,6 +334,7 @@ def single_coordinates_cost_one_more_collective_and_few_host_syncs(rank):
             micro=6,
             meter=meter,
         )
+        as_on_accelerator(meter.sums)
         x, y = class_data()
         for step, batch in enumerate(control.steps(steps=2)):
             before = copy.deepcopy(meter.model.module)

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from largebatch.measure.squares import ROW, squared_norm, squared_norms
+from largebatch.measure.complex_gradients import as_real
+from largebatch.measure.squares import (
+    ROW,
+    _fused,
+    squared_norm,
+    squared_norm_of_each,
+    squared_norms,
+)
 
 
 def exact(tensor: torch.Tensor) -> float:
@@ -70,3 +78,35 @@ def test_several_tensors_sum_to_their_squared_norms():
     total = sum(s.item() for s in squared_norms(tensors))
     assert total == pytest.approx(sum(map(exact, tensors)), rel=1e-6)
     assert squared_norms([]) == []
+
+
+@pytest.mark.parametrize("norms", [squared_norm_of_each, _fused])
+def test_each_of_several_tensors_has_its_squared_norm_in_their_order(norms):
+    tensors = [
+        torch.randn(3),
+        torch.randn(2, 2).bfloat16(),
+        torch.randn(4, 5).t(),
+        torch.randn(6).double(),
+        torch.randn(2, 3, dtype=torch.complex64),
+        torch.zeros(0),
+    ]
+    for order in (tensors, tensors[::-1]):
+        found = [square.item() for square in norms(order)]
+        assert found == pytest.approx([exact(as_real(tensor)) for tensor in order], rel=1e-6)
+
+
+def test_tensors_squared_together_take_few_operations_whatever_their_number():
+    class Counted(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += 1
+            return func(*args, **(kwargs or {}))
+
+    found = []
+    for number in (3, 300):
+        with Counted() as counted:
+            _fused(list(torch.ones(number, 4).unbind()))
+        found.append(counted.count)
+    assert found[0] == found[1]
+    assert squared_norm_of_each([]) == []

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from largebatch.core.measurement import GradientMoments
 from largebatch.measure.parameters import Parameters
-from largebatch.measure.squares import squared_norm, squared_norms
+from largebatch.measure.squares import squared_norm_of_each, squarer
 from largebatch.measure.statistics import Totals
 from largebatch.measure.sums import Sums
 
@@ -58,16 +58,10 @@ class BlockNorms:
 
     def __init__(self) -> None:
         self.names: tuple[str, ...] = ()
+        self.of_parts: tuple[str, ...] = ()
+        self.of_batch: tuple[str, ...] = ()
         self.sizes: Mapping[str, int] = {}
         self.last: Mapping[str, GradientMoments] = {}
-
-    @property
-    def of_parts(self) -> tuple[str, ...]:
-        return tuple(f"parts of {block}" for block in self.names)
-
-    @property
-    def of_batch(self) -> tuple[str, ...]:
-        return tuple(f"batch of {block}" for block in self.names)
 
     def supports(self, optimizer: Optimizer) -> bool:
         return True
@@ -75,15 +69,14 @@ class BlockNorms:
     def bind(self, parameters: Parameters, optimizer: Optimizer) -> None:
         self._parameters = parameters
         self._blocks = blocks_of(parameters.names)
+        self._squares = [*map(squarer, parameters.tensors)]
         self.names = tuple(dict.fromkeys(self._blocks))
-        self.sizes = {
-            name: sum(
-                tensor.numel()
-                for tensor, block in zip(parameters.tensors, self._blocks, strict=True)
-                if block == name
-            )
-            for name in self.names
-        }
+        self.of_parts = tuple(f"parts of {block}" for block in self.names)
+        self.of_batch = tuple(f"batch of {block}" for block in self.names)
+        sizes = dict.fromkeys(self.names, 0)
+        for tensor, block in zip(parameters.tensors, self._blocks, strict=True):
+            sizes[block] += tensor.numel()
+        self.sizes = sizes
         self._part: dict[str, list[Tensor]] = {name: [] for name in self.names}
 
     def open(self) -> None:
@@ -91,7 +84,7 @@ class BlockNorms:
             scalars.clear()
 
     def see(self, index: int, gradient: Tensor) -> None:
-        self._part[self._blocks[index]].append(squared_norm(gradient))
+        self._part[self._blocks[index]].append(self._squares[index](gradient))
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
         for name, scalars in zip(self.of_parts, self._part.values(), strict=True):
@@ -99,10 +92,14 @@ class BlockNorms:
             scalars.clear()
 
     def close_batch(self, sums: Sums, *, share: float) -> None:
-        pairs = list(zip(self._parameters.tensors, self._blocks, strict=True))
+        pairs = zip(self._parameters.tensors, self._blocks, strict=True)
+        held = [(p.grad, block) for p, block in pairs if p.grad is not None]
+        scalars: dict[str, list[Tensor]] = {name: [] for name in self.names}
+        squares = squared_norm_of_each([gradient for gradient, _ in held])
+        for square, (_, block) in zip(squares, held, strict=True):
+            scalars[block].append(square)
         for name, block in zip(self.of_batch, self.names, strict=True):
-            gradients = [p.grad for p, of in pairs if of == block and p.grad is not None]
-            sums.add(name, *squared_norms(gradients), coefficient=share)
+            sums.add(name, *scalars[block], coefficient=share)
 
     def read(self, totals: Totals) -> GradientMoments | None:
         moments = {

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from largebatch.core.measurement import noise_scale
+from largebatch.measure.complex_gradients import real_dense
 from largebatch.measure.estimate import moments_of_parts
 from largebatch.measure.parameters import WHOLE, Parameters
 from largebatch.measure.statistics import Totals
@@ -22,6 +23,8 @@ class CoordinateNoiseScale:
     The variance of one sample's coordinate is estimated as the trace is (`moments_of_parts`), from
     L_j = sum p_i g_ij^2 over the parts, and unbiased for each j; their maximum is biased upwards.
     Since variance_j / g_j^2 falls as g_j^2 / L_j rises, only that ratio's minimum is looked for.
+
+    A complex element is two coordinates, its real and its imaginary part.
 
     Costs, in measured steps only: one more pass over each part's gradient, memory for up to three
     gradients, two passes over the ratios for a quantile below 1, a few host syncs, and with several
@@ -72,16 +75,15 @@ class CoordinateNoiseScale:
             )
         self._parameters = parameters
         self._device = devices.pop()
-        wide = any(tensor.dtype is torch.float64 for tensor in parameters.tensors)
-        self._dtype = torch.float64 if wide else torch.float32
-        self._total = sum(tensor.numel() for tensor in parameters.tensors)
+        self._dtype = parameters.real_dtype
+        self._total = parameters.real_numbers
         self._sum = torch.empty(0, dtype=self._dtype, device=self._device)
         self._views: list[Tensor] = []
 
     def open(self) -> None:
         if not self._views:
             self._sum = self._sum.new_empty(self._total)
-            self._views = self._parameters.split(self._sum)
+            self._views = self._parameters.split_real(self._sum)
         self._sum.zero_()
         self._squares.clear()
 
@@ -91,7 +93,8 @@ class CoordinateNoiseScale:
 
     def add(self, index: int, squares: Tensor) -> None:
         """Squares of one parameter's gradient in the part in hand, coordinate by coordinate."""
-        self._squares.append((self._sum if index == WHOLE else self._views[index], squares))
+        into = self._sum.view(squares.shape) if index == WHOLE else self._views[index]
+        self._squares.append((into, squares))
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
         if self._squares:
@@ -122,12 +125,11 @@ class CoordinateNoiseScale:
     def _gradient_of(self, index: int) -> Tensor:
         parameter = self._parameters.tensors[index]
         if parameter.grad is None:
-            return self._views[index].new_zeros(parameter.numel())
+            return torch.zeros_like(self._views[index]).flatten()
         return self._wide(parameter.grad).flatten()
 
     def _wide(self, gradient: Tensor) -> Tensor:
-        dense = gradient.to_dense() if gradient.is_sparse else gradient
-        return dense.detach().to(self._dtype)
+        return real_dense(gradient).to(self._dtype)
 
 
 def ratio_at(ratio: Tensor, *, quantile: float) -> Tensor:

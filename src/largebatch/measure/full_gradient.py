@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset, TensorDataset, default_collate
 
 from largebatch.core.errors import LargeBatchError
+from largebatch.measure.complex_gradients import real_dense
 from largebatch.measure.module_state import keep_module_state
 from largebatch.measure.parameters import Parameters
 from largebatch.measure.random_state import accelerators_of, keep_random_state, seed_generators
@@ -81,11 +82,9 @@ class FullGradient:
             ValueError: the loss gives no scalar with its graph.
             LargeBatchError: no parameter gets a gradient from it.
         """
-        tensors = parameters.tensors
-        wide = torch.float64 if any(t.dtype is torch.float64 for t in tensors) else torch.float32
-        elements = sum([t.numel() for t in tensors])
-        row = torch.zeros(elements, dtype=wide, device=tensors[0].device)
-        views = parameters.split(row)
+        tensors, numbers = parameters.tensors, parameters.real_numbers
+        row = torch.zeros(numbers, dtype=parameters.real_dtype, device=tensors[0].device)
+        views = parameters.split_real(row)
         devices = accelerators_of(model)
         with keep_random_state(devices), keep_module_state(model), torch.enable_grad():
             for j, share, begin, end in self._cuts(ranks):
@@ -97,8 +96,7 @@ class FullGradient:
                 _check_used(gradients)
                 for view, gradient in zip(views, gradients, strict=True):
                     if gradient is not None:
-                        dense = gradient.to_dense() if gradient.is_sparse else gradient
-                        view.add_(dense.to(view), alpha=share)
+                        view.add_(real_dense(gradient).to(view), alpha=share)
         return squared_norm(ranks.sum_(row)).item()
 
     def _cuts(self, ranks: Ranks) -> Iterator[tuple[int, float, int, int]]:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed, RanksDisagree
 from largebatch.core.measurement import Reading
 from largebatch.measure.accumulated import AccumulatedGradients
+from largebatch.measure.complex_gradients import multiply_each
 from largebatch.measure.estimate import proportional_parts
 from largebatch.measure.examples.per_example import PerExample, part_source_of
 from largebatch.measure.full_gradient import FullGradient
@@ -298,9 +299,7 @@ class Meter:
 
     def multiply_gradients(self, factor: float) -> None:
         """Multiply every gradient in place."""
-        gradients = gradients_of(self.parameters)
-        if gradients:
-            torch._foreach_mul_(gradients, factor)
+        multiply_each(gradients_of(self.parameters), factor)
 
     def clear(self, optimizer: Optimizer) -> None:
         """Clear the gradients after the optimizer's step."""

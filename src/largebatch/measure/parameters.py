@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -59,6 +60,30 @@ class Parameters:
 
     def __len__(self) -> int:
         return len(self.tensors)
+
+    @property
+    def real_numbers(self) -> int:
+        """Return how many real numbers the parameters hold; a complex element holds two."""
+        return sum(self._sizes())
+
+    @property
+    def real_dtype(self) -> torch.dtype:
+        """Return the type in which sums over the parameters' gradients are formed: float64 if one
+        of them has it, or complex128, else float32."""
+        wide = any(t.dtype in (torch.float64, torch.complex128) for t in self.tensors)
+        return torch.float64 if wide else torch.float32
+
+    def split_real(self, row: Tensor) -> list[Tensor]:
+        """Return one view into a row of all real numbers for each parameter, in the shape of
+        `as_real(parameter)`: a complex parameter's has a further last dimension of 2."""
+        pieces = row.split(self._sizes())
+        return [
+            piece.view(*t.shape, 2) if t.is_complex() else piece.view(t.shape)
+            for piece, t in zip(pieces, self.tensors, strict=True)
+        ]
+
+    def _sizes(self) -> list[int]:
+        return [t.numel() * (2 if t.is_complex() else 1) for t in self.tensors]
 
     def split(self, row: Tensor) -> list[Tensor]:
         """One view into a row of all parameters' elements for each parameter, in its shape."""

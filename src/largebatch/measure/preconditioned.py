@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam
 
 from largebatch.core.measurement import GradientMoments
+from largebatch.measure.complex_gradients import as_real, real_dense
 from largebatch.measure.parameters import WHOLE, Parameters
 from largebatch.measure.squares import squared_norm
 from largebatch.measure.statistics import Totals
@@ -68,10 +69,13 @@ class PreconditionedNorms:
 
     def close_batch(self, sums: Sums, *, share: float) -> None:
         (name,) = self.of_batch
-        for index, parameter in enumerate(self._parameters.tensors):
-            if parameter.grad is not None:
-                scalar = squared_norm(self._preconditioned(index, parameter.grad))
-                sums.add(name, scalar, coefficient=share)
+        gradients = [(index, p.grad) for index, p in enumerate(self._parameters.tensors)]
+        scalars = [
+            squared_norm(self._preconditioned(index, gradient))
+            for index, gradient in gradients
+            if gradient is not None
+        ]
+        sums.add(name, *scalars, coefficient=share)
 
     def read(self, totals: Totals) -> GradientMoments | None:
         return totals.moments(of_parts=self.name, of_batch=self.of_batch[0])
@@ -84,20 +88,22 @@ class PreconditionedNorms:
                 self._denominator(state.get(p, {}), groups[p]) for p in self._parameters.tensors
             ]
         denominator = self._denominators[index]
-        return gradient if denominator is None else gradient / denominator
+        return gradient if denominator is None else real_dense(gradient) / denominator
 
     def _denominator(self, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor | None:
-        second = state.get("exp_avg_sq", state.get("sum"))
-        if second is None:
+        held = state.get("exp_avg_sq", state.get("sum"))
+        if held is None:
             return None
+        second = as_real(held)  # of the real and the imaginary parts, as if they were two tensors
         steps = torch.as_tensor(state["step"], device=second.device)
         if "sum" in state:
             corrected = second / steps.clamp(min=1.0)
         else:
             # 1 - beta^t would lose four of its seven digits in the first steps
             corrected = second / -torch.expm1(steps * math.log(group["betas"][1]))
+        mean = corrected.reshape(-1, 2).mean(0) if held.is_complex() else corrected.mean()
         return torch.where(
             steps < self.WARM,
             torch.ones_like(second),
-            (corrected + self.RARE * corrected.mean()).sqrt().add_(group["eps"]),
+            (corrected + self.RARE * mean).sqrt().add_(group["eps"]),
         )

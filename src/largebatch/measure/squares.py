@@ -1,4 +1,7 @@
-"""Squared norms of tensors in float32, as few and as cheap operations as the device allows."""
+"""Squared norms of tensors in float32, as few and as cheap operations as the device allows.
+
+A complex number counts as two real ones, so |z|^2 is re(z)^2 + im(z)^2.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from largebatch.measure.complex_gradients import as_real
 
 ROW = 1 << 18
 """Elements in one dot product on a CPU, which adds up in float32: over 10^7 elements of one size it
@@ -20,6 +25,7 @@ def squared_norm(tensor: Tensor) -> Tensor:
     """
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
+    tensor = as_real(tensor)
     if tensor.device.type != "cpu":
         return torch.linalg.vector_norm(tensor, dtype=_wide(tensor)).square()
     row = _row(tensor)
@@ -45,8 +51,15 @@ def squared_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     may come back than tensors went in: their sum is what counts."""
     if not tensors or tensors[0].device.type == "cpu" or any(t.is_sparse for t in tensors):
         return [squared_norm(tensor) for tensor in tensors]
-    norms = torch._foreach_norm(list(tensors), 2, dtype=_wide(tensors[0]))
-    return [torch.stack(norms).square().sum()]
+    return [_fused(tensors).sum()]
+
+
+def squared_norm_of_each(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return the squared norm of each tensor, in their order; on an accelerator in a few fused
+    kernels, whatever their number."""
+    if not tensors or tensors[0].device.type == "cpu" or any(t.is_sparse for t in tensors):
+        return [squared_norm(tensor) for tensor in tensors]
+    return _fused(tensors).unbind()
 
 
 class SquaredGradients:
@@ -84,6 +97,13 @@ def _squared_matrix(gradient: Tensor) -> Tensor:
         return squared_norm(gradient)
     row = gradient.flatten()
     return torch.dot(row, row)
+
+
+def _fused(tensors: Sequence[Tensor]) -> Tensor:
+    """The squared norms in one row."""
+    real = [as_real(tensor) for tensor in tensors]
+    wide = torch.float64 if torch.float64 in map(_wide, real) else torch.float32
+    return torch.stack(torch._foreach_norm(real, 2, dtype=wide)).square()
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -11,8 +12,10 @@ from torch import Tensor
 from largebatch.measure.ranks import Ranks
 
 LIMIT = 1024
-"""Scalars kept before they are summed up, so that memory does not grow with the micro-batches."""
+"""Scalars that wait before they are packed: one costs a tensor object, packed it costs 8 bytes."""
 
+FEW = 8
+"""On an accelerator the scalars of one add are summed at once if there are more than these."""
 
 Rows = Mapping[str, int]
 """The row of each name among the sums."""
@@ -23,18 +26,75 @@ def rows_by_name(names: Iterable[str]) -> Rows:
     return {name: row for row, name in enumerate(names)}
 
 
+class Scalars:
+    """Holds a step's 0-dim tensors in the order in which they came.
+
+    Only those of a CPU are read while the step runs, as that waits for nothing.
+
+    Mutable: holds the scalars of the step in hand.
+
+    Args:
+        device: where the scalars are.
+    """
+
+    def __init__(self, *, device: torch.device) -> None:
+        self._at_hand = device.type == "cpu"
+        self._wide = device.type not in ("cpu", "mps")  # mps has no float64
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all scalars."""
+        self._waiting: list[Tensor] = []
+        self._rows: list[Tensor] = []
+        self._read: list[float] = []
+
+    def add(self, scalars: Sequence[Tensor]) -> int:
+        """Add scalars of which only the sum counts, and return how many values are kept of them."""
+        if self._wide and len(scalars) > FEW:
+            scalars = [torch.stack(list(scalars)).sum(dtype=torch.float64)]
+        self._waiting += scalars
+        if len(self._waiting) > LIMIT:
+            self._pack()
+        return len(scalars)
+
+    def on_host(self) -> list[float]:
+        """Return all values; an accelerator's come in one transfer."""
+        self._pack()
+        if self._rows:
+            return torch.cat(self._rows).tolist()
+        return self._read
+
+    def on_device(self) -> Tensor:
+        """Return all values of an accelerator in one row, in float64."""
+        self._pack()
+        return torch.cat(self._rows) if self._rows else torch.empty(0, dtype=torch.float64)
+
+    def _pack(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if self._at_hand:  # one by one, a CPU's come at half the price
+            self._read += [scalar.item() for scalar in waiting]
+        elif waiting:
+            row = torch.stack(waiting)
+            self._rows.append(row.to(torch.float64) if self._wide else row)
+
+
 class Sums:
     """Collects scalars on the device during a step and reduces them once at its end.
 
     The names are fixed when a step begins, so that every rank sends the same numbers in the same
-    order. Sums are formed in float64: on the device where it has that type, else on the host.
+    order. Sums are formed in float64: on the host, or, if several ranks share the step, on an
+    accelerator that has this type. The coefficients stay on the host until then, so they can still
+    be changed: each call of `add` is a term, terms are numbered in the order of the calls, and
+    `scale` multiplies the coefficients of a range of them.
 
     >>> sums = Sums(Ranks(), device=torch.device("cpu"))
     >>> sums.open(rows_by_name(["loss"]))
+    >>> start = sums.mark()
     >>> sums.add("loss", torch.tensor(3.0), coefficient=2.0)
+    >>> sums.scale(start, sums.mark(), 10.0)
     >>> sums.put({"weight": 2.0})
     >>> sums.reduce()
-    {'loss': 6.0, 'weight': 2.0}
+    {'loss': 60.0, 'weight': 2.0}
 
     Mutable: holds the scalars of the step in hand.
     """
@@ -42,108 +102,103 @@ class Sums:
     def __init__(self, ranks: Ranks, *, device: torch.device) -> None:
         self.ranks = ranks
         self.device = torch.device("cpu") if device.type == "mps" else device
-        self._at_hand = device.type == "cpu"
-        self._plan: tuple[object, ...] = ()
-        self._matrix = torch.empty(0)
-        self._host: tuple[float, ...] = ()
-        self._host_tensor = torch.empty(0)
+        self._adds_on_host = self.device.type == "cpu"
+        self._scalars = Scalars(device=device)
         self.open({})
 
     def open(self, rows: Rows) -> None:
-        """A step begins whose device scalars go under these names; forgets what was collected."""
+        """Begin a step whose scalars go under these names; forget what was collected."""
         self._rows = rows
-        self._scalars: list[Tensor] = []
-        self._terms: list[tuple[int, float, int]] = []  # (row, coefficient, scalars)
+        self._terms: dict[str, list[int]] = {name: [] for name in rows}
+        self._coefficients: list[float] = []
+        self._begins = [0]  # the first value of each term, and the end of the last one
+        self._scalars.clear()
         self._numbers: dict[str, float] = {}
 
     @property
     def names(self) -> frozenset[str]:
-        """The names under which device scalars go in this step."""
+        """Return the names under which device scalars go in this step."""
         return frozenset(self._rows)
 
     def add(self, name: str, *scalars: Tensor, coefficient: float = 1.0) -> None:
-        """Adds coefficient * scalar (each 0-dim, on the device) to the sum called `name`."""
-        self._terms.append((self._rows[name], coefficient, len(scalars)))
-        self._scalars += scalars
-        if len(self._scalars) > LIMIT:
-            self._fold()
-
-    def mark(self) -> int:
-        return len(self._terms)
-
-    def scale(self, start: int, stop: int, factor: float) -> None:
-        for at in range(start, stop):
-            row, coefficient, count = self._terms[at]
-            self._terms[at] = row, coefficient * factor, count
+        """Add coefficient * scalar (each 0-dim, on the device) to the sum called `name`."""
+        self._terms[name].append(len(self._coefficients))
+        self._coefficients.append(coefficient)
+        self._begins.append(self._begins[-1] + self._scalars.add(scalars))
 
     def put(self, numbers: Mapping[str, float]) -> None:
-        """Sets this rank's numbers by name; `reduce` sums them over the ranks."""
+        """Set this rank's numbers by name; `reduce` sums them over the ranks."""
         self._numbers.update(numbers)
 
+    def mark(self) -> int:
+        """Return how many terms were added in this step so far, also if some were dropped."""
+        return len(self._coefficients)
+
+    def scale(self, start: int, stop: int, factor: float) -> None:
+        """Multiply the coefficients of the terms from mark `start` up to mark `stop`.
+
+        Raises:
+            ValueError: these are not two marks of this step, the earlier one first.
+        """
+        if not 0 <= start <= stop <= self.mark():
+            raise ValueError(
+                f"Terms {start} to {stop} were to be scaled, but this step has {self.mark()}. Take "
+                "both ends from the step in hand: start = sums.mark()."
+            )
+        scaled = [coefficient * factor for coefficient in self._coefficients[start:stop]]
+        self._coefficients[start:stop] = scaled
+
     def drop(self, names: Iterable[str]) -> None:
-        """Forgets what was added under these names."""
-        rows = {self._rows[name] for name in names}
-        scalars, terms, at = self._scalars, self._terms, 0
-        self._scalars, self._terms = [], []
-        for term in terms:
-            row, _, count = term
-            if row in rows:
-                self._terms.append((row, 0.0, 0))
-            else:
-                self._terms.append(term)
-                self._scalars += scalars[at : at + count]
-            at += count
+        """Forget what was added under these names; marks stay valid."""
+        for name in names:
+            self._terms[name].clear()
 
     def reduce(self) -> dict[str, float]:
-        """Every sum over all ranks, the same on each: one all-reduce, one host sync."""
+        """Return every sum over all ranks, the same on each: one all-reduce, one host sync."""
         if self.ranks.count == 1:
-            return self._on_host() | self._numbers
-        values = self.ranks.sum_(torch.cat([self._on_device(), self._numbers_on_device()]))
+            return dict(zip(self._rows, self._on_host(), strict=True)) | self._numbers
+        if self._adds_on_host:
+            values = torch.tensor([*self._on_host(), *self._numbers.values()], dtype=torch.float64)
+        else:
+            values = self._on_device()
         names = (*self._rows, *self._numbers)
-        return dict(zip(names, values.tolist(), strict=True))
+        return dict(zip(names, self.ranks.sum_(values).tolist(), strict=True))
 
-    def _on_host(self) -> dict[str, float]:
-        """The sums of this process alone; without a collective the host adds up faster."""
-        sums, at = [0.0] * len(self._rows), 0
-        values = self._values()
-        for row, coefficient, count in self._terms:
-            sums[row] += coefficient * _sum(values[at : at + count])
-            at += count
-        return dict(zip(self._rows, sums, strict=True))
-
-    def _values(self) -> list[float]:
-        if self._at_hand or not self._scalars:  # one by one, a CPU's come at half the price
-            return [scalar.item() for scalar in self._scalars]
-        values: list[float] = torch.stack(self._scalars).tolist()
-        return values
+    def _on_host(self) -> list[float]:
+        """Each sum of this process, added up by the host."""
+        values, begins, coefficients = self._scalars.on_host(), self._begins, self._coefficients
+        of_terms = [_sum(values[begin:end]) for begin, end in pairwise(begins)]
+        return [
+            _sum([coefficients[term] * of_terms[term] for term in terms])
+            for terms in self._terms.values()
+        ]
 
     def _on_device(self) -> Tensor:
-        count = len(self._rows)
-        if not self._terms:
-            return torch.zeros(count, dtype=torch.float64, device=self.device)
-        plan = (*self._rows, *self._terms)
-        if plan != self._plan:  # the same in almost every step, so it stays on the device
-            terms = [(r, c) for r, c, scalars in self._terms for _ in range(scalars)]
-            rows = [[c if row == r else 0.0 for r, c in terms] for row in range(count)]
-            self._plan = plan
-            self._matrix = torch.tensor(rows, dtype=torch.float64, device=self.device)
-        # A product with zeros spreads one NaN over all sums, which does no harm: a step with any
-        # non-finite sum is discarded as a whole.
-        return self._matrix @ torch.stack(self._scalars).to(self.device).to(torch.float64)
+        """The sums and numbers of this process in one row, after one copy to the device."""
+        rows, coefficients = self._row_of_each_value()
+        count, values = len(self._rows), self._scalars.on_device()
+        host = torch.tensor([*coefficients, *rows, *self._numbers.values()], dtype=torch.float64)
+        if self.device.type == "cuda":
+            host = host.pin_memory()  # from other memory a copy waits for the device
+        here = host.to(self.device, non_blocking=True)
+        weights, places, numbers = here.split([len(rows), len(rows), len(self._numbers)])
+        sums = torch.zeros(count + 1, dtype=torch.float64, device=self.device)
+        # not index_add_, whose order of adding differs from call to call on CUDA
+        sums.index_put_((places.long(),), weights * values.to(self.device), accumulate=True)
+        return torch.cat([sums[:count], numbers])
 
-    def _numbers_on_device(self) -> Tensor:
-        host = tuple(self._numbers.values())
-        if host != self._host:
-            self._host = host
-            self._host_tensor = torch.tensor(host, dtype=torch.float64, device=self.device)
-        return self._host_tensor
+    def _row_of_each_value(self) -> tuple[list[int], list[float]]:
+        """The row and the coefficient of each value; what was dropped goes to a row at the end."""
+        rows, coefficients = [len(self._rows)] * self._begins[-1], [0.0] * self._begins[-1]
+        for name, terms in self._terms.items():
+            for term in terms:
+                begin, end = self._begins[term : term + 2]
+                rows[begin:end] = [self._rows[name]] * (end - begin)
+                coefficients[begin:end] = [self._coefficients[term]] * (end - begin)
+        return rows, coefficients
 
-    def _fold(self) -> None:
-        self._scalars = list(self._on_device().unbind())
-        self._terms = [(row, 1.0, 1) for row in self._rows.values()]
 
-
-def _sum(terms: list[float]) -> float:
+def _sum(terms: Sequence[float]) -> float:
     try:
         return math.fsum(terms)
     except (OverflowError, ValueError):  # infinities of both signs, or beyond the largest float

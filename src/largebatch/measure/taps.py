@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed
+from largebatch.measure.complex_gradients import add_each, as_real, copy_real
 from largebatch.measure.parameters import WHOLE, Parameters
 from largebatch.measure.ranks import Ranks
 
@@ -191,8 +192,7 @@ class Detached:
                 if gradient is not None:
                     sums.append(total)
                     gradients.append(gradient)
-        if sums:
-            torch._foreach_add_(sums, gradients)
+        add_each(sums, gradients)
         self._sum = []
         if last:
             self._average()
@@ -213,11 +213,11 @@ class Detached:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [p.grad for p in self._parameters.tensors if p.grad is not None]
-        flat = torch.cat([g.reshape(-1) for g in gradients])
+        flat = torch.cat([as_real(g).reshape(-1) for g in gradients])
         self._ranks.sum_(flat.div_(self._ranks.count))
-        shares = flat.split([g.numel() for g in gradients])
+        shares = self._parameters.split_real(flat)
         for gradient, share in zip(gradients, shares, strict=True):
-            gradient.copy_(share.view_as(gradient))
+            copy_real(gradient, share)
 
 
 class Flat:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from largebatch.core.measurement import GradientMoments
+from largebatch.measure.complex_gradients import real_dense
 from largebatch.measure.estimate import Parts, moments_of_parts
 from largebatch.measure.parameters import Parameters
 from largebatch.measure.squares import ROW, squared_norms
@@ -56,13 +57,16 @@ class TemporalMoments:
         product, last = self.of_batch
         gradients = ((i, p.grad) for i, p in enumerate(self._parameters.tensors))
         self._now = {
-            index: gradient.detach().reshape(-1).to(torch.float32, copy=True)
+            index: real_dense(gradient).reshape(-1).to(torch.float32, copy=True)
             for index, gradient in gradients
             if gradient is not None
         }
-        for index in self._now.keys() & self._last.keys():
-            pairs = zip(self._now[index].split(ROW), self._last[index].split(ROW), strict=True)
-            sums.add(product, *(torch.dot(a, b) for a, b in pairs), coefficient=share)
+        products = [
+            torch.dot(a, b)
+            for index in self._now.keys() & self._last.keys()
+            for a, b in zip(self._now[index].split(ROW), self._last[index].split(ROW), strict=True)
+        ]
+        sums.add(product, *products, coefficient=share)
         sums.add(last, *squared_norms(list(self._last.values())), coefficient=share)
 
     def read(self, totals: Totals) -> GradientMoments | None:

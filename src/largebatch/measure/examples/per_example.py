@@ -82,6 +82,7 @@ class PerExample:
         return statistics_of(self._gradients, also=given)
 
     def bind(self, model: nn.Module, parameters: Parameters) -> None:
+        _check_real(parameters)
         self._gradients.bind(bare(model), parameters)
 
     def number_backwards(self, task: Callable[[], int]) -> None:
@@ -107,6 +108,16 @@ class PerExample:
 
     def rest(self) -> None:
         self._gradients.rest()
+
+
+def _check_real(parameters: Parameters) -> None:
+    for name, tensor in zip(parameters.names, parameters.tensors, strict=True):
+        if tensor.is_complex():
+            raise ValueError(
+                f"lb.PerExample() was given, but {name} is complex ({tensor.dtype}), and gradients "
+                "of single examples are not supported for complex parameters. Take micro-batches "
+                "for the parts: meter=lb.Meter(model)."
+            )
 
 
 def part_source_of(examples: PerExample | None) -> PartSource:

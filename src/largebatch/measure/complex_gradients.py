@@ -1,0 +1,60 @@
+"""Gradients of complex parameters as pairs of real numbers.
+
+torch may conjugate a gradient lazily: `weight.conj()` in a model leaves `weight.grad.is_conj()`
+True. Its foreach functions cannot write to such a tensor, so these few are treated one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def as_real(tensor: Tensor) -> Tensor:
+    """Return a complex tensor as real numbers, two for each in a further last dimension; return any
+    other tensor as it is.
+
+    >>> as_real(torch.tensor([3.0 + 4.0j]))
+    tensor([[3., 4.]])
+    """
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def real_dense(gradient: Tensor) -> Tensor:
+    """Return a gradient's real numbers, detached and dense; see `as_real`."""
+    dense = gradient.to_dense() if gradient.is_sparse else gradient
+    return as_real(dense.detach())
+
+
+def copy_real(into: Tensor, real: Tensor) -> None:
+    """Write real numbers, in the shape of `as_real(into)`, to a tensor."""
+    into.copy_(torch.complex(*real.unbind(-1)) if into.is_complex() else real)
+
+
+def multiply_each(tensors: Sequence[Tensor], factor: float) -> None:
+    """Multiply every tensor in place, in as few kernels as possible."""
+    plain = [tensor for tensor in tensors if not _lazy(tensor)]
+    if plain:
+        torch._foreach_mul_(plain, factor)
+    if len(plain) < len(tensors):
+        for tensor in filter(_lazy, tensors):
+            tensor.mul_(factor)
+
+
+def add_each(totals: Sequence[Tensor], terms: Sequence[Tensor]) -> None:
+    """Add to each total its term in place, in as few kernels as possible."""
+    pairs = list(zip(totals, terms, strict=True))
+    plain = [(total, term) for total, term in pairs if not _lazy(total)]
+    if plain:
+        into, added = map(list, zip(*plain, strict=True))
+        torch._foreach_add_(into, added)
+    if len(plain) < len(pairs):
+        for total, term in pairs:
+            if _lazy(total):
+                total.add_(term)
+
+
+def _lazy(tensor: Tensor) -> bool:
+    return tensor.is_conj() or tensor.is_neg()
