@@ -53,14 +53,20 @@ class Paired:
         times = self.wall if clock == "wall" else self.cpu
         return interval_of_median([a / b for a, b in zip(times[name], times[to], strict=True)])
 
-    def added(self, name: str, *, to: str, per: int) -> Interval:
-        """Paired CPU microseconds that a candidate adds, per one of `per` repetitions."""
-        pairs = zip(self.cpu[name], self.cpu[to], strict=True)
+    def added(self, name: str, *, to: str, per: int, clock: str = "cpu") -> Interval:
+        """Paired microseconds that a candidate adds, per one of `per` repetitions."""
+        times = self.wall if clock == "wall" else self.cpu
+        pairs = zip(times[name], times[to], strict=True)
         return interval_of_median([(a - b) / per * 1e6 for a, b in pairs])
+
+    def each(self, name: str, *, per: int, clock: str = "wall") -> Interval:
+        """Microseconds of one of `per` repetitions."""
+        times = self.wall if clock == "wall" else self.cpu
+        return interval_of_median([seconds / per * 1e6 for seconds in times[name]])
 
     def table(self, title: str, *, to: str, per: int, unit: str) -> str:
         """A line for each candidate beside the baseline `to`, in which one run is `per` units."""
-        base = interval_of_median([seconds / per * 1e6 for seconds in self.wall[to]]).shown(1)
+        base = self.each(to, per=per).shown(1)
         columns = (f"wall / {to}", f"CPU / {to}", f"added CPU us a {unit}")
         lines = [
             f"\n{title}: {to} {base} us a {unit}, load {os.getloadavg()[0]:.1f}",

@@ -1,0 +1,158 @@
+"""Measure what lb.attach, lb.Controller and single examples cost compared with torch alone.
+
+    python benchmarks/accelerator.py [--minutes 6] [--output FILE]
+    python benchmarks/accelerator.py --tiny --device cpu
+
+A GPT and a residual network train in bfloat16, with torch.compile and without. Each cell is one
+candidate compared with torch alone: the paired ratio of times, the operations of one step and the
+peak memory. A cell is written as soon as it ends, the most informative first, so an interrupted
+run keeps all cells that ended. A cell that does not fit into the minutes is skipped by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+import largebatch as lb
+from _accelerator_cells import Bench, Cell, Plan
+from _accelerator_loops import CANDIDATES, PARTS, Setting
+from _accelerator_models import workloads
+from _accelerator_results import append_line, heading, row_of
+
+RESULTS = Path(__file__).parent / "results"
+FULL = Plan(rounds=40, round_seconds=0.25, most_steps=20)
+TINY = Plan(rounds=6, round_seconds=0.01, most_steps=2)
+
+
+def cells_of(*, device: torch.device, tiny: bool, backend: str) -> list[Cell]:
+    """Return all cells, the most informative first. The cells of one setting are neighbours, so
+    their baseline is built and compiled once."""
+    return [
+        Cell(setting=Setting(workload=workload, device=device, backend=used), candidate=candidate)
+        for used in (None, backend)
+        for workload in workloads(tiny=tiny)
+        for candidate in CANDIDATES
+    ]
+
+
+def device_name(device: torch.device) -> str:
+    """Return the device's name as its maker gives it; on the CPU its architecture."""
+    if device.type == "cpu":
+        return f"cpu {platform.machine()}"
+    return torch.cuda.get_device_name(device)
+
+
+def driver_version() -> str | None:
+    """Return the version of NVIDIA's driver; None without `nvidia-smi`."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    asked = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()[0].strip() if done.stdout.strip() else None
+
+
+def header_of(device: torch.device, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what the results depend on, apart from the code."""
+    return {
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "driver": None if device.type == "cpu" else driver_version(),
+        "largebatch": lb.__version__,
+        "python": platform.python_version(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "load": os.getloadavg()[0],
+        "minutes": arguments.minutes,
+        "tiny": arguments.tiny,
+        "backend": arguments.backend,
+        "micro_batches": PARTS,
+    }
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options, with those that follow from others filled in."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=6.0, help="for all cells together")
+    parser.add_argument("--device", help="cuda, cuda:1 or cpu; cuda if there is one")
+    parser.add_argument("--tiny", action="store_true", help="small models, few rounds")
+    parser.add_argument("--backend", help="of torch.compile; inductor, on the CPU aot_eager")
+    parser.add_argument("--only", default="", help="part of a cell's name, as in 'GPT eager'")
+    parser.add_argument("--output", type=Path, help="JSON lines are appended to this file")
+    arguments = parser.parse_args(argv)
+    kind = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(kind)
+    if device.type not in ("cuda", "cpu"):
+        parser.error(f"--device {kind} is not supported: give cuda, cuda:1 or cpu.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error(
+            f"--device {kind} was given, but torch finds no CUDA device. Try --device cpu."
+        )
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)
+    arguments.device = device
+    if device.type == "cpu":
+        arguments.tiny = True  # one step at full size would take minutes
+    if arguments.backend is None:  # inductor calls the C++ compiler for each graph
+        arguments.backend = "aot_eager" if device.type == "cpu" else "inductor"
+    if arguments.output is None and device.type != "cpu":
+        name = re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
+        arguments.output = RESULTS / f"{name}{'-tiny' if arguments.tiny else ''}.jsonl"
+    return arguments
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print and write each cell; return 1 if one failed, 130 if interrupted."""
+    arguments = parsed(argv)
+    device: torch.device = arguments.device
+    torch.set_num_threads(1)
+    header = header_of(device, arguments)
+    append_line(arguments.output, {"header": header})
+    print("  ".join(f"{name} {value}" for name, value in header.items()))
+    print(
+        "Counts are those of one step, torch alone > with the library.\n\n" + heading(), flush=True
+    )
+    cells = [
+        cell
+        for cell in cells_of(device=device, tiny=arguments.tiny, backend=arguments.backend)
+        if arguments.only in cell.name
+    ]
+    bench = Bench(TINY if arguments.tiny else FULL, seconds=60.0 * arguments.minutes)
+    failed = False
+    try:
+        for result in bench.results(cells):
+            append_line(arguments.output, {"cell": asdict(result)})
+            print(row_of(result), flush=True)
+            failed |= result.status == "failed"
+    except KeyboardInterrupt:
+        print("Interrupted; the cells above are complete.")
+        return 130
+    return int(failed)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminated)
+    torch.compiler.reset()  # imports what compiles
+    gc.freeze()  # the collection after each round need not pass through the imported modules
+    sys.exit(main())
