@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from largebatch.measure.examples.example_gradients import ExampleGradients
 from largebatch.measure.examples.tally import WantedSums
@@ -16,6 +17,7 @@ from largebatch.measure.taps import LeafHooks
 
 ALL = WantedSums(sqnorm=True, squares=True, products=True)
 WANTS = [WantedSums(sqnorm=True), WantedSums(squares=True), ALL]
+NAMED_WANTS = dict(zip(("norm", "squares", "all"), WANTS, strict=True))
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
@@ -51,10 +53,17 @@ def watched(
     want: WantedSums = ALL,
     steps: int = 2,
     groups: int | None = None,
+    exact_training: bool = False,
+    batch_norm_rows: bool = False,
 ) -> Seen:
     """The same by `ExampleGradients`, as a meter drives it; the last of some equal steps."""
     parameters = Parameters.of(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    examples, hooks = ExampleGradients(groups=groups), LeafHooks()
+    examples, hooks = (
+        ExampleGradients(
+            groups=groups, exact_training=exact_training, batch_norm_rows=batch_norm_rows
+        ),
+        LeafHooks(),
+    )
     examples.bind(model, parameters)
     hooks.bind(parameters, Ranks())
     examples.open(want)
@@ -123,6 +132,11 @@ def close(found: Tensor, expected: Tensor, *, rel: float) -> None:
     assert found.shape == expected.shape
     limit = rel * float(expected.abs().max()) + torch.finfo(expected.dtype).tiny
     assert float((found - expected).abs().max()) <= limit
+
+
+def token_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Mean cross entropy over all tokens."""
+    return cross_entropy(model(x).flatten(0, 1).float(), y.flatten())
 
 
 def squared_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

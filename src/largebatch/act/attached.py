@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from largebatch.act.control import Control
 from largebatch.act.deprecated import call_check
 from largebatch.act.guards import (
+    check_micro_batches,
     check_no_batch_rule,
     check_parts,
     check_patience,
@@ -340,6 +341,7 @@ class Attached(Control):
 
     def _open(self) -> None:
         self.observer.open(self.decider.measure)
+        self.meter = self.observer.meter
 
 
 def attach(
@@ -400,15 +402,15 @@ def attach(
         NotFinite: within an `optimizer.step()`, when `patience` is at its end.
     """
     check_parts(model, optimizer, record)
-    if micro_batches is not None and micro_batches < 1:
-        raise ValueError(f"micro_batches is at least 1; got {micro_batches!r}.")
-    meter = meter or Meter(model)
+    check_micro_batches(micro_batches)
+    chooses, meter = meter is None, meter or Meter(model)
     observer = Observer(
         meter,
         batch_size=batch_size,
         micro_batches=micro_batches,
         samples=samples,
         reduction=reduction,
+        chooses=chooses,
     )
     return Attached(
         optimizer,

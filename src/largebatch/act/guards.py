@@ -115,6 +115,38 @@ def check_patience(patience: int) -> None:
         raise ValueError(f"patience is a number of steps, at least 1; got {patience!r}.")
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Refuse a batch size that is no whole number of samples.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ValueError(
+            f"batch_size is a whole number of samples, at least 1; got {batch_size!r}. "
+            "lb.watch(model, optimizer, batch_size=512)"
+        )
+
+
+def check_micro_batches(micro_batches: int | None) -> None:
+    """Refuse a number of micro-batches below 1.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if micro_batches is not None and micro_batches < 1:
+        raise ValueError(f"micro_batches is at least 1; got {micro_batches!r}.")
+
+
+def has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether an `optimizer.step` was given a closure.
+
+    Args:
+        args, kwargs: what torch gives a pre-hook; the first of `args` is the optimizer.
+    """
+    return any(callable(value) for value in (*args[1:], *kwargs.values()))
+
+
 def refuse_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Refuses an `optimizer.step` that is given a closure.
 
@@ -124,7 +156,7 @@ def refuse_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     Raises:
         LargeBatchError: one of them can be called.
     """
-    if any(callable(value) for value in (*args[1:], *kwargs.values())):
+    if has_closure(args, kwargs):
         raise LargeBatchError(
             "optimizer.step(closure) runs its backward inside the step, too late to be "
             "measured. Run the closure yourself: closure(); optimizer.step()."

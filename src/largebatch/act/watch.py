@@ -2,48 +2,187 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
 from torch import nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from largebatch.act.attached import Attached
-from largebatch.act.guards import check_parts
+from largebatch.act.guards import check_batch_size, check_micro_batches, check_parts, has_closure
 from largebatch.analysis.noise import NoiseEstimate, NotEnough, estimate_noise
+from largebatch.core.errors import LargeBatchError
+from largebatch.core.measurement import GradientMoments, Reading
+from largebatch.measure.examples.layer_kinds import coupled
+from largebatch.measure.forwards import Samples
 from largebatch.measure.meter import Meter
 from largebatch.measure.observer import Observer
-from largebatch.record import MemoryRecord
-from largebatch.rules import Observe
+from largebatch.measure.parameters import bare
+
+MOMENTS = frozenset({"moments"})
 
 
 class Watch:
     """Shows the gradient noise of a training loop; `watch` builds it, `print` prints it.
 
-    Mutable: gathers a pair of numbers per step.
+    It changes no bit of the training and never raises from a hook. A step that cannot be measured
+    is left out and counted; the first one is named in a warning.
+
+    Mutable: gathers a pair of numbers per measured step.
+
+    Args:
+        optimizer: whose steps are measured.
+        observer: measures the gradients of the loop; this binds it.
+        steps: how many of the last measured steps are kept.
+        scaler: scales the losses in half precision.
+
+    Attributes:
+        dropped: steps left out because they could not be measured.
+
+    Raises:
+        ValueError: optimizer and model do not match, or the optimizer is under control already.
     """
 
-    def __init__(self, control: Attached, record: MemoryRecord) -> None:
-        self.control = control
-        self._record = record
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        observer: Observer,
+        *,
+        steps: int,
+        scaler: GradScaler | None = None,
+    ) -> None:
+        observer.bind(optimizer)
+        self.observer, self.dropped = observer, 0
+        self._optimizer_name = type(optimizer).__name__
+        self._scaler = scaler
+        self._series: deque[tuple[float, float]] = deque(maxlen=steps)
+        self._last: GradientMoments | None = None
+        observer.open(MOMENTS)
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
 
     @property
     def series(self) -> list[tuple[float, float]]:
-        """(variance of one sample, squared norm of the true gradient) of the last steps."""
-        return [
-            (seen.moments.variance, seen.moments.sqnorm)
-            for seen, _ in self._record.steps
-            if seen.finite and seen.moments is not None
-        ]
+        """(variance of one sample, squared norm of the true gradient) of the last measured steps."""
+        return list(self._series)
 
     @property
     def estimate(self) -> NoiseEstimate | NotEnough:
         """The noise scale in samples with its 95 % interval, or why there is none yet."""
         return estimate_noise(self.series)
 
+    @property
+    def label(self) -> str:
+        """What the estimate is of: the parts it comes from, how often, and whether it is exact."""
+        if self._last is None:
+            return "nothing is measured yet"
+        every = self.observer.every
+        often = "every step" if every == 1 else f"every {every}th step"
+        source = self._last.source
+        exact, note = _exactness(source, batch_norm=_by_rows(self.observer.meter))
+        left = f"; {self.dropped} steps left out" if self.dropped else ""
+        return (
+            f"from {source if source != 'temporal' else 'consecutive steps'}, {often}; of the bare "
+            f"gradient, before {self._optimizer_name} changes it; {exact}{note}{left}"
+        )
+
+    @property
+    def control(self) -> Watch:
+        """Deprecated, and removed in 0.3: the watch itself."""
+        warnings.warn(
+            "noise.control is deprecated, and removed in 0.3. Use noise itself: noise.close().",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self
+
+    def drop(self) -> None:
+        """Drop the pass in hand, as `Attached.drop` does."""
+        self.observer.drop(by="noise.drop()")
+
+    def part(self, *, samples: float | None = None, weight: float | None = None) -> Any:
+        """Take all backward calls within the block for one micro-batch, as `Attached.part` does."""
+        return self.observer.part(samples=samples, weight=weight)
+
+    def micro_batch(self, samples: float, *, weight: float | None = None) -> None:
+        """Set the samples of one micro-batch, as `Attached.micro_batch` does."""
+        self.observer.size(samples, weight=weight)
+
     def close(self) -> None:
-        """Takes every hook off model and optimizer; the numbers stay."""
-        self.control.close()
+        """Take every hook off model and optimizer; the numbers stay."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        self.observer.detach()
 
     def __str__(self) -> str:
-        return str(self.estimate)
+        return f"{self.estimate}\n{self.label}"
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if has_closure(args, kwargs):
+            self._leave_out(
+                "optimizer.step(closure) runs its backward inside the step, too late to be "
+                "measured. Run the closure yourself: closure(); optimizer.step()."
+            )
+        elif self.observer.measures:
+            self._without_raising(self._measure)
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._without_raising(lambda: self.observer.open(MOMENTS))
+
+    def _measure(self) -> None:
+        scale = 1.0 if self._scaler is None else float(self._scaler.get_scale())
+        reading = self.observer.close(loss_scale=scale)
+        if reading.finite and reading.moments is not None:
+            self._append(reading, reading.moments)
+
+    def _append(self, reading: Reading, moments: GradientMoments) -> None:
+        pair = (moments.variance, moments.sqnorm)
+        if all(map(math.isfinite, pair)):
+            self._series.append(pair)
+            self._last = moments
+
+    def _without_raising(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except LargeBatchError as error:
+            self._leave_out(str(error))
+        except Exception as error:
+            self._leave_out(f"{type(error).__name__}: {error}")
+
+    def _leave_out(self, cause: str) -> None:
+        self.dropped += 1
+        if self.dropped == 1:
+            warnings.warn(
+                f"lb.watch leaves out a step that it cannot measure; the training is not changed, "
+                f"and noise.dropped counts such steps. {cause}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def _by_rows(meter: Meter) -> bool:
+    """Return whether batch normalization is measured by the examples' rows."""
+    examples = meter.examples
+    if examples is None or not examples.batch_norm_rows:
+        return False
+    modules = bare(meter.model).named_modules()
+    return any(coupled(module, name) is not None for name, module in modules)
+
+
+def _exactness(source: str, *, batch_norm: bool) -> tuple[str, str]:
+    if source == "temporal":
+        return "approximate", ", since the weights moved between two steps"
+    if batch_norm:
+        return "approximate", (
+            ", since batch normalization couples the examples: only their rows' shares are measured"
+        )
+    return "exact", ""
 
 
 def watch(
@@ -52,36 +191,42 @@ def watch(
     *,
     batch_size: int,
     micro_batches: int | None = None,
+    samples: Samples | None = None,
     meter: Meter | None = None,
+    scaler: GradScaler | None = None,
     steps: int = 2000,
 ) -> Watch:
-    """Measures the gradient noise of a loop that stays as it is, and acts on nothing.
+    """Measure the gradient noise of a loop that stays as it is, and act on nothing.
 
         noise = lb.watch(model, optimizer, batch_size=512)
         ...                                          # train as before
         print(noise)                                 # noise scale 1240 [980, 1610] samples (...)
 
+    A loop with one backward call per step on one process is measured by its single examples in
+    every 16th step. If the model's examples depend on each other or cannot be told apart,
+    consecutive steps are compared, which is approximate; the printed label says so.
+
     Args:
-        model: bare, or in DistributedDataParallel when several processes share the batch.
+        model: bare, or in DistributedDataParallel if several processes share the batch.
         optimizer: any torch optimizer.
         batch_size: samples of one optimizer step, over all ranks and micro-batches.
-        micro_batches: as in `attach`.
-        meter: how gradients are measured; None is `Meter(model)`.
-        steps: how many of the last steps are kept.
+        micro_batches, samples: as in `attach`.
+        meter: how gradients are measured; None chooses.
+        scaler: scales the loop's losses in half precision.
+        steps: how many of the last measured steps are kept.
 
     Raises:
-        ValueError: parts that do not fit together, before any training step.
+        ValueError: arguments that do not fit together, before any training step.
     """
     check_parts(model, optimizer, None)
-    if batch_size < 1:
-        raise ValueError(f"batch_size is a number of samples, at least 1; got {batch_size!r}.")
-    meter = meter or Meter(model)
-    record = MemoryRecord(maxlen=steps)
-    control = Attached(
-        optimizer,
-        Observe(),
-        Observer(meter, batch_size=batch_size, micro_batches=micro_batches),
-        base_batch_size=batch_size,
-        record=record,
+    check_batch_size(batch_size)
+    check_micro_batches(micro_batches)
+    observer = Observer(
+        meter or Meter(model),
+        batch_size=batch_size,
+        micro_batches=micro_batches,
+        samples=samples,
+        chooses=meter is None,
+        looks_only=True,
     )
-    return Watch(control, record)
+    return Watch(optimizer, observer, steps=steps, scaler=scaler)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,15 @@ from torch.utils._pytree import tree_leaves
 
 Samples = Callable[[tuple[Any, ...], dict[str, Any]], float]
 """(args, kwargs) of a forward pass -> samples in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a forward pass was given: `model(*args, **kwargs)`, under `autocast` (device, type)."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    autocast: tuple[str, torch.dtype] | None
 
 
 class Forwards:
@@ -38,6 +47,8 @@ class Forwards:
         paused: whether passes are ignored.
         samples: number of a forward pass of this step -> its samples.
         first: a few elements of the first input of the step, if `sized`; else None.
+        keeps: whether the inputs of the step's first forward pass are kept.
+        inputs: those inputs; else None.
     """
 
     def __init__(
@@ -51,7 +62,8 @@ class Forwards:
         self._reached = reached
         self.count = self.base = 0
         self.linked = self.sized = True
-        self.paused = False
+        self.paused = self.keeps = False
+        self.inputs: Inputs | None = None
         self.samples: dict[int, float] = {}
         self._traced_rows = 0
         self.first: Tensor | None = None
@@ -79,7 +91,7 @@ class Forwards:
         """Begin a step."""
         self.base = self.count
         self.samples = {}
-        self.first = None
+        self.first = self.inputs = None
 
     def remove(self) -> None:
         """Take the hooks off the model."""
@@ -101,6 +113,8 @@ class Forwards:
         if self.paused or torch._C._current_graph_task_id() != -1:
             return
         self.count += 1
+        if self.keeps and self.inputs is None:
+            self.inputs = _inputs(args, kwargs)
         if self.sized:
             self._size(args, kwargs)
 
@@ -126,6 +140,15 @@ class Forwards:
             self.samples[self.count] = float(first.shape[0])
         if self.first is None and first is not None:
             self.first = first.detach().flatten()[:64].clone()
+
+
+def _inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+    first = next(tensors_in((args, kwargs)), None)
+    device = "cpu" if first is None else first.device.type
+    autocast = None
+    if torch.is_autocast_enabled(device):
+        autocast = device, torch.get_autocast_dtype(device)
+    return Inputs(args, kwargs, autocast)
 
 
 class _Begins:

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NoVariance
 from largebatch.core.measurement import Reading
-from largebatch.measure import first_step, hand_reduced
+from largebatch.measure import first_step, hand_reduced, one_backward
 from largebatch.measure.backwards import Group, counts_decide, groups_of, is_plain, needs_sum
 from largebatch.measure.coordinates import CoordinateNoiseScale
 from largebatch.measure.forwards import Samples
@@ -52,6 +52,9 @@ class Observer:
             shares of the batch, unless the user tells the samples of each micro-batch.
         reduction: "mean" if the loss of each rank is a mean over its own samples, as usual; "sum"
             if it is divided by the samples, or tokens, of all ranks.
+        chooses: whether another meter may replace `meter` if the loop makes one backward per step
+            on one process; see `one_backward`.
+        looks_only: whether no decision depends on the measurement.
 
     Raises:
         ValueError: another tap, which would have to stand around each backward, or another
@@ -66,6 +69,8 @@ class Observer:
         micro_batches: int | None = None,
         samples: Samples | None = None,
         reduction: str = "mean",
+        chooses: bool = False,
+        looks_only: bool = False,
     ) -> None:
         if not isinstance(meter.tap, LeafHooks):
             raise ValueError(
@@ -81,6 +86,11 @@ class Observer:
         self._expected = micro_batches  # if not given, as many as in the first step
         self._knows_variance = self._told_unequal = False
         self._first = True
+        self._chooses, self._looks_only = chooses and meter.rank_count == 1, looks_only
+        self._next: Meter | None = None
+        self.every = 1
+        self._opened = 0
+        self.refusals: Sequence[str] = ()
         self._step = StepRecorder(meter, meter.tap, samples=samples, micro_batches=micro_batches)
 
     @property
@@ -90,18 +100,27 @@ class Observer:
 
     def bind(self, optimizer: Optimizer) -> None:
         """Set once whose parameters to measure."""
-        by_hand = hand_reduced.NAMES if self.meter.replicated else ()
-        self.meter.bind(optimizer, also=(LEFT_OVER, FINAL, *by_hand))
-        self.meter.part_source.number_backwards(torch._C._current_graph_task_id)
+        self._optimizer = optimizer
+        self._bind_meter()
         self._step.bind(optimizer)
+        self._step.forwards.keeps = self._chooses and self._given in (None, 1)
 
     def open(self, wanted: frozenset[str]) -> None:
         """Begin a step in which these statistics are wanted."""
         self._wanted = wanted
-        self.meter.open(wanted)
+        if self._next is not None:
+            self._take(self._next)
+        due = self._opened % self.every == 0
+        self._opened += 1
+        self.meter.open(wanted if due else frozenset())
         self._told: list[Told] = []
         self._losses: list[tuple[int, int]] = []
         self._step.open()
+
+    @property
+    def measures(self) -> bool:
+        """Return whether the step in hand is measured."""
+        return self._step.watching
 
     @property
     def in_step(self) -> bool:
@@ -116,6 +135,7 @@ class Observer:
     def drop(self, *, by: str) -> None:
         """Begin the step afresh; `by` is the call that asked for it."""
         dropped = by if self._step.roots else self._step.dropped
+        self._opened -= 1  # a step that is measured stays so
         self.open(self._wanted)
         self._step.dropped = dropped
 
@@ -167,6 +187,7 @@ class Observer:
         try:
             return self._close(digest=digest, unscale=loss_scale**-2)
         except LargeBatchError:
+            self._opened -= 1
             self.open(self._wanted)
             raise
 
@@ -194,7 +215,7 @@ class Observer:
             reading = meter.read(totals, losses=sums["losses"])
             return replace(reading, batch_sqnorm=None)
         self._check(sums, totals, told=bool(self._told) or self._samples_of is not None)
-        self._first = False
+        self._first = self._step.forwards.keeps = False
         self._step.dropped = ""
         self._step.forwards.sized = self._samples_of is not None
         self._step.forwards.linked = not is_plain(groups, forwards=self._step.forwards.in_step)
@@ -404,8 +425,31 @@ class Observer:
         if self._knows_variance:
             return
         cause = self.meter.part_source.counts.missing_variance(self.meter.active)
-        if cause is not None:
-            raise NoVariance(cause)
+        if cause is None:
+            return
+        if self._chooses and self._next is None:
+            choice = one_backward.choose(
+                self.meter.model,
+                self._optimizer,
+                self._step.forwards.inputs,
+                looks_only=self._looks_only,
+            )
+            self._next, self.every, self.refusals = choice.meter, choice.every, choice.refusals
+        if self._next is None:
+            raise NoVariance(cause + one_backward.reasons(self.refusals))
+
+    def _bind_meter(self) -> None:
+        by_hand = hand_reduced.NAMES if self.meter.replicated else ()
+        self.meter.bind(self._optimizer, also=(LEFT_OVER, FINAL, *by_hand))
+        self.meter.part_source.number_backwards(torch._C._current_graph_task_id)
+
+    def _take(self, meter: Meter) -> None:
+        """Measure with another meter from this step on."""
+        self.meter.open(frozenset())
+        self.meter, self._next, self._chooses = meter, None, False
+        self._bind_meter()
+        self._step.use(meter)
+        self._opened = 0
 
     def _check_samples(self, samples: float) -> None:
         """A step may have fewer samples than were given, as an epoch's last one does."""

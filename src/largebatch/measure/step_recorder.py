@@ -73,6 +73,11 @@ class StepRecorder:
         self.by_hand = HandReduced(tensors, meter.ranks) if meter.replicated else None
         self._buffer = PartBuffer()
         self._see = self._on_gradient
+        self.use(meter)
+
+    def use(self, meter: Meter) -> None:
+        """Take another meter for the coming steps, bound already."""
+        self.meter = meter
         self._batch_names = {BATCH, *(n for s in meter.statistics for n in s.of_batch)}
 
     def open(self) -> None:

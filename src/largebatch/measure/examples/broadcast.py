@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 from largebatch.core.errors import LargeBatchError
+from largebatch.measure.examples.deferred_errors import DeferredErrors
 
 Arrive = Callable[[Tensor], None]
 """Gets each example's gradient of the shared tensor, [rows, *its shape]."""
@@ -46,13 +47,19 @@ def consumers_of(outputs: Sequence[Tensor]) -> Consumers:
 
 
 def watch_shared(
-    source: GradientEdge, shape: torch.Size, consumers: Consumers, *, rows: int, arrive: Arrive
+    source: GradientEdge,
+    shape: torch.Size,
+    consumers: Consumers,
+    *,
+    rows: int,
+    arrive: Arrive,
+    errors: DeferredErrors,
 ) -> bool:
     """Puts hooks where a shared tensor of this shape is spread over the examples; False where one
     of the ways out of it is not understood."""
     places = _places(source.node, shape, consumers, rows)
     for node, at in places or ():
-        node.register_prehook(_hook(node, at, source, shape, rows, arrive))
+        node.register_prehook(errors.guard(_hook(node, at, source, shape, rows, arrive)))
     return places is not None
 
 

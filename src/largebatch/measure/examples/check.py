@@ -10,6 +10,9 @@ from largebatch.measure.examples.part import Call, Part
 from largebatch.measure.parameters import Parameters
 from largebatch.measure.squares import squared_norm
 
+CANCELLED = 100.0
+"""What the sum of n contributions may be off, in roundings of their root mean square times n."""
+
 INSTEAD = "or measure micro-batches instead: meter=lb.Meter(model)."
 
 
@@ -92,5 +95,7 @@ def _differs(part: Part, index: int, gradient: Tensor) -> bool:
         return bool(squared_norm(gradient) > 0)
     limit = 0.05 if part.coarse else 1e-3
     off = squared_norm(found - gradient.to(found.dtype))
-    floor = torch.finfo(found.dtype).eps ** 2 * gradient.numel()
+    eps = torch.finfo(found.dtype).eps
+    # contributions that cancel, as those of a bias before batch normalization, leave rounding alone
+    floor = eps**2 * (gradient.numel() + CANCELLED**2 * part.parts * part.sizes[index])
     return bool(torch.isfinite(off) & (off > limit**2 * squared_norm(gradient) + floor))

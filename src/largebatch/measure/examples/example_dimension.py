@@ -15,10 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from largebatch.core.errors import LargeBatchError
+from largebatch.measure.examples.normalization import uses_batch_statistics
 from largebatch.measure.examples.parameter_owners import Owner
+from largebatch.measure.random_state import accelerators_of, keep_random_state
 
 CallKey = tuple[str, int]
 """A module's name, and how often it was called before in the same forward."""
@@ -59,10 +62,13 @@ def layout_of(
             return
         before = few.pop(key)
         layout[key] = _times(key[0], before.shape, output.shape, part, rows)
-        if layout[key] and key not in random:
+        if layout[key] and key not in random and not coupled:
             _check_alike(key[0], before, output[: len(before)])
 
     with _as_it_was(model):
+        # without running statistics it takes the batch's in evaluation mode, too
+        norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        coupled = any(uses_batch_statistics(module) for module in norms)
         half = tree_map(cut, (args, kwargs))
         try:
             _run(model, half, owners, keep)
@@ -131,15 +137,25 @@ def _run(
 @contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    devices = [p.device for p in model.parameters() if p.device.type == "cuda"]
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in modes
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    caches = torch.is_autocast_cache_enabled()
     try:
-        with torch.random.fork_rng(devices=devices[:1]), torch.no_grad():
+        with keep_random_state(accelerators_of(model)), torch.no_grad():
+            # a weight that is cast here and cached would get no gradient in the user's forward
+            torch.set_autocast_cache_enabled(False)
             for module in modes:
                 module.training = False
             yield
-            for buffer, before in buffers:
-                buffer.copy_(before)
     finally:
+        torch.set_autocast_cache_enabled(caches)
         for module, mode in modes.items():
             module.training = mode
+        with torch.no_grad():
+            for module, name, buffer, before in buffers:
+                setattr(module, name, buffer)
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)

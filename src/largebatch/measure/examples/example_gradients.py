@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from largebatch.measure.examples.check import Check
+from largebatch.measure.examples.deferred_errors import DeferredErrors
 from largebatch.measure.examples.layer import SavedTensors
 from largebatch.measure.examples.layer_kinds import coupled
 from largebatch.measure.examples.module_hooks import ModuleHooks
@@ -33,6 +34,9 @@ class ExampleGradients:
 
     Args:
         groups: groups of consecutive examples in each micro-batch; None for each example alone.
+        exact_training: whether training stays the same to the last bit: every parameter's gradient
+            comes from autograd, and an error is raised by `end`, never within the user's calls.
+        batch_norm_rows: whether batch normalization over the batch is measured by rows.
 
     Attributes:
         want: what is asked for in the step in hand.
@@ -44,8 +48,15 @@ class ExampleGradients:
             in training mode) and for a parameter whose gradient cannot be told apart by examples.
     """
 
-    def __init__(self, *, groups: int | None = None) -> None:
-        self._groups = groups
+    def __init__(
+        self,
+        *,
+        groups: int | None = None,
+        exact_training: bool = False,
+        batch_norm_rows: bool = False,
+    ) -> None:
+        self._groups, self._exact, self._by_rows = groups, exact_training, batch_norm_rows
+        self._errors = DeferredErrors(defer=exact_training)
         self.want = WantedSums()
         self.task: Callable[[], int] | None = None
         self._expected = False
@@ -59,7 +70,7 @@ class ExampleGradients:
             ValueError: a module in which the examples depend on each other.
         """
         for name, module in model.named_modules():
-            cause = coupled(module, name)
+            cause = coupled(module, name, batch_norm_rows=self._by_rows)
             if cause is not None:
                 raise ValueError(cause)
         tensors, names = parameters.tensors, parameters.names
@@ -77,7 +88,15 @@ class ExampleGradients:
             for index, group in groups.items()
         ]
         self._hooks = ModuleHooks(
-            model, owners, bare, groups=self._groups, begin=self._begin, arrive=self._arrive
+            model,
+            owners,
+            bare,
+            groups=self._groups,
+            replace=not self._exact,
+            batch_norm_rows=self._by_rows,
+            begin=self._begin,
+            arrive=self._errors.guard(self._arrive),
+            errors=self._errors,
         )
         self._live: list[WeakSet[Call]] = [WeakSet() for _ in tensors]
         self._check = Check(parameters)
@@ -87,6 +106,7 @@ class ExampleGradients:
         self.want = want
         self.begin()
         self._expected = False
+        self._errors.clear()
         for calls in self._live:
             calls.clear()
         if want:
@@ -122,6 +142,7 @@ class ExampleGradients:
         """
         self._expected = False
         part = self.part = self._parts.pop(task, Part())
+        self._errors.check()
         if part.waiting:
             with self._paused(), torch.no_grad():
                 part.finish(self.want, check=self._check.values)
@@ -167,10 +188,9 @@ class ExampleGradients:
             part.waiting.append(one)
             return self._gradients(one)
         part.finished.add(owner.group)
-        tally = ExampleSums(self.want, gradients=call.replaced or self._check.values)
-        self._hooks.paused = True
-        one.tally(tally)
-        self._hooks.paused = False
+        tally = ExampleSums(self.want, gradients=call.replaced, check=self._check.values)
+        with self._paused():
+            one.tally(tally)
         part.add(tally, owner.indices)
         return tally.gradients
 

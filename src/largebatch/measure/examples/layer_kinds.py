@@ -10,7 +10,10 @@ from largebatch.measure.examples.convolution import ConvolutionLayer
 from largebatch.measure.examples.embedding import EmbeddingLayer
 from largebatch.measure.examples.layer import Layer, forward_is
 from largebatch.measure.examples.linear import LinearLayer
-from largebatch.measure.examples.normalization import NormalizationLayer
+from largebatch.measure.examples.normalization import (
+    NormalizationLayer,
+    uses_batch_statistics,
+)
 from largebatch.measure.examples.unknown import UnknownLayer
 
 KNOWN: tuple[tuple[type[nn.Module], type[Layer]], ...] = (
@@ -47,10 +50,11 @@ def is_whole(module: nn.Module) -> bool:
     return is_parametrized(module) or isinstance(module, nn.MultiheadAttention)
 
 
-def coupled(module: nn.Module, name: str) -> str | None:
+def coupled(module: nn.Module, name: str, *, batch_norm_rows: bool = False) -> str | None:
     """Why the examples of a batch depend on each other in a module, and what to do; None where
-    they do not."""
-    if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+    they do not, or where batch normalization is to be measured by rows."""
+    by_rows = batch_norm_rows and forward_is(module, _BatchNorm)
+    if isinstance(module, _BatchNorm) and uses_batch_statistics(module) and not by_rows:
         kept = module.running_mean is not None
         fix = f"fix its statistics, model.get_submodule({name!r}).eval(), " if kept else ""
         return (

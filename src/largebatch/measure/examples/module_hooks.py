@@ -10,21 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten
 from torch.utils.hooks import RemovableHandle
 
 from largebatch.core.errors import LargeBatchError
 from largebatch.measure.examples.bare_parameter import BareLayer
 from largebatch.measure.examples.broadcast import consumers_of, watch_shared
+from largebatch.measure.examples.deferred_errors import DeferredErrors
 from largebatch.measure.examples.example_dimension import Layout, layout_of
 from largebatch.measure.examples.layer import SavedTensors
 from largebatch.measure.examples.layer_kinds import coupled, layer_of
-from largebatch.measure.examples.output_gradient import Arrive, Begin, OutputGradient
+from largebatch.measure.examples.output_gradient import (
+    Arrive,
+    Begin,
+    HeldInput,
+    OutputGradient,
+    watch_outputs,
+)
 from largebatch.measure.examples.parameter_owners import Owner
 from largebatch.measure.examples.part import Call
 from largebatch.measure.examples.tally import WantedSums
@@ -41,7 +49,11 @@ class ModuleHooks:
         owners: the modules to follow.
         bare: owners of one parameter each, which the model uses outside of its modules.
         groups: of how many parts gradients are told apart; None is the examples.
+        batch_norm_rows: whether batch normalization over the batch is measured by rows.
+        replace: whether layers may be run without their parameters, whose gradients then come from
+            the examples' gradients.
         begin, arrive: called when a call begins, and when its output's gradient arrives.
+        errors: what becomes of an error within a hook.
 
     Attributes:
         paused: whether forwards are left alone.
@@ -57,12 +69,15 @@ class ModuleHooks:
         bare: Sequence[Owner],
         *,
         groups: int | None,
+        replace: bool,
+        batch_norm_rows: bool,
         begin: Begin,
         arrive: Arrive,
+        errors: DeferredErrors,
     ) -> None:
-        self._groups = groups
+        self._groups, self._replace, self._by_rows = groups, replace, batch_norm_rows
         self._model, self._owners, self._bare = model, owners, bare
-        self._begin, self._arrive = begin, arrive
+        self._begin, self._arrive, self._errors = begin, arrive, errors
         self._handles: list[RemovableHandle] = []
         self._want = WantedSums()
         self.paused = False
@@ -72,30 +87,39 @@ class ModuleHooks:
         self._counts: dict[str, int] = {}
         self._shared: list[tuple[Call, SavedTensors, Tensor]] = []
         self._frozen: list[nn.Parameter] = []
+        self._held: WeakSet[HeldInput] = WeakSet()
 
     def follow(self, want: WantedSums) -> None:
         """The coming forwards are followed."""
         self._want = want
+        self._release()
         if self._handles:
             return
-        add, model = self._handles.append, self._model
-        add(model.register_forward_pre_hook(self._forward_begins, with_kwargs=True, prepend=True))
+        add, model, guard = self._handles.append, self._model, self._errors.guard
+        first = guard(self._forward_begins)
+        add(model.register_forward_pre_hook(first, with_kwargs=True, prepend=True))
         for owner in self._owners:
             module, layer = owner.module, layer_of(owner.module)
-            if layer.may_replace:
+            if self._replace and layer.may_replace:
                 add(module.register_forward_pre_hook(self._before(owner, layer)))
             after = self._after(owner, layer)
             add(module.register_forward_hook(after, with_kwargs=True, always_call=True))
         for name, module in model.named_modules():
             if isinstance(module, (_BatchNorm, nn.Embedding)):
-                add(module.register_forward_pre_hook(_refuser(name)))
-        add(model.register_forward_hook(self._forward_ends))
+                add(module.register_forward_pre_hook(guard(self._refuser(name))))
+        add(model.register_forward_hook(guard(self._forward_ends)))
 
     def rest(self) -> None:
         """Takes the hooks off."""
+        self._release()
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+    def _release(self) -> None:
+        for held in list(self._held):
+            held.release()
+        self._held.clear()
 
     def _idle(self) -> bool:
         return self.paused or not torch.is_grad_enabled()
@@ -140,7 +164,7 @@ class ModuleHooks:
 
         source = get_gradient_edge(tensor)
         if source.node in consumers and watch_shared(
-            source, tensor.shape, consumers, rows=call.rows, arrive=arrive
+            source, tensor.shape, consumers, rows=call.rows, arrive=arrive, errors=self._errors
         ):
             self._begin(call)
 
@@ -160,7 +184,7 @@ class ModuleHooks:
         return hook
 
     def _after(self, owner: Owner, known: Any) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
+        def given(module: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
             replaced = self._frozen
             if replaced:
                 self._frozen = []
@@ -172,49 +196,65 @@ class ModuleHooks:
                 if not (replaced or out.requires_grad):
                     return None
                 kept = known.keep(module, args, kwargs)
-                return self._passed(owner, known, kept, (out,), replaced)
-            return self._mixed(owner, out, args, kwargs)
+                return self._given(owner, known, kept, out, replaced)
+            self._mixed(owner, out, args, kwargs)
+            return None
+
+        guarded = self._errors.guard(given)
+
+        def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
+            found = guarded(module, args, kwargs, out)
+            if found is None:
+                return None
+            # outside of the guard: checkpointing ends its second forward by an error raised here
+            pass_on: Any = OutputGradient.apply
+            return pass_on(*found)
 
         return hook
 
-    def _mixed(self, owner: Owner, out: Any, args: Any, kwargs: Any) -> Any:
-        """Any output of an unknown module: the tensors in it that get a gradient are passed."""
-        leaves, form = tree_flatten(out)
-        at = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.requires_grad]
-        if not at:
-            return None
-        rows = self._rows or leaves[at[0]].shape[0]
+    def _mixed(self, owner: Owner, out: Any, args: Any, kwargs: Any) -> None:
+        """Any output of an unknown module: the tensors in it that get a gradient are watched."""
+        outputs = [x for x in tree_flatten(out)[0] if isinstance(x, Tensor) and x.requires_grad]
+        if not outputs:
+            return
+        rows = self._rows or outputs[0].shape[0]
         layer = UnknownLayer(times=rows // self._parts(rows))
         kept = layer.keep(owner.module, args, kwargs)
-        passed = self._passed(owner, layer, kept, tuple([leaves[i] for i in at]), [])
-        if passed is None:
-            return None
-        for i, x in zip(at, passed if isinstance(passed, tuple) else (passed,), strict=True):
-            leaves[i] = x
-        return tree_unflatten(leaves, form)
+        call = self._call(owner, layer, kept, outputs[0], replaced=False)
+        if call is not None:
+            held = HeldInput(tuple([x.detach() for x in kept]))
+            self._held.add(held)
+            watch_outputs(outputs, call, held, arrive=self._arrive, errors=self._errors)
 
-    def _passed(
+    def _given(
         self,
         owner: Owner,
         layer: Any,
         kept: SavedTensors,
-        outputs: tuple[Tensor, ...],
+        output: Tensor,
         replaced: list[nn.Parameter],
     ) -> Any:
-        """The outputs, passed through the function; None where they stay."""
-        length = outputs[0].shape[0]
+        """What `OutputGradient` is given; None where the output stays as it is."""
+        call = self._call(owner, layer, kept, output, replaced=bool(replaced))
+        if call is None:
+            return None
+        return (self._arrive, call, output, *replaced, *[x.detach() for x in kept])
+
+    def _call(
+        self, owner: Owner, layer: Any, kept: SavedTensors, output: Tensor, *, replaced: bool
+    ) -> Call | None:
+        """The call that begins; None where all examples share it, which waits for the end of the
+        forward."""
+        length = output.shape[0]
         times = self._times(owner, length)
         self._counts[owner.name] = self._counts.get(owner.name, 0) + 1
         rows = self._rows or length
-        call = Call(owner, layer, rows, self._parts(rows), bool(replaced), not times)
+        call = Call(owner, layer, rows, self._parts(rows), replaced, not times)
         if not times:
-            self._shared.append((call, kept, outputs[0]))
+            self._shared.append((call, kept, output))
             return None
         self._begin(call)
-        count = (len(outputs), len(replaced))
-        kept = tuple([x.detach() for x in kept])
-        pass_on: Any = OutputGradient.apply
-        return pass_on(self._arrive, call, count, *outputs, *replaced, *kept)
+        return call
 
     def _parts(self, rows: int) -> int:
         """The largest number of equal parts that is wanted at most; all where only one is."""
@@ -238,11 +278,10 @@ class ModuleHooks:
             )
         return known
 
+    def _refuser(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any) -> None:
+            cause = coupled(module, name, batch_norm_rows=self._by_rows)
+            if cause is not None and torch.is_grad_enabled():
+                raise LargeBatchError(cause)
 
-def _refuser(name: str) -> Callable[..., None]:
-    def hook(module: nn.Module, args: Any) -> None:
-        cause = coupled(module, name)
-        if cause is not None and torch.is_grad_enabled():
-            raise LargeBatchError(cause)
-
-    return hook
+        return hook

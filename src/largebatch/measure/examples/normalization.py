@@ -1,4 +1,4 @@
-"""Normalization within one example: its weight multiplies, and its bias follows."""
+"""Normalization: its weight multiplies the normalized input, and its bias follows."""
 
 from __future__ import annotations
 
@@ -8,16 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, group_norm, layer_norm, rms_norm
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from largebatch.measure.examples.layer import Piece, PlainLayer, SavedTensors
 
 
 class NormalizationLayer(PlainLayer):
-    """`nn.LayerNorm`, `nn.RMSNorm`, `nn.GroupNorm`, and `nn.BatchNorm` whose statistics are fixed.
+    """`nn.LayerNorm`, `nn.RMSNorm`, `nn.GroupNorm` and `nn.BatchNorm`.
 
-    A weight's gradient is the sum over positions of delta times the normalized input."""
+    A weight's gradient is the sum over positions of delta times the normalized input. If batch
+    normalization uses the batch's statistics, an example's part of that sum is what its rows
+    contribute: the normalized input and delta as they were in the batch.
+    """
 
     may_replace = True
+
+    def keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SavedTensors:
+        """The input; under batch statistics also their mean and variance, for each row."""
+        (x,) = super().keep(module, args, kwargs)
+        if not (isinstance(module, _BatchNorm) and uses_batch_statistics(module)):
+            return (x,)
+        return x, _batch_statistics(x.detach())
 
     def replaces(self, module: Any, shape: torch.Size, *, rows: int, squares: bool) -> bool:
         return True
@@ -25,19 +36,31 @@ class NormalizationLayer(PlainLayer):
     def pieces(
         self, module: Any, names: Collection[str], kept: SavedTensors, delta: Tensor, rows: int
     ) -> Iterator[Piece]:
-        (x,) = kept
         if "bias" in names:
             yield "bias", _over_positions(module, delta, rows)
         if "weight" in names:
-            yield "weight", _over_positions(module, _normalized(module, x).mul_(delta), rows)
+            yield "weight", _over_positions(module, _normalized(module, kept).mul_(delta), rows)
 
     def along(self, module: Any, values: dict[str, Tensor], kept: SavedTensors) -> Tensor | None:
         if "weight" not in values:
             return None
-        (x,) = kept
-        scaled = _normalized(module, x) * _placed(module, values["weight"], x)
+        x = kept[0]
+        scaled = _normalized(module, kept) * _placed(module, values["weight"], x)
         bias = values.get("bias")
         return scaled if bias is None else scaled + _placed(module, bias, x)
+
+
+def uses_batch_statistics(module: _BatchNorm) -> bool:
+    """Whether batch normalization takes mean and variance from the batch."""
+    return module.training or module.running_mean is None
+
+
+def _batch_statistics(x: Tensor) -> Tensor:
+    """Mean and variance of each channel over the batch, once for each row in the same memory:
+    [rows, 2, C]."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    variance, mean = torch.var_mean(wide, [0, *range(2, x.dim())], correction=0)
+    return torch.stack([mean, variance]).expand(len(x), 2, -1)
 
 
 def _placed(module: Any, vector: Tensor, x: Tensor) -> Tensor:
@@ -46,13 +69,17 @@ def _placed(module: Any, vector: Tensor, x: Tensor) -> Tensor:
     return vector.view(-1, *(1,) * (x.dim() - 2))
 
 
-def _normalized(module: Any, x: Tensor) -> Tensor:
+def _normalized(module: Any, kept: SavedTensors) -> Tensor:
+    x = kept[0]
     if isinstance(module, nn.LayerNorm):
         return layer_norm(x, list(module.normalized_shape), eps=module.eps)
     if isinstance(module, nn.RMSNorm):
         return rms_norm(x, list(module.normalized_shape), eps=module.eps)
     if isinstance(module, nn.GroupNorm):
         return group_norm(x, module.num_groups, eps=module.eps)
+    if len(kept) == 2:
+        mean, variance = kept[1][0].to(x.dtype)
+        return batch_norm(x, mean, variance, eps=module.eps)
     return batch_norm(x, module.running_mean, module.running_var, eps=module.eps)
 
 

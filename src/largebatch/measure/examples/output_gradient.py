@@ -2,45 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import register_multi_grad_hook
 
+from largebatch.core.errors import LargeBatchError
+from largebatch.measure.examples.deferred_errors import DeferredErrors
 from largebatch.measure.examples.layer import SavedTensors
 from largebatch.measure.examples.part import Call
 
 Begin = Callable[[Call], None]
-Arrive = Callable[[Call, SavedTensors, Any], Mapping[str, Tensor]]
+Arrive = Callable[[Call, SavedTensors, Any], Mapping[str, Tensor] | None]
 """A call begins to live; its output's gradient came, and gives gradients by parameter."""
 
 
 class OutputGradient(torch.autograd.Function):
-    """Return a module's outputs unchanged; in the backward, call `arrive` with their gradients.
+    """Return a known layer's output unchanged; in the backward, call `arrive` with its gradient.
 
-    The outputs' gradients pass unchanged, too. For parameters that the module itself was run
+    The output's gradient passes unchanged, too. For parameters that the module itself was run
     without, `arrive` returns the gradients.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, arrive: Arrive, call: Call, count: tuple[int, int], *tensors: Tensor
-    ) -> Any:
-        ctx.arrive, ctx.call, ctx.count = arrive, call, count
-        ctx.save_for_backward(*tensors[sum(count) :])
-        # A view would forbid nn.ReLU(inplace=True) after a convolution, so known layers, none of
-        # which keeps its output for its backward, give the same memory as another tensor.
-        if count[0] == 1:
-            return tensors[0].view_as(tensors[0]) if call.layer.keeps_output else tensors[0].data
-        return tuple(x.view_as(x) for x in tensors[: count[0]])
+    def forward(ctx: Any, arrive: Arrive, call: Call, output: Tensor, *tensors: Tensor) -> Tensor:
+        ctx.arrive, ctx.call = arrive, call
+        ctx.set_materialize_grads(False)
+        replaced = len(call.owner.parameters) if call.replaced else 0
+        ctx.save_for_backward(*tensors[replaced:])
+        # A view would forbid nn.ReLU(inplace=True) after a convolution. No known layer keeps its
+        # output for its backward, so the result is another tensor with the same memory.
+        return output.data
 
     @staticmethod
-    def backward(ctx: Any, *deltas: Tensor) -> Any:
-        """Passes the gradients of the outputs on, and returns those of the parameters replaced."""
+    def backward(ctx: Any, delta: Tensor | None) -> Any:
+        """Pass the output's gradient on, and return those of the parameters replaced."""
+        kept = ctx.saved_tensors
+        names = ctx.call.owner.parameters if ctx.call.replaced else ()
+        gradients: Mapping[str, Tensor] = {}
+        if delta is not None:
+            with torch.no_grad():
+                gradients = ctx.arrive(ctx.call, kept, delta) or {}
+        found = [gradients.get(name) for name in names]
+        return (None, None, delta, *found, *[None] * len(kept))
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class HeldInput:
+    """The input of an unknown module's call, held until its step is over.
+
+    Mutable: `release` drops it.
+    """
+
+    tensors: SavedTensors
+    versions: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.versions = tuple([x._version for x in self.tensors])
+
+    def release(self) -> None:
+        """Drop the tensors: the graph, which lives as long as the loss does, would keep them."""
+        self.tensors = ()
+
+    def intact(self) -> bool:
+        """Whether no tensor was overwritten since it was held."""
+        return self.versions == tuple([x._version for x in self.tensors])
+
+
+def watch_outputs(
+    outputs: Sequence[Tensor],
+    call: Call,
+    held: HeldInput,
+    *,
+    arrive: Arrive,
+    errors: DeferredErrors,
+) -> None:
+    """Call `arrive` when the gradients of all outputs are there. The graph stays as it is, so the
+    outputs may be kept by autograd, overwritten in place, or left out of the loss."""
+
+    def hook(deltas: Sequence[Tensor | None]) -> None:
+        if not held.tensors or all(delta is None for delta in deltas):
+            return
+        if not held.intact():
+            raise LargeBatchError(
+                f"The input of {call.owner.name} was overwritten before the backward, and its "
+                "examples' gradients need it. Use an operation that is not in place, or measure "
+                "micro-batches instead: meter=lb.Meter(model)."
+            )
+        some = next(delta for delta in deltas if delta is not None)
+        pairs = zip(deltas, shapes, strict=True)
+        given = [some.new_zeros(shape) if delta is None else delta for delta, shape in pairs]
         with torch.no_grad():
-            kept = ctx.saved_tensors
-            delta = deltas[0] if len(deltas) == 1 else deltas
-            gradients = ctx.arrive(ctx.call, kept, delta)
-        found = [gradients[n] for n in ctx.call.owner.parameters] if ctx.call.replaced else []
-        return (None, None, None, *deltas, *found, *[None] * len(kept))
+            arrive(call, held.tensors, given[0] if len(given) == 1 else tuple(given))
+
+    shapes = [x.shape for x in outputs]
+    register_multi_grad_hook(outputs, errors.guard(hook))

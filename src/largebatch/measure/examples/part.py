@@ -98,6 +98,7 @@ class Part:
         scalars: whose sum is sum_i |c_i|^2 of the examples' contributions c_i.
         squares: index of a parameter -> sum_i c_i^2.
         gradients: index -> sum_i c_i, where it is checked.
+        sizes: index -> sum_i |c_i|^2, where it is checked.
         arrived: what the products need.
         waiting: calls that are added at the end.
         covered: indices of the parameters of all calls.
@@ -111,6 +112,7 @@ class Part:
     scalars: list[Tensor] = field(default_factory=list)
     squares: dict[int, Tensor] = field(default_factory=dict)
     gradients: dict[int, Tensor] = field(default_factory=dict)
+    sizes: dict[int, Tensor] = field(default_factory=dict)
     arrived: list[ArrivedGradients] = field(default_factory=list)
     waiting: list[ArrivedGradients] = field(default_factory=list)
     covered: set[int] = field(default_factory=set)
@@ -121,7 +123,11 @@ class Part:
     def add(self, tally: ExampleSums, indices: Mapping[str, int]) -> None:
         """Adds the tally of a call, or of all calls with one parameter."""
         self.scalars += tally.scalars
-        for mine, theirs in ((self.squares, tally.squares), (self.gradients, tally.gradients)):
+        for mine, theirs in (
+            (self.squares, tally.squares),
+            (self.gradients, tally.gradients),
+            (self.sizes, tally.sizes),
+        ):
             for name, tensor in theirs.items():
                 mine[indices[name]] = tensor
 
@@ -131,7 +137,7 @@ class Part:
         for one in self.waiting:
             groups.setdefault(one.call.owner.group, []).append(one)
         for group in groups.values():
-            tally = ExampleSums(want, gradients=check)
+            tally = ExampleSums(want, gradients=False, check=check)
             if len(group) == 1:
                 group[0].tally(tally)
                 self.add(tally, group[0].call.owner.indices)

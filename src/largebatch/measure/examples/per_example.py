@@ -36,6 +36,16 @@ class PerExample:
         groups: None takes each example by itself. A number takes so many groups of consecutive
             examples in each micro-batch, or the largest smaller number that divides it: cheaper,
             and as unbiased, with the uncertainty of so few parts.
+        exact_training: whether a measured step trains exactly as an unmeasured one, to the last
+            bit. Otherwise some layers form the parameter's gradient from the examples' gradients,
+            which is cheaper and differs from autograd's gradient by rounding. With True, an error
+            within the forward or the backward is raised when the backward is over, so that the
+            gradients are complete.
+        batch_norm_rows: whether batch normalization in training mode is measured rather than
+            refused. An example's contribution is then its rows' share of each layer's gradient, for
+            the input and the output gradient that the layer had in the batch. The shares add up to
+            the batch's gradient, but their variance is not that of a gradient from another batch:
+            `experiments/batch_norm_rows` measures the difference.
 
     Attributes:
         counts: the examples and the groups of the step in hand.
@@ -48,7 +58,13 @@ class PerExample:
 
     adds_up = False
 
-    def __init__(self, *, groups: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        groups: int | None = None,
+        exact_training: bool = False,
+        batch_norm_rows: bool = False,
+    ) -> None:
         if groups is not None and not (isinstance(groups, int) and groups >= 2):
             raise ValueError(
                 "groups is a whole number, at least 2, since of one group no variance is known; "
@@ -56,13 +72,26 @@ class PerExample:
                 "lb.PerExample()."
             )
         self._groups = groups
-        self._gradients = ExampleGradients(groups=groups)
+        self._exact, self._rows = exact_training, batch_norm_rows
+        self._gradients = ExampleGradients(
+            groups=groups, exact_training=exact_training, batch_norm_rows=batch_norm_rows
+        )
         self.counts = ExampleCounts()
 
     @property
     def groups(self) -> int | None:
         """Groups of examples in each micro-batch; None for each example by itself."""
         return self._groups
+
+    @property
+    def exact_training(self) -> bool:
+        """Whether a measured step trains as an unmeasured one, to the last bit."""
+        return self._exact
+
+    @property
+    def batch_norm_rows(self) -> bool:
+        """Whether batch normalization in training mode is measured by rows."""
+        return self._rows
 
     def check(self, model: nn.Module, *, tap: Tap | None) -> None:
         if not isinstance(tap, LeafHooks | None):

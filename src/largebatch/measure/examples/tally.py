@@ -40,19 +40,25 @@ class ExampleSums:
     Args:
         want: what is asked for.
         gradients: whether the sum of the pieces is asked for, too: the parameter's gradient.
+        check: whether the gradients are to be compared with autograd's, which needs to know how
+            large the pieces are: sums may cancel.
     """
 
-    def __init__(self, want: WantedSums, *, gradients: bool) -> None:
-        self._want, self._gradients = want, gradients
+    def __init__(self, want: WantedSums, *, gradients: bool, check: bool = False) -> None:
+        self._want, self._gradients, self._check = want, gradients or check, check
         self.scalars: list[Tensor] = []
         self.squares: dict[str, Tensor] = {}
         self.gradients: dict[str, Tensor] = {}
+        self.sizes: dict[str, Tensor] = {}
 
     def take(self, pieces: Iterable[Piece]) -> None:
         """Adds each of these, which may be overwritten."""
         for name, piece in pieces:
             if self._gradients:
                 _add(self.gradients, name, piece)
+            if self._check:
+                size = squared_norm(piece)
+                self.sizes[name] = self.sizes[name] + size if name in self.sizes else size
             if self._want.squares:
                 if len(piece) == 1 and name in self.squares:
                     self.squares[name].addcmul_(piece[0], piece[0])

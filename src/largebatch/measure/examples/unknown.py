@@ -19,6 +19,7 @@ from largebatch.measure.examples.layer import (
     dimension_of,
     examples_at_once,
 )
+from largebatch.measure.random_state import keep_random_state
 
 Pull = Callable[..., dict[str, Tensor]]
 Dims = Sequence[int | None]
@@ -31,8 +32,9 @@ class UnknownLayer(PlainLayer):
     """A module whose forward is not known, with every parameter below it.
 
     Its input is taken apart by examples, and `torch.func` gives the gradient of each; a module for
-    which `vmap` has no rule (a recurrent one) is run example by example. Randomness inside of its
-    own forward would not be the same twice: the check of the first step finds it.
+    which `vmap` has no rule (a recurrent one) is run example by example. The module's buffers and
+    the generators stay as they are. Randomness inside of its own forward would not be the same
+    twice: the check of the first step finds it.
 
     Mutable: holds the form of one call's input.
 
@@ -60,14 +62,18 @@ class UnknownLayer(PlainLayer):
             return
         deltas = delta if isinstance(delta, tuple) else (delta,)
         parameters = {name: module.get_parameter(name).detach() for name in names}
+        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
         inputs, outputs = ([dimension_of(x, rows) for x in tensors] for tensors in (kept, deltas))
         elements = sum(p.numel() for p in parameters.values()) + sum(x[0].numel() for x in deltas)
         step = examples_at_once(rows, elements=elements, like=deltas[0])
-        pull = self._pull(module, parameters, inputs, outputs)
+        pull = self._pull(module, parameters, buffers, inputs, outputs)
+        accelerators = [] if deltas[0].device.type == "cpu" else [deltas[0].device]
         for at in range(0, rows, step):
             count = min(step, rows - at)
             few = _narrowed(kept, inputs, at, count), _narrowed(deltas, outputs, at, count)
-            yield from _pulled(pull, (inputs, outputs), few, count).items()
+            with keep_random_state(accelerators):
+                found = _pulled(pull, (inputs, outputs), few, count)
+            yield from found.items()
 
     def _grouped(
         self, module: nn.Module, names: Collection[str], kept: SavedTensors, delta: Any, rows: int
@@ -82,9 +88,15 @@ class UnknownLayer(PlainLayer):
             yield name, whole.unflatten(0, (rows, times)).sum(1)
 
     def _pull(
-        self, module: nn.Module, parameters: dict[str, Tensor], inputs: Dims, outputs: Dims
+        self,
+        module: nn.Module,
+        parameters: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        inputs: Dims,
+        outputs: Dims,
     ) -> Pull:
-        """(inputs, output gradients) of one example -> its gradients."""
+        """(inputs, output gradients) of one example -> its gradients. What the module does to its
+        buffers happens to these copies."""
         leaves, form = self._leaves, self._form
 
         def pull(given: list[Tensor], deltas: list[Tensor]) -> dict[str, Tensor]:
@@ -93,7 +105,7 @@ class UnknownLayer(PlainLayer):
             args, kwargs = tree_unflatten(flat, form)
 
             def run(values: dict[str, Tensor]) -> list[Tensor]:
-                found = tree_flatten(functional_call(module, values, args, kwargs))[0]
+                found = tree_flatten(functional_call(module, (values, buffers), args, kwargs))[0]
                 return [x for x in found if isinstance(x, Tensor) and x.is_floating_point()]
 
             return vjp(run, parameters)[1](_alone(deltas, outputs))[0]
