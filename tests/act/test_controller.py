@@ -539,6 +539,7 @@ def test_parameters_added_or_released_during_the_run_are_refused() -> None:
 def test_an_attached_optimizer_is_refused() -> None:
     model = small_model()
     control = controller(model)
+    control.close()
     with attach(model, control.optimizer, Factor(), batch_size=4, base_batch_size=4):
         batches = BatchLoader(data(), batch_size=4)
         with pytest.raises(ValueError, match=r"control\.close\(\)"):

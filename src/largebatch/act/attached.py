@@ -18,14 +18,17 @@ from largebatch.act.deprecated import call_check
 from largebatch.act.guards import (
     check_micro_batches,
     check_no_batch_rule,
+    check_not_joined,
     check_parts,
     check_patience,
     refuse_closure,
     rule_names,
 )
 from largebatch.act.needs import check_budget, check_needs
+from largebatch.act.prepared import bare_optimizer
 from largebatch.act.run_facts import clocks_of, digest_of, optimizer_facts, run_facts
 from largebatch.act.scaling import drop_gradients
+from largebatch.act.step_guard import StepGuard
 from largebatch.core.decider import Decider
 from largebatch.core.errors import CheckpointError, LargeBatchError, NotFinite, RanksDisagree
 from largebatch.core.measurement import Budget, Measurement, Reading
@@ -76,6 +79,7 @@ class Attached(Control):
         decides_in_step: bool = True,
     ) -> None:
         check_patience(patience)
+        optimizer = bare_optimizer(optimizer)
         observer.bind(optimizer)
         meter = observer.meter
         decider = Decider.start(
@@ -101,7 +105,9 @@ class Attached(Control):
         self._decides_in_step, self._decided = decides_in_step, False
         self._seen: Measurement | None = None
         self._at_last_advance = decider
+        self._claim_optimizer()
         self._open()
+        self._guard = StepGuard(optimizer, self._abandon)
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -178,6 +184,7 @@ class Attached(Control):
         counted as skipped.
         """
         self._lr.restore()
+        self._guard.reset()
         if metric is None and self._hooks:
             if self.decider is self._at_last_advance and self._scale.lowered:
                 self._lose_step()
@@ -243,8 +250,10 @@ class Attached(Control):
         if self._decided:
             self._decided = False
             self._lr.restore()
-            self._write()
-            self._open()
+            try:
+                self._write()
+            finally:
+                self._open()
 
     def close(self) -> None:
         """Takes every hook off model and optimizer, restores the learning rate and closes the
@@ -252,8 +261,11 @@ class Attached(Control):
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        self._guard.close()
+        self._release_optimizer()
         self._lr.restore()
         self.observer.detach()
+        self._running_statistics.close()
         self._close_record()
 
     def check(self, loss: Any = None, batch: Any = None, *, seconds: float = 3.0) -> Any:
@@ -272,6 +284,8 @@ class Attached(Control):
         self.close()
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not self._guard.enter():
+            return  # the step of a parent class, within the one that was decided
         if not self._decides_in_step:
             if self._decided and self._seen is not None and not self._seen.finite:
                 drop_gradients(optimizer)  # the squares overflowed before what the scaler looks at
@@ -284,10 +298,17 @@ class Attached(Control):
         self._lr.apply(self.lr_multiplier)
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._guard.leave():
+            self.complete()
+
+    def _abandon(self) -> None:
+        """Closes a step whose `optimizer.step` raised: the learning rate is the user's again."""
+        self._lr.restore()
         self.complete()
 
     def _decide(self, *, share: float = 1.0) -> Measurement:
         """Reads and decides about a gradient that is `share` times the mean over the batch."""
+        check_not_joined(self.meter.replica)
         self._lr.restore()
         digest = digest_of(self._alike()) if self.decider.ranks > 1 else 0
         scale = self._scale.open() * share
@@ -297,6 +318,7 @@ class Attached(Control):
             self.meter.agree(self._alike())
             raise
         seen = self._enter(reading)
+        self._restore_running_statistics(seen)
         self._decided = True
         return seen
 
@@ -325,6 +347,7 @@ class Attached(Control):
 
     def _lose_step(self) -> None:
         seen = self._enter(Reading(samples=self.observer.batch_size, finite=False))
+        self._restore_running_statistics(seen)
         self._check_going_on(seen)
         self._write()
 
@@ -333,6 +356,8 @@ class Attached(Control):
             self._check_finite(seen)
         except NotFinite:
             self._write()  # no post-hook comes
+            self._decided = False
+            self._open()
             raise
 
     def _write(self) -> None:
@@ -340,6 +365,7 @@ class Attached(Control):
             self._record.write(self._seen, self.decision)
 
     def _open(self) -> None:
+        self._running_statistics.open()
         self.observer.open(self.decider.measure)
         self.meter = self.observer.meter
 
@@ -378,7 +404,8 @@ def attach(
 
     Args:
         model: bare, or in DistributedDataParallel when several processes share the batch.
-        optimizer: any torch optimizer, with the learning rate that suits `base_batch_size`.
+        optimizer: any torch optimizer, also as `accelerate.prepare` returns it, with the learning
+            rate that suits `base_batch_size`.
         rule: a rule or a chain of rules that leaves the batch alone.
         batch_size: samples of one optimizer step, over all ranks and micro-batches.
         base_batch_size: B0, the batch in samples for which the learning rate was tuned.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,15 +11,19 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from largebatch.act.claim import Claim, refuse_second
 from largebatch.act.learning_rate import LrActuator, tick
+from largebatch.act.moved_parameters import MovedParameters
+from largebatch.act.prepared import bare_scheduler
 from largebatch.act.scaling import LossScale
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
-from largebatch.core.errors import LargeBatchError, NotFinite
+from largebatch.core.errors import NotFinite
 from largebatch.core.measurement import Measurement
 from largebatch.core.protocols import Sink
 from largebatch.core.run_state import Resumed, resume, state_of
 from largebatch.measure.meter import Meter
+from largebatch.measure.running_statistics import RunningStatistics
 
 
 class Control:
@@ -48,6 +51,9 @@ class Control:
             a learning rate.
     """
 
+    exclusive = True
+    """Whether no other control may act on the same optimizer."""
+
     def __init__(
         self,
         decider: Decider,
@@ -58,7 +64,7 @@ class Control:
         record: Sink | None = None,
         patience: int = 10,
     ) -> None:
-        _refuse_attached(optimizer)
+        refuse_second(optimizer, self)
         self.decider = decider
         self.decision: Decision | None = None
         self.optimizer, self.meter = optimizer, meter
@@ -68,7 +74,9 @@ class Control:
         self._record = record
         self._before = decider
         self._lost_in_a_row = 0
-        self._trainable = _trainable(optimizer)
+        self._moved = MovedParameters(optimizer, meter.parameters)
+        self._claim: Claim | None = None
+        self._running_statistics = RunningStatistics(meter.model)
         self._first_tick = decider.base_steps
         self._ticked: WeakKeyDictionary[LRScheduler, float] = WeakKeyDictionary()
 
@@ -141,7 +149,7 @@ class Control:
         step, where `scheduler.step()` stood; several schedulers each have their call.
 
         Args:
-            scheduler: any torch scheduler.
+            scheduler: any torch scheduler, also as `accelerate.prepare` returns it.
             metric: for `ReduceLROnPlateau`, after each evaluation.
 
         Returns:
@@ -150,6 +158,7 @@ class Control:
         Raises:
             ValueError: `ReduceLROnPlateau` without a metric.
         """
+        scheduler = bare_scheduler(scheduler)
         before = self._ticked.get(scheduler, self._first_tick)
         ticks = tick(scheduler, before=before, after=self.base_steps, metric=metric)
         self._ticked[scheduler] = self.base_steps
@@ -167,19 +176,31 @@ class Control:
         return state_of(self.decider, decision=self.decision, lost_in_a_row=self._lost_in_a_row)
 
     def check_optimizer(self) -> None:
-        """Checks that the optimizer moves as many parameters as when the run was built.
+        """Checks that the optimizer moves the same parameters as when the run was built.
 
         Raises:
-            LargeBatchError: a parameter group was added, or a parameter frozen or released.
+            LargeBatchError: a parameter was replaced, frozen or released, or a group added.
         """
-        now = _trainable(self.optimizer)
-        if now != self._trainable:
-            raise LargeBatchError(
-                f"The optimizer moved {self._trainable} trainable parameters when this run was "
-                f"built and moves {now} now, so some are not measured. Add parameter groups, "
-                "freeze and release parameters first, then build lb.Controller(...) or, after "
-                "control.close(), lb.attach(...) anew."
-            )
+        self._moved.check()
+
+    def _claim_optimizer(self) -> None:
+        self._release_optimizer()
+        self._claim = Claim(self.optimizer, self)
+
+    def _release_optimizer(self) -> None:
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
+
+    def _restore_running_statistics(self, seen: Measurement) -> None:
+        """Undoes what the forward of a step that is skipped did to the running statistics. A loss
+        scale makes gradients infinite after a forward that was right."""
+        if seen.finite:
+            return
+        if self._scale.scaler is None:
+            self._running_statistics.restore()
+        else:
+            self._running_statistics.repair()
 
     def _read_state(self, plain: Mapping[str, Any]) -> Resumed:
         """Check a saved state against this run and return where it resumes."""
@@ -219,19 +240,3 @@ class Control:
         if self._record is not None:
             self._record.close()
             self._record = None
-
-
-def _trainable(optimizer: Optimizer) -> int:
-    return sum([p.requires_grad for group in optimizer.param_groups for p in group["params"]])
-
-
-def _refuse_attached(optimizer: Optimizer) -> None:
-    # The only list of an optimizer's hooks is private; it holds the run that is attached to it.
-    for hook in optimizer._optimizer_step_pre_hooks.values():
-        if inspect.ismethod(hook) and isinstance(hook.__self__, Control):
-            raise ValueError(
-                "A rule is attached to this optimizer already; two would both multiply its "
-                "learning rate. Call control.close() on the first, or build the optimizer anew "
-                "where that is out of reach; of two rules make one: "
-                "lb.attach(model, optimizer, lb.chain(rule, another), ...)."
-            )

@@ -18,6 +18,7 @@ from largebatch.act.deprecated import call_check, call_fit_micro_batch
 from largebatch.act.guards import (
     check_cap,
     check_loads_batches,
+    check_not_joined,
     check_parts,
     check_patience,
     check_variance,
@@ -25,6 +26,7 @@ from largebatch.act.guards import (
 from largebatch.act.loader import BatchLoader
 from largebatch.act.micro_batches import MicroBatches, check_loss, smaller, weight_of
 from largebatch.act.needs import check_needs
+from largebatch.act.prepared import bare_optimizer
 from largebatch.act.run_facts import clocks_of, digest_of, optimizer_facts, run_facts
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
@@ -52,7 +54,8 @@ class Controller(Control):
 
     Args:
         model: bare, or in DistributedDataParallel when several processes share the batch.
-        optimizer: any torch optimizer, with the learning rate that suits `base_batch_size`.
+        optimizer: any torch optimizer, also as `accelerate.prepare` returns it, with the learning
+            rate that suits `base_batch_size`.
         rule: what to do about the measurements: a rule or a chain of rules.
         batches: the samples.
         base_batch_size: B0, the batch in samples for which the learning rate was tuned.
@@ -66,6 +69,8 @@ class Controller(Control):
         ValueError: parts that do not fit together, before any training step.
         RanksDisagree: the ranks were started with different settings.
     """
+
+    exclusive = False
 
     def __init__(
         self,
@@ -83,6 +88,7 @@ class Controller(Control):
         check_parts(model, optimizer, record)
         check_loads_batches(batches)
         check_cap(rule, batch_size=batches.batch_size)
+        optimizer = bare_optimizer(optimizer)
         meter = meter or Meter(model)
         check_patience(patience)
         meter.bind(optimizer)
@@ -117,6 +123,7 @@ class Controller(Control):
         self._step: MicroBatches | None = None
         self._clip_norm: float | None = None
         self._stepping = False
+        self._claim_optimizer()
 
     @property
     def batch_size(self) -> int:
@@ -210,6 +217,7 @@ class Controller(Control):
         """Ends the run: drops the step in hand and closes the record. A run that uses up its budget
         or its data does so by itself."""
         self._drop_step()
+        self._release_optimizer()
         self._close_record()
 
     def backward(self, loss: Tensor, *, weight: float | Tensor | None = None) -> None:
@@ -283,6 +291,7 @@ class Controller(Control):
         reading = self.measure()
         seen = self.decider.see(reading, base_lr=self._lr.base_lr)
         after, decision = self.decider.decide(seen)
+        self._restore_running_statistics(seen)
         if seen.finite:
             self._apply(decision, sqnorm=reading.batch_sqnorm, clip_norm=clip_norm)
         self._scale.update(finite=seen.finite)
@@ -318,16 +327,19 @@ class Controller(Control):
             self.decider, self._begun = decider, True
 
     def _iterate(self) -> Iterator[MicroBatches]:
+        self._claim_optimizer()
         self._drop_step()  # of a loop that was left, but that somebody still holds
         step: MicroBatches | None = None
         guard = self.optimizer.register_step_pre_hook(self._refuse_foreign_step)
         try:
             while not self.decider.finished:
+                check_not_joined(self.meter.replica)
                 self.check_optimizer()
                 planned = self.batches.next_step(limit=self._samples_left())
                 if planned is None:
                     break
                 self.meter.open(self.decider.measure)
+                self._running_statistics.open()
                 self._scale.open()
                 step = MicroBatches(planned, replica=self.meter.replica, quiet=self.meter.reduces)
                 self._step, self.reading = step, None
@@ -339,9 +351,11 @@ class Controller(Control):
                     )
                 if self.reading is not None and self.reading.exhausted:
                     break
+            self._release_optimizer()
             self._close_record()
         finally:
             guard.remove()
+            self._running_statistics.close()
             if self._step in (step, None):  # not that of another loop
                 self._drop_step()
 

@@ -105,6 +105,26 @@ def check_no_batch_rule(decider: Decider) -> None:
         )
 
 
+def check_not_joined(replica: nn.parallel.DistributedDataParallel | None) -> None:
+    """Refuses a step within `model.join()`, before the ranks communicate.
+
+    Args:
+        replica: the model's DistributedDataParallel; None without one.
+
+    Raises:
+        LargeBatchError: torch's `Join` is on.
+    """
+    if replica is not None and replica._join_config.enable:
+        raise LargeBatchError(
+            "The model is in a model.join() context, or was in one before, which torch leaves on. "
+            "A rank that has run out of data takes part in DistributedDataParallel's "
+            "communication alone, so the other ranks would wait for it here without end. Leave "
+            "model.join() out, give every rank equally many batches, "
+            "DistributedSampler(dataset, drop_last=True), and wrap the model anew: "
+            "model = DistributedDataParallel(module)."
+        )
+
+
 def check_patience(patience: int) -> None:
     """Refuses a patience below 1.
 

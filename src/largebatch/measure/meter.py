@@ -20,6 +20,7 @@ from largebatch.measure.examples.per_example import PerExample, part_source_of
 from largebatch.measure.full_gradient import FullGradient
 from largebatch.measure.parameters import Parameters, bare, replica
 from largebatch.measure.ranks import Ranks
+from largebatch.measure.sharded import refuse_sharded
 from largebatch.measure.squares import SquaredGradients, squared_norm
 from largebatch.measure.statistics import BATCH, Statistic, Totals, choose, gradients_of
 from largebatch.measure.sums import Sums, rows_by_name
@@ -42,14 +43,15 @@ class Meter:
         examples: `PerExample()` takes single examples for the parts, in place of micro-batches and
             ranks, and brings its own statistics, to which `CoordinateNoiseScale()` may be added.
         full: over which data the full gradient is taken, in steps in which a rule asks for it.
-        group: process group that shares the batch; None is the default group.
+        group: process group that shares the batch; None is that of the model's
+            DistributedDataParallel.
         replicated: whether the user averages, or sums, the gradients over the ranks between the
             last backward and `optimizer.step()`, in place of DistributedDataParallel. In the first
             step the ranks' weights are compared. Under `lb.attach` and `lb.watch` only.
 
     Raises:
-        ValueError: several processes and a model that is not replicated, or
-            `examples` with another tap, other statistics or a compiled model.
+        ValueError: several processes and a model that is not replicated, a model with sharded
+            parameters, or `examples` with another tap, other statistics or a compiled model.
     """
 
     def __init__(
@@ -64,6 +66,10 @@ class Meter:
         replicated: bool = False,
     ) -> None:
         self.model = model
+        refuse_sharded(model)
+        self.replica = replica(model)
+        if group is None and self.replica is not None:
+            group = self.replica.process_group
         self.ranks = Ranks(group)
         self.tap: Tap = tap or LeafHooks()
         self.examples, self.full = examples, full
@@ -76,7 +82,6 @@ class Meter:
                 "Two statistics give the same moments, so rules could not tell them apart. Choose "
                 "one of each name: lb.Meter(model, statistics=[lb.measure.TemporalMoments()])."
             )
-        self.replica = replica(model)
         if self.ranks.count > 1 and self.replica is None and not replicated:
             raise ValueError(
                 f"{self.ranks.count} processes run, and the model is not in "

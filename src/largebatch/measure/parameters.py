@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 import torch
@@ -25,8 +24,7 @@ class Parameters:
         """The parameters that `optimizer` moves; frozen ones are left out, tied ones count once.
 
         Raises:
-            ValueError: the optimizer lacks a trainable parameter of the model, holds none of it,
-                or a parameter is sharded.
+            ValueError: the optimizer lacks a trainable parameter of the model, or holds none of it.
         """
         name_of = {parameter: name for name, parameter in bare(model).named_parameters()}
         held = {p: None for group in optimizer.param_groups for p in group["params"]}
@@ -50,12 +48,6 @@ class Parameters:
                 "model.requires_grad_(True)."
             )
         names = [name_of.get(p, f"parameter {i} of the optimizer") for i, p in enumerate(moved)]
-        for name, parameter in zip(names, moved, strict=True):
-            if _sharded(parameter):
-                raise ValueError(
-                    f"{name} is sharded (FSDP2): hooks on it never see a rank's own gradient. "
-                    "Use DistributedDataParallel."
-                )
         return cls(names=tuple(names), tensors=tuple(moved))
 
     def __len__(self) -> int:
@@ -110,8 +102,3 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     children = dict(model.named_children())
     inside = children.get("_orig_mod", children.get("_forward_module"))
     return model if inside is None else _unwrapped(inside)
-
-
-def _sharded(parameter: Tensor) -> bool:
-    module = sys.modules.get("torch.distributed.tensor")  # slow to import: only if somebody has
-    return module is not None and isinstance(parameter, module.DTensor)

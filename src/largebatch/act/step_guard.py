@@ -1,0 +1,101 @@
+"""Restores the learning rate after an exception in `optimizer.step`, and finds the outermost step.
+
+Torch calls no hook when a step raises, so the instance's own `step` is wrapped, as torch's
+`LRScheduler` wraps it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+from torch.optim import Optimizer
+
+
+class StepGuard:
+    """Stands around `optimizer.step`; `close` removes it.
+
+    A class whose `step` calls `super().step()` runs the step's hooks more than once. `enter` and
+    `leave`, called by the pre-hook and the post-hook, return True for the outermost call only.
+
+    If another program calls a `step` that it had taken before the guard was installed, the guard
+    sees no exception. Then `optimizer.state_dict()` calls `abandon`, and `reset` forgets the step
+    that was broken off.
+
+    Mutable: counts the nested steps.
+
+    Args:
+        optimizer: whose `step` is wrapped.
+        abandon: called when a step raised, before the exception goes on to the caller.
+    """
+
+    def __init__(self, optimizer: Optimizer, abandon: Callable[[], None]) -> None:
+        self._optimizer = optimizer
+        self._abandon: Callable[[], None] | None = abandon
+        self._depth, self._running = 0, False
+        self._own_step = vars(optimizer).get("step")
+        inner = optimizer.step
+
+        # LRScheduler marks the step that it has wrapped by an attribute, which `wraps` copies; it
+        # wants a bound method, and GradScaler reads the signature.
+        @functools.wraps(inner.__func__ if inspect.ismethod(inner) else inner)
+        def step(_: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            return self._run(inner, args, kwargs)
+
+        self._step = MethodType(step, optimizer)
+        optimizer.step = self._step  # type: ignore[method-assign]
+        self._saving = optimizer.register_state_dict_pre_hook(self._before_saving)
+
+    def enter(self) -> bool:
+        """Counts a step that begins; returns whether it is the outermost one."""
+        self._depth += 1
+        return self._depth == 1 or not self._may_be_nested()
+
+    def leave(self) -> bool:
+        """Counts a step that ends; returns whether it is the outermost one."""
+        self._depth -= 1
+        return self._depth == 0 or not self._may_be_nested()
+
+    def reset(self) -> None:
+        """Forgets a step that was broken off; called between two steps."""
+        self._depth = 0
+
+    def close(self) -> None:
+        """Gives the optimizer its own `step` back. If another program has wrapped the guard, it
+        stays below that wrapper and does nothing."""
+        self._abandon = None
+        self._saving.remove()
+        if vars(self._optimizer).get("step") is not self._step:
+            return
+        if self._own_step is None:
+            del self._optimizer.step
+        else:
+            self._optimizer.step = self._own_step  # type: ignore[method-assign]
+
+    def _run(self, inner: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self._abandon is None:
+            return inner(*args, **kwargs)
+        self._depth, self._running = 0, True
+        try:
+            return inner(*args, **kwargs)
+        except BaseException:
+            if self._abandon is not None:
+                self._abandon()
+            raise
+        finally:
+            self._depth, self._running = 0, False
+
+    def _may_be_nested(self) -> bool:
+        """Return whether a step can be within another. If the guard does not stand around them, an
+        earlier one may also have been broken off, unless a single class's step calls the hooks."""
+        steps = (vars(kind).get("step") for kind in type(self._optimizer).__mro__)
+        hooked = [step for step in steps if inspect.isfunction(step) and "hooked" in vars(step)]
+        return self._running or len(hooked) > 1
+
+    def _before_saving(self, optimizer: Optimizer) -> None:
+        if self._depth and not self._running and self._abandon is not None:
+            self._depth = 0
+            self._abandon()
