@@ -158,12 +158,31 @@ class Unsized(Dataset):
         return index
 
 
-def test_the_size_of_a_data_loaders_data_set_is_known():
+def test_the_samples_of_a_data_loaders_pass_are_known_from_its_sampler():
     sized = DataLoader(TensorDataset(torch.arange(6)), batch_size=2)
     assert BatchLoader(sized, batch_size=4).dataset_size == 6
     assert BatchLoader(DataLoader(Pairs(), batch_size=2), batch_size=4).dataset_size is None
     unsized = DataLoader(Unsized(), batch_size=2, sampler=[0, 1, 2])
-    assert BatchLoader(unsized, batch_size=4).dataset_size is None
+    assert BatchLoader(unsized, batch_size=4).dataset_size == 3
+
+
+def test_the_samples_of_a_pass_may_be_given_and_are_then_not_counted():
+    sized = DataLoader(TensorDataset(torch.arange(6)), batch_size=2)
+    for source in (sized, DataLoader(Pairs(), batch_size=2), Again(micro_batches(3))):
+        loader = BatchLoader(source, batch_size=4, dataset_size=50)
+        assert loader.dataset_size == 50
+        assert not loader.counts_passes
+
+
+@pytest.mark.parametrize("wrong", [0, -3, 2.5, "6"])
+def test_a_given_number_of_samples_must_be_one(wrong):
+    with pytest.raises(ValueError, match=r"dataset_size is the samples .* in one pass.*60_000"):
+        BatchLoader(Again(micro_batches(3)), batch_size=4, dataset_size=wrong)
+
+
+def test_a_data_set_counts_its_samples_itself():
+    with pytest.raises(ValueError, match=r"Drop dataset_size .* counted already"):
+        BatchLoader(torch.arange(6), batch_size=4, dataset_size=6)
 
 
 def test_a_distributed_sampler_learns_of_each_pass():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +15,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from largebatch.act.planned_step import PlannedStep
+from largebatch.act.passes import known_length, samples_of_pass
+from largebatch.act.planned_step import PassCounts, PlannedStep
 
 _END = object()
 _UNREPEATABLE = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -56,9 +57,18 @@ class OwnLoader:
     Args:
         loader: gives micro-batches; on several ranks, each rank its own.
         size_of: micro-batch -> samples in it.
+        dataset_size: samples of a pass over all ranks, if the user gave it. None counts them: the
+            sum of what each rank's loader gives in a pass (`samples_of_pass`), so a loader that is
+            not sharded counts once for each rank that reads it.
     """
 
-    def __init__(self, loader: Iterable[Any], *, size_of: Callable[[Any], int]) -> None:
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        *,
+        size_of: Callable[[Any], int],
+        dataset_size: int | None = None,
+    ) -> None:
         self._loader = loader
         self._size_of = size_of
         self._iterator: Iterator[Any] | None = None
@@ -66,14 +76,20 @@ class OwnLoader:
         self._ended = False
         self._pass = self._taken = self._largest = self._first = 0
         self._committed = (0, 0)
+        self._given_size = dataset_size
+        own = samples_of_pass(loader) if dataset_size is None else dataset_size
+        self._counts = PassCounts(samples=own, data=_data_of(loader))
+        self.share([self._counts])
 
-    @property
-    def dataset_size(self) -> int | None:
-        """Samples of a `DataLoader`'s data set; unknown for others."""
-        dataset = self._loader.dataset if isinstance(self._loader, DataLoader) else None
-        if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
-            return None
-        return len(dataset)
+    def counts(self) -> PassCounts:
+        return self._counts
+
+    def share(self, everyone: Sequence[PassCounts]) -> None:
+        samples = [counts.samples for counts in everyone]
+        data = [counts.data for counts in everyone]
+        self.dataset_size = self._given_size or _sum(samples) or None  # `bind` refuses an empty one
+        # one data set that the ranks share, or a shard of its own for each
+        self.stored_size = data[0] if len(set(data)) == 1 else _sum(data)
 
     @property
     def exhausted(self) -> bool:
@@ -228,6 +244,17 @@ class OwnLoader:
                 "BatchLoader(dataset, batch_size=64, seed=0), or a sampler whose order depends on "
                 "the pass alone: DistributedSampler(dataset, num_replicas=1, rank=0)"
             )
+
+
+def _data_of(loader: Any) -> int | None:
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    return known_length(loader.dataset)
+
+
+def _sum(numbers: Sequence[int | None]) -> int | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
