@@ -15,7 +15,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from largebatch.act.passes import known_length, samples_of_pass
+from largebatch.act.passes import known_length, samples_of_pass, sum_of_known
 from largebatch.act.planned_step import PassCounts, PlannedStep
 
 _END = object()
@@ -87,9 +87,10 @@ class OwnLoader:
     def share(self, everyone: Sequence[PassCounts]) -> None:
         samples = [counts.samples for counts in everyone]
         data = [counts.data for counts in everyone]
-        self.dataset_size = self._given_size or _sum(samples) or None  # `bind` refuses an empty one
+        # a pass without samples is refused by `bind`
+        self.dataset_size = self._given_size or sum_of_known(samples) or None
         # one data set that the ranks share, or a shard of its own for each
-        self.stored_size = data[0] if len(set(data)) == 1 else _sum(data)
+        self.stored_size = data[0] if len(set(data)) == 1 else sum_of_known(data)
 
     @property
     def exhausted(self) -> bool:
@@ -250,11 +251,6 @@ def _data_of(loader: Any) -> int | None:
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
     return known_length(loader.dataset)
-
-
-def _sum(numbers: Sequence[int | None]) -> int | None:
-    known = [number for number in numbers if number is not None]
-    return sum(known) if len(known) == len(numbers) else None
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

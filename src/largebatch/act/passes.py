@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from itertools import islice
 from typing import Any
 
@@ -41,7 +41,7 @@ def samples_of_pass(loader: Any, *, most: int | None = None) -> int | None:
         if batches.drop_last:
             samples -= samples % size
         return samples if most is None else min(samples, most * size)
-    sizes = _sizes_of(batches, dataset=loader.dataset)
+    sizes = sizes_of_batches(batches, dataset=loader.dataset)
     return None if sizes is None else sum(sizes[:most])
 
 
@@ -59,8 +59,27 @@ def known_length(values: Any) -> int | None:
         return None
 
 
-def _sizes_of(batches: Any, *, dataset: Any) -> list[int] | None:
-    """Return the samples of each batch; None without a length, or if no copy can be made."""
+def sum_of_known(numbers: Sequence[int | None]) -> int | None:
+    """Return the sum of what each rank knows; None if one of them does not know it.
+
+    >>> sum_of_known([101, 99]), sum_of_known([101, None])
+    (200, None)
+    """
+    known = [number for number in numbers if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
+
+
+def sizes_of_batches(batches: Any, *, dataset: Any) -> list[int] | None:
+    """Return the samples of each batch of one pass, which a copy of the batch sampler makes; None
+    without a length, or if no copy can be made.
+
+    >>> sizes_of_batches([[0, 1], [2]], dataset=range(3))
+    [2, 1]
+
+    Args:
+        batches: a batch sampler, which is left as it is.
+        dataset: that of its loader, which is not copied.
+    """
     count = known_length(batches)
     if count is None:
         return None
