@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from stream_twin import as_lists, bound, take
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
+from largebatch.act.leading_size import leading_size
 from largebatch.act.loader import BatchLoader
-from largebatch.act.own_loader import leading_size
 
 torch.set_num_threads(1)
 

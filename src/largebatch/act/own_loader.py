@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from torch import Tensor
 from torch.utils.data import (
     DataLoader,
     DistributedSampler,
@@ -15,30 +14,12 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from largebatch.act.leading_size import doubt_of_size, leading_size
 from largebatch.act.passes import known_length, samples_of_pass, sum_of_known
 from largebatch.act.planned_step import PassCounts, PlannedStep
 
 _END = object()
 _UNREPEATABLE = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
-
-
-def leading_size(micro_batch: Any) -> int:
-    """Samples of a micro-batch: the first dimension of the first tensor found in it.
-
-    >>> leading_size({"x": ["text", Tensor(5, 3)]})
-    5
-
-    Raises:
-        ValueError: no tensor with a first dimension.
-    """
-    found = next(_tensors(micro_batch), None)
-    if found is None or found.ndim == 0:
-        raise ValueError(
-            f"The samples of a micro-batch of type {type(micro_batch).__name__} cannot be counted: "
-            "it holds no tensor with a first dimension. Say how: "
-            "BatchLoader(loader, batch_size=64, size_of=lambda micro_batch: len(micro_batch.ids))"
-        )
-    return found.shape[0]
 
 
 class OwnLoader:
@@ -107,13 +88,14 @@ class OwnLoader:
         if self._held is None:
             return  # a resumed iterator at its end
         size = self._first  # a resumed run is let in where the run was
+        doubt = doubt_of_size(self._held[0]) if self._size_of is leading_size else ""
         if batch_size < ranks * size or -(-batch_size // (ranks * size)) < self._least:
             raise ValueError(
                 f"A batch of {batch_size} samples over {ranks} ranks needs at least {self._least} "
                 f"micro-batches a rank, but the loader's hold {size} samples each. Use a larger "
                 f"batch, BatchLoader(loader, batch_size={ranks * size * self._least}), or smaller "
                 f"micro-batches: DataLoader(dataset, batch_size="
-                f"{max(batch_size // (ranks * self._least), 1)})."
+                f"{max(batch_size // (ranks * self._least), 1)}).{doubt}"
             )
 
     def limit(self, most: int) -> None:
@@ -251,14 +233,3 @@ def _data_of(loader: Any) -> int | None:
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
     return known_length(loader.dataset)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)

@@ -20,7 +20,8 @@ from largebatch.act.fetch import (
     MapStyle,
     ReadsMany,
 )
-from largebatch.act.own_loader import OwnLoader, leading_size
+from largebatch.act.leading_size import leading_size
+from largebatch.act.own_loader import OwnLoader
 from largebatch.act.planned_step import Source
 from largebatch.act.stream import SampleStream
 
