@@ -5,7 +5,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from stream_twin import as_lists, bound, take
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+)
 
 from largebatch.act.leading_size import leading_size
 from largebatch.act.loader import BatchLoader
@@ -201,6 +209,23 @@ def test_a_distributed_sampler_learns_of_each_pass():
     assert len({tuple(samples) for samples in passes}) == 3
 
 
+def test_a_distributed_sampler_within_a_batch_sampler_learns_of_each_pass():
+    data = TensorDataset(torch.arange(8))
+
+    def loader_of(*, within):
+        sampler = DistributedSampler(data, num_replicas=2, rank=1, seed=3)
+        if within:
+            return DataLoader(data, batch_sampler=BatchSampler(sampler, 2, drop_last=False))
+        return DataLoader(data, batch_size=2, sampler=sampler)
+
+    read = []
+    for within in (False, True):
+        loader = bound(loader_of(within=within), rank=1, ranks=2, batch_size=8)
+        read.append([i for _ in range(3) for (m,) in take(loader) for i in m.tolist()])
+    assert read[0] == read[1]
+    assert len({tuple(read[1][at : at + 4]) for at in (0, 4, 8)}) > 1
+
+
 def deterministic_loader():
     data = TensorDataset(torch.arange(10))
     sampler = DistributedSampler(data, num_replicas=1, rank=0)
@@ -256,6 +281,13 @@ def test_orders_that_cannot_be_repeated_are_refused_on_resume():
     with pytest.raises(ValueError, match=r"RandomSampler cannot be repeated.*seed=0"):
         BatchLoader(shuffled, batch_size=4).load_state_dict(loader.state_dict())
     BatchLoader(shuffled, batch_size=4).load_state_dict(start)
+    data = TensorDataset(torch.arange(10))
+    batches = BatchSampler(RandomSampler(data), 2, drop_last=False)
+    shuffled = DataLoader(data, batch_sampler=batches)
+    loader = bound(shuffled, batch_size=4)
+    take(loader)
+    with pytest.raises(ValueError, match=r"RandomSampler cannot be repeated.*seed=0"):
+        BatchLoader(shuffled, batch_size=4).load_state_dict(loader.state_dict())
 
 
 def test_an_iterator_cannot_go_back():

@@ -29,7 +29,7 @@ from torch.utils.data import (
 )
 
 import largebatch as lb
-from largebatch.act.passes import samples_of_pass
+from largebatch.act.passes import sampler_of, samples_of_pass
 from small_runs import data, sgd, small_model, train
 
 DATA = TensorDataset(*data(1000))
@@ -103,7 +103,23 @@ def naive(loader: DataLoader[Any]) -> int:
     return sum(len(x) for x, _ in loader)
 
 
+class EverySecond(BatchSampler):
+    """A share of another batch sampler's batches, that holds no sampler of its own."""
+
+    def __init__(self, batches: BatchSampler) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return -(-len(self.batches) // 2)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(list(self.batches)[::2])
+
+
 KNOWN: dict[str, Make] = {
+    "share of batches": lambda: loader(
+        batch_sampler=EverySecond(BatchSampler(range(205), 30, drop_last=False))
+    ),
     "in order": lambda: loader(batch_size=30),
     "shuffled": lambda: loader(batch_size=30, shuffle=True, drop_last=True),
     "subset sampler": lambda: loader(batch_size=30, sampler=SubsetRandomSampler(range(200))),
@@ -173,6 +189,15 @@ def test_any_pass_is_counted_as_its_batches_are(
 )
 def test_a_pass_of_unknown_length_is_none(unknown: Any) -> None:
     assert samples_of_pass(unknown) is None
+
+
+def test_the_sampler_of_a_loader_is_the_one_that_gives_the_order() -> None:
+    order, inside = SubsetRandomSampler(range(9)), BatchSampler(range(9), 2, drop_last=False)
+    assert sampler_of(loader(sampler=order)) is order
+    assert sampler_of(loader(batch_sampler=BatchSampler(order, 2, drop_last=False))) is order
+    assert sampler_of(loader(sampler=order, batch_size=None)) is order
+    for own in (Buckets(), EverySecond(inside)):
+        assert sampler_of(loader(batch_sampler=own)) is own
 
 
 def test_counting_an_own_batch_sampler_moves_no_generator() -> None:

@@ -15,7 +15,7 @@ from torch.utils.data import (
 )
 
 from largebatch.act.leading_size import doubt_of_size, leading_size
-from largebatch.act.passes import known_length, samples_of_pass, sum_of_known
+from largebatch.act.passes import known_length, sampler_of, samples_of_pass, sum_of_known
 from largebatch.act.planned_step import PassCounts, PlannedStep
 
 _END = object()
@@ -189,10 +189,9 @@ class OwnLoader:
         self._ended = True
 
     def _begin(self, number: int) -> None:
-        if isinstance(self._loader, DataLoader) and isinstance(
-            self._loader.sampler, DistributedSampler
-        ):
-            self._loader.sampler.set_epoch(number)
+        sampler = sampler_of(self._loader) if isinstance(self._loader, DataLoader) else None
+        if isinstance(sampler, DistributedSampler):
+            sampler.set_epoch(number)
         self._iterator = iter(self._loader)
         self._is_iterator = self._iterator is self._loader
         self._pass, self._taken, self._held = number, 0, None
@@ -220,9 +219,10 @@ class OwnLoader:
 
     @staticmethod
     def _refuse_unrepeatable(loader: DataLoader[Any]) -> None:
-        if isinstance(loader.sampler, _UNREPEATABLE):
+        sampler = sampler_of(loader)
+        if isinstance(sampler, _UNREPEATABLE):
             raise ValueError(
-                f"The order of a DataLoader with a {type(loader.sampler).__name__} cannot be "
+                f"The order of a DataLoader with a {type(sampler).__name__} cannot be "
                 "repeated, so the run cannot go on where it stopped. Give the data set itself, "
                 "BatchLoader(dataset, batch_size=64, seed=0), or a sampler whose order depends on "
                 "the pass alone: DistributedSampler(dataset, num_replicas=1, rank=0)"

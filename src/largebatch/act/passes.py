@@ -45,6 +45,21 @@ def samples_of_pass(loader: Any, *, most: int | None = None) -> int | None:
     return None if sizes is None else sum(sizes[:most])
 
 
+def sampler_of(loader: DataLoader[Any]) -> Any:
+    """Return what gives the order of a loader's samples: the sampler within its batch sampler. A
+    batch sampler that is no `BatchSampler` gives the order itself.
+
+    >>> sampler_of(DataLoader(range(9), batch_sampler=BatchSampler(range(3), 2, drop_last=False)))
+    range(0, 3)
+    """
+    batches = loader.batch_sampler
+    if batches is None:
+        return loader.sampler
+    if not isinstance(batches, BatchSampler):
+        return batches
+    return vars(batches).get("sampler", batches)  # a subclass may hold none
+
+
 def known_length(values: Any) -> int | None:
     """Return `len(values)`; None without a length.
 
