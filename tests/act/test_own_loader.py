@@ -5,10 +5,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from stream_twin import as_lists, bound, take
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+)
 
+from largebatch.act.leading_size import leading_size
 from largebatch.act.loader import BatchLoader
-from largebatch.act.own_loader import leading_size
 
 torch.set_num_threads(1)
 
@@ -158,12 +166,31 @@ class Unsized(Dataset):
         return index
 
 
-def test_the_size_of_a_data_loaders_data_set_is_known():
+def test_the_samples_of_a_data_loaders_pass_are_known_from_its_sampler():
     sized = DataLoader(TensorDataset(torch.arange(6)), batch_size=2)
     assert BatchLoader(sized, batch_size=4).dataset_size == 6
     assert BatchLoader(DataLoader(Pairs(), batch_size=2), batch_size=4).dataset_size is None
     unsized = DataLoader(Unsized(), batch_size=2, sampler=[0, 1, 2])
-    assert BatchLoader(unsized, batch_size=4).dataset_size is None
+    assert BatchLoader(unsized, batch_size=4).dataset_size == 3
+
+
+def test_the_samples_of_a_pass_may_be_given_and_are_then_not_counted():
+    sized = DataLoader(TensorDataset(torch.arange(6)), batch_size=2)
+    for source in (sized, DataLoader(Pairs(), batch_size=2), Again(micro_batches(3))):
+        loader = BatchLoader(source, batch_size=4, dataset_size=50)
+        assert loader.dataset_size == 50
+        assert not loader.counts_passes
+
+
+@pytest.mark.parametrize("wrong", [0, -3, 2.5, "6"])
+def test_a_given_number_of_samples_must_be_one(wrong):
+    with pytest.raises(ValueError, match=r"dataset_size is the samples .* in one pass.*60_000"):
+        BatchLoader(Again(micro_batches(3)), batch_size=4, dataset_size=wrong)
+
+
+def test_a_data_set_counts_its_samples_itself():
+    with pytest.raises(ValueError, match=r"Drop dataset_size .* counted already"):
+        BatchLoader(torch.arange(6), batch_size=4, dataset_size=6)
 
 
 def test_a_distributed_sampler_learns_of_each_pass():
@@ -180,6 +207,23 @@ def test_a_distributed_sampler_learns_of_each_pass():
     passes = [read[0][at : at + 4] + read[1][at : at + 4] for at in (0, 4, 8)]
     assert all(sorted(samples) == [*range(8)] for samples in passes)
     assert len({tuple(samples) for samples in passes}) == 3
+
+
+def test_a_distributed_sampler_within_a_batch_sampler_learns_of_each_pass():
+    data = TensorDataset(torch.arange(8))
+
+    def loader_of(*, within):
+        sampler = DistributedSampler(data, num_replicas=2, rank=1, seed=3)
+        if within:
+            return DataLoader(data, batch_sampler=BatchSampler(sampler, 2, drop_last=False))
+        return DataLoader(data, batch_size=2, sampler=sampler)
+
+    read = []
+    for within in (False, True):
+        loader = bound(loader_of(within=within), rank=1, ranks=2, batch_size=8)
+        read.append([i for _ in range(3) for (m,) in take(loader) for i in m.tolist()])
+    assert read[0] == read[1]
+    assert len({tuple(read[1][at : at + 4]) for at in (0, 4, 8)}) > 1
 
 
 def deterministic_loader():
@@ -237,6 +281,13 @@ def test_orders_that_cannot_be_repeated_are_refused_on_resume():
     with pytest.raises(ValueError, match=r"RandomSampler cannot be repeated.*seed=0"):
         BatchLoader(shuffled, batch_size=4).load_state_dict(loader.state_dict())
     BatchLoader(shuffled, batch_size=4).load_state_dict(start)
+    data = TensorDataset(torch.arange(10))
+    batches = BatchSampler(RandomSampler(data), 2, drop_last=False)
+    shuffled = DataLoader(data, batch_sampler=batches)
+    loader = bound(shuffled, batch_size=4)
+    take(loader)
+    with pytest.raises(ValueError, match=r"RandomSampler cannot be repeated.*seed=0"):
+        BatchLoader(shuffled, batch_size=4).load_state_dict(loader.state_dict())
 
 
 def test_an_iterator_cannot_go_back():

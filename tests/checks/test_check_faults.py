@@ -11,7 +11,7 @@ import torch
 from runs_with_faults import SAMPLES, Checkpointed, Doubled, TwoSteps, alarms, controlled, the
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler, TensorDataset
 
 import largebatch as lb
 from largebatch.checks import overhead
@@ -328,6 +328,10 @@ def test_a_check_reports_samples_that_drop_last_leaves_out() -> None:
     found = check(controlled(source=loaded(batch_size=20, drop_last=True), batch_size=40))
     assert the(found, "drop_last").level == "warning"
     assert "always the same" in the(found, "drop_last").seen
+    batches = BatchSampler(SubsetRandomSampler(range(50)), 20, drop_last=True)
+    loader = DataLoader(TensorDataset(*class_data(SAMPLES)), batch_sampler=batches)
+    found = check(controlled(source=loader, batch_size=40))
+    assert "leaves 10 of 50 samples" in the(found, "drop_last").seen
 
 
 def test_a_check_warns_if_batches_have_another_size_than_was_asked_for() -> None:

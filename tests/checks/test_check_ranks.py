@@ -23,6 +23,7 @@ FAULTS = (
     "none",
     "shares",
     "own shards",
+    "own batches",
     "drawn anew",
     "other data",
     "same samples",
@@ -77,6 +78,10 @@ def the_same(fault: str) -> CheckUp:
         own = torch.Generator().manual_seed(rank)
         shard = TensorDataset(*class_data(SAMPLES, seed=rank))
         source = DataLoader(shard, batch_size=16, shuffle=True, generator=own)
+    elif fault == "own batches":
+        starts = range(16 * rank, SAMPLES, 32)
+        batches = [list(range(at, at + 16)) for at in starts]
+        source = DataLoader(whole, batch_sampler=batches)
     elif fault == "drawn anew":
         source = Augmented(rank)
     elif fault == "seeds":
@@ -114,7 +119,7 @@ def by_rank() -> list[dict[str, CheckUp]]:
     return run_on_ranks(every, 2)
 
 
-@pytest.mark.parametrize("fault", ["none", "shares", "own shards", "drawn anew"])
+@pytest.mark.parametrize("fault", ["none", "shares", "own shards", "own batches", "drawn anew"])
 def test_sound_runs_have_no_alarm(fault: str, by_rank: list[dict[str, CheckUp]]) -> None:
     found = by_rank[0][fault]
     assert alarms(found) == []

@@ -119,7 +119,10 @@ def test_lightning_refuses_data_whose_batch_size_is_unknown() -> None:
 
 
 def test_lightning_refuses_batches_of_another_size_than_the_callback_was_given() -> None:
-    refused("a step has 12 samples: 4 of the DataLoader x 3", callback=scaled(batch_size=4))
+    refused(
+        "a step has 12 samples: 4 of the DataLoader x 3 micro-batches",
+        callback=scaled(batch_size=4),
+    )
 
 
 def test_lightning_accepts_data_without_a_length_if_every_batch_is_whole() -> None:

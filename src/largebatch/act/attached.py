@@ -209,7 +209,7 @@ class Attached(Control):
                 "The state has a place in the data ('batches'): it is that of lb.Controller. Build "
                 "one, or start a new run from the model's weights."
             )
-        resumed = self._read_state(plain)
+        resumed = self._read_state(plain, decider=self.decider)
         decider = replace(resumed.decider, batch_size=self.observer.batch_size)
         self._resume(replace(resumed, decider=decider))
         self._at_last_advance = self.decider

@@ -28,8 +28,9 @@ def budget_of(units: Mapping[str, float | None], *, dataset_size: int | None) ->
     if unit == "epochs":
         if dataset_size is None:
             raise ValueError(
-                "This loader's data set has no known size, so epochs have no length. Give the "
-                "budget in samples: control.steps(samples=5_000_000)."
+                "How many samples this loader gives in a pass is not known, so epochs have no "
+                "length. Pass it, lb.BatchLoader(loader, batch_size=64, dataset_size=60_000), or "
+                "give the budget in samples: control.steps(samples=5_000_000)."
             )
         amount *= dataset_size
     return Budget(samples=max(round(amount), 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from largebatch.act.fetch import Fetch
-from largebatch.act.planned_step import PlannedStep
+from largebatch.act.planned_step import PassCounts, PlannedStep
 from largebatch.act.stream import SampleStream
 from largebatch.core.errors import MicroBatchMissed
 from largebatch.core.plan import BatchPlan
@@ -155,8 +155,15 @@ class ChunkSource:
         self, delivery: Delivery, *, dataset_size: int, max_micro_batch_size: int | None
     ) -> None:
         self.dataset_size: int | None = dataset_size
+        self.stored_size: int | None = dataset_size
         self._delivery = delivery
         self._max_micro_batch_size = max_micro_batch_size
+
+    def counts(self) -> PassCounts:
+        return PassCounts(samples=self.dataset_size, data=self.stored_size)
+
+    def share(self, everyone: Sequence[PassCounts]) -> None:
+        """Nothing to do: every rank has the whole data set."""
 
     def bind(
         self, *, batch_size: int, rank: int, ranks: int, least_parts: int, alike: bool

@@ -202,11 +202,11 @@ class Control:
         else:
             self._running_statistics.repair()
 
-    def _read_state(self, plain: Mapping[str, Any]) -> Resumed:
-        """Check a saved state against this run and return where it resumes."""
+    def _read_state(self, plain: Mapping[str, Any], *, decider: Decider) -> Resumed:
+        """Check a saved state against a decider of this run and return where it resumes."""
         from largebatch.rules.kinds import KINDS  # every rule: only a run that resumes needs them
 
-        return resume(self.decider, plain, kinds=KINDS)
+        return resume(decider, plain, kinds=KINDS)
 
     def _resume(self, resumed: Resumed) -> None:
         self._before = self.decider = resumed.decider

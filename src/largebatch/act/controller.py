@@ -28,6 +28,7 @@ from largebatch.act.micro_batches import MicroBatches, check_loss, smaller, weig
 from largebatch.act.needs import check_needs
 from largebatch.act.prepared import bare_optimizer
 from largebatch.act.run_facts import clocks_of, digest_of, optimizer_facts, run_facts
+from largebatch.act.saved_epoch import warn_of_other_epoch, with_saved_epoch
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
 from largebatch.core.errors import CheckpointError, LargeBatchError, MicroBatchMissed, RanksDisagree
@@ -92,6 +93,7 @@ class Controller(Control):
         meter = meter or Meter(model)
         check_patience(patience)
         meter.bind(optimizer)
+        batches.share(meter.ranks)
         decider = Decider.start(
             rule,
             base_batch_size=base_batch_size,
@@ -161,7 +163,8 @@ class Controller(Control):
             base_steps: steps of the base batch.
             samples: training samples over all ranks; the last step is cut to end there, or to one
                 sample a rank.
-            epochs: passes over the data set, counted in samples.
+            epochs: passes over the data set, or of a loader of the user's over all ranks, counted
+                in samples.
             steps: optimizer steps.
 
         Raises:
@@ -200,7 +203,9 @@ class Controller(Control):
         batches = plain.get("batches") if isinstance(plain, Mapping) else None
         if batches is not None:
             plain = {name: value for name, value in plain.items() if name != "batches"}
-        resumed = self._read_state(plain)
+        counted = self.batches.counts_passes
+        decider = with_saved_epoch(self.decider, plain) if counted else self.decider
+        resumed = self._read_state(plain, decider=decider)
         if not isinstance(batches, Mapping):
             raise CheckpointError(
                 "The state has no place in the data ('batches'): it is cut, or that of lb.attach."
@@ -209,6 +214,10 @@ class Controller(Control):
             self.batches.load_state_dict(batches)
         except (ValueError, LargeBatchError) as error:
             raise CheckpointError(str(error)) from error
+        if self.meter.leader:
+            warn_of_other_epoch(
+                saved=resumed.decider.dataset_size, counted=self.decider.dataset_size
+            )
         self._resume(resumed)
         self._step = self.reading = None
         self.meter.agree(clocks_of(self.decider))

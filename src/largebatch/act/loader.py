@@ -9,10 +9,12 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from largebatch.act.own_loader import OwnLoader
 from largebatch.act.planned_step import PlannedStep
 from largebatch.act.sources import Options, open_source
 from largebatch.core.codec import checksum, decode, encode
 from largebatch.core.errors import LargeBatchError, RecordError
+from largebatch.measure.ranks import Ranks
 
 VERSION = 2
 """Of the stored state; one with another version names another place in the stream."""
@@ -28,7 +30,8 @@ class LoaderState:
         batch_size: the wish for the next step.
         seed: of the stream.
         shuffle: whether epochs are permuted.
-        dataset_size: samples in an epoch, None where unknown.
+        dataset_size: samples of the data set, for a loader of the user's of the one behind it; None
+            where unknown.
         passes: passes that a loader of the user's has completed.
         micro_batches: taken on this rank in the pass after them.
         max_micro_batch_size: most samples of one micro-batch, where it was given or found.
@@ -86,6 +89,9 @@ class BatchLoader:
             save it. Tensors never pay it.
         size_of: micro-batch of a loader -> samples in it, by default the first dimension of the
             first tensor found.
+        dataset_size: samples of one pass of a loader over all ranks, where its samplers do not show
+            it: an `IterableDataset`, a sampler without a length, an iterable that is no
+            `DataLoader`. None counts them as `OwnLoader` says.
 
     Raises:
         ValueError: sizes below 1, a source that cannot be read, or an option that it has no use
@@ -105,6 +111,7 @@ class BatchLoader:
         worker_options: Mapping[str, Any] | None = None,
         seed_samples: bool = True,
         size_of: Callable[[Any], int] | None = None,
+        dataset_size: int | None = None,
     ) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(
@@ -119,7 +126,9 @@ class BatchLoader:
             worker_options=worker_options,
             seed_samples=seed_samples,
             size_of=size_of,
+            dataset_size=dataset_size,
         )
+        self._size_was_given = dataset_size is not None
         self._given, self._source = source, open_source(source, options)
         self._seed, self._shuffle = seed, shuffle
         self._wants_fit = max_micro_batch_size == "auto"
@@ -128,6 +137,11 @@ class BatchLoader:
         self._position = self._ranks = 0
         self._step: PlannedStep | None = None
         self._in_use = False
+
+    def share(self, ranks: Ranks) -> None:
+        """Count the samples of a pass over all ranks, which each knows of its own loader; the
+        controller does so before `bind`. One collective, none on a single process."""
+        self._source.share(ranks.gather(self._source.counts()))
 
     def bind(self, *, rank: int, ranks: int, least_parts: int, alike: bool = False) -> None:
         """Say who shares the batches; the controller does so before the first step.
@@ -181,8 +195,13 @@ class BatchLoader:
 
     @property
     def dataset_size(self) -> int | None:
-        """Samples in an epoch; None where a loader does not tell."""
+        """Samples of one pass, once the ranks have shared it over all ranks; None if unknown."""
         return self._source.dataset_size
+
+    @property
+    def counts_passes(self) -> bool:
+        """Whether `dataset_size` was counted from the samplers of a loader of the user's."""
+        return isinstance(self._source, OwnLoader) and not self._size_was_given
 
     @property
     def position(self) -> int:
@@ -287,7 +306,7 @@ class BatchLoader:
             batch_size=self._batch_size,
             seed=self._seed,
             shuffle=self._shuffle,
-            dataset_size=self.dataset_size,
+            dataset_size=self._source.stored_size,
             passes=passes,
             micro_batches=micro_batches,
             max_micro_batch_size=self._most,
@@ -310,7 +329,7 @@ class BatchLoader:
             "version": VERSION,
             "seed": self._seed,
             "shuffle": self._shuffle,
-            "dataset_size": self.dataset_size,
+            "dataset_size": self._source.stored_size,
         }
         for name, value in here.items():
             saved = getattr(state, name)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from torch import Tensor
 from torch.utils.data import (
     DataLoader,
     DistributedSampler,
@@ -15,29 +14,12 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from largebatch.act.planned_step import PlannedStep
+from largebatch.act.leading_size import doubt_of_size, leading_size
+from largebatch.act.passes import known_length, sampler_of, samples_of_pass, sum_of_known
+from largebatch.act.planned_step import PassCounts, PlannedStep
 
 _END = object()
 _UNREPEATABLE = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
-
-
-def leading_size(micro_batch: Any) -> int:
-    """Samples of a micro-batch: the first dimension of the first tensor found in it.
-
-    >>> leading_size({"x": ["text", Tensor(5, 3)]})
-    5
-
-    Raises:
-        ValueError: no tensor with a first dimension.
-    """
-    found = next(_tensors(micro_batch), None)
-    if found is None or found.ndim == 0:
-        raise ValueError(
-            f"The samples of a micro-batch of type {type(micro_batch).__name__} cannot be counted: "
-            "it holds no tensor with a first dimension. Say how: "
-            "BatchLoader(loader, batch_size=64, size_of=lambda micro_batch: len(micro_batch.ids))"
-        )
-    return found.shape[0]
 
 
 class OwnLoader:
@@ -56,9 +38,18 @@ class OwnLoader:
     Args:
         loader: gives micro-batches; on several ranks, each rank its own.
         size_of: micro-batch -> samples in it.
+        dataset_size: samples of a pass over all ranks, if the user gave it. None counts them: the
+            sum of what each rank's loader gives in a pass (`samples_of_pass`), so a loader that is
+            not sharded counts once for each rank that reads it.
     """
 
-    def __init__(self, loader: Iterable[Any], *, size_of: Callable[[Any], int]) -> None:
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        *,
+        size_of: Callable[[Any], int],
+        dataset_size: int | None = None,
+    ) -> None:
         self._loader = loader
         self._size_of = size_of
         self._iterator: Iterator[Any] | None = None
@@ -66,14 +57,21 @@ class OwnLoader:
         self._ended = False
         self._pass = self._taken = self._largest = self._first = 0
         self._committed = (0, 0)
+        self._given_size = dataset_size
+        own = samples_of_pass(loader) if dataset_size is None else dataset_size
+        self._counts = PassCounts(samples=own, data=_data_of(loader))
+        self.share([self._counts])
 
-    @property
-    def dataset_size(self) -> int | None:
-        """Samples of a `DataLoader`'s data set; unknown for others."""
-        dataset = self._loader.dataset if isinstance(self._loader, DataLoader) else None
-        if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
-            return None
-        return len(dataset)
+    def counts(self) -> PassCounts:
+        return self._counts
+
+    def share(self, everyone: Sequence[PassCounts]) -> None:
+        samples = [counts.samples for counts in everyone]
+        data = [counts.data for counts in everyone]
+        # a pass without samples is refused by `bind`
+        self.dataset_size = self._given_size or sum_of_known(samples) or None
+        # one data set that the ranks share, or a shard of its own for each
+        self.stored_size = data[0] if len(set(data)) == 1 else sum_of_known(data)
 
     @property
     def exhausted(self) -> bool:
@@ -90,13 +88,14 @@ class OwnLoader:
         if self._held is None:
             return  # a resumed iterator at its end
         size = self._first  # a resumed run is let in where the run was
+        doubt = doubt_of_size(self._held[0]) if self._size_of is leading_size else ""
         if batch_size < ranks * size or -(-batch_size // (ranks * size)) < self._least:
             raise ValueError(
                 f"A batch of {batch_size} samples over {ranks} ranks needs at least {self._least} "
                 f"micro-batches a rank, but the loader's hold {size} samples each. Use a larger "
                 f"batch, BatchLoader(loader, batch_size={ranks * size * self._least}), or smaller "
                 f"micro-batches: DataLoader(dataset, batch_size="
-                f"{max(batch_size // (ranks * self._least), 1)})."
+                f"{max(batch_size // (ranks * self._least), 1)}).{doubt}"
             )
 
     def limit(self, most: int) -> None:
@@ -190,10 +189,9 @@ class OwnLoader:
         self._ended = True
 
     def _begin(self, number: int) -> None:
-        if isinstance(self._loader, DataLoader) and isinstance(
-            self._loader.sampler, DistributedSampler
-        ):
-            self._loader.sampler.set_epoch(number)
+        sampler = sampler_of(self._loader) if isinstance(self._loader, DataLoader) else None
+        if isinstance(sampler, DistributedSampler):
+            sampler.set_epoch(number)
         self._iterator = iter(self._loader)
         self._is_iterator = self._iterator is self._loader
         self._pass, self._taken, self._held = number, 0, None
@@ -221,21 +219,17 @@ class OwnLoader:
 
     @staticmethod
     def _refuse_unrepeatable(loader: DataLoader[Any]) -> None:
-        if isinstance(loader.sampler, _UNREPEATABLE):
+        sampler = sampler_of(loader)
+        if isinstance(sampler, _UNREPEATABLE):
             raise ValueError(
-                f"The order of a DataLoader with a {type(loader.sampler).__name__} cannot be "
+                f"The order of a DataLoader with a {type(sampler).__name__} cannot be "
                 "repeated, so the run cannot go on where it stopped. Give the data set itself, "
                 "BatchLoader(dataset, batch_size=64, seed=0), or a sampler whose order depends on "
                 "the pass alone: DistributedSampler(dataset, num_replicas=1, rank=0)"
             )
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)
+def _data_of(loader: Any) -> int | None:
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    return known_length(loader.dataset)

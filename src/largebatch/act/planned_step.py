@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,18 +25,43 @@ class PlannedStep:
         return self.micro_batches
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassCounts:
+    """What one rank's loader holds.
+
+    Args:
+        samples: what it gives in a pass; None where unknown.
+        data: samples of the data set behind it; None where unknown.
+    """
+
+    samples: int | None
+    data: int | None
+
+
 class Source(Protocol):
     """Where the steps of a `BatchLoader` come from.
 
     Attributes:
-        dataset_size: samples in an epoch, None where unknown.
+        dataset_size: samples in an epoch over all ranks, None where unknown.
+        stored_size: samples of the data, by which a saved state is told from that of other data;
+            it depends neither on a sampler nor on the number of ranks. None where unknown.
         exhausted: whether there is no data for another step.
     """
 
     @property
     def dataset_size(self) -> int | None: ...
     @property
+    def stored_size(self) -> int | None: ...
+    @property
     def exhausted(self) -> bool: ...
+
+    def counts(self) -> PassCounts:
+        """Return what this rank's part of the data holds."""
+        ...
+
+    def share(self, everyone: Sequence[PassCounts]) -> None:
+        """Take over what each rank's part holds, before `bind`."""
+        ...
 
     def bind(
         self, *, batch_size: int, rank: int, ranks: int, least_parts: int, alike: bool

@@ -20,7 +20,8 @@ from largebatch.act.fetch import (
     MapStyle,
     ReadsMany,
 )
-from largebatch.act.own_loader import OwnLoader, leading_size
+from largebatch.act.leading_size import leading_size
+from largebatch.act.own_loader import OwnLoader
 from largebatch.act.planned_step import Source
 from largebatch.act.stream import SampleStream
 
@@ -41,6 +42,7 @@ class Options:
     worker_options: Mapping[str, Any] | None = None
     seed_samples: bool = True
     size_of: Callable[[Any], int] | None = None
+    dataset_size: int | None = None
 
     def __post_init__(self) -> None:
         most = self.max_micro_batch_size
@@ -48,6 +50,12 @@ class Options:
             raise ValueError(
                 'max_micro_batch_size is a number of samples, at least 1, or "auto" for the '
                 f"largest that fits; got {most!r}. Example: max_micro_batch_size=64"
+            )
+        size = self.dataset_size
+        if size is not None and not (isinstance(size, int) and size >= 1):
+            raise ValueError(
+                "dataset_size is the samples that all ranks' loaders give in one pass, a whole "
+                f"number of at least 1; got {size!r}. Example: dataset_size=60_000"
             )
         if self.num_workers < 0:
             raise ValueError(f"num_workers is at least 0; got {self.num_workers}.")
@@ -80,7 +88,9 @@ def open_source(source: Any, options: Options) -> Source:
     """
     _refuse_unreadable(source)
     if isinstance(source, MapStyle):
-        options.refuse("size_of", because="the samples of a data set are counted already")
+        options.refuse(
+            "size_of", "dataset_size", because="the samples of a data set are counted already"
+        )
         return _chunk_source(source, options)
     options.refuse(
         "max_micro_batch_size",
@@ -88,7 +98,9 @@ def open_source(source: Any, options: Options) -> Source:
         "num_workers",
         because="the loader's batches are the micro-batches, read and collated by itself",
     )
-    return OwnLoader(source, size_of=options.size_of or leading_size)
+    return OwnLoader(
+        source, size_of=options.size_of or leading_size, dataset_size=options.dataset_size
+    )
 
 
 def _chunk_source(source: Any, options: Options) -> ChunkSource:

@@ -12,10 +12,11 @@ from largebatch.act.attached import Attached
 from largebatch.act.controller import Controller
 from largebatch.checks.checked_run import CheckedRun, Loss, check_between_steps, checked_run_of
 from largebatch.checks.data import compare_ranks, facts_of_data
+from largebatch.checks.dimensions import check_sample_dimension
 from largebatch.checks.finding import CheckUp, Finding, merged
 from largebatch.checks.gradients import check_gradients
 from largebatch.checks.loaders import check_loader
-from largebatch.checks.losses import COARSE, FINE, check_mean, check_scaled
+from largebatch.checks.losses import COARSE, FINE, check_scaled
 from largebatch.checks.models import check_modes, check_norms, check_parameters
 from largebatch.checks.optimizers import check_closure, check_rule
 from largebatch.checks.overhead import PARTS, Timed, check_overhead
@@ -81,7 +82,11 @@ def _subject_of_controller(control: Controller, loss: Loss | None, batch: Any) -
     coming, accumulation = control.batches.peek(PARTS)
     micro_batches = tuple(micro_batch for micro_batch, _ in coming)
     return checked_run_of(
-        control, loss=loss, micro_batches=micro_batches, accumulation=accumulation
+        control,
+        loss=loss,
+        micro_batches=micro_batches,
+        accumulation=accumulation,
+        samples=coming[0][1] if coming else None,
     )
 
 
@@ -137,7 +142,7 @@ def _with_loss(subject: CheckedRun, loss: Loss, micro_batch: Any) -> list[Findin
     checks = [partial(check_scaled, model, loss, micro_batch, scaler)]
     if _size(subject.micro_batches) is not None:
         close = COARSE if precisions else FINE
-        checks.append(partial(check_mean, model, loss, micro_batch, close=close))
+        checks.append(partial(check_sample_dimension, subject, loss, micro_batch, close=close))
     for check in checks:
         more, raised = _guarded(check)
         found += more

@@ -30,6 +30,7 @@ class CheckedRun:
         loss: of a micro-batch; without it nothing is computed.
         micro_batches: some of this rank's coming ones, without taking them.
         accumulation: micro-batches of a step on this rank.
+        samples: counted in the first of the micro-batches; None where the run does not count them.
         batches: the loader; None where the user has the loop.
     """
 
@@ -41,6 +42,7 @@ class CheckedRun:
     loss: Loss | None
     micro_batches: tuple[Any, ...]
     accumulation: int
+    samples: int | None = None
     batches: BatchLoader | None = None
 
     @property
@@ -55,12 +57,13 @@ def checked_run_of(
     loss: Loss | None,
     micro_batches: tuple[Any, ...],
     accumulation: int,
+    samples: int | None = None,
 ) -> CheckedRun:
     """Return what the checks look at in a run.
 
     Args:
         control: what `lb.Controller` or `lb.attach` returned.
-        loss, micro_batches, accumulation: as in `CheckedRun`.
+        loss, micro_batches, accumulation, samples: as in `CheckedRun`.
     """
     return CheckedRun(
         model=control.meter.model,
@@ -71,6 +74,7 @@ def checked_run_of(
         loss=loss,
         micro_batches=micro_batches,
         accumulation=accumulation,
+        samples=samples,
         batches=control.batches if isinstance(control, Controller) else None,
     )
 

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
 from largebatch.act.loader import BatchLoader
+from largebatch.act.passes import sampler_of
 from largebatch.checks.finding import Finding, named
 from largebatch.checks.samples import fingerprint
 from largebatch.measure.random_state import keep_random_state, seed_generators
@@ -29,7 +30,7 @@ def facts_of_data(batches: BatchLoader | None, micro_batches: Sequence[Any]) -> 
     facts: dict[str, Any] = {"micro-batches": [fingerprint(one) for one in micro_batches]}
     loader = batches.source if batches is not None else None
     if isinstance(loader, DataLoader):
-        sampler = loader.sampler
+        sampler = sampler_of(loader)
         facts["sampler"] = type(sampler).__name__
         if isinstance(sampler, DistributedSampler):
             facts["replicas"] = sampler.num_replicas

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from largebatch.act.loader import BatchLoader
+from largebatch.act.passes import known_length
 from largebatch.checks.finding import Finding
 from largebatch.measure.random_state import keep_random_state, seed_generators
 
@@ -19,12 +20,13 @@ def check_loader(batches: BatchLoader, *, accumulation: int, ranks: int) -> list
     if not isinstance(loader, DataLoader):
         return []
     found = []
-    size = loader.batch_size
-    if size is not None and accumulation:
+    sampler = loader.batch_sampler
+    if type(sampler) is BatchSampler and accumulation:
+        size = sampler.batch_size
         taken = accumulation * size * ranks
         if taken != batches.batch_size:
             found.append(_other_batch(batches.batch_size, taken, size=size, ranks=ranks))
-        found += _left_out(loader, size)
+        found += _left_out(sampler)
     return found + _worker_seeds(loader)
 
 
@@ -40,19 +42,16 @@ def _other_batch(wish: int, taken: int, *, size: int, ranks: int) -> Finding:
     )
 
 
-def _left_out(loader: DataLoader[Any], size: int) -> list[Finding]:
-    try:
-        left = len(loader.sampler) % size  # type: ignore[arg-type]
-    except TypeError:
+def _left_out(batches: BatchSampler) -> list[Finding]:
+    samples, size = known_length(batches.sampler), batches.batch_size
+    if samples is None or not batches.drop_last or not samples % size:
         return []
-    if not loader.drop_last or not left:
-        return []
-    always = isinstance(loader.sampler, SequentialSampler)
+    always = isinstance(batches.sampler, SequentialSampler)
     return [
         Finding(
             name="drop_last",
             level="warning" if always else "note",
-            seen=f"drop_last leaves {left} of {len(loader.sampler)} samples "  # type: ignore[arg-type]
+            seen=f"drop_last leaves {samples % size} of {samples} samples "
             f"out of every pass{', always the same ones' if always else ''}.",
             why="A short micro-batch needs no special care: it is weighted by its samples.",
             remedy=f"DataLoader(dataset, batch_size={size}, drop_last=False)",

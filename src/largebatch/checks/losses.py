@@ -13,7 +13,7 @@ from torch.amp import GradScaler
 
 from largebatch.checks.checked_run import Loss
 from largebatch.checks.finding import Finding
-from largebatch.checks.samples import cut, repeated, samples_in
+from largebatch.checks.samples import cut, leading_shape, repeated, samples_in
 
 DRAWS = 8
 """Over how many draws a loss is averaged that is random even in evaluation mode."""
@@ -35,7 +35,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def check_mean(model: nn.Module, loss: Loss, batch: Any, *, close: float = FINE) -> list[Finding]:
+def check_mean(
+    model: nn.Module, loss: Loss, batch: Any, *, close: float = FINE, dimension: int = 0
+) -> list[Finding]:
     """Whether repeating every sample leaves the loss as it is, and whether the losses of two
     pieces, weighted by their samples, give the whole's, wherever it is cut.
 
@@ -44,6 +46,7 @@ def check_mean(model: nn.Module, loss: Loss, batch: Any, *, close: float = FINE)
         loss: of the user.
         batch: whose samples can be counted.
         close: relative difference below which two losses count as the same.
+        dimension: of the batch's first tensor, that of the samples.
     """
     draw = 0
 
@@ -59,16 +62,16 @@ def check_mean(model: nn.Module, loss: Loss, batch: Any, *, close: float = FINE)
             return [_not_finite(whole)]
         random = abs(value(batch, seed=1) - whole) > 1e-6 * abs(whole)
         mean = _mean_over(value, draws=DRAWS if random else 1)
-        whole, twice = mean(batch), mean(repeated(batch))
+        whole, twice = mean(batch), mean(repeated(batch, dimension))
         ratio = twice / whole if whole else 1.0 + abs(twice)
         if abs(ratio - 2.0) < (0.5 if random else 2 * COARSE):
-            return [_sum(ratio, samples_in(batch))]
+            return [_sum(ratio, samples_in(batch, dimension))]
         if random:
             return [_random()]
         if abs(ratio - 1.0) > COARSE:
             return [_neighbours(ratio)]
-        for first, second in _cut_in_two(batch):
-            sizes = samples_in(first), samples_in(second)
+        for first, second in _cut_in_two(batch, dimension):
+            sizes = samples_in(first, dimension), samples_in(second, dimension)
             parts = (sizes[0] * mean(first) + sizes[1] * mean(second)) / sum(sizes)
             if abs(parts - whole) > close * abs(whole):
                 return [_other_weights(whole, parts, sizes)]
@@ -104,10 +107,11 @@ def check_scaled(
     ]
 
 
-def _cut_in_two(batch: Any) -> Iterator[tuple[Any, Any]]:
-    length = samples_in(batch)
+def _cut_in_two(batch: Any, dimension: int) -> Iterator[tuple[Any, Any]]:
+    lead = leading_shape(batch, dimension)
+    length = lead[-1]
     for at in sorted({length // 4, length // 2, 3 * length // 4} - {0}):
-        yield cut(batch, slice(at), length=length), cut(batch, slice(at, None), length=length)
+        yield cut(batch, slice(at), lead=lead), cut(batch, slice(at, None), lead=lead)
 
 
 def _mean_over(value: Callable[[Any], float], *, draws: int) -> Callable[[Any], float]:

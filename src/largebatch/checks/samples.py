@@ -23,9 +23,9 @@ class CutBatches:
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.loader:
-            length = samples_in(batch)
-            for start in range(0, length, self.size):
-                yield cut(batch, slice(start, start + self.size), length=length)
+            lead = leading_shape(batch)
+            for start in range(0, lead[0], self.size):
+                yield cut(batch, slice(start, start + self.size), lead=lead)
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:
@@ -37,35 +37,58 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
             yield from tensors_in(item)
 
 
-def samples_in(batch: Any) -> int:
-    """The first dimension of a batch's first tensor.
+def samples_in(batch: Any, dimension: int = 0) -> int:
+    """Return the samples of a batch: the first dimension of its first tensor, or another one.
 
     Raises:
-        ValueError: no tensor with a first dimension.
+        ValueError: no tensor with such a dimension.
     """
-    first = next((tensor for tensor in tensors_in(batch) if tensor.ndim), None)
+    return leading_shape(batch, dimension)[dimension]
+
+
+def leading_shape(batch: Any, dimension: int = 0) -> tuple[int, ...]:
+    """Return the shape of a batch's first tensor up to the samples' dimension.
+
+    >>> leading_shape((torch.ones(50, 8, 3), torch.ones(8)), 1)
+    (50, 8)
+
+    Raises:
+        ValueError: no tensor with such a dimension.
+    """
+    first = next((tensor for tensor in tensors_in(batch) if tensor.ndim > dimension), None)
     if first is None:
         raise ValueError(
             f"The samples of a batch of type {type(batch).__name__} cannot be counted, so it "
             "cannot be cut: it holds no tensor with a first dimension. Give a data set instead: "
             "lb.probe(model, optimizer, loss, dataset, base_batch_size=64)"
         )
-    return first.shape[0]
+    return tuple(first.shape[: dimension + 1])
 
 
-def repeated(batch: Any) -> Any:
-    """The same samples twice."""
-    length = samples_in(batch)
+def repeated(batch: Any, dimension: int = 0) -> Any:
+    """Return the same samples twice."""
 
-    def twice(item: Any) -> Any:
-        return torch.cat([item, item]) if isinstance(item, Tensor) else [*item, *item]
+    def twice(item: Any, at: int) -> Any:
+        return torch.cat([item, item], at) if isinstance(item, Tensor) else [*item, *item]
 
-    return _map(batch, twice, length=length)
+    return _map(batch, twice, lead=leading_shape(batch, dimension))
 
 
-def cut(batch: Any, part: slice, *, length: int) -> Any:
-    """The samples of a slice of a batch of so many."""
-    return _map(batch, lambda item: item[part], length=length)
+def cut(batch: Any, part: slice, *, lead: tuple[int, ...]) -> Any:
+    """Return the samples of a slice of a batch.
+
+    >>> x, y = cut((torch.ones(50, 8, 3), torch.ones(8)), slice(2), lead=(50, 8))
+    >>> x.shape, y.shape
+    (torch.Size([50, 2, 3]), torch.Size([2]))
+
+    Args:
+        batch: of any structure.
+        part: which samples.
+        lead: as `leading_shape` gives it; its last number is that of the samples.
+    """
+    return _map(
+        batch, lambda item, at: item[(slice(None),) * at + (part,)] if at else item[part], lead=lead
+    )
 
 
 def fingerprint(micro_batch: Any) -> int:
@@ -77,16 +100,24 @@ def fingerprint(micro_batch: Any) -> int:
     return code
 
 
-def _map(value: Any, change: Any, *, length: int) -> Any:
-    """`change` of every tensor, and of every list without tensors, that holds `length` samples."""
+def _map(value: Any, change: Any, *, lead: tuple[int, ...]) -> Any:
+    """`change` of every tensor, with the dimension of its samples, and of every list without
+    tensors, that holds as many samples; what holds another number stays as it is."""
     if isinstance(value, Tensor):
-        return change(value) if value.ndim and value.shape[0] == length else value
+        at = _sample_dimension(value, lead)
+        return value if at is None else change(value, at)
     if isinstance(value, Mapping):
-        return {key: _map(item, change, length=length) for key, item in value.items()}
+        return {key: _map(item, change, lead=lead) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        if len(value) == length and next(tensors_in(value), None) is None:
-            return change(value)
-        items = [_map(item, change, length=length) for item in value]
+        if len(value) == lead[-1] and next(tensors_in(value), None) is None:
+            return change(value, 0)
+        items = [_map(item, change, lead=lead) for item in value]
         kind = type(value)
         return kind(items) if kind in (list, tuple) else kind(*items)
     return value
+
+
+def _sample_dimension(tensor: Tensor, lead: tuple[int, ...]) -> int | None:
+    if tuple(tensor.shape[: len(lead)]) == lead:
+        return len(lead) - 1
+    return 0 if tensor.ndim and tensor.shape[0] == lead[-1] else None

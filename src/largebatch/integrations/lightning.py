@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ except ImportError as error:
     ) from error
 
 from largebatch.act.attached import Attached
+from largebatch.act.passes import sum_of_known
+from largebatch.act.saved_epoch import warn_of_other_epoch, with_saved_epoch
 from largebatch.core.errors import CheckpointError, LargeBatchError
 from largebatch.core.measurement import OF_THE_STEP, Budget
 from largebatch.core.protocols import Sink
@@ -61,6 +64,8 @@ class LargeBatch(Callback):
         base_batch_size: B0, the batch in samples for which the learning rate was tuned.
         batch_size: samples of one optimizer step, over all processes and accumulated batches, where
             the loader does not show it; None reads it from the loader.
+        dataset_size: samples of an epoch over all processes, for rules that need it; None counts
+            what the Trainer takes of the loader in an epoch. It stays as it is in the first epoch.
         base_steps: length of the run in steps of the base batch, at which the fit ends.
         budget: the same in any unit: `lb.Budget(samples=5_000_000)`.
         schedulers_in_base_steps: whether schedulers of interval "step" advance in base steps rather
@@ -79,6 +84,7 @@ class LargeBatch(Callback):
         *,
         base_batch_size: int,
         batch_size: int | None = None,
+        dataset_size: int | None = None,
         base_steps: float | None = None,
         budget: Budget | None = None,
         schedulers_in_base_steps: bool | None = None,
@@ -95,7 +101,7 @@ class LargeBatch(Callback):
         self.rule, self.base_batch_size = rule, base_batch_size
         self.budget = budget if base_steps is None else Budget(base_steps=base_steps)
         self.patience = patience
-        self._batch_size = batch_size
+        self._batch_size, self._dataset_size = batch_size, dataset_size
         self._in_base_steps = schedulers_in_base_steps
         self._meter = meter or Meter
         self._record = record
@@ -145,14 +151,23 @@ class LargeBatch(Callback):
         self._read_loader(trainer)
         self._control = self._attach(trainer)
         if self._saved is not None:
-            self._control.load_state_dict(self._saved)
+            self._resume(self._control, self._saved)
         self._backwards = 0
         self._stepped = False
         self._stop_at_the_end(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reads the loader anew, which the Trainer may have replaced."""
+        before = self._sizes.dataset_size
         self._read_loader(trainer)
+        if self._dataset_size is None and self._sizes.dataset_size != before:
+            warnings.warn(
+                f"The loader of epoch {trainer.current_epoch} gives {self._sizes.dataset_size} "
+                f"samples in an epoch, the one before gave {before}. Rules that count epochs keep "
+                f"the number of the first one, {self.control.decider.dataset_size}. To choose "
+                "another, pass LargeBatch(..., dataset_size=60_000).",
+                stacklevel=2,
+            )
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -227,17 +242,26 @@ class LargeBatch(Callback):
         self._sizes = loader_sizes(trainer, batch_size=self._batch_size)
         self._first = 0 if self._sizes.resumes else None
 
+    def _resume(self, control: Attached, saved: Mapping[str, Any]) -> None:
+        counted = control.decider.dataset_size
+        if self._dataset_size is None:
+            control.decider = with_saved_epoch(control.decider, saved)
+        control.load_state_dict(saved)
+        if control.meter.leader:
+            warn_of_other_epoch(saved=control.decider.dataset_size, counted=counted)
+
     def _attach(self, trainer: Trainer) -> Attached:
         model = trainer.model
         assert model is not None
         meter = self._meter(model)
         accumulation = trainer.accumulate_grad_batches
+        epoch = sum_of_known(meter.ranks.gather(self._sizes.dataset_size))
         control = Attached(
             trainer.optimizers[0],
             self.rule,
             Observer(meter, batch_size=self._sizes.size * accumulation * trainer.world_size),
             base_batch_size=self.base_batch_size,
-            dataset_size=self._sizes.dataset_size,
+            dataset_size=self._dataset_size or epoch or None,
             budget=self.budget,
             record=self._record if meter.leader else None,
             patience=self.patience,

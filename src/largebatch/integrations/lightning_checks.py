@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch.amp import GradScaler
 from torch.distributed.checkpoint.stateful import Stateful
 from torch.optim import LBFGS
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
+from largebatch.act.passes import known_length, samples_of_pass, sizes_of_batches
 from largebatch.core.rule import Rule, chain, name_of
 
 NEVER = 2**62
@@ -31,7 +33,7 @@ class LoaderSizes:
         size: of each but the last.
         last: of the last.
         count: how many an epoch has; None where all are alike.
-        dataset_size: samples in an epoch over all ranks; None where unknown.
+        dataset_size: what this rank takes in an epoch; None where unknown.
         resumes: whether the loader goes on by itself within an epoch.
     """
 
@@ -154,6 +156,9 @@ def scaler_of(trainer: Trainer) -> GradScaler | None:
 def loader_sizes(trainer: Trainer, *, batch_size: int | None) -> LoaderSizes:
     """The samples of the Trainer's micro-batches on this rank.
 
+    An epoch is what the Trainer takes of the loader: its samplers' samples, without those that
+    drop_last leaves out, and at most limit_train_batches (or overfit_batches) batches.
+
     Args:
         trainer: whose loader is set up.
         batch_size: of one optimizer step over all ranks, where the user said it.
@@ -163,38 +168,62 @@ def loader_sizes(trainer: Trainer, *, batch_size: int | None) -> LoaderSizes:
             that cannot be told.
     """
     loader: Any = trainer.train_dataloader
+    limit = trainer.num_training_batches
+    epoch = samples_of_pass(loader, most=None if limit == math.inf else int(limit))
     share = trainer.accumulate_grad_batches * trainer.world_size
-    if not isinstance(loader, DataLoader) or loader.batch_size is None:
-        return _told(batch_size, share=share, kind=type(loader).__name__)
-    size = loader.batch_size
-    if batch_size not in (None, size * share):
-        raise ValueError(
-            f"batch_size={batch_size} was told, but a step has {size * share} samples: {size} of "
-            f"the DataLoader x {trainer.accumulate_grad_batches} accumulated x "
-            f"{trainer.world_size} processes. Leave batch_size out: it is known."
-        )
+    batches = loader.batch_sampler if isinstance(loader, DataLoader) else None
+    if type(batches) is not BatchSampler:
+        sizes = batches and sizes_of_batches(batches, dataset=loader.dataset)
+        if sizes:
+            return _of_own_batches(sizes, batch_size, share=share, epoch=epoch)
+        return _told(batch_size, share=share, epoch=epoch, kind=type(loader).__name__)
+    size = batches.batch_size
+    _check_told(batch_size, size=size, share=share)
     resumes = isinstance(loader, Stateful)
-    endless = isinstance(loader.dataset, IterableDataset)
-    whole = len(loader.dataset) if not endless and isinstance(loader.dataset, Sized) else None
-    if loader.drop_last:
-        return LoaderSizes(size=size, last=size, dataset_size=whole, resumes=resumes)
-    if endless or not isinstance(loader.sampler, Sized):
+    if batches.drop_last:
+        return LoaderSizes(size=size, last=size, dataset_size=epoch, resumes=resumes)
+    samples = known_length(batches.sampler)
+    if samples is None or isinstance(loader.dataset, IterableDataset):
         raise ValueError(
             "This DataLoader's data has no length and its last batches may be smaller, so their "
             "samples cannot be known. Leave them out: DataLoader(..., drop_last=True)."
         )
-    samples = len(loader.sampler)
     count = -(-samples // size)
     return LoaderSizes(
         size=size,
         last=samples - (count - 1) * size,
         count=count,
-        dataset_size=whole,
+        dataset_size=epoch,
         resumes=resumes,
     )
 
 
-def _told(batch_size: int | None, *, share: int, kind: str) -> LoaderSizes:
+def _check_told(batch_size: int | None, *, size: int, share: int) -> None:
+    if batch_size not in (None, size * share):
+        raise ValueError(
+            f"batch_size={batch_size} was told, but a step has {size * share} samples: {size} of "
+            f"the DataLoader x {share} micro-batches (accumulated batches x processes). Leave "
+            "batch_size out: it is known."
+        )
+
+
+def _of_own_batches(
+    sizes: Sequence[int], batch_size: int | None, *, share: int, epoch: int | None
+) -> LoaderSizes:
+    """The sizes of a batch sampler of the user's own, whose batches are alike but for the last."""
+    size, last = sizes[0], sizes[-1]
+    if last > size or {*sizes[:-1]} - {size}:
+        raise ValueError(
+            f"The batch sampler's batches have {min(sizes)} to {max(sizes)} samples, but under "
+            "Lightning's Trainer all but the last must have the same number. Use Lightning Fabric, "
+            "where each is weighted by its samples: lb.Controller(model, optimizer, rule, "
+            "lb.BatchLoader(loader, batch_size=512), base_batch_size=64)."
+        )
+    _check_told(batch_size, size=size, share=share)
+    return LoaderSizes(size=size, last=last, count=len(sizes), dataset_size=epoch)
+
+
+def _told(batch_size: int | None, *, share: int, epoch: int | None, kind: str) -> LoaderSizes:
     if batch_size is None:
         raise ValueError(
             f"How many samples a step has cannot be read from this loader ({kind} without a "
@@ -206,4 +235,5 @@ def _told(batch_size: int | None, *, share: int, kind: str) -> LoaderSizes:
             f"batch_size={batch_size} is not shared evenly by the {share} micro-batches of a step "
             f"(accumulated batches x processes). batch_size={max(batch_size // share, 1) * share}"
         )
-    return LoaderSizes(size=batch_size // share, last=batch_size // share)
+    size = batch_size // share
+    return LoaderSizes(size=size, last=size, dataset_size=epoch)

@@ -1,0 +1,110 @@
+"""How many samples a `DataLoader` gives one rank in a pass, by its samplers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence, Sized
+from itertools import islice
+from typing import Any
+
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Subset
+
+from largebatch.measure.random_state import keep_random_state
+
+
+def samples_of_pass(loader: Any, *, most: int | None = None) -> int | None:
+    """Return the samples that a loader gives this rank in one pass; None where unknown.
+
+        drop_last:  floor(n / b) b,    else  n      n: len(sampler), b: batch_size
+
+    A batch sampler of the user's own may make batches of unequal size: a copy of it is iterated
+    once, so its generators and the global ones stay where they are. Unknown are an
+    `IterableDataset`, a loader with `batch_size=None`, a sampler without a length, and what is not
+    a `DataLoader`.
+
+    >>> loader = DataLoader(range(1000), batch_size=30, sampler=range(200), drop_last=True)
+    >>> samples_of_pass(loader), samples_of_pass(loader, most=2)
+    (180, 60)
+
+    Args:
+        loader: whose samplers are asked; no sample is read.
+        most: batches after which the pass ends; None for all of them.
+    """
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    batches = loader.batch_sampler
+    if type(batches) is BatchSampler:
+        samples = known_length(batches.sampler)
+        if samples is None:
+            return None
+        size = batches.batch_size
+        if batches.drop_last:
+            samples -= samples % size
+        return samples if most is None else min(samples, most * size)
+    sizes = sizes_of_batches(batches, dataset=loader.dataset)
+    return None if sizes is None else sum(sizes[:most])
+
+
+def sampler_of(loader: DataLoader[Any]) -> Any:
+    """Return what gives the order of a loader's samples: the sampler within its batch sampler. A
+    batch sampler that is no `BatchSampler` gives the order itself.
+
+    >>> sampler_of(DataLoader(range(9), batch_sampler=BatchSampler(range(3), 2, drop_last=False)))
+    range(0, 3)
+    """
+    batches = loader.batch_sampler
+    if batches is None:
+        return loader.sampler
+    if not isinstance(batches, BatchSampler):
+        return batches
+    return vars(batches).get("sampler", batches)  # a subclass may hold none
+
+
+def known_length(values: Any) -> int | None:
+    """Return `len(values)`; None without a length.
+
+    >>> known_length([1, 2]), known_length(iter([1, 2]))
+    (2, None)
+    """
+    if not isinstance(values, Sized):
+        return None
+    try:
+        return len(values)
+    except (TypeError, NotImplementedError):  # such as a RandomSampler of data without a length
+        return None
+
+
+def sum_of_known(numbers: Sequence[int | None]) -> int | None:
+    """Return the sum of what each rank knows; None if one of them does not know it.
+
+    >>> sum_of_known([101, 99]), sum_of_known([101, None])
+    (200, None)
+    """
+    known = [number for number in numbers if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
+
+
+def sizes_of_batches(batches: Any, *, dataset: Any) -> list[int] | None:
+    """Return the samples of each batch of one pass, which a copy of the batch sampler makes; None
+    without a length, or if no copy can be made.
+
+    >>> sizes_of_batches([[0, 1], [2]], dataset=range(3))
+    [2, 1]
+
+    Args:
+        batches: a batch sampler, which is left as it is.
+        dataset: that of its loader, which is not copied.
+    """
+    count = known_length(batches)
+    if count is None:
+        return None
+    shared = {id(dataset): dataset}  # data sets are large, and a sampler does not change them
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+        shared[id(dataset)] = dataset
+    try:
+        twin = copy.deepcopy(batches, shared)
+    except Exception:  # whatever the sampler holds: a lock, a file, a process group
+        return None
+    with keep_random_state():
+        return [len(batch) for batch in islice(twin, count)]

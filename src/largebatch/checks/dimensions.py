@@ -1,0 +1,168 @@
+"""Whether the dimension whose length a loader counts is that of the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader
+
+from largebatch.act.fetch import MapStyle
+from largebatch.checks.checked_run import CheckedRun, Loss
+from largebatch.checks.finding import Finding
+from largebatch.checks.losses import FINE, check_mean, evaluating
+from largebatch.checks.samples import tensors_in
+from largebatch.measure.parameters import bare
+
+APART, SAME = 1e-4, 1e-5
+"""Relative differences of two losses in full precision: above the first they are not the same, and
+below the second they are."""
+
+
+def check_sample_dimension(
+    subject: CheckedRun, loss: Loss, batch: Any, *, close: float
+) -> list[Finding]:
+    """Check that the loss is a mean over the samples, and that the samples are what is counted.
+
+    A mean over samples can be cut at any of them. If the loss of a batch `[T, B, ...]` cannot be
+    cut along T, which is counted, the samples are along B if one of these is true:
+
+    - the loss can be cut along B,
+    - the model's output has the length B in its first dimension,
+    - the DataLoader makes batches of B samples.
+
+    Args:
+        subject: the run.
+        loss: of the user.
+        batch: a micro-batch of the run.
+        close: as in `check_mean`.
+    """
+    model = bare(subject.model)
+    lead = _leading_two(batch)
+    if lead is None or lead[0] == lead[1]:
+        return check_mean(model, loss, batch, close=close)
+    if subject.samples == lead[1]:
+        return check_mean(model, loss, batch, close=close, dimension=1)
+    found = check_mean(model, loss, batch, close=close)
+    if subject.samples is None:  # the user's own loop, which does not count by a dimension
+        if not _changes(found):
+            return found
+        along_second = _along_second(model, loss, batch, close=close)
+        return along_second if _is_mean(along_second) else found
+    if subject.samples != lead[0] or _reads_a_data_set(subject):
+        return found
+    evidence = _evidence(subject, loss, batch, lead=lead, found=found, close=close)
+    return found if evidence is None else [_other_dimension(lead, batch, evidence=evidence)]
+
+
+def _reads_a_data_set(subject: CheckedRun) -> bool:
+    """Whether the samples are counted before they are collated, in whatever layout."""
+    return subject.batches is not None and isinstance(subject.batches.source, MapStyle)
+
+
+def _leading_two(batch: Any) -> tuple[int, int] | None:
+    """The lengths of the first two dimensions of the batch's first tensor."""
+    first = next((tensor for tensor in tensors_in(batch) if tensor.ndim), None)
+    return None if first is None or first.ndim < 2 else (first.shape[0], first.shape[1])
+
+
+def _is_mean(found: list[Finding]) -> bool:
+    return all(finding.level == "ok" for finding in found)
+
+
+def _changes(found: list[Finding]) -> bool:
+    """Whether the loss is neither a mean, nor a sum, nor another from call to call."""
+    return all(finding.level == "warning" for finding in found)
+
+
+def _along_second(model: nn.Module, loss: Loss, batch: Any, *, close: float) -> list[Finding]:
+    try:
+        return check_mean(model, loss, batch, close=close, dimension=1)
+    except Exception as error:  # a model refuses a batch with, say, fewer features
+        return [Finding(name="mean loss", level="note", seen=f"{type(error).__name__}: {error}")]
+
+
+def _evidence(
+    subject: CheckedRun,
+    loss: Loss,
+    batch: Any,
+    *,
+    lead: tuple[int, int],
+    found: list[Finding],
+    close: float,
+) -> str | None:
+    """What says that the samples are in the second dimension; None if nothing does.
+
+    Args:
+        subject, loss, batch, close: as in `check_sample_dimension`.
+        lead: the lengths of the first two dimensions.
+        found: by `check_mean` along the first dimension.
+    """
+    model = bare(subject.model)
+    if _is_mean(found):
+        # A recurrent model forgets, so pieces of a long sequence may give nearly the whole's loss.
+        if close > FINE or _is_mean(check_mean(model, loss, batch, close=APART)):
+            return None
+        close = SAME
+    elif not _changes(found):
+        return None
+    if _is_mean(_along_second(model, loss, batch, close=close)):
+        return "the loss is a mean over the second dimension"
+    if _is_mean(found):
+        return None
+    if _made_by_loader(subject) == lead[1]:
+        return f"the DataLoader makes batches of {lead[1]}"
+    if _output_length(model, loss, batch) == lead[1]:
+        return f"the model's output has the length {lead[1]}"
+    return None
+
+
+def _made_by_loader(subject: CheckedRun) -> int | None:
+    loader = subject.batches.source if subject.batches is not None else None
+    batches = loader.batch_sampler if isinstance(loader, DataLoader) else None
+    return batches.batch_size if type(batches) is BatchSampler else None
+
+
+@torch.no_grad()
+def _output_length(model: nn.Module, loss: Loss, batch: Any) -> int | None:
+    """The first dimension of the first tensor that the model gives."""
+    outputs: list[Tensor] = []
+
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        outputs.extend(tensor for tensor in tensors_in(output) if tensor.ndim)
+
+    handle = model.register_forward_hook(note)
+    try:
+        with evaluating(model):
+            loss(model, batch)
+    finally:
+        handle.remove()
+    return outputs[0].shape[0] if outputs else None
+
+
+def _other_dimension(lead: tuple[int, int], batch: Any, *, evidence: str) -> Finding:
+    counted, samples = lead
+    return Finding(
+        name="first dimension",
+        level="warning",
+        seen=f"{counted} samples are counted in a micro-batch, by the first dimension of its first "
+        f"tensor, whose shape begins with {list(lead)}. But the loss is not a mean over it, and "
+        f"{evidence}: there are probably {samples} samples.",
+        why="The batch, the clock and the scale, and with it the learning rate, follow from the "
+        "number of samples.",
+        remedy="lb.BatchLoader(loader, batch_size=64, "
+        f"size_of=lambda batch: batch{_path_of_first(batch)}.shape[1])",
+    )
+
+
+def _path_of_first(batch: Any) -> str:
+    """How the first tensor of a batch is reached, as in `[0]["x"]`."""
+    if isinstance(batch, Tensor):
+        return ""
+    items = batch.items() if isinstance(batch, Mapping) else enumerate(batch)
+    for key, item in items:
+        if next((tensor for tensor in tensors_in(item) if tensor.ndim), None) is not None:
+            return f"[{key!r}]{_path_of_first(item)}"
+    raise AssertionError("the batch has a tensor")
