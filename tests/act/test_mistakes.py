@@ -127,7 +127,10 @@ def wrong_parts() -> Iterator[tuple[str, Callable[[], object]]]:
     yield r"got Linear and the class SGD", lambda: lb.attach(model, torch.optim.SGD, rule, **sizes)
     yield "L-BFGS calls its closure", lambda: lb.attach(model, lbfgs, rule, **sizes)
     yield "whole number", lambda: lb.BatchLoader((X, Y), batch_size=16.0)
-    yield "batch_size is a number of samples", lambda: lb.watch(model, optimizer, batch_size=0)
+    yield (
+        "batch_size is a whole number of samples",
+        lambda: lb.watch(model, optimizer, batch_size=0),
+    )
     yield "'moments'", lambda: lb.AdaScale(statistic="moment")
     yield "patience", lambda: lb.attach(model, optimizer, rule, patience=0, **sizes)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import TracebackType
@@ -21,14 +21,15 @@ from largebatch.act.guards import (
     check_not_joined,
     check_parts,
     check_patience,
+    check_scaler_of_one,
     refuse_closure,
     rule_names,
 )
+from largebatch.act.joint_optimizers import joined, members_of, name_of
 from largebatch.act.needs import check_budget, check_needs
-from largebatch.act.prepared import bare_optimizer
 from largebatch.act.run_facts import clocks_of, digest_of, optimizer_facts, run_facts
 from largebatch.act.scaling import drop_gradients
-from largebatch.act.step_guard import StepGuard
+from largebatch.act.step_hooks import StepHooks
 from largebatch.core.decider import Decider
 from largebatch.core.errors import CheckpointError, LargeBatchError, NotFinite, RanksDisagree
 from largebatch.core.measurement import Budget, Measurement, Reading
@@ -66,7 +67,7 @@ class Attached(Control):
 
     def __init__(
         self,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         rule: Rule,
         observer: Observer,
         *,
@@ -79,7 +80,9 @@ class Attached(Control):
         decides_in_step: bool = True,
     ) -> None:
         check_patience(patience)
-        optimizer = bare_optimizer(optimizer)
+        optimizer = joined(optimizer)
+        members = members_of(optimizer)
+        check_scaler_of_one(members, scaler)
         observer.bind(optimizer)
         meter = observer.meter
         decider = Decider.start(
@@ -107,11 +110,9 @@ class Attached(Control):
         self._at_last_advance = decider
         self._claim_optimizer()
         self._open()
-        self._guard = StepGuard(optimizer, self._abandon)
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
+        self._hooks = StepHooks(
+            members, before=self._before_step, after=self._after_step, abandon=self._abandon
+        )
 
     @property
     def loss_scale(self) -> float:
@@ -184,8 +185,8 @@ class Attached(Control):
         counted as skipped.
         """
         self._lr.restore()
-        self._guard.reset()
-        if metric is None and self._hooks:
+        self._hooks.reset()
+        if metric is None and self._hooks.installed:
             if self.decider is self._at_last_advance and self._scale.lowered:
                 self._lose_step()
                 self._open()
@@ -258,10 +259,7 @@ class Attached(Control):
     def close(self) -> None:
         """Takes every hook off model and optimizer, restores the learning rate and closes the
         record; a second call does nothing."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-        self._guard.close()
+        self._hooks.close()
         self._release_optimizer()
         self._lr.restore()
         self.observer.detach()
@@ -283,26 +281,33 @@ class Attached(Control):
     ) -> None:
         self.close()
 
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not self._guard.enter():
-            return  # the step of a parent class, within the one that was decided
+    def _before_step(self, first: bool, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if not self._decides_in_step:
             if self._decided and self._seen is not None and not self._seen.finite:
                 drop_gradients(optimizer)  # the squares overflowed before what the scaler looks at
             return
         refuse_closure(args, kwargs)
-        seen = self._decide()
-        if not seen.finite:
-            drop_gradients(optimizer)
-        self._check_going_on(seen)
+        if first:
+            seen = self._decide()
+            if not seen.finite:
+                drop_gradients(self.optimizer)
+            self._check_going_on(seen)
+        elif self.observer.saw_more:
+            raise LargeBatchError(
+                f"A backward call came between the steps of {name_of(self.optimizer)}, which "
+                "belong to one step. Call all backward calls first, then each optimizer.step()."
+            )
         self._lr.apply(self.lr_multiplier)
 
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._guard.leave():
+    def _after_step(self, last: bool) -> None:
+        self._lr.restore()
+        if last:
+            self._hooks.begin()
             self.complete()
 
     def _abandon(self) -> None:
         """Closes a step whose `optimizer.step` raised: the learning rate is the user's again."""
+        self._hooks.begin()
         self._lr.restore()
         self.complete()
 
@@ -372,7 +377,7 @@ class Attached(Control):
 
 def attach(
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizer | Sequence[Optimizer],
     rule: Rule,
     *,
     batch_size: int,
@@ -405,7 +410,9 @@ def attach(
     Args:
         model: bare, or in DistributedDataParallel when several processes share the batch.
         optimizer: any torch optimizer, also as `accelerate.prepare` returns it, with the learning
-            rate that suits `base_batch_size`.
+            rate that suits `base_batch_size`. A list of optimizers, each of which moves some of the
+            parameters, has one control: all their learning rates are multiplied, and a step ends
+            when each of them has stepped once.
         rule: a rule or a chain of rules that leaves the batch alone.
         batch_size: samples of one optimizer step, over all ranks and micro-batches.
         base_batch_size: B0, the batch in samples for which the learning rate was tuned.

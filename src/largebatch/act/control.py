@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from largebatch.act.claim import Claim, refuse_second
+from largebatch.act.joint_optimizers import members_of
 from largebatch.act.learning_rate import LrActuator, tick
 from largebatch.act.moved_parameters import MovedParameters
 from largebatch.act.prepared import bare_scheduler
@@ -64,7 +65,8 @@ class Control:
         record: Sink | None = None,
         patience: int = 10,
     ) -> None:
-        refuse_second(optimizer, self)
+        for member in members_of(optimizer):
+            refuse_second(member, self)
         self.decider = decider
         self.decision: Decision | None = None
         self.optimizer, self.meter = optimizer, meter
@@ -75,7 +77,7 @@ class Control:
         self._before = decider
         self._lost_in_a_row = 0
         self._moved = MovedParameters(optimizer, meter.parameters)
-        self._claim: Claim | None = None
+        self._claims: list[Claim] = []
         self._running_statistics = RunningStatistics(meter.model)
         self._first_tick = decider.base_steps
         self._ticked: WeakKeyDictionary[LRScheduler, float] = WeakKeyDictionary()
@@ -185,12 +187,12 @@ class Control:
 
     def _claim_optimizer(self) -> None:
         self._release_optimizer()
-        self._claim = Claim(self.optimizer, self)
+        self._claims = [Claim(member, self) for member in members_of(self.optimizer)]
 
     def _release_optimizer(self) -> None:
-        if self._claim is not None:
-            self._claim.release()
-            self._claim = None
+        for claim in self._claims:
+            claim.release()
+        self._claims = []
 
     def _restore_running_statistics(self, seen: Measurement) -> None:
         """Undoes what the forward of a step that is skipped did to the running statistics. A loss

@@ -19,8 +19,10 @@ from largebatch.act.guards import (
     check_cap,
     check_loads_batches,
     check_not_joined,
+    check_one_optimizer,
     check_parts,
     check_patience,
+    check_reduced_by_ddp,
     check_variance,
 )
 from largebatch.act.loader import BatchLoader
@@ -87,10 +89,12 @@ class Controller(Control):
         scaler: GradScaler | None = None,
     ) -> None:
         check_parts(model, optimizer, record)
+        check_one_optimizer(optimizer)
         check_loads_batches(batches)
         check_cap(rule, batch_size=batches.batch_size)
         optimizer = bare_optimizer(optimizer)
         meter = meter or Meter(model)
+        check_reduced_by_ddp(meter)
         check_patience(patience)
         meter.bind(optimizer)
         batches.share(meter.ranks)

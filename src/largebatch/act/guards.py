@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
+from torch.amp import GradScaler
 from torch.optim import LBFGS, Optimizer
 
 from largebatch.act.loader import BatchLoader
@@ -14,22 +15,28 @@ from largebatch.core.decider import Decider
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.protocols import Sink
 from largebatch.core.rule import Chain, Rule, name_of, within
+from largebatch.measure.meter import Meter
 from largebatch.rules import ClampBatch
 
 
-def check_parts(model: nn.Module, optimizer: Optimizer, record: Sink | None) -> None:
+def check_parts(
+    model: nn.Module,
+    optimizer: Optimizer | Sequence[Optimizer],
+    record: Sink | None,
+) -> None:
     """Refuses what is no model, no optimizer or no record, and L-BFGS.
 
     Raises:
         ValueError: with a line to paste.
     """
-    if not isinstance(model, nn.Module) or not isinstance(optimizer, Optimizer):
+    members = optimizer if isinstance(optimizer, (list, tuple)) else [optimizer]
+    if not isinstance(model, nn.Module) or not all(isinstance(m, Optimizer) for m in members):
         raise ValueError(
             "model comes first and is a torch.nn.Module, then an optimizer that was built from it; "
             f"got {_kind(model)} and {_kind(optimizer)}. "
             "lb.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), lb.AdaScale(), ...)"
         )
-    if isinstance(optimizer, LBFGS):
+    if any(isinstance(member, LBFGS) for member in members):
         raise ValueError(
             "L-BFGS calls its closure several times in a step, so there is no one gradient to "
             "decide about. Use another optimizer: torch.optim.SGD(model.parameters(), lr=0.1)."
@@ -133,6 +140,47 @@ def check_patience(patience: int) -> None:
     """
     if patience < 1:
         raise ValueError(f"patience is a number of steps, at least 1; got {patience!r}.")
+
+
+def check_scaler_of_one(members: Sequence[Optimizer], scaler: GradScaler | None) -> None:
+    """Refuse a gradient scaler for several optimizers, of which it could skip one alone.
+
+    Raises:
+        ValueError: an enabled scaler and several optimizers.
+    """
+    if len(members) > 1 and scaler is not None and scaler.is_enabled():
+        raise ValueError(
+            f"A GradScaler was given for {len(members)} optimizers, and it may skip the step of "
+            "one of them alone. Use bfloat16, which needs no scaler: "
+            "torch.autocast(device, dtype=torch.bfloat16)."
+        )
+
+
+def check_one_optimizer(optimizer: object) -> None:
+    """Refuse a list of optimizers, which `lb.Controller` cannot step together.
+
+    Raises:
+        ValueError: naming the remedy.
+    """
+    if isinstance(optimizer, (list, tuple)):
+        raise ValueError(
+            f"lb.Controller takes one optimizer; got a list of {len(optimizer)}. Keep your own "
+            "loop: lb.attach(model, [adam, muon], rule, batch_size=512, base_batch_size=64)."
+        )
+
+
+def check_reduced_by_ddp(meter: Meter) -> None:
+    """Refuse a meter for gradients that the user reduces, which `lb.Controller` leaves no place for.
+
+    Raises:
+        ValueError: naming the remedy.
+    """
+    if meter.replicated:
+        raise ValueError(
+            "lb.Meter(model, replicated=True) is for a loop that averages the gradients by itself, "
+            "and lb.Controller has no such place. Use "
+            "model = torch.nn.parallel.DistributedDataParallel(model), or lb.attach."
+        )
 
 
 def check_batch_size(batch_size: int) -> None:

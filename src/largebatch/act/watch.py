@@ -5,14 +5,23 @@ from __future__ import annotations
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from largebatch.act.guards import check_batch_size, check_micro_batches, check_parts, has_closure
+from largebatch.act.claim import Claim, refuse_second
+from largebatch.act.guards import (
+    check_batch_size,
+    check_micro_batches,
+    check_not_joined,
+    check_parts,
+    has_closure,
+)
+from largebatch.act.joint_optimizers import joined, members_of, name_of
+from largebatch.act.step_hooks import StepHooks
 from largebatch.analysis.noise import NoiseEstimate, NotEnough, estimate_noise
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import GradientMoments, Reading
@@ -48,27 +57,36 @@ class Watch:
 
     def __init__(
         self,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         observer: Observer,
         *,
         steps: int,
         scaler: GradScaler | None = None,
     ) -> None:
+        optimizer = joined(optimizer)
+        members = members_of(optimizer)
+        for member in members:
+            refuse_second(member, self)
         observer.bind(optimizer)
         self.observer, self.dropped = observer, 0
-        self._optimizer_name = type(optimizer).__name__
+        self._optimizer_name = name_of(optimizer)
         self._scaler = scaler
         self._series: deque[tuple[float, float]] = deque(maxlen=steps)
         self._last: GradientMoments | None = None
         observer.open(MOMENTS)
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
+        self._claims = [Claim(member, self) for member in members]
+        self._hooks = StepHooks(
+            members, before=self._before_step, after=self._after_step, abandon=self._begin
+        )
+
+    exclusive = True
+    """Whether no other control may act on the same optimizer."""
+    finished = False
+    """Whether its budget is used up; it has none."""
 
     @property
     def series(self) -> list[tuple[float, float]]:
-        """(variance of one sample, squared norm of the true gradient) of the last measured steps."""
+        """(variance of one sample, squared norm of the true gradient) of each measured step."""
         return list(self._series)
 
     @property
@@ -115,15 +133,18 @@ class Watch:
 
     def close(self) -> None:
         """Take every hook off model and optimizer; the numbers stay."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        self._hooks.close()
+        for claim in self._claims:
+            claim.release()
+        self._claims = []
         self.observer.detach()
 
     def __str__(self) -> str:
         return f"{self.estimate}\n{self.label}"
 
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _before_step(self, first: bool, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not first:
+            return
         if has_closure(args, kwargs):
             self._leave_out(
                 "optimizer.step(closure) runs its backward inside the step, too late to be "
@@ -132,10 +153,16 @@ class Watch:
         elif self.observer.measures:
             self._without_raising(self._measure)
 
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _after_step(self, last: bool) -> None:
+        if last:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._hooks.begin()
         self._without_raising(lambda: self.observer.open(MOMENTS))
 
     def _measure(self) -> None:
+        check_not_joined(self.observer.meter.replica)
         scale = 1.0 if self._scaler is None else float(self._scaler.get_scale())
         reading = self.observer.close(loss_scale=scale)
         if reading.finite and reading.moments is not None:
@@ -187,7 +214,7 @@ def _exactness(source: str, *, batch_norm: bool) -> tuple[str, str]:
 
 def watch(
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizer | Sequence[Optimizer],
     *,
     batch_size: int,
     micro_batches: int | None = None,
@@ -208,7 +235,7 @@ def watch(
 
     Args:
         model: bare, or in DistributedDataParallel if several processes share the batch.
-        optimizer: any torch optimizer.
+        optimizer: any torch optimizer, or a list of those that together move the model.
         batch_size: samples of one optimizer step, over all ranks and micro-batches.
         micro_batches, samples: as in `attach`.
         meter: how gradients are measured; None chooses.

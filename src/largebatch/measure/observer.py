@@ -113,6 +113,7 @@ class Observer:
         due = self._opened % self.every == 0
         self._opened += 1
         self.meter.open(wanted if due else frozenset())
+        self._closed = 0
         self._told: list[Told] = []
         self._losses: list[tuple[int, int]] = []
         self._step.open()
@@ -126,6 +127,11 @@ class Observer:
     def in_step(self) -> bool:
         """Return whether the step in hand has seen anything that a drop would lose."""
         return bool(self._step.roots or self._step.running or self._told or self._losses)
+
+    @property
+    def saw_more(self) -> bool:
+        """Return whether a backward ran after the step in hand was closed."""
+        return len(self._step.roots) != self._closed
 
     @property
     def losses(self) -> int:
@@ -184,6 +190,7 @@ class Observer:
         """
         self._step.problem = self._step.problem or problem
         self._step.forwards.paused = True
+        self._closed = len(self._step.roots)
         try:
             return self._close(digest=digest, unscale=loss_scale**-2)
         except LargeBatchError:

@@ -1,0 +1,96 @@
+"""The hooks around the `step` of one or several optimizers that belong to one control."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from torch.optim import Optimizer
+
+from largebatch.act.step_guard import StepGuard
+from largebatch.core.errors import LargeBatchError
+
+
+class StepHooks:
+    """Calls back around each outermost `step`, and knows the first and the last one of a step.
+
+    Mutable: counts which optimizers have stepped.
+
+    Args:
+        members: the optimizers.
+        before: called before each of them steps, with whether it is the step's first one, and with
+            the optimizer and its arguments.
+        after: called after each of them, with whether it is the step's last one.
+        abandon: called when one of them has raised, before the exception goes on.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Optimizer],
+        *,
+        before: Callable[[bool, Optimizer, tuple[Any, ...], dict[str, Any]], None],
+        after: Callable[[bool], None],
+        abandon: Callable[[], None],
+    ) -> None:
+        self._members = tuple(members)
+        self._before, self._after = before, after
+        self._stepped: set[int] = set()
+        self._guards = [StepGuard(member, abandon) for member in self._members]
+        self._hooks = [
+            handle
+            for at, member in enumerate(self._members)
+            for handle in (
+                member.register_step_pre_hook(partial(self._enters, at)),
+                member.register_step_post_hook(partial(self._leaves, at)),
+            )
+        ]
+
+    @property
+    def installed(self) -> bool:
+        """Whether the hooks are on the optimizers."""
+        return bool(self._hooks)
+
+    def reset(self) -> None:
+        """Begin a step: no optimizer has stepped yet."""
+        self._stepped.clear()
+        for guard in self._guards:
+            guard.reset()
+
+    def begin(self) -> None:
+        """Begin a step within the hook of the last one."""
+        self._stepped.clear()
+
+    def close(self) -> None:
+        """Take the hooks off; a second call does nothing."""
+        if self._hooks:
+            for handle in self._hooks:
+                handle.remove()
+            self._hooks = []
+            for guard in self._guards:
+                guard.close()
+
+    def _enters(self, at: int, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not self._guards[at].enter():
+            return  # the step of a parent class, within this one
+        if at in self._stepped:
+            raise LargeBatchError(self._twice(at))
+        self._before(not self._stepped, optimizer, args, kwargs)
+
+    def _leaves(self, at: int, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._guards[at].leave():
+            self._stepped.add(at)
+            self._after(len(self._stepped) == len(self._members))
+
+    def _twice(self, at: int) -> str:
+        waiting = [
+            f"{type(member).__name__} (number {number})"
+            for number, member in enumerate(self._members)
+            if number not in self._stepped
+        ]
+        return (
+            f"{type(self._members[at]).__name__} (number {at} of the list) stepped twice, and "
+            f"{', '.join(waiting)} not yet. One control for several optimizers needs each of them "
+            "to step once in every step. If they take turns, use one lb.attach for each, with the "
+            "parameters of the others frozen."
+        )
