@@ -170,7 +170,7 @@ def check_one_optimizer(optimizer: object) -> None:
 
 
 def check_reduced_by_ddp(meter: Meter) -> None:
-    """Refuse a meter for gradients that the user reduces, which `lb.Controller` leaves no place for.
+    """Refuse a meter for gradients that the user reduces: `lb.Controller` leaves no place for it.
 
     Raises:
         ValueError: naming the remedy.

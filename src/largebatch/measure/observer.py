@@ -353,10 +353,8 @@ class Observer:
 
     def _weigh(self, shares: Shares, groups: Sequence[Group]) -> float:
         """Enter the weights, which are known only now; return the weight of the losses."""
-        if not shares.weights:
-            return float(len(self._losses))
         sums, weights = self.meter.sums, shares.weights
-        if any(isinstance(one, CoordinateNoiseScale) for one in self.meter.active):
+        if weights and any(isinstance(one, CoordinateNoiseScale) for one in self.meter.active):
             self._step.fail(
                 LargeBatchError(
                     "lb.measure.CoordinateNoiseScale() takes micro-batches with equal weights "
@@ -366,16 +364,19 @@ class Observer:
         for group, weight in zip(groups, weights, strict=False):
             for backward in group:
                 sums.scale(backward.start, backward.stop, 1.0 / weight)
-        if len(self._losses) not in (0, len(weights)):
+        if not (self._told and self._losses):
+            return float(len(self._losses))
+        if len(self._losses) != len(shares.samples):
             self._step.fail(
                 MicroBatchMissed(
                     f"control.loss was called {len(self._losses)} times in a step of "
-                    f"{len(weights)} weighted micro-batches. Call it once for each of them."
+                    f"{len(shares.samples)} micro-batches. Call it once for each of them."
                 )
             )
-        for (start, stop), weight in zip(self._losses, weights, strict=False):
+        each = weights or shares.samples
+        for (start, stop), weight in zip(self._losses, each, strict=False):
             sums.scale(start, stop, weight)
-        return float(sum(weights)) if self._losses else 0.0
+        return float(sum(each))
 
     def _facts(self, groups: Sequence[Group]) -> dict[str, float]:
         if not (self._first and self._step.watching):

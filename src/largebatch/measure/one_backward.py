@@ -78,12 +78,12 @@ def _try(meter: Meter, inputs: Inputs | None) -> None:
         LargeBatchError: the examples cannot be measured.
     """
     model = bare(meter.model)
+    if any(module._compiled_call_impl is not None for module in model.modules()):
+        raise LargeBatchError("The model is compiled in place, which leaves no calls to follow.")
     if inputs is None:
         raise LargeBatchError(
             "No forward pass of the model was seen, as when its submodules are called directly."
         )
-    if any(module._compiled_call_impl is not None for module in model.modules()):
-        raise LargeBatchError("The model is compiled in place, which leaves no calls to follow.")
     source = meter.part_source
     meter.open(frozenset({"moments"}))
     try:
