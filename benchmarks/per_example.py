@@ -108,11 +108,14 @@ def plain(case: Case) -> Run:
     return run
 
 
-def ours(case: Case, want: WantedSums, groups: int | None = None) -> Run:
+def ours(
+    case: Case, want: WantedSums, groups: int | None = None, *, exact_training: bool = False
+) -> Run:
     """`ExampleGradients`, driven as a meter drives it."""
     model, (x, y) = build(case), case.batch()
     parameters = Parameters.of(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    examples, hooks = ExampleGradients(groups=groups), LeafHooks()
+    examples = ExampleGradients(groups=groups, exact_training=exact_training)
+    hooks = LeafHooks()
     examples.bind(model, parameters)
     hooks.bind(parameters, Ranks())
     see = examples.see
@@ -262,6 +265,9 @@ def own(case: Case) -> dict[str, Callable[[], Run | None]]:
     """This package's candidates by name, built when they are called."""
     return {
         "sum of squares": lambda: ours(case, WantedSums(sqnorm=True)),
+        "the same, exact training": lambda: ours(
+            case, WantedSums(sqnorm=True), exact_training=True
+        ),
         "coordinate-wise": lambda: ours(case, WantedSums(squares=True)),
         "plain + its products": lambda: with_products_alone(case),
         "with products": lambda: ours(case, WantedSums(sqnorm=True, products=True)),

@@ -27,12 +27,14 @@ class Part:
         draw: its picture of what `find` asked for; None for none.
         spots: whether single runs of it are made again by the quick check: those that are near the
             edge of what trains are not.
+        spot_seconds: how long those runs took when they were recorded, at most, on each worker.
     """
 
     title: str
     find: Callable[[Ledger], Findings]
     draw: Callable[[Ledger, Path], None] | None = None
     spots: bool = False
+    spot_seconds: float = QUICK_SECONDS
 
 
 def main(parts: Mapping[str, Part], *, here: Path) -> None:
@@ -64,7 +66,7 @@ def main(parts: Mapping[str, Part], *, here: Path) -> None:
             ledger = Ledger(record, workers=0)
             wrong += differing(expected, name, part.find(ledger), exact=True)
             if part.spots:
-                wrong += _again(ledger, workers=arguments.workers)
+                wrong += _again(ledger, workers=arguments.workers, seconds=part.spot_seconds)
         else:
             ledger = Ledger(Path("runs") / "evidence" / here.name / f"{name}.jsonl")
             findings = part.find(ledger)
@@ -81,11 +83,11 @@ def page_of(part: Part, name: str, findings: Findings) -> str:
     return "\n\n".join([f"# {part.title}", *picture, *findings.text]) + "\n"
 
 
-def _again(ledger: Ledger, *, workers: int) -> list[str]:
+def _again(ledger: Ledger, *, workers: int, seconds: float) -> list[str]:
     """Makes short runs of the record again, the first seed of each cell; a line for each that
     came to something else."""
     chosen: dict[tuple[str, str, int], Run] = {}
-    left = QUICK_SECONDS * workers
+    left = seconds * workers
     there = {run.key: result for run, result in _pairs(ledger)}
     for run in sorted(ledger.asked.values(), key=lambda run: there[run.key].seconds):
         cell = (run.workload, run.method, run.scale)

@@ -241,9 +241,10 @@ def test_a_micro_batch_without_samples_is_refused() -> None:
 # Variance
 
 
-def test_one_backward_per_step_on_one_process_is_refused_with_the_remedies() -> None:
-    model = small_model()
-    control = attached(model)
+def test_one_backward_that_cannot_be_measured_is_refused_with_the_remedies() -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    before = [weight.detach().clone() for weight in model.parameters()]
+    control = attached(model, batch_size=4, base_batch_size=2)
     accumulate(model, 0, parts=1)
     with pytest.raises(NoVariance) as error:
         control.optimizer.step()
@@ -251,10 +252,20 @@ def test_one_backward_per_step_on_one_process_is_refused_with_the_remedies() -> 
         "Split the batch",
         "several processes",
         "statistics=[lb.measure.TemporalMoments()]",
+        "batch normalization in training mode",
     ):
         assert remedy in str(error.value)
-    for a, b in zip(weights(model), weights(small_model()), strict=True):
+    for a, b in zip(model.parameters(), before, strict=True):
         assert torch.equal(a, b)
+
+
+def test_one_backward_per_step_is_measured_by_single_examples() -> None:
+    model = small_model()
+    control = attached(model, batch_size=4, base_batch_size=2)
+    take(control, model, range(20), parts=1)
+    assert control.observer.every == 16
+    assert control.meter.examples is not None
+    assert 1.0 < control.lr_multiplier <= 2.0
 
 
 def test_the_temporal_estimate_needs_one_backward_a_step() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from example_twin import NAMED_WANTS, close, watched
 from torch import Tensor, nn
 from torch.func import functional_call
 
+import largebatch as lb
 from largebatch.core.errors import LargeBatchError
 from largebatch.measure.examples.per_example import PerExample
 
@@ -155,6 +158,20 @@ class Centred(nn.Module):
 def test_other_ways_to_couple_examples_stay_refused():
     with pytest.raises(LargeBatchError, match="depend on each other"):
         watched(Centred(), squared_loss, torch.randn(B, 4), torch.ones(B), batch_norm_rows=True)
+
+
+def test_the_label_says_how_far_rows_were_off_in_the_experiment():
+    path = Path(__file__).parents[2] / "experiments" / "batch_norm_rows" / "expected.json"
+    numbers = json.loads(path.read_text())["bias"]
+    low, high, median = (numbers[f"{w} variance"]["value"] for w in ("least", "greatest", "median"))
+    examples = PerExample(batch_norm_rows=True)
+    assert examples.approximation is None
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    lb.Meter(model, examples=examples).bind(torch.optim.SGD(model.parameters(), lr=0.1))
+    words = f"{low:.3g} to {high:.2g} times the true one, {median:.2g} times in the median"
+    assert words in examples.approximation
+    model.eval()
+    assert examples.approximation is None
 
 
 def test_the_options_are_visible():

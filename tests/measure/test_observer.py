@@ -242,10 +242,10 @@ def test_a_step_without_a_backward_is_refused():
         optimizer.step()
 
 
-def test_one_backward_per_step_has_no_variance_and_the_error_names_the_remedies():
+def test_one_backward_per_step_has_no_variance_for_a_meter_of_micro_batches():
     model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    attached(model, optimizer, batch_size=5)
+    attached(model, optimizer, batch_size=5, meter=Meter(model))
     with pytest.raises(NoVariance, match=r"two or more micro-batches.*TemporalMoments"):
         loop(model, optimizer, sizes=(5,))
 

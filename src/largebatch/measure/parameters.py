@@ -38,8 +38,8 @@ class Parameters:
             raise ValueError(
                 f"The optimizer lacks {len(missing)} trainable parameters of the model, first "
                 f"{missing[0]!r}: their gradient would be measured but never used. Add them, "
-                f"optimizer.add_param_group({{'params': [...]}}). If other optimizers move them, pass "
-                "all of them to lb.attach(model, [adam, muon], ...). Or freeze them: "
+                f"optimizer.add_param_group({{'params': [...]}}). If other optimizers move them, "
+                "pass all of them to lb.attach(model, [adam, muon], ...). Or freeze them: "
                 f"model.get_parameter({missing[0]!r}).requires_grad_(False)."
             )
         moved = [p for p in held if p.requires_grad]

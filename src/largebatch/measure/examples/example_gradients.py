@@ -13,6 +13,7 @@ from largebatch.measure.examples.check import Check
 from largebatch.measure.examples.deferred_errors import DeferredErrors
 from largebatch.measure.examples.layer import SavedTensors
 from largebatch.measure.examples.layer_kinds import coupled
+from largebatch.measure.examples.memory import extra_bytes
 from largebatch.measure.examples.module_hooks import ModuleHooks
 from largebatch.measure.examples.parameter_owners import Owner, dtype_of, owners_of
 from largebatch.measure.examples.part import ArrivedGradients, Call, Part, products_of
@@ -113,6 +114,13 @@ class ExampleGradients:
             self._hooks.follow(want)
         else:
             self.rest()
+
+    @property
+    def extra_bytes(self) -> int | None:
+        """Estimate by how many bytes measuring raises the peak of the coming backward, from the
+        sizes of the first measured forward; None before that is over."""
+        sizes = self._hooks.sizes
+        return None if sizes is None else extra_bytes(sizes, self.want, check=self._check.values)
 
     def rest(self) -> None:
         """Take every hook off the model."""

@@ -73,5 +73,18 @@ def coupled(module: nn.Module, name: str, *, batch_norm_rows: bool = False) -> s
     return None
 
 
+ROWS_ARE_OFF = (
+    "batch normalization by rows: the variance of one sample was 1.05 to 4.6 times the true one, "
+    "2.1 times in the median (experiments/batch_norm_rows)"
+)
+"""How a measurement by rows is labelled."""
+
+
+def approximation_of(model: nn.Module) -> str | None:
+    """Return how far a measurement of this model by rows may be off; None if it would be exact."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    return ROWS_ARE_OFF if any(uses_batch_statistics(module) for module in norms) else None
+
+
 def _called(name: str) -> str:
     return f"The module {name!r}" if name else "The model"

@@ -8,7 +8,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from weakref import WeakSet
 
@@ -26,6 +26,7 @@ from largebatch.measure.examples.deferred_errors import DeferredErrors
 from largebatch.measure.examples.example_dimension import Layout, layout_of
 from largebatch.measure.examples.layer import SavedTensors
 from largebatch.measure.examples.layer_kinds import coupled, layer_of
+from largebatch.measure.examples.memory import CallSize, size_of
 from largebatch.measure.examples.output_gradient import (
     Arrive,
     Begin,
@@ -60,6 +61,7 @@ class ModuleHooks:
         layout: (module, how often it was called before in a forward) -> rows of it for each
             example, 0 where all examples share it. A call that is not in it has one row for each
             example, or is shared where it has another number of rows.
+        sizes: of each call of the first forward; None until it is over.
     """
 
     def __init__(
@@ -82,9 +84,11 @@ class ModuleHooks:
         self._want = WantedSums()
         self.paused = False
         self.layout: Layout = {}
+        self.sizes: Sequence[CallSize] | None = None
         self._looked = False
         self._rows = 0
         self._counts: dict[str, int] = {}
+        self._sizes: list[CallSize] = []
         self._shared: list[tuple[Call, SavedTensors, Tensor]] = []
         self._frozen: list[nn.Parameter] = []
         self._held: WeakSet[HeldInput] = WeakSet()
@@ -138,22 +142,26 @@ class ModuleHooks:
                 self.layout = layout_of(module, args, kwargs, rows=rows, owners=self._owners)
             finally:
                 self.paused = False
-        self._rows, self._counts, self._shared = rows, {}, []
+        self._rows, self._counts, self._shared, self._sizes = rows, {}, [], []
 
     def _forward_ends(self, module: nn.Module, args: Any, out: Any) -> None:
         if self._idle():
             return
         rows, self._rows = self._rows, 0
+        if self.sizes is None:
+            self.sizes = [*self._sizes, *(size_of(*call) for call in self._bare_calls(rows))]
         if not self._shared and not self._bare:
             return
         consumers = consumers_of([x for x in tree_flatten(out)[0] if isinstance(x, Tensor)])
-        for owner in self._bare:
-            call = Call(owner, BareLayer(), rows, self._parts(rows), shared=True)
-            (parameter,) = owner.parameters.values()
-            self._watch(call, (), parameter, consumers)
-        for call, kept, output in self._shared:
+        for call, kept, output in (*self._bare_calls(rows), *self._shared):
             self._watch(call, kept, output, consumers)
         self._shared = []
+
+    def _bare_calls(self, rows: int) -> Iterator[tuple[Call, SavedTensors, Tensor]]:
+        """One call of each parameter outside of modules, which is its own output."""
+        for owner in self._bare:
+            (parameter,) = owner.parameters.values()
+            yield Call(owner, BareLayer(), rows, self._parts(rows), shared=True), (), parameter
 
     def _watch(self, call: Call, kept: SavedTensors, tensor: Tensor, consumers: Any) -> None:
         kept = tuple(x.detach().expand(call.rows, *x.shape) for x in kept)
@@ -250,6 +258,8 @@ class ModuleHooks:
         self._counts[owner.name] = self._counts.get(owner.name, 0) + 1
         rows = self._rows or length
         call = Call(owner, layer, rows, self._parts(rows), replaced, not times)
+        if self.sizes is None:
+            self._sizes.append(size_of(call, kept, output))
         if not times:
             self._shared.append((call, kept, output))
             return None

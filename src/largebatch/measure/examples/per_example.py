@@ -8,6 +8,7 @@ from torch import nn
 
 from largebatch.measure.examples.example_counts import ExampleCounts
 from largebatch.measure.examples.example_gradients import ExampleGradients
+from largebatch.measure.examples.layer_kinds import approximation_of
 from largebatch.measure.examples.statistics import statistics_of, want_of
 from largebatch.measure.parameters import Parameters, bare, replica
 from largebatch.measure.part_source import BackwardParts, PartSource
@@ -76,6 +77,7 @@ class PerExample:
         self._gradients = ExampleGradients(
             groups=groups, exact_training=exact_training, batch_norm_rows=batch_norm_rows
         )
+        self._model: nn.Module | None = None
         self.counts = ExampleCounts()
 
     @property
@@ -92,6 +94,20 @@ class PerExample:
     def batch_norm_rows(self) -> bool:
         """Whether batch normalization in training mode is measured by rows."""
         return self._rows
+
+    @property
+    def extra_bytes(self) -> int | None:
+        """Estimate by how many bytes measuring raises the peak of the coming backward; None until
+        the first measured forward is over."""
+        return self._gradients.extra_bytes
+
+    @property
+    def approximation(self) -> str | None:
+        """How far the measurement may be off, in words for a label; None where it is exact.
+
+        It is approximate where a module that is measured by rows is in training mode.
+        """
+        return None if self._model is None else approximation_of(self._model)
 
     def check(self, model: nn.Module, *, tap: Tap | None) -> None:
         if not isinstance(tap, LeafHooks | None):
@@ -112,7 +128,8 @@ class PerExample:
 
     def bind(self, model: nn.Module, parameters: Parameters) -> None:
         _check_real(parameters)
-        self._gradients.bind(bare(model), parameters)
+        self._model = bare(model)
+        self._gradients.bind(self._model, parameters)
 
     def number_backwards(self, task: Callable[[], int]) -> None:
         self._gradients.task = task

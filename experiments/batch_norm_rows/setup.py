@@ -1,0 +1,252 @@
+"""Models with batch normalization, and one measurement at fixed weights.
+
+In training mode no example has a gradient of its own. `lb.PerExample(batch_norm_rows=True)` takes
+the share of the example's rows in each layer's gradient for it. The truth, at fixed weights and one
+batch size, comes from batches that are drawn anew: their gradients' variance times the batch size,
+and the squared norm of their mean without its noise.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from experiments.lab import workloads
+from experiments.lab.run import Result, Run, Told
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, cross_entropy
+
+import largebatch as lb
+from largebatch.rules.adascale import gain
+from largebatch.workbench.workloads.models import resnet8
+
+BLOCKS = 20
+"""Blocks of draws, each left out once for the jackknife's standard error."""
+
+SCALES = (4, 16)
+"""The scales S of AdaScale's gain: of this batch over batches of its S-th part."""
+
+QUANTITIES = ("variance", "sqnorm", "noise scale", *(f"gain {scale}" for scale in SCALES))
+"""What is compared: the rows' value over the true one."""
+
+TRAINED_BATCH, LR, MOMENTUM = 64, 0.05, 0.9
+"""How weights are trained before they are held fixed."""
+
+
+class Halved(nn.Module):
+    """Images of half the width and height."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return avg_pool2d(x, 2)
+
+
+def dense(norm: Callable[[int], nn.Module]) -> nn.Module:
+    """Two hidden layers of 128 units with this normalization: logits of digits [B, 64]."""
+    return nn.Sequential(
+        nn.Linear(64, 128), norm(128), nn.ReLU(),
+        nn.Linear(128, 128), norm(128), nn.ReLU(), nn.Linear(128, 10),
+    )  # fmt: skip
+
+
+def convolutions() -> nn.Module:
+    """Two normalized convolutions, pooling and a linear layer: logits of [B, 1, 28, 28]."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(16 * 49, 10),
+    )  # fmt: skip
+
+
+def residual() -> nn.Module:
+    """ResNet-8 with batch normalization and 8 to 32 channels, on images of 14 x 14."""
+    model = resnet8(width=8, classes=10)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.GroupNorm):
+            model.set_submodule(name, nn.BatchNorm2d(module.num_channels))
+    return nn.Sequential(Halved(), model)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model and what it is measured on.
+
+    Args:
+        build: makes it.
+        workload: whose data it gets.
+        draws: batches drawn at each point.
+    """
+
+    build: Callable[[], nn.Module]
+    workload: str
+    draws: int
+
+
+MODELS: Mapping[str, Model] = {
+    "MLP without normalization": Model(
+        build=lambda: dense(lambda width: nn.Identity()), workload="digits", draws=1000
+    ),
+    "MLP": Model(build=lambda: dense(nn.BatchNorm1d), workload="digits", draws=1000),
+    "CNN": Model(build=convolutions, workload="fashion-cnn", draws=300),
+    "ResNet-8": Model(build=residual, workload="fashion-cnn", draws=300),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedWeights(Run):
+    """Rows and batches at the weights that a model has after some steps.
+
+    Args:
+        batch_size: of the draws.
+        trained: steps before them.
+    """
+
+    batch_size: int
+    trained: int
+
+    def make(self) -> Result:
+        torch.set_num_threads(1)
+        began = time.perf_counter()
+        x, y = workloads.data(self.workload).train
+        torch.manual_seed(self.seed)
+        model = MODELS[self.method].build()
+        optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
+        for at in torch.randint(len(x), (self.trained, TRAINED_BATCH)):
+            optimizer.zero_grad()
+            cross_entropy(model(x[at]), y[at]).backward()
+            optimizer.step()
+        assert self.budget.steps is not None
+        draws = _drawn(model, optimizer, (x, y), count=self.budget.steps, size=self.batch_size)
+        found = values(_whole(draws), size=self.batch_size)
+        ratios, errors = jackknifed(draws, size=self.batch_size)
+        forecast = tuple((float(s), found[f"rows' gain {s}"], 0.0, 0.0) for s in SCALES)
+        return Result(
+            steps=self.budget.steps,
+            samples=self.budget.steps * self.batch_size,
+            base_steps=0.0,
+            mean_gain=forecast[0][1],
+            mean_multiplier=1.0,
+            diverged=False,
+            train={},
+            validation={},
+            test={},
+            forecast=forecast,
+            told=Told(
+                notes={
+                    **{name: float(f"{value:.6g}") for name, value in found.items()},
+                    **{name: float(f"{value:.6g}") for name, value in ratios.items()},
+                    **{f"{name} +-": float(f"{value:.3g}") for name, value in errors.items()},
+                }
+            ),
+            seconds=time.perf_counter() - began,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Sums over some batches drawn anew.
+
+    Args:
+        count: the batches.
+        mean: the sum of their gradients, [P] in float64.
+        sqnorm: the sum of the gradients' squared norms.
+        variance: the sum of the variances of one sample that the rows give.
+    """
+
+    count: int
+    mean: Tensor
+    sqnorm: float
+    variance: float
+
+    def without(self, other: Draws) -> Draws:
+        """Those that are not in `other`."""
+        return Draws(
+            self.count - other.count,
+            self.mean - other.mean,
+            self.sqnorm - other.sqnorm,
+            self.variance - other.variance,
+        )
+
+
+def _drawn(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: tuple[Tensor, Tensor],
+    *,
+    count: int,
+    size: int,
+) -> list[Draws]:
+    """Blocks of gradients of batches that are drawn with replacement."""
+    x, y = data
+    rows = lb.PerExample(exact_training=True, batch_norm_rows=True)
+    meter = lb.Meter(model, examples=rows)
+    meter.bind(optimizer)
+    blocks = []
+    for _ in range(BLOCKS):
+        mean, sqnorm, variance = torch.zeros(1, dtype=torch.float64), 0.0, 0.0
+        for at in torch.randint(len(x), (count // BLOCKS, size)):
+            optimizer.zero_grad()
+            meter.open(frozenset({"moments"}))
+            loss = cross_entropy(model(x[at]), y[at])
+            meter.backward(loss, share=1.0, weight=size, samples=size, last=True)
+            moments = meter.close(planned_weight=size).moments
+            assert moments is not None
+            gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+            mean = mean + torch.cat(gradients).double()
+            sqnorm += moments.batch_sqnorm
+            variance += moments.variance
+        blocks.append(Draws(count // BLOCKS, mean, sqnorm, variance))
+    return blocks
+
+
+def _whole(blocks: Sequence[Draws]) -> Draws:
+    return Draws(
+        sum(block.count for block in blocks),
+        torch.stack([block.mean for block in blocks]).sum(0),
+        math.fsum(block.sqnorm for block in blocks),
+        math.fsum(block.variance for block in blocks),
+    )
+
+
+def values(draws: Draws, *, size: int) -> dict[str, float]:
+    """The moments by rows and the true ones.
+
+    Of D gradients g with the batch size B: |G|^2 = (|sum g|^2 - sum |g|^2) / (D (D - 1)), the mean
+    product of two different ones, and the variance of one sample is B (mean |g|^2 - |G|^2).
+    """
+    n, whole = draws.count, float(draws.mean.square().sum())
+    batch_sqnorm = draws.sqnorm / n
+    sqnorm = (whole - draws.sqnorm) / (n * (n - 1))
+    variance = size * (batch_sqnorm - sqnorm)
+    of_rows = draws.variance / n
+    pairs = {
+        "rows'": (of_rows, batch_sqnorm - of_rows / size),
+        "true": (variance, sqnorm),
+    }
+    found: dict[str, float] = {}
+    for name, (v, s) in pairs.items():
+        found |= {f"{name} variance": v, f"{name} sqnorm": s, f"{name} noise scale": v / s}
+        for scale in SCALES:
+            worth = gain(scale=scale, variance=v * scale / size, sqnorm=s)
+            found[f"{name} gain {scale}"] = worth
+    return found
+
+
+def _ratios(draws: Draws, size: int) -> dict[str, float]:
+    found = values(draws, size=size)
+    return {name: found[f"rows' {name}"] / found[f"true {name}"] for name in QUANTITIES}
+
+
+def jackknifed(blocks: Sequence[Draws], *, size: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Rows over truth, and the standard errors, of each quantity."""
+    whole = _whole(blocks)
+    ratios = _ratios(whole, size)
+    each = [_ratios(whole.without(block), size) for block in blocks]
+    n = len(blocks)
+    errors = {}
+    for name in QUANTITIES:
+        mean = math.fsum(one[name] for one in each) / n
+        errors[name] = math.sqrt((n - 1) / n * math.fsum((one[name] - mean) ** 2 for one in each))
+    return ratios, errors
