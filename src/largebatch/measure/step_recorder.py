@@ -165,16 +165,12 @@ class StepRecorder:
 
     def _first_gradient(self, backward: Backward, index: int) -> None:
         root = backward.root
+        if not root.begun:
+            root.begun = True
+            self._check_accumulated(root, index)
         if backward is not root and root.indices:
             backward.whole = root.whole
             return
-        change = self.accumulated.change() if backward is root else None
-        if change is not None:
-            lost = all(one.block is None for one in self.roots)
-            if change == CLEARED and root.block is not None and lost:
-                self._forget_roots(index)  # the blocks say which backward calls are meant
-            else:
-                self.fail(MicroBatchMissed(change))
         if root.block is None and not self.adds_up:
             return
         key = self._key(root)
@@ -182,6 +178,16 @@ class StepRecorder:
             self.square_open_part()
             self._open_key = key
         backward.whole = root.whole = True
+
+    def _check_accumulated(self, root: Backward, index: int) -> None:
+        change = self.accumulated.change()
+        if change is None:
+            return
+        lost = all(one.block is None for one in self.roots)
+        if change == CLEARED and root.block is not None and lost:
+            self._forget_roots(index)  # the blocks say which backward calls are meant
+        else:
+            self.fail(MicroBatchMissed(change))
 
     def _key(self, root: Backward) -> object:
         """Return what the backward calls of one part have in common, as far as it is known."""
