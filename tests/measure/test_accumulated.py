@@ -34,7 +34,7 @@ def each(act: Callable[[nn.Parameter], Any]) -> Callable[[nn.Module, Any], None]
 
 
 def replace(parameter: nn.Parameter) -> None:
-    parameter.grad = parameter.grad.clone()
+    parameter.grad = 0.5 * parameter.grad
 
 
 CHANGES = [
@@ -105,6 +105,14 @@ def test_a_gradient_that_changed_is_refused_before_a_weight_moves(door, act, tex
     with pytest.raises(MicroBatchMissed, match=text):
         door(model, act, after=after)
     assert all(map(torch.equal, before, weights(model)))
+
+
+@DOORS
+def test_an_equal_gradient_in_another_tensor_is_no_change(door) -> None:
+    def replace_by_equal(parameter: nn.Parameter) -> None:
+        parameter.grad = parameter.grad.clone()
+
+    door(classifier(), each(replace_by_equal), after=1)
 
 
 @DOORS

@@ -91,7 +91,13 @@ class Observer:
         self.every = 1
         self._opened = 0
         self.refusals: Sequence[str] = ()
-        self._step = StepRecorder(meter, meter.tap, samples=samples, micro_batches=micro_batches)
+        self._step = StepRecorder(
+            meter,
+            meter.tap,
+            samples=samples,
+            micro_batches=micro_batches,
+            looks_only=looks_only,
+        )
 
     @property
     def micro_batches(self) -> int | None:
