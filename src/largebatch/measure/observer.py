@@ -261,9 +261,7 @@ class Observer:
             )
         if not roots:
             raise MicroBatchMissed(
-                "optimizer.step() came without a backward call since the last step; "
-                f"{self._step.forwards.in_step} forward passes were seen. Call loss.backward() "
-                "first. Gradients that come by other ways cannot be measured."
+                _no_backward(self._step.dropped, forwards=self._step.forwards.in_step)
             )
         forwards = self._step.forwards.in_step
         groups = groups_of(roots, forwards=forwards)
@@ -475,6 +473,20 @@ class Observer:
 def _forwards_of(group: Group, *, base: int) -> set[int]:
     linked = {number for backward in group for number in backward.forwards}
     return linked or {base + backward.after for backward in group}
+
+
+def _no_backward(dropped: str, *, forwards: int) -> str:
+    if dropped:
+        return (
+            f"{dropped} dropped the backward calls before it, and none came between it and "
+            "optimizer.step(). Call control.advance() after the optimizer.step(), or steps, of "
+            "all the backward calls: optimizer.step(); control.advance(scheduler)."
+        )
+    return (
+        f"optimizer.step() came without a backward call since the last step; {forwards} forward "
+        "passes were seen. Call loss.backward() first. Gradients that come by other ways cannot be "
+        "measured."
+    )
 
 
 def _left_over(dropped: str) -> str:
