@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import largebatch as lb
+from largebatch.act.attached import Attached
 from largebatch.act.ticks import Ticks
 from small_runs import class_data, class_loss, classifier
 
@@ -29,7 +30,7 @@ def parts() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     return model, torch.optim.SGD(model.parameters(), lr=0.02)
 
 
-def attached() -> tuple[torch.nn.Module, torch.optim.Optimizer, lb.Attached]:
+def attached() -> tuple[torch.nn.Module, torch.optim.Optimizer, Attached]:
     model, optimizer = parts()
     return (
         model,
@@ -38,7 +39,7 @@ def attached() -> tuple[torch.nn.Module, torch.optim.Optimizer, lb.Attached]:
     )
 
 
-def attached_steps(steps: int, *, state: dict | None = None) -> Iterator[lb.Attached]:
+def attached_steps(steps: int, *, state: dict | None = None) -> Iterator[Attached]:
     """The control after each step of a user's own loop, whose gain is up to 15."""
     model, optimizer, control = attached()
     if state is not None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import largebatch as lb
+from largebatch.act.attached import Attached
 from largebatch.core.errors import MicroBatchMissed
 from largebatch.measure.accumulated import IN_ALL, AccumulatedGradients
 from small_runs import class_data, class_loss, classifier, weights
@@ -65,7 +66,7 @@ def micro_batches(steps: int = 1, parts: int = 4) -> list[list[tuple[Tensor, Ten
     ]
 
 
-def attached(model: nn.Module, optimizer: torch.optim.Optimizer, **more: Any) -> lb.Attached:
+def attached(model: nn.Module, optimizer: torch.optim.Optimizer, **more: Any) -> Attached:
     rule = more.pop("rule", lb.AdaScale())
     return lb.attach(model, optimizer, rule, batch_size=20, base_batch_size=5, **more)
 

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import largebatch as lb
 from distributed import run_on_ranks
+from largebatch.act.attached import Attached
 from largebatch.core.errors import MicroBatchMissed
 from small_runs import class_data, class_loss, classifier, weights
 
@@ -76,7 +77,7 @@ def backwards(
         after(at)
 
 
-def attach(model: nn.Module, optimizer: Any) -> lb.Attached:
+def attach(model: nn.Module, optimizer: Any) -> Attached:
     rule = lb.Observe(statistics=("moments",))
     return lb.attach(model, optimizer, rule, batch_size=BATCH, base_batch_size=SIZE)
 
