@@ -391,3 +391,30 @@ def test_a_step_that_is_not_finite_moves_no_member() -> None:
         member.zero_grad()
     run(model, members, control, steps=range(2))
     assert control.optimizer_steps == 2
+
+
+def test_watch_leaves_out_a_step_in_which_one_steps_twice_and_never_raises() -> None:
+    def train(model: nn.Module, members: Sequence[Optimizer]) -> None:
+        for step in range(8):
+            accumulate(model, step)
+            members[0].step()
+            if step == 1:
+                members[0].step()
+            if step < 5:
+                members[1].step()
+            for member in members:
+                member.zero_grad()
+
+    bare, watched = net(), net()
+    train(bare, halves(bare, SGD, Adam))
+    members = halves(watched, SGD, Adam)
+    noise = lb.watch(watched, list(members), batch_size=16)
+    with pytest.warns(
+        RuntimeWarning, match=r"SGD \(number 0 of the list\) stepped twice"
+    ) as caught:
+        train(watched, members)
+    assert len(caught) == 1
+    assert all(map(torch.equal, weights(bare), weights(watched)))
+    assert len(noise.series) == 6  # the second step of one came after it was measured
+    assert noise.dropped == 2
+    assert len(noise.observer._step.roots) <= 4

@@ -201,6 +201,8 @@ class Observer:
             return self._close(digest=digest, unscale=loss_scale**-2)
         except LargeBatchError:
             self._opened -= 1
+            if self._first:  # the loop may look different after its error
+                self._expected = self._given
             self.open(self._wanted)
             raise
 
