@@ -25,11 +25,9 @@ from largebatch.act.step_hooks import StepHooks
 from largebatch.analysis.noise import NoiseEstimate, NotEnough, estimate_noise
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import GradientMoments, Reading
-from largebatch.measure.examples.layer_kinds import coupled
 from largebatch.measure.forwards import Samples
 from largebatch.measure.meter import Meter
 from largebatch.measure.observer import Observer
-from largebatch.measure.parameters import bare
 
 MOMENTS = frozenset({"moments"})
 
@@ -100,13 +98,14 @@ class Watch:
         if self._last is None:
             return "nothing is measured yet"
         every = self.observer.every
-        often = "every step" if every == 1 else f"every {every}th step"
+        often = "every step" if every == 1 else f"once in {every} steps"
         source = self._last.source
-        exact, note = _exactness(source, batch_norm=_by_rows(self.observer.meter))
+        exact = "exact" if source != "temporal" else "approximate, since the weights moved"
+        parts = "pairs of consecutive steps" if source == "temporal" else source
         left = f"; {self.dropped} steps left out" if self.dropped else ""
         return (
-            f"from {source if source != 'temporal' else 'consecutive steps'}, {often}; of the bare "
-            f"gradient, before {self._optimizer_name} changes it; {exact}{note}{left}"
+            f"from {'pairs of consecutive steps' if source == 'temporal' else source}, {often}; of the bare "
+            f"gradient, before {self._optimizer_name} changes it; {exact}{left}"
         )
 
     @property
@@ -191,25 +190,6 @@ class Watch:
                 RuntimeWarning,
                 stacklevel=2,
             )
-
-
-def _by_rows(meter: Meter) -> bool:
-    """Return whether batch normalization is measured by the examples' rows."""
-    examples = meter.examples
-    if examples is None or not examples.batch_norm_rows:
-        return False
-    modules = bare(meter.model).named_modules()
-    return any(coupled(module, name) is not None for name, module in modules)
-
-
-def _exactness(source: str, *, batch_norm: bool) -> tuple[str, str]:
-    if source == "temporal":
-        return "approximate", ", since the weights moved between two steps"
-    if batch_norm:
-        return "approximate", (
-            ", since batch normalization couples the examples: only their rows' shares are measured"
-        )
-    return "exact", ""
 
 
 def watch(

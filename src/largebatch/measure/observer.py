@@ -88,7 +88,7 @@ class Observer:
         self._first = True
         self._chooses, self._looks_only = chooses and meter.rank_count == 1, looks_only
         self._next: Meter | None = None
-        self.every = 1
+        self.every = self._span = 1
         self._opened = 0
         self.refusals: Sequence[str] = ()
         self._step = StepRecorder(meter, meter.tap, samples=samples, micro_batches=micro_batches)
@@ -110,7 +110,7 @@ class Observer:
         self._wanted = wanted
         if self._next is not None:
             self._take(self._next)
-        due = self._opened % self.every == 0
+        due = self._opened % self.every < self._span
         self._opened += 1
         self.meter.open(wanted if due else frozenset())
         self._closed = 0
@@ -226,7 +226,9 @@ class Observer:
         self._step.dropped = ""
         self._step.forwards.sized = self._samples_of is not None
         self._step.forwards.linked = not is_plain(groups, forwards=self._step.forwards.in_step)
-        return meter.read(totals, losses=sums["losses"])
+        reading = meter.read(totals, losses=sums["losses"])
+        ends = (self._opened - 1) % self.every == self._span - 1
+        return reading if ends else replace(reading, moments=None)
 
     def _shares(self) -> tuple[Shares, list[Group]]:
         """Return the parts of this rank; after a problem, some that let the ranks talk about it."""
@@ -442,7 +444,8 @@ class Observer:
                 self._step.forwards.inputs,
                 looks_only=self._looks_only,
             )
-            self._next, self.every, self.refusals = choice.meter, choice.every, choice.refusals
+            self._next, self.refusals = choice.meter, choice.refusals
+            self.every, self._span = choice.every, choice.span
         if self._next is None:
             raise NoVariance(cause + one_backward.reasons(self.refusals))
 
