@@ -104,8 +104,8 @@ class Watch:
         parts = "pairs of consecutive steps" if source == "temporal" else source
         left = f"; {self.dropped} steps left out" if self.dropped else ""
         return (
-            f"from {'pairs of consecutive steps' if source == 'temporal' else source}, {often}; of the bare "
-            f"gradient, before {self._optimizer_name} changes it; {exact}{left}"
+            f"from {parts}, {often}; of the bare gradient, before {self._optimizer_name} changes "
+            f"it; {exact}{left}"
         )
 
     @property
