@@ -97,7 +97,7 @@ class Watch:
         """What the estimate is of: the parts it comes from, how often, and whether it is exact."""
         if self._last is None:
             return "nothing is measured yet"
-        every = self.observer.every
+        every = self.observer.schedule.every
         often = "every step" if every == 1 else f"once in {every} steps"
         source = self._last.source
         exact = "exact" if source != "temporal" else "approximate, since the weights moved"
@@ -210,8 +210,9 @@ def watch(
         print(noise)                                 # noise scale 1240 [980, 1610] samples (...)
 
     A loop with one backward call per step on one process is measured by its single examples in
-    every 16th step. If the model's examples depend on each other or cannot be told apart,
-    consecutive steps are compared, which is approximate; the printed label says so.
+    every 8th of the first 128 steps, and in every 80th later. If the model's examples depend on
+    each other or cannot be told apart, consecutive steps are compared, which is approximate; the
+    printed label says so.
 
     Args:
         model: bare, or in DistributedDataParallel if several processes share the batch.
