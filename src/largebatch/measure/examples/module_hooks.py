@@ -103,8 +103,9 @@ class ModuleHooks:
         first = guard(self._forward_begins)
         add(model.register_forward_pre_hook(first, with_kwargs=True, prepend=True))
         for owner in self._owners:
-            module, layer = owner.module, layer_of(owner.module)
-            if self._replace and layer.may_replace:
+            module = owner.module
+            layer = layer_of(module, replace=self._replace)
+            if layer.may_replace:
                 add(module.register_forward_pre_hook(self._before(owner, layer)))
             after = self._after(owner, layer)
             add(module.register_forward_hook(after, with_kwargs=True, always_call=True))
