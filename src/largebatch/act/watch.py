@@ -100,7 +100,11 @@ class Watch:
         every = self.observer.schedule.every
         often = "every step" if every == 1 else f"once in {every} steps"
         source = self._last.source
-        exact = "exact" if source != "temporal" else "approximate, since the weights moved"
+        examples = self.observer.meter.examples
+        rough = "the weights moved" if source == "temporal" else None
+        if examples is not None:
+            rough = examples.approximation
+        exact = "exact" if rough is None else f"approximate ({rough})"
         parts = "pairs of consecutive steps" if source == "temporal" else source
         left = f"; {self.dropped} steps left out" if self.dropped else ""
         return (
