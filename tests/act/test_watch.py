@@ -19,8 +19,10 @@ from distributed import run_on_ranks
 from largebatch.measure.squared_norms import SquaredNorms
 from small_runs import class_data, class_loss, classifier
 
-STEPS = 18
-"""One more than what a measured step and the next one are apart, after the first step."""
+STEPS = 19
+"""The first step, which shows the loop, and two stretches of eight steps and a pair."""
+
+PAIRS = "pairs of consecutive steps"
 
 BATCH = 12
 
@@ -52,7 +54,7 @@ class Case:
         optimize: its optimizer.
         compiled: whether the model is compiled.
         source: what one backward per step is measured from.
-        exact: whether the label says so.
+        exact: whether the label says that it is.
     """
 
     make: Callable[[], nn.Module]
@@ -64,9 +66,9 @@ class Case:
 
 CASES = {
     "dropout": Case(lambda: classifier(nn.Dropout(0.3))),
-    "batch norm": Case(lambda: classifier(nn.BatchNorm1d(7)), adamw, exact=False),
-    "compiled": Case(classifier, compiled=True, source="consecutive steps", exact=False),
-    "LSTM": Case(Recurrent, source="consecutive steps", exact=False),
+    "batch norm": Case(lambda: classifier(nn.BatchNorm1d(7)), adamw, source=PAIRS, exact=False),
+    "compiled": Case(classifier, compiled=True, source=PAIRS, exact=False),
+    "LSTM": Case(Recurrent, source=PAIRS, exact=False),
 }
 
 
@@ -142,16 +144,13 @@ def test_no_bit_of_the_training_changes(name, parts) -> None:
     ours, noise = train(case, watched=True, parts=parts)
     assert same(bare, ours)
     assert noise.dropped <= (parts == 1)  # the first step shows what the loop is
+    source, often, exact, measured = case.source, "once in 80 steps", case.exact, 3
     if parts == 3:
         source, often, exact, measured = "micro-batches", "every step", True, STEPS
-    elif case.source == "examples":
-        source, often, exact, measured = "examples", "every 16th step", case.exact, 2
-    else:
-        source, often, exact, measured = case.source, "every step", False, STEPS - 2
     assert len(noise.series) == measured
     assert noise.label.startswith(f"from {source}, {often}; of the bare gradient, before ")
     assert ("; exact" in noise.label) == exact
-    assert ("; approximate, since " in noise.label) == (not exact)
+    assert ("; approximate (the weights moved)" in noise.label) == (not exact)
 
 
 @pytest.mark.parametrize("parts", [1, 3])
@@ -337,10 +336,10 @@ def test_submodules_called_directly_fall_back_to_consecutive_steps() -> None:
     model = classifier()
     optimizer = sgd(model)
     noise = lb.watch(model, optimizer, batch_size=BATCH)
-    for x, y in batches(4):
+    for x, y in batches(3):
         for layer in model:
             x = layer(x)
         nn.functional.cross_entropy(x, y).backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert noise.label.startswith("from consecutive steps, every step;")
+    assert noise.label.startswith(f"from {PAIRS}, once in 80 steps;")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import largebatch as lb
 from largebatch.core.errors import LargeBatchError, NoVariance
-from largebatch.measure.one_backward import EVERY
+from largebatch.measure.one_backward import EXAMPLES, PAIRS, MeasuredSteps
 from small_runs import class_data, class_loss, classifier, weights
 
 BATCH = 6
@@ -66,15 +66,23 @@ def moments(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
     return variance, float(each.mean(0).square().sum()) - variance / len(x)
 
 
-def test_the_first_step_shows_the_loop_and_then_every_sixteenth_is_measured() -> None:
-    control, seen, exact = train(classifier(), steps=2 * EVERY + 3)
+def test_the_first_step_shows_the_loop_and_then_some_are_measured() -> None:
+    control, seen, exact = train(classifier(), steps=20)
     measured = [step for step, one in enumerate(seen) if one is not None]
-    assert measured == [1, 1 + EVERY, 1 + 2 * EVERY]
+    assert measured == [1, 9, 17]
     for step in measured:
         assert (seen[step].variance, seen[step].sqnorm) == pytest.approx(exact[step], rel=1e-4)
         assert (seen[step].parts, seen[step].source) == (BATCH, "examples")
-    assert control.optimizer_steps == 2 * EVERY + 3
-    assert control.observer.every == EVERY
+    assert control.optimizer_steps == 20
+    assert control.observer.schedule == EXAMPLES
+
+
+@pytest.mark.parametrize("schedule", [EXAMPLES, PAIRS, MeasuredSteps()])
+def test_the_measured_steps_are_stretches_often_at_first_and_rarely_later(schedule) -> None:
+    starts = [at * schedule.early_every for at in range(schedule.early)]
+    starts += range(schedule.early * schedule.early_every, 500, schedule.every)
+    naive = {start + place: place for start in starts for place in range(schedule.span)}
+    assert [schedule.position(step) for step in range(500)] == [naive.get(at) for at in range(500)]
 
 
 def test_the_variance_is_unbiased_against_that_of_the_whole_data() -> None:
@@ -91,7 +99,6 @@ def test_the_variance_is_unbiased_against_that_of_the_whole_data() -> None:
         batch_size=4,
         base_batch_size=2,
     )
-    control.observer.every = 1
     generator, found, sqnorms = torch.Generator().manual_seed(3), [], []
     for step in range(600):
         at = torch.randint(0, 40, (4,), generator=generator)
@@ -99,7 +106,7 @@ def test_the_variance_is_unbiased_against_that_of_the_whole_data() -> None:
         optimizer.step()
         optimizer.zero_grad()
         if step:
-            control.observer.every = 1
+            control.observer.schedule = MeasuredSteps()  # every step
             if control._seen.moments is not None:
                 found.append(control._seen.moments.variance)
                 sqnorms.append(control._seen.moments.sqnorm)
@@ -150,7 +157,7 @@ def compiled() -> nn.Module:
 REFUSED = {
     "BatchNorm": (lambda: classifier(nn.BatchNorm1d(7)), {}, "batch normalization"),
     "compiled": (compiled, {}, r"torch\.compile"),
-    "compiled in place": (compiled_in_place, {}, "compiled in place"),
+    "compiled in place": (compiled_in_place, {}, "is compiled"),
     "submodules called directly": (classifier, {"call": in_turn}, "submodules are called directly"),
     "one example": (classifier, {"batch": 1}, "has one example"),
 }
