@@ -297,6 +297,32 @@ def test_right_loops_raise_no_alarm_and_train_as_without(name, door, clip) -> No
         assert (len(control.series), control.dropped) == (3, 0)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("clip", [None, 0.1])
+@pytest.mark.parametrize("name", [name for name in RIGHT if name not in ("create_graph", "sparse")])
+def test_the_controller_raises_no_alarm_either(name, clip) -> None:
+    make, optimize, _ = RIGHT[name]
+    torch.manual_seed(0)
+    model = make()
+    called: Any = model
+    if name == "compiled":
+        torch.compiler.reset()
+        called = torch.compile(model, backend="aot_eager")
+    batches = lb.BatchLoader(class_data(), batch_size=20, max_micro_batch_size=5)
+    rule = lb.Observe(statistics=("moments",))
+    control = lb.Controller(called, optimize(model), rule, batches, base_batch_size=5)
+    before = weights(model)
+    for batch in control.steps(steps=3):
+        for x, y in batch:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=name == "autocast"):
+                loss = class_loss(called, x, y)
+            control.backward(loss)
+        nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        control.step(clip_norm=clip)
+    assert (control.optimizer_steps, control.skipped) == (3, 0)
+    assert not all(map(torch.equal, before, weights(model)))
+
+
 @pytest.mark.parametrize(
     ("act", "text"),
     [

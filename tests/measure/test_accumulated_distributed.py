@@ -129,6 +129,23 @@ def refused_under_controller(name: str, *, ranks: tuple[int, ...]) -> tuple[Any,
     return (*error, moved, control.optimizer_steps + 1)
 
 
+def left_over(dropped: bool) -> tuple[Any, ...]:
+    """Rank 1 drops a pass without clearing its gradients, or does not clear those of a step."""
+    model = DistributedDataParallel(classifier())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    control = attach(model, optimizer)
+    second = dist.get_rank() == 1
+    if not dropped:
+        backwards(model, 0)
+        optimizer.step()
+        if not second:
+            optimizer.zero_grad()
+    before = weights(model)
+    backwards(model, 1, after=lambda at: control.drop() if dropped and second and at == 0 else None)
+    error = error_of(optimizer.step)
+    return (*error, all(map(torch.equal, before, weights(model))))
+
+
 def right(view: bool, quiet: bool, unused: bool, static: bool) -> tuple[Any, ...]:
     """(whether the weights are those without attach, moments of each step)."""
     trained, moments = [], []
@@ -175,6 +192,8 @@ def everything() -> dict[str, Any]:
                 found[f"{door} {name} {ranks}"] = answered(
                     lambda r=refused, n=name, k=ranks: r(n, ranks=k)
                 )
+    for dropped in (True, False):
+        found[f"left over {dropped}"] = answered(lambda d=dropped: left_over(d))
     for name, options in OPTIONS.items():
         found[name] = answered(lambda o=options: right(*o))
     return found
@@ -194,6 +213,19 @@ def test_a_change_on_one_rank_is_the_same_error_on_all(answers, door, name, rank
     assert text.startswith(f"Rank {ranks[0]} of 2: The gradient was ")
     assert not moved
     assert steps == 1
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_gradients_left_over_on_one_rank_are_the_same_error_on_all(answers, dropped) -> None:
+    first, second = (answer[f"left over {dropped}"] for answer in answers)
+    assert first == second
+    kind, text, still = first
+    assert kind == MicroBatchMissed.__name__, text
+    if dropped:
+        assert text.startswith("Rank 1 of 2: control.drop() dropped the backward calls before it")
+    else:
+        assert "There was a gradient already" in text
+    assert still
 
 
 def twin() -> list[tuple[float, float]]:

@@ -410,7 +410,10 @@ class Observer:
 
     def _check(self, sums: dict[str, float], totals: Totals, *, told: bool) -> None:
         if sums[LEFT_OVER] > 0.0:  # NaN is for the reading to tell
-            raise MicroBatchMissed(_left_over(self._step.dropped))
+            error = MicroBatchMissed(_left_over(self._step.dropped))
+            if self.meter.rank_count > 1:  # another rank may know the call that dropped them
+                self.meter.ranks.raise_together(error if self._step.dropped else None)
+            raise error
         self._check_samples(sums["samples"])
         if self._first:
             first_step.check_first_step(
