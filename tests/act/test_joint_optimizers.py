@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import largebatch as lb
 from largebatch.act.attached import Attached
-from largebatch.core.errors import LargeBatchError
+from largebatch.core.errors import LargeBatchError, MicroBatchMissed
 from small_runs import weights
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -195,6 +195,12 @@ def test_advance_between_the_steps_is_refused_by_name() -> None:
         LargeBatchError, match=r"after SGD \(number 0\) stepped and before Adam \(number 1\) did"
     ):
         control.advance()
+    with pytest.raises(MicroBatchMissed, match="without a backward call"):
+        members[1].step()  # the step was closed: its gradient does not decide twice
+    for member in members:
+        member.zero_grad()
+    run(model, members, control, steps=[1])
+    assert control.optimizer_steps == 2
 
 
 def test_zeroing_one_optimizer_after_its_step_is_free() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -343,3 +344,41 @@ def test_submodules_called_directly_fall_back_to_consecutive_steps() -> None:
         optimizer.step()
         optimizer.zero_grad()
     assert noise.label.startswith(f"from {PAIRS}, once in 80 steps;")
+
+
+def rows(model: nn.Module) -> lb.Meter:
+    return lb.Meter(model, examples=lb.PerExample(batch_norm_rows=True))
+
+
+def examples(model: nn.Module) -> lb.Meter:
+    return lb.Meter(model, examples=lb.PerExample())
+
+
+def temporal(model: nn.Module) -> lb.Meter:
+    return lb.Meter(model, statistics=[lb.measure.TemporalMoments()])
+
+
+@pytest.mark.parametrize(
+    ("meter", "inside", "source", "exactness"),
+    [
+        (rows, [nn.BatchNorm1d(7)], "examples", r"approximate \(.*batch normalization.*\)"),
+        (rows, [], "examples", "exact"),
+        (examples, [], "examples", "exact"),
+        (temporal, [nn.BatchNorm1d(7)], PAIRS, r"approximate \(the weights moved\)"),
+    ],
+)
+def test_a_meter_that_is_passed_measures_every_step_and_is_named(
+    meter, inside, source, exactness
+) -> None:
+    model = classifier(*inside)
+    optimizer = sgd(model)
+    noise = lb.watch(model, optimizer, batch_size=BATCH, meter=meter(model))
+    for x, y in batches(3):
+        class_loss(model, x, y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert len(noise.series) == 3 - (source == PAIRS)
+    assert re.fullmatch(
+        f"from {source}, every step; of the bare gradient, before SGD changes it; {exactness}",
+        noise.label,
+    ), noise.label

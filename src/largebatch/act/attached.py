@@ -189,7 +189,11 @@ class Attached(Control):
         counted as skipped.
         """
         self._lr.restore()
-        self._hooks.reset()
+        try:
+            self._hooks.reset()
+        except LargeBatchError:
+            self.complete()
+            raise
         if metric is None and self._hooks.installed:
             if self.decider is self._at_last_advance and self._scale.lowered:
                 self._lose_step()
