@@ -1,0 +1,166 @@
+"""Runs the same steps through `lb.attach` and through `lb.Controller`, on sequences of tokens.
+
+A sample is a sequence of up to `LONGEST` tokens; each token has a class. All is in float64, so that
+two doors that measure the same agree to many digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+import largebatch as lb
+from small_runs import Seen
+
+BATCH, BASE, STEPS, LONGEST = 32, 8, 12, 9
+NO_TOKEN = -100
+Batch = tuple[Tensor, Tensor]
+
+
+def sequences(*, equal: bool) -> Batch:
+    """Inputs `[N, T, 5]` and classes `[N, T]` of all steps; what is behind the end is NO_TOKEN."""
+    generator = torch.Generator().manual_seed(3)
+    count = BATCH * STEPS
+    x = torch.randn(count, LONGEST, 5, generator=generator, dtype=torch.float64)
+    y = (x[..., 0] > 0).long() + torch.randint(0, 2, (count, LONGEST), generator=generator)
+    lengths = torch.randint(1, LONGEST + 1, (count, 1), generator=generator)
+    if not equal:
+        y[torch.arange(LONGEST) >= lengths] = NO_TOKEN
+    return x, y
+
+
+def model_of() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).double()
+
+
+def summed(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The sum of all tokens' losses."""
+    scores = model(x).flatten(0, 1)
+    return cross_entropy(scores, y.flatten(), ignore_index=NO_TOKEN, reduction="sum")
+
+
+def tokens_in(y: Tensor) -> int:
+    return int((y != NO_TOKEN).sum())
+
+
+def mean(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The mean over the tokens of this micro-batch."""
+    return summed(model, x, y) / tokens_in(y)
+
+
+def ranks() -> tuple[int, int]:
+    """This process's rank and the number of processes."""
+    together = dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+
+
+def called(model: nn.Module) -> nn.Module:
+    return DistributedDataParallel(model) if dist.is_initialized() else model
+
+
+def meter_of(model: nn.Module, *, examples: bool) -> lb.Meter:
+    return lb.Meter(model, examples=lb.PerExample()) if examples else lb.Meter(model)
+
+
+def steps_of(data: Batch, *, size: int) -> Iterator[list[Batch]]:
+    """The micro-batches of each step over all ranks; number j is that of rank j mod ranks."""
+    for at in range(0, len(data[0]), BATCH):
+        cuts = range(at, at + BATCH, size)
+        yield [(data[0][i : i + size], data[1][i : i + size]) for i in cuts]
+
+
+class Run:
+    """What one door has measured.
+
+    Mutable: filled step by step.
+    """
+
+    def __init__(self) -> None:
+        self.seen, self.gains = Seen(), []
+        self.models: list[dict[str, Any]] = []
+
+    @property
+    def numbers(self) -> list[float]:
+        """Variance, squared norm, samples and gain of each step."""
+        moments = [one.moments for one in self.seen.steps]
+        found: list[float] = list(self.gains)
+        for one in moments:
+            found += [one.variance, one.batch_sqnorm, one.noise_scale, one.batch_size, one.parts]
+        return found
+
+
+def driven(data: Batch, *, size: int, weighted: bool, examples: bool = False) -> Run:
+    """Run `lb.Controller`, which gets the mean loss, and the tokens if they are the weight."""
+    bare, run = model_of(), Run()
+    model = called(bare)
+    control = lb.Controller(
+        model,
+        torch.optim.SGD(bare.parameters(), lr=0.05),
+        lb.AdaScale(),
+        lb.BatchLoader(data, batch_size=BATCH, max_micro_batch_size=size, shuffle=False),
+        base_batch_size=BASE,
+        meter=meter_of(model, examples=examples),
+        record=run.seen,
+    )
+    for batch in control.steps(steps=STEPS):
+        for x, y in batch:
+            weight = tokens_in(y) if weighted else None
+            control.backward(mean(model, x, y), weight=weight)
+        control.step()
+        run.gains.append(control.lr_multiplier)
+    return run
+
+
+def attached(
+    data: Batch,
+    *,
+    size: int,
+    weighted: bool,
+    examples: bool = False,
+    reduction: Any = "mean",
+    unit: float = 1.0,
+) -> Run:
+    """Run a loop of the user's own under `lb.attach`, and keep the weights before each step."""
+    bare, run = model_of(), Run()
+    model = called(bare)
+    rank, count = ranks()
+    optimizer = torch.optim.SGD(bare.parameters(), lr=0.05)
+    control = lb.attach(
+        model,
+        optimizer,
+        lb.AdaScale(),
+        batch_size=BATCH,
+        base_batch_size=BASE,
+        meter=meter_of(model, examples=examples),
+        record=run.seen,
+        reduction=reduction,
+    )
+    times = count if reduction == "mean" else 1
+    for step in steps_of(data, size=size):
+        run.models.append({name: value.clone() for name, value in bare.state_dict().items()})
+        mine = step[rank::count]
+        total = sum(tokens_in(y) for _, y in step)
+        for x, y in mine:
+            if weighted:
+                control.micro_batch(len(x), weight=unit * tokens_in(y))
+                (summed(model, x, y) * times / total).backward()
+            else:
+                (mean(model, x, y) * times / len(step)).backward()
+        if reduction == "sum":
+            for parameter in bare.parameters():
+                parameter.grad *= count  # so that the weights move as in the run of one process
+        optimizer.step()
+        optimizer.zero_grad()
+        run.gains.append(control.lr_multiplier)
+    return run
+
+
+def weights_of(step: Sequence[Batch]) -> list[float]:
+    return [float(tokens_in(y)) for _, y in step]
