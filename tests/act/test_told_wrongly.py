@@ -178,6 +178,18 @@ def test_a_function_that_counts_no_samples_changes_no_training_under_watch() -> 
         assert torch.equal(ours, theirs)
 
 
+def test_a_function_that_counts_unequal_samples_is_told_what_is_assumed() -> None:
+    def some(args: Any, kwargs: Any) -> int:
+        return 3 if torch.equal(args[0][0], class_data()[0][0]) else 5
+
+    loop = Loop(batch_size=8, samples=some)
+    with pytest.warns(RuntimeWarning, match=r"have 3, 5 samples.*equal shares.*weight=1\."):
+        loop.step()
+    loop = Loop(batch_size=8, samples=some)
+    loop.step(lambda control, at: control.micro_batch((3, 5)[at], weight=1))
+    loop.step(lambda control, at: control.micro_batch((3, 5)[at], weight=(3, 5)[at]))
+
+
 def test_a_batch_size_without_the_micro_batches() -> None:
     text = Loop(batch_size=SIZE).refused(LargeBatchError)
     assert "batch_size=5 was given, but the model received 10 samples" in text

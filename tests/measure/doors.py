@@ -6,7 +6,8 @@ two doors that measure the same agree to many digits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -76,6 +77,28 @@ def steps_of(data: Batch, *, size: int) -> Iterator[list[Batch]]:
         yield [(data[0][i : i + size], data[1][i : i + size]) for i in cuts]
 
 
+def made(model: nn.Module, *, adam: bool) -> torch.optim.Optimizer:
+    if adam:
+        return torch.optim.Adam(model.parameters(), lr=0.01)
+    return torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def rule_of(*, adam: bool) -> lb.AdaScale:
+    return lb.AdaScale(statistic="preconditioned_moments" if adam else "moments")
+
+
+Mine = Callable[[list[Batch]], list[Batch]]
+
+
+def in_turn(step: list[Batch]) -> list[Batch]:
+    rank, count = ranks()
+    return step[rank::count]
+
+
+def all_but_one_on_rank_0(step: list[Batch]) -> list[Batch]:
+    return step[:-1] if ranks()[0] == 0 else step[-1:]
+
+
 class Run:
     """What one door has measured.
 
@@ -89,21 +112,23 @@ class Run:
     @property
     def numbers(self) -> list[float]:
         """Variance, squared norm, samples and gain of each step."""
-        moments = [one.moments for one in self.seen.steps]
+        moments = [one.moments or one.preconditioned_moments for one in self.seen.steps]
         found: list[float] = list(self.gains)
         for one in moments:
             found += [one.variance, one.batch_sqnorm, one.noise_scale, one.batch_size, one.parts]
         return found
 
 
-def driven(data: Batch, *, size: int, weighted: bool, examples: bool = False) -> Run:
+def driven(
+    data: Batch, *, size: int, weighted: bool, examples: bool = False, adam: bool = False
+) -> Run:
     """Run `lb.Controller`, which gets the mean loss, and the tokens if they are the weight."""
     bare, run = model_of(), Run()
     model = called(bare)
     control = lb.Controller(
         model,
-        torch.optim.SGD(bare.parameters(), lr=0.05),
-        lb.AdaScale(),
+        made(bare, adam=adam),
+        rule_of(adam=adam),
         lb.BatchLoader(data, batch_size=BATCH, max_micro_batch_size=size, shuffle=False),
         base_batch_size=BASE,
         meter=meter_of(model, examples=examples),
@@ -126,16 +151,31 @@ def attached(
     examples: bool = False,
     reduction: Any = "mean",
     unit: float = 1.0,
+    adam: bool = False,
+    blocks: bool = False,
+    mine: Mine = in_turn,
 ) -> Run:
-    """Run a loop of the user's own under `lb.attach`, and keep the weights before each step."""
+    """Run a loop of the user's own under `lb.attach`, and keep the weights before each step.
+
+    Args:
+        data: of all steps.
+        size: samples of a micro-batch.
+        weighted: whether each token has the same weight, which is told; else each micro-batch.
+        examples: whether single examples are the parts.
+        reduction: as in attach.
+        unit: of the weights.
+        adam: whether Adam trains, and the gradient as it sees it is measured.
+        blocks: whether each micro-batch has two backward calls, in a block.
+        mine: which micro-batches of a step this rank gets.
+    """
     bare, run = model_of(), Run()
     model = called(bare)
-    rank, count = ranks()
-    optimizer = torch.optim.SGD(bare.parameters(), lr=0.05)
+    count = ranks()[1]
+    optimizer = made(bare, adam=adam)
     control = lb.attach(
         model,
         optimizer,
-        lb.AdaScale(),
+        rule_of(adam=adam),
         batch_size=BATCH,
         base_batch_size=BASE,
         meter=meter_of(model, examples=examples),
@@ -145,14 +185,20 @@ def attached(
     times = count if reduction == "mean" else 1
     for step in steps_of(data, size=size):
         run.models.append({name: value.clone() for name, value in bare.state_dict().items()})
-        mine = step[rank::count]
-        total = sum(tokens_in(y) for _, y in step)
-        for x, y in mine:
+        total, here = sum(tokens_in(y) for _, y in step), mine(step)
+        for at, (x, y) in enumerate(here):
+            told: dict[str, Any] = {"samples": len(x)}
             if weighted:
-                control.micro_batch(len(x), weight=unit * tokens_in(y))
-                (summed(model, x, y) * times / total).backward()
-            else:
-                (mean(model, x, y) * times / len(step)).backward()
+                told["weight"] = unit * tokens_in(y)
+            share = times / total if weighted else times / len(step) / tokens_in(y)
+            if weighted and not blocks:
+                control.micro_batch(**told)
+            with (
+                control.part(**told) if blocks else nullcontext(),
+                nullcontext() if at + 1 == len(here) or count == 1 else model.no_sync(),
+            ):
+                for part in (0.25, 0.75) if blocks else (1.0,):
+                    (summed(model, x, y) * (part * share)).backward()
         if reduction == "sum":
             for parameter in bare.parameters():
                 parameter.grad *= count  # so that the weights move as in the run of one process

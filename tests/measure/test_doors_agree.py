@@ -12,6 +12,7 @@ from doors import (
     BATCH,
     STEPS,
     Run,
+    all_but_one_on_rank_0,
     attached,
     driven,
     mean,
@@ -69,6 +70,21 @@ def test_attach_measures_what_the_controller_does(parts, weighted) -> None:
     check_doors(parts, weighted)
 
 
+@pytest.mark.parametrize("weighted", [False, True], ids=["equal shares", "token weights"])
+def test_attach_measures_what_the_controller_does_as_adam_sees_it(weighted) -> None:
+    data = sequences(equal=not weighted)
+    ours = attached(data, size=8, weighted=weighted, adam=True)
+    theirs = driven(data, size=8, weighted=weighted, adam=True)
+    assert ours.numbers == pytest.approx(theirs.numbers, rel=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["equal shares", "token weights"])
+def test_blocks_of_two_backward_calls_are_as_one(weighted) -> None:
+    data = sequences(equal=not weighted)
+    ours, one = (attached(data, size=8, weighted=weighted, blocks=b) for b in (True, False))
+    assert ours.numbers == pytest.approx(one.numbers, rel=1e-9)
+
+
 @pytest.mark.parametrize("unit", [1e-3, 1.0, 700.0])
 def test_the_unit_of_the_weights_does_not_matter(unit) -> None:
     data = sequences(equal=False)
@@ -104,6 +120,20 @@ def by_sum() -> list[float]:
     return run.numbers
 
 
+def unequal_ranks() -> list[float]:
+    """The first rank has three of the four micro-batches."""
+    data = sequences(equal=False)
+    run = attached(data, size=8, weighted=True, mine=all_but_one_on_rank_0)
+    if run.seen.steps:
+        check_twin(run, data, size=8)
+    return run.numbers
+
+
+def blocks() -> list[float]:
+    """Each micro-batch has two backward calls, of which DDP reduces one."""
+    return attached(sequences(equal=False), size=8, weighted=True, blocks=True).numbers
+
+
 CHECKS: dict[str, Callable[[], list[float]]] = {
     **{
         f"{parts}, {'token weights' if weighted else 'equal shares'}": (
@@ -113,6 +143,8 @@ CHECKS: dict[str, Callable[[], list[float]]] = {
         for weighted in (False, True)
     },
     "reduction=sum": by_sum,
+    "unequal ranks": unequal_ranks,
+    "blocks": blocks,
 }
 
 
@@ -127,7 +159,7 @@ def test_two_ranks_measure_what_one_process_does(name, two_ranks) -> None:
     first, second = (found[name] for found in two_ranks)
     assert not isinstance(first, str), first
     assert not isinstance(second, str), second
-    if name == "reduction=sum":
+    if ", " not in name:
         alone = attached(sequences(equal=False), size=8, weighted=True).numbers
     else:
         parts, how = name.split(", ")

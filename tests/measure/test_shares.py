@@ -153,7 +153,7 @@ def test_samples_out_of_range_are_refused(samples) -> None:
 
 @pytest.mark.parametrize("weight", [0, -2.5, math.nan, math.inf])
 def test_a_weight_out_of_range_is_refused_with_the_line_to_write(weight) -> None:
-    with pytest.raises(ValueError, match=rf"above 0; got {weight:g}.*weight=tokens\)") as caught:
+    with pytest.raises(ValueError, match=rf"above 0; got {weight:g}\.") as caught:
         told_of(1, weight)
     assert "control.micro_batch(len(x), weight=tokens)" in str(caught.value)
 

@@ -356,7 +356,8 @@ class Observer:
         return [each] * parts
 
     def _warn_of_unequal(self, shares: Shares) -> None:
-        if self._told_unequal or shares.weights or len(set(shares.samples)) < 2 or not self._told:
+        known = bool(self._told) or self._samples_of is not None
+        if self._told_unequal or shares.weights or len(set(shares.samples)) < 2 or not known:
             return
         self._told_unequal = True
         sizes = ", ".join(f"{size:g}" for size in shares.samples[:8])

@@ -44,9 +44,9 @@ def told_of(samples: float | Tensor | None, weight: float | Tensor | None) -> To
         )
     if share is not None and not 0.0 < share < math.inf:
         raise ValueError(
-            f"The weight of a micro-batch is a number above 0; got {share:g}. Leave out "
-            "a micro-batch without tokens, or pass the tokens of its mean loss: "
-            "control.micro_batch(len(x), weight=tokens)."
+            f"The weight of a micro-batch is a number above 0; got {share:g}. Pass the tokens of "
+            "its mean loss: control.micro_batch(len(x), weight=tokens). Leave out a micro-batch "
+            "without tokens, or, where every rank needs its backward, pass weight=1e-6."
         )
     return Told(samples=size, weight=share)
 
