@@ -273,6 +273,16 @@ def a_weight_of_zero_on_one_rank() -> str:
 
 
 @check
+def a_micro_batch_without_tokens_on_one_rank_has_a_tiny_weight() -> str:
+    loop = Loop(loss=on_rank_1(lambda model, x, y: 0.0 * class_loss(model, x, y), class_loss))
+    loop.step(on_rank_1(weights(1e-6, 1e-6), weights(4, 7)))
+    moments = loop.control._seen.moments
+    assert moments.parts == 4
+    assert 0.0 < moments.variance < math.inf
+    return f"{moments.variance} {moments.sqnorm}"
+
+
+@check
 def a_weight_of_a_block_that_is_negative_on_one_rank() -> str:
     weight = on_rank_1(-1.0, 1.0)
     tell = lambda control, at: control.part(weight=weight)  # noqa: E731

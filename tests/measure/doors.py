@@ -7,7 +7,7 @@ two doors that measure the same agree to many digits.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -62,12 +62,14 @@ def ranks() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
 
 
-def called(model: nn.Module) -> nn.Module:
-    return DistributedDataParallel(model) if dist.is_initialized() else model
+def called(model: nn.Module, *, by_hand: bool = False) -> nn.Module:
+    return DistributedDataParallel(model) if dist.is_initialized() and not by_hand else model
 
 
-def meter_of(model: nn.Module, *, examples: bool) -> lb.Meter:
-    return lb.Meter(model, examples=lb.PerExample()) if examples else lb.Meter(model)
+def meter_of(model: nn.Module, *, examples: bool, by_hand: bool = False) -> lb.Meter:
+    if examples:
+        return lb.Meter(model, examples=lb.PerExample())
+    return lb.Meter(model, replicated=True) if by_hand else lb.Meter(model)
 
 
 def steps_of(data: Batch, *, size: int) -> Iterator[list[Batch]]:
@@ -85,6 +87,13 @@ def made(model: nn.Module, *, adam: bool) -> torch.optim.Optimizer:
 
 def rule_of(*, adam: bool) -> lb.AdaScale:
     return lb.AdaScale(statistic="preconditioned_moments" if adam else "moments")
+
+
+def quiet(model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+    """DDP reduces the last micro-batch's gradient alone."""
+    if last or not isinstance(model, DistributedDataParallel):
+        return nullcontext()
+    return model.no_sync()
 
 
 Mine = Callable[[list[Batch]], list[Batch]]
@@ -154,6 +163,7 @@ def attached(
     adam: bool = False,
     blocks: bool = False,
     mine: Mine = in_turn,
+    by_hand: Any = None,
 ) -> Run:
     """Run a loop of the user's own under `lb.attach`, and keep the weights before each step.
 
@@ -167,9 +177,10 @@ def attached(
         adam: whether Adam trains, and the gradient as it sees it is measured.
         blocks: whether each micro-batch has two backward calls, in a block.
         mine: which micro-batches of a step this rank gets.
+        by_hand: how the loop itself reduces the gradients over the ranks; None takes DDP.
     """
     bare, run = model_of(), Run()
-    model = called(bare)
+    model = called(bare, by_hand=by_hand is not None)
     count = ranks()[1]
     optimizer = made(bare, adam=adam)
     control = lb.attach(
@@ -178,7 +189,7 @@ def attached(
         rule_of(adam=adam),
         batch_size=BATCH,
         base_batch_size=BASE,
-        meter=meter_of(model, examples=examples),
+        meter=meter_of(model, examples=examples, by_hand=by_hand is not None),
         record=run.seen,
         reduction=reduction,
     )
@@ -195,12 +206,14 @@ def attached(
                 control.micro_batch(**told)
             with (
                 control.part(**told) if blocks else nullcontext(),
-                nullcontext() if at + 1 == len(here) or count == 1 else model.no_sync(),
+                quiet(model, last=at + 1 == len(here)),
             ):
                 for part in (0.25, 0.75) if blocks else (1.0,):
                     (summed(model, x, y) * (part * share)).backward()
-        if reduction == "sum":
-            for parameter in bare.parameters():
+        for parameter in bare.parameters():
+            if by_hand is not None:
+                dist.all_reduce(parameter.grad, op=by_hand)
+            if reduction == "sum" and by_hand != dist.ReduceOp.SUM:
                 parameter.grad *= count  # so that the weights move as in the run of one process
         optimizer.step()
         optimizer.zero_grad()

@@ -129,6 +129,15 @@ def unequal_ranks() -> list[float]:
     return run.numbers
 
 
+def by_hand(reduction: str, how: Any) -> list[float]:
+    """Without DDP: the loop averages or adds up the gradients itself."""
+    data = sequences(equal=False)
+    run = attached(data, size=8, weighted=True, reduction=reduction, by_hand=how)
+    if run.seen.steps:
+        check_twin(run, data, size=8)
+    return run.numbers
+
+
 def blocks() -> list[float]:
     """Each micro-batch has two backward calls, of which DDP reduces one."""
     return attached(sequences(equal=False), size=8, weighted=True, blocks=True).numbers
@@ -145,6 +154,9 @@ CHECKS: dict[str, Callable[[], list[float]]] = {
     "reduction=sum": by_sum,
     "unequal ranks": unequal_ranks,
     "blocks": blocks,
+    "averaged by hand": lambda: by_hand("mean", dist.ReduceOp.AVG),
+    "added up by hand": lambda: by_hand("sum", dist.ReduceOp.SUM),
+    "divided by all tokens and averaged by hand": lambda: by_hand("sum", dist.ReduceOp.AVG),
 }
 
 
