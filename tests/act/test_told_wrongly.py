@@ -193,7 +193,7 @@ def test_a_function_that_counts_unequal_samples_is_told_what_is_assumed() -> Non
 def test_a_batch_size_without_the_micro_batches() -> None:
     text = Loop(batch_size=SIZE).refused(LargeBatchError)
     assert "batch_size=5 was given, but the model received 10 samples" in text
-    assert "as if the 2 micro-batches" in text
+    assert "as if the 2 micro-batches had been left out" in text
     assert text.count("batch_size=10") == 1
 
 
@@ -361,7 +361,7 @@ def a_batch_size_without_ranks_and_micro_batches() -> str:
 
 @check
 def a_batch_size_without_the_ranks() -> str:
-    return of_batch_size(10, "2 times as many, as if the 2 ranks")
+    return of_batch_size(10, "2 times as many, as if the 2 ranks or the 2 micro-batches had")
 
 
 @check

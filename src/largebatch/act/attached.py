@@ -130,8 +130,8 @@ class Attached(Control):
         return self.decider.samples - self._before.samples
 
     def micro_batch(self, samples: float | Tensor, *, weight: float | Tensor | None = None) -> None:
-        """Set the samples of one micro-batch, once for each of the step, before or after its
-        backward.
+        """Set the samples of one micro-batch, once for each of the step, in the order of their
+        backward calls; before or after the backward.
 
         Args:
             samples: in this rank's micro-batch, at least 1.

@@ -113,19 +113,24 @@ def check(
 
 
 def _check_sizes(rows: int, batch_size: int, *, micro_batches: int, ranks: int) -> None:
-    for factor, cause in (
-        (ranks, f"the {ranks} ranks"),
-        (micro_batches, f"the {micro_batches} micro-batches"),
-        (ranks * micro_batches, f"the {micro_batches} micro-batches of each of {ranks} ranks"),
-    ):
-        if factor > 1 and rows == factor * batch_size:
-            raise LargeBatchError(
-                f"batch_size={batch_size} was given, but the model received {rows} samples in the "
-                f"first step: {factor} times as many, as if {cause} had been left out. batch_size "
-                "counts the samples of one optimizer step over all ranks and micro-batches: "
-                f"batch_size={rows}. If several backward calls belong to one micro-batch, put them "
-                f"into one block, with control.part(samples={batch_size}): ... {REMEDY}"
-            )
+    both = ranks * micro_batches if ranks > 1 and micro_batches > 1 else 1
+    causes = {
+        f"the {ranks} ranks": ranks,
+        f"the {micro_batches} micro-batches": micro_batches,
+        f"the {micro_batches} micro-batches of each of {ranks} ranks": both,
+    }
+    fitting = [
+        cause for cause, factor in causes.items() if factor > 1 and rows == factor * batch_size
+    ]
+    if fitting:
+        raise LargeBatchError(
+            f"batch_size={batch_size} was given, but the model received {rows} samples in the "
+            f"first step: {rows // batch_size} times as many, as if {' or '.join(fitting)} had "
+            "been left out. batch_size counts the samples of one optimizer step over all ranks and "
+            f"micro-batches: batch_size={rows}. If several backward calls belong to one "
+            f"micro-batch, put them into one block, with control.part(samples={batch_size}): ... "
+            f"{REMEDY}"
+        )
 
 
 def _marked(name: str, values: Tensor | None) -> dict[str, float]:
