@@ -18,8 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 import largebatch as lb
 from distributed import run_on_ranks
-from largebatch.checks import fit, memory, size_search
+from largebatch.checks import fit, size_search
 from largebatch.checks.size_search import MicroBatchFit, SizeTrials, largest
+from largebatch.measure import memory
 from largebatch.workbench.runs.train import train
 from largebatch.workbench.workloads import load
 from small_runs import class_data, classifier, mean_loss

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.checkpoint import checkpoint
 
+import largebatch as lb
 from largebatch.core.errors import LargeBatchError
 from largebatch.measure.examples.example_gradients import ExampleGradients
 from largebatch.measure.examples.tally import WantedSums
@@ -330,3 +331,29 @@ def test_what_an_unknown_module_was_given_is_released_when_its_step_is_over():
     assert storage() is not None
     examples.open(WantedSums())
     assert storage() is None, loss
+
+
+@pytest.mark.parametrize("name", ["perceptron", "convolutions", "transformer", "checkpointed"])
+def test_a_loop_under_attach_trains_to_the_same_bits(name):
+    states = []
+    for measured in (True, False):
+        torch.manual_seed(0)
+        build, data = CASES[name]
+        model, (xs, ys) = build(), data()
+        loss = token_loss if name in ("transformer", "checkpointed") else class_loss
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+        record = lb.MemoryRecord()
+        if measured:
+            meter = lb.Meter(model, examples=lb.PerExample(exact_training=True))
+            options = {"batch_size": B, "base_batch_size": B, "meter": meter, "record": record}
+            lb.attach(model, optimizer, lb.rules.Observe(), **options)
+        for x, y in zip(xs, ys, strict=True):
+            loss(model, x, y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        states.append((model.state_dict(), torch.rand(3)))
+        assert len(record.steps) == STEPS * measured
+        assert all(seen.moments.source == "examples" for seen, _ in record.steps)
+    (ours, drawn), (theirs, expected) = states
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert torch.equal(drawn, expected)

@@ -1,4 +1,4 @@
-"""The estimate of memory against the peak in a measured step less that in a plain one."""
+"""The estimate of memory against a measured step's peak of tensors, less a plain step's."""
 
 from __future__ import annotations
 

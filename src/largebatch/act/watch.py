@@ -20,16 +20,14 @@ from largebatch.act.guards import (
     check_parts,
     has_closure,
 )
-from largebatch.act.joint_optimizers import joined, members_of, name_of
+from largebatch.act.joint_optimizers import joined, members_of, optimizer_names
 from largebatch.act.step_hooks import StepHooks
 from largebatch.analysis.noise import NoiseEstimate, NotEnough, estimate_noise
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import GradientMoments, Reading
-from largebatch.measure.examples.layer_kinds import coupled
 from largebatch.measure.forwards import Samples
 from largebatch.measure.meter import Meter
 from largebatch.measure.observer import Observer
-from largebatch.measure.parameters import bare
 
 MOMENTS = frozenset({"moments"})
 
@@ -69,7 +67,7 @@ class Watch:
             refuse_second(member, self)
         observer.bind(optimizer)
         self.observer, self.dropped = observer, 0
-        self._optimizer_name = name_of(optimizer)
+        self._optimizer_name = optimizer_names(optimizer)
         self._scaler = scaler
         self._series: deque[tuple[float, float]] = deque(maxlen=steps)
         self._last: GradientMoments | None = None
@@ -99,14 +97,19 @@ class Watch:
         """What the estimate is of: the parts it comes from, how often, and whether it is exact."""
         if self._last is None:
             return "nothing is measured yet"
-        every = self.observer.every
-        often = "every step" if every == 1 else f"every {every}th step"
+        every = self.observer.schedule.every
+        often = "every step" if every == 1 else f"once in {every} steps"
         source = self._last.source
-        exact, note = _exactness(source, batch_norm=_by_rows(self.observer.meter))
+        examples = self.observer.meter.examples
+        rough = "the weights moved" if source == "temporal" else None
+        if examples is not None:
+            rough = examples.approximation
+        exact = "exact" if rough is None else f"approximate ({rough})"
+        parts = "pairs of consecutive steps" if source == "temporal" else source
         left = f"; {self.dropped} steps left out" if self.dropped else ""
         return (
-            f"from {source if source != 'temporal' else 'consecutive steps'}, {often}; of the bare "
-            f"gradient, before {self._optimizer_name} changes it; {exact}{note}{left}"
+            f"from {parts}, {often}; of the bare gradient, before {self._optimizer_name} changes "
+            f"it; {exact}{left}"
         )
 
     @property
@@ -195,25 +198,6 @@ class Watch:
             )
 
 
-def _by_rows(meter: Meter) -> bool:
-    """Return whether batch normalization is measured by the examples' rows."""
-    examples = meter.examples
-    if examples is None or not examples.batch_norm_rows:
-        return False
-    modules = bare(meter.model).named_modules()
-    return any(coupled(module, name) is not None for name, module in modules)
-
-
-def _exactness(source: str, *, batch_norm: bool) -> tuple[str, str]:
-    if source == "temporal":
-        return "approximate", ", since the weights moved between two steps"
-    if batch_norm:
-        return "approximate", (
-            ", since batch normalization couples the examples: only their rows' shares are measured"
-        )
-    return "exact", ""
-
-
 def watch(
     model: nn.Module,
     optimizer: Optimizer | Sequence[Optimizer],
@@ -232,8 +216,9 @@ def watch(
         print(noise)                                 # noise scale 1240 [980, 1610] samples (...)
 
     A loop with one backward call per step on one process is measured by its single examples in
-    every 16th step. If the model's examples depend on each other or cannot be told apart,
-    consecutive steps are compared, which is approximate; the printed label says so.
+    every 8th of the first 128 steps, and in every 80th later. If the model's examples depend on
+    each other or cannot be told apart, consecutive steps are compared, which is approximate; the
+    printed label says so.
 
     Args:
         model: bare, or in DistributedDataParallel if several processes share the batch.

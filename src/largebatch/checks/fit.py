@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from largebatch.act.controller import Controller
 from largebatch.checks.checked_run import CheckedRun, Loss, check_between_steps, checked_run_of
-from largebatch.checks.memory import available, resident
 from largebatch.checks.size_search import MicroBatchFit, SizeTrials, largest, release
 from largebatch.checks.snapshot import keep_run_state
 from largebatch.core.errors import LargeBatchError
@@ -26,6 +25,7 @@ from largebatch.core.measurement import OF_THE_STEP
 from largebatch.core.plan import BatchPlan
 from largebatch.core.rule import within
 from largebatch.measure.examples.per_example import PerExample
+from largebatch.measure.memory import available, resident
 from largebatch.measure.meter import Meter
 from largebatch.measure.parameters import bare
 from largebatch.rules import ClampBatch

@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import torch
 
-from largebatch.checks.memory import bytes_text, peak_of, resident
 from largebatch.core.errors import LargeBatchError
+from largebatch.measure.memory import bytes_text, peak_of, resident
 
 NOT_ALLOCATED = "can't allocate memory"
 """In the message of torch's allocator on the CPU, which has no error of its own."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 
 from largebatch.core.errors import LargeBatchError
 
@@ -45,7 +46,6 @@ class Forwards:
 
     Attributes:
         count: forward passes so far, over all steps.
-        linked: whether outputs report the backward that reaches them.
         sized: whether the samples of each pass are counted.
         paused: whether passes are ignored.
         samples: number of a forward pass of this step -> its samples.
@@ -65,17 +65,17 @@ class Forwards:
         self._samples_of = samples
         self._reached = reached
         self.count = self.base = 0
-        self.linked = self.sized = True
+        self.sized = True
         self.paused = self.keeps = False
         self.inputs: Inputs | None = None
         self.problem: LargeBatchError | None = None
         self.samples: dict[int, float] = {}
         self._traced_rows = 0
         self.first: Tensor | None = None
-        self._handles = [
-            model.register_forward_pre_hook(_Begins(self), with_kwargs=True),
-            model.register_forward_hook(_Ends(self)),
-        ]
+        self._model = model
+        self._before = model.register_forward_pre_hook(_Begins(self), with_kwargs=True)
+        self._after: RemovableHandle | None = None
+        self.link(True)
 
     @property
     def in_step(self) -> int:
@@ -92,6 +92,19 @@ class Forwards:
         """Return the samples of all forward passes of the step in hand; 0 if unknown."""
         return sum(self.samples.values()) or float(self._traced_rows * self.in_step)
 
+    @property
+    def linked(self) -> bool:
+        """Return whether outputs report the backward that reaches them."""
+        return self._after is not None
+
+    def link(self, wanted: bool) -> None:
+        """Have outputs report the backward that reaches them, or not."""
+        if wanted and self._after is None:
+            self._after = self._model.register_forward_hook(_Ends(self))
+        elif not wanted and self._after is not None:
+            self._after.remove()
+            self._after = None
+
     def open(self) -> None:
         """Begin a step."""
         self.base = self.count
@@ -100,9 +113,8 @@ class Forwards:
 
     def remove(self) -> None:
         """Take the hooks off the model."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._before.remove()
+        self.link(False)
 
     def begins(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Count a forward pass."""
@@ -125,11 +137,11 @@ class Forwards:
 
     def ends(self, output: Any) -> None:
         """Have the output report the backward that reaches it."""
-        if torch.compiler.is_compiling() or not self.linked or self.paused:
+        if torch.compiler.is_compiling() or self.paused:
             return
         if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:
             return
-        nodes = {tensor.grad_fn: None for tensor in tensors_in(output)}
+        nodes = {tensor.grad_fn: None for tensor in tensor_leaves(output)}
         for node in nodes:
             if node is not None:
                 node.register_prehook(partial(self._arrived, self.count))
@@ -138,7 +150,7 @@ class Forwards:
         self._reached(number)
 
     def _size(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        first = next(tensors_in((args, kwargs)), None)
+        first = next(tensor_leaves((args, kwargs)), None)
         if self._samples_of is not None:
             try:
                 self.samples[self.count] = _checked(self._samples_of(args, kwargs))
@@ -168,7 +180,7 @@ def _samples_failed(error: Exception) -> LargeBatchError:
 
 
 def _inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
-    first = next(tensors_in((args, kwargs)), None)
+    first = next(tensor_leaves((args, kwargs)), None)
     device = "cpu" if first is None else first.device.type
     autocast = None
     if torch.is_autocast_enabled(device):
@@ -216,11 +228,11 @@ def _nothing(*args: Any) -> None:
     """Do nothing: the hook of a copied model."""
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
+def tensor_leaves(value: Any) -> Iterator[Tensor]:
     """Return the tensors in nested tuples, lists, mappings and dataclasses."""
     for leaf in tree_leaves(value):
         if isinstance(leaf, Tensor):
             yield leaf
         elif is_dataclass(leaf) and not isinstance(leaf, type):
             for one in fields(leaf):
-                yield from tensors_in(getattr(leaf, one.name, None))
+                yield from tensor_leaves(getattr(leaf, one.name, None))

@@ -98,8 +98,11 @@ class Observer:
         self._first = True
         self._chooses, self._looks_only = chooses and meter.rank_count == 1, looks_only
         self._next: Meter | None = None
-        self.every = 1
+        self.schedule = one_backward.MeasuredSteps()
         self._opened = 0
+        self._told: list[Told] = []
+        self._losses: list[tuple[int, int]] = []
+        self._rests = False  # this step and the last one measure nothing
         self.refusals: Sequence[str] = ()
         self._step = StepRecorder(meter, meter.tap, samples=samples, micro_batches=micro_batches)
 
@@ -120,12 +123,18 @@ class Observer:
         self._wanted = wanted
         if self._next is not None:
             self._take(self._next)
-        due = self._opened % self.every == 0
+        self._place = self.schedule.position(self._opened)
+        due = self._place is not None
         self._opened += 1
+        if self._looks_only and not due and self._rests:
+            self._told.clear()
+            self._losses.clear()
+            self._step.forwards.open()
+            return
+        self._rests = self._looks_only and not due
         self.meter.open(wanted if due else frozenset())
         self._closed = 0
-        self._told: list[Told] = []
-        self._losses: list[tuple[int, int]] = []
+        self._told, self._losses = [], []
         self._step.open()
 
     @property
@@ -247,8 +256,10 @@ class Observer:
         self._first = self._step.forwards.keeps = False
         self._step.dropped = ""
         self._step.forwards.sized = self._samples_of is not None
-        self._step.forwards.linked = not is_plain(groups, forwards=self._step.forwards.in_step)
-        return meter.read(totals, losses=sums["losses"])
+        forwards = self._step.forwards
+        forwards.link(not is_plain(groups, forwards=forwards.in_step))
+        reading = meter.read(totals, losses=sums["losses"])
+        return reading if self._place == self.schedule.span - 1 else replace(reading, moments=None)
 
     def _shares(self) -> tuple[Shares, list[Group]]:
         """Return the parts of this rank; after a problem, some that let the ranks talk about it."""
@@ -417,7 +428,7 @@ class Observer:
             raise MicroBatchMissed(_left_over(self._step.dropped))
         self._check_samples(sums["samples"])
         if self._first:
-            first_step.check(
+            first_step.check_first_step(
                 sums,
                 batch_size=self.batch_size,
                 micro_batches=round(sums["parts"] / self.meter.rank_count),
@@ -455,13 +466,14 @@ class Observer:
         if cause is None:
             return
         if self._chooses and self._next is None:
-            choice = one_backward.choose(
+            choice = one_backward.choose_meter(
                 self.meter.model,
                 self._optimizer,
                 self._step.forwards.inputs,
                 looks_only=self._looks_only,
             )
-            self._next, self.every, self.refusals = choice.meter, choice.every, choice.refusals
+            self._next, self.refusals = choice.meter, choice.refusals
+            self.schedule = choice.schedule
         if self._next is None:
             raise NoVariance(cause + one_backward.reasons(self.refusals))
 

@@ -40,11 +40,11 @@ class ConvolutionLayer(PlainLayer):
     shifted view. One product for each of these shifts gives its part of each example's matrix.
     """
 
-    may_replace = True
+    can_replace = True
 
     def replaces(self, module: Convolution, shape: torch.Size, *, rows: int, squares: bool) -> bool:
         length = prod(_output_size(module, shape[2:]))
-        return squares or shape[0] != rows or _blocks(module, length)
+        return squares or shape[0] != rows or self._blocks(module, length)
 
     def sqnorm(
         self,
@@ -55,7 +55,7 @@ class ConvolutionLayer(PlainLayer):
         rows: int,
     ) -> list[Tensor] | None:
         (x,), length = kept, delta.shape[2:].numel()
-        if "weight" not in names or len(x) != rows or _blocks(module, length):
+        if "weight" not in names or len(x) != rows or self._blocks(module, length):
             return None
         elements = length * (module.weight[0].numel() * module.groups + 2 * length * module.groups)
         step = examples_at_once(rows, elements=elements, like=x)
@@ -107,6 +107,12 @@ class ConvolutionLayer(PlainLayer):
             stride=module.stride,
             dilation=module.dilation,
             groups=module.groups,
+        )
+
+    def _blocks(self, module: Convolution, length: int) -> bool:
+        outputs, inputs = len(module.weight) // module.groups, module.weight[0].numel()
+        return blocks_are_cheaper(
+            length=length, inputs=inputs, outputs=outputs, replace=self._replace
         )
 
 
@@ -213,11 +219,6 @@ def _output_size(module: Convolution, sizes: torch.Size) -> list[int]:
         reach = module.dilation[at] * (module.kernel_size[at] - 1)
         found.append((size + sides - reach - 1) // module.stride[at] + 1)
     return found
-
-
-def _blocks(module: Convolution, length: int) -> bool:
-    outputs, inputs = len(module.weight) // module.groups, module.weight[0].numel()
-    return blocks_are_cheaper(length=length, inputs=inputs, outputs=outputs)
 
 
 def _per_example(by_row: Tensor, rows: int) -> Tensor:

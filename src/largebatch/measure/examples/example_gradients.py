@@ -118,8 +118,8 @@ class ExampleGradients:
     @property
     def extra_bytes(self) -> int | None:
         """Estimate by how many bytes measuring raises the peak of the coming backward, from the
-        sizes of the first measured forward; None before that is over."""
-        sizes = self._hooks.sizes
+        sizes of the largest measured forward; None before the first one is over."""
+        sizes = self._hooks.forward.sizes
         return None if sizes is None else extra_bytes(sizes, self.want, check=self._check.values)
 
     def rest(self) -> None:

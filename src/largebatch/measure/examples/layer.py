@@ -89,11 +89,22 @@ class Layer(Protocol):
 
 
 class PlainLayer:
-    """What most layers answer: the first argument is kept, and everything comes from pieces."""
+    """What most layers answer: the first argument is kept, and everything comes from pieces.
+
+    Args:
+        replace: whether the parameters' gradients may come from pieces rather than from autograd.
+    """
 
     keeps_output = False
-    may_replace = False
+    can_replace = False
     times = 1
+
+    def __init__(self, *, replace: bool = True) -> None:
+        self._replace = replace
+
+    @property
+    def may_replace(self) -> bool:
+        return self.can_replace and self._replace
 
     def keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SavedTensors:
         return (args[0] if args else next(iter(kwargs.values())),)
@@ -115,16 +126,17 @@ class PlainLayer:
         return None
 
 
-def blocks_are_cheaper(*, length: int, inputs: int, outputs: int) -> bool:
-    """Whether an example's matrix [outputs, inputs], which also gives the weight's gradient, costs
-    less than two Gram matrices [length, length] beside that gradient's own product.
+def blocks_are_cheaper(*, length: int, inputs: int, outputs: int, replace: bool) -> bool:
+    """Whether an example's matrix [outputs, inputs] costs less than two Gram matrices
+    [length, length]. If it replaces the weight's gradient, that gradient's own product is saved.
 
-    >>> blocks_are_cheaper(length=64, inputs=128, outputs=512)
+    >>> blocks_are_cheaper(length=64, inputs=128, outputs=512, replace=True)
     True
-    >>> blocks_are_cheaper(length=8, inputs=1024, outputs=1024)
+    >>> blocks_are_cheaper(length=64, inputs=128, outputs=512, replace=False)
     False
     """
-    return BLOCK_COST * inputs * outputs < GRAM_COST * length**2 * (inputs + outputs)
+    cost = BLOCK_COST if replace else BLOCK_COST + length
+    return cost * inputs * outputs < GRAM_COST * length**2 * (inputs + outputs)
 
 
 def examples_at_once(rows: int, *, elements: int, like: Tensor) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
@@ -16,7 +18,7 @@ from largebatch.measure.examples.normalization import (
 )
 from largebatch.measure.examples.unknown import UnknownLayer
 
-KNOWN: tuple[tuple[type[nn.Module], type[Layer]], ...] = (
+KNOWN: tuple[tuple[type[nn.Module], Callable[..., Layer]], ...] = (
     (nn.Linear, LinearLayer),
     (nn.Conv1d, ConvolutionLayer),
     (nn.Conv2d, ConvolutionLayer),
@@ -30,12 +32,13 @@ KNOWN: tuple[tuple[type[nn.Module], type[Layer]], ...] = (
 """A module is of a kind when it runs that kind's own forward."""
 
 
-def layer_of(module: nn.Module) -> Layer:
-    """The layer that a call of `module` is."""
+def layer_of(module: nn.Module, *, replace: bool = True) -> Layer:
+    """The layer that a call of `module` is; `replace` says whether it may give the parameters'
+    gradients."""
     if not is_parametrized(module):
         for kind, layer in KNOWN:
             if forward_is(module, kind):
-                return layer()
+                return layer(replace=replace)
     return UnknownLayer()
 
 

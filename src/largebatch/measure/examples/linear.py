@@ -23,7 +23,7 @@ from largebatch.measure.squares import squared_norm
 class LinearLayer(PlainLayer):
     """`nn.Linear`: norm products for one position, else matrices or Gram matrices by cost."""
 
-    may_replace = True
+    can_replace = True
 
     def keep(
         self, module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -34,7 +34,7 @@ class LinearLayer(PlainLayer):
 
     def replaces(self, module: nn.Linear, shape: torch.Size, *, rows: int, squares: bool) -> bool:
         length = shape[:-1].numel() // rows
-        return length > 1 and (squares or _blocks(module, length))
+        return length > 1 and (squares or self._blocks(module, length))
 
     def sqnorm(
         self,
@@ -48,7 +48,7 @@ class LinearLayer(PlainLayer):
             of_input = kept[1] if "weight" in names else torch.zeros_like(kept[1])
             return [torch.dot(_of_rows(delta), of_input + 1 if "bias" in names else of_input)]
         a, d = _by_example(kept, delta, rows)
-        if "weight" not in names or _blocks(module, a.shape[1]):
+        if "weight" not in names or self._blocks(module, a.shape[1]):
             return None
         step = examples_at_once(rows, elements=2 * a.shape[1] ** 2, like=a)
         scalars = [
@@ -100,9 +100,13 @@ class LinearLayer(PlainLayer):
             return None
         return linear(kept[0], weight, values.get("bias"))
 
-
-def _blocks(module: nn.Linear, length: int) -> bool:
-    return blocks_are_cheaper(length=length, inputs=module.in_features, outputs=module.out_features)
+    def _blocks(self, module: nn.Linear, length: int) -> bool:
+        return blocks_are_cheaper(
+            length=length,
+            inputs=module.in_features,
+            outputs=module.out_features,
+            replace=self._replace,
+        )
 
 
 def _of_rows(x: Tensor) -> Tensor:

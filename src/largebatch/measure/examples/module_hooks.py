@@ -23,10 +23,10 @@ from largebatch.core.errors import LargeBatchError
 from largebatch.measure.examples.bare_parameter import BareLayer
 from largebatch.measure.examples.broadcast import consumers_of, watch_shared
 from largebatch.measure.examples.deferred_errors import DeferredErrors
-from largebatch.measure.examples.example_dimension import Layout, layout_of
+from largebatch.measure.examples.example_dimension import layout_of
+from largebatch.measure.examples.forward_in_hand import ForwardInHand
 from largebatch.measure.examples.layer import SavedTensors
 from largebatch.measure.examples.layer_kinds import coupled, layer_of
-from largebatch.measure.examples.memory import CallSize, size_of
 from largebatch.measure.examples.output_gradient import (
     Arrive,
     Begin,
@@ -58,10 +58,7 @@ class ModuleHooks:
 
     Attributes:
         paused: whether forwards are left alone.
-        layout: (module, how often it was called before in a forward) -> rows of it for each
-            example, 0 where all examples share it. A call that is not in it has one row for each
-            example, or is shared where it has another number of rows.
-        sizes: of each call of the first forward; None until it is over.
+        forward: the forward in hand.
     """
 
     def __init__(
@@ -77,18 +74,14 @@ class ModuleHooks:
         arrive: Arrive,
         errors: DeferredErrors,
     ) -> None:
-        self._groups, self._replace, self._by_rows = groups, replace, batch_norm_rows
+        self._replace, self._by_rows = replace, batch_norm_rows
         self._model, self._owners, self._bare = model, owners, bare
         self._begin, self._arrive, self._errors = begin, arrive, errors
         self._handles: list[RemovableHandle] = []
         self._want = WantedSums()
         self.paused = False
-        self.layout: Layout = {}
-        self.sizes: Sequence[CallSize] | None = None
+        self.forward = ForwardInHand(groups=groups)
         self._looked = False
-        self._rows = 0
-        self._counts: dict[str, int] = {}
-        self._sizes: list[CallSize] = []
         self._shared: list[tuple[Call, SavedTensors, Tensor]] = []
         self._frozen: list[nn.Parameter] = []
         self._held: WeakSet[HeldInput] = WeakSet()
@@ -103,8 +96,9 @@ class ModuleHooks:
         first = guard(self._forward_begins)
         add(model.register_forward_pre_hook(first, with_kwargs=True, prepend=True))
         for owner in self._owners:
-            module, layer = owner.module, layer_of(owner.module)
-            if self._replace and layer.may_replace:
+            module = owner.module
+            layer = layer_of(module, replace=self._replace)
+            if layer.may_replace:
                 add(module.register_forward_pre_hook(self._before(owner, layer)))
             after = self._after(owner, layer)
             add(module.register_forward_hook(after, with_kwargs=True, always_call=True))
@@ -139,29 +133,32 @@ class ModuleHooks:
         if rows > 1 and not self._looked:
             self._looked = self.paused = True
             try:
-                self.layout = layout_of(module, args, kwargs, rows=rows, owners=self._owners)
+                owners = self._owners
+                self.forward.layout = layout_of(module, args, kwargs, rows=rows, owners=owners)
             finally:
                 self.paused = False
-        self._rows, self._counts, self._shared, self._sizes = rows, {}, [], []
+        self.forward.begin(rows)
+        self._shared = []
 
     def _forward_ends(self, module: nn.Module, args: Any, out: Any) -> None:
         if self._idle():
             return
-        rows, self._rows = self._rows, 0
-        if self.sizes is None:
-            self.sizes = [*self._sizes, *(size_of(*call) for call in self._bare_calls(rows))]
+        bare = list(self._bare_calls())
+        self.forward.end(bare)
         if not self._shared and not self._bare:
             return
         consumers = consumers_of([x for x in tree_flatten(out)[0] if isinstance(x, Tensor)])
-        for call, kept, output in (*self._bare_calls(rows), *self._shared):
+        for call, kept, output in (*bare, *self._shared):
             self._watch(call, kept, output, consumers)
         self._shared = []
 
-    def _bare_calls(self, rows: int) -> Iterator[tuple[Call, SavedTensors, Tensor]]:
+    def _bare_calls(self) -> Iterator[tuple[Call, SavedTensors, Tensor]]:
         """One call of each parameter outside of modules, which is its own output."""
+        rows = self.forward.rows
         for owner in self._bare:
             (parameter,) = owner.parameters.values()
-            yield Call(owner, BareLayer(), rows, self._parts(rows), shared=True), (), parameter
+            call = Call(owner, BareLayer(), rows, self.forward.parts(rows), shared=True)
+            yield call, (), parameter
 
     def _watch(self, call: Call, kept: SavedTensors, tensor: Tensor, consumers: Any) -> None:
         kept = tuple(x.detach().expand(call.rows, *x.shape) for x in kept)
@@ -181,9 +178,9 @@ class ModuleHooks:
             if not args or not (self._want.sqnorm or self._want.squares) or self._idle():
                 return
             shape = args[0].shape
-            parts = self._parts(self._rows or shape[0])
+            parts = self.forward.parts(self.forward.rows or shape[0])
             if layer.replaces(module, shape, rows=parts, squares=self._want.squares) and (
-                self._times(owner, shape[0])
+                self.forward.times(owner, shape[0])
             ):
                 self._frozen = [p for p in owner.parameters.values() if p.requires_grad]
                 for parameter in self._frozen:
@@ -225,8 +222,8 @@ class ModuleHooks:
         outputs = [x for x in tree_flatten(out)[0] if isinstance(x, Tensor) and x.requires_grad]
         if not outputs:
             return
-        rows = self._rows or outputs[0].shape[0]
-        layer = UnknownLayer(times=rows // self._parts(rows))
+        rows = self.forward.rows or outputs[0].shape[0]
+        layer = UnknownLayer(times=rows // self.forward.parts(rows))
         kept = layer.keep(owner.module, args, kwargs)
         call = self._call(owner, layer, kept, outputs[0], replaced=False)
         if call is not None:
@@ -253,40 +250,12 @@ class ModuleHooks:
     ) -> Call | None:
         """The call that begins; None where all examples share it, which waits for the end of the
         forward."""
-        length = output.shape[0]
-        times = self._times(owner, length)
-        self._counts[owner.name] = self._counts.get(owner.name, 0) + 1
-        rows = self._rows or length
-        call = Call(owner, layer, rows, self._parts(rows), replaced, not times)
-        if self.sizes is None:
-            self._sizes.append(size_of(call, kept, output))
-        if not times:
+        call = self.forward.call(owner, layer, kept, output, replaced=replaced)
+        if call.shared:
             self._shared.append((call, kept, output))
             return None
         self._begin(call)
         return call
-
-    def _parts(self, rows: int) -> int:
-        """The largest number of equal parts that is wanted at most; all where only one is."""
-        if self._groups is None:
-            return rows
-        parts = next(k for k in range(min(self._groups, rows), 0, -1) if rows % k == 0)
-        return parts if parts > 1 else rows
-
-    def _times(self, owner: Owner, length: int) -> int:
-        """Rows of a module's input for each example; 0 where all examples share it."""
-        if not self._rows:
-            return 1
-        known = self.layout.get((owner.name, self._counts.get(owner.name, 0)))
-        if known is None:
-            return int(length == self._rows)
-        if known and length != known * self._rows:
-            raise LargeBatchError(
-                f"{owner.name} was called with {length} rows for {self._rows} examples, where it "
-                f"had {known} for each in the first step. A module's first dimension must be the "
-                "examples; measure micro-batches instead: meter=lb.Meter(model)."
-            )
-        return known
 
     def _refuser(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:

@@ -21,7 +21,7 @@ class NormalizationLayer(PlainLayer):
     contribute: the normalized input and delta as they were in the batch.
     """
 
-    may_replace = True
+    can_replace = True
 
     def keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SavedTensors:
         """The input; under batch statistics also their mean and variance, for each row."""

@@ -45,6 +45,7 @@ class UnknownLayer(PlainLayer):
     keeps_output = True
 
     def __init__(self, times: int = 1) -> None:
+        super().__init__()
         self.times = times
 
     def keep(

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 PROC = Path("/proc/self")
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -44,6 +46,13 @@ def available() -> int | None:
     where neither is known."""
     known = [left for left in (_of_system(), *_of_container()) if left is not None]
     return max(min(known), 0) if known else None
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the bytes that may still be taken on a device; None where they are not known."""
+    if device.type == "cpu":
+        return available()
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
 def bytes_text(count: float) -> str:

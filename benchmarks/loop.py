@@ -1,0 +1,132 @@
+"""What it costs to measure a loop that stays as it is: hooks, checks, and one backward per step.
+
+    python benchmarks/loop.py [--rounds 30]
+
+The first table trains with one backward per step: the bare loop, `lb.attach`, which measures single
+examples in every 80th step, `lb.attach` with a rule that measures nothing, and `lb.watch`, which
+measures without changing a bit. The second table
+times what is done in every step of an accumulating loop: the hook on the forward pass, and the
+comparison of `.grad` with what the backward before left.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+import largebatch as lb
+from _timing import Paired, Run, interleave
+from largebatch.measure.accumulated import AccumulatedGradients
+from largebatch.measure.forwards import Forwards
+from largebatch.measure.one_backward import EXAMPLES
+from overhead import cnn, mlp
+
+EVERY = EXAMPLES.every  # steps in which single examples are measured once
+PARTS = 4
+loss_of = nn.CrossEntropyLoss()
+
+
+def gpt() -> nn.Module:
+    """A small transformer over 64 positions, without dropout, 0.2M parameters."""
+    layer = nn.TransformerEncoderLayer(64, 4, 256, dropout=0.0, batch_first=True)
+    return nn.Sequential(
+        nn.Embedding(64, 64), nn.TransformerEncoder(layer, 2), Last(), nn.Linear(64, 10)
+    )
+
+
+class Last(nn.Module):
+    """The last position of a sequence."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, -1]
+
+
+def one_backward(make: Callable[[], nn.Module], data: Tensor, door: str, *, steps: int) -> Run:
+    """A run of so many steps with one backward each, with this door in front of it."""
+    torch.manual_seed(0)
+    model = make()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    size = len(data)
+    labels = torch.randint(0, 10, (size,))
+    if door == "attach":
+        lb.attach(model, optimizer, lb.AdaScale(), batch_size=size, base_batch_size=size // 4)
+    elif door == "attach, a rule without":
+        lb.attach(model, optimizer, lb.SqrtScaling(), batch_size=size, base_batch_size=size // 4)
+    elif door == "watch":
+        lb.watch(model, optimizer, batch_size=size)
+
+    def run(steps: int = steps) -> None:
+        for _ in range(steps):
+            loss_of(model(data), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    run(EXAMPLES.early * EXAMPLES.early_every + 1)  # measured more often than later
+    return run
+
+
+def each_step(tensors: int, *, steps: int) -> Iterator[tuple[str, Run]]:
+    """Forward passes and accumulated gradients of a model of many tensors, with and without us."""
+
+    def forwards(hooked: bool) -> Run:
+        model = nn.Identity()
+        x = torch.zeros(8, requires_grad=True)
+        if hooked:
+            followed = Forwards(model, reached=lambda number: None)
+            followed.link(False)
+            followed.sized = False  # as from the second step of a plain loop on
+
+        def run() -> None:
+            for _ in range(steps * PARTS):
+                model(x)
+
+        return run
+
+    parameters = [nn.Parameter(torch.zeros(4)) for _ in range(tensors)]
+    for parameter in parameters:
+        parameter.grad = torch.zeros(4)
+    held = AccumulatedGradients([{"params": parameters}])
+
+    def check() -> None:
+        for _ in range(steps):
+            for _ in range(PARTS):
+                held.change()
+                held.note()
+            held.forget()
+
+    yield "bare", forwards(False)
+    yield "forward hook", forwards(True)
+    yield ".grad", check
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=30)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    cases = {
+        "MLP 94k, batch 64": (lambda: mlp(64, 272, 272, 10), torch.randn(64, 64)),
+        "CNN 99k, batch 32": (cnn, torch.randn(32, 1, 28, 28)),
+        "GPT 0.2M, batch 8": (gpt, torch.randint(0, 64, (8, 64))),
+    }
+    for name, (make, data) in cases.items():
+        runs = {
+            door: one_backward(make, data, door, steps=EVERY)
+            for door in ("bare", "null", "attach, a rule without", "attach", "watch")
+        }
+        print(
+            interleave(runs, rounds=rounds).table(name, to="bare", per=EVERY, unit="step"),
+            flush=True,
+        )
+    steps = 500
+    times: Paired = interleave(dict(each_step(300, steps=steps)), rounds=rounds)
+    hook = times.added("forward hook", to="bare", per=steps).shown(2)
+    check = times.each(".grad", per=steps, clock="cpu").shown(2)
+    print(f"\nCPU us a step of {PARTS} micro-batches: forward hook {hook}, check of .grad {check}")
+
+
+if __name__ == "__main__":
+    main()
