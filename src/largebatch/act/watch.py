@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
@@ -126,11 +126,13 @@ class Watch:
         """Drop the pass in hand, as `Attached.drop` does."""
         self.observer.drop(by="noise.drop()")
 
-    def part(self, *, samples: float | None = None, weight: float | None = None) -> Any:
+    def part(
+        self, *, samples: float | Tensor | None = None, weight: float | Tensor | None = None
+    ) -> Any:
         """Take all backward calls within the block for one micro-batch, as `Attached.part` does."""
         return self.observer.part(samples=samples, weight=weight)
 
-    def micro_batch(self, samples: float, *, weight: float | None = None) -> None:
+    def micro_batch(self, samples: float | Tensor, *, weight: float | Tensor | None = None) -> None:
         """Set the samples of one micro-batch, as `Attached.micro_batch` does."""
         self.observer.size(samples, weight=weight)
 
