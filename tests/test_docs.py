@@ -6,8 +6,10 @@ A block fenced as ```python runs after `PRELUDE`, each block by itself; the fenc
     ```python continues     runs in the names that the block before it left
     ```python torchrun      is a whole program, run by torchrun on two processes
     ```python notest        is compiled only, as is a block whose first line is `# sketch`
+    ```python soon          is compiled only, until `control.ticks` exists
 
-What a comment gives after `# -> ` is printed by its block, in this order.
+What a comment gives after `# -> ` is printed by its block, in this order. A block that imports a
+package of `OPTIONAL` is skipped where that is missing.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +29,7 @@ import pytest
 
 import largebatch
 from distributed import run_program
+from largebatch.act.attached import Attached
 from largebatch.workbench.cli.main import cli
 from offenders import assert_no_offenders
 
@@ -88,13 +92,15 @@ def blocks_in(text: str, *, page: Path) -> Iterator[Block]:
 BLOCKS = [block for page in PAGES for block in blocks_in(page.read_text(), page=page)]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 PROGRAMS = [block for block in PYTHON if block.kind == "torchrun"]
+OPTIONAL = ("accelerate",)
+COMING = () if "ticks" in dir(Attached) else ("soon",)
 
 
 def pieces() -> Iterator[list[Block]]:
     """The blocks to run: each with those before it that it continues."""
     piece: list[Block] = []
     for block in PYTHON:
-        if block.kind in ("notest", "torchrun") or block.text.startswith("# sketch"):
+        if block.kind in ("notest", "torchrun", *COMING) or block.text.startswith("# sketch"):
             continue
         if block.kind == "continues":
             piece.append(block)
@@ -125,17 +131,34 @@ def test_the_code_that_is_shown_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT)
+    for package in OPTIONAL:
+        if any(f"import {package}" in b.text or f"from {package}" in b.text for b in piece):
+            pytest.importorskip(package)
     run(piece)
     printed = iter(capsys.readouterr().out.splitlines())
-    promised = [line for block in piece for line in re.findall(r"# -> (.+)", block.text)]
+    promised = [line for block in piece for line in promises(block)]
     missing = [line for line in promised if line not in printed]  # reads on from the one before
     assert not missing
+
+
+@pytest.fixture(autouse=True)
+def _no_state() -> Iterator[None]:
+    """accelerate keeps its settings in class attributes."""
+    yield
+    if (state := sys.modules.get("accelerate.state")) is not None:
+        for kept in (state.AcceleratorState, state.GradientState, state.PartialState):
+            kept._reset_state()
+
+
+def promises(block: Block) -> list[str]:
+    """The lines that a block says it prints."""
+    return re.findall(r"# -> (.+)", block.text)
 
 
 def unreadable_blocks(blocks: list[Block]) -> Iterator[str]:
     """Each block whose fence says an unknown kind, or that is no Python."""
     for block in blocks:
-        if block.kind not in ("", "continues", "torchrun", "notest"):
+        if block.kind not in ("", "continues", "torchrun", "notest", "soon"):
             yield f"{block.name} {block.kind!r}"
         try:
             ast.parse(block.text)
@@ -155,7 +178,9 @@ def test_a_program_for_torchrun_runs_on_two_processes(block: Block, tmp_path: Pa
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     done = run_program(*launcher, "train.py", cwd=tmp_path)
     assert done.returncode == 0, f"{done.stderr[:3000]}\n...\n{done.stderr[-1000:]}"
-    assert len(done.stdout.splitlines()) == 1, "the first rank alone prints its one line"
+    lines = done.stdout.splitlines()
+    assert len(lines) == 1, "the first rank alone prints its one line"
+    assert promises(block) in ([], lines)
 
 
 def overlooked_blocks(text: str, *, page: Path) -> Iterator[str]:

@@ -25,7 +25,7 @@ from largebatch.act.guards import (
     refuse_closure,
     rule_names,
 )
-from largebatch.act.joint_optimizers import joined, members_of, name_of
+from largebatch.act.joint_optimizers import joined, members_of, optimizer_names
 from largebatch.act.needs import check_budget, check_needs
 from largebatch.act.run_facts import clocks_of, digest_of, optimizer_facts, run_facts
 from largebatch.act.scaling import drop_gradients
@@ -294,8 +294,8 @@ class Attached(Control):
             self._check_going_on(seen)
         elif self.observer.saw_more:
             raise LargeBatchError(
-                f"A backward call came between the steps of {name_of(self.optimizer)}, which "
-                "belong to one step. Call all backward calls first, then each optimizer.step()."
+                f"A backward call came between the steps of {optimizer_names(self.optimizer)}, "
+                "which belong to one step. Call all backward calls first, then each optimizer.step()."
             )
         self._lr.apply(self.lr_multiplier)
 

@@ -55,11 +55,11 @@ def members_of(optimizer: Optimizer) -> tuple[Optimizer, ...]:
     return one.members if isinstance(one, JointOptimizers) else (optimizer,)
 
 
-def name_of(optimizer: Optimizer) -> str:
+def optimizer_names(optimizer: Optimizer) -> str:
     """Return the class names of the optimizers that step.
 
     >>> import torch
-    >>> name_of(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1))
+    >>> optimizer_names(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1))
     'SGD'
     """
     return " + ".join(type(member).__name__ for member in members_of(optimizer))

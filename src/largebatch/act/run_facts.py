@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from largebatch.act.joint_optimizers import name_of
+from largebatch.act.joint_optimizers import optimizer_names
 from largebatch.core.codec import encode
 from largebatch.core.decider import Decider
 
@@ -49,4 +49,4 @@ def optimizer_facts(optimizer: Optimizer) -> dict[str, Any]:
     """What the record's header says of the optimizer, by its first group."""
     group = optimizer.param_groups[0]
     numbers = {name: float(group.get(name) or 0.0) for name in ("momentum", "dampening")}
-    return {"name": name_of(optimizer), **numbers}
+    return {"name": optimizer_names(optimizer), **numbers}

@@ -52,8 +52,18 @@ class StepHooks:
         return bool(self._hooks)
 
     def reset(self) -> None:
-        """Begin a step: no optimizer has stepped yet."""
-        self._stepped.clear()
+        """Begin a step between two steps: no optimizer has stepped yet.
+
+        Raises:
+            LargeBatchError: some of the optimizers have stepped, and others not.
+        """
+        if self._stepped:
+            stepped, waiting = self._names(stepped=True), self._names(stepped=False)
+            self._stepped.clear()
+            raise LargeBatchError(
+                f"control.advance() was called after {stepped} stepped and before {waiting} did. "
+                "Let every optimizer of the list step once, then call control.advance()."
+            )
         for guard in self._guards:
             guard.reset()
 
@@ -83,14 +93,17 @@ class StepHooks:
             self._after(len(self._stepped) == len(self._members))
 
     def _twice(self, at: int) -> str:
-        waiting = [
-            f"{type(member).__name__} (number {number})"
-            for number, member in enumerate(self._members)
-            if number not in self._stepped
-        ]
         return (
             f"{type(self._members[at]).__name__} (number {at} of the list) stepped twice, and "
-            f"{', '.join(waiting)} not yet. One control for several optimizers needs each of them "
-            "to step once in every step. If they take turns, use one lb.attach for each, with the "
-            "parameters of the others frozen."
+            f"{self._names(stepped=False)} not yet. One control for several optimizers needs each "
+            "of them to step once in every step. If they take turns, use one lb.attach for each, "
+            "with the parameters of the others frozen."
+        )
+
+    def _names(self, *, stepped: bool) -> str:
+        """Return the optimizers that have stepped, or those that have not."""
+        return ", ".join(
+            f"{type(member).__name__} (number {number})"
+            for number, member in enumerate(self._members)
+            if (number in self._stepped) == stepped
         )

@@ -20,7 +20,7 @@ from largebatch.act.guards import (
     check_parts,
     has_closure,
 )
-from largebatch.act.joint_optimizers import joined, members_of, name_of
+from largebatch.act.joint_optimizers import joined, members_of, optimizer_names
 from largebatch.act.step_hooks import StepHooks
 from largebatch.analysis.noise import NoiseEstimate, NotEnough, estimate_noise
 from largebatch.core.errors import LargeBatchError
@@ -67,7 +67,7 @@ class Watch:
             refuse_second(member, self)
         observer.bind(optimizer)
         self.observer, self.dropped = observer, 0
-        self._optimizer_name = name_of(optimizer)
+        self._optimizer_name = optimizer_names(optimizer)
         self._scaler = scaler
         self._series: deque[tuple[float, float]] = deque(maxlen=steps)
         self._last: GradientMoments | None = None
@@ -100,7 +100,11 @@ class Watch:
         every = self.observer.schedule.every
         often = "every step" if every == 1 else f"once in {every} steps"
         source = self._last.source
-        exact = "exact" if source != "temporal" else "approximate, since the weights moved"
+        examples = self.observer.meter.examples
+        rough = "the weights moved" if source == "temporal" else None
+        if examples is not None:
+            rough = examples.approximation
+        exact = "exact" if rough is None else f"approximate ({rough})"
         parts = "pairs of consecutive steps" if source == "temporal" else source
         left = f"; {self.dropped} steps left out" if self.dropped else ""
         return (

@@ -41,7 +41,7 @@ def facts(
     }
 
 
-def check(
+def check_first_step(
     sums: Mapping[str, float],
     *,
     batch_size: int,

@@ -136,7 +136,7 @@ class Forwards:
             return
         if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:
             return
-        nodes = {tensor.grad_fn: None for tensor in tensors_in(output)}
+        nodes = {tensor.grad_fn: None for tensor in tensor_leaves(output)}
         for node in nodes:
             if node is not None:
                 node.register_prehook(partial(self._arrived, self.count))
@@ -145,7 +145,7 @@ class Forwards:
         self._reached(number)
 
     def _size(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        first = next(tensors_in((args, kwargs)), None)
+        first = next(tensor_leaves((args, kwargs)), None)
         if self._samples_of is not None:
             self.samples[self.count] = float(self._samples_of(args, kwargs))
         elif first is not None and first.dim():
@@ -155,7 +155,7 @@ class Forwards:
 
 
 def _inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
-    first = next(tensors_in((args, kwargs)), None)
+    first = next(tensor_leaves((args, kwargs)), None)
     device = "cpu" if first is None else first.device.type
     autocast = None
     if torch.is_autocast_enabled(device):
@@ -203,11 +203,11 @@ def _nothing(*args: Any) -> None:
     """Do nothing: the hook of a copied model."""
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
+def tensor_leaves(value: Any) -> Iterator[Tensor]:
     """Return the tensors in nested tuples, lists, mappings and dataclasses."""
     for leaf in tree_leaves(value):
         if isinstance(leaf, Tensor):
             yield leaf
         elif is_dataclass(leaf) and not isinstance(leaf, type):
             for one in fields(leaf):
-                yield from tensors_in(getattr(leaf, one.name, None))
+                yield from tensor_leaves(getattr(leaf, one.name, None))

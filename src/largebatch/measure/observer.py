@@ -88,7 +88,7 @@ class Observer:
         self._first = True
         self._chooses, self._looks_only = chooses and meter.rank_count == 1, looks_only
         self._next: Meter | None = None
-        self.schedule = one_backward.Schedule()
+        self.schedule = one_backward.MeasuredSteps()
         self._opened = 0
         self._told: list[Told] = []
         self._losses: list[tuple[int, int]] = []
@@ -407,7 +407,7 @@ class Observer:
             raise MicroBatchMissed(_left_over(self._step.dropped))
         self._check_samples(sums["samples"])
         if self._first:
-            first_step.check(
+            first_step.check_first_step(
                 sums,
                 batch_size=self.batch_size,
                 micro_batches=self._expected or 1,
@@ -447,7 +447,7 @@ class Observer:
         if cause is None:
             return
         if self._chooses and self._next is None:
-            choice = one_backward.choose(
+            choice = one_backward.choose_meter(
                 self.meter.model,
                 self._optimizer,
                 self._step.forwards.inputs,

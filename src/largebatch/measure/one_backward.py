@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from largebatch.core.errors import LargeBatchError
 from largebatch.measure.examples.per_example import PerExample
-from largebatch.measure.forwards import Inputs, tensors_in
+from largebatch.measure.forwards import Inputs, tensor_leaves
 from largebatch.measure.memory import bytes_text, free_bytes
 from largebatch.measure.meter import Meter
 from largebatch.measure.module_state import keep_module_state
@@ -32,10 +32,10 @@ from largebatch.measure.temporal import TemporalMoments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
+class MeasuredSteps:
     """Which steps are measured: stretches of `span` steps, often at first and rarely later.
 
-    >>> often = Schedule(every=80, early=2, early_every=8)
+    >>> often = MeasuredSteps(every=80, early=2, early_every=8)
     >>> [step for step in range(200) if often.position(step) is not None]
     [0, 8, 16, 96, 176]
 
@@ -58,8 +58,8 @@ class Schedule:
         return place if place < self.span else None
 
 
-EXAMPLES = Schedule(every=80, early=16, early_every=8)
-PAIRS = Schedule(every=80, span=2, early=16, early_every=8)
+EXAMPLES = MeasuredSteps(every=80, early=16, early_every=8)
+PAIRS = MeasuredSteps(every=80, span=2, early=16, early_every=8)
 """A step that measures single examples costs up to three times a plain one, so 3 % on average after
 the first 128 steps. These give the 16 measurements that an estimate needs."""
 
@@ -78,11 +78,11 @@ class Choice:
     """
 
     meter: Meter | None
-    schedule: Schedule = Schedule()
+    schedule: MeasuredSteps = MeasuredSteps()
     refusals: Sequence[str] = ()
 
 
-def choose(
+def choose_meter(
     model: nn.Module, optimizer: Optimizer, inputs: Inputs | None, *, looks_only: bool
 ) -> Choice:
     """Return what measures a loop with one backward per step.
@@ -163,7 +163,7 @@ def _loss(model: nn.Module, inputs: Inputs) -> Tensor:
     """Return a scalar that depends on all outputs of the model."""
     with torch.enable_grad(), _autocast(inputs):
         output = model(*inputs.args, **inputs.kwargs)
-        found = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
+        found = [tensor for tensor in tensor_leaves(output) if tensor.requires_grad]
         if not found:
             raise LargeBatchError("No output of the model has a gradient.")
         return torch.stack([one.float().square().mean() for one in found]).sum()
