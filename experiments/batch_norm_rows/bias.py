@@ -9,7 +9,8 @@ AdaScale's gain is that of the batch over batches of a 4th or a 16th of it.
 `lb.watch` compares pairs of consecutive steps in such models. From the same weights and the same
 momentum, two steps are made many times, each time with other samples. Mean variance and mean
 squared norm of these pairs give noise scale and gain. The step between the two gradients has the
-learning rate of the training (0.05, with momentum 0.9), or a tenth of it.
+learning rate of the training (0.05, with momentum 0.9), or a tenth of it. The weights and the
+momentum are those of the training at 0.05 in both. After 0 steps there is no momentum yet.
 
 An estimate may serve decisions if noise scale and gains are within 15 % in every model.
 """
@@ -48,6 +49,7 @@ ALL = "**all with batch normalization**"
 
 CUT = {
     "ResNet-8 at 28 x 28 and with 16 channels": "images are halved and it has 8, for the time",
+    "pairs along one run": "the truth would have to be measured at the weights of each pair",
     "ImageNet-sized models": "this machine has no accelerator",
 }
 """What is not measured -> why."""
