@@ -76,6 +76,7 @@ def each_step(tensors: int, *, steps: int) -> Iterator[tuple[str, Run]]:
         x = torch.zeros(8, requires_grad=True)
         if hooked:
             followed = Forwards(model, reached=lambda number: None)
+            followed.follow()
             followed.link(False)
             followed.sized = False  # as from the second step of a plain loop on
 

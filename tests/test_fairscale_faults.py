@@ -213,7 +213,7 @@ def test_two_backward_calls_for_one_micro_batch_are_refused_where_their_number_i
         loss = loss_of(model, x[rows], y[rows])
         loss.backward(retain_graph=True)
         (0.1 * loss).backward()
-    with pytest.raises(LargeBatchError, match="add several losses up"):
+    with pytest.raises(LargeBatchError, match="Add the losses up"):
         control.optimizer.step()
 
 

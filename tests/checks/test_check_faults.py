@@ -379,8 +379,8 @@ def test_an_attached_run_is_checked_with_a_micro_batch() -> None:
             return 16 * mean_loss(model, batch) * len(batch[0])
 
         assert the(lb.check(control, total, (x, y)), "mean loss").level == "error"
-        for half_x, half_y in ((x[:8], y[:8]), (x[8:], y[8:])):
-            mean_loss(model, (half_x, half_y)).backward()
+        for _ in range(2):
+            mean_loss(model, (x, y)).backward()
             lb.check(control, mean_loss, (x, y), seconds=0.05)
         optimizer.step()
         assert control.optimizer_steps == 1

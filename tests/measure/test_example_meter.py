@@ -376,10 +376,21 @@ def test_a_step_that_is_not_finite_is_skipped():
     assert all(p.isfinite().all() for p in model.parameters())
 
 
+def observed(model, optimizer, *, batch_size, meter):
+    return lb.attach(
+        model,
+        optimizer,
+        lb.rules.Observe(),
+        batch_size=batch_size,
+        base_batch_size=batch_size,
+        meter=meter,
+    )
+
+
 def test_a_step_of_one_example_has_no_variance():
     model, (x, y) = classifier(), class_data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    lb.watch(model, optimizer, batch_size=1, meter=meter(model))
+    observed(model, optimizer, batch_size=1, meter=meter(model))
     class_loss(model, x[:1], y[:1]).backward()
     with pytest.raises(NoVariance, match="A step of one example"):
         optimizer.step()
@@ -398,7 +409,7 @@ def test_a_controllers_step_of_one_example_has_no_moments():
 def test_another_batch_size_than_the_model_gets_is_refused():
     model, (x, y) = classifier(), class_data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    lb.watch(model, optimizer, batch_size=64, meter=meter(model))
+    observed(model, optimizer, batch_size=64, meter=meter(model))
     class_loss(model, x[:20], y[:20]).backward()
     with pytest.raises(LargeBatchError, match=r"batch_size=20\)"):
         optimizer.step()
@@ -481,7 +492,7 @@ def test_a_compiled_model_is_refused():
 def test_the_error_for_one_backward_per_step_names_single_examples_as_a_remedy():
     model, (x, y) = classifier(), class_data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    lb.watch(model, optimizer, batch_size=20)
+    observed(model, optimizer, batch_size=20, meter=lb.Meter(model))
     class_loss(model, x[:20], y[:20]).backward()
     with pytest.raises(NoVariance, match=r"examples=lb\.PerExample\(\)"):
         optimizer.step()

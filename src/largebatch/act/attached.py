@@ -295,7 +295,7 @@ class Attached(Control):
         elif self.observer.saw_more:
             raise LargeBatchError(
                 f"A backward call came between the steps of {optimizer_names(self.optimizer)}, "
-                "which belong to one step. Call all backward calls first, then each optimizer.step()."
+                "which belong to one step. Call every backward first, then each optimizer.step()."
             )
         self._lr.apply(self.lr_multiplier)
 

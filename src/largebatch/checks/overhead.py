@@ -58,6 +58,10 @@ class Ratio:
         return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
+SAMPLES = 10**6
+"""Of a micro-batch; the cost of measuring does not depend on it."""
+
+
 class Timed:
     """The timed loops over a copy of a run.
 
@@ -82,6 +86,7 @@ class Timed:
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.micro_batches, self.statistics = micro_batches, statistics
         self._replica = replica(model)
+        self._observer: Observer | None = None
         for group in optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].zero_()
@@ -98,14 +103,20 @@ class Timed:
     def watched(self, steps: int) -> float:
         """The same while the statistics are measured in each step."""
         parts = len(self.micro_batches)
-        observer = Observer(Meter(self.model), batch_size=parts * 10**6, micro_batches=parts)
+        observer = Observer(Meter(self.model), batch_size=parts * SAMPLES, micro_batches=parts)
         rule = Observe(statistics=self.statistics)
         with Attached(self.optimizer, rule, observer, base_batch_size=observer.batch_size):
-            return self.bare(steps)
+            self._observer = observer
+            try:
+                return self.bare(steps)
+            finally:
+                self._observer = None
 
     def _step(self) -> None:
         last = len(self.micro_batches) - 1
         for at, micro_batch in enumerate(self.micro_batches):
+            if self._observer is not None:
+                self._observer.size(SAMPLES)
             silent = self._replica is not None and at < last
             with self._replica.no_sync() if silent else nullcontext():  # type: ignore[union-attr]
                 (self.loss(self.model, micro_batch) / len(self.micro_batches)).backward()

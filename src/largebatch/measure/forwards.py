@@ -68,9 +68,8 @@ class Forwards:
         self._traced_rows = 0
         self.first: Tensor | None = None
         self._model = model
-        self._before = model.register_forward_pre_hook(_Begins(self), with_kwargs=True)
+        self._before: RemovableHandle | None = None
         self._after: RemovableHandle | None = None
-        self.link(True)
 
     @property
     def in_step(self) -> int:
@@ -100,6 +99,12 @@ class Forwards:
             self._after.remove()
             self._after = None
 
+    def follow(self) -> None:
+        """Put the hooks on the model; a second call does nothing."""
+        if self._before is None:
+            self._before = self._model.register_forward_pre_hook(_Begins(self), with_kwargs=True)
+            self.link(True)
+
     def open(self) -> None:
         """Begin a step."""
         self.base = self.count
@@ -108,7 +113,9 @@ class Forwards:
 
     def remove(self) -> None:
         """Take the hooks off the model."""
-        self._before.remove()
+        if self._before is not None:
+            self._before.remove()
+            self._before = None
         self.link(False)
 
     def begins(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -93,6 +93,7 @@ class StepRecorder:
         if self.by_hand is not None:
             self.by_hand.forget()
         self._buffer.clear()
+        self.forwards.follow()
         self.forwards.open()
         self.forwards.paused = False
         self.tap.reset()
