@@ -31,6 +31,9 @@ from largebatch.measure.observer import Observer
 
 MOMENTS = frozenset({"moments"})
 
+PAIRS_ARE_OFF = "mostly too large, since the weights moved: 1.5 times the true value in the median"
+"""Of the noise scale from pairs of steps: `experiments/batch_norm_rows`, at its learning rate."""
+
 
 class Watch:
     """Shows the gradient noise of a training loop; `watch` builds it, `print` prints it.
@@ -101,7 +104,7 @@ class Watch:
         often = "every step" if every == 1 else f"once in {every} steps"
         source = self._last.source
         examples = self.observer.meter.examples
-        rough = "the weights moved" if source == "temporal" else None
+        rough = PAIRS_ARE_OFF if source == "temporal" else None
         if examples is not None:
             rough = examples.approximation
         exact = "exact" if rough is None else f"approximate ({rough})"
