@@ -6,7 +6,6 @@ A block fenced as ```python runs after `PRELUDE`, each block by itself; the fenc
     ```python continues     runs in the names that the block before it left
     ```python torchrun      is a whole program, run by torchrun on two processes
     ```python notest        is compiled only, as is a block whose first line is `# sketch`
-    ```python soon          is compiled only, until `control.ticks` exists
 
 What a comment gives after `# -> ` is printed by its block, in this order. A block that imports a
 package of `OPTIONAL` is skipped where that is missing.
@@ -29,7 +28,6 @@ import pytest
 
 import largebatch
 from distributed import run_program
-from largebatch.act.attached import Attached
 from largebatch.workbench.cli.main import cli
 from offenders import assert_no_offenders
 
@@ -93,14 +91,13 @@ BLOCKS = [block for page in PAGES for block in blocks_in(page.read_text(), page=
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 PROGRAMS = [block for block in PYTHON if block.kind == "torchrun"]
 OPTIONAL = ("accelerate",)
-COMING = () if "ticks" in dir(Attached) else ("soon",)
 
 
 def pieces() -> Iterator[list[Block]]:
     """The blocks to run: each with those before it that it continues."""
     piece: list[Block] = []
     for block in PYTHON:
-        if block.kind in ("notest", "torchrun", *COMING) or block.text.startswith("# sketch"):
+        if block.kind in ("notest", "torchrun") or block.text.startswith("# sketch"):
             continue
         if block.kind == "continues":
             piece.append(block)
@@ -158,7 +155,7 @@ def promises(block: Block) -> list[str]:
 def unreadable_blocks(blocks: list[Block]) -> Iterator[str]:
     """Each block whose fence says an unknown kind, or that is no Python."""
     for block in blocks:
-        if block.kind not in ("", "continues", "torchrun", "notest", "soon"):
+        if block.kind not in ("", "continues", "torchrun", "notest"):
             yield f"{block.name} {block.kind!r}"
         try:
             ast.parse(block.text)

@@ -111,7 +111,11 @@ class Attached(Control):
         self._claim_optimizer()
         self._open()
         self._hooks = StepHooks(
-            members, before=self._before_step, after=self._after_step, abandon=self._abandon
+            members,
+            before=self._before_step,
+            after=self._after_step,
+            refuse=self._refuse,
+            abandon=self._abandon,
         )
 
     @property
@@ -307,6 +311,9 @@ class Attached(Control):
         if last:
             self._hooks.begin()
             self.complete()
+
+    def _refuse(self, error: LargeBatchError) -> None:
+        raise error
 
     def _abandon(self) -> None:
         """Closes a step whose `optimizer.step` raised: the learning rate is the user's again."""

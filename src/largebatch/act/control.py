@@ -17,6 +17,7 @@ from largebatch.act.learning_rate import LrActuator, tick
 from largebatch.act.moved_parameters import MovedParameters
 from largebatch.act.prepared import bare_scheduler
 from largebatch.act.scaling import LossScale
+from largebatch.act.ticks import Ticks
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
 from largebatch.core.errors import NotFinite
@@ -81,6 +82,7 @@ class Control:
         self._running_statistics = RunningStatistics(meter.model)
         self._first_tick = decider.base_steps
         self._ticked: WeakKeyDictionary[LRScheduler, float] = WeakKeyDictionary()
+        self._ticks = Ticks(start=decider.base_steps)
 
     @property
     def scaler(self) -> GradScaler | None:
@@ -145,6 +147,23 @@ class Control:
             raise ValueError("Give one interval above 0, as in control.every(samples=50_000).")
         interval, a, b = given[0]
         return math.floor(b / interval) > math.floor(a / interval)
+
+    def ticks(self, *, every: float) -> list[float]:
+        """Return the multiples of `every` base steps that the run passed since the last call with
+        the same `every`; the first call starts where the run began or was resumed.
+
+            for tick in control.ticks(every=10):         # was: if iteration % 10 == 0
+                print(tick, float(loss))
+
+        Base steps jump by the gain, so `iteration % 10` would miss most multiples of 10.
+
+        Args:
+            every: interval in base steps, above 0; a whole number gives whole numbers.
+
+        Raises:
+            ValueError: an interval that is not above 0, or not finite.
+        """
+        return self._ticks.passed(every, now=self.base_steps)
 
     def advance(self, scheduler: LRScheduler, *, metric: float | None = None) -> int:
         """Advances a torch scheduler that is written in steps of the base batch: call it after each
@@ -216,6 +235,7 @@ class Control:
         self._lost_in_a_row = resumed.lost_in_a_row
         self._first_tick = resumed.decider.base_steps
         self._ticked.clear()
+        self._ticks = Ticks(start=resumed.decider.base_steps)
 
     def _check_finite(self, seen: Measurement) -> None:
         self._lost_in_a_row = 0 if seen.finite else self._lost_in_a_row + 1

@@ -22,6 +22,7 @@ class StepHooks:
         before: called before each of them steps, with whether it is the step's first one, and with
             the optimizer and its arguments.
         after: called after each of them, with whether it is the step's last one.
+        refuse: called with the error in place of `before` if one of them steps twice in a step.
         abandon: called when one of them has raised, before the exception goes on.
     """
 
@@ -31,10 +32,11 @@ class StepHooks:
         *,
         before: Callable[[bool, Optimizer, tuple[Any, ...], dict[str, Any]], None],
         after: Callable[[bool], None],
+        refuse: Callable[[LargeBatchError], None],
         abandon: Callable[[], None],
     ) -> None:
         self._members = tuple(members)
-        self._before, self._after = before, after
+        self._before, self._after, self._refuse = before, after, refuse
         self._stepped: set[int] = set()
         self._guards = [StepGuard(member, abandon) for member in self._members]
         self._hooks = [
@@ -84,8 +86,9 @@ class StepHooks:
         if not self._guards[at].enter():
             return  # the step of a parent class, within this one
         if at in self._stepped:
-            raise LargeBatchError(self._twice(at))
-        self._before(not self._stepped, optimizer, args, kwargs)
+            self._refuse(LargeBatchError(self._twice(at)))
+        else:
+            self._before(not self._stepped, optimizer, args, kwargs)
 
     def _leaves(self, at: int, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._guards[at].leave():

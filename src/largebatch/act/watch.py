@@ -74,10 +74,15 @@ class Watch:
         self._scaler = scaler
         self._series: deque[tuple[float, float]] = deque(maxlen=steps)
         self._last: GradientMoments | None = None
+        self._left_out = False  # whether the step in hand is
         observer.open(MOMENTS)
         self._claims = [Claim(member, self) for member in members]
         self._hooks = StepHooks(
-            members, before=self._before_step, after=self._after_step, abandon=self._begin
+            members,
+            before=self._before_step,
+            after=self._after_step,
+            refuse=self._refuse,
+            abandon=self._begin,
         )
 
     exclusive = True
@@ -158,15 +163,21 @@ class Watch:
                 "optimizer.step(closure) runs its backward inside the step, too late to be "
                 "measured. Run the closure yourself: closure(); optimizer.step()."
             )
-        elif self.observer.measures:
+        elif self.observer.measures and not self._left_out:
             self._without_raising(self._measure)
 
     def _after_step(self, last: bool) -> None:
         if last:
             self._begin()
 
+    def _refuse(self, error: LargeBatchError) -> None:
+        self._leave_out(str(error))
+        # else its backward calls would be kept until a step ends
+        self._without_raising(lambda: self.observer.open(MOMENTS))
+
     def _begin(self) -> None:
         self._hooks.begin()
+        self._left_out = False
         self._without_raising(lambda: self.observer.open(MOMENTS))
 
     def _measure(self) -> None:
@@ -191,6 +202,9 @@ class Watch:
             self._leave_out(f"{type(error).__name__}: {error}")
 
     def _leave_out(self, cause: str) -> None:
+        if self._left_out:
+            return
+        self._left_out = True
         self.dropped += 1
         if self.dropped == 1:
             warnings.warn(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 PER_GROUP, IN_ALL = 3, 24
@@ -27,7 +28,8 @@ CHANGED = (
 class AccumulatedGradients:
     """Holds some of the accumulated gradients, and finds out whether they are still as they were.
 
-    A gradient is the same if it is the same tensor with the same `_version`. Changes through
+    A gradient is the same if it is the same tensor with the same `_version`, or a new tensor with
+    the same values: DistributedDataParallel moves gradients to new buckets once. Changes through
     `grad.data` are not seen, since they do not count as a version.
 
     Mutable: holds gradients between two backward calls.
@@ -63,6 +65,8 @@ class AccumulatedGradients:
             now = parameter.grad
             if now is gradient and (now is None or now._version == version):
                 continue
+            if gradient is not None and gradient._version == version and _equal(gradient, now):
+                continue
             return CHANGED if now is not None and bool(now.any()) else CLEARED
         return None
 
@@ -74,6 +78,12 @@ class AccumulatedGradients:
             or (gradient is not None and gradient._version != version)
             for parameter, gradient, version in self._held
         )
+
+
+def _equal(before: Tensor, now: Tensor | None) -> bool:
+    if now is None or before.is_sparse or now.is_sparse:
+        return False
+    return torch.allclose(before, now, rtol=0.0, atol=0.0, equal_nan=True)
 
 
 def _some(tensors: Sequence[Tensor]) -> list[Tensor]:

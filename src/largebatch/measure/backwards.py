@@ -28,6 +28,7 @@ class Backward:
         order: most gradients in the step that one of these parameters had when it ended.
         block: number of the user's block that it ran in; None outside of any.
         start, stop: numbers of its terms among the step's sums.
+        begun: whether it, or a backward within it, has given a gradient.
         whole: whether its gradients were added up with those of its part before they were squared.
     """
 
@@ -39,6 +40,7 @@ class Backward:
     block: int | None = None
     start: int = 0
     stop: int = 0
+    begun: bool = False
     whole: bool = False
 
     @property
@@ -121,13 +123,14 @@ def _by_block(backwards: Sequence[Backward]) -> list[Group]:
 def _by_forward(backwards: Sequence[Backward]) -> list[Group]:
     groups: list[tuple[set[int], Group]] = []
     adrift: list[int] = []
+    early: Group = []
     for one in backwards:
         if not one.forwards:  # a penalty on the weights: it belongs to the part before it
-            if not groups:
-                groups.append((set(), []))
-                adrift.append(0)
-            groups[-1][1].append(one)
-            adrift[-1] += 1
+            if groups:
+                groups[-1][1].append(one)
+                adrift[-1] += 1
+            else:  # or to the first one
+                early.append(one)
             continue
         joined = [at for at, (numbers, _) in enumerate(groups) if numbers & one.forwards]
         if not joined:
@@ -142,6 +145,8 @@ def _by_forward(backwards: Sequence[Backward]) -> list[Group]:
             groups[first][0].update(numbers)
             groups[first][1].extend(members)
             adrift[first] += adrift.pop(at)
+    groups[0][1][:0] = early
+    adrift[0] += len(early)
     if len(set(adrift)) > 1:
         raise MicroBatchMissed(
             f"{sum(adrift)} of {len(backwards)} backward calls in this step came from no forward "

@@ -43,6 +43,7 @@ class Forwards:
         samples: counts the samples of a forward pass; None takes the first dimension of the first
             tensor argument.
         reached: called in a backward with the number of the forward pass that it came from.
+        failed: called with an exception of a hook, which does not go on to the model's caller.
 
     Attributes:
         count: forward passes so far, over all steps.
@@ -61,9 +62,10 @@ class Forwards:
         *,
         samples: Samples | None = None,
         reached: Callable[[int], None],
+        failed: Callable[[Exception], None],
     ) -> None:
         self._samples_of = samples
-        self._reached = reached
+        self._reached, self._failed = reached, failed
         self.count = self.base = 0
         self.sized = True
         self.paused = self.keeps = False
@@ -137,10 +139,13 @@ class Forwards:
         if self.paused or torch._C._current_graph_task_id() != -1:
             return
         self.count += 1
-        if self.keeps and self.inputs is None:
-            self.inputs = _inputs(args, kwargs)
-        if self.sized:
-            self._size(args, kwargs)
+        try:
+            if self.keeps and self.inputs is None:
+                self.inputs = _inputs(args, kwargs)
+            if self.sized:
+                self._size(args, kwargs)
+        except Exception as error:
+            self._failed(error)
 
     def ends(self, output: Any) -> None:
         """Have the output report the backward that reaches it."""
@@ -148,7 +153,11 @@ class Forwards:
             return
         if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:
             return
-        nodes = {tensor.grad_fn: None for tensor in tensor_leaves(output)}
+        try:
+            nodes = {tensor.grad_fn: None for tensor in tensor_leaves(output)}
+        except Exception as error:
+            self._failed(error)
+            return
         for node in nodes:
             if node is not None:
                 node.register_prehook(partial(self._arrived, self.count))

@@ -104,7 +104,13 @@ class Observer:
         self._losses: list[tuple[int, int]] = []
         self._rests = False  # this step and the last one measure nothing
         self.refusals: Sequence[str] = ()
-        self._step = StepRecorder(meter, meter.tap, samples=samples, micro_batches=micro_batches)
+        self._step = StepRecorder(
+            meter,
+            meter.tap,
+            samples=samples,
+            micro_batches=micro_batches,
+            looks_only=looks_only,
+        )
 
     @property
     def micro_batches(self) -> int | None:
@@ -216,6 +222,8 @@ class Observer:
             return self._close(digest=digest, unscale=loss_scale**-2)
         except LargeBatchError:
             self._opened -= 1
+            if self._first:  # the loop may look different after its error
+                self._expected = self._given
             self.open(self._wanted)
             raise
 
@@ -288,9 +296,7 @@ class Observer:
             )
         if not roots:
             raise MicroBatchMissed(
-                "optimizer.step() came without a backward call since the last step; "
-                f"{self._step.forwards.in_step} forward passes were seen. Call loss.backward() "
-                "first. Gradients that come by other ways cannot be measured."
+                _no_backward(self._step.dropped, forwards=self._step.forwards.in_step)
             )
         forwards = self._step.forwards.in_step
         groups = groups_of(roots, forwards=forwards)
@@ -425,7 +431,10 @@ class Observer:
 
     def _check(self, sums: dict[str, float], totals: Totals) -> None:
         if sums[LEFT_OVER] > 0.0:  # NaN is for the reading to tell
-            raise MicroBatchMissed(_left_over(self._step.dropped))
+            error = MicroBatchMissed(_left_over(self._step.dropped))
+            if self.meter.rank_count > 1:  # another rank may know the call that dropped them
+                self.meter.ranks.raise_together(error if self._step.dropped else None)
+            raise error
         self._check_samples(sums["samples"])
         if self._first:
             first_step.check_first_step(
@@ -500,6 +509,20 @@ class Observer:
 def _forwards_of(group: Group, *, base: int) -> set[int]:
     linked = {number for backward in group for number in backward.forwards}
     return linked or {base + backward.after for backward in group}
+
+
+def _no_backward(dropped: str, *, forwards: int) -> str:
+    if dropped:
+        return (
+            f"{dropped} dropped the backward calls before it, and none came between it and "
+            "optimizer.step(). Call control.advance() after the optimizer.step(), or steps, of "
+            "all the backward calls: optimizer.step(); control.advance(scheduler)."
+        )
+    return (
+        f"optimizer.step() came without a backward call since the last step; {forwards} forward "
+        "passes were seen. Call loss.backward() first. Gradients that come by other ways cannot be "
+        "measured."
+    )
 
 
 def _left_over(dropped: str) -> str:

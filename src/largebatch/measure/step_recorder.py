@@ -32,8 +32,8 @@ class StepRecorder:
     """Notes which forward pass each backward came from, and which parameters got a gradient.
 
     The batch's gradient is squared when a backward ends, after DistributedDataParallel has reduced
-    it and before the user clips it; a later backward of the same step replaces it. A hook never
-    raises: what it finds waits in `problem` for the end of the step, where all ranks hear of it.
+    it and before the user clips it; a later backward of the same step replaces it. A hook does not
+    raise: what it finds waits in `problem` for the end of the step, where all ranks hear of it.
 
     Mutable: holds what the step in hand has shown so far.
 
@@ -42,6 +42,7 @@ class StepRecorder:
         tap: whose hooks are on the parameters.
         samples: as in `Forwards`.
         micro_batches: micro-batches per step on each rank, if they were given.
+        looks_only: whether even memory that runs out in a hook must not stop the training.
 
     Attributes:
         roots: the outermost backward calls of the step that have ended.
@@ -58,16 +59,20 @@ class StepRecorder:
         *,
         samples: Samples | None,
         micro_batches: int | None,
+        looks_only: bool = False,
     ) -> None:
         self.meter, self.tap = meter, tap
         self._samples_of, self._given = samples, micro_batches
+        self._looks_only = looks_only
         self.adds_up = False
         self.dropped = ""
 
     def bind(self, optimizer: Optimizer) -> None:
         """Set once whose parameters to measure; the meter is bound already."""
         meter = self.meter
-        self.forwards = Forwards(meter.model, samples=self._samples_of, reached=self._on_output)
+        self.forwards = Forwards(
+            meter.model, samples=self._samples_of, reached=self._on_output, failed=self._on_error
+        )
         self.accumulated = AccumulatedGradients(optimizer.param_groups)
         tensors = meter.parameters.tensors
         self.by_hand = HandReduced(tensors, meter.ranks) if meter.replicated else None
@@ -134,6 +139,25 @@ class StepRecorder:
             self._backward().root.forwards.add(number)
 
     def _on_gradient(self, index: int, gradient: Tensor) -> None:
+        try:
+            self._enter(index, gradient)
+        except Exception as error:
+            self._on_error(error)
+
+    def _on_error(self, error: Exception) -> None:
+        """Keep an exception of a hook; torch.OutOfMemoryError goes on, so that a loop can retry."""
+        if isinstance(error, torch.OutOfMemoryError) and not self._looks_only:
+            raise error
+        if not isinstance(error, LargeBatchError):
+            kept = LargeBatchError(
+                f"Measuring failed in this step: {type(error).__name__}: {error}. To train "
+                "without measuring, close the control: control.close()."
+            )
+            kept.__cause__ = error
+            error = kept
+        self.fail(error)
+
+    def _enter(self, index: int, gradient: Tensor) -> None:
         backward = self._backward()
         if not backward.indices:
             self._first_gradient(backward, index)
@@ -166,16 +190,12 @@ class StepRecorder:
 
     def _first_gradient(self, backward: Backward, index: int) -> None:
         root = backward.root
+        if not root.begun:
+            root.begun = True
+            self._check_accumulated(root, index)
         if backward is not root and root.indices:
             backward.whole = root.whole
             return
-        change = self.accumulated.change() if backward is root else None
-        if change is not None:
-            lost = all(one.block is None for one in self.roots)
-            if change == CLEARED and root.block is not None and lost:
-                self._forget_roots(index)  # the blocks say which backward calls are meant
-            else:
-                self.fail(MicroBatchMissed(change))
         if root.block is None and not self.adds_up:
             return
         key = self._key(root)
@@ -183,6 +203,16 @@ class StepRecorder:
             self.square_open_part()
             self._open_key = key
         backward.whole = root.whole = True
+
+    def _check_accumulated(self, root: Backward, index: int) -> None:
+        change = self.accumulated.change()
+        if change is None:
+            return
+        lost = all(one.block is None for one in self.roots)
+        if change == CLEARED and root.block is not None and lost:
+            self._forget_roots(index)  # the blocks say which backward calls are meant
+        else:
+            self.fail(MicroBatchMissed(change))
 
     def _key(self, root: Backward) -> object:
         """Return what the backward calls of one part have in common, as far as it is known."""
@@ -210,8 +240,8 @@ class StepRecorder:
             return  # of a step that was dropped while it ran
         try:
             self._end(backward, task)
-        except LargeBatchError as error:
-            self.fail(error)
+        except Exception as error:
+            self._on_error(error)
 
     def _end(self, backward: Backward, task: int) -> None:
         meter = self.meter
