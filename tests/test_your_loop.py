@@ -177,7 +177,7 @@ def test_unweighted_tokens_raise_nothing() -> None:
 
 MEASURE = (
     "backwards", "observer", "step_recorder", "first_step", "shares", "accumulated", "hand_reduced",
-    "one_backward", "part_counts",
+    "one_backward", "part_counts", "forwards",
 )  # fmt: skip
 FILES = [SOURCE / "measure" / f"{name}.py" for name in MEASURE] + [
     SOURCE / "act" / f"{name}.py" for name in ("step_hooks", "joint_optimizers")

@@ -1,4 +1,7 @@
-"""Rows' shares under batch normalization beside batches drawn anew. See `experiments/README.md`."""
+"""Compare the noise by rows, and by pairs of steps, with the truth under batch normalization.
+
+See `experiments/README.md`.
+"""
 
 from __future__ import annotations
 

@@ -94,6 +94,19 @@ MODELS: Mapping[str, Model] = {
 }
 
 
+def trained(name: str, *, seed: int, steps: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Return a model after some training steps from the seed's weights, and its optimizer."""
+    x, y = workloads.data(MODELS[name].workload).train
+    torch.manual_seed(seed)
+    model = MODELS[name].build()
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
+    for at in torch.randint(len(x), (steps, TRAINED_BATCH)):
+        optimizer.zero_grad()
+        cross_entropy(model(x[at]), y[at]).backward()
+        optimizer.step()
+    return model, optimizer
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedWeights(Run):
     """Rows and batches at the weights that a model has after some steps.
@@ -109,14 +122,8 @@ class FixedWeights(Run):
     def make(self) -> Result:
         torch.set_num_threads(1)
         began = time.perf_counter()
+        model, optimizer = trained(self.method, seed=self.seed, steps=self.trained)
         x, y = workloads.data(self.workload).train
-        torch.manual_seed(self.seed)
-        model = MODELS[self.method].build()
-        optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
-        for at in torch.randint(len(x), (self.trained, TRAINED_BATCH)):
-            optimizer.zero_grad()
-            cross_entropy(model(x[at]), y[at]).backward()
-            optimizer.step()
         assert self.budget.steps is not None
         draws = _drawn(model, optimizer, (x, y), count=self.budget.steps, size=self.batch_size)
         found = values(_whole(draws), size=self.batch_size)

@@ -133,9 +133,9 @@ class Attached(Control):
         """Samples of the last step, over all ranks; 0 before the first."""
         return self.decider.samples - self._before.samples
 
-    def micro_batch(self, samples: float, *, weight: float | None = None) -> None:
-        """Set the samples of one micro-batch, once for each of the step, before or after its
-        backward.
+    def micro_batch(self, samples: float | Tensor, *, weight: float | Tensor | None = None) -> None:
+        """Set the samples of one micro-batch, once for each of the step, in the order of their
+        backward calls; before or after the backward.
 
         Args:
             samples: in this rank's micro-batch, at least 1.
@@ -143,14 +143,17 @@ class Attached(Control):
                 summed loss of all tokens is divided by their number; its samples, if the loss is a
                 mean over all samples. None means that all micro-batches have equal weights.
 
+        A tensor is read by the host.
+
         Raises:
-            ValueError: samples or a weight out of range.
+            ValueError: samples or a weight out of range. Several ranks hear of it together: a
+                LargeBatchError from `optimizer.step()`.
             MicroBatchMissed: from `optimizer.step()`, for weights of some micro-batches only.
         """
         self.observer.size(samples, weight=weight)
 
     def part(
-        self, *, samples: float | None = None, weight: float | None = None
+        self, *, samples: float | Tensor | None = None, weight: float | Tensor | None = None
     ) -> AbstractContextManager[None]:
         """Take all backward calls within the block for one micro-batch.
 

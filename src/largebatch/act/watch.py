@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
@@ -30,6 +30,9 @@ from largebatch.measure.meter import Meter
 from largebatch.measure.observer import Observer
 
 MOMENTS = frozenset({"moments"})
+
+PAIRS_ARE_OFF = "mostly too large, since the weights moved: 1.5 times the true value in the median"
+"""Of the noise scale from pairs of steps: `experiments/batch_norm_rows`, at its learning rate."""
 
 
 class Watch:
@@ -106,7 +109,7 @@ class Watch:
         often = "every step" if every == 1 else f"once in {every} steps"
         source = self._last.source
         examples = self.observer.meter.examples
-        rough = "the weights moved" if source == "temporal" else None
+        rough = PAIRS_ARE_OFF if source == "temporal" else None
         if examples is not None:
             rough = examples.approximation
         exact = "exact" if rough is None else f"approximate ({rough})"
@@ -131,11 +134,13 @@ class Watch:
         """Drop the pass in hand, as `Attached.drop` does."""
         self.observer.drop(by="noise.drop()")
 
-    def part(self, *, samples: float | None = None, weight: float | None = None) -> Any:
+    def part(
+        self, *, samples: float | Tensor | None = None, weight: float | Tensor | None = None
+    ) -> Any:
         """Take all backward calls within the block for one micro-batch, as `Attached.part` does."""
         return self.observer.part(samples=samples, weight=weight)
 
-    def micro_batch(self, samples: float, *, weight: float | None = None) -> None:
+    def micro_batch(self, samples: float | Tensor, *, weight: float | Tensor | None = None) -> None:
         """Set the samples of one micro-batch, as `Attached.micro_batch` does."""
         self.observer.size(samples, weight=weight)
 

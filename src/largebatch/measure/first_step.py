@@ -12,6 +12,7 @@ from torch import Tensor
 from largebatch.core.errors import LargeBatchError, RanksDisagree
 
 ROWS, SEEN, INPUT, WEIGHTS = "rows", "ranks with rows", "input", "weights"
+TOLD, HIDDEN = "ranks with told samples", "ranks with hidden passes"
 BITS = 0xFFFFF
 """Of a checksum that travels as a float64: its square is exact, also summed over many ranks."""
 
@@ -23,7 +24,12 @@ REMEDY = (
 
 
 def facts(
-    *, rows: float, first: Tensor | None, weights: Iterable[Tensor] | None
+    *,
+    rows: float,
+    first: Tensor | None,
+    weights: Iterable[Tensor] | None,
+    told: bool,
+    hidden: bool,
 ) -> dict[str, float]:
     """Return this rank's numbers of the first step, to be summed over the ranks.
 
@@ -31,11 +37,16 @@ def facts(
         rows: the model's first dimension over the micro-batches of the step; 0 if unknown.
         first: a few elements of the first input.
         weights: the parameters, if they must be the same on all ranks.
+        told: whether the samples were told, so that rows are no matter.
+        hidden: whether each micro-batch seems to have one forward pass, but the model is compiled
+            in place, so that nothing shows which one a backward came from.
     """
     sums = [] if weights is None else [_sums(weight) for weight in weights]
     return {
         ROWS: rows,
         SEEN: float(rows > 0),
+        TOLD: float(told),
+        HIDDEN: float(hidden),
         **_marked(INPUT, None if first is None else first),
         **_marked(WEIGHTS, torch.stack(sums) if sums else None),
     }
@@ -47,20 +58,17 @@ def check_first_step(
     batch_size: int,
     micro_batches: int,
     ranks: int,
-    told: bool,
-    hidden: bool,
     replicated: bool,
 ) -> None:
     """Compare the first step with what the user said; warn of what may be right.
 
+    It depends on the sums alone, so that all ranks raise or none.
+
     Args:
         sums: of `facts` over all ranks.
         batch_size: samples of a step over all ranks, as given.
-        micro_batches: of this step on each rank.
+        micro_batches: of this step on each rank, on average.
         ranks: processes that share the batch.
-        told: whether the samples were told, so that rows are no matter.
-        hidden: whether each micro-batch seems to have one forward pass, but the model is compiled
-            in place, so that nothing shows which one a backward came from.
         replicated: whether nobody but the user keeps the weights equal.
 
     Raises:
@@ -81,12 +89,12 @@ def check_first_step(
             RuntimeWarning,
             stacklevel=2,
         )
-    if told or sums[SEEN] < ranks or sums[ROWS] == batch_size:
+    if sums[TOLD] or sums[SEEN] < ranks or sums[ROWS] == batch_size:
         return
     rows = round(sums[ROWS])
     _check_sizes(rows, batch_size, micro_batches=micro_batches, ranks=ranks)
     times, rest = divmod(rows, batch_size)
-    if hidden and not rest and times > 1 and micro_batches % times == 0:
+    if sums[HIDDEN] and not rest and times > 1 and micro_batches % times == 0:
         raise LargeBatchError(
             f"batch_size={batch_size} was given, but the model received {rows} rows in "
             f"{micro_batches} forward passes, each with a backward call: as if {times} of them "
@@ -105,19 +113,24 @@ def check_first_step(
 
 
 def _check_sizes(rows: int, batch_size: int, *, micro_batches: int, ranks: int) -> None:
-    for factor, cause in (
-        (ranks, f"the {ranks} ranks"),
-        (micro_batches, f"the {micro_batches} micro-batches"),
-        (ranks * micro_batches, f"the {micro_batches} micro-batches of each of {ranks} ranks"),
-    ):
-        if factor > 1 and rows == factor * batch_size:
-            raise LargeBatchError(
-                f"batch_size={batch_size} was given, but the model received {rows} samples in the "
-                f"first step: {factor} times as many, as if {cause} had been left out. batch_size "
-                "counts the samples of one optimizer step over all ranks and micro-batches: "
-                f"batch_size={rows}. If several backward calls belong to one micro-batch, put them "
-                f"into one block, with control.part(samples={batch_size}): ... {REMEDY}"
-            )
+    both = ranks * micro_batches if ranks > 1 and micro_batches > 1 else 1
+    causes = {
+        f"the {ranks} ranks": ranks,
+        f"the {micro_batches} micro-batches": micro_batches,
+        f"the {micro_batches} micro-batches of each of {ranks} ranks": both,
+    }
+    fitting = [
+        cause for cause, factor in causes.items() if factor > 1 and rows == factor * batch_size
+    ]
+    if fitting:
+        raise LargeBatchError(
+            f"batch_size={batch_size} was given, but the model received {rows} samples in the "
+            f"first step: {rows // batch_size} times as many, as if {' or '.join(fitting)} had "
+            "been left out. batch_size counts the samples of one optimizer step over all ranks and "
+            f"micro-batches: batch_size={rows}. If several backward calls belong to one "
+            f"micro-batch, put them into one block, with control.part(samples={batch_size}): ... "
+            f"{REMEDY}"
+        )
 
 
 def _marked(name: str, values: Tensor | None) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
+
+from largebatch.core.errors import LargeBatchError
 
 Samples = Callable[[tuple[Any, ...], dict[str, Any]], float]
 """(args, kwargs) of a forward pass -> samples in it."""
@@ -50,6 +53,7 @@ class Forwards:
         first: a few elements of the first input of the step, if `sized`; else None.
         keeps: whether the inputs of the step's first forward pass are kept.
         inputs: those inputs; else None.
+        problem: the first error of `samples` in this step; a hook does not raise.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Forwards:
         self.sized = True
         self.paused = self.keeps = False
         self.inputs: Inputs | None = None
+        self.problem: LargeBatchError | None = None
         self.samples: dict[int, float] = {}
         self._traced_rows = 0
         self.first: Tensor | None = None
@@ -111,7 +116,7 @@ class Forwards:
         """Begin a step."""
         self.base = self.count
         self.samples = {}
-        self.first = self.inputs = None
+        self.first = self.inputs = self.problem = None
 
     def remove(self) -> None:
         """Take the hooks off the model."""
@@ -163,11 +168,31 @@ class Forwards:
     def _size(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         first = next(tensor_leaves((args, kwargs)), None)
         if self._samples_of is not None:
-            self.samples[self.count] = float(self._samples_of(args, kwargs))
+            try:
+                self.samples[self.count] = _checked(self._samples_of(args, kwargs))
+            except Exception as error:
+                self.problem = self.problem or _samples_failed(error)
         elif first is not None and first.dim():
             self.samples[self.count] = float(first.shape[0])
         if self.first is None and first is not None:
             self.first = first.detach().flatten()[:64].clone()
+
+
+def _checked(samples: Any) -> float:
+    size = float(samples)
+    if not 0.0 <= size < math.inf:
+        raise ValueError(f"it returned {size:g}")
+    return size
+
+
+def _samples_failed(error: Exception) -> LargeBatchError:
+    failed = LargeBatchError(
+        f"The function passed as samples= failed: {type(error).__name__}: {error}. It gets the "
+        "arguments of the model's forward pass and returns the samples in it: "
+        "lb.attach(..., samples=lambda args, kwargs: args[0].shape[1])."
+    )
+    failed.__cause__ = error
+    return failed
 
 
 def _inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:

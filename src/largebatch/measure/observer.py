@@ -23,7 +23,7 @@ from largebatch.measure.backwards import Group, counts_decide, groups_of, is_pla
 from largebatch.measure.coordinates import CoordinateNoiseScale
 from largebatch.measure.forwards import Samples
 from largebatch.measure.meter import LOSS, Meter
-from largebatch.measure.shares import Shares, Told, missing_weights, parts_of, shares_of
+from largebatch.measure.shares import Shares, Told, missing_weights, parts_of, shares_of, told_of
 from largebatch.measure.statistics import Totals
 from largebatch.measure.step_recorder import LEFT_OVER, StepRecorder
 from largebatch.measure.taps import LeafHooks
@@ -36,6 +36,16 @@ SEVERAL = (
     "several losses with a backward call each. Their sum was not formed in this step. Add the "
     "losses up, (loss_1 + loss_2).backward(), or put the forward and backward calls of each "
     "micro-batch into a block: with control.part(): ..."
+)
+
+NO_FORWARD = (
+    "lb.attach(..., samples=...) was given, but no forward pass of the model was seen for a "
+    "micro-batch, as when its submodules are called directly. Tell the samples in the loop: "
+    "control.micro_batch(len(x))."
+)
+RETURNED_0 = (
+    "The function passed as samples= returned 0 for all forward passes of a micro-batch, which has "
+    "at least one sample: lb.attach(..., samples=lambda args, kwargs: len(args[0]))."
 )
 
 
@@ -160,9 +170,9 @@ class Observer:
         self.open(self._wanted)
         self._step.dropped = dropped
 
-    def size(self, samples: float, *, weight: float | None = None) -> None:
+    def size(self, samples: float | Tensor, *, weight: float | Tensor | None = None) -> None:
         """Set the samples, and the weight, of one micro-batch, once for each of the step."""
-        self._told.append(Told(samples=samples, weight=weight))
+        self._told.append(self._told_of(samples, weight))
 
     def loss(self, loss: Tensor) -> None:
         """Add the mean loss of one micro-batch."""
@@ -172,9 +182,11 @@ class Observer:
         self._losses.append((start, sums.mark()))
 
     @contextmanager
-    def part(self, *, samples: float | None, weight: float | None) -> Iterator[None]:
+    def part(
+        self, *, samples: float | Tensor | None, weight: float | Tensor | None
+    ) -> Iterator[None]:
         """Take all backward calls within the context for one part."""
-        told = Told(samples=samples, weight=weight)
+        told = self._told_of(samples, weight)
         try:
             with self._step.part():
                 yield
@@ -203,7 +215,7 @@ class Observer:
             LargeBatchError: parameters that got different numbers of gradients, or a batch size
                 that the first step does not show.
         """
-        self._step.problem = self._step.problem or problem
+        self._step.problem = self._step.problem or self._step.forwards.problem or problem
         self._step.forwards.paused = True
         self._closed = len(self._step.roots)
         try:
@@ -219,6 +231,16 @@ class Observer:
         """Take every hook off the model."""
         self._step.detach()
         self.meter.part_source.rest()
+
+    def _told_of(self, samples: float | Tensor | None, weight: float | Tensor | None) -> Told:
+        """Return what was told; several ranks hear of a mistake together, at the step's end."""
+        try:
+            return told_of(samples, weight)
+        except ValueError as error:
+            if self.meter.rank_count == 1:
+                raise
+            self._step.fail(LargeBatchError(str(error)))
+            return Told()
 
     def _close(self, *, digest: int, unscale: float) -> Reading:
         meter = self.meter
@@ -238,7 +260,7 @@ class Observer:
         if not self._step.watching:
             reading = meter.read(totals, losses=sums["losses"])
             return replace(reading, batch_sqnorm=None)
-        self._check(sums, totals, told=bool(self._told) or self._samples_of is not None)
+        self._check(sums, totals)
         self._first = self._step.forwards.keeps = False
         self._step.dropped = ""
         self._step.forwards.sized = self._samples_of is not None
@@ -335,16 +357,12 @@ class Observer:
             parts = len(self._told) or self._expected or 1
         seen = self._step.forwards.samples
         if self._samples_of is not None and not any(one.samples for one in self._told):
+            base = self._step.forwards.base
             sizes = [
-                sum(seen.get(n, 0.0) for n in _forwards_of(group, base=self._step.forwards.base))
-                for group in groups
+                sum(seen.get(n, 0.0) for n in _forwards_of(group, base=base)) for group in groups
             ] or [sum(seen.values()) / parts] * parts
             if not all(size > 0 for size in sizes):
-                raise LargeBatchError(
-                    "lb.attach(..., samples=...) was given, but no forward pass of the model was "
-                    "seen for a micro-batch, as when its submodules are called directly. Tell the "
-                    "samples in the loop: control.micro_batch(len(x))."
-                )
+                raise LargeBatchError(RETURNED_0 if 0.0 in seen.values() else NO_FORWARD)
             return sizes
         counts = self.meter.part_source.counts
         told = [one.samples for one in self._told if one.samples is not None]
@@ -355,7 +373,8 @@ class Observer:
         return [each] * parts
 
     def _warn_of_unequal(self, shares: Shares) -> None:
-        if self._told_unequal or shares.weights or len(set(shares.samples)) < 2 or not self._told:
+        known = bool(self._told) or self._samples_of is not None
+        if self._told_unequal or shares.weights or len(set(shares.samples)) < 2 or not known:
             return
         self._told_unequal = True
         sizes = ", ".join(f"{size:g}" for size in shares.samples[:8])
@@ -406,9 +425,11 @@ class Observer:
             rows=rows,
             first=self._step.forwards.first if self.meter.rank_count > 1 else None,
             weights=weights,
+            told=bool(self._told) or self._samples_of is not None,
+            hidden=self._step.forwards.traced and self._step.forwards.in_step == self._expected,
         )
 
-    def _check(self, sums: dict[str, float], totals: Totals, *, told: bool) -> None:
+    def _check(self, sums: dict[str, float], totals: Totals) -> None:
         if sums[LEFT_OVER] > 0.0:  # NaN is for the reading to tell
             error = MicroBatchMissed(_left_over(self._step.dropped))
             if self.meter.rank_count > 1:  # another rank may know the call that dropped them
@@ -419,10 +440,8 @@ class Observer:
             first_step.check_first_step(
                 sums,
                 batch_size=self.batch_size,
-                micro_batches=self._expected or 1,
+                micro_batches=round(sums["parts"] / self.meter.rank_count),
                 ranks=self.meter.rank_count,
-                told=told,
-                hidden=self._step.forwards.traced and self._step.forwards.in_step == self._expected,
                 replicated=self.meter.replicated,
             )
         self._check_variance(totals)

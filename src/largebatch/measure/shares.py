@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from largebatch.core.errors import MicroBatchMissed
 from largebatch.core.measurement import Source
 from largebatch.measure.estimate import Parts
@@ -16,25 +18,37 @@ class Told:
     """What the user told of one micro-batch.
 
     Args:
-        samples: in it; None if only a weight was told.
-        weight: of its mean loss in the step's loss; None means that all weights are equal.
-
-    Raises:
-        ValueError: samples or a weight that are not above 0.
+        samples: in it, at least 1; None if only a weight was told.
+        weight: of its mean loss in the step's loss, above 0; None means that all weights are equal.
     """
 
     samples: float | None = None
     weight: float | None = None
 
-    def __post_init__(self) -> None:
-        if self.samples is not None and not self.samples >= 1:
-            raise ValueError(f"A micro-batch has at least one sample; got {self.samples!r}.")
-        if self.weight is not None and not 0.0 < self.weight < math.inf:
-            raise ValueError(
-                f"The weight of a micro-batch is a number above 0; got {self.weight!r}. Leave out "
-                "a micro-batch without tokens, or pass the tokens of its mean loss: "
-                "control.micro_batch(len(x), weight=tokens)."
-            )
+
+def told_of(samples: float | Tensor | None, weight: float | Tensor | None) -> Told:
+    """Return what the user told of one micro-batch, as plain numbers; the host reads a tensor.
+
+    >>> told_of(8, 70)
+    Told(samples=8.0, weight=70.0)
+
+    Raises:
+        ValueError: samples below 1, a weight that is not above 0, or a value that is not finite.
+    """
+    size = None if samples is None else float(samples)
+    share = None if weight is None else float(weight)
+    if size is not None and not 1.0 <= size < math.inf:
+        raise ValueError(
+            f"A micro-batch has at least one sample; got {size:g}. Pass the number of samples: "
+            "control.micro_batch(len(x))."
+        )
+    if share is not None and not 0.0 < share < math.inf:
+        raise ValueError(
+            f"The weight of a micro-batch is a number above 0; got {share:g}. Pass the tokens of "
+            "its mean loss: control.micro_batch(len(x), weight=tokens). Leave out a micro-batch "
+            "without tokens, or, where every rank needs its backward, pass weight=1e-6."
+        )
+    return Told(samples=size, weight=share)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

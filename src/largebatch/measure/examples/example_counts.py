@@ -67,8 +67,9 @@ class ExampleCounts:
                 "checkpoint(use_reentrant=False)."
             )
         if rows and sizes and rows != sizes:
+            told = ", ".join(f"{size:g}" for size in sizes)
             raise LargeBatchError(
-                f"control.micro_batch was called with {sizes} samples, but the model received "
+                f"control.micro_batch was called with [{told}] samples, but the model received "
                 f"{rows} examples. Pass the model all of a micro-batch's examples at once, as the "
                 "first dimension of its first argument."
             )
