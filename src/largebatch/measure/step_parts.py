@@ -1,0 +1,282 @@
+"""Groups the backward calls of one step into its parts, with the samples and weights of each."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from largebatch.core.errors import LargeBatchError, MicroBatchMissed
+from largebatch.measure import first_step
+from largebatch.measure.backwards import Group, counts_decide, groups_of, needs_sum
+from largebatch.measure.coordinates import CoordinateNoiseScale
+from largebatch.measure.forwards import Samples
+from largebatch.measure.meter import LOSS
+from largebatch.measure.shares import Shares, Told, shares_of, told_of
+from largebatch.measure.step_recorder import StepRecorder
+
+SEVERAL = (
+    "{name} got {count} gradients from one forward pass of the model, as if a micro-batch had "
+    "several losses with a backward call each. Their sum was not formed in this step. Add the "
+    "losses up, (loss_1 + loss_2).backward(), or put the forward and backward calls of each "
+    "micro-batch into a block: with control.part(): ..."
+)
+
+NO_FORWARD = (
+    "lb.attach(..., samples=...) was given, but no forward pass of the model was seen for a "
+    "micro-batch, as when its submodules are called directly. Tell the samples in the loop: "
+    "control.micro_batch(len(x))."
+)
+RETURNED_0 = (
+    "The function passed as samples= returned 0 for all forward passes of a micro-batch, which has "
+    "at least one sample: lb.attach(..., samples=lambda args, kwargs: len(args[0]))."
+)
+
+
+class StepParts:
+    """The parts of the step in hand on this rank, and what the user told of them.
+
+    Mutable: holds what was told since the step began.
+
+    Args:
+        step: what the hooks have noted.
+        batch_size: samples of a whole step over all ranks.
+        micro_batches: micro-batches per step on each rank; None takes what the first step shows.
+        samples: as in `Forwards`.
+
+    Attributes:
+        told: of each micro-batch, in the order of the calls.
+        losses: the terms of each loss among the step's sums.
+        expected: micro-batches per step on each rank, as given or as in the first step.
+    """
+
+    def __init__(
+        self,
+        step: StepRecorder,
+        *,
+        batch_size: int,
+        micro_batches: int | None,
+        samples: Samples | None,
+    ) -> None:
+        self._step, self.batch_size = step, batch_size
+        self._samples_of = samples
+        self._given = self.expected = micro_batches
+        self._warned = False
+        self.told: list[Told] = []
+        self.losses: list[tuple[int, int]] = []
+
+    @property
+    def sizes_known(self) -> bool:
+        """Return whether the user told the samples of this step's micro-batches."""
+        return bool(self.told) or self._samples_of is not None
+
+    def open(self) -> None:
+        """Begin a step."""
+        self.told.clear()
+        self.losses.clear()
+
+    def forget(self) -> None:
+        """Take the number of micro-batches from the next step anew, unless it was given."""
+        self.expected = self._given
+
+    def tell(self, told: Told) -> None:
+        """Note what the user told of one micro-batch."""
+        self.told.append(told)
+
+    def add_loss(self, loss: Tensor) -> None:
+        """Add the mean loss of one micro-batch."""
+        sums = self._step.meter.sums
+        start = sums.mark()
+        sums.add(LOSS, loss.detach())
+        self.losses.append((start, sums.mark()))
+
+    def read(self, samples: float | Tensor | None, weight: float | Tensor | None) -> Told:
+        """Return what was told; several ranks hear of a mistake together, at the step's end."""
+        try:
+            return told_of(samples, weight)
+        except ValueError as error:
+            if self._step.meter.rank_count == 1:
+                raise
+            self._step.fail(LargeBatchError(str(error)))
+            return Told()
+
+    def shares(self) -> tuple[Shares, list[Group]]:
+        """Return the parts of this rank; after a problem, some that let the ranks talk about it."""
+        try:
+            groups = self._groups()
+            usual = self._usual_sizes(groups)
+            pieces = self._step.meter.part_source.counts.groups(len(usual))
+            shares = shares_of(self.told, usual=usual, groups=pieces)
+            self._warn_of_unequal(shares)
+            return shares, groups
+        except LargeBatchError as error:
+            self._step.fail(error)
+            return Shares(samples=[1.0], weights=[], groups=[1]), []
+
+    def weigh(self, shares: Shares, groups: Sequence[Group]) -> float:
+        """Enter the weights, which are known only now; return the weight of the losses."""
+        sums, weights = self._step.meter.sums, shares.weights
+        if weights and any(
+            isinstance(one, CoordinateNoiseScale) for one in self._step.meter.active
+        ):
+            self._step.fail(
+                LargeBatchError(
+                    "lb.measure.CoordinateNoiseScale() takes micro-batches with equal weights "
+                    "under lb.attach. Leave out weight=, or use lb.Controller."
+                )
+            )
+        for group, weight in zip(groups, weights, strict=False):
+            for backward in group:
+                sums.scale(backward.start, backward.stop, 1.0 / weight)
+        if not (self.told and self.losses):
+            return float(len(self.losses))
+        if len(self.losses) != len(shares.samples):
+            self._step.fail(
+                MicroBatchMissed(
+                    f"control.loss was called {len(self.losses)} times in a step of "
+                    f"{len(shares.samples)} micro-batches. Call it once for each of them."
+                )
+            )
+        each = weights or shares.samples
+        for (start, stop), weight in zip(self.losses, each, strict=False):
+            sums.scale(start, stop, weight)
+        return float(sum(each))
+
+    def facts(self, groups: Sequence[Group]) -> dict[str, float]:
+        """Return this rank's numbers of the first step, see `first_step`."""
+        seen = self._step.forwards.samples
+        linked = {n for group in groups for one in group for n in one.forwards}
+        rows = sum(seen.get(n, 0.0) for n in linked) if linked else self._step.forwards.rows
+        weights = self._step.meter.parameters.tensors if self._step.meter.replicated else None
+        return first_step.facts(
+            rows=rows,
+            first=self._step.forwards.first if self._step.meter.rank_count > 1 else None,
+            weights=weights,
+            told=bool(self.told) or self._samples_of is not None,
+            hidden=self._step.forwards.traced and self._step.forwards.in_step == self.expected,
+        )
+
+    def _groups(self) -> list[Group]:
+        self._step.square_open_part()
+        if not self._step.watching:
+            return []
+        counts, roots = self._step.tap.counts, self._step.roots
+        self._step.tap.check_nodes()
+        if self._step.running:
+            raise LargeBatchError(
+                "A backward of this step failed half way, so its micro-batch cannot be told from "
+                "the others. Clear its gradients, optimizer.zero_grad(); the next step is measured "
+                "afresh."
+            )
+        if not roots:
+            raise MicroBatchMissed(
+                _no_backward(self._step.dropped, forwards=self._step.forwards.in_step)
+            )
+        forwards = self._step.forwards.in_step
+        groups = groups_of(roots, forwards=forwards)
+        if counts_decide(roots, forwards=forwards):
+            self._check_counts(counts, parts=max(counts))
+        parts = len(groups)
+        self._check_number(counts, parts=parts)
+        self._check_sums(groups)
+        if self.expected is None:
+            self.expected = parts
+        return groups
+
+    def _check_counts(self, counts: Sequence[int], *, parts: int) -> None:
+        """Where gradients alone are counted, each parameter must have as many, unless told."""
+        if self._given is None and any(0 < count < parts for count in counts):
+            self._refuse(counts, "but others fewer, so the micro-batches cannot be told apart")
+
+    def _check_number(self, counts: Sequence[int], *, parts: int) -> None:
+        given, expected = self._given, self.expected
+        if expected is not None and parts > expected and (given is not None or not self.told):
+            limit = "in the first one" if given is None else f"micro_batches={given} allows"
+            self._refuse(counts, f"more than {limit}")
+        if given is not None and parts < given:
+            raise MicroBatchMissed(
+                f"optimizer.step() came after {parts} of {given} micro-batches. Where steps "
+                "differ in their number, leave it out: lb.attach(..., batch_size=512)."
+            )
+
+    def _check_sums(self, groups: Sequence[Group]) -> None:
+        several = next((group for group in groups if needs_sum(group)), None)
+        if several is None:
+            return
+        indices = [index for backward in several for index in backward.indices]
+        most = max(set(indices), key=indices.count)
+        name, count = self._step.meter.parameters.names[most], indices.count(most)
+        if not self._step.meter.part_source.adds_up:
+            raise LargeBatchError(
+                f"{name} got {count} gradients from one forward pass of the model, and single "
+                "examples need all of them in one backward. Add the losses up: "
+                "(loss_1 + loss_2).backward()."
+            )
+        self._step.adds_up = True
+        raise LargeBatchError(SEVERAL.format(name=name, count=count))
+
+    def _refuse(self, counts: Sequence[int], what: str) -> None:
+        name = self._step.meter.parameters.names[counts.index(max(counts))]
+        raise LargeBatchError(
+            f"{name} got {max(counts)} gradients in this step, {what}. Put the forward and "
+            "backward calls of each micro-batch into a block, with control.part(): ..., or say how "
+            "many micro-batches a step has on each rank, lb.attach(..., micro_batches=4). After a "
+            "pass whose optimizer.step() was skipped or whose backward was broken off, call "
+            "control.advance()."
+        )
+
+    def _usual_sizes(self, groups: Sequence[Group]) -> Sequence[float]:
+        parts = len(groups)
+        if not self._step.watching:
+            parts = len(self.told) or self.expected or 1
+        seen = self._step.forwards.samples
+        if self._samples_of is not None and not any(one.samples for one in self.told):
+            base = self._step.forwards.base
+            sizes = [
+                sum(seen.get(n, 0.0) for n in _forwards_of(group, base=base)) for group in groups
+            ] or [sum(seen.values()) / parts] * parts
+            if not all(size > 0 for size in sizes):
+                raise LargeBatchError(RETURNED_0 if 0.0 in seen.values() else NO_FORWARD)
+            return sizes
+        counts = self._step.meter.part_source.counts
+        told = [one.samples for one in self.told if one.samples is not None]
+        counts.check_backwards(parts, sizes=told)
+        if counts.rows:
+            return list(counts.rows)
+        each = self.batch_size / (self._step.meter.rank_count * (self.expected or parts))
+        return [each] * parts
+
+    def _warn_of_unequal(self, shares: Shares) -> None:
+        known = bool(self.told) or self._samples_of is not None
+        if self._warned or shares.weights or len(set(shares.samples)) < 2 or not known:
+            return
+        self._warned = True
+        sizes = ", ".join(f"{size:g}" for size in shares.samples[:8])
+        warnings.warn(
+            f"The micro-batches of this step have {sizes} samples, and no weight was passed, so "
+            "they are taken to enter the loss with equal shares. If each enters with its samples, "
+            "as in loss * len(x) / batch_size, pass control.micro_batch(len(x), weight=len(x)); "
+            "for equal shares pass weight=1.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _forwards_of(group: Group, *, base: int) -> set[int]:
+    linked = {number for backward in group for number in backward.forwards}
+    return linked or {base + backward.after for backward in group}
+
+
+def _no_backward(dropped: str, *, forwards: int) -> str:
+    if dropped:
+        return (
+            f"{dropped} dropped the backward calls before it, and none came between it and "
+            "optimizer.step(). Call control.advance() after the optimizer.step(), or steps, of "
+            "all the backward calls: optimizer.step(); control.advance(scheduler)."
+        )
+    return (
+        f"optimizer.step() came without a backward call since the last step; {forwards} forward "
+        "passes were seen. Call loss.backward() first. Gradients that come by other ways cannot be "
+        "measured."
+    )
