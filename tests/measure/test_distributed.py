@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
-from accelerator import as_on_accelerator
+from accelerator_sums import as_on_accelerator
 from complex_twin import twins
 from gradient_twin import coordinate_noise_scale, rows_of_parts, twin_of
 from torch import Tensor, nn

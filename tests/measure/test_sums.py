@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from accelerator import as_on_accelerator
+from accelerator_sums import as_on_accelerator
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
