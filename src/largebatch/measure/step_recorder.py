@@ -83,6 +83,7 @@ class StepRecorder:
     def use(self, meter: Meter) -> None:
         """Take another meter for the coming steps, bound already."""
         self.meter = meter
+        self._tensors = meter.parameters.tensors
         self._batch_names = {BATCH, *(n for s in meter.statistics for n in s.of_batch)}
 
     def open(self) -> None:
@@ -102,7 +103,7 @@ class StepRecorder:
         self.forwards.open()
         self.forwards.paused = False
         self.tap.reset()
-        self.watching = bool(self.meter.active)
+        self.watching, self._see_part = bool(self.meter.active), self.meter.see
         if self.watching:
             self.tap.begin(self._see)
         else:
@@ -139,8 +140,24 @@ class StepRecorder:
             self._backward().root.forwards.add(number)
 
     def _on_gradient(self, index: int, gradient: Tensor) -> None:
+        # called once for each parameter and backward, so it is written to be fast
         try:
-            self._enter(index, gradient)
+            backward = self.running.get(torch._C._current_graph_task_id()) or self._backward()
+            indices = backward.indices
+            if not indices:
+                self._first_gradient(backward, index)
+            indices.append(index)
+            order = self.tap.counts[index]
+            if order > backward.order:
+                backward.order = order
+            if order == 1:
+                before = self._tensors[index].grad
+                if before is not None:
+                    self.meter.sums.add(LEFT_OVER, squared_norm(before))
+            if backward.whole:
+                self._buffer.add(index, gradient)
+            elif self._see_part is not None:
+                self._see_part(index, gradient)
         except Exception as error:
             self._on_error(error)
 
@@ -156,22 +173,6 @@ class StepRecorder:
             kept.__cause__ = error
             error = kept
         self.fail(error)
-
-    def _enter(self, index: int, gradient: Tensor) -> None:
-        backward = self._backward()
-        if not backward.indices:
-            self._first_gradient(backward, index)
-        backward.indices.append(index)
-        order = self.tap.counts[index]
-        backward.order = max(backward.order, order)
-        if order == 1:
-            before = self.meter.parameters.tensors[index].grad
-            if before is not None:
-                self.meter.sums.add(LEFT_OVER, squared_norm(before))
-        if backward.whole:
-            self._buffer.add(index, gradient)
-        elif self.meter.see is not None:
-            self.meter.see(index, gradient)
 
     def _backward(self) -> Backward:
         task = torch._C._current_graph_task_id()  # a reentrant checkpoint's is another
