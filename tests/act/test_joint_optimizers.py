@@ -425,3 +425,19 @@ def test_watch_leaves_out_a_step_in_which_one_steps_twice_and_never_raises() -> 
     assert len(noise.series) == 6  # the second step of one came after it was measured
     assert noise.dropped == 2
     assert len(noise.observer._step.roots) <= 4
+
+
+def test_a_check_of_several_optimizers_says_what_it_does_not_time() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2))
+    first, second = model[0], model[2]
+    optimizers = [
+        torch.optim.Adam(first.parameters()),
+        torch.optim.SGD(second.parameters(), lr=0.1),
+    ]
+    with lb.attach(model, optimizers, lb.AdaScale(), batch_size=64, base_batch_size=16) as control:
+        batch = torch.randn(16, 8), torch.arange(16) % 2
+        found = lb.check(
+            control, lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1]), batch, seconds=0.1
+        )
+    assert "several optimizers (Adam + SGD)" in str(found)
+    assert "error" not in {finding.level for finding in found.findings}

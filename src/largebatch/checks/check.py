@@ -10,6 +10,7 @@ import torch
 
 from largebatch.act.attached import Attached
 from largebatch.act.controller import Controller
+from largebatch.act.joint_optimizers import members_of, optimizer_names
 from largebatch.checks.checked_run import CheckedRun, Loss, check_between_steps, checked_run_of
 from largebatch.checks.data import compare_ranks, facts_of_data
 from largebatch.checks.dimensions import check_sample_dimension
@@ -155,6 +156,10 @@ def _with_copy(subject: CheckedRun, loss: Loss, *, seconds: float) -> list[Findi
     """What needs steps: a copy takes them."""
     parts = max(min(subject.accumulation, PARTS), 1 if subject.ranks > 1 else 2)
     given = subject.micro_batches
+    names = optimizer_names(subject.optimizer)
+    if len(members_of(subject.optimizer)) > 1:
+        seen = f"The cost of measuring is not timed for several optimizers ({names})."
+        return [Finding(name="cost of measuring", level="note", seen=seen)]
     try:
         model, optimizer = copy_run(subject.model, subject.optimizer)
         timed = Timed(
