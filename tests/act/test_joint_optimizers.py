@@ -434,7 +434,7 @@ def test_a_check_of_several_optimizers_says_what_it_does_not_time() -> None:
         torch.optim.Adam(first.parameters()),
         torch.optim.SGD(second.parameters(), lr=0.1),
     ]
-    with lb.attach(model, optimizers, lb.AdaScale(), batch_size=64, base_batch_size=16) as control:
+    with lb.attach(model, [adam, sgd], lb.AdaScale(), batch_size=64, base_batch_size=16) as control:
         batch = torch.randn(16, 8), torch.arange(16) % 2
         found = lb.check(
             control, lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1]), batch, seconds=0.1
