@@ -25,6 +25,10 @@ STEPS = 19
 
 PAIRS = "pairs of consecutive steps"
 
+OFTEN = "every 8th step at first, later every 80th"
+
+EXACT_BY_EXAMPLES = "exact if the loss is a mean over the examples"
+
 BATCH = 12
 
 
@@ -145,15 +149,13 @@ def test_no_bit_of_the_training_changes(name, parts) -> None:
     ours, noise = train(case, watched=True, parts=parts)
     assert same(bare, ours)
     assert noise.dropped <= (parts == 1)  # the first step shows what the loop is
-    source, often, exact, measured = case.source, "once in 80 steps", case.exact, 3
+    source, often, exact, measured = case.source, OFTEN, case.exact, 3
     if parts == 3:
         source, often, exact, measured = "micro-batches", "every step", True, STEPS
     assert len(noise.series) == measured
     assert noise.label.startswith(f"from {source}, {often}; of the bare gradient, before ")
     assert ("; exact" in noise.label) == exact
-    assert ("; approximate (mostly too large, since the weights moved" in noise.label) == (
-        not exact
-    )
+    assert ("; approximate: the weights moved between the two steps" in noise.label) == (not exact)
 
 
 @pytest.mark.parametrize("parts", [1, 3])
@@ -345,7 +347,7 @@ def test_submodules_called_directly_fall_back_to_consecutive_steps() -> None:
         nn.functional.cross_entropy(x, y).backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert noise.label.startswith(f"from {PAIRS}, once in 80 steps;")
+    assert noise.label.startswith(f"from {PAIRS}, {OFTEN};")
 
 
 def rows(model: nn.Module) -> lb.Meter:
@@ -363,10 +365,15 @@ def temporal(model: nn.Module) -> lb.Meter:
 @pytest.mark.parametrize(
     ("meter", "inside", "source", "exactness"),
     [
-        (rows, [nn.BatchNorm1d(7)], "examples", r"approximate \(.*batch normalization.*\)"),
-        (rows, [], "examples", "exact"),
-        (examples, [], "examples", "exact"),
-        (temporal, [nn.BatchNorm1d(7)], PAIRS, r"approximate \(.*since the weights moved: .*\)"),
+        (rows, [nn.BatchNorm1d(7)], "examples", "approximate: batch normalization by rows.*"),
+        (rows, [], "examples", EXACT_BY_EXAMPLES),
+        (examples, [], "examples", EXACT_BY_EXAMPLES),
+        (
+            temporal,
+            [nn.BatchNorm1d(7)],
+            PAIRS,
+            "approximate: the weights moved between the two steps; .*",
+        ),
     ],
 )
 def test_a_meter_that_is_passed_measures_every_step_and_is_named(
@@ -384,3 +391,100 @@ def test_a_meter_that_is_passed_measures_every_step_and_is_named(
         f"from {source}, every step; of the bare gradient, before SGD changes it; {exactness}",
         noise.label,
     ), noise.label
+
+
+def test_an_exception_of_the_users_own_code_in_a_block_goes_on_to_the_user() -> None:
+    model = classifier()
+    optimizer = sgd(model)
+    noise = lb.watch(model, optimizer, batch_size=BATCH)
+    with pytest.raises(KeyError, match="mine"), noise.part():
+        raise KeyError("mine")
+    assert noise.dropped == 0
+    with (
+        pytest.warns(RuntimeWarning, match="inside another"),
+        noise.part(),
+        pytest.raises(KeyError, match="mine"),
+        noise.part(),
+    ):
+        raise KeyError("mine")
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda noise: noise.micro_batch(0),
+        lambda noise: noise.micro_batch(4, weight=float("nan")),
+        lambda noise: noise.part(samples=0).__enter__(),
+        lambda noise: noise.part(weight=0).__enter__(),
+    ],
+)
+def test_a_mistake_in_what_is_told_leaves_the_step_out_and_stops_no_training(mistake) -> None:
+    model = classifier()
+    optimizer = sgd(model)
+    noise = lb.watch(model, optimizer, batch_size=BATCH)
+    before = model[0].weight.clone()
+    for step, (x, y) in enumerate(batches(3)):
+        if step == 0:
+            with pytest.warns(RuntimeWarning, match="leaves out a step"):
+                mistake(noise)
+        for own, target in zip(x.chunk(3), y.chunk(3), strict=True):
+            (class_loss(model, own, target) / 3).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert not torch.equal(before, model[0].weight)
+    assert (noise.dropped, len(noise.series)) == (1, 2)
+
+
+@pytest.mark.parametrize("samples", [None, BATCH])
+def test_a_block_of_one_backward_call_is_measured_by_its_examples(samples) -> None:
+    model = classifier()
+    optimizer = sgd(model)
+    noise = lb.watch(model, optimizer, batch_size=BATCH)
+    for x, y in batches(3):
+        with noise.part(samples=samples):
+            class_loss(model, x, y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert noise.label.startswith("from examples")
+    assert (noise.dropped, len(noise.series)) == (0, 1)
+
+
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_step_that_the_scaler_skips_is_left_out_without_a_word(parts, told) -> None:
+    model = classifier()
+    optimizer = sgd(model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    noise = lb.watch(model, optimizer, batch_size=BATCH, scaler=scaler)
+    skipped = (0, 3, 6, 7)
+    for step, (x, y) in enumerate(batches(12)):
+        for own, target in zip(x.chunk(parts), y.chunk(parts), strict=True):
+            if told:
+                noise.micro_batch(len(own), weight=1)
+            loss = class_loss(model, own, target) / parts
+            scaler.scale(loss * (torch.inf if step in skipped else 1.0)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    assert scaler.get_scale() == 2.0**8
+    assert noise.dropped == 0
+    assert len(noise.series) == (1 if parts == 1 else 12 - len(skipped))
+
+
+def test_parameters_that_come_later_are_named_and_their_steps_left_out() -> None:
+    model = classifier()
+    model[-1].requires_grad_(False)
+    optimizer = sgd(model)
+    noise = lb.watch(model, optimizer, batch_size=BATCH)
+    for step, (x, y) in enumerate(batches(4)):
+        if step == 2:
+            model[-1].requires_grad_(True)
+        for own, target in zip(x.chunk(2), y.chunk(2), strict=True):
+            (class_loss(model, own, target) / 2).backward()
+        if step == 2:
+            with pytest.warns(RuntimeWarning, match=r"moved 2 trainable parameters .* 4 now"):
+                optimizer.step()
+        else:
+            optimizer.step()
+        optimizer.zero_grad()
+    assert (noise.dropped, len(noise.series)) == (2, 2)

@@ -48,8 +48,8 @@ class MovedParameters:
             what += f"; {names} was replaced, removed or frozen"
         raise LargeBatchError(
             f"{what}. So some are not measured. Add parameter groups, replace, freeze and release "
-            "parameters first, then build lb.Controller(...) or, after control.close(), "
-            "lb.attach(...) anew."
+            "parameters first, then build lb.Controller(...) or, after close(), lb.attach(...) or "
+            "lb.watch(...) anew."
         )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from largebatch.act.guards import (
     has_closure,
 )
 from largebatch.act.joint_optimizers import joined, members_of, optimizer_names
+from largebatch.act.moved_parameters import MovedParameters
+from largebatch.act.scaling import LossScale
 from largebatch.act.step_hooks import StepHooks
 from largebatch.analysis.noise import NoiseEstimate, NotEnough, estimate_noise
 from largebatch.core.errors import LargeBatchError
@@ -31,15 +34,19 @@ from largebatch.measure.observer import Observer
 
 MOMENTS = frozenset({"moments"})
 
-PAIRS_ARE_OFF = "mostly too large, since the weights moved: 1.5 times the true value in the median"
+PAIRS_ARE_OFF = (
+    "the weights moved between the two steps; in our tests the noise scale came out 1.5 times too "
+    "large in the median"
+)
 """Of the noise scale from pairs of steps: `experiments/batch_norm_rows`, at its learning rate."""
 
 
 class Watch:
     """Shows the gradient noise of a training loop; `watch` builds it, `print` prints it.
 
-    It changes no bit of the training and never raises from a hook. A step that cannot be measured
-    is left out and counted; the first one is named in a warning.
+    It changes no bit of the training. Once it is built, neither its hooks nor `part`, `micro_batch`
+    and `drop` raise. A step that cannot be measured is left out and counted; the first one is named
+    in a warning. A step that a scaler skips is left out without a word.
 
     Mutable: gathers a pair of numbers per measured step.
 
@@ -71,7 +78,10 @@ class Watch:
         observer.bind(optimizer)
         self.observer, self.dropped = observer, 0
         self._optimizer_name = optimizer_names(optimizer)
-        self._scaler = scaler
+        self._moved = MovedParameters(optimizer, observer.meter.parameters)
+        self._scale = LossScale(scaler, optimizer)
+        self._scale.open()
+        observer.skipped = self._skipped
         self._series: deque[tuple[float, float]] = deque(maxlen=steps)
         self._last: GradientMoments | None = None
         self._left_out = False  # whether the step in hand is
@@ -105,14 +115,15 @@ class Watch:
         """What the estimate is of: the parts it comes from, how often, and whether it is exact."""
         if self._last is None:
             return "nothing is measured yet"
-        every = self.observer.schedule.every
-        often = "every step" if every == 1 else f"once in {every} steps"
+        often = self.observer.schedule.words
         source = self._last.source
         examples = self.observer.meter.examples
         rough = PAIRS_ARE_OFF if source == "temporal" else None
         if examples is not None:
             rough = examples.approximation
-        exact = "exact" if rough is None else f"approximate ({rough})"
+        exact = "exact" if rough is None else f"approximate: {rough}"
+        if source == "examples" and rough is None:
+            exact = "exact if the loss is a mean over the examples"
         parts = "pairs of consecutive steps" if source == "temporal" else source
         left = f"; {self.dropped} steps left out" if self.dropped else ""
         return (
@@ -132,17 +143,31 @@ class Watch:
 
     def drop(self) -> None:
         """Drop the pass in hand, as `Attached.drop` does."""
-        self.observer.drop(by="noise.drop()")
+        self._without_raising(lambda: self.observer.drop(by="noise.drop()"))
 
+    @contextmanager
     def part(
         self, *, samples: float | Tensor | None = None, weight: float | Tensor | None = None
-    ) -> Any:
-        """Take all backward calls within the block for one micro-batch, as `Attached.part` does."""
-        return self.observer.part(samples=samples, weight=weight)
+    ) -> Iterator[None]:
+        """Take all backward calls within the block for one micro-batch, as `Attached.part` does.
+
+        An exception of the user's own code inside the block goes on to the user.
+        """
+        block = self.observer.part(samples=samples, weight=weight)
+        entered = self._without_raising(block.__enter__)
+        try:
+            yield
+        except BaseException as error:
+            kind, own = type(error), error
+            if entered:
+                self._without_raising(lambda: block.__exit__(kind, own, own.__traceback__))
+            raise
+        if entered:
+            self._without_raising(lambda: block.__exit__(None, None, None))
 
     def micro_batch(self, samples: float | Tensor, *, weight: float | Tensor | None = None) -> None:
         """Set the samples of one micro-batch, as `Attached.micro_batch` does."""
-        self.observer.size(samples, weight=weight)
+        self._without_raising(lambda: self.observer.size(samples, weight=weight))
 
     def close(self) -> None:
         """Take every hook off model and optimizer; the numbers stay."""
@@ -182,8 +207,8 @@ class Watch:
 
     def _measure(self) -> None:
         check_not_joined(self.observer.meter.replica)
-        scale = 1.0 if self._scaler is None else float(self._scaler.get_scale())
-        reading = self.observer.close(loss_scale=scale)
+        self._moved.check()
+        reading = self.observer.close(loss_scale=self._scale.open())
         if reading.finite and reading.moments is not None:
             self._append(reading, reading.moments)
 
@@ -193,13 +218,24 @@ class Watch:
             self._series.append(pair)
             self._last = moments
 
-    def _without_raising(self, act: Callable[[], None]) -> None:
+    def _skipped(self) -> bool:
+        """Return whether the scaler has skipped a step since the last one that was measured."""
+        if not self._scale.lowered:
+            return False
+        self._scale.open()
+        return True
+
+    def _without_raising(self, act: Callable[[], object]) -> bool:
+        """Return whether it went without an error; else the step in hand is left out."""
         try:
             act()
         except LargeBatchError as error:
             self._leave_out(str(error))
         except Exception as error:
             self._leave_out(f"{type(error).__name__}: {error}")
+        else:
+            return True
+        return False
 
     def _leave_out(self, cause: str) -> None:
         if self._left_out:

@@ -7,7 +7,7 @@ result before a weight moves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -48,6 +48,10 @@ class Observer:
             on one process; see `one_backward`.
         looks_only: whether no decision depends on the measurement.
 
+    Attributes:
+        skipped: asked when gradients were cleared within a step: whether a scaler has skipped the
+            step before. None means that nothing skips steps.
+
     Raises:
         ValueError: another tap, which would have to stand around each backward, or another
             reduction.
@@ -75,6 +79,7 @@ class Observer:
         self.batch_size = batch_size
         self._samples_of, self._reduction = samples, reduction
         self._given = micro_batches
+        self.skipped: Callable[[], bool] | None = None
         self._knows_variance = False
         self._first = True
         self._chooses, self._looks_only = chooses and meter.rank_count == 1, looks_only
@@ -105,6 +110,7 @@ class Observer:
         self._bind_meter()
         self._step.bind(optimizer)
         self._step.forwards.keeps = self._chooses and self._given in (None, 1)
+        self._step.skipped = lambda: self.skipped is not None and self.skipped()
 
     def open(self, wanted: frozenset[str]) -> None:
         """Begin a step in which these statistics are wanted."""

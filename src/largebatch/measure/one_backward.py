@@ -59,6 +59,18 @@ class MeasuredSteps:
         place = step % self.early_every if later < 0 else later % self.every
         return place if place < self.span else None
 
+    @property
+    def words(self) -> str:
+        """How often, for people.
+
+        >>> MeasuredSteps(every=80, early=2, early_every=8).words
+        'every 8th step at first, later every 80th'
+        """
+        if self.every == 1:
+            return "every step"
+        early = f"every {self.early_every}th step at first, later " if self.early else ""
+        return f"{early}every {self.every}th" + ("" if early else " step")
+
 
 EXAMPLES = MeasuredSteps(every=80, early=16, early_every=8)
 PAIRS = MeasuredSteps(every=80, span=2, early=16, early_every=8)

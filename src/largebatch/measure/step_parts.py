@@ -106,6 +106,8 @@ class StepParts:
         try:
             groups = self._groups()
             usual = self._usual_sizes(groups)
+            if self._step.forgot:  # what was told of a skipped step goes with it
+                self.told = self.told[-len(usual) :]
             pieces = self._step.meter.part_source.counts.groups(len(usual))
             shares = shares_of(self.told, usual=usual, groups=pieces)
             self._warn_of_unequal(shares)

@@ -5,7 +5,7 @@ Torch calls back at the end of a backward by a private interface, which only thi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -50,6 +50,8 @@ class StepRecorder:
         problem: the first error that was found in the step.
         adds_up: whether gradients of one forward pass are added up before they are squared.
         dropped: the call that dropped backward calls in this step; empty if none did.
+        skipped: asked when gradients were cleared: whether a scaler has skipped the step before.
+        forgot: whether a skipped step's backward calls were dropped from the step in hand.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class StepRecorder:
         self._looks_only = looks_only
         self.adds_up = False
         self.dropped = ""
+        self.skipped: Callable[[], bool] = lambda: False
+        self.forgot = False
 
     def bind(self, optimizer: Optimizer) -> None:
         """Set once whose parameters to measure; the meter is bound already."""
@@ -92,6 +96,7 @@ class StepRecorder:
         self.roots: list[Backward] = []
         self._block: int | None = None
         self._blocks = 0
+        self.forgot = False
         self._open_key: object = None
         self._unsquared: list[Backward] = []
         self.problem: LargeBatchError | None = None
@@ -136,8 +141,11 @@ class StepRecorder:
 
     def _on_output(self, number: int) -> None:
         """The running backward came from this forward pass."""
-        if self.watching:
-            self._backward().root.forwards.add(number)
+        try:
+            if self.watching:
+                self._backward().root.forwards.add(number)
+        except Exception as error:
+            self._on_error(error)
 
     def _on_gradient(self, index: int, gradient: Tensor) -> None:
         # called once for each parameter and backward, so it is written to be fast
@@ -185,8 +193,9 @@ class StepRecorder:
                 block=self._block,
                 start=self.meter.sums.mark(),
             )
-            self.running[task] = backward
+            # it fails under compiled autograd
             Variable._execution_engine.queue_callback(partial(self._when_backward_ends, task))
+            self.running[task] = backward
         return backward
 
     def _first_gradient(self, backward: Backward, index: int) -> None:
@@ -199,6 +208,8 @@ class StepRecorder:
             return
         if root.block is None and not self.adds_up:
             return
+        if not self.meter.part_source.adds_up:
+            return  # single examples see each backward by itself
         key = self._key(root)
         if key != self._open_key:
             self.square_open_part()
@@ -208,6 +219,9 @@ class StepRecorder:
     def _check_accumulated(self, root: Backward, index: int) -> None:
         change = self.accumulated.change()
         if change is None:
+            return
+        if change == CLEARED and self.skipped():
+            self._forget_skipped(root, index)
             return
         lost = all(one.block is None for one in self.roots)
         if change == CLEARED and root.block is not None and lost:
@@ -230,6 +244,14 @@ class StepRecorder:
         self.roots.clear()
         self.tap.reset()
         self.tap.counts[index] = 1
+
+    def _forget_skipped(self, root: Backward, index: int) -> None:
+        """Drop the backward calls of a step that was skipped, and their forward passes."""
+        before = max((one.after for one in self.roots), default=0)
+        root.after -= before
+        self.forwards.base += before
+        self._forget_roots(index)
+        self.problem, self.forgot = None, True
 
     def _when_backward_ends(self, task: int) -> None:
         # Queued once more, it runs after the callback in which DDP finishes its reduction.
