@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
 
@@ -14,18 +14,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from largebatch.core.errors import LargeBatchError
+from largebatch.measure.random_state import accelerators_of
+from largebatch.measure.seen_forward import MOST, SeenForward, print_of, seen_forward
 
 Samples = Callable[[tuple[Any, ...], dict[str, Any]], float]
 """(args, kwargs) of a forward pass -> samples in it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What a forward pass was given: `model(*args, **kwargs)`, under `autocast` (device, type)."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    autocast: tuple[str, torch.dtype] | None
 
 
 class Forwards:
@@ -51,8 +44,8 @@ class Forwards:
         paused: whether passes are ignored.
         samples: number of a forward pass of this step -> its samples.
         first: a few elements of the first input of the step, if `sized`; else None.
-        keeps: whether the inputs of the step's first forward pass are kept.
-        inputs: those inputs; else None.
+        keeps: whether the forward passes of the step are kept, to be repeated.
+        kept: those passes; at most `MOST` of them.
         problem: the first error of `samples` in this step; a hook does not raise.
     """
 
@@ -69,7 +62,7 @@ class Forwards:
         self.count = self.base = 0
         self.sized = True
         self.paused = self.keeps = False
-        self.inputs: Inputs | None = None
+        self.kept: list[SeenForward] = []
         self.problem: LargeBatchError | None = None
         self.samples: dict[int, float] = {}
         self._traced_rows = 0
@@ -116,7 +109,8 @@ class Forwards:
         """Begin a step."""
         self.base = self.count
         self.samples = {}
-        self.first = self.inputs = self.problem = None
+        self.first = self.problem = None
+        self.kept = []
 
     def remove(self) -> None:
         """Take the hooks off the model."""
@@ -140,8 +134,8 @@ class Forwards:
             return
         self.count += 1
         try:
-            if self.keeps and self.inputs is None:
-                self.inputs = _inputs(args, kwargs)
+            if self.keeps and self.in_step <= MOST:
+                self._keep(args, kwargs)
             if self.sized:
                 self._size(args, kwargs)
         except Exception as error:
@@ -154,7 +148,10 @@ class Forwards:
         if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:
             return
         try:
-            nodes = {tensor.grad_fn: None for tensor in tensor_leaves(output)}
+            tensors = list(tensor_leaves(output))
+            nodes = {tensor.grad_fn: None for tensor in tensors}
+            if self.keeps and len(self.kept) == self.in_step:
+                _note_outputs(self.kept[-1], tensors)
         except Exception as error:
             self._failed(error)
             return
@@ -164,6 +161,12 @@ class Forwards:
 
     def _arrived(self, number: int, gradients: tuple[Tensor | None, ...]) -> None:
         self._reached(number)
+
+    def _keep(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        first = next(tensor_leaves((args, kwargs)), None)
+        device = "cpu" if first is None else first.device.type
+        devices = accelerators_of(self._model)
+        self.kept.append(seen_forward(args, kwargs, device=device, devices=devices))
 
     def _size(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         first = next(tensor_leaves((args, kwargs)), None)
@@ -195,13 +198,18 @@ def _samples_failed(error: Exception) -> LargeBatchError:
     return failed
 
 
-def _inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
-    first = next(tensor_leaves((args, kwargs)), None)
-    device = "cpu" if first is None else first.device.type
-    autocast = None
-    if torch.is_autocast_enabled(device):
-        autocast = device, torch.get_autocast_dtype(device)
-    return Inputs(args, kwargs, autocast)
+def _note_outputs(seen: SeenForward, outputs: Sequence[Tensor]) -> None:
+    """Note a forward pass's outputs, and their gradients when these come."""
+
+    def note(at: int, number: int, gradients: tuple[Tensor | None, ...]) -> None:
+        gradient = gradients[number]
+        if gradient is not None:
+            seen.gradients[at] = gradient.detach()
+
+    seen.prints = [print_of(output) for output in outputs]
+    for at, output in enumerate(outputs):
+        if output.grad_fn is not None:
+            output.grad_fn.register_prehook(partial(note, at, output.output_nr))
 
 
 class _Begins:

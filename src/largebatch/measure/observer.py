@@ -18,7 +18,9 @@ from torch.optim import Optimizer
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NoVariance
 from largebatch.core.measurement import Reading
 from largebatch.measure import first_step, hand_reduced, one_backward
-from largebatch.measure.backwards import is_plain
+from largebatch.measure.backwards import Group, is_plain
+from largebatch.measure.examples.refused import ExamplesRefused
+from largebatch.measure.examples_trial import SeenStep
 from largebatch.measure.forwards import Samples
 from largebatch.measure.meter import Meter
 from largebatch.measure.shares import missing_weights, parts_of
@@ -84,6 +86,7 @@ class Observer:
         self._first = True
         self._chooses, self._looks_only = chooses and meter.rank_count == 1, looks_only
         self._next: Meter | None = None
+        self._chosen = False  # whether single examples were, by the observer
         self.schedule = one_backward.MeasuredSteps()
         self._opened = 0
         self._rests = False  # this step and the last one measure nothing
@@ -205,8 +208,10 @@ class Observer:
         self._closed = len(self._step.roots)
         try:
             return self._close(digest=digest, unscale=loss_scale**-2)
-        except LargeBatchError:
+        except LargeBatchError as error:
             self._opened -= 1
+            if self._chosen and self._looks_only and _of_examples(error):
+                self._replace(one_backward.pairs_of_steps(self.meter.model, [str(error)]))
             if self._first:  # the loop may look different after its error
                 self._parts.forget()
             self.open(self._wanted)
@@ -235,23 +240,25 @@ class Observer:
         if not self._step.watching:
             reading = meter.read(totals, losses=sums["losses"])
             return replace(reading, batch_sqnorm=None)
-        self._check(sums, totals)
+        self._check(sums, totals, groups)
         self._first = self._step.forwards.keeps = False
         self._step.dropped = ""
-        self._step.forwards.sized = self._samples_of is not None
         forwards = self._step.forwards
-        forwards.link(not is_plain(groups, forwards=forwards.in_step))
+        by_rows = self._parts.by_rows and not forwards.traced
+        forwards.sized = self._samples_of is not None or by_rows
+        forwards.link(by_rows or not is_plain(groups, forwards=forwards.in_step))
         reading = meter.read(totals, losses=sums["losses"])
         return reading if self._place == self.schedule.span - 1 else replace(reading, moments=None)
 
-    def _check(self, sums: dict[str, float], totals: Totals) -> None:
+    def _check(self, sums: dict[str, float], totals: Totals, groups: Sequence[Group]) -> None:
         if sums[LEFT_OVER] > 0.0:  # NaN is for the reading to tell
             error = MicroBatchMissed(_left_over(self._step.dropped))
             if self.meter.rank_count > 1:  # another rank may know the call that dropped them
                 self.meter.ranks.raise_together(error if self._step.dropped else None)
             raise error
         self._check_samples(sums["samples"])
-        if self._first:
+        one = self._chooses and not self._looks_only and totals.parts.count == 1
+        if self._first and not one:  # `choose_meter` refuses other sizes
             first_step.check_first_step(
                 sums,
                 batch_size=self.batch_size,
@@ -259,7 +266,7 @@ class Observer:
                 ranks=self.meter.rank_count,
                 replicated=self.meter.replicated,
             )
-        self._check_variance(totals)
+        self._check_variance(totals, groups)
 
     def _check_weights(self, sums: dict[str, float]) -> None:
         told, parts = round(sums["weighted"]), round(sums["parts"])
@@ -281,7 +288,7 @@ class Observer:
             batch_factor=(share / held) ** 2 * unscale,
         )
 
-    def _check_variance(self, totals: Totals) -> None:
+    def _check_variance(self, totals: Totals, groups: Sequence[Group]) -> None:
         if totals.parts.count > 1:
             self._knows_variance = True  # so a later step of one part is only a short one
         if self._knows_variance:
@@ -290,16 +297,32 @@ class Observer:
         if cause is None:
             return
         if self._chooses and self._next is None:
-            choice = one_backward.choose_meter(
-                self.meter.model,
-                self._optimizer,
-                self._step.forwards.inputs,
-                looks_only=self._looks_only,
-            )
-            self._next, self.refusals = choice.meter, choice.refusals
-            self.schedule = choice.schedule
+            self._choose(groups)
         if self._next is None:
-            raise NoVariance(cause + one_backward.reasons(self.refusals))
+            raise NoVariance(one_backward.no_variance(self.refusals) if self.refusals else cause)
+
+    def _choose(self, groups: Sequence[Group]) -> None:
+        forwards, gradients = self._step.forwards, self._step.gradients
+        seen = SeenStep(
+            forwards=forwards.kept,
+            complete=gradients is not None and len(forwards.kept) == forwards.in_step,
+            gradients=gradients or {},
+            several=max(map(len, groups), default=0),
+        )
+        rows = max(forwards.samples.values(), default=0.0)
+        choice = one_backward.choose_meter(
+            self.meter.model,
+            self._optimizer,
+            seen,
+            batch_size=0 if self._parts.sizes_known else self.batch_size,
+            looks_only=self._looks_only,
+        )
+        self._replace(choice)
+        self._parts.by_rows = self._next is not None and rows == self.batch_size
+
+    def _replace(self, choice: one_backward.Choice) -> None:
+        self._next, self.refusals = choice.meter, choice.refusals
+        self.schedule = choice.schedule
 
     def _bind_meter(self) -> None:
         by_hand = hand_reduced.NAMES if self.meter.replicated else ()
@@ -309,7 +332,9 @@ class Observer:
     def _take(self, meter: Meter) -> None:
         """Measure with another meter from this step on."""
         self.meter.open(frozenset())
+        self._chosen = meter.examples is not None
         self.meter, self._next, self._chooses = meter, None, False
+        self._knows_variance = True  # a later step of fewer samples is only a short one
         self._bind_meter()
         self._step.use(meter)
         self._opened = 0
@@ -319,6 +344,12 @@ class Observer:
         if samples < self.batch_size and self._knows_variance:
             return
         self.meter.part_source.counts.check_batch(samples, batch_size=self.batch_size)
+
+
+def _of_examples(error: LargeBatchError) -> bool:
+    """Return whether an error says that single examples cannot be measured in this loop."""
+    failed = error.__cause__ is not None  # an exception of another kind inside the measuring
+    return isinstance(error, ExamplesRefused) or failed
 
 
 def _left_over(dropped: str) -> str:

@@ -2,9 +2,9 @@
 
 One gradient has no variance. Single examples within it have one: `PerExample` measures them in
 some of the steps, if the model's examples are independent. The first step, in which the loop
-shows what it is, gives no estimate. At its end, before a weight moves, the model is tried on the
-inputs of that step, so that a model that cannot be measured is known at once. If nothing is decided
-by the measurement, pairs of consecutive steps serve such a model.
+shows what it is, gives no estimate. At its end, before a weight moves, that step is repeated on a
+copy of the model (`examples_trial`), so that a model that cannot be measured is known at once. If
+nothing is decided by the measurement, pairs of consecutive steps serve such a model.
 
 Batch normalization couples the examples. Their rows' shares of the gradient have up to 4.6 times
 the true variance (`experiments/batch_norm_rows`), so they serve neither decisions nor a display.
@@ -14,22 +14,16 @@ at a tenth of the learning rate. Their bias follows the learning rate, so they s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from largebatch.core.errors import LargeBatchError
 from largebatch.measure.examples.per_example import PerExample
-from largebatch.measure.forwards import Inputs, tensor_leaves
-from largebatch.measure.memory import bytes_text, free_bytes
+from largebatch.measure.examples_trial import SeenStep, try_examples
 from largebatch.measure.meter import Meter
-from largebatch.measure.module_state import keep_module_state
-from largebatch.measure.parameters import bare
-from largebatch.measure.random_state import accelerators_of, keep_random_state
 from largebatch.measure.temporal import TemporalMoments
 
 
@@ -77,8 +71,11 @@ PAIRS = MeasuredSteps(every=80, span=2, early=16, early_every=8)
 """A step that measures single examples costs up to three times a plain one, so 3 % on average after
 the first 128 steps. These give the 16 measurements that an estimate needs."""
 
-PART_OF_MEMORY = 0.5
-"""Of the free memory, which measuring single examples may take."""
+OTHER_ROWS = (
+    "batch_size={given} was given, but the model received {rows} examples. Pass "
+    "batch_size={rows}. If the first dimension is not the samples, or if several examples are one "
+    "sample, say how to count them: lb.attach(..., samples=lambda args, kwargs: len(args[0]) // 2)."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,14 +94,20 @@ class Choice:
 
 
 def choose_meter(
-    model: nn.Module, optimizer: Optimizer, inputs: Inputs | None, *, looks_only: bool
+    model: nn.Module,
+    optimizer: Optimizer,
+    seen: SeenStep,
+    *,
+    batch_size: int,
+    looks_only: bool,
 ) -> Choice:
     """Return what measures a loop with one backward per step.
 
     Args:
         model: bare, compiled, or in a wrapper.
         optimizer: of the run.
-        inputs: of the first step's forward pass; None if it was not seen.
+        seen: the first step.
+        batch_size: samples of a step, as given; 0 if the user counts them.
         looks_only: whether no decision depends on the measurement, so that an approximate one is
             better than none.
     """
@@ -112,89 +115,27 @@ def choose_meter(
         examples = PerExample(exact_training=looks_only)
         meter = Meter(model, examples=examples)
         meter.bind(optimizer)
-        _try(meter, examples, inputs)
+        rows = try_examples(meter, examples, seen)
+        if batch_size not in (0, rows):
+            raise LargeBatchError(OTHER_ROWS.format(given=batch_size, rows=rows))
         return Choice(meter=meter, schedule=EXAMPLES)
     except (LargeBatchError, ValueError) as error:
         refusals = [str(error)]
-    if not looks_only:
-        return Choice(meter=None, refusals=refusals)
+    return pairs_of_steps(model, refusals) if looks_only else Choice(meter=None, refusals=refusals)
+
+
+def pairs_of_steps(model: nn.Module, refusals: Sequence[str]) -> Choice:
+    """Return the meter that compares consecutive steps, where single examples were refused."""
     temporal = Meter(model, statistics=[TemporalMoments()])
     return Choice(meter=temporal, schedule=PAIRS, refusals=refusals)
 
 
-def _try(meter: Meter, examples: PerExample, inputs: Inputs | None) -> None:
-    """Measure one made-up backward on the inputs, without a trace.
-
-    Raises:
-        LargeBatchError: the examples cannot be measured.
-    """
-    model = bare(meter.model)
-    if any(map(_is_compiled, model.modules())):
-        raise LargeBatchError("A part of the model is compiled, which leaves no calls to follow.")
-    if inputs is None:
-        raise LargeBatchError(
-            "No forward pass of the model was seen, as when its submodules are called directly."
-        )
-    meter.open(frozenset({"moments"}))
-    try:
-        with keep_module_state(model), keep_random_state(accelerators_of(model)):
-            examples.begin()
-            loss = _loss(model, inputs)
-            _check_memory(examples.extra_bytes, loss.device)
-            gradients = torch.autograd.grad(loss, meter.parameters.tensors, allow_unused=True)
-            for index, gradient in enumerate(gradients):
-                if gradient is not None and meter.see is not None:
-                    meter.see(index, gradient)
-            examples.end(0)
-            if not examples.counts.rows or examples.counts.rows[0] < 2:
-                raise LargeBatchError("The batch has one example.")
-    except LargeBatchError:
-        raise
-    except Exception as error:
-        raise LargeBatchError(
-            f"Running the model once more failed: {type(error).__name__}: {error}"
-        ) from error
-    finally:
-        examples.release()
-        meter.open(frozenset())
-
-
-def _check_memory(extra: int | None, device: torch.device) -> None:
-    free = free_bytes(device)
-    if extra is None or free is None or extra <= PART_OF_MEMORY * free:
-        return
-    raise LargeBatchError(
-        f"Measuring single examples would take {bytes_text(extra)} more memory, and "
-        f"{bytes_text(free)} are free."
+def no_variance(refusals: Sequence[str]) -> str:
+    """Return the text of the error for a loop in which single examples do not serve."""
+    return (
+        "One backward call per step on one process gives one gradient, which has no variance. "
+        f"Single examples cannot be measured by themselves here: {' '.join(refusals)} Then split "
+        "the batch into two or more micro-batches, run several processes, or take the approximate "
+        "estimate from pairs of steps: "
+        "meter=lb.Meter(model, statistics=[lb.measure.TemporalMoments()])."
     )
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return module._compiled_call_impl is not None or "_orig_mod" in dict(module.named_children())
-
-
-def _loss(model: nn.Module, inputs: Inputs) -> Tensor:
-    """Return a scalar that depends on all outputs of the model."""
-    with torch.enable_grad(), _autocast(inputs):
-        output = model(*inputs.args, **inputs.kwargs)
-        found = [tensor for tensor in tensor_leaves(output) if tensor.requires_grad]
-        if not found:
-            raise LargeBatchError("No output of the model has a gradient.")
-        return torch.stack([one.float().square().mean() for one in found]).sum()
-
-
-@contextmanager
-def _autocast(inputs: Inputs) -> Iterator[None]:
-    if inputs.autocast is None:
-        yield
-        return
-    device, dtype = inputs.autocast
-    with torch.autocast(device, dtype=dtype):
-        yield
-
-
-def reasons(refusals: Sequence[str]) -> str:
-    """Return why single examples do not serve, as the end of an error; empty if there is none."""
-    if not refusals:
-        return ""
-    return f" Single examples cannot be measured by themselves here: {refusals[0]}"

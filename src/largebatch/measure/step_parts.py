@@ -11,6 +11,7 @@ from largebatch.core.errors import LargeBatchError, MicroBatchMissed
 from largebatch.measure import first_step
 from largebatch.measure.backwards import Group, counts_decide, groups_of, needs_sum
 from largebatch.measure.coordinates import CoordinateNoiseScale
+from largebatch.measure.examples.refused import ExamplesRefused
 from largebatch.measure.forwards import Samples
 from largebatch.measure.meter import LOSS
 from largebatch.measure.shares import Shares, Told, shares_of, told_of
@@ -49,6 +50,7 @@ class StepParts:
         told: of each micro-batch, in the order of the calls.
         losses: the terms of each loss among the step's sums.
         expected: micro-batches per step on each rank, as given or as in the first step.
+        by_rows: whether a step is one micro-batch whose samples are the rows that the model got.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class StepParts:
         self._samples_of = samples
         self._given = self.expected = micro_batches
         self._warned = False
+        self.by_rows = False
         self.told: list[Told] = []
         self.losses: list[tuple[int, int]] = []
 
@@ -210,9 +213,9 @@ class StepParts:
         most = max(set(indices), key=indices.count)
         name, count = self._step.meter.parameters.names[most], indices.count(most)
         if not self._step.meter.part_source.adds_up:
-            raise LargeBatchError(
-                f"{name} got {count} gradients from one forward pass of the model, and single "
-                "examples need all of them in one backward. Add the losses up: "
+            raise ExamplesRefused(
+                f"{name} got {count} gradients in one micro-batch, and single examples need all "
+                "of its losses in one backward. Add the losses up: "
                 "(loss_1 + loss_2).backward()."
             )
         self._step.adds_up = True
@@ -246,6 +249,9 @@ class StepParts:
         counts.check_backwards(parts, sizes=told)
         if counts.rows:
             return list(counts.rows)
+        rows = self._step.rows if self.by_rows and parts == 1 else 0.0
+        if rows:
+            return [rows]
         each = self.batch_size / (self._step.meter.rank_count * (self.expected or parts))
         return [each] * parts
 

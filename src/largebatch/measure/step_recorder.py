@@ -5,7 +5,7 @@ Torch calls back at the end of a backward by a private interface, which only thi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -50,6 +50,7 @@ class StepRecorder:
         problem: the first error that was found in the step.
         adds_up: whether gradients of one forward pass are added up before they are squared.
         dropped: the call that dropped backward calls in this step; empty if none did.
+        gradients: name -> gradient after the step's one backward, if forward passes are kept.
         skipped: asked when gradients were cleared: whether a scaler has skipped the step before.
         forgot: whether a skipped step's backward calls were dropped from the step in hand.
     """
@@ -90,10 +91,18 @@ class StepRecorder:
         self._tensors = meter.parameters.tensors
         self._batch_names = {BATCH, *(n for s in meter.statistics for n in s.of_batch)}
 
+    @property
+    def rows(self) -> float:
+        """Return the rows of the forward passes that a backward reached, which all have as many; 0
+        if unknown."""
+        sizes = self.forwards.samples
+        return max((sizes[n] for n in self._reached if n in sizes), default=0.0)
+
     def open(self) -> None:
         """Begin a step."""
         self.running: dict[int, Backward] = {}
         self.roots: list[Backward] = []
+        self._reached: set[int] = set()
         self._block: int | None = None
         self._blocks = 0
         self.forgot = False
@@ -104,6 +113,7 @@ class StepRecorder:
         if self.by_hand is not None:
             self.by_hand.forget()
         self._buffer.clear()
+        self.gradients: Mapping[str, Tensor | None] | None = None
         self.forwards.follow()
         self.forwards.open()
         self.forwards.paused = False
@@ -142,6 +152,7 @@ class StepRecorder:
     def _on_output(self, number: int) -> None:
         """The running backward came from this forward pass."""
         try:
+            self._reached.add(number)
             if self.watching:
                 self._backward().root.forwards.add(number)
         except Exception as error:
@@ -187,6 +198,8 @@ class StepRecorder:
         backward = self.running.get(task)
         if backward is None:
             outer = next(reversed(self.running.values()), None)
+            if self.roots:  # one that follows it: the step is not repeated
+                self.gradients, self.forwards.kept = None, []
             backward = Backward(
                 after=self.forwards.in_step,
                 outer=outer,
@@ -287,11 +300,21 @@ class StepRecorder:
         if not self.running:
             meter.part_source.begin()
         self.accumulated.note()
+        if self.forwards.keeps and len(self.roots) == 1:
+            self._keep_gradients()
         if self.by_hand is not None:
             self.by_hand.note()
         elif self._given is None or max(self.tap.counts) >= self._given:
             meter.sums.drop(self._batch_names & meter.sums.names)
             meter.close_batch()
+
+    def _keep_gradients(self) -> None:
+        """Copy what the first backward gave, which the user may clip before the step."""
+        pairs = zip(self.meter.parameters.names, self._tensors, strict=True)
+        self.gradients = {
+            name: None if tensor.grad is None else tensor.grad.detach().clone()
+            for name, tensor in pairs
+        }
 
     def square_open_part(self) -> None:
         """Square the part that was added up, which is complete."""

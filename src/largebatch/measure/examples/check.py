@@ -5,15 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from largebatch.core.errors import LargeBatchError
 from largebatch.measure.examples.part import Call, Part
+from largebatch.measure.examples.refused import ExamplesRefused
 from largebatch.measure.parameters import Parameters
 from largebatch.measure.squares import squared_norm
 
 CANCELLED = 100.0
 """What the sum of n contributions may be off, in roundings of their root mean square times n."""
 
-INSTEAD = "or measure micro-batches instead: meter=lb.Meter(model)."
+INSTEAD = (
+    "or split the batch into two or more micro-batches, which are measured without lb.PerExample()."
+)
+
+DO_NOT_ADD_UP = (
+    "The gradients of single examples do not add up to the gradient of {name}. Possible causes: "
+    "the loss has a term that does not come from the model's output (for an L2 penalty use the "
+    "optimizer's weight_decay=...), the first dimension is not the samples, a module draws random "
+    "numbers of its own (attention with dropout), or the parameter is used outside of its module."
+)
 
 
 class Check:
@@ -44,16 +53,16 @@ class Check:
         """Checks that a call belongs to the examples of the backward in hand.
 
         Raises:
-            LargeBatchError: another number of examples, or a parameter that was finished already.
+            ExamplesRefused: another number of examples, or a parameter that was finished already.
         """
         if part.rows != call.rows:
-            raise LargeBatchError(
+            raise ExamplesRefused(
                 f"{call.owner.name} was called with {call.rows} examples in a backward of "
                 f"{part.rows}. Give the model all of a micro-batch's examples at once, with the "
                 f"examples as the first dimension of its first argument, {INSTEAD}"
             )
         if call.owner.group in part.finished:
-            raise LargeBatchError(
+            raise ExamplesRefused(
                 f"A parameter of {call.owner.name} got another gradient when its examples had been "
                 "added up already (reentrant checkpointing with tied weights does that). Use "
                 f"checkpoint(use_reentrant=False), {INSTEAD}"
@@ -63,7 +72,7 @@ class Check:
         """Checks a backward that is over.
 
         Raises:
-            LargeBatchError: naming the parameter.
+            ExamplesRefused: naming the parameter.
         """
         seen, values = self._seen, self.values
         self._seen = {}
@@ -71,19 +80,15 @@ class Check:
             return
         for index, gradient in seen.items():
             if index not in part.covered:
-                raise LargeBatchError(
-                    f"{self._parameters.names[index]} got a gradient, but no call of a module "
-                    "shows which example it is from: it is used outside of the model's forward, or "
-                    "by an operation on the whole batch. Use it in a module of its own that gets "
+                raise ExamplesRefused(
+                    f"{self._parameters.names[index]} got a gradient that comes from no call of a "
+                    "module: the loss uses it directly, as a penalty on the weights does, or an "
+                    "operation on the whole batch does. Use it in a module of its own that gets "
                     f"the examples, {INSTEAD}"
                 )
             if values and gradient is not None and _differs(part, index, gradient):
-                raise LargeBatchError(
-                    f"The gradient of {self._parameters.names[index]} is not the sum of what its "
-                    "module's calls show: it is used in another place, too, or its module draws "
-                    "random numbers of its own. For tied weights share the parameter between two "
-                    f"modules, head.weight = embedding.weight, {INSTEAD}"
-                )
+                name = self._parameters.names[index]
+                raise ExamplesRefused(DO_NOT_ADD_UP.format(name=name))
         self.values = False
 
 

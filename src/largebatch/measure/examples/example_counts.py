@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import Source
 from largebatch.measure.estimate import source_of
+from largebatch.measure.examples.refused import ExamplesRefused
 from largebatch.measure.statistics import Statistic
 
 
@@ -48,11 +48,11 @@ class ExampleCounts:
         if not self.rows or self.rows[-1] == samples:
             return
         if not self.rows[-1]:
-            raise LargeBatchError(
+            raise ExamplesRefused(
                 "No parameter of the optimizer got a gradient from this loss. Compute the loss "
                 "from the model's output: control.backward(loss_fn(model(x), y))."
             )
-        raise LargeBatchError(
+        raise ExamplesRefused(
             f"The micro-batch has {samples} samples, but the model received {self.rows[-1]} "
             "examples. Pass it all of them, as the first dimension of its first argument, or "
             "measure micro-batches instead: meter=lb.Meter(model)."
@@ -61,14 +61,14 @@ class ExampleCounts:
     def check_backwards(self, count: int, *, sizes: Sequence[float]) -> None:
         rows = self.rows
         if rows and len(rows) != count:
-            raise LargeBatchError(
+            raise ExamplesRefused(
                 f"A step of {count} backward calls had {len(rows)} nested in each other (reentrant "
                 "checkpointing does that), so its examples cannot be told apart. Use "
                 "checkpoint(use_reentrant=False)."
             )
         if rows and sizes and rows != sizes:
             told = ", ".join(f"{size:g}" for size in sizes)
-            raise LargeBatchError(
+            raise ExamplesRefused(
                 f"control.micro_batch was called with [{told}] samples, but the model received "
                 f"{rows} examples. Pass the model all of a micro-batch's examples at once, as the "
                 "first dimension of its first argument."
@@ -76,7 +76,7 @@ class ExampleCounts:
 
     def check_batch(self, samples: float, *, batch_size: int) -> None:
         if self.rows and samples != batch_size:
-            raise LargeBatchError(
+            raise ExamplesRefused(
                 f"batch_size={batch_size} was given, but the model received {samples:.0f} examples "
                 f"in this step. Pass lb.attach(..., batch_size={samples:.0f}). The examples are "
                 "the first dimension of the model's first argument."

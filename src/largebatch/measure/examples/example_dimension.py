@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from torch.utils._pytree import tree_map
 from largebatch.core.errors import LargeBatchError
 from largebatch.measure.examples.normalization import uses_batch_statistics
 from largebatch.measure.examples.parameter_owners import Owner
+from largebatch.measure.examples.refused import ExamplesRefused
+from largebatch.measure.model_copy import copy_of_inputs, copy_of_model
 from largebatch.measure.random_state import accelerators_of, keep_random_state
 
 CallKey = tuple[str, int]
@@ -35,10 +38,11 @@ def layout_of(
 ) -> Layout:
     """Rows of each call's output for each example.
 
-    What the model does when it is run alone is undone: its mode, its buffers and the generators.
+    It runs on a copy, with copies of the inputs. If the model cannot be copied, it runs itself, and
+    its modes, its buffers and the global generators are put back.
 
     Raises:
-        LargeBatchError: a module's output has its examples elsewhere, or one example's depends on
+        ExamplesRefused: a module's output has its examples elsewhere, or one example's depends on
             the others.
     """
     part = rows // 2
@@ -65,18 +69,28 @@ def layout_of(
         if layout[key] and key not in random and not coupled:
             _check_alike(key[0], before, output[: len(before)])
 
+    model, owners = _copied(model, owners)
     with _as_it_was(model):
         # without running statistics it takes the batch's in evaluation mode, too
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         coupled = any(uses_batch_statistics(module) for module in norms)
-        half = tree_map(cut, (args, kwargs))
+        whole = args, kwargs
+        half = tree_map(cut, whole)
         try:
             _run(model, half, owners, keep)
         except Exception:  # something else than examples was cut: shapes must do
             return {}
         _run(model, half, owners, repeat)
-        _run(model, (args, kwargs), owners, compare)
+        _run(model, whole, owners, compare)
     return layout
+
+
+def _copied(model: nn.Module, owners: Sequence[Owner]) -> tuple[nn.Module, Sequence[Owner]]:
+    try:
+        twin, _ = copy_of_model(model)
+    except LargeBatchError:
+        return model, owners
+    return twin, [replace(owner, module=twin.get_submodule(owner.name)) for owner in owners]
 
 
 def _times(name: str, few: torch.Size, all_: torch.Size, part: int, rows: int) -> int:
@@ -84,7 +98,7 @@ def _times(name: str, few: torch.Size, all_: torch.Size, part: int, rows: int) -
         return 0
     times = few[0] // part
     if few[1:] != all_[1:] or (few[0], all_[0]) != (times * part, times * rows):
-        raise LargeBatchError(
+        raise ExamplesRefused(
             f"{_called(name)} has no rows for the examples in its first dimension: its output has "
             f"the shape {tuple(few)} for {part} examples and {tuple(all_)} for {rows}. Put the "
             "examples first (batch_first=True), or measure micro-batches instead: "
@@ -96,7 +110,7 @@ def _times(name: str, few: torch.Size, all_: torch.Size, part: int, rows: int) -
 def _check_alike(name: str, few: Tensor, same: Tensor) -> None:
     scale = same.abs().max().clamp_min(torch.finfo(same.dtype).tiny)
     if not bool((same - few).abs().max() <= 0.01 * scale):
-        raise LargeBatchError(
+        raise ExamplesRefused(
             f"{_called(name)} gives some examples something else when the others are not there, so "
             "the examples depend on each other or are not in their order. Measure micro-batches "
             "instead: meter=lb.Meter(model)."
@@ -127,7 +141,7 @@ def _run(
 
     handles = [owner.module.register_forward_hook(hook_for(owner.name)) for owner in owners]
     try:
-        args, kwargs = given
+        args, kwargs = copy_of_inputs(given)
         model(*args, **kwargs)
     finally:
         for handle in handles:

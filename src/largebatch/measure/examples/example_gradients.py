@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from largebatch.measure.examples.check import Check
 from largebatch.measure.examples.deferred_errors import DeferredErrors
+from largebatch.measure.examples.example_dimension import Layout
 from largebatch.measure.examples.layer import SavedTensors
 from largebatch.measure.examples.layer_kinds import coupled
 from largebatch.measure.examples.memory import extra_bytes
@@ -61,6 +62,7 @@ class ExampleGradients:
         self.want = WantedSums()
         self.task: Callable[[], int] | None = None
         self._expected = False
+        self._layout: Layout | None = None
         self.part = Part()
         self._parts: dict[int, Part] = {}
 
@@ -93,6 +95,7 @@ class ExampleGradients:
             owners,
             bare,
             groups=self._groups,
+            layout=self._layout,
             replace=not self._exact,
             batch_norm_rows=self._by_rows,
             begin=self._begin,
@@ -114,6 +117,15 @@ class ExampleGradients:
             self._hooks.follow(want)
         else:
             self.rest()
+
+    @property
+    def layout(self) -> Layout | None:
+        """Return which rows of each call are its examples; None before the first forward."""
+        return self._hooks.forward.layout if self._hooks.looked else None
+
+    def take_layout(self, layout: Layout | None) -> None:
+        """Take the layout that a copy of the model showed, from the next `bind` on."""
+        self._layout = layout
 
     @property
     def extra_bytes(self) -> int | None:

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from largebatch.core.errors import LargeBatchError
 from largebatch.measure.examples.example_dimension import Layout
 from largebatch.measure.examples.layer import Layer, SavedTensors
 from largebatch.measure.examples.memory import CallSize, size_of
 from largebatch.measure.examples.parameter_owners import Owner
 from largebatch.measure.examples.part import Call
+from largebatch.measure.examples.refused import ExamplesRefused
 
 
 class ForwardInHand:
@@ -62,7 +62,7 @@ class ForwardInHand:
         """Rows of a module's input for each example; 0 where all examples share it.
 
         Raises:
-            LargeBatchError: another number of rows than in the first step.
+            ExamplesRefused: another number of rows than in the first step.
         """
         if not self.rows:
             return 1
@@ -70,7 +70,7 @@ class ForwardInHand:
         if known is None:
             return int(length == self.rows)
         if known and length != known * self.rows:
-            raise LargeBatchError(
+            raise ExamplesRefused(
                 f"{owner.name} was called with {length} rows for {self.rows} examples, where it "
                 f"had {known} for each in the first step. A module's first dimension must be the "
                 "examples; measure micro-batches instead: meter=lb.Meter(model)."

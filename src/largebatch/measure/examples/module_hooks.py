@@ -19,11 +19,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten
 from torch.utils.hooks import RemovableHandle
 
-from largebatch.core.errors import LargeBatchError
 from largebatch.measure.examples.bare_parameter import BareLayer
 from largebatch.measure.examples.broadcast import consumers_of, watch_shared
 from largebatch.measure.examples.deferred_errors import DeferredErrors
-from largebatch.measure.examples.example_dimension import layout_of
+from largebatch.measure.examples.example_dimension import Layout, layout_of
 from largebatch.measure.examples.forward_in_hand import ForwardInHand
 from largebatch.measure.examples.layer import SavedTensors
 from largebatch.measure.examples.layer_kinds import coupled, layer_of
@@ -36,6 +35,7 @@ from largebatch.measure.examples.output_gradient import (
 )
 from largebatch.measure.examples.parameter_owners import Owner
 from largebatch.measure.examples.part import Call
+from largebatch.measure.examples.refused import ExamplesRefused
 from largebatch.measure.examples.tally import WantedSums
 from largebatch.measure.examples.unknown import UnknownLayer
 
@@ -50,6 +50,7 @@ class ModuleHooks:
         owners: the modules to follow.
         bare: owners of one parameter each, which the model uses outside of its modules.
         groups: of how many parts gradients are told apart; None is the examples.
+        layout: as in `ForwardInHand`, if it is known; None finds it out in the first forward.
         batch_norm_rows: whether batch normalization over the batch is measured by rows.
         replace: whether layers may be run without their parameters, whose gradients then come from
             the examples' gradients.
@@ -59,6 +60,7 @@ class ModuleHooks:
     Attributes:
         paused: whether forwards are left alone.
         forward: the forward in hand.
+        looked: whether the layout is known.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class ModuleHooks:
         bare: Sequence[Owner],
         *,
         groups: int | None,
+        layout: Layout | None,
         replace: bool,
         batch_norm_rows: bool,
         begin: Begin,
@@ -81,7 +84,8 @@ class ModuleHooks:
         self._want = WantedSums()
         self.paused = False
         self.forward = ForwardInHand(groups=groups)
-        self._looked = False
+        self.looked = layout is not None
+        self.forward.layout = layout or {}
         self._shared: list[tuple[Call, SavedTensors, Tensor]] = []
         self._frozen: list[nn.Parameter] = []
         self._held: WeakSet[HeldInput] = WeakSet()
@@ -130,8 +134,8 @@ class ModuleHooks:
             leaves = tree_flatten((args, kwargs))[0]
             first = next((x for x in leaves if isinstance(x, Tensor)), None)
         rows = first.shape[0] if first is not None and first.dim() else 0
-        if rows > 1 and not self._looked:
-            self._looked = self.paused = True
+        if rows > 1 and not self.looked:
+            self.looked = self.paused = True
             try:
                 owners = self._owners
                 self.forward.layout = layout_of(module, args, kwargs, rows=rows, owners=owners)
@@ -261,6 +265,6 @@ class ModuleHooks:
         def hook(module: nn.Module, args: Any) -> None:
             cause = coupled(module, name, batch_norm_rows=self._by_rows)
             if cause is not None and torch.is_grad_enabled():
-                raise LargeBatchError(cause)
+                raise ExamplesRefused(cause)
 
         return hook

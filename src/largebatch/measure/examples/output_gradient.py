@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import register_multi_grad_hook
 
-from largebatch.core.errors import LargeBatchError
 from largebatch.measure.examples.deferred_errors import DeferredErrors
 from largebatch.measure.examples.layer import SavedTensors
 from largebatch.measure.examples.part import Call
+from largebatch.measure.examples.refused import ExamplesRefused
 
 Begin = Callable[[Call], None]
 Arrive = Callable[[Call, SavedTensors, Any], Mapping[str, Tensor] | None]
@@ -87,7 +87,7 @@ def watch_outputs(
         if not held.tensors or all(delta is None for delta in deltas):
             return
         if not held.intact():
-            raise LargeBatchError(
+            raise ExamplesRefused(
                 f"The input of {call.owner.name} was overwritten before the backward, and its "
                 "examples' gradients need it. Use an operation that is not in place, or measure "
                 "micro-batches instead: meter=lb.Meter(model)."

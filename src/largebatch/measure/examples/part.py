@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from largebatch.core.errors import LargeBatchError
 from largebatch.measure.examples.layer import Layer, SavedTensors
 from largebatch.measure.examples.parameter_owners import Owner
+from largebatch.measure.examples.refused import ExamplesRefused
 from largebatch.measure.examples.tally import ExampleSums, WantedSums, join_pieces, one_by_one
 
 
@@ -54,10 +54,10 @@ class ArrivedGradients:
         """Checks that it is as it was when it came.
 
         Raises:
-            LargeBatchError: naming the module.
+            ExamplesRefused: naming the module.
         """
         if self.versions != self._versions():
-            raise LargeBatchError(
+            raise ExamplesRefused(
                 f"The input of {self.call.owner.name} was overwritten before the step's gradient "
                 "was complete, and <g_i, g> needs both. Give each micro-batch memory of its own "
                 "until control.step()."

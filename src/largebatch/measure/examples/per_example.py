@@ -95,6 +95,10 @@ class PerExample:
         """Whether batch normalization in training mode is measured by rows."""
         return self._rows
 
+    def take_layout(self, of: PerExample) -> None:
+        """Take over where another one found the examples, on a copy of the model; before `bind`."""
+        self._gradients.take_layout(of._gradients.layout)
+
     @property
     def extra_bytes(self) -> int | None:
         """Estimate by how many bytes measuring raises the peak of the coming backward; None until
