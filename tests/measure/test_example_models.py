@@ -393,8 +393,8 @@ WORDS = torch.arange(4 * B).view(B, 4) % 5
 NUMBERS = torch.randn(B, 4, generator=torch.Generator().manual_seed(0))
 REFUSED = {
     "coupled": (Coupled, NUMBERS, "depend on each other"),
-    "tied by hand": (Outside, WORDS, "words.weight is not the sum"),
-    "a matrix outside of modules": (Matrix, NUMBERS, "own got a gradient, but no call"),
+    "tied by hand": (Outside, WORDS, "do not add up to the gradient of words.weight"),
+    "a matrix outside of modules": (Matrix, NUMBERS, "own got a gradient that comes from no call"),
     "its own dropout": (Drawing, NUMBERS, "draws random numbers"),
     "sequence first": (
         lambda: nn.Sequential(nn.Flatten(0, 0), First()),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import random
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 import largebatch as lb
 from largebatch.core.errors import LargeBatchError, NoVariance
@@ -224,3 +227,287 @@ def test_two_backward_calls_in_a_later_step_are_refused_by_name() -> None:
     out.square().mean().backward()
     with pytest.raises(LargeBatchError, match=r"loss_1 \+ loss_2"):
         optimizer.step()
+
+
+class Tracked(nn.Module):
+    """A model whose forward changes all kinds of things beside buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.key = classifier(), classifier()
+        self.key.requires_grad_(False)
+        self.calls, self.drawn = 0, random.Random(3)
+        self.generator = torch.Generator().manual_seed(3)
+        self.last: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        x.sub_(0.1)
+        with torch.no_grad():
+            for key, query in zip(self.key.parameters(), self.net.parameters(), strict=True):
+                key.data.mul_(0.9).add_(query, alpha=0.1)
+        noise = 0.1 * torch.randn(x.shape[1:], generator=self.generator)
+        out = self.net(x + noise + 0.1 * self.drawn.random()) - 0.1 * self.key(x)
+        self.last = [*self.last[-1:], out]  # holds the graph
+        return out
+
+
+@pytest.mark.parametrize("door", ["watch", "attach", "examples"])
+def test_what_a_forward_pass_changes_is_changed_as_often_as_without(door) -> None:
+    found = []
+    for measured in (False, True):
+        torch.manual_seed(0)
+        model = Tracked()
+        calls: list[int] = []
+        model.net[0].register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        if measured and door == "watch":
+            noise = lb.watch(model, optimizer, batch_size=BATCH)
+        elif measured:
+            rule = lb.Observe(statistics=("moments",))
+            meter = lb.Meter(model, examples=lb.PerExample()) if door == "examples" else None
+            options = {"batch_size": BATCH, "base_batch_size": 2, "meter": meter}
+            lb.attach(model, optimizer, rule, **options)
+        x, y = class_data(4 * BATCH)
+        for own, target in zip(x.split(BATCH), y.split(BATCH), strict=True):
+            class_loss(model, own, target).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        state = [*weights(model), *weights(model.key), x, model.generator.get_state()]
+        found.append((state, model.calls, model.drawn.getstate(), len(calls)))
+    if door == "watch":
+        assert noise.label.startswith("from examples")
+        assert len(noise.series) == 1
+    assert all(map(torch.allclose, found[0][0], found[1][0]))
+    assert found[0][1:] == found[1][1:]
+
+
+class Locked(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(*classifier())
+        self.lock = threading.Lock()
+
+
+def penalty_on_weights(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return cross_entropy(model(x), y) + 0.01 * sum(p.square().sum() for p in model.parameters())
+
+
+def penalty_on_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    x = x.requires_grad_()
+    out = model(x)
+    (slope,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+    return cross_entropy(out, y) + slope.square().mean()
+
+
+def penalty_at_other_points(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    between = (x + x.flip(0)).div(2).requires_grad_()
+    (slope,) = torch.autograd.grad(model(between).sum(), between, create_graph=True)
+    return cross_entropy(model(x), y) + slope.square().mean()
+
+
+def one_weight_only(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return cross_entropy(model(x), y) + 0.1 * model[-1].bias.square().sum()
+
+
+def plain(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return cross_entropy(model(x), y)
+
+
+def of_two_views(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return cross_entropy(model(x) + model(x.neg()), y)
+
+
+def beside_a_logging_pass(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    model(x[:3])
+    loss = cross_entropy(model(x), y)
+    model(x[:4])
+    return loss
+
+
+def scaled(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return 1024 * cross_entropy(model(x), y)
+
+
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+def measure(loss: Loss, *layers: nn.Module, door: str, clip: str = "", steps: int = 3) -> Any:
+    torch.manual_seed(0)
+    model = classifier(*layers)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    before = weights(model)
+    control: Any
+    if door == "watch":
+        control = lb.watch(model, optimizer, batch_size=BATCH)
+    else:
+        options = {"batch_size": BATCH, "base_batch_size": 2}
+        control = lb.attach(model, optimizer, lb.AdaScale(), **options)
+    x, y = class_data(steps * BATCH)
+    for own, target in zip(x.split(BATCH), y.split(BATCH), strict=True):
+        loss(model, own, target).backward()
+        if clip == "norm":
+            nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+        if clip == "value":
+            nn.utils.clip_grad_value_(model.parameters(), 0.001)
+        try:
+            optimizer.step()
+        finally:
+            control.moved = not all(map(torch.equal, before, weights(model)))
+        optimizer.zero_grad()
+    return control
+
+
+@pytest.mark.parametrize("clip", ["", "norm", "value"])
+@pytest.mark.parametrize("layers", [(), (nn.Dropout(0.4),)], ids=["fixed", "dropout"])
+@pytest.mark.parametrize(
+    "loss", [penalty_on_weights, penalty_on_gradient, penalty_at_other_points, one_weight_only]
+)
+def test_a_term_beside_the_models_output_is_found_in_the_first_step(loss, layers, clip) -> None:
+    with pytest.raises(NoVariance, match=r"do not add up .* weight_decay") as error:
+        measure(loss, *layers, door="attach", clip=clip, steps=1)
+    assert "PerExample" not in str(error.value)
+    noise = measure(loss, *layers, door="watch", clip=clip)
+    assert noise.label.startswith("from pairs")
+    assert (noise.dropped, len(noise.series)) == (0, 1)
+
+
+@pytest.mark.parametrize("clip", ["", "norm", "value"])
+@pytest.mark.parametrize("layers", [(), (nn.Dropout(0.4),)], ids=["fixed", "dropout"])
+@pytest.mark.parametrize("loss", [plain, of_two_views, beside_a_logging_pass, scaled])
+@pytest.mark.parametrize("door", ["watch", "attach"])
+def test_a_loss_of_the_models_output_alone_is_measured(door, loss, layers, clip) -> None:
+    control = measure(loss, *layers, door=door, clip=clip)
+    if door == "watch":
+        assert control.label.startswith("from examples")
+        assert (control.dropped, len(control.series)) == (0, 1)
+    else:
+        assert control.optimizer_steps == 3
+
+
+class Layered(nn.Module):
+    """Returns a hidden output and what was computed from it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        hidden = self.first(x).tanh()
+        return {"hidden": hidden, "out": self.second(hidden)}
+
+
+def test_an_output_that_another_one_was_computed_from_counts_once() -> None:
+    model = Layered()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    noise = lb.watch(model, optimizer, batch_size=BATCH)
+    x, y = torch.randn(3, BATCH, 4), torch.randint(3, (3, BATCH))
+    for own, target in zip(x, y, strict=True):
+        found = model(own)
+        loss = cross_entropy(found["out"], target) + found["hidden"].square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert noise.label.startswith("from examples")
+    assert (noise.dropped, len(noise.series)) == (0, 1)
+
+
+def test_a_model_that_cannot_be_copied_is_refused_by_name() -> None:
+    model = Locked()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    lb.attach(model, optimizer, lb.AdaScale(), batch_size=BATCH, base_batch_size=2)
+    class_loss(model, *class_data(BATCH)).backward()
+    with pytest.raises(NoVariance, match=r"cannot be copied .*lock"):
+        optimizer.step()
+
+
+def later(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """A penalty that comes after the first step."""
+    model.steps = vars(model).get("steps", 0) + 1
+    return (penalty_on_weights if model.steps > 1 else plain)(model, x, y)
+
+
+def test_examples_that_are_refused_in_a_later_step_give_way_to_pairs_under_watch() -> None:
+    with pytest.warns(RuntimeWarning, match="do not add up to the gradient of"):
+        noise = measure(later, door="watch", steps=4)
+    assert noise.label.startswith("from pairs")
+    assert (noise.dropped, len(noise.series)) == (1, 1)
+    with pytest.raises(LargeBatchError, match="do not add up to the gradient of"):
+        measure(later, door="attach", steps=4)
+
+
+@pytest.mark.parametrize("sizes", [(6, 4), (6, 6, 1), (6, 5, 6, 2)])
+@pytest.mark.parametrize("logs", [False, True])
+@pytest.mark.parametrize("told", [None, lambda args, kwargs: len(args[0])])
+def test_a_short_last_batch_counts_its_samples_in_every_step(sizes, logs, told) -> None:
+    model = classifier()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    control = lb.attach(
+        model, optimizer, lb.AdaScale(), batch_size=BATCH, base_batch_size=2, samples=told
+    )
+    true = 0
+    for _ in range(8):
+        for size in sizes:
+            x, y = class_data(size)
+            class_loss(model, x, y).backward()
+            if logs and told is None:
+                model(torch.randn(50, x.shape[1]))
+            optimizer.step()
+            optimizer.zero_grad()
+            true += size
+            assert control.samples == true
+
+
+def test_pairs_of_steps_take_the_true_samples_of_a_short_batch() -> None:
+    model = classifier(nn.BatchNorm1d(7))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    noise = lb.watch(model, optimizer, batch_size=BATCH)
+    gradients, samples = [], [BATCH, BATCH, 4]
+    for size in samples:
+        x, y = class_data(size)
+        class_loss(model, x, y).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        optimizer.step()
+        optimizer.zero_grad()
+    (variance, _) = noise.series[0]
+    n, m = samples[1:]
+    apart = float((gradients[1] - gradients[2]).square().sum())
+    assert variance == pytest.approx(apart / (1 / n + 1 / m), rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [5, 7])
+def test_another_batch_size_than_the_models_is_refused_before_a_weight_moves(size) -> None:
+    model = classifier()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    lb.attach(model, optimizer, lb.AdaScale(), batch_size=BATCH, base_batch_size=2)
+    before = weights(model)
+    class_loss(model, *class_data(size)).backward()
+    with pytest.raises(NoVariance, match=f"=6 was given, .* received {size} examples"):
+        optimizer.step()
+    assert all(map(torch.equal, before, weights(model)))
+
+
+@pytest.mark.parametrize("door", ["watch", "attach"])
+def test_a_block_of_several_backward_calls_has_no_examples(door) -> None:
+    model = classifier()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    control: Any
+    if door == "watch":
+        control = lb.watch(model, optimizer, batch_size=BATCH)
+    else:
+        options = {"batch_size": BATCH, "base_batch_size": 2}
+        control = lb.attach(model, optimizer, lb.AdaScale(), **options)
+    x, y = class_data(6 * BATCH)
+    before = weights(model)
+    for own, target in zip(x.split(2 * BATCH), y.split(2 * BATCH), strict=True):
+        with control.part(samples=BATCH):
+            class_loss(model, own[:BATCH], target[:BATCH]).backward()
+            class_loss(model, own[BATCH:], target[BATCH:]).backward()
+        if door == "attach":
+            with pytest.raises(NoVariance, match="had 2 backward calls"):
+                optimizer.step()
+            assert all(map(torch.equal, before, weights(model)))
+            return
+        optimizer.step()
+        optimizer.zero_grad()
+    assert control.label.startswith("from pairs")
+    assert (control.dropped, len(control.series)) == (0, 1)

@@ -89,6 +89,7 @@ class Observer:
         self._chosen = False  # whether single examples were, by the observer
         self.schedule = one_backward.MeasuredSteps()
         self._opened = 0
+        self._reopened = False
         self._rests = False  # this step and the last one measure nothing
         self.refusals: Sequence[str] = ()
         self._step = StepRecorder(
@@ -118,6 +119,9 @@ class Observer:
     def open(self, wanted: frozenset[str]) -> None:
         """Begin a step in which these statistics are wanted."""
         self._wanted = wanted
+        if self._reopened:  # after an error, and no step came since
+            self._opened -= 1
+            self._reopened = False
         if self._next is not None:
             self._take(self._next)
         self._place = self.schedule.position(self._opened)
@@ -158,6 +162,7 @@ class Observer:
         """Begin the step afresh; `by` is the call that asked for it."""
         dropped = by if self._step.roots else self._step.dropped
         self._opened -= 1  # a step that is measured stays so
+        self._reopened = False
         self.open(self._wanted)
         self._step.dropped = dropped
 
@@ -206,6 +211,7 @@ class Observer:
         self._step.problem = self._step.problem or self._step.forwards.problem or problem
         self._step.forwards.paused = True
         self._closed = len(self._step.roots)
+        self._reopened = False
         try:
             return self._close(digest=digest, unscale=loss_scale**-2)
         except LargeBatchError as error:
@@ -215,6 +221,7 @@ class Observer:
             if self._first:  # the loop may look different after its error
                 self._parts.forget()
             self.open(self._wanted)
+            self._reopened = True
             raise
 
     def detach(self) -> None:
@@ -257,8 +264,8 @@ class Observer:
                 self.meter.ranks.raise_together(error if self._step.dropped else None)
             raise error
         self._check_samples(sums["samples"])
-        one = self._chooses and not self._looks_only and totals.parts.count == 1
-        if self._first and not one:  # `choose_meter` refuses other sizes
+        self._check_variance(totals, groups)
+        if self._first and (self._next is None or self._next.examples is None):
             first_step.check_first_step(
                 sums,
                 batch_size=self.batch_size,
@@ -266,7 +273,6 @@ class Observer:
                 ranks=self.meter.rank_count,
                 replicated=self.meter.replicated,
             )
-        self._check_variance(totals, groups)
 
     def _check_weights(self, sums: dict[str, float]) -> None:
         told, parts = round(sums["weighted"]), round(sums["parts"])
@@ -309,7 +315,6 @@ class Observer:
             gradients=gradients or {},
             several=max(map(len, groups), default=0),
         )
-        rows = max(forwards.samples.values(), default=0.0)
         choice = one_backward.choose_meter(
             self.meter.model,
             self._optimizer,
@@ -318,7 +323,7 @@ class Observer:
             looks_only=self._looks_only,
         )
         self._replace(choice)
-        self._parts.by_rows = self._next is not None and rows == self.batch_size
+        self._parts.by_rows = self._next is not None and self._step.rows == self.batch_size
 
     def _replace(self, choice: one_backward.Choice) -> None:
         self._next, self.refusals = choice.meter, choice.refusals
