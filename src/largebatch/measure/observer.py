@@ -86,7 +86,7 @@ class Observer:
         self._first = True
         self._chooses, self._looks_only = chooses and meter.rank_count == 1, looks_only
         self._next: Meter | None = None
-        self._chosen = False  # whether single examples were, by the observer
+        self._by_examples = False  # whether single examples were chosen for the coming steps
         self.schedule = one_backward.MeasuredSteps()
         self._opened = 0
         self._reopened = False
@@ -216,7 +216,7 @@ class Observer:
             return self._close(digest=digest, unscale=loss_scale**-2)
         except LargeBatchError as error:
             self._opened -= 1
-            if self._chosen and self._looks_only and _of_examples(error):
+            if self._by_examples and self._looks_only and _of_examples(error):
                 self._replace(one_backward.pairs_of_steps(self.meter.model, [str(error)]))
             if self._first:  # the loop may look different after its error
                 self._parts.forget()
@@ -265,7 +265,7 @@ class Observer:
             raise error
         self._check_samples(sums["samples"])
         self._check_variance(totals, groups)
-        if self._first and (self._next is None or self._next.examples is None):
+        if self._first and not (self._next and self._by_examples):
             first_step.check_first_step(
                 sums,
                 batch_size=self.batch_size,
@@ -327,7 +327,7 @@ class Observer:
 
     def _replace(self, choice: one_backward.Choice) -> None:
         self._next, self.refusals = choice.meter, choice.refusals
-        self.schedule = choice.schedule
+        self.schedule, self._by_examples = choice.schedule, choice.by_examples
 
     def _bind_meter(self) -> None:
         by_hand = hand_reduced.NAMES if self.meter.replicated else ()
@@ -337,7 +337,6 @@ class Observer:
     def _take(self, meter: Meter) -> None:
         """Measure with another meter from this step on."""
         self.meter.open(frozenset())
-        self._chosen = meter.examples is not None
         self.meter, self._next, self._chooses = meter, None, False
         self._knows_variance = True  # a later step of fewer samples is only a short one
         self._bind_meter()

@@ -86,11 +86,13 @@ class Choice:
         meter: None if nothing can.
         schedule: which steps it measures.
         refusals: why better ways were not taken.
+        by_examples: whether the meter takes single examples.
     """
 
     meter: Meter | None
     schedule: MeasuredSteps = MeasuredSteps()
     refusals: Sequence[str] = ()
+    by_examples: bool = False
 
 
 def choose_meter(
@@ -118,7 +120,7 @@ def choose_meter(
         rows = try_examples(meter, examples, seen)
         if batch_size not in (0, rows):
             raise LargeBatchError(OTHER_ROWS.format(given=batch_size, rows=rows))
-        return Choice(meter=meter, schedule=EXAMPLES)
+        return Choice(meter=meter, schedule=EXAMPLES, by_examples=True)
     except (LargeBatchError, ValueError) as error:
         refusals = [str(error)]
     return pairs_of_steps(model, refusals) if looks_only else Choice(meter=None, refusals=refusals)
@@ -132,10 +134,11 @@ def pairs_of_steps(model: nn.Module, refusals: Sequence[str]) -> Choice:
 
 def no_variance(refusals: Sequence[str]) -> str:
     """Return the text of the error for a loop in which single examples do not serve."""
+    reason = " ".join(refusals).rstrip(".")
     return (
         "One backward call per step on one process gives one gradient, which has no variance. "
-        f"Single examples cannot be measured by themselves here: {' '.join(refusals)} Then split "
-        "the batch into two or more micro-batches, run several processes, or take the approximate "
-        "estimate from pairs of steps: "
+        f"Single examples cannot be measured by themselves here: {reason}. Split the batch into "
+        "two or more micro-batches, run several processes, or take the approximate estimate from "
+        "pairs of steps: "
         "meter=lb.Meter(model, statistics=[lb.measure.TemporalMoments()])."
     )
