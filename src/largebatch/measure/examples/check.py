@@ -21,7 +21,8 @@ DO_NOT_ADD_UP = (
     "The gradients of single examples do not add up to the gradient of {name}. Possible causes: "
     "the loss has a term that does not come from the model's output (for an L2 penalty use the "
     "optimizer's weight_decay=...), the first dimension is not the samples, a module draws random "
-    "numbers of its own (attention with dropout), or the parameter is used outside of its module."
+    "numbers of its own (attention with dropout), a part of the model is checkpointed with "
+    "use_reentrant=True, or the parameter is used outside of its module."
 )
 
 

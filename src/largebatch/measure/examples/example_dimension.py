@@ -1,4 +1,4 @@
-"""Which dimension of each module's input is the examples, found out by running the model alone.
+"""Which dimension of each module's input is the examples, found out by running a copy of the model.
 
 Shapes alone do not tell an embedding of 64 positions, made once for all, from a layer on 64
 examples, nor a sequence-first layer from an example-first one. So the model runs on the first half
