@@ -145,6 +145,17 @@ def average_when_ready(model: nn.Module) -> None:
         parameter.register_post_accumulate_grad_hook(reduce)
 
 
+def average_in_each_backward(model: nn.Module) -> None:
+    """Average all that has been added up so far, in each backward."""
+
+    def reduce(parameter: Tensor) -> None:
+        dist.all_reduce(parameter.grad)
+        parameter.grad.div_(RANKS)
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(reduce)
+
+
 def average_before_adding(model: nn.Module) -> None:
     """Average each gradient before autograd adds it to `.grad`, so that no hook sees its own."""
 
@@ -348,6 +359,7 @@ RUNS: dict[str, Callable[[], Any]] = {
     "watch, mean": lambda: train(average, door="watch"),
     "bare": lambda: train(average, door=""),
     "mean when ready": lambda: train(prepare=average_when_ready),
+    "mean in each backward": lambda: train(prepare=average_in_each_backward),
     "mean when ready, clipped": lambda: train(clip, prepare=average_when_ready),
     "mean in bfloat16": lambda: train(half_average),
     "negated": lambda: train(average, negate, optimizer_of=ascend),
@@ -409,6 +421,7 @@ def close(ours: Any, theirs: Any) -> bool:
         ("mean of a row", "ddp"),
         ("mean in new tensors", "ddp"),
         ("mean when ready", "ddp"),
+        ("mean in each backward", "ddp"),
         ("mean when ready, clipped", "ddp, clipped"),
         ("negated", "ddp"),
         ("sum", "ddp"),
@@ -543,6 +556,13 @@ def test_the_factor_is_that_of_all_elements(shapes, dtype) -> None:
     assert by_hand.factor(sums) == pytest.approx(float(naive), rel=1e-5)
     assert by_hand.factor(sums) == pytest.approx(0.07, rel=1e-5)
     assert not by_hand.reduced_early(sums)
+
+
+def test_a_parameter_that_one_rank_does_not_use_counts_as_zero_there() -> None:
+    owns = draws([(6, 2), (3,)], 2, torch.float32)
+    now = [0.5 * (owns[0][0] + owns[1][0]), 0.5 * owns[0][1]]
+    by_hand, sums = summed([owns[0], owns[1][:1]], now)
+    assert by_hand.factor(sums) == pytest.approx(0.5, rel=1e-5)
 
 
 def test_sparse_gradients_are_compared_as_dense_ones() -> None:
