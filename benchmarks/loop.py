@@ -75,7 +75,7 @@ def each_step(tensors: int, *, steps: int) -> Iterator[tuple[str, Run]]:
         model = nn.Identity()
         x = torch.zeros(8, requires_grad=True)
         if hooked:
-            followed = Forwards(model, reached=lambda number: None)
+            followed = Forwards(model, reached=lambda number: None, failed=print)
             followed.follow()
             followed.link(False)
             followed.sized = False  # as from the second step of a plain loop on

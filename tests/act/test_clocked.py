@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
+import largebatch as lb
 from largebatch.act.controller import Controller
 from largebatch.act.loader import BatchLoader
 from largebatch.act.needs import check_budget, check_needs
@@ -142,3 +144,17 @@ def test_a_statistic_that_the_meter_lacks_is_refused_by_name() -> None:
         check_needs(adam, meter=meter)
     meter.bind(torch.optim.AdamW(model.parameters()))
     check_needs(adam, meter=meter)
+
+
+def test_a_control_shows_its_clocks_and_its_last_decision() -> None:
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with lb.attach(
+        model, optimizer, lb.LinearScaling(), batch_size=8, base_batch_size=4
+    ) as control:
+        assert "no step yet" in repr(control)
+        for _ in range(2):
+            model(torch.randn(4, 3)).square().mean().backward()
+        optimizer.step()
+        text = "<Attached: 1 optimizer steps, 8 samples, 2 base steps, lr x 2>"
+        assert repr(control) == text

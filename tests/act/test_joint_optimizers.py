@@ -430,10 +430,7 @@ def test_watch_leaves_out_a_step_in_which_one_steps_twice_and_never_raises() -> 
 def test_a_check_of_several_optimizers_says_what_it_does_not_time() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2))
     first, second = model[0], model[2]
-    optimizers = [
-        torch.optim.Adam(first.parameters()),
-        torch.optim.SGD(second.parameters(), lr=0.1),
-    ]
+    adam, sgd = torch.optim.Adam(first.parameters()), torch.optim.SGD(second.parameters(), lr=0.1)
     with lb.attach(model, [adam, sgd], lb.AdaScale(), batch_size=64, base_batch_size=16) as control:
         batch = torch.randn(16, 8), torch.arange(16) % 2
         found = lb.check(

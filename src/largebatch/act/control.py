@@ -119,6 +119,14 @@ class Control:
         """Whether the budget is used up; False without a budget."""
         return self.decider.finished
 
+    def __repr__(self) -> str:
+        """Return the clocks and the last decision in one line."""
+        seen = f"lr x {self.lr_multiplier:.4g}" if self.decision else "no step yet"
+        return (
+            f"<{type(self).__name__}: {self.optimizer_steps} optimizer steps, {self.samples} "
+            f"samples, {self.base_steps:.6g} base steps, {seen}>"
+        )
+
     def every(
         self,
         *,
@@ -155,7 +163,8 @@ class Control:
             for tick in control.ticks(every=10):         # was: if iteration % 10 == 0
                 print(tick, float(loss))
 
-        Base steps jump by the gain, so `iteration % 10` would miss most multiples of 10.
+        Base steps jump by the gain, so `iteration % 10` would miss most multiples of 10. Call it
+        before `state_dict`: a resumed run starts from the saved clock.
 
         Args:
             every: interval in base steps, above 0; a whole number gives whole numbers.
@@ -253,9 +262,10 @@ class Control:
                     "torch.amp.GradScaler(init_scale=1024.0), or give it more steps to find one, "
                     f"patience={2 * self.patience}."
                 )
+            loss = "the loss was not passed" if seen.loss is None else f"loss {seen.loss}"
             raise NotFinite(
                 f"{self._lost_in_a_row} step(s) in a row had a loss or gradient that is not finite "
-                f"(loss {seen.loss}); no weight was changed by them. {cause}"
+                f"({loss}); no weight was changed by them. {cause}"
             )
 
     def _close_record(self) -> None:

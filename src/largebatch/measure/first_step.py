@@ -59,6 +59,7 @@ def check_first_step(
     micro_batches: int,
     ranks: int,
     replicated: bool,
+    alike: bool = False,
 ) -> None:
     """Compare the first step with what the user said; warn of what may be right.
 
@@ -70,9 +71,11 @@ def check_first_step(
         micro_batches: of this step on each rank, on average.
         ranks: processes that share the batch.
         replicated: whether nobody but the user keeps the weights equal.
+        alike: whether the backward gave the same gradients on all ranks.
 
     Raises:
         LargeBatchError: a batch size that is wrong by the ranks, the micro-batches or both.
+            Or gradients that hooks reduced before they could be measured.
         RanksDisagree: weights that differ between the ranks.
     """
     if replicated and not _alike(sums, WEIGHTS, ranks=ranks):
@@ -81,7 +84,15 @@ def check_first_step(
             "differ in the first step. Start all ranks from the same weights: "
             "torch.distributed.broadcast(parameter.data, src=0) for each parameter."
         )
-    if ranks > 1 and sums[SEEN] == ranks and _alike(sums, INPUT, ranks=ranks):
+    same_input = _alike(sums, INPUT, ranks=ranks)
+    if alike and sums[SEEN] == ranks and not same_input:
+        raise LargeBatchError(
+            f"The backward gave the same gradients on all {ranks} ranks, although their inputs "
+            "differ: a hook of yours averages each gradient before it can be measured. Average "
+            "after the last backward call, or in parameter.register_post_accumulate_grad_hook, or "
+            "wrap the model: torch.nn.parallel.DistributedDataParallel(model)."
+        )
+    if ranks > 1 and sums[SEEN] == ranks and same_input:
         warnings.warn(
             f"All {ranks} ranks got the same input in the first step, so the batch has no more "
             "samples than on one rank and the variance between ranks is wrong. Give every rank its "

@@ -148,7 +148,7 @@ class Forwards:
         if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:
             return
         try:
-            tensors = list(tensor_leaves(output))
+            tensors = [output] if isinstance(output, Tensor) else list(tensor_leaves(output))
             nodes = {tensor.grad_fn: None for tensor in tensors}
             if self.keeps and len(self.kept) == self.in_step:
                 _note_outputs(self.kept[-1], tensors)
@@ -169,7 +169,8 @@ class Forwards:
         self.kept.append(seen_forward(args, kwargs, device=device, devices=devices))
 
     def _size(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        first = next(tensor_leaves((args, kwargs)), None)
+        plain = args and isinstance(args[0], Tensor)  # the usual case, which is fast
+        first = args[0] if plain else next(tensor_leaves((args, kwargs)), None)
         if self._samples_of is not None:
             try:
                 self.samples[self.count] = _checked(self._samples_of(args, kwargs))

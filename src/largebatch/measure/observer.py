@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -235,7 +236,8 @@ class Observer:
         facts = self._parts.facts(groups) if self._first and self._step.watching else {}
         if self._step.by_hand is not None:
             meter.close_batch()
-            self._step.by_hand.compare(meter.sums)
+            if self._step.watching:
+                self._step.by_hand.compare(meter.sums)
         elif not self._step.watching:
             meter.close_batch()  # perhaps clipped by now: it only shows whether it is finite
         elif self._step.accumulated.changed:
@@ -243,10 +245,13 @@ class Observer:
         numbers = {**shares.numbers(), "losses": self._parts.weigh(shares, groups), **facts}
         sums = meter.reduce(numbers, digest=digest, problem=self._step.problem)
         self._check_weights(sums)
-        totals = self._totals(sums, unscale=unscale)
         if not self._step.watching:
+            totals = self._totals(sums, held=1.0 / meter.rank_count, unscale=unscale)
             reading = meter.read(totals, losses=sums["losses"])
             return replace(reading, batch_sqnorm=None)
+        self._check_left_over(sums)
+        held = self._held(sums)
+        totals = self._totals(sums, held=held or 1.0 / meter.rank_count, unscale=unscale)
         self._check(sums, totals, groups)
         self._first = self._step.forwards.keeps = False
         self._step.dropped = ""
@@ -255,14 +260,19 @@ class Observer:
         forwards.sized = self._samples_of is not None or by_rows
         forwards.link(by_rows or not is_plain(groups, forwards=forwards.in_step))
         reading = meter.read(totals, losses=sums["losses"])
+        if held is None:
+            unknown: dict[str, Any] = dict.fromkeys(statistic.name for statistic in meter.active)
+            return replace(reading, batch_sqnorm=None, **unknown)
         return reading if self._place == self.schedule.span - 1 else replace(reading, moments=None)
 
-    def _check(self, sums: dict[str, float], totals: Totals, groups: Sequence[Group]) -> None:
+    def _check_left_over(self, sums: dict[str, float]) -> None:
         if sums[LEFT_OVER] > 0.0:  # NaN is for the reading to tell
             error = MicroBatchMissed(_left_over(self._step.dropped))
             if self.meter.rank_count > 1:  # another rank may know the call that dropped them
                 self.meter.ranks.raise_together(error if self._step.dropped else None)
             raise error
+
+    def _check(self, sums: dict[str, float], totals: Totals, groups: Sequence[Group]) -> None:
         self._check_samples(sums["samples"])
         self._check_variance(totals, groups)
         if self._first and not (self._next and self._by_examples):
@@ -272,6 +282,7 @@ class Observer:
                 micro_batches=round(sums["parts"] / self.meter.rank_count),
                 ranks=self.meter.rank_count,
                 replicated=self.meter.replicated,
+                alike=self._step.by_hand is not None and self._step.by_hand.reduced_early(sums),
             )
 
     def _check_weights(self, sums: dict[str, float]) -> None:
@@ -279,14 +290,16 @@ class Observer:
         if told not in (0, parts):
             raise MicroBatchMissed(missing_weights(told=told, parts=parts))
 
-    def _totals(self, sums: dict[str, float], *, unscale: float) -> Totals:
+    def _held(self, sums: dict[str, float]) -> float | None:
+        """Return how often the batch's gradient holds the sum of the ranks', if that is known."""
+        by_hand = self._step.by_hand
+        return 1.0 / self.meter.rank_count if by_hand is None else by_hand.factor(sums)
+
+    def _totals(self, sums: dict[str, float], *, held: float, unscale: float) -> Totals:
         ranks = self.meter.rank_count
         label = self.meter.part_source.counts.label(ranks=ranks, parts=round(sums["parts"]))
         parts = parts_of(sums, source=label)
         share = 1.0 if self._reduction == "sum" else 1.0 / ranks
-        held = 1.0 / ranks
-        if self._step.by_hand is not None and self._step.watching:
-            held = self._step.by_hand.factor(sums)
         return Totals(
             sums=sums,
             parts=parts,

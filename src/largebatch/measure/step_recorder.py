@@ -173,6 +173,8 @@ class StepRecorder:
                 before = self._tensors[index].grad
                 if before is not None:
                     self.meter.sums.add(LEFT_OVER, squared_norm(before))
+            if self.by_hand is not None:
+                self.by_hand.see(index, gradient)
             if backward.whole:
                 self._buffer.add(index, gradient)
             elif self._see_part is not None:
@@ -255,6 +257,8 @@ class StepRecorder:
         names = self.meter.sums.names
         self.meter.sums.drop(names - {LOSS})
         self.roots.clear()
+        if self.by_hand is not None:
+            self.by_hand.forget()
         self.tap.reset()
         self.tap.counts[index] = 1
 
@@ -302,9 +306,7 @@ class StepRecorder:
         self.accumulated.note()
         if self.forwards.keeps and len(self.roots) == 1:
             self._keep_gradients()
-        if self.by_hand is not None:
-            self.by_hand.note()
-        elif self._given is None or max(self.tap.counts) >= self._given:
+        if self.by_hand is None and (self._given is None or max(self.tap.counts) >= self._given):
             meter.sums.drop(self._batch_names & meter.sums.names)
             meter.close_batch()
 

@@ -28,8 +28,8 @@ class PerExample:
     gain stay as they are.
 
     In the first measured step a copy of the model runs three times on copies of its input, in
-    evaluation mode, to find the dimension of the examples in each module, and the result is compared with each parameter's
-    gradient. `ExampleGradients` says how the gradients are seen.
+    evaluation mode, to find the dimension of the examples in each module. The result is compared
+    with each parameter's gradient. `ExampleGradients` says how the gradients are seen.
 
     Mutable: holds what the step in hand has shown so far.
 
