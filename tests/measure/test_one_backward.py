@@ -210,6 +210,7 @@ def test_a_first_step_that_is_not_finite_ends_as_such(poisoned) -> None:
 
 def test_a_rule_that_measures_nothing_is_not_tried_out() -> None:
     control, seen, _ = train(classifier(nn.BatchNorm1d(7)), steps=2, rule=lb.SqrtScaling())
+    assert not control.observer._step.forwards.keeps
     assert control.optimizer_steps == 2
     assert seen == [None, None]
 

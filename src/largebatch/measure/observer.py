@@ -114,7 +114,6 @@ class Observer:
         self._optimizer = optimizer
         self._bind_meter()
         self._step.bind(optimizer)
-        self._step.forwards.keeps = self._chooses and self._given in (None, 1)
         self._step.skipped = lambda: self.skipped is not None and self.skipped()
 
     def open(self, wanted: frozenset[str]) -> None:
@@ -137,6 +136,8 @@ class Observer:
         self._closed = 0
         self._parts.open()
         self._step.open()
+        may_choose = self._chooses and self._first and self._given in (None, 1)
+        self._step.forwards.keeps = may_choose and self._step.watching
 
     @property
     def measures(self) -> bool:
