@@ -9,7 +9,14 @@ from torch import Tensor
 
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed
 from largebatch.measure import first_step
-from largebatch.measure.backwards import Group, counts_decide, groups_of, needs_sum
+from largebatch.measure.backwards import (
+    Group,
+    counts_decide,
+    groups_of,
+    joins_of,
+    needs_sum,
+    shared_sum,
+)
 from largebatch.measure.coordinates import CoordinateNoiseScale
 from largebatch.measure.forwards import Samples
 from largebatch.measure.meter import LOSS
@@ -201,7 +208,9 @@ class StepParts:
             )
 
     def _check_sums(self, groups: Sequence[Group]) -> None:
-        several = next((group for group in groups if needs_sum(group)), None)
+        if self._step.adds_up:
+            self._learn(groups)
+        several = next((group for group in groups if needs_sum(group)), shared_sum(groups))
         if several is None:
             return
         indices = [index for backward in several for index in backward.indices]
@@ -214,7 +223,13 @@ class StepParts:
                 "(loss_1 + loss_2).backward()."
             )
         self._step.adds_up = True
+        self._step.forwards.link(True)
+        self._learn(groups)
         raise LargeBatchError(SEVERAL.format(name=name, count=count))
+
+    def _learn(self, groups: Sequence[Group]) -> None:
+        if all(one.block is None for one in self._step.roots):
+            self._step.learn(joins_of(self._step.roots, groups))
 
     def _refuse(self, counts: Sequence[int], what: str) -> None:
         name = self._step.meter.parameters.names[counts.index(max(counts))]

@@ -65,6 +65,7 @@ class StepRecorder:
         self._samples_of, self._given = samples, micro_batches
         self._looks_only = looks_only
         self.adds_up = False
+        self._joins: list[bool] = []
         self.dropped = ""
 
     def bind(self, optimizer: Optimizer) -> None:
@@ -92,7 +93,10 @@ class StepRecorder:
         self.roots: list[Backward] = []
         self._block: int | None = None
         self._blocks = 0
-        self._open_key: object = None
+        self._filling = 1
+        self._open_block: int | None = None
+        self._open_after = 0
+        self._open_forwards: set[int] = set()
         self._unsquared: list[Backward] = []
         self.problem: LargeBatchError | None = None
         self.accumulated.forget()
@@ -154,7 +158,7 @@ class StepRecorder:
                 before = self._tensors[index].grad
                 if before is not None:
                     self.meter.sums.add(LEFT_OVER, squared_norm(before))
-            if backward.whole:
+            if backward.filling:
                 self._buffer.add(index, gradient)
             elif self._see_part is not None:
                 self._see_part(index, gradient)
@@ -194,16 +198,15 @@ class StepRecorder:
         if not root.begun:
             root.begun = True
             self._check_accumulated(root, index)
-        if backward is not root and root.indices:
-            backward.whole = root.whole
+        if root.filling or (backward is not root and root.indices):
+            backward.filling = root.filling
             return
         if root.block is None and not self.adds_up:
             return
-        key = self._key(root)
-        if key != self._open_key:
+        if self._unsquared and not self._joins_open_part(root):
             self.square_open_part()
-            self._open_key = key
-        backward.whole = root.whole = True
+        self._open_block = root.block
+        backward.filling = root.filling = self._filling
 
     def _check_accumulated(self, root: Backward, index: int) -> None:
         change = self.accumulated.change()
@@ -215,14 +218,24 @@ class StepRecorder:
         else:
             self.fail(MicroBatchMissed(change))
 
-    def _key(self, root: Backward) -> object:
-        """Return what the backward calls of one part have in common, as far as it is known."""
-        if root.block is not None:
-            return "block", root.block
-        for one in self.roots:
-            if one.forwards & root.forwards:
-                return "forward", min(one.forwards)
-        return "forward", min(root.forwards, default=root.after + self.forwards.base)
+    def learn(self, joins: list[bool]) -> None:
+        """Remember which backward calls were of the same part as the one before them."""
+        self._joins = joins
+
+    def _joins_open_part(self, root: Backward) -> bool:
+        """Return whether a backward seems to be of the open part, as far as it is known.
+
+        At its first gradient a backward has not reached all of its forward passes, so the last
+        step's parts decide where these do not. The step's end checks it.
+        """
+        if root.block is not None or self._open_block is not None:
+            return root.block == self._open_block
+        if root.forwards & self._open_forwards:
+            return True
+        at = len(self.roots)
+        if at < len(self._joins):
+            return self._joins[at]
+        return not root.forwards and root.after == self._open_after
 
     def _forget_roots(self, index: int) -> None:
         names = self.meter.sums.names
@@ -250,7 +263,7 @@ class StepRecorder:
             if not self.running:
                 meter.part_source.begin()  # drops what a torch.autograd.grad has shown
             return
-        if not backward.whole:
+        if not backward.filling:
             meter.close_part(coefficient=1.0, task=task)
         if backward.outer is not None and backward.root in self.running.values():
             outer = backward.outer
@@ -260,8 +273,10 @@ class StepRecorder:
             backward.outer = None
             backward.stop = meter.sums.mark()
             self.roots.append(backward)
-            if backward.whole:
+            if backward.filling:
                 self._unsquared.append(backward)
+                self._open_forwards |= backward.forwards
+                self._open_after = backward.after
         if not self.running:
             meter.part_source.begin()
         self.accumulated.note()
@@ -273,7 +288,9 @@ class StepRecorder:
 
     def square_open_part(self) -> None:
         """Square the part that was added up, which is complete."""
-        whole, self._unsquared, self._open_key = self._unsquared, [], None
+        whole, self._unsquared, self._open_forwards = self._unsquared, [], set()
+        self._open_block = None
+        self._filling += 1
         if not whole or self.meter.see is None:
             self._buffer.clear()
             return
