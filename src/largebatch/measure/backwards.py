@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from largebatch.core.errors import MicroBatchMissed
 
@@ -28,6 +29,7 @@ class Backward:
         order: most gradients in the step that one of these parameters had when it ended.
         block: number of the user's block that it ran in; None outside of any.
         start, stop: numbers of its terms among the step's sums.
+        thread: that it runs in; only backward calls of one thread run in each other.
         begun: whether it, or a backward within it, has given a gradient.
         filling: number of the sum that its gradients were added to; 0 if each was squared alone.
     """
@@ -40,6 +42,7 @@ class Backward:
     block: int | None = None
     start: int = 0
     stop: int = 0
+    thread: int = 0
     begun: bool = False
     filling: int = 0
 
@@ -108,6 +111,15 @@ def needs_sum(group: Group) -> bool:
             return True
         seen.update(dict.fromkeys(backward.indices, filling))
     return False
+
+
+def differ_in_parameters(groups: Sequence[Group]) -> bool:
+    """Return whether two parts outside of blocks each use a parameter that the other does not."""
+    if any(one.block is not None for group in groups for one in group):
+        return False
+    used = {frozenset(index for one in group for index in one.indices) for group in groups}
+    ordered = sorted(used, key=len)
+    return any(not small <= large for small, large in pairwise(ordered))
 
 
 def shared_sum(groups: Sequence[Group]) -> Group | None:

@@ -5,6 +5,7 @@ Torch calls back at the end of a backward by a private interface, which only thi
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -66,6 +67,7 @@ class StepRecorder:
         self._looks_only = looks_only
         self.adds_up = False
         self._joins: list[bool] = []
+        self._blocks = 0
         self.dropped = ""
 
     def bind(self, optimizer: Optimizer) -> None:
@@ -92,7 +94,6 @@ class StepRecorder:
         self.running: dict[int, Backward] = {}
         self.roots: list[Backward] = []
         self._block: int | None = None
-        self._blocks = 0
         self._filling = 1
         self._open_block: int | None = None
         self._open_after = 0
@@ -132,9 +133,16 @@ class StepRecorder:
             )
         self.square_open_part()
         self._blocks += 1
-        self._block = self._blocks
-        yield
-        if self._block is not None:  # it was not dropped inside of the block
+        number = self._block = self._blocks
+        try:
+            yield
+        except GeneratorExit:  # a generator was left inside of the block, perhaps a step later
+            self._leave(number)
+            raise
+        self._leave(number)
+
+    def _leave(self, block: int) -> None:
+        if self._block == block:  # the step was not dropped inside of it
             self.square_open_part()
             self._block = None
 
@@ -169,6 +177,10 @@ class StepRecorder:
         """Keep an exception of a hook; torch.OutOfMemoryError goes on, so that a loop can retry."""
         if isinstance(error, torch.OutOfMemoryError) and not self._looks_only:
             raise error
+        self.fail_by(error)
+
+    def fail_by(self, error: Exception) -> None:
+        """Keep any exception as a problem of the step, so that all ranks raise together."""
         if not isinstance(error, LargeBatchError):
             kept = LargeBatchError(
                 f"Measuring failed in this step: {type(error).__name__}: {error}. To train "
@@ -182,10 +194,16 @@ class StepRecorder:
         task = torch._C._current_graph_task_id()  # a reentrant checkpoint's is another
         backward = self.running.get(task)
         if backward is None:
-            outer = next(reversed(self.running.values()), None)
+            thread, after = threading.get_ident(), self.forwards.in_step
+            around = [
+                one  # forward passes within it are not counted: an earlier one has failed
+                for one in self.running.values()
+                if one.thread == thread and one.after == after
+            ]
             backward = Backward(
-                after=self.forwards.in_step,
-                outer=outer,
+                after=after,
+                outer=around[-1] if around else None,
+                thread=thread,
                 block=self._block,
                 start=self.meter.sums.mark(),
             )
