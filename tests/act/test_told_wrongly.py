@@ -398,15 +398,15 @@ def moments_of_ranks(scale: Callable[[int], float], tell: Tell) -> str:
                         (class_loss(loop.model, *part) * scale(count)).backward()
             loop.optimizer.step()
             loop.optimizer.zero_grad()
-    parts = torch.stack(each)
-    found = loop.control._seen.moments
-    variance = SIZE * parts.var(0).sum().item()
-    assert found.parts == 4
-    assert loop.control.samples == 2 * 4 * SIZE
-    if scale(1) == scale(3):
-        assert found.variance == pytest.approx(variance, rel=1e-3)
-        sqnorm = parts.mean(0).square().sum().item() - variance / (4 * SIZE)
-        assert found.sqnorm == pytest.approx(sqnorm, rel=1e-2)
+            parts = torch.stack(each)
+            found = loop.control._seen.moments
+            variance = SIZE * parts.var(0).sum().item()
+            assert found.parts == 4
+            assert loop.control.samples == (step + 1) * 4 * SIZE
+            if scale(1) == scale(3):
+                assert found.variance == pytest.approx(variance, rel=1e-3)
+                sqnorm = parts.mean(0).square().sum().item() - variance / (4 * SIZE)
+                assert found.sqnorm == pytest.approx(sqnorm, rel=1e-2)
     return " ".join(str(one.message) for one in caught if "micro-batches" in str(one.message))
 
 

@@ -163,13 +163,13 @@ def _fits(sums: Mapping[str, float], batch_size: int, *, ranks: int) -> bool:
 
 
 def _check_told(samples: int, batch_size: int) -> None:
-    if samples != batch_size:
+    if samples > batch_size:  # fewer are a short step, as where a micro-batch had no loss
         _warn(
             f"batch_size={batch_size} was given, but the samples passed for the micro-batches of "
             f"the first step are {samples} over all ranks. batch_size and samples= count the same: "
             "the samples of the loss, not the rows of a forward pass. Pass "
             f"batch_size={samples}, or the samples of each micro-batch: "
-            "control.part(samples=len(x)). A shorter first step is right as it is."
+            "control.part(samples=len(x))."
         )
 
 
