@@ -265,3 +265,24 @@ def test_a_loss_for_each_sample_is_refused_at_once() -> None:
         run.backward(x())
     run.step()
     assert run.record.steps[0].seen.loss == 1.0
+
+
+@pytest.mark.parametrize("options", [{}, {"weight": 2}, {"samples": PARTS * SIZE}])
+def test_a_block_around_the_only_backward_of_a_step_serves_single_examples(options) -> None:
+    plain, run = Run(small()), Run(small())
+    run.model.load_state_dict(plain.model.state_dict())
+    for _ in range(10):
+        inputs = torch.randn(PARTS * SIZE, 5)
+        plain.model(inputs).square().mean().backward()
+        plain.step()
+        with run.control.part(**options):
+            run.model(inputs).square().mean().backward()
+        run.step()
+    seen = [
+        [moments for one in each.record.steps if (moments := one.seen.moments)]
+        for each in (plain, run)
+    ]
+    assert len(seen[0]) == len(seen[1]) == 2
+    for one, other in zip(*seen, strict=True):
+        assert one.parts == other.parts == PARTS * SIZE
+        assert other.variance == pytest.approx(one.variance)

@@ -255,9 +255,8 @@ class StepParts:
         name, count = self._step.meter.parameters.names[most], indices.count(most)
         if not self._step.meter.part_source.adds_up:
             raise LargeBatchError(
-                f"{name} got {count} gradients from one forward pass of the model, and single "
-                "examples need all of them in one backward. Add the losses up: "
-                "(loss_1 + loss_2).backward()."
+                f"{name} got {count} gradients in one micro-batch, and single examples need all of "
+                "them in one backward call. Add the losses up: (loss_1 + loss_2).backward()."
             )
         self._step.adds_up = True
         self._step.forwards.link(True)

@@ -219,7 +219,8 @@ class StepRecorder:
         if root.filling or (backward is not root and root.indices):
             backward.filling = root.filling
             return
-        if root.block is None and not self.adds_up:
+        wanted = root.block is not None or self.adds_up
+        if not wanted or not self.meter.part_source.adds_up:  # single examples need no sum
             return
         if self._unsquared and not self._joins_open_part(root):
             self.square_open_part()
