@@ -150,7 +150,7 @@ def test_a_discriminator_without_drop_or_blocks_is_told() -> None:
     ("program", "old", "new", "message"),
     [
         (0, "batch_size=64, base_batch_size=32", "batch_size=32, base_batch_size=32",
-         "as if the 2 ranks had been left out"),
+         "64 is 2 times as many, which is the number of ranks"),
         (1, "replicated=True", "", "ValueError: 2 processes run"),
         (1, "dist.all_reduce(parameter.grad)", "pass",
          "The gradients of the 2 ranks differ at optimizer.step()"),
@@ -178,14 +178,17 @@ def test_unweighted_tokens_raise_nothing() -> None:
 MEASURE = (
     "backwards", "observer", "step_parts", "step_recorder", "first_step", "shares", "accumulated",
     "hand_reduced", "one_backward", "part_counts", "forwards", "examples_trial", "model_copy",
-    "examples/check",
+    "examples/check", "first_sizes",
 )  # fmt: skip
 FILES = [SOURCE / "measure" / f"{name}.py" for name in MEASURE] + [
     SOURCE / "act" / f"{name}.py" for name in ("step_hooks", "joint_optimizers")
 ]
 ENDINGS = {
-    "If its first dimension is not the samples, say how to count them",
     "or split the batch into two or more micro-batches",
+    "If the first dimension of the model's input is not the samples, say how to count them",
+    "so they are taken to enter the loss with equal shares.",
+    "If several forward and backward calls belong to one micro-batch, put them into one block",
+    "with control.part(samples=len(x)): loss_fn(model(x), y).backward()",
 }
 """What follows another message."""
 

@@ -170,12 +170,23 @@ def test_more_backward_calls_than_micro_batches_are_refused() -> None:
         control.optimizer.step()
 
 
-def test_more_backward_calls_than_in_the_first_step_are_refused() -> None:
+def test_more_backward_calls_than_in_the_first_step_are_more_micro_batches() -> None:
     model = small_model()
     control = attached(model)
     take(control, model, [0])
     accumulate(model, 1)
     accumulate(model, 2)
+    control.optimizer.step()
+    assert control.samples == 12 + 24
+
+
+def test_they_are_refused_where_nothing_shows_the_forward_passes() -> None:
+    model = small_model()
+    control = attached(model)
+    hidden = nn.Sequential(*model.children())  # its own forward pass is not the model's
+    take(control, hidden, [0])
+    accumulate(hidden, 1)
+    accumulate(hidden, 2)
     with pytest.raises(LargeBatchError, match=r"more than in the first.*control\.advance\(\)"):
         control.optimizer.step()
 

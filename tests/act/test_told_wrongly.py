@@ -193,7 +193,8 @@ def test_a_function_that_counts_unequal_samples_is_told_what_is_assumed() -> Non
 def test_a_batch_size_without_the_micro_batches() -> None:
     text = Loop(batch_size=SIZE).refused(LargeBatchError)
     assert "batch_size=5 was given, but the model received 10 samples" in text
-    assert "as if the 2 micro-batches had been left out" in text
+    assert "10 is 2 times as many, which is the number of micro-batches." in text
+    assert "with control.part(samples=len(x)): loss_fn(model(x), y).backward()" in text
     assert text.count("batch_size=10") == 1
 
 
@@ -355,13 +356,86 @@ def of_batch_size(size: int, cause: str) -> str:
 
 
 @check
+def an_exception_that_is_no_error_of_the_library_on_one_rank() -> str:
+    loop = Loop()
+    if loop.rank == 1:
+        loop.control.observer._parts.sizes = breaks  # type: ignore[method-assign]
+    text = loop.refused(LargeBatchError)
+    assert "Rank 1 of 2: Measuring failed in this step: TypeError" in text
+    return text
+
+
+@check
+def an_exception_in_the_parts_of_one_rank() -> str:
+    loop = Loop()
+    loop.step()
+    if loop.rank == 1:
+        loop.control.observer._parts._groups = lambda: 1 / 0  # type: ignore[method-assign]
+    text = loop.refused(LargeBatchError)
+    assert "Rank 1 of 2: Measuring failed in this step: ZeroDivisionError" in text
+    return text
+
+
+def moments_of_ranks(scale: Callable[[int], float], tell: Tell) -> str:
+    """The moments of one micro-batch on rank 0 and three on rank 1, and the warnings."""
+    loop = Loop(batch_size=4 * SIZE)
+    count = 1 + 2 * loop.rank
+    x, y = class_data()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(2):
+            each = []
+            for at in range(4):
+                start = SIZE * (4 * step + at)
+                part = x[start : start + SIZE], y[start : start + SIZE]
+                gradients = torch.autograd.grad(
+                    class_loss(loop.bare, *part), list(loop.bare.parameters())
+                )
+                each.append(torch.cat([one.flatten() for one in gradients]).double())
+                if (at > 0) == loop.rank:
+                    tell(loop.control, count)
+                    with _nothing() if at in (0, 3) else loop.model.no_sync():
+                        (class_loss(loop.model, *part) * scale(count)).backward()
+            loop.optimizer.step()
+            loop.optimizer.zero_grad()
+            parts = torch.stack(each)
+            found = loop.control._seen.moments
+            variance = SIZE * parts.var(0).sum().item()
+            assert found.parts == 4
+            assert loop.control.samples == (step + 1) * 4 * SIZE
+            if scale(1) == scale(3):
+                assert found.variance == pytest.approx(variance, rel=1e-3)
+                sqnorm = parts.mean(0).square().sum().item() - variance / (4 * SIZE)
+                assert found.sqnorm == pytest.approx(sqnorm, rel=1e-2)
+    return " ".join(str(one.message) for one in caught if "micro-batches" in str(one.message))
+
+
+@check
+def ranks_with_different_numbers_of_micro_batches_are_named_once() -> str:
+    text = moments_of_ranks(lambda count: 2 / 4, lambda control, count: None)
+    assert text.count("The ranks have different numbers of micro-batches") == 1
+    assert "4 in all" in text
+    return text
+
+
+@check
+def ranks_with_different_numbers_of_micro_batches_and_weights_hear_nothing() -> str:
+    def tell(control: Any, count: int) -> None:
+        control.micro_batch(SIZE, weight=1 / count)
+
+    text = moments_of_ranks(lambda count: 1 / count, tell)
+    assert text == ""
+    return text
+
+
+@check
 def a_batch_size_without_ranks_and_micro_batches() -> str:
-    return of_batch_size(5, "4 times as many, as if the 2 micro-batches of each of 2 ranks")
+    return of_batch_size(5, "4 times as many, which is the number of micro-batches on all ranks.")
 
 
 @check
 def a_batch_size_without_the_ranks() -> str:
-    return of_batch_size(10, "2 times as many, as if the 2 ranks or the 2 micro-batches had")
+    return of_batch_size(10, "which is the number of ranks or of micro-batches.")
 
 
 @check

@@ -16,7 +16,9 @@ from largebatch.measure.backwards import (
     counts_decide,
     groups_of,
     is_plain,
+    joins_of,
     needs_sum,
+    shared_sum,
 )
 
 PARTS = 4
@@ -202,27 +204,44 @@ def test_a_plain_step_is_one_forward_and_one_backward_in_each_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("indices", "whole", "expected"),
+    ("indices", "fillings", "expected"),
     [
-        ([[0, 1, 2]], [False], False),
-        ([[0, 1], [2]], [False, False], False),
-        ([[0, 1], [1, 2]], [False, False], True),
-        ([[0, 1], [1, 2]], [True, True], False),
-        ([[0, 1], [1, 2]], [True, False], True),
-        ([[0, 1], [1, 2]], [False, True], False),
-        ([[0, 0]], [False], True),
-        ([[0, 0]], [True], False),
-        ([[]], [False], False),
+        ([[0, 1, 2]], [0], False),
+        ([[0, 1], [2]], [0, 0], False),
+        ([[0, 1], [1, 2]], [0, 0], True),
+        ([[0, 1], [1, 2]], [1, 1], False),
+        ([[0, 1], [1, 2]], [1, 2], True),
+        ([[0, 1], [2]], [1, 2], False),
+        ([[0, 1], [1, 2]], [1, 0], True),
+        ([[0, 1], [1, 2]], [0, 1], True),
+        ([[0, 0]], [0], True),
+        ([[0, 0]], [1], False),
+        ([[]], [0], False),
     ],
 )
 def test_a_part_needs_its_sum_if_a_parameter_got_several_gradients(
-    indices, whole, expected
+    indices, fillings, expected
 ) -> None:
     group = [
-        Backward(after=1, indices=one, whole=complete)
-        for one, complete in zip(indices, whole, strict=True)
+        Backward(after=1, indices=one, filling=filling)
+        for one, filling in zip(indices, fillings, strict=True)
     ]
     assert needs_sum(group) == expected
+
+
+def test_a_sum_that_serves_two_parts_is_found() -> None:
+    fill = [Backward(after=1, filling=number) for number in (1, 1, 2, 2)]
+    assert shared_sum([fill[:2], fill[2:]]) is None
+    assert shared_sum([fill[:1], fill[1:]]) == fill[:2]
+    alone = [Backward(after=1) for _ in range(2)]
+    assert shared_sum([alone[:1], alone[1:]]) is None
+
+
+def test_backward_calls_of_the_same_part_as_the_one_before() -> None:
+    first, second, third = (Backward(after=1) for _ in range(3))
+    order = [first, second, third]
+    assert joins_of(order, [[first, second], [third]]) == [False, True, False]
+    assert joins_of(order, [[first, third], [second]]) == [False, False, False]
 
 
 @st.composite

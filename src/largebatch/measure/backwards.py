@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from largebatch.core.errors import MicroBatchMissed
 
@@ -28,8 +29,9 @@ class Backward:
         order: most gradients in the step that one of these parameters had when it ended.
         block: number of the user's block that it ran in; None outside of any.
         start, stop: numbers of its terms among the step's sums.
+        thread: that it runs in; only backward calls of one thread run in each other.
         begun: whether it, or a backward within it, has given a gradient.
-        whole: whether its gradients were added up with those of its part before they were squared.
+        filling: number of the sum that its gradients were added to; 0 if each was squared alone.
     """
 
     after: int
@@ -40,8 +42,9 @@ class Backward:
     block: int | None = None
     start: int = 0
     stop: int = 0
+    thread: int = 0
     begun: bool = False
-    whole: bool = False
+    filling: int = 0
 
     @property
     def root(self) -> Backward:
@@ -99,13 +102,43 @@ def is_plain(groups: Sequence[Group], *, forwards: int) -> bool:
 
 def needs_sum(group: Group) -> bool:
     """Return whether a parameter got several gradients in this part, whose sum was not formed."""
-    seen: set[int] = set()
+    seen: dict[int, int] = {}
     for backward in group:
-        now = set(backward.indices)
-        if not backward.whole and (now & seen or len(now) < len(backward.indices)):
+        filling = backward.filling
+        if not filling and len(set(backward.indices)) < len(backward.indices):
             return True
-        seen |= now
+        if any(index in seen and not filling == seen[index] > 0 for index in backward.indices):
+            return True
+        seen.update(dict.fromkeys(backward.indices, filling))
     return False
+
+
+def differ_in_parameters(groups: Sequence[Group]) -> bool:
+    """Return whether two parts outside of blocks each use a parameter that the other does not."""
+    if any(one.block is not None for group in groups for one in group):
+        return False
+    used = {frozenset(index for one in group for index in one.indices) for group in groups}
+    ordered = sorted(used, key=len)
+    return any(not small <= large for small, large in pairwise(ordered))
+
+
+def shared_sum(groups: Sequence[Group]) -> Group | None:
+    """Return the backward calls of the first sum that holds gradients of several parts."""
+    members: dict[int, Group] = {}
+    parts: dict[int, set[int]] = {}
+    for number, group in enumerate(groups):
+        for backward in group:
+            if backward.filling:
+                members.setdefault(backward.filling, []).append(backward)
+                parts.setdefault(backward.filling, set()).add(number)
+    return next((members[filling] for filling, those in parts.items() if len(those) > 1), None)
+
+
+def joins_of(backwards: Sequence[Backward], groups: Sequence[Group]) -> list[bool]:
+    """Return for each backward call of a step whether it is of the same part as the one before."""
+    part = {id(one): number for number, group in enumerate(groups) for one in group}
+    parts = [part[id(one)] for one in backwards]
+    return [at > 0 and parts[at - 1] == number for at, number in enumerate(parts)]
 
 
 def _by_block(backwards: Sequence[Backward]) -> list[Group]:
@@ -121,40 +154,54 @@ def _by_block(backwards: Sequence[Backward]) -> list[Group]:
 
 
 def _by_forward(backwards: Sequence[Backward]) -> list[Group]:
-    groups: list[tuple[set[int], Group]] = []
-    adrift: list[int] = []
+    parts: list[_Part] = []
+    of: dict[int, _Part] = {}  # the part of each forward pass
     early: Group = []
     for one in backwards:
         if not one.forwards:  # a penalty on the weights: it belongs to the part before it
-            if groups:
-                groups[-1][1].append(one)
-                adrift[-1] += 1
+            if parts:
+                parts[-1].members.append(one)
+                parts[-1].adrift += 1
             else:  # or to the first one
                 early.append(one)
             continue
-        joined = [at for at, (numbers, _) in enumerate(groups) if numbers & one.forwards]
+        joined = {id(of[number]): of[number] for number in one.forwards if number in of}
+        first, *others = sorted(joined.values(), key=lambda part: part.number) or [_Part()]
         if not joined:
-            groups.append((set(one.forwards), [one]))
-            adrift.append(0)
-            continue
-        first, *others = joined
-        groups[first][0].update(one.forwards)
-        groups[first][1].append(one)
-        for at in reversed(others):
-            numbers, members = groups.pop(at)
-            groups[first][0].update(numbers)
-            groups[first][1].extend(members)
-            adrift[first] += adrift.pop(at)
-    groups[0][1][:0] = early
-    adrift[0] += len(early)
-    if len(set(adrift)) > 1:
+            first.number = parts[-1].number + 1 if parts else 0
+            parts.append(first)
+        first.members.append(one)
+        for other in others:
+            first.take(other)
+            of.update(dict.fromkeys(other.forwards, first))
+            parts.remove(other)
+        first.forwards |= one.forwards
+        of.update(dict.fromkeys(one.forwards, first))
+    parts[0].members[:0] = early
+    parts[0].adrift += len(early)
+    if len({part.adrift for part in parts}) > 1:
         raise MicroBatchMissed(
-            f"{sum(adrift)} of {len(backwards)} backward calls in this step came from no forward "
-            f"pass of the model, and the {len(groups)} micro-batches did not get equally many of "
-            "them. Add such a loss, as a penalty on the weights, to the loss of every micro-batch: "
-            "(loss_fn(model(x), y) + penalty).backward()."
+            f"{sum(part.adrift for part in parts)} of {len(backwards)} backward calls in this step "
+            f"came from no forward pass of the model, and the {len(parts)} micro-batches did not "
+            "get equally many of them. Add such a loss, as a penalty on the weights, to the loss "
+            "of every micro-batch: (loss_fn(model(x), y) + penalty).backward()."
         )
-    return [members for _, members in groups]
+    return [part.members for part in parts]
+
+
+@dataclass(eq=False, slots=True)
+class _Part:
+    """A part in the making; mutable."""
+
+    number: int = 0
+    members: Group = field(default_factory=list)
+    forwards: set[int] = field(default_factory=set)
+    adrift: int = 0
+
+    def take(self, other: _Part) -> None:
+        self.members += other.members
+        self.forwards |= other.forwards
+        self.adrift += other.adrift
 
 
 def _joined(pairs: Sequence[tuple[Backward, int]]) -> list[Group]:

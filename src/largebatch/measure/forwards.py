@@ -43,7 +43,8 @@ class Forwards:
         sized: whether the samples of each pass are counted.
         paused: whether passes are ignored.
         samples: number of a forward pass of this step -> its samples.
-        first: a few elements of the first input of the step, if `sized`; else None.
+        marks: whether a few elements of the step's first input are kept.
+        first: those elements; else None.
         keeps: whether the forward passes of the step are kept, to be repeated.
         kept: those passes; at most `MOST` of them.
         problem: the first error of `samples` in this step; a hook does not raise.
@@ -61,7 +62,7 @@ class Forwards:
         self._reached, self._failed = reached, failed
         self.count = self.base = 0
         self.sized = True
-        self.paused = self.keeps = False
+        self.paused = self.keeps = self.marks = False
         self.kept: list[SeenForward] = []
         self.problem: LargeBatchError | None = None
         self.samples: dict[int, float] = {}
@@ -130,22 +131,27 @@ class Forwards:
                     self._traced_rows = each.shape[0] if each.dim() else 0
                     break
             return
-        if self.paused or torch._C._current_graph_task_id() != -1:
+        if self._ignored():
             return
         self.count += 1
+        if self._samples_of is not None:
+            try:
+                self.samples[self.count] = _checked(self._samples_of(args, kwargs))
+            except Exception as error:
+                self.problem = self.problem or _samples_failed(error)
         try:
             if self.keeps and self.in_step <= MOST:
                 self._keep(args, kwargs)
-            if self.sized:
-                self._size(args, kwargs)
         except Exception as error:
             self._failed(error)
+        try:
+            self._look(args, kwargs)
+        except Exception:  # such an input has no known size, which is no reason to refuse a step
+            return
 
     def ends(self, output: Any) -> None:
         """Have the output report the backward that reaches it."""
-        if torch.compiler.is_compiling() or self.paused:
-            return
-        if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self._ignored():
             return
         try:
             tensors = [output] if isinstance(output, Tensor) else list(tensor_leaves(output))
@@ -168,17 +174,25 @@ class Forwards:
         devices = accelerators_of(self._model)
         self.kept.append(seen_forward(args, kwargs, device=device, devices=devices))
 
-    def _size(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _ignored(self) -> bool:
+        """Return whether a forward pass is of no training step.
+
+        It recomputes a checkpointed segment, or a transform of torch.func runs it.
+        """
+        within = torch._C._functorch.peek_interpreter_stack() is not None
+        return self.paused or within or torch._C._current_graph_task_id() != -1
+
+    def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Take what the inputs show by themselves."""
+        if not self.sized:
+            return
         plain = args and isinstance(args[0], Tensor)  # the usual case, which is fast
         first = args[0] if plain else next(tensor_leaves((args, kwargs)), None)
-        if self._samples_of is not None:
-            try:
-                self.samples[self.count] = _checked(self._samples_of(args, kwargs))
-            except Exception as error:
-                self.problem = self.problem or _samples_failed(error)
-        elif first is not None and first.dim():
+        if first is None:
+            return
+        if self._samples_of is None and first.dim():
             self.samples[self.count] = float(first.shape[0])
-        if self.first is None and first is not None:
+        if self.marks and self.first is None:
             self.first = first.detach().flatten()[:64].clone()
 
 
@@ -254,10 +268,15 @@ def _nothing(*args: Any) -> None:
 
 
 def tensor_leaves(value: Any) -> Iterator[Tensor]:
-    """Return the tensors in nested tuples, lists, mappings and dataclasses."""
+    """Return the tensors in nested tuples, lists, mappings and dataclasses, which may be cyclic."""
+    return _tensor_leaves(value, set())
+
+
+def _tensor_leaves(value: Any, seen: set[int]) -> Iterator[Tensor]:
     for leaf in tree_leaves(value):
         if isinstance(leaf, Tensor):
             yield leaf
-        elif is_dataclass(leaf) and not isinstance(leaf, type):
+        elif is_dataclass(leaf) and not isinstance(leaf, type) and id(leaf) not in seen:
+            seen.add(id(leaf))
             for one in fields(leaf):
-                yield from tensor_leaves(getattr(leaf, one.name, None))
+                yield from _tensor_leaves(getattr(leaf, one.name, None), seen)

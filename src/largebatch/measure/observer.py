@@ -22,9 +22,10 @@ from largebatch.measure import first_step, hand_reduced, one_backward
 from largebatch.measure.backwards import Group, is_plain
 from largebatch.measure.examples.refused import ExamplesRefused
 from largebatch.measure.examples_trial import SeenStep
+from largebatch.measure.first_sizes import FirstSizes
 from largebatch.measure.forwards import Samples
 from largebatch.measure.meter import Meter
-from largebatch.measure.shares import missing_weights, parts_of
+from largebatch.measure.shares import equal_samples, missing_weights, parts_of
 from largebatch.measure.statistics import Totals
 from largebatch.measure.step_parts import StepParts
 from largebatch.measure.step_recorder import LEFT_OVER, StepRecorder
@@ -85,6 +86,8 @@ class Observer:
         self.skipped: Callable[[], bool] | None = None
         self._knows_variance = False
         self._first = True
+        self._of_parts: Sequence[float] = ()
+        self._needs_links = False
         self._chooses, self._looks_only = chooses and meter.rank_count == 1, looks_only
         self._next: Meter | None = None
         self._by_examples = False  # whether single examples were chosen for the coming steps
@@ -115,6 +118,7 @@ class Observer:
         self._bind_meter()
         self._step.bind(optimizer)
         self._step.skipped = lambda: self.skipped is not None and self.skipped()
+        self._step.forwards.marks = self.meter.rank_count > 1
 
     def open(self, wanted: frozenset[str]) -> None:
         """Begin a step in which these statistics are wanted."""
@@ -184,12 +188,14 @@ class Observer:
         told = self._parts.read(samples, weight)
         try:
             with self._step.part():
+                if samples is not None or weight is not None:
+                    self._parts.tell(told)
                 yield
+        except GeneratorExit:  # a generator was left inside of the block, which is its end
+            raise
         except BaseException:
             self.drop(by="an exception inside control.part()")
             raise
-        if samples is not None or weight is not None:
-            self._parts.tell(told)
 
     def close(
         self, *, digest: int = 0, loss_scale: float = 1.0, problem: LargeBatchError | None = None
@@ -233,19 +239,11 @@ class Observer:
 
     def _close(self, *, digest: int, unscale: float) -> Reading:
         meter = self.meter
-        shares, groups = self._parts.shares()
-        facts = self._parts.facts(groups) if self._first and self._step.watching else {}
-        if self._step.by_hand is not None:
-            meter.close_batch()
-            if self._step.watching:
-                self._step.by_hand.compare(meter.sums)
-        elif not self._step.watching:
-            meter.close_batch()  # perhaps clipped by now: it only shows whether it is finite
-        elif self._step.accumulated.changed:
-            meter.sums.add(FINAL, *meter.squared_gradients())
-        numbers = {**shares.numbers(), "losses": self._parts.weigh(shares, groups), **facts}
+        numbers, groups = self._numbers()
         sums = meter.reduce(numbers, digest=digest, problem=self._step.problem)
         self._check_weights(sums)
+        if self._first and sums["assumed"] == sums["parts"]:
+            equal_samples(sums, batch_size=self.batch_size)
         if not self._step.watching:
             totals = self._totals(sums, held=1.0 / meter.rank_count, unscale=unscale)
             reading = meter.read(totals, losses=sums["losses"])
@@ -254,17 +252,61 @@ class Observer:
         held = self._held(sums)
         totals = self._totals(sums, held=held or 1.0 / meter.rank_count, unscale=unscale)
         self._check(sums, totals, groups)
-        self._first = self._step.forwards.keeps = False
-        self._step.dropped = ""
+        self._settle(groups, parts=round(sums["parts"]))
+        reading = meter.read(totals, losses=sums["losses"])
+        if held is None or sums["unclear"]:
+            unknown: dict[str, Any] = dict.fromkeys(statistic.name for statistic in meter.active)
+            norm = None if held is None else reading.batch_sqnorm
+            return replace(reading, batch_sqnorm=norm, **unknown)
+        return reading if self._place == self.schedule.span - 1 else replace(reading, moments=None)
+
+    def _settle(self, groups: Sequence[Group], *, parts: int) -> None:
+        """Prepare for the next step what this one has shown."""
         forwards = self._step.forwards
+        if self._first:
+            self._parts.expect(parts)
+        self._first = forwards.keeps = forwards.marks = False
+        self._step.dropped = ""
         by_rows = self._parts.by_rows and not forwards.traced
         forwards.sized = self._samples_of is not None or by_rows
-        forwards.link(by_rows or not is_plain(groups, forwards=forwards.in_step))
-        reading = meter.read(totals, losses=sums["losses"])
-        if held is None:
-            unknown: dict[str, Any] = dict.fromkeys(statistic.name for statistic in meter.active)
-            return replace(reading, batch_sqnorm=None, **unknown)
-        return reading if self._place == self.schedule.span - 1 else replace(reading, moments=None)
+        self._needs_links = self._needs_links or self._parts.unclear
+        plain = is_plain(groups, forwards=forwards.in_step)
+        forwards.link(by_rows or self._needs_links or not plain)
+
+    def _numbers(self) -> tuple[dict[str, float], Sequence[Group]]:
+        """Return this rank's numbers of the step; an exception becomes a problem of the step."""
+        meter = self.meter
+        shares, groups = self._parts.shares()
+        numbers = shares.numbers()
+        first = self._first and self._step.watching
+        numbers |= {"losses": 0.0, "unclear": float(self._parts.unclear)}
+        numbers["assumed"] = self._parts.assumed * numbers["parts"]
+        if first:
+            numbers |= first_step.facts(FirstSizes(), first=None, weights=None)
+        try:
+            if first:
+                numbers |= self._facts(groups)
+            if self._step.by_hand is not None:
+                meter.close_batch()
+                if self._step.watching:
+                    self._step.by_hand.compare(meter.sums)
+            elif not self._step.watching:
+                meter.close_batch()  # perhaps clipped by now: it only shows whether it is finite
+            elif self._step.accumulated.changed:
+                meter.sums.add(FINAL, *meter.squared_gradients())
+            numbers["losses"] = self._parts.weigh(shares, groups)
+        except Exception as error:  # the other ranks wait for this one
+            self._step.fail_by(error)
+        return numbers, groups
+
+    def _facts(self, groups: Sequence[Group]) -> dict[str, float]:
+        sizes = self._parts.sizes(groups)
+        self._of_parts = sizes.of_parts
+        return first_step.facts(
+            sizes,
+            first=self._step.forwards.first,
+            weights=self.meter.parameters.tensors if self.meter.replicated else None,
+        )
 
     def _check_left_over(self, sums: dict[str, float]) -> None:
         if sums[LEFT_OVER] > 0.0:  # NaN is for the reading to tell
@@ -280,10 +322,10 @@ class Observer:
             first_step.check_first_step(
                 sums,
                 batch_size=self.batch_size,
-                micro_batches=round(sums["parts"] / self.meter.rank_count),
                 ranks=self.meter.rank_count,
                 replicated=self.meter.replicated,
                 alike=self._step.by_hand is not None and self._step.by_hand.reduced_early(sums),
+                of_parts=self._of_parts,
             )
 
     def _check_weights(self, sums: dict[str, float]) -> None:

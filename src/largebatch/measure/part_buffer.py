@@ -19,8 +19,12 @@ class PartBuffer:
     def add(self, index: int, gradient: Tensor) -> None:
         """Add one parameter's gradient of one backward."""
         there = self._gradients.get(index)
-        # autograd may go on in the same memory, so a copy is kept
-        self._gradients[index] = gradient.detach().clone() if there is None else there + gradient
+        if there is None:  # autograd may go on in the same memory, so a copy is kept
+            self._gradients[index] = gradient.detach().clone()
+        elif there.is_sparse:  # torch adds a sparse tensor to a dense one, not the reverse
+            self._gradients[index] = gradient + there
+        else:
+            self._gradients[index] = there + gradient
 
     def clear(self) -> None:
         """Drop what was added."""

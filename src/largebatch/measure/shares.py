@@ -112,6 +112,16 @@ def shares_of(told: Sequence[Told], *, usual: Sequence[float], groups: Sequence[
     return Shares(samples=samples, weights=weights, groups=groups)
 
 
+def equal_samples(sums: dict[str, float], *, batch_size: int) -> None:
+    """Give all parts of all ranks equal samples of the batch, in the sums of `Shares.numbers`."""
+    each = batch_size / sums["parts"]
+    sums |= {
+        "samples": batch_size,
+        "groups per sample": sums["groups"] / each,
+        "per sample": sums["parts"] / each,
+    }
+
+
 def missing_weights(*, told: int, parts: int) -> str:
     """Return the text of the error for weights that were told for some parts only."""
     return (

@@ -8,10 +8,18 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from largebatch.core.errors import LargeBatchError, MicroBatchMissed
-from largebatch.measure import first_step
-from largebatch.measure.backwards import Group, counts_decide, groups_of, needs_sum
+from largebatch.measure.backwards import (
+    Group,
+    counts_decide,
+    differ_in_parameters,
+    groups_of,
+    joins_of,
+    needs_sum,
+    shared_sum,
+)
 from largebatch.measure.coordinates import CoordinateNoiseScale
 from largebatch.measure.examples.refused import ExamplesRefused
+from largebatch.measure.first_sizes import FirstSizes, first_sizes
 from largebatch.measure.forwards import Samples
 from largebatch.measure.meter import LOSS
 from largebatch.measure.shares import Shares, Told, shares_of, told_of
@@ -21,7 +29,15 @@ SEVERAL = (
     "{name} got {count} gradients from one forward pass of the model, as if a micro-batch had "
     "several losses with a backward call each. Their sum was not formed in this step. Add the "
     "losses up, (loss_1 + loss_2).backward(), or put the forward and backward calls of each "
-    "micro-batch into a block: with control.part(): ..."
+    "micro-batch into a block: with control.part(): loss_1.backward(retain_graph=True); "
+    "loss_2.backward()."
+)
+
+TASKS = (
+    "The micro-batches of the first step use different parameters, such as a head for each task. "
+    "If they are different tasks or classes, and not samples of the same data, the differences "
+    "between them count as noise. Put the calls of all tasks into one block: "
+    "with control.part(): loss_a.backward(); loss_b.backward()."
 )
 
 NO_FORWARD = (
@@ -51,6 +67,8 @@ class StepParts:
         losses: the terms of each loss among the step's sums.
         expected: micro-batches per step on each rank, as given or as in the first step.
         by_rows: whether a step is one micro-batch whose samples are the rows that the model got.
+        unclear: whether nothing showed which backward calls of this step belong together.
+        assumed: whether the parts' samples are equal shares of the batch, as nothing was told.
     """
 
     def __init__(
@@ -64,8 +82,10 @@ class StepParts:
         self._step, self.batch_size = step, batch_size
         self._samples_of = samples
         self._given = self.expected = micro_batches
-        self._warned = False
         self.by_rows = False
+        self._parts_of_ranks: int | None = None
+        self._warned = self._warned_of_tasks = False
+        self.unclear = self.assumed = False
         self.told: list[Told] = []
         self.losses: list[tuple[int, int]] = []
 
@@ -78,20 +98,34 @@ class StepParts:
         """Begin a step."""
         self.told.clear()
         self.losses.clear()
+        self.unclear = self.assumed = False
 
     def forget(self) -> None:
         """Take the number of micro-batches from the next step anew, unless it was given."""
-        self.expected = self._given
+        self.expected, self._parts_of_ranks = self._given, None
+
+    def expect(self, parts: int) -> None:
+        """Note how many parts all ranks had in the first step."""
+        self._parts_of_ranks = parts
 
     def tell(self, told: Told) -> None:
         """Note what the user told of one micro-batch."""
         self.told.append(told)
 
     def add_loss(self, loss: Tensor) -> None:
-        """Add the mean loss of one micro-batch."""
+        """Add the mean loss of one micro-batch.
+
+        Raises:
+            ValueError: a loss that is no single number.
+        """
+        if loss.numel() != 1:
+            raise ValueError(
+                f"The loss of a micro-batch is one number, its mean; got shape {list(loss.shape)}. "
+                "Pass control.loss(loss.mean())."
+            )
         sums = self._step.meter.sums
         start = sums.mark()
-        sums.add(LOSS, loss.detach())
+        sums.add(LOSS, loss.detach().reshape(()))
         self.losses.append((start, sums.mark()))
 
     def read(self, samples: float | Tensor | None, weight: float | Tensor | None) -> Told:
@@ -115,8 +149,8 @@ class StepParts:
             shares = shares_of(self.told, usual=usual, groups=pieces)
             self._warn_of_unequal(shares)
             return shares, groups
-        except LargeBatchError as error:
-            self._step.fail(error)
+        except Exception as error:  # the other ranks wait for this one
+            self._step.fail_by(error)
             return Shares(samples=[1.0], weights=[], groups=[1]), []
 
     def weigh(self, shares: Shares, groups: Sequence[Group]) -> float:
@@ -148,18 +182,19 @@ class StepParts:
             sums.scale(start, stop, weight)
         return float(sum(each))
 
-    def facts(self, groups: Sequence[Group]) -> dict[str, float]:
-        """Return this rank's numbers of the first step, see `first_step`."""
-        seen = self._step.forwards.samples
-        linked = {n for group in groups for one in group for n in one.forwards}
-        rows = sum(seen.get(n, 0.0) for n in linked) if linked else self._step.forwards.rows
-        weights = self._step.meter.parameters.tensors if self._step.meter.replicated else None
-        return first_step.facts(
-            rows=rows,
-            first=self._step.forwards.first if self._step.meter.rank_count > 1 else None,
-            weights=weights,
-            told=bool(self.told) or self._samples_of is not None,
-            hidden=self._step.forwards.traced and self._step.forwards.in_step == self.expected,
+    def sizes(self, groups: Sequence[Group]) -> FirstSizes:
+        """Return what the first step shows of this rank's parts."""
+        forwards = self._step.forwards
+        if not self._warned_of_tasks and differ_in_parameters(groups):
+            self._warned_of_tasks = True
+            warnings.warn(TASKS, RuntimeWarning, stacklevel=2)
+        return first_sizes(
+            groups,
+            forwards.samples,
+            rows=forwards.rows,
+            parts=len(groups) or 1,
+            told=self.sizes_known,
+            hidden=forwards.traced and forwards.in_step == self.expected,
         )
 
     def _groups(self) -> list[Group]:
@@ -168,7 +203,7 @@ class StepParts:
             return []
         counts, roots = self._step.tap.counts, self._step.roots
         self._step.tap.check_nodes()
-        if self._step.running:
+        if any(one.root.begun for one in self._step.running.values()):
             raise LargeBatchError(
                 "A backward of this step failed half way, so its micro-batch cannot be told from "
                 "the others. Clear its gradients, optimizer.zero_grad(); the next step is measured "
@@ -180,23 +215,32 @@ class StepParts:
             )
         forwards = self._step.forwards.in_step
         groups = groups_of(roots, forwards=forwards)
-        if counts_decide(roots, forwards=forwards):
+        by_counts = counts_decide(roots, forwards=forwards)
+        if by_counts and not self._step.forwards.linked and not self._usual_counts(counts):
+            self.unclear = True
+            return []
+        if by_counts:
             self._check_counts(counts, parts=max(counts))
         parts = len(groups)
-        self._check_number(counts, parts=parts)
+        self._check_number(counts, parts=parts, by_counts=by_counts)
         self._check_sums(groups)
         if self.expected is None:
             self.expected = parts
         return groups
+
+    def _usual_counts(self, counts: Sequence[int]) -> bool:
+        """Return whether all parameters that are in use got the usual number of gradients."""
+        return {count for count in counts if count} == {self.expected}
 
     def _check_counts(self, counts: Sequence[int], *, parts: int) -> None:
         """Where gradients alone are counted, each parameter must have as many, unless told."""
         if self._given is None and any(0 < count < parts for count in counts):
             self._refuse(counts, "but others fewer, so the micro-batches cannot be told apart")
 
-    def _check_number(self, counts: Sequence[int], *, parts: int) -> None:
+    def _check_number(self, counts: Sequence[int], *, parts: int, by_counts: bool) -> None:
         given, expected = self._given, self.expected
-        if expected is not None and parts > expected and (given is not None or not self.told):
+        doubtful = given is not None or (by_counts and not self.told)
+        if expected is not None and parts > expected and doubtful:
             limit = "in the first one" if given is None else f"micro_batches={given} allows"
             self._refuse(counts, f"more than {limit}")
         if given is not None and parts < given:
@@ -206,7 +250,9 @@ class StepParts:
             )
 
     def _check_sums(self, groups: Sequence[Group]) -> None:
-        several = next((group for group in groups if needs_sum(group)), None)
+        if self._step.adds_up:
+            self._learn(groups)
+        several = next((group for group in groups if needs_sum(group)), shared_sum(groups))
         if several is None:
             return
         indices = [index for backward in several for index in backward.indices]
@@ -219,7 +265,13 @@ class StepParts:
                 "(loss_1 + loss_2).backward()."
             )
         self._step.adds_up = True
+        self._step.forwards.link(True)
+        self._learn(groups)
         raise LargeBatchError(SEVERAL.format(name=name, count=count))
+
+    def _learn(self, groups: Sequence[Group]) -> None:
+        if all(one.block is None for one in self._step.roots):
+            self._step.learn(joins_of(self._step.roots, groups))
 
     def _refuse(self, counts: Sequence[int], what: str) -> None:
         name = self._step.meter.parameters.names[counts.index(max(counts))]
@@ -233,7 +285,7 @@ class StepParts:
 
     def _usual_sizes(self, groups: Sequence[Group]) -> Sequence[float]:
         parts = len(groups)
-        if not self._step.watching:
+        if not self._step.watching or self.unclear:
             parts = len(self.told) or self.expected or 1
         seen = self._step.forwards.samples
         if self._samples_of is not None and not any(one.samples for one in self.told):
@@ -252,7 +304,9 @@ class StepParts:
         rows = self._step.rows if self.by_rows and parts == 1 else 0.0
         if rows:
             return [rows]
-        each = self.batch_size / (self._step.meter.rank_count * (self.expected or parts))
+        ranks = self._step.meter.rank_count
+        self.assumed = not told
+        each = self.batch_size / (self._parts_of_ranks or ranks * (self.expected or parts))
         return [each] * parts
 
     def _warn_of_unequal(self, shares: Shares) -> None:

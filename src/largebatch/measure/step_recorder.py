@@ -5,6 +5,7 @@ Torch calls back at the end of a backward by a private interface, which only thi
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -68,6 +69,8 @@ class StepRecorder:
         self._samples_of, self._given = samples, micro_batches
         self._looks_only = looks_only
         self.adds_up = False
+        self._joins: list[bool] = []
+        self._blocks = 0
         self.dropped = ""
         self.skipped: Callable[[], bool] = lambda: False
         self.forgot = False
@@ -104,9 +107,11 @@ class StepRecorder:
         self.roots: list[Backward] = []
         self._reached: set[int] = set()
         self._block: int | None = None
-        self._blocks = 0
         self.forgot = False
-        self._open_key: object = None
+        self._filling = 1
+        self._open_block: int | None = None
+        self._open_after = 0
+        self._open_forwards: set[int] = set()
         self._unsquared: list[Backward] = []
         self.problem: LargeBatchError | None = None
         self.accumulated.forget()
@@ -143,9 +148,16 @@ class StepRecorder:
             )
         self.square_open_part()
         self._blocks += 1
-        self._block = self._blocks
-        yield
-        if self._block is not None:  # it was not dropped inside of the block
+        number = self._block = self._blocks
+        try:
+            yield
+        except GeneratorExit:  # a generator was left inside of the block, perhaps a step later
+            self._leave(number)
+            raise
+        self._leave(number)
+
+    def _leave(self, block: int) -> None:
+        if self._block == block:  # the step was not dropped inside of it
             self.square_open_part()
             self._block = None
 
@@ -175,7 +187,7 @@ class StepRecorder:
                     self.meter.sums.add(LEFT_OVER, squared_norm(before))
             if self.by_hand is not None:
                 self.by_hand.see(index, gradient)
-            if backward.whole:
+            if backward.filling:
                 self._buffer.add(index, gradient)
             elif self._see_part is not None:
                 self._see_part(index, gradient)
@@ -186,6 +198,10 @@ class StepRecorder:
         """Keep an exception of a hook; torch.OutOfMemoryError goes on, so that a loop can retry."""
         if isinstance(error, torch.OutOfMemoryError) and not self._looks_only:
             raise error
+        self.fail_by(error)
+
+    def fail_by(self, error: Exception) -> None:
+        """Keep any exception as a problem of the step, so that all ranks raise together."""
         if not isinstance(error, LargeBatchError):
             kept = LargeBatchError(
                 f"Measuring failed in this step: {type(error).__name__}: {error}. To train "
@@ -199,12 +215,18 @@ class StepRecorder:
         task = torch._C._current_graph_task_id()  # a reentrant checkpoint's is another
         backward = self.running.get(task)
         if backward is None:
-            outer = next(reversed(self.running.values()), None)
             if self.roots:  # one that follows it: the step is not repeated
                 self.gradients, self.forwards.kept = None, []
+            thread, after = threading.get_ident(), self.forwards.in_step
+            around = [
+                one  # forward passes within it are not counted: an earlier one has failed
+                for one in self.running.values()
+                if one.thread == thread and one.after == after
+            ]
             backward = Backward(
-                after=self.forwards.in_step,
-                outer=outer,
+                after=after,
+                outer=around[-1] if around else None,
+                thread=thread,
                 block=self._block,
                 start=self.meter.sums.mark(),
             )
@@ -218,18 +240,16 @@ class StepRecorder:
         if not root.begun:
             root.begun = True
             self._check_accumulated(root, index)
-        if backward is not root and root.indices:
-            backward.whole = root.whole
+        if root.filling or (backward is not root and root.indices):
+            backward.filling = root.filling
             return
-        if root.block is None and not self.adds_up:
+        wanted = root.block is not None or self.adds_up
+        if not wanted or not self.meter.part_source.adds_up:  # single examples need no sum
             return
-        if not self.meter.part_source.adds_up:
-            return  # single examples see each backward by itself
-        key = self._key(root)
-        if key != self._open_key:
+        if self._unsquared and not self._joins_open_part(root):
             self.square_open_part()
-            self._open_key = key
-        backward.whole = root.whole = True
+        self._open_block = root.block
+        backward.filling = root.filling = self._filling
 
     def _check_accumulated(self, root: Backward, index: int) -> None:
         change = self.accumulated.change()
@@ -244,14 +264,24 @@ class StepRecorder:
         else:
             self.fail(MicroBatchMissed(change))
 
-    def _key(self, root: Backward) -> object:
-        """Return what the backward calls of one part have in common, as far as it is known."""
-        if root.block is not None:
-            return "block", root.block
-        for one in self.roots:
-            if one.forwards & root.forwards:
-                return "forward", min(one.forwards)
-        return "forward", min(root.forwards, default=root.after + self.forwards.base)
+    def learn(self, joins: list[bool]) -> None:
+        """Remember which backward calls were of the same part as the one before them."""
+        self._joins = joins
+
+    def _joins_open_part(self, root: Backward) -> bool:
+        """Return whether a backward seems to be of the open part, as far as it is known.
+
+        At its first gradient a backward has not reached all of its forward passes, so the last
+        step's parts decide where these do not. The step's end checks it.
+        """
+        if root.block is not None or self._open_block is not None:
+            return root.block == self._open_block
+        if root.forwards & self._open_forwards:
+            return True
+        at = len(self.roots)
+        if at < len(self._joins):
+            return self._joins[at]
+        return not root.forwards and root.after == self._open_after
 
     def _forget_roots(self, index: int) -> None:
         names = self.meter.sums.names
@@ -289,7 +319,7 @@ class StepRecorder:
             if not self.running:
                 meter.part_source.begin()  # drops what a torch.autograd.grad has shown
             return
-        if not backward.whole:
+        if not backward.filling:
             meter.close_part(coefficient=1.0, task=task)
         if backward.outer is not None and backward.root in self.running.values():
             outer = backward.outer
@@ -299,8 +329,10 @@ class StepRecorder:
             backward.outer = None
             backward.stop = meter.sums.mark()
             self.roots.append(backward)
-            if backward.whole:
+            if backward.filling:
                 self._unsquared.append(backward)
+                self._open_forwards |= backward.forwards
+                self._open_after = backward.after
         if not self.running:
             meter.part_source.begin()
         self.accumulated.note()
@@ -320,7 +352,9 @@ class StepRecorder:
 
     def square_open_part(self) -> None:
         """Square the part that was added up, which is complete."""
-        whole, self._unsquared, self._open_key = self._unsquared, [], None
+        whole, self._unsquared, self._open_forwards = self._unsquared, [], set()
+        self._open_block = None
+        self._filling += 1
         if not whole or self.meter.see is None:
             self._buffer.clear()
             return
