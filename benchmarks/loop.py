@@ -3,7 +3,7 @@
     python benchmarks/loop.py [--rounds 30]
 
 The first table trains with one backward per step: the bare loop, `lb.attach`, which measures single
-examples in every 80th step, `lb.attach` with a rule that measures nothing, and `lb.watch`, which
+examples in every 160th step, `lb.attach` with a rule that measures nothing, and `lb.watch`, which
 measures without changing a bit. The second table
 times what is done in every step of an accumulating loop: the hook on the forward pass, and the
 comparison of `.grad` with what the backward before left.

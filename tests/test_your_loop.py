@@ -86,7 +86,7 @@ def test_accelerate_gives_four_micro_batches() -> None:
 def test_one_backward_per_step_is_measured_by_its_examples() -> None:
     names = run(blocks(6)[:1])
     control = names["control"]
-    assert control.observer.schedule.every == 80
+    assert control.observer.schedule.every == 160
     assert control.optimizer_steps == 16
     assert control.gain > 1.0
 

@@ -274,7 +274,7 @@ def test_one_backward_per_step_is_measured_by_single_examples() -> None:
     model = small_model()
     control = attached(model, batch_size=4, base_batch_size=2)
     take(control, model, range(20), parts=1)
-    assert control.observer.schedule.every == 80
+    assert control.observer.schedule.every == 160
     assert control.meter.examples is not None
     assert 1.0 < control.lr_multiplier <= 2.0
 

@@ -25,7 +25,7 @@ STEPS = 19
 
 PAIRS = "pairs of consecutive steps"
 
-OFTEN = "every 8th step at first, later every 80th"
+OFTEN = "every 8th step at first, later every 160th"
 
 EXACT_BY_EXAMPLES = "exact if the loss is a mean over the examples"
 

@@ -269,7 +269,7 @@ def watch(
         print(noise)                                 # noise scale 1240 [980, 1610] samples (...)
 
     A loop with one backward call per step on one process is measured by its single examples in
-    every 8th of the first 128 steps, and in every 80th later. If the model's examples depend on
+    every 8th of the first 128 steps, and in every 160th later. If the model's examples depend on
     each other or cannot be told apart, consecutive steps are compared, which is approximate; the
     printed label says so.
 

@@ -66,8 +66,8 @@ class MeasuredSteps:
         return f"{early}every {self.every}th" + ("" if early else " step")
 
 
-EXAMPLES = MeasuredSteps(every=80, early=16, early_every=8)
-PAIRS = MeasuredSteps(every=80, span=2, early=16, early_every=8)
+EXAMPLES = MeasuredSteps(every=160, early=16, early_every=8)
+PAIRS = MeasuredSteps(every=160, span=2, early=16, early_every=8)
 """A step that measures single examples costs up to three times a plain one, so 3 % on average after
 the first 128 steps. These give the 16 measurements that an estimate needs."""
 
