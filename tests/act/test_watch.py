@@ -372,7 +372,7 @@ def temporal(model: nn.Module) -> lb.Meter:
             temporal,
             [nn.BatchNorm1d(7)],
             PAIRS,
-            "approximate: the weights moved between the two steps; .*",
+            "approximate: the weights moved between the two steps, .*",
         ),
     ],
 )

@@ -35,8 +35,8 @@ from largebatch.measure.observer import Observer
 MOMENTS = frozenset({"moments"})
 
 PAIRS_ARE_OFF = (
-    "the weights moved between the two steps; in our tests the noise scale came out 1.5 times too "
-    "large in the median"
+    "the weights moved between the two steps, and in our tests the noise scale came out 1.5 times "
+    "too large in the median"
 )
 """Of the noise scale from pairs of steps: `experiments/batch_norm_rows`, at its learning rate."""
 

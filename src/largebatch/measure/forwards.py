@@ -134,6 +134,8 @@ class Forwards:
         if self._ignored():
             return
         self.count += 1
+        if not (self.sized or self.keeps):
+            return
         if self._samples_of is not None:
             try:
                 self.samples[self.count] = _checked(self._samples_of(args, kwargs))
@@ -179,8 +181,9 @@ class Forwards:
 
         It recomputes a checkpointed segment, or a transform of torch.func runs it.
         """
-        within = torch._C._functorch.peek_interpreter_stack() is not None
-        return self.paused or within or torch._C._current_graph_task_id() != -1
+        if self.paused or torch._C._current_graph_task_id() != -1:
+            return True
+        return torch._C._functorch.peek_interpreter_stack() is not None
 
     def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take what the inputs show by themselves."""

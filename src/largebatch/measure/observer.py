@@ -88,6 +88,7 @@ class Observer:
         self._first = True
         self._of_parts: Sequence[float] = ()
         self._needs_links = False
+        self._links = True  # whether outputs report the backward that reaches them
         self._chooses, self._looks_only = chooses and meter.rank_count == 1, looks_only
         self._next: Meter | None = None
         self._by_examples = False  # whether single examples were chosen for the coming steps
@@ -140,6 +141,10 @@ class Observer:
         self._closed = 0
         self._parts.open()
         self._step.open()
+        forwards = self._step.forwards
+        forwards.paused = self._rests  # until a step is due, nothing looks at forward passes
+        if self._looks_only and not self._first:
+            forwards.link(self._links and not self._rests)
         may_choose = self._chooses and self._first and self._given in (None, 1)
         self._step.forwards.keeps = may_choose and self._step.watching
 
@@ -271,7 +276,8 @@ class Observer:
         forwards.sized = self._samples_of is not None or by_rows
         self._needs_links = self._needs_links or self._parts.unclear
         plain = is_plain(groups, forwards=forwards.in_step)
-        forwards.link(by_rows or self._needs_links or not plain)
+        self._links = by_rows or self._needs_links or not plain
+        forwards.link(self._links)
 
     def _numbers(self) -> tuple[dict[str, float], Sequence[Group]]:
         """Return this rank's numbers of the step; an exception becomes a problem of the step."""
