@@ -146,8 +146,8 @@ class Attached(Control):
         A tensor is read by the host.
 
         Raises:
-            ValueError: samples or a weight out of range. Several ranks hear of it together: a
-                LargeBatchError from `optimizer.step()`.
+            ValueError: samples or a weight out of range. On several ranks all of them raise a
+                LargeBatchError, from `optimizer.step()`.
             MicroBatchMissed: from `optimizer.step()`, for weights of some micro-batches only.
         """
         self.observer.size(samples, weight=weight)

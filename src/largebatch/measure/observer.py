@@ -1,8 +1,8 @@
 """Measures a training loop that it does not drive: the user calls backward, clips and steps.
 
 `StepRecorder` notes each backward. When the optimizer is about to step, the observer groups the
-backward calls into parts, enters what the user told of them, lets the ranks add up, and checks the
-result before a weight moves.
+backward calls into parts, enters the samples and weights that the user passed, lets the ranks add
+up, and checks the result before a weight moves.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Observer:
         batch_size: samples of a whole step over all ranks.
         micro_batches: backward calls a step on each rank; None takes what the first step shows.
         samples: (args, kwargs) of the model's forward pass -> samples in it; None takes equal
-            shares of the batch, unless the user tells the samples of each micro-batch.
+            shares of the batch, unless the user passes the samples of each micro-batch.
         reduction: "mean" if the loss of each rank is a mean over its own samples, as usual; "sum"
             if it is divided by the samples, or tokens, of all ranks.
         chooses: whether another meter may replace `meter` if the loop makes one backward per step

@@ -42,7 +42,7 @@ TASKS = (
 
 NO_FORWARD = (
     "lb.attach(..., samples=...) was given, but no forward pass of the model was seen for a "
-    "micro-batch, as when its submodules are called directly. Tell the samples in the loop: "
+    "micro-batch, as when its submodules are called directly. Pass the samples in the loop: "
     "control.micro_batch(len(x))."
 )
 RETURNED_0 = (
@@ -129,7 +129,7 @@ class StepParts:
         self.losses.append((start, sums.mark()))
 
     def read(self, samples: float | Tensor | None, weight: float | Tensor | None) -> Told:
-        """Return what was told; several ranks hear of a mistake together, at the step's end."""
+        """Return what the user passed. On several ranks all raise a mistake, at the step's end."""
         try:
             return told_of(samples, weight)
         except ValueError as error:

@@ -34,7 +34,7 @@ class StepRecorder:
 
     The batch's gradient is squared when a backward ends, after DistributedDataParallel has reduced
     it and before the user clips it; a later backward of the same step replaces it. A hook does not
-    raise: what it finds waits in `problem` for the end of the step, where all ranks hear of it.
+    raise: what it finds waits in `problem` for the end of the step, where all ranks raise it.
 
     Mutable: holds what the step in hand has shown so far.
 
