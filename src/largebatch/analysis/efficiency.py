@@ -20,18 +20,7 @@ from dataclasses import dataclass
 
 from largebatch.analysis.noise import NoiseEstimate
 from largebatch.core.formulas import efficiency, gain_from_noise_scale
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Range:
-    """A number computed from the noise scale, and its range over the noise scale's interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+from largebatch.core.range import Range as Range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

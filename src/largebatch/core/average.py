@@ -1,100 +1,128 @@
-"""Running averages as values: how much of the past to keep is said at each step."""
+"""Running averages as values, with the interval of a ratio of two of them.
+
+Each new pair of numbers (x, y) counts by a weight that is proportional to the inverse of its
+variance, and a given part of the past is forgotten:
+
+    W' = (1 - forget) W + weight,        mean' = mean + weight / W' (new - mean)
+
+At least the part `forget` of the new mean is the new pair. Without that limit a pair with a small
+weight could never replace older ones with large weights.
+
+If one pair of the weight 1 has the covariance C, the mean has V / W^2 C. V is the sum of
+(part not yet forgotten)^2 x weight. C is estimated from how far each pair lay from the mean before
+it, relative to x. So a drift of the numbers makes the interval wider.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
 
-from largebatch.core.measurement import GradientMoments
+from largebatch.core.codec import LATER
+from largebatch.core.range import Range
+from largebatch.core.student import t_quantile
 
-Averaging = Literal["ema", "mean-then-ema"]
+ONE_SIDED = 0.9
+"""Probability with which each end of an interval is on the right side of the true ratio."""
+
+FEWEST_DEGREES = 2
+"""Degrees of freedom of the covariance below which nothing is said of the ratio."""
+
+Pair = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Average:
-    """A running mean of numbers that are always seen together.
+    """A running mean of two numbers that are always seen together.
 
-    `weight` is the total weight of what was seen, below 1 while an exponential average is young:
-    dividing by it removes the pull of the start (bias correction), for any history of `keep`.
-
-    >>> a = Average.empty(1).ema((4.0,), keep=0.5).ema((8.0,), keep=0.5)
+    >>> a = Average().add((4.0, 1.0), forget=0.5).add((8.0, 1.0), forget=0.5)
     >>> round(a.values[0], 6)
     6.666667
-    """
-
-    values: tuple[float, ...]
-    weight: float = 0.0
-    count: int = 0
-
-    @classmethod
-    def empty(cls, width: int) -> Average:
-        """Nothing seen yet, for `width` numbers."""
-        return cls(values=(0.0,) * width)
-
-    def ema(self, seen: tuple[float, ...], *, keep: float) -> Average:
-        """Exponential average, bias-corrected: the past is kept with weight `keep` in [0, 1]."""
-        weight = keep * self.weight + (1.0 - keep)
-        return self._moved(seen, step=(1.0 - keep) / weight if weight else 1.0, weight=weight)
-
-    def mean_then_ema(self, seen: tuple[float, ...], *, keep: float) -> Average:
-        """Plain mean while fewer than 1 / (1 - keep) were seen, exponential average afterwards.
-
-        Reference: Johnson et al., AdaScale SGD, 2020, arXiv 2007.05105.
-        """
-        return self._moved(seen, step=max(1.0 / (self.count + 1), 1.0 - keep), weight=1.0)
-
-    def _moved(self, seen: tuple[float, ...], *, step: float, weight: float) -> Average:
-        pairs = zip(self.values, seen, strict=True)
-        values = tuple([old + step * (new - old) for old, new in pairs])  # faster than a generator
-        return Average(values=values, weight=weight, count=self.count + 1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MovingMoments:
-    """Running averages of (variance of one sample, squared norm), which no batch size enters.
-
-    A rough temporal estimate is forgotten as soon as a true one is there.
 
     Args:
-        average: of the two numbers.
-        measured_at: the step of the last measurement.
-        temporal: whether temporal estimates are in it.
+        values: the means.
+        weight: total weight of what was seen and not forgotten.
+        count: pairs seen.
+        squares: V; 0 in an average that an earlier version wrote.
+        covariance: estimate of C relative to x^2: that of (x, x), (x, y) and (y, y).
+        degrees: degrees of freedom of `covariance`, of which the past is forgotten, too.
     """
 
-    average: Average = field(default_factory=lambda: Average.empty(2))
-    measured_at: int = 0
-    temporal: bool = False
-
-    @property
-    def known(self) -> bool:
-        """Whether anything was measured."""
-        return self.average.count > 0
+    values: Pair = (0.0, 0.0)
+    weight: float = 0.0
+    count: int = 0
+    squares: float = field(default=0.0, metadata=LATER)
+    covariance: tuple[float, float, float] = field(default=(0.0, 0.0, 0.0), metadata=LATER)
+    degrees: float = field(default=0.0, metadata=LATER)
 
     def add(
-        self,
-        moments: GradientMoments,
-        *,
-        variance: float,
-        sqnorm: float,
-        step: int,
-        window: float,
-        averaging: Averaging = "ema",
-    ) -> MovingMoments:
-        """The averages with one more measurement in them.
+        self, seen: Pair, *, forget: float, weight: float = 1.0, plain: bool = False
+    ) -> Average:
+        """Return the average with one more pair in it.
 
         Args:
-            moments: what was measured; its parts say how much it counts.
-            variance, sqnorm: those of the moments, or what a rule makes of them.
-            step: optimizer steps taken before this one.
-            window: length of the average in small gradients: max(1 - small gradients / window, 0)
-                of the past is kept, where steps without a measurement count like measured ones.
-            averaging: "ema" or "mean-then-ema", as the methods of `Average`.
+            seen: the pair.
+            forget: part of the past to forget, in [0, 1].
+            weight: of the pair, above 0; the inverse of its variance, in any unit.
+            plain: whether nothing is forgotten while the plain mean of all pairs gives the new one
+                more than `forget`, as the AdaScale paper averages (arXiv 2007.05105).
         """
-        temporal = moments.source == "temporal"
-        past = MovingMoments() if self.temporal and not temporal else self
-        gap = step - past.measured_at if past.known else 1
-        keep = max(1.0 - moments.parts * gap / window, 0.0)
-        add = past.average.ema if averaging == "ema" else past.average.mean_then_ema
-        return MovingMoments(
-            average=add((variance, sqnorm), keep=keep), measured_at=step, temporal=temporal
+        past = self.weight if plain else (1.0 - forget) * self.weight
+        share = max(weight / (past + weight), forget)
+        total = weight / share
+        # the past keeps so much of its weight, which is less where `forget` was the larger of both
+        kept = (total - weight) / self.weight if self.weight > 0.0 else 0.0
+        covariance, degrees = self._covariance(seen, forget=forget, weight=weight)
+        (x, y), (new_x, new_y) = self.values, seen
+        return Average(
+            values=(x + share * (new_x - x), y + share * (new_y - y)),
+            weight=total,
+            count=self.count + 1,
+            squares=kept * kept * self.squares + weight,
+            covariance=covariance,
+            degrees=degrees,
         )
+
+    def ratio(self) -> Range | None:
+        """Return y / x with its interval; None while too little is known, or if x is not above 0.
+
+        The ends solve (y - q x)^2 = t^2 var(y - q x), Fieller's theorem, with Student's t of
+        `ONE_SIDED` and the degrees of freedom of the covariance. They are infinite where x itself
+        may be 0.
+
+        >>> a = Average()
+        >>> for pair in ((1.0, 2.0), (1.1, 2.0), (0.9, 2.0), (1.0, 2.1), (1.0, 1.9)):
+        ...     a = a.add(pair, forget=0.0)
+        >>> print(a.ratio())
+        2 [1.9, 2.11]
+        """
+        x, y = self.values
+        if not x > 0.0 or not self.degrees >= FEWEST_DEGREES:
+            return None
+        t = t_quantile(2.0 * ONE_SIDED - 1.0, degrees=int(self.degrees))
+        factor = t * t * self.squares / (self.weight * self.weight)
+        xx, xy, yy = (factor * one for one in self.covariance)
+        ratio = y / x
+        lead = 1.0 - xx
+        root = (ratio - xy) ** 2 - lead * (ratio * ratio - yy)
+        if lead <= 0.0 or not root >= 0.0:
+            return Range(value=ratio, low=-math.inf, high=math.inf)
+        half = math.sqrt(root)
+        return Range(value=ratio, low=(ratio - xy - half) / lead, high=(ratio - xy + half) / lead)
+
+    def _covariance(
+        self, seen: Pair, *, forget: float, weight: float
+    ) -> tuple[tuple[float, float, float], float]:
+        """Return the covariance with one more deviation in it, and its degrees of freedom."""
+        x, y = self.values
+        if not x > 0.0 or self.weight <= 0.0:
+            return self.covariance, self.degrees
+        dx, dy = seen[0] / x - 1.0, (seen[1] - y) / x
+        expected = 1.0 / weight + self.squares / (self.weight * self.weight)
+        degrees = (1.0 - forget) * self.degrees + 1.0
+        xx, xy, yy = self.covariance
+        return (
+            xx + (dx * dx / expected - xx) / degrees,
+            xy + (dx * dy / expected - xy) / degrees,
+            yy + (dy * dy / expected - yy) / degrees,
+        ), degrees

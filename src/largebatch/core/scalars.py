@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from largebatch.core.average import MovingMoments
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement, noise_scale
+from largebatch.core.moving_moments import MovingMoments
 
 SCALARS = (
     "loss",
@@ -20,24 +20,16 @@ SCALARS = (
 )
 """Every name that `scalars_of` may give."""
 
-WINDOW = 1000.0
-"""Length of the noise scale's averages in small gradients, as in `AdaScale` and `Averaged`."""
-
 
 def averaged(past: MovingMoments, seen: Measurement) -> MovingMoments:
     """The averages of (variance, sqnorm) with this step's moments in them, if it has any; begun
-    anew where the step is not later than the last one in them, as in another run."""
-    if not seen.finite or seen.moments is None:
+    anew if the step is not later than the last one in them, as in another run."""
+    moments = seen.moments or seen.preconditioned_moments
+    if not seen.finite or moments is None:
         return past
-    if past.known and seen.step <= past.measured_at:
+    if past.known and seen.samples < past.measured_at:
         past = MovingMoments()
-    return past.add(
-        seen.moments,
-        variance=seen.moments.variance,
-        sqnorm=seen.moments.sqnorm,
-        step=seen.step,
-        window=WINDOW,
-    )
+    return past.add(moments, seen)
 
 
 def noise_scale_of(moments: MovingMoments) -> float | None:

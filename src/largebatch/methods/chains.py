@@ -12,8 +12,12 @@ SQRT, LINEAR = SqrtScaling(), LinearScaling()
 
 
 def spaced(rule: Rule, every: int) -> Rule:
-    """Return the rule, which measures in every so-many-th optimizer step."""
-    return rule if every == 1 else Every(rule, steps=every)
+    """Return the rule, which measures in every so-many-th optimizer step.
+
+    The first so many steps are all measured: four measurements are needed before anything is
+    decided.
+    """
+    return rule if every == 1 else Every(rule, steps=every, first=every)
 
 
 def bounded(rule: Rule, *, max: int | None = None, then: Sequence[Rule | None]) -> Chain:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from largebatch.core.rule import Chain, Rule, chain
 from largebatch.methods.chains import LINEAR, SQRT, bounded, spaced
-from largebatch.rules import Averaged, ClampToNoiseScale, Cosine, Schedule
+from largebatch.rules import ClampToNoiseScale, Cosine, Schedule
 from largebatch.rules.factors import Factor
 from largebatch.rules.growth_from_decay import growth_from_decay
 
@@ -30,7 +30,9 @@ def seesaw(
     Args:
         factor: the schedule; no other one stands beside it.
         cut: by what the schedule falls from one change of the batch to the next, above 1.
-        kappa: largest batch over the noise scale; None for no such bound.
+        kappa: largest batch over the noise scale of the gradient as the optimizer divides it. The
+            batch grows only while the interval of the noise scale lies above it. None for no such
+            bound.
         max: largest batch in samples; None for the data set.
         every: optimizer steps from one measurement to the next.
     """
@@ -61,5 +63,6 @@ def _grown_for_decay(
 ) -> Chain:
     rules: list[Rule] = [growth_from_decay(factor, cut=cut)]
     if kappa is not None:
-        rules.append(spaced(Averaged(ClampToNoiseScale(kappa=kappa)), every))
+        clamp = ClampToNoiseScale(kappa=kappa, statistic="preconditioned_moments")
+        rules.append(spaced(clamp, every))
     return bounded(chain(*rules), max=max, then=(scaling, Schedule(factor=factor)))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import update_wrapper
-from typing import Any, Literal, ParamSpec
+from typing import Any, ParamSpec
 
 from largebatch.core.rule import Chain, Rule, chain
 from largebatch.methods.chains import SQRT, bounded, spaced
-from largebatch.rules import Averaged, LimitGrowth, NoiseScaleControl, NormTest
+from largebatch.rules import LimitGrowth, NoiseScaleControl, NormTest
 from largebatch.rules.noise_scale import control_by_cosine, control_by_diversity
+from largebatch.rules.sizes import Statistic
 
 Arguments = ParamSpec("Arguments")
 
@@ -45,9 +46,10 @@ def adasgd(
     """The batch grows until it passes the norm test, for SGD; the rate follows as its root.
 
     The test is against the true gradient's squared norm, estimated over past tests, so that with
-    eta = 1 the batch grows to the noise scale. The paper tests each single step against the
-    batch's own norm, limits no growth and leaves the rate: `lb.chain(lb.NormTest(eta=0.5),
-    lb.LimitGrowth(factor=1e9, shrink=1.0))`.
+    eta = 1 the batch grows to the noise scale. It grows if even the low end of the noise scale's
+    interval is above it, and shrinks if even the high end is below it. The paper tests each single
+    step against the batch's own norm, limits no growth and leaves the rate:
+    `lb.chain(lb.NormTest(eta=0.5), lb.LimitGrowth(factor=1e9, shrink=1.0))`.
 
     Byrd et al., 2012; Lau et al., 2024, arXiv 2402.11215; the estimate is that of McCandlish et
     al., 2018, arXiv 1812.06162.
@@ -56,7 +58,7 @@ def adasgd(
         eta: of the test; the batch grows to the noise scale / eta^2.
         scaling: how the rate follows the batch; None leaves it.
         max: largest batch in samples; None for the data set.
-        every: optimizer steps from one test to the next.
+        every: optimizer steps from one test to the next; the first so many steps are all tested.
         growth: most growth in one test, 1 or more.
     """
     return _growing("moments", eta=eta, scaling=scaling, max=max, every=every, growth=growth)
@@ -100,20 +102,23 @@ def adadam(**arguments: Any) -> Chain:
     return adadagrad(**arguments)
 
 
-def noise_scale_control(*, kappa: float = 1.0) -> NoiseScaleControl:
-    """The batch is kappa times the noise scale. Put `lb.Averaged` around it.
+def noise_scale_control(
+    *, kappa: float = 1.0, statistic: Statistic = "moments"
+) -> NoiseScaleControl:
+    """The batch follows kappa times the noise scale, up and down.
 
     McCandlish et al., 2018, arXiv 1812.06162.
 
     Args:
         kappa: batch / noise scale, above 0.
+        statistic: "moments" of the bare gradient, or "preconditioned_moments".
     """
-    return NoiseScaleControl(kappa=kappa)
+    return NoiseScaleControl(kappa=kappa, statistic=statistic)
 
 
 def gradient_diversity(*, delta: float = 0.1) -> NoiseScaleControl:
     """DiveBatch: the batch is delta (1 + noise scale), which is delta times the gradients'
-    diversity and the data set's size. Put `lb.Averaged` around it.
+    diversity and the data set's size.
 
     The authors' program adds up gradients of a whole epoch while the weights move, and never
     shrinks the batch: `lb.LimitGrowth(shrink=1.0)` after it.
@@ -127,8 +132,7 @@ def gradient_diversity(*, delta: float = 0.1) -> NoiseScaleControl:
 
 
 def cosine_test(*, target: float = 0.75) -> NoiseScaleControl:
-    """SimiGrad: the batch at which the gradients of its two halves have the target cosine. Put
-    `lb.Averaged` around it.
+    """SimiGrad: the batch at which the gradients of its two halves have the target cosine.
 
     SimiGrad, NeurIPS 2021.
 
@@ -139,7 +143,7 @@ def cosine_test(*, target: float = 0.75) -> NoiseScaleControl:
 
 
 def _growing(
-    statistic: Literal["moments", "preconditioned_moments"],
+    statistic: Statistic,
     *,
     eta: float,
     scaling: Rule | None,
@@ -147,8 +151,6 @@ def _growing(
     every: int,
     growth: float,
 ) -> Chain:
-    test = Averaged(
-        NormTest(eta=eta, denominator="unbiased", statistic=statistic), statistic=statistic
-    )
-    limit = LimitGrowth(factor=growth, shrink=1.0)
+    test = NormTest(eta=eta, denominator="unbiased", statistic=statistic)
+    limit = LimitGrowth(factor=growth, shrink=0.5)
     return bounded(chain(spaced(test, every), limit), max=max, then=(scaling,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from largebatch.core.rule import Chain, Rule
 from largebatch.methods.chains import SQRT, bounded, spaced
-from largebatch.rules import AdaptiveGrowth, Averaged, FullGradientGrowth
+from largebatch.rules import AdaptiveGrowth, FullGradientGrowth
 from largebatch.rules.stages import growing_stages
 
 
@@ -18,6 +18,9 @@ def adaptive_growth(
     every: int = 10,
 ) -> Chain:
     """The batch times delta, and the rate as its root, when the noise scale has reached the batch.
+
+    The noise scale is that of the gradient as the optimizer divides it. The batch goes back by a
+    stage when it is certainly above the noise scale.
 
     Umeda, Iiduka, 2025, arXiv 2508.05302, with the noise scale of the steps in place of passes over
     the data; McCandlish et al., 2018, arXiv 1812.06162.
@@ -33,7 +36,9 @@ def adaptive_growth(
     if not 1.0 < delta <= 1024.0:
         raise ValueError(f"The batch grows by a delta above 1, as in delta=2.0; got {delta!r}.")
     table = growing_stages(21, delta=delta)
-    test = Averaged(AdaptiveGrowth(stages=table, kappa=kappa, patience=patience))
+    test = AdaptiveGrowth(
+        stages=table, kappa=kappa, patience=patience, statistic="preconditioned_moments"
+    )
     return bounded(spaced(test, every), max=max, then=(scaling,))
 
 

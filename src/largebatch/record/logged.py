@@ -7,11 +7,11 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from largebatch.core.average import MovingMoments
 from largebatch.core.codec import encode
 from largebatch.core.decision import Decision
 from largebatch.core.errors import LargeBatchError, RecordError
 from largebatch.core.measurement import Measurement
+from largebatch.core.moving_moments import MovingMoments
 from largebatch.core.protocols import Logger
 from largebatch.core.scalars import averaged, scalars_of
 from largebatch.core.version import __version__
@@ -23,7 +23,7 @@ class Logged:
 
     The numbers are those of `SCALARS`: loss, lr, lr_multiplier, batch_size, base_steps, gain,
     noise_scale, skipped. One that a step lacks is left out, never NaN. The noise scale is that of
-    the exponential averages of (variance, sqnorm) over 1000 small gradients, as `Averaged` takes
+    the exponential averages of (variance, sqnorm) over 1000 base batches, as `Averaged` takes
     them. A resumed run goes on with all of them but these averages, which it begins anew unless it
     is given them: `moments`.
 

@@ -15,10 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from largebatch.core.average import Averaging, MovingMoments
 from largebatch.core.decision import Decision, join
 from largebatch.core.measurement import GradientMoments, Measurement
+from largebatch.core.moving_moments import WINDOW, Averaging, MovingMoments
 from largebatch.core.rule import DefaultFacts
+from largebatch.rules.sizes import Statistic, check_statistic
 
 ABSOLUTE_FLOOR = 1e-6
 """The paper's least variance of a base batch, so that 0/0 never occurs; it has a unit, so losses
@@ -64,9 +65,10 @@ class AdaScale(DefaultFacts):
     2.5
 
     Args:
-        window: length of the running averages in small gradients: each step keeps
-            max(1 - small gradients / window, 0) of the past, whatever the scale. The paper's value
-            is 1000.
+        window: length of the running averages in base batches. The averages lose the part
+            S / window of the past in each step of the scale S, and at most 100 / window. So the
+            gain does not depend on the parts in which the gradient is measured. The paper's value
+            is 1000, and its steps have S parts.
         exponent: power of the gain in the learning rate; the clock advances by the gain itself.
             0.5 with `statistic="preconditioned_moments"` is for Adam: it has no theory, neither
             here nor in the paper.
@@ -83,9 +85,9 @@ class AdaScale(DefaultFacts):
     Reference: Johnson et al., AdaScale SGD, 2020, arXiv 2007.05105.
     """
 
-    window: float = 1000.0
+    window: float = WINDOW
     exponent: float = 1.0
-    statistic: Literal["moments", "preconditioned_moments"] = "moments"
+    statistic: Statistic = "moments"
     averaging: Averaging = "ema"
     clip: Literal["on-read", "first"] = "on-read"
 
@@ -93,11 +95,7 @@ class AdaScale(DefaultFacts):
     forbids = frozenset({"AdaScale", "LinearScaling", "SqrtScaling", "Legw", "StepClock"})
 
     def __post_init__(self) -> None:
-        if self.statistic not in ("moments", "preconditioned_moments"):
-            raise ValueError(
-                f"AdaScale reads 'moments' (SGD) or 'preconditioned_moments' (Adam); got "
-                f"AdaScale(statistic={self.statistic!r})."
-            )
+        check_statistic(self, self.statistic)
         if not self.window > 0 or not self.exponent > 0:
             raise ValueError(f"window and exponent are above 0, as in AdaScale(); got {self}.")
 
@@ -127,17 +125,12 @@ class AdaScale(DefaultFacts):
     def _add(
         self, state: MovingMoments, moments: GradientMoments, seen: Measurement
     ) -> MovingMoments:
-        variance, sqnorm = moments.variance, moments.sqnorm
+        clipped = None
         if self.clip == "first":
-            variance = max(variance, ABSOLUTE_FLOOR * seen.base_batch_size)
-            sqnorm = max(sqnorm, 0.0)
+            variance = max(moments.variance, ABSOLUTE_FLOOR * seen.base_batch_size)
+            clipped = (variance, max(moments.sqnorm, 0.0))
         return state.add(
-            moments,
-            variance=variance,
-            sqnorm=sqnorm,
-            step=seen.step,
-            window=self.window,
-            averaging=self.averaging,
+            moments, seen, window=self.window, averaging=self.averaging, clipped=clipped
         )
 
     def _gain(self, state: MovingMoments, seen: Measurement) -> float:

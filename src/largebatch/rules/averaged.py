@@ -2,9 +2,7 @@
 
     variance = mean of variances,    sqnorm = mean of unbiased squared norms
 
-Numerator and denominator of the noise scale are averaged separately, since the ratio of single
-steps is biased and has heavy tails: McCandlish et al., An Empirical Model of Large-Batch Training,
-2018, arXiv 1812.06162, appendix A.1.
+McCandlish et al., An Empirical Model of Large-Batch Training, 2018, arXiv 1812.06162, appendix A.1.
 """
 
 from __future__ import annotations
@@ -13,9 +11,9 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from largebatch.core.average import Average, MovingMoments
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import GradientMoments, Measurement
+from largebatch.core.moving_moments import WINDOW, MovingMoments, averaged_moments
 from largebatch.core.rule import InnerFacts, Rule, chain, name_of
 
 
@@ -23,11 +21,13 @@ from largebatch.core.rule import InnerFacts, Rule, chain, name_of
 class Averaged(InnerFacts):
     """A rule that sees averaged moments, and none in a step that measured none.
 
-    A rule that reads the batch's own squared norm (`NormTest`) sees that of the averages: sqnorm +
-    variance / B for the batch in hand.
+    `AdaScale` and the rules that compare the batch with the noise scale average by themselves. With
+    `Averaged` around them they use its averages, so it only sets another window. A rule that reads
+    the batch's own squared norm (`NormTest(denominator="plug-in")`) sees that of the averages:
+    sqnorm + variance / B for the batch in hand.
 
     >>> from largebatch.rules.adascale import AdaScale
-    >>> rule = Averaged(AdaScale(window=1.0), window=1000.0)
+    >>> rule = Averaged(AdaScale(), window=500.0)
     >>> m = GradientMoments(batch_size=256, parts=4, batch_sqnorm=2.0, variance=256.0)
     >>> seen = Measurement(
     ...     step=0, samples=0, base_steps=0, batch_size=256, base_batch_size=64, moments=m)
@@ -37,8 +37,7 @@ class Averaged(InnerFacts):
     Args:
         rule: a rule that reads the `statistic`; other statistics, and the measurement's
             `batch_sqnorm`, stay those of the single step.
-        window: length of the averages in small gradients: each step keeps
-            max(1 - small gradients / window, 0) of the past, as in `AdaScale`.
+        window: length of the averages in base batches, as in `AdaScale`.
         statistic: "moments" or "preconditioned_moments".
 
     Raises:
@@ -48,7 +47,7 @@ class Averaged(InnerFacts):
     """
 
     rule: Rule
-    window: float = field(default=1000.0, kw_only=True)
+    window: float = field(default=WINDOW, kw_only=True)
     statistic: Literal["moments", "preconditioned_moments"] = field(default="moments", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -75,26 +74,8 @@ class Averaged(InnerFacts):
         own, inner = state
         moments: GradientMoments | None = getattr(seen, self.statistic)
         if moments is not None:
-            own = own.add(
-                moments,
-                variance=moments.variance,
-                sqnorm=moments.sqnorm,
-                step=seen.step,
-                window=self.window,
-            )
-            shown: Any = {self.statistic: smoothed(moments, average=own.average)}
+            own = own.add(moments, seen, window=self.window)
+            shown: Any = {self.statistic: averaged_moments(moments, past=own)}
             seen = replace(seen, **shown)
         inner, decision = self.rule.update(inner, seen, proposed)
         return (own, inner), decision
-
-
-def smoothed(moments: GradientMoments, *, average: Average) -> GradientMoments:
-    """The moments of a step with the averaged (variance, squared norm) in place of its own.
-
-    >>> m = GradientMoments(batch_size=4, parts=2, batch_sqnorm=9.0, variance=1.0)
-    >>> s = smoothed(m, average=Average(values=(8.0, 2.0), weight=1.0, count=3))
-    >>> s.variance, s.sqnorm, s.noise_scale
-    (8.0, 2.0, 4.0)
-    """
-    variance, sqnorm = average.values
-    return replace(moments, variance=variance, batch_sqnorm=sqnorm + variance / moments.batch_size)

@@ -11,12 +11,21 @@ McCandlish et al., An Empirical Model of Large-Batch Training, 2018, arXiv 1812.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from largebatch.core.codec import LATER
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
+from largebatch.core.moving_moments import MovingMoments
 from largebatch.core.rule import DefaultFacts
-from largebatch.rules.sizes import asking, check_above_zero, noise_ratio, whole_batch
+from largebatch.rules.sizes import (
+    BEYOND,
+    Statistic,
+    asking,
+    check_above_zero,
+    check_statistic,
+    whole_batch,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,8 +164,9 @@ class LimitGrowth(DefaultFacts):
 
     def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
         wanted, now = proposed.next_batch_size, seen.batch_size
-        most = max(math.floor(self.factor * now), now + (self.factor > 1.0))
-        least = 1 if self.shrink is None else math.ceil(self.shrink * now)
+        # 1.15 * 100 is a whole number that floats miss
+        most = max(math.floor(self.factor * now * (1.0 + 1e-12)), now + (self.factor > 1.0))
+        least = 1 if self.shrink is None else math.ceil(self.shrink * now * (1.0 - 1e-12))
         size = min(max(wanted, least), most)
         if size == wanted:
             return state, proposed
@@ -170,58 +180,70 @@ def _limited(size: int, *, now: int) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ceiling:
-    """The last noise scale that was known, in samples; `inf` before."""
-
-    noise_scale: float = math.inf
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ClampToNoiseScale(DefaultFacts):
     """Lets the next batch grow to at most `kappa` times the noise scale.
 
-    The batch in hand stays where it is above that: this bounds growth. Between measurements the
-    last noise scale counts. A single step's is rough: put `Averaged` around it.
+    The batch in hand stays if it is above that, and until the noise scale is known: this bounds
+    growth. It may grow while even the low end of the interval allows more than the batch in hand,
+    to the estimate and to twice the low end at most. The noise scale is that of the running
+    averages (`MovingMoments`), also in steps that measure nothing.
 
     >>> from largebatch.core.measurement import GradientMoments
     >>> m = GradientMoments(batch_size=8, parts=4, batch_sqnorm=3.0, variance=16.0)
-    >>> seen = Measurement(
-    ...     step=0, samples=0, base_steps=0, batch_size=8, base_batch_size=8, moments=m)
     >>> rule, proposed = ClampToNoiseScale(), Decision(next_batch_size=64, base_steps=1)
-    >>> rule.update(rule.init(), seen, proposed)[1].reason
-    'batch 64 bounded to 16, noise scale 16'
+    >>> state = rule.init()
+    >>> for step in range(4):
+    ...     seen = Measurement(step=step, samples=8 * step, base_steps=step, batch_size=8,
+    ...         base_batch_size=8, moments=m)
+    ...     state, decision = rule.update(state, seen, proposed)
+    >>> decision.reason
+    'batch 64 bounded to 16, noise scale 16 [16, 16]'
 
     Args:
         kappa: batch / noise scale that still pays, above 0.
+        statistic: "moments" of the bare gradient (SGD), or "preconditioned_moments", of the
+            gradient as the optimizer divides it (Adam, Adagrad).
 
     Raises:
-        ValueError: a kappa that is not above 0.
+        ValueError: a kappa that is not above 0, or an unknown statistic.
 
     Reference: arXiv 1812.06162; as the critical batch at which growth ends, arXiv 2510.14717.
     """
 
     kappa: float = 1.0
+    statistic: Statistic = field(default="moments", metadata=LATER)
 
-    needs = frozenset({"moments"})
     bounds = frozenset({"batch"})
 
     def __post_init__(self) -> None:
         check_above_zero(self, example="ClampToNoiseScale(kappa=1.0)", kappa=self.kappa)
+        check_statistic(self, self.statistic)
 
-    def init(self) -> Ceiling:
-        return Ceiling()
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({self.statistic})
+
+    def init(self) -> MovingMoments:
+        return MovingMoments()
 
     def update(
-        self, state: Ceiling, seen: Measurement, proposed: Decision
-    ) -> tuple[Ceiling, Decision]:
+        self, state: MovingMoments, seen: Measurement, proposed: Decision
+    ) -> tuple[MovingMoments, Decision]:
         proposed = asking(proposed, self.needs)
-        if seen.moments is not None:
-            ratio = noise_ratio(variance=seen.moments.variance, sqnorm=seen.moments.sqnorm)
-            state = state if ratio is None else Ceiling(noise_scale=ratio)
-        wanted = proposed.next_batch_size
-        most = self.kappa * state.noise_scale
-        if wanted <= seen.batch_size or wanted <= most:
+        moments = getattr(seen, self.statistic)
+        if moments is not None:
+            state = state.add(moments, seen)
+        wanted, now = proposed.next_batch_size, seen.batch_size
+        if wanted <= now:
             return state, proposed
-        size = min(max(whole_batch(most, ranks=seen.ranks), seen.batch_size), wanted)
-        because = f"batch {wanted} bounded to {size}, noise scale {state.noise_scale:.4g}"
+        noise = state.noise_scale()
+        if noise is None:
+            because = f"batch {wanted} held at {now}, noise scale not known yet"
+            return state, proposed.resized(now, because=because)
+        low = self.kappa * noise.low
+        most = min(self.kappa * noise.value, BEYOND * low) if low > now else now
+        if wanted <= most:
+            return state, proposed
+        size = min(max(whole_batch(most, ranks=seen.ranks), now), wanted)
+        because = f"batch {wanted} bounded to {size}, noise scale {noise}"
         return state, proposed.resized(size, because=because)

@@ -11,13 +11,14 @@ Balles, Romero, Hennig: Coupling Adaptive Batch Sizes with Learning Rates, 2016,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from largebatch.core.average import Average
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
+from largebatch.core.range import Range
 from largebatch.core.rule import DefaultFacts
-from largebatch.rules.sizes import asking, proposal
+from largebatch.rules.sizes import asking, by_evidence
 
 KEEP = 0.95
 """Of the averages, in each measured step."""
@@ -41,19 +42,38 @@ def cabs_batch(*, lr: float, variance: float, loss: float) -> float | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CABSState:
+    """The state of `CABS`.
+
+    Args:
+        average: of (variance, loss) as in the authors' program. It begins with the variance 0 and
+            the loss 1 and does not correct that, so the batch starts small. Its variance has the
+            divisor B, here it is the unbiased one.
+        evidence: of the same pairs without that bias, for the interval.
+    """
+
+    average: Average = field(default_factory=lambda: Average(values=(0.0, 1.0), weight=1.0))
+    evidence: Average = field(default_factory=Average)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CABS(DefaultFacts):
     """Proposes lr x variance / loss, for SGD without momentum; the batch may shrink. The authors
     keep it in [16, 2048]: `ClampBatch(min=16, max=2048)`.
 
-    The learning rate is that of this step: rules on the rate stand before it.
+    The batch changes if it lies outside of the interval of lr x variance / loss. The authors'
+    program sets it in each step. The learning rate is that of this step: rules on the rate stand
+    before it.
 
     >>> from largebatch.core.measurement import GradientMoments
     >>> m = GradientMoments(batch_size=8, parts=4, batch_sqnorm=3.0, variance=16_000.0)
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=8, base_batch_size=8,
     ...     base_lr=0.1, loss=1.0, moments=m)
-    >>> rule, proposed = CABS(), Decision(next_batch_size=8, base_steps=1)
-    >>> rule.update(rule.init(), seen, proposed)[1].reason
-    'lr 0.1 x variance 800 / loss 1; batch 80'
+    >>> rule, proposed, state = CABS(), Decision(next_batch_size=8, base_steps=1), CABSState()
+    >>> for _ in range(4):
+    ...     state, decision = rule.update(state, seen, proposed)
+    >>> decision.reason
+    'lr 0.1 x variance 2968 / loss 1 [1600, 1600]; batch 1600'
 
     Reference: Balles et al., 2016, arXiv 1612.05086.
     """
@@ -61,20 +81,35 @@ class CABS(DefaultFacts):
     needs = frozenset({"moments", "loss"})
     changes = frozenset({"batch"})
 
-    def init(self) -> Average:
-        # As the authors' program begins: variance 0, loss 1, and no correction of that, so the
-        # batch starts small. Its variance has the divisor B, here it is the unbiased one.
-        return Average(values=(0.0, 1.0), weight=1.0)
+    def init(self) -> CABSState:
+        return CABSState()
 
     def update(
-        self, state: Average, seen: Measurement, proposed: Decision
-    ) -> tuple[Average, Decision]:
+        self, state: CABSState, seen: Measurement, proposed: Decision
+    ) -> tuple[CABSState, Decision]:
         proposed = asking(proposed, self.needs)
         if seen.moments is None or seen.loss is None:
             return state, proposed
-        state = state.ema((seen.moments.variance, seen.loss), keep=KEEP)
-        variance, loss = state.values
+        pair = (seen.moments.variance, seen.loss)
+        state = CABSState(
+            # its weights sum up to 1 from the start on: nothing corrects the bias towards (0, 1)
+            average=state.average.add(pair, forget=1.0 - KEEP, weight=1.0 - KEEP),
+            evidence=state.evidence.add(pair, forget=1.0 - KEEP),
+        )
+        variance, loss = state.average.values
         lr = seen.base_lr * proposed.lr_multiplier
         required = cabs_batch(lr=lr, variance=variance, loss=loss)
         because = f"lr {lr:.4g} x variance {variance:.4g} / loss {loss:.4g}"
-        return state, proposal(proposed, seen, required=required, because=because)
+        span = _span(required, state.evidence.ratio(), lr=lr)
+        if span is not None:
+            because = f"{because} [{span.low:.4g}, {span.high:.4g}]"
+        return state, by_evidence(proposed, seen, required=span, because=because)
+
+
+def _span(required: float | None, inverse: Range | None, *, lr: float) -> Range | None:
+    """Return the required batch with the interval of lr variance / loss."""
+    if required is None or inverse is None:
+        return None
+    low = lr / inverse.high if inverse.high > 0.0 else math.inf
+    high = lr / inverse.low if inverse.low > 0.0 else math.inf
+    return Range(value=required, low=low, high=high)

@@ -76,7 +76,7 @@ class CoordinateNormTest(DefaultFacts):
     def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
         if self.statistic == "preconditioned_moments":
             relaxed = NormTest(eta=self.eta, statistic=self.statistic)
-            return relaxed.update(state, seen, proposed)
+            return None, relaxed.update(None, seen, proposed)[1]
         proposed = asking(proposed, self.needs)
         scale = seen.coordinate_noise_scale
         if scale is None:

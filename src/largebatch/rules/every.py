@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from largebatch.core.codec import LATER
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
 from largebatch.core.rule import InnerFacts, Rule, chain
@@ -14,9 +15,10 @@ from largebatch.core.rule import InnerFacts, Rule, chain
 class Every(InnerFacts):
     """A rule that measures in step 0 and in every `steps`-th step after it.
 
-    In the steps between, the rule still decides, with what it knows, so its learning rate follows
-    the batch, and a batch that it proposed stays. What neighbours measure there it does not see: a
-    test of the batch is made in its own steps alone.
+    With `first` it measures each of the first steps, too, so that averages know something early.
+    In the other steps the rule still decides, with what it knows, so its learning rate follows the
+    batch, and a batch that it proposed stays. It does not see what neighbours measure there: a test
+    of the batch is made in its own steps alone.
 
     >>> from largebatch.rules.observe import Observe
     >>> rule, wanted = Every(Observe(), steps=3), []
@@ -31,27 +33,35 @@ class Every(InnerFacts):
     Args:
         rule: the rule whose statistics are to be measured less often; a chain is a rule.
         steps: optimizer steps from one measurement to the next, at least 1.
+        first: optimizer steps at the start of the run that are all measured, 0 or more.
 
     Raises:
-        ValueError: fewer than 1 step, or something that is not a rule.
+        ValueError: fewer than 1 step, fewer than 0 first ones, or something that is not a rule.
 
     Reference: none.
     """
 
     rule: Rule
     steps: int = field(default=10, kw_only=True)
+    first: int = field(default=0, kw_only=True, metadata=LATER)
 
     def __post_init__(self) -> None:
         chain(self.rule)
-        if self.steps < 1:
-            raise ValueError(f"steps is at least 1, as in Every(AdaScale(), steps=10); got {self}.")
+        if self.steps < 1 or self.first < 0:
+            raise ValueError(
+                "steps is at least 1 and first at least 0, as in "
+                f"Every(AdaScale(), steps=10, first=10); got {self}."
+            )
 
     def init(self) -> Any:
         return self.rule.init()
 
     def update(self, state: Any, seen: Measurement, proposed: Decision) -> tuple[Any, Decision]:
-        shown = seen.unmeasured() if seen.step % self.steps else seen
+        shown = seen if self._measures(seen.step) else seen.unmeasured()
         state, decision = self.rule.update(state, shown, proposed)
-        if (seen.step + 1) % self.steps:
+        if not self._measures(seen.step + 1):
             decision = decision.measuring(proposed.measure_next)
         return state, decision
+
+    def _measures(self, step: int) -> bool:
+        return step < self.first or step % self.steps == 0

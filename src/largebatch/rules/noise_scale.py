@@ -25,8 +25,16 @@ from dataclasses import dataclass, field
 from largebatch.core.codec import LATER
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
+from largebatch.core.moving_moments import MovingMoments
 from largebatch.core.rule import DefaultFacts
-from largebatch.rules.sizes import asking, check_above_zero, multiple
+from largebatch.rules.sizes import (
+    Statistic,
+    asking,
+    by_evidence,
+    check_above_zero,
+    check_statistic,
+    scaled,
+)
 
 
 def kappa_of_cosine(target: float) -> float:
@@ -43,50 +51,73 @@ def kappa_of_cosine(target: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseScaleControl(DefaultFacts):
-    """Proposes `kappa` times the noise scale, whether that is more or less than the batch in hand.
+    """Proposes `kappa` times the noise scale if the batch in hand is certainly smaller or larger.
 
-    The unbiased squared norm of one step may be lost in the noise, and the batch then has no bound
-    (see `NormTest`): put `Averaged` around it. Without gradient and noise the batch stays.
+    The noise scale is that of the running averages (`MovingMoments`). The batch stays until four
+    steps were measured, and while it lies within the interval.
 
     >>> from largebatch.core.measurement import GradientMoments
     >>> m = GradientMoments(batch_size=8, parts=4, batch_sqnorm=3.0, variance=16.0)
-    >>> seen = Measurement(
-    ...     step=0, samples=0, base_steps=0, batch_size=8, base_batch_size=8, moments=m)
-    >>> rule, proposed = NoiseScaleControl(kappa=0.5), Decision(next_batch_size=8, base_steps=1)
-    >>> rule.update(None, seen, proposed)[1].reason
-    'noise scale 16 x 0.5; batch 8'
+    >>> rule, proposed = NoiseScaleControl(kappa=2.0), Decision(next_batch_size=8, base_steps=1)
+    >>> state = rule.init()
+    >>> for step in range(4):
+    ...     seen = Measurement(step=step, samples=8 * step, base_steps=step, batch_size=8,
+    ...         base_batch_size=8, moments=m)
+    ...     state, decision = rule.update(state, seen, proposed)
+    >>> decision.reason
+    'noise scale 16 [16, 16] x 2; batch 32'
 
     Args:
         kappa: above 0. 1 / eta^2 is `NormTest(eta=eta, denominator="unbiased")` up to rounding,
             by which their batches may differ by one sample.
         offset: samples that are added to the noise scale, 0 or more.
+        statistic: "moments" of the bare gradient (SGD), or "preconditioned_moments", of the
+            gradient as the optimizer divides it (Adam, Adagrad).
 
     Raises:
-        ValueError: a kappa that is not above 0, or an offset below 0.
+        ValueError: a kappa that is not above 0, an offset below 0, or an unknown statistic.
 
     Reference: McCandlish et al., 2018, arXiv 1812.06162.
     """
 
     kappa: float = 1.0
     offset: float = field(default=0.0, metadata=LATER)
+    statistic: Statistic = field(default="moments", metadata=LATER)
 
-    needs = frozenset({"moments"})
     changes = frozenset({"batch"})
 
     def __post_init__(self) -> None:
         check_above_zero(self, example="NoiseScaleControl(kappa=1.0)", kappa=self.kappa)
+        check_statistic(self, self.statistic)
         if not 0.0 <= self.offset < math.inf:
             raise ValueError(
                 "The offset is a number of samples, 0 or more, as in "
                 f"NoiseScaleControl(kappa=0.1, offset=1.0); got {self}."
             )
 
-    def init(self) -> None:
-        return None
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({self.statistic})
 
-    def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
+    def init(self) -> MovingMoments:
+        return MovingMoments()
+
+    def update(
+        self, state: MovingMoments, seen: Measurement, proposed: Decision
+    ) -> tuple[MovingMoments, Decision]:
         proposed = asking(proposed, self.needs)
-        return state, multiple(proposed, seen, factor=self.kappa, plus=self.offset)
+        moments = getattr(seen, self.statistic)
+        if moments is None:
+            return state, proposed
+        state = state.add(moments, seen)
+        noise = state.noise_scale()
+        if noise is None:
+            because = "noise scale not known yet"
+            return state, by_evidence(proposed, seen, required=None, because=because)
+        added = f" + {self.offset:.4g}" if self.offset else ""
+        because = f"noise scale{added} {scaled(noise, plus=self.offset)} x {self.kappa:.4g}"
+        required = scaled(noise, factor=self.kappa, plus=self.offset)
+        return state, by_evidence(proposed, seen, required=required, because=because)
 
 
 def control_by_diversity(*, delta: float) -> NoiseScaleControl:

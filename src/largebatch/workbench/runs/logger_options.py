@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from largebatch.core.average import MovingMoments
 from largebatch.core.errors import RecordError
+from largebatch.core.moving_moments import MovingMoments
 from largebatch.core.protocols import Logger
 from largebatch.integrations.loggers import MlflowLogger, TensorBoardLogger, WandbLogger
 from largebatch.record import CsvLogger, Logged

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from largebatch.act.controller import Controller
-from largebatch.core.average import MovingMoments
 from largebatch.core.codec import LATER, decode, encode
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
+from largebatch.core.moving_moments import MovingMoments
 from largebatch.core.protocols import Sink
 from largebatch.core.scalars import averaged, noise_scale_of, scalars_of
 from largebatch.workbench.runs.logger_options import ResumableLoggers
