@@ -19,17 +19,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from largebatch.core.average import FEWEST_DEGREES, Average
+from largebatch.core.codec import LATER
 from largebatch.core.measurement import GradientMoments, Measurement
 from largebatch.core.range import Range
 
 Averaging = Literal["ema", "mean-then-ema"]
 
-WINDOW = 1000.0
-"""Length of the averages in base batches: the value of AdaScale's paper."""
+WINDOW = 100.0
+"""Length of the averages in base batches by which a batch is tested."""
 
-MOST = 100.0
-"""Base batches that pass in one measurement at most. So the averages hold a tenth of the default
-window at least, which is ten measurements, however large the batch is or however rare they are."""
+MOST = 0.1
+"""Part of the past that one measurement makes forgotten at most. So the averages hold ten
+measurements at least, however large the batch is and however rarely it is measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +44,14 @@ class MovingMoments:
         average: of the two numbers.
         measured_at: the samples of the run after the last measured step.
         temporal: whether temporal estimates are in it.
+        level: what the variance of the last measured steps was like, by which the next ones are
+            divided; 0 before the first, and if they are not divided.
     """
 
     average: Average = field(default_factory=Average)
     measured_at: int = 0
     temporal: bool = False
+    level: float = field(default=0.0, metadata=LATER)
 
     @property
     def known(self) -> bool:
@@ -67,6 +71,7 @@ class MovingMoments:
         *,
         window: float = WINDOW,
         averaging: Averaging = "ema",
+        relative: bool = True,
         clipped: tuple[float, float] | None = None,
     ) -> MovingMoments:
         """Return the averages with one more measurement in them.
@@ -78,9 +83,13 @@ class MovingMoments:
             moments: what was measured.
             seen: the step in which it was measured.
             window: length of the averages in base batches, above 0. The past loses the part
-                (base batches since the last measurement, at most MOST) / window.
+                (base batches since the last measurement) / window of its weight, and at most MOST.
+                Windows below WINDOW are taken as they are, without that limit.
             averaging: "ema", exponential; or "mean-then-ema", the plain mean until the window is
                 full.
+            relative: whether the pair is divided by the level of the variance before it, so that
+                each step counts alike while gradient and noise shrink together, as they do in most
+                runs. If not, steps with a large gradient count more.
             clipped: (variance, sqnorm) to average in place of those of the moments.
         """
         if isinstance(moments, AveragedMoments):
@@ -91,15 +100,20 @@ class MovingMoments:
         temporal = moments.source == "temporal"
         anew = self.outdated or (self.temporal and not temporal)
         past = MovingMoments() if anew else self
+        level = (past.level or max(pair[0], 0.0)) if relative else 0.0
+        if level > 0.0:
+            pair = (pair[0] / level, pair[1] / level)
         now = seen.samples + seen.batch_size
         passed = (now - past.measured_at) / seen.base_batch_size
         average = past.average.add(
             pair,
-            forget=min(max(min(passed, MOST), 0.0) / window, 1.0),
+            forget=min(max(passed, 0.0) / window, MOST if window >= WINDOW else 1.0),
             weight=information(moments),
             plain=averaging == "mean-then-ema",
         )
-        return MovingMoments(average=average, measured_at=now, temporal=temporal)
+        if level > 0.0:
+            level = 0.5 * (level + max(moments.variance, 0.0))
+        return MovingMoments(average=average, measured_at=now, temporal=temporal, level=level)
 
     def noise_scale(self, *, dataset_size: int | None = None) -> Range | None:
         """Return the noise scale in samples with its interval; None while too little is known.

@@ -23,7 +23,7 @@ class Logged:
 
     The numbers are those of `SCALARS`: loss, lr, lr_multiplier, batch_size, base_steps, gain,
     noise_scale, skipped. One that a step lacks is left out, never NaN. The noise scale is that of
-    the exponential averages of (variance, sqnorm) over 1000 base batches, as `Averaged` takes
+    the exponential averages of (variance, sqnorm) over 100 base batches, as `Averaged` takes
     them. A resumed run goes on with all of them but these averages, which it begins anew unless it
     is given them: `moments`.
 

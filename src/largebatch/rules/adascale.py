@@ -17,7 +17,7 @@ from typing import Literal
 
 from largebatch.core.decision import Decision, join
 from largebatch.core.measurement import GradientMoments, Measurement
-from largebatch.core.moving_moments import WINDOW, Averaging, MovingMoments
+from largebatch.core.moving_moments import Averaging, MovingMoments
 from largebatch.core.rule import DefaultFacts
 from largebatch.rules.sizes import Statistic, check_statistic
 
@@ -66,9 +66,9 @@ class AdaScale(DefaultFacts):
 
     Args:
         window: length of the running averages in base batches. The averages lose the part
-            S / window of the past in each step of the scale S, and at most 100 / window. So the
-            gain does not depend on the parts in which the gradient is measured. The paper's value
-            is 1000, and its steps have S parts.
+            S / window of the past in each step of the scale S, so the gain does not depend on the
+            parts in which the gradient is measured. They lose a tenth of it at most, unless the
+            window is below 100. The paper's value is 1000, and its steps have S parts.
         exponent: power of the gain in the learning rate; the clock advances by the gain itself.
             0.5 with `statistic="preconditioned_moments"` is for Adam: it has no theory, neither
             here nor in the paper.
@@ -85,7 +85,7 @@ class AdaScale(DefaultFacts):
     Reference: Johnson et al., AdaScale SGD, 2020, arXiv 2007.05105.
     """
 
-    window: float = WINDOW
+    window: float = 1000.0
     exponent: float = 1.0
     statistic: Statistic = "moments"
     averaging: Averaging = "ema"
@@ -129,8 +129,14 @@ class AdaScale(DefaultFacts):
         if self.clip == "first":
             variance = max(moments.variance, ABSOLUTE_FLOOR * seen.base_batch_size)
             clipped = (variance, max(moments.sqnorm, 0.0))
+        # as in the paper, variance and squared norm are averaged as they are, not by their level
         return state.add(
-            moments, seen, window=self.window, averaging=self.averaging, clipped=clipped
+            moments,
+            seen,
+            window=self.window,
+            averaging=self.averaging,
+            relative=False,
+            clipped=clipped,
         )
 
     def _gain(self, state: MovingMoments, seen: Measurement) -> float:
