@@ -42,6 +42,7 @@ class Choice:
         follow: a name of FOLLOW.
         growth: most growth in one test.
         every: optimizer steps from one test to the next.
+        first: steps at the start that are all tested; None for as many as `every`.
     """
 
     denominator: Literal["plug-in", "unbiased"] = "unbiased"
@@ -49,22 +50,25 @@ class Choice:
     follow: str = "square root"
     growth: float = 2.0
     every: int = 10
+    first: int | None = None
 
     @property
     def name(self) -> str:
         """In the record."""
         test = f"{self.denominator} {self.eta:g}"
-        return f"{test}, {self.follow}, x{self.growth:g} every {self.every}"
+        first = "" if self.first is None else f", the first {self.first}"
+        return f"{test}, {self.follow}, x{self.growth:g} every {self.every}{first}"
 
     def make(self, cell: Cell) -> Make:
         statistic = cell.statistic
-        test = lb.Averaged(
-            lb.NormTest(eta=self.eta, denominator=self.denominator, statistic=statistic),
-            statistic=statistic,
-        )
+        test: lb.Rule = lb.NormTest(eta=self.eta, denominator=self.denominator, statistic=statistic)
+        if self.denominator == "plug-in":
+            test = lb.Averaged(test, statistic=statistic)
+        first = self.every if self.first is None else self.first
+        shrink = 1.0 if self.denominator == "plug-in" else 0.5
         rules = (
-            test if self.every == 1 else lb.Every(test, steps=self.every),
-            lb.LimitGrowth(factor=self.growth, shrink=1.0),
+            test if self.every == 1 else lb.Every(test, steps=self.every, first=first),
+            lb.LimitGrowth(factor=self.growth, shrink=shrink),
             *FOLLOW[self.follow],
         )
         return lambda lr, seed: cell.run(self.name, rules, lr=lr, seed=seed)
@@ -91,6 +95,7 @@ CHOICES: Mapping[Cell, tuple[Choice, ...]] = MappingProxyType(
               for eta in (1.4, 1.0, 0.7, 0.5) for follow in FOLLOW),
             *(Choice(growth=growth) for growth in (1.2, 4.0, 1e9)),
             *(Choice(every=every) for every in (1, 50)),
+            *(Choice(first=first) for first in (0, 4)),
         ),
         TEXT: (
             *(Choice(follow=follow) for follow in FOLLOW),
@@ -141,7 +146,8 @@ def tried(ledger: Ledger, cell: Cell) -> list[Tried]:
     for choice in CHOICES[cell]:
         test = f"{choice.denominator}, eta {choice.eta:g}"
         growth = "any" if choice.growth > 100 else f"x{choice.growth:g}"
-        name = (test, f"{growth} in {choice.every}", choice.follow)
+        first = "" if choice.first is None else f", first {choice.first or 'none'}"
+        name = (test, f"{growth} in {choice.every}{first}", choice.follow)
         makes.append((name, choice.make(cell)))
     runs = {
         (at, lr): [make(lr, seed) for seed in range(TUNING)]

@@ -7,7 +7,7 @@ with it. Defaults are chosen here, on digits and text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from experiments.adascale.setup import ADAM, scaled
 from experiments.adascale.table import difference
@@ -17,6 +17,7 @@ from experiments.lab.part import Part
 from experiments.lab.rules import Lagged
 from experiments.lab.run import Result, Run
 from experiments.lab.workloads import workload as load
+from torch import nn
 
 import largebatch as lb
 from largebatch import methods
@@ -37,6 +38,14 @@ CUT: dict[str, str] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ByExamples(Run):
+    """A run whose parts are the single examples of one backward per base batch."""
+
+    def meter(self, model: nn.Module) -> lb.Meter:
+        return lb.Meter(model, examples=lb.PerExample())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """A way to run AdaScale.
 
@@ -44,11 +53,13 @@ class Variant:
         rule: that decides.
         parts: small gradients a step; None for one a base batch.
         temporal: whether two steps are taken for two parts.
+        examples: whether single examples are the parts.
     """
 
     rule: lb.Rule
     parts: int | None = None
     temporal: bool = False
+    examples: bool = False
 
 
 def variants(workload: str, scale: int) -> dict[str, Variant]:
@@ -76,6 +87,8 @@ def variants(workload: str, scale: int) -> dict[str, Variant]:
     found = {name: Variant(rule=rule) for name, rule in rules.items()}
     counts = [parts for parts in (2, 4, 8, 16) if parts < scale]
     found |= {f"{parts} parts": Variant(rule=default, parts=parts) for parts in counts}
+    if workload == "digits":
+        found["single examples"] = Variant(rule=default, examples=True)
     found["temporal, 1 part"] = Variant(rule=default, temporal=True)
     return found
 
@@ -83,13 +96,16 @@ def variants(workload: str, scale: int) -> dict[str, Variant]:
 def run_of(workload: str, scale: int, seed: int, name: str, variant: Variant) -> Run:
     """A variant's run."""
     batch = scale * load(workload).base_batch_size
-    return replace(
+    run = replace(
         scaled(workload, scale, seed),
         method=name,
         rule=variant.rule,
         micro_batch=None if variant.parts is None else batch // variant.parts,
         temporal=variant.temporal,
     )
+    if not variant.examples:
+        return run
+    return ByExamples(**{field.name: getattr(run, field.name) for field in fields(run)})
 
 
 def find(ledger: Ledger) -> Findings:

@@ -41,12 +41,13 @@ class Capped(Watched):
     the noise scale is the one that the bound had."""
 
     def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
-        rule = lb.Averaged(lb.rules.ClampToNoiseScale())
+        rule = lb.rules.ClampToNoiseScale(statistic="preconditioned_moments")
         state, rows = rule.init(), []
         for seen, decision in record.steps:
             state, _ = rule.update(state, seen, decision)
-            if seen.moments is not None:
-                noise_scale = float(f"{state[1].noise_scale:.6g}")
+            known = state.noise_scale()
+            if seen.preconditioned_moments is not None and known is not None:
+                noise_scale = float(f"{known.value:.6g}")
                 rows.append((seen.samples, seen.batch_size, noise_scale))
         return Told(trace=tuple(rows))
 

@@ -18,6 +18,10 @@ class Probe(Run):
     """`largebatch probe` over the first half of the run, at its base rate; the budget is in base
     steps."""
 
+    @property
+    def changes(self) -> tuple[str, ...]:
+        return (*super(Probe, self).changes, "the forecast simulates the rule")
+
     def make(self) -> Result:
         torch.set_num_threads(1)
         began = time.perf_counter()

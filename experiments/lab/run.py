@@ -26,7 +26,7 @@ def _recorded_text(run: Run) -> str:
     text = repr(run)
     for today, recorded in RENAMED.items():
         text = text.replace(today, recorded)
-    return text
+    return text + "".join(f" [{change}]" for change in run.changes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,17 @@ class Run:
     def key(self) -> str:
         """Differs when anything of it does."""
         return hashlib.sha256(_recorded_text(self).encode()).hexdigest()[:16]
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What is decided or computed in another way than by version 0.1, for the same settings."""
+        changes = []
+        rule = repr(self.rule)
+        if "preconditioned_moments" in rule:
+            changes.append("the first steps of Adam, which divide nothing, are left out")
+        if "AdaScale(" in rule and (self.temporal or self.micro_batch is not None):
+            changes.append("the averages' window counts base batches, not parts")
+        return tuple(changes)
 
     @property
     def facts(self) -> dict[str, Any]:
