@@ -75,6 +75,18 @@ class Posterior:
         deviation = np.sqrt(np.einsum("gk,gk->g", rows, rows) + floor)
         return normal(float(((self.mean[-1] - self.mean[:-1]) / self.unit / deviation).max()))
 
+    def fallen(self, since: int, *, floor: float) -> float:
+        """P(f at the last point < f at the point `since`); 0.5 for a constant.
+
+        Args:
+            since: a point.
+            floor: as in `risen`.
+        """
+        if self.unit == 0.0:
+            return 0.5
+        mean, deviation = self.rise(since)
+        return normal(-mean / self.unit / math.hypot(deviation / self.unit, math.sqrt(floor)))
+
 
 def normal(z: float) -> float:
     """P(standard normal < z).
