@@ -12,6 +12,9 @@ from largebatch.core.rule import Chain, Rule, Wrapper, label_of, names_within, w
 PART = 0.25
 """Fraction of the budget after which a batch that has not grown is named."""
 
+FEWEST = 20
+"""Optimizer steps before which that says nothing."""
+
 
 def chooses_by_measuring(rule: Rule) -> bool:
     """Return whether a measured statistic decides about the batch, from the first step on.
@@ -86,8 +89,9 @@ def _measured(rule: Rule) -> bool:
 
 
 def _is_due(decider: Decider) -> bool:
-    """Return whether a quarter of the budget is used; False without a budget."""
-    if decider.budget is None:
+    """Return whether a quarter of the budget is used, in FEWEST steps or more; False without a
+    budget."""
+    if decider.budget is None or decider.step < FEWEST:
         return False
     used = decider.budget.used(
         step=decider.step, samples=decider.samples, base_steps=decider.base_steps

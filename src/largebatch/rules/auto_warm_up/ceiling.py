@@ -6,15 +6,16 @@ import numpy as np
 
 from largebatch.rules.auto_warm_up.gaussian_process import Posterior
 
-END = 0.8
-"""From this part of the curve on a minimum is at its end: one length scale before now."""
+SINCE, END = 0.6, 0.8
+"""Two length scales before now, and one: from END on a minimum is at the end of the curve, and the
+loss has to have fallen since SINCE."""
 
 
 def falls(curve: Posterior, *, confidence: float, floor: float) -> bool:
     """Whether a loss falls to the end of its curve.
 
     Its minimum is at the end, no point before is below the last one with the given probability, and
-    with that probability the point at END is above it. A constant loss and one of noise alone do
+    with that probability the point at SINCE is above it. A constant loss and one of noise alone do
     not fall.
 
     >>> from largebatch.rules.auto_warm_up.gaussian_process import posterior_of
@@ -28,9 +29,9 @@ def falls(curve: Posterior, *, confidence: float, floor: float) -> bool:
         confidence: in [0.5, 1).
         floor: as in `Posterior.risen`.
     """
-    since = int(np.searchsorted(curve.x, END))
-    if curve.lowest < since or curve.risen(floor=floor) > confidence:
+    if curve.x[curve.lowest] < END or curve.risen(floor=floor) > confidence:
         return False
+    since = int(np.searchsorted(curve.x, SINCE))
     return curve.fallen(since, floor=floor) > confidence
 
 

@@ -84,8 +84,9 @@ class Posterior:
         """
         if self.unit == 0.0:
             return 0.5
-        mean, deviation = self.rise(since)
-        return normal(-mean / self.unit / math.hypot(deviation / self.unit, math.sqrt(floor)))
+        row = (self.spread[-1] - self.spread[since]) / self.unit
+        deviation = math.sqrt(float(row @ row) + floor)
+        return normal(float(self.mean[since] - self.mean[-1]) / self.unit / deviation)
 
 
 def normal(z: float) -> float:
