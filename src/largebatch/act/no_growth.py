@@ -60,8 +60,8 @@ class NoGrowth:
             seen, decision: of the step.
             after: the decider after it.
         """
-        if after.batch_size > self._first:
-            self.settled = True
+        self.settled = self.settled or after.batch_size > self._first
+        if self.settled:
             return ""
         if decision.reason and any(getattr(seen, name) is not None for name in STATISTICS):
             self._reason = decision.reason

@@ -40,9 +40,7 @@ class Notices:
         """
         if decision.notice and self._leader:
             warnings.warn(decision.notice, RuntimeWarning, stacklevel=2)
-        if self._growth is not None:
+        if self._growth is not None and not self._growth.settled:
             text = self._growth.check(seen, decision, after=after)
-            if self._growth.settled:
-                self._growth = None
             if text:
                 warnings.warn(text, RuntimeWarning, stacklevel=2)
