@@ -85,7 +85,13 @@ class Searching(Run):
             notes={
                 "ended": round(ended, 6),
                 "rate": float(f"{search.rate:.6g}"),
-                "forced": float(any("nothing ended" in d.reason for _, d in record.steps)),
+                "forced": float(
+                    any(
+                        words in decision.reason
+                        for _, decision in record.steps
+                        for words in ("nothing ended", "the ceiling high")
+                    )
+                ),
             },
             trace=tuple((float(f"{loss:.5g}"), float(f"{lr:.5g}")) for loss, lr in rows)
             if self.traced

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import largebatch as lb
 from largebatch.record import MemoryRecord
-from largebatch.rules.auto_warm_up.rule import WarmUpState, warm_up_rate
+from largebatch.rules.auto_warm_up.rule import BACKOFF, WarmUpState, warm_up_rate
 from round_trips import through_a_file
 from small_runs import adamw, data, loss_of, small_model, weights
 
@@ -243,7 +243,7 @@ def test_a_constant_loss_takes_the_whole_warm_up_and_decays_from_a_part_of_the_f
         run.control.step()
     assert switch(run.reasons) == 80
     assert "nothing ended it" in run.reasons[80]
-    assert run.rates[80] == pytest.approx(RULE.backoff * LOW)
+    assert run.rates[80] == pytest.approx(BACKOFF * LOW)
 
 
 def test_auto_warm_up_attached_without_a_loss_is_refused_with_a_line_to_paste() -> None:
@@ -348,7 +348,7 @@ def test_three_infinite_losses_end_the_warm_up_and_decay_starts_at_a_safe_rate(d
         reasons, rates = attached.reasons, attached.rates
     assert switch(reasons) == 43
     assert "3 losses were not finite" in reasons[43]
-    assert rates[40] <= 0.5 * RULE.backoff * rates[39]
+    assert rates[40] <= 0.5 * BACKOFF * rates[39]
     assert (control.skipped, control.optimizer_steps) == (3, STEPS)
     assert control.finished
 

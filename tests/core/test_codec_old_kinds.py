@@ -44,7 +44,12 @@ def square(*, side: float) -> Box:
     return Box(width=side, height=side)
 
 
-KINDS: dict[str, Any] = {"Box": Box, "Pile": Pile, "Oblong": Box, "Square": square}
+def cube(*, side: float, depth: float = 9.0) -> Box:
+    """Return what had no depth at first."""
+    return Box(width=side, height=side, depth=depth)
+
+
+KINDS: dict[str, Any] = {"Box": Box, "Pile": Pile, "Oblong": Box, "Square": square, "Cube": cube}
 SQUARE = {"kind": "Square", "side": 2.0}
 BOX = {"kind": "Box", "width": 2.0, "height": 2.0, "depth": 1.0}
 
@@ -54,6 +59,15 @@ def test_an_old_kind_is_made_of_its_old_fields() -> None:
     assert decode(Shape, {**BOX, "kind": "Oblong"}, kinds=KINDS) == Box(width=2.0, height=2.0)
     pile = decode(Shape, {"kind": "Pile", "shapes": [SQUARE, BOX]}, kinds=KINDS)
     assert pile == Pile(shapes=(Box(width=2.0, height=2.0),) * 2)
+
+
+def test_a_field_of_an_old_kind_that_has_a_default_may_be_absent() -> None:
+    old = {"kind": "Cube", "side": 2.0}
+    assert decode(Shape, old, kinds=KINDS) == Box(width=2.0, height=2.0, depth=9.0)
+    assert decode(Shape, {**old, "depth": 3.0}, kinds=KINDS) == Box(width=2, height=2, depth=3.0)
+    assert renewed(old, kinds=KINDS) == {**BOX, "depth": 9.0}
+    with pytest.raises(RecordError, match="missing fields"):
+        decode(Shape, {"kind": "Cube", "depth": 3.0}, kinds=KINDS)
 
 
 def test_a_value_read_from_an_old_kind_is_written_as_the_current_kind() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from largebatch.core.codec import decode, encode
 from largebatch.core.decision import Decision, join
 from largebatch.core.measurement import STATISTICS
 
@@ -18,6 +19,7 @@ DECISIONS = st.builds(
     lr_multiplier=st.floats(0, 1e6),
     measure_next=st.frozensets(st.sampled_from(["moments", "inner_product_variance"])),
     reason=st.sampled_from(["", "gain 3"]),
+    notice=st.sampled_from(["", "The rate is too low."]),
 )
 WHY = st.sampled_from(["", "capped"])
 
@@ -50,6 +52,20 @@ def test_measuring_sets_the_wanted_statistics_alone(
     decision: Decision, names: frozenset[str]
 ) -> None:
     assert decision.measuring(names) == replace(decision, measure_next=names)
+
+
+@given(decision=DECISIONS, notice=st.sampled_from(["", "Look at the data."]))
+def test_a_notice_is_added_to_those_before_it_alone(decision: Decision, notice: str) -> None:
+    said = " ".join([text for text in (decision.notice, notice) if text])
+    assert decision.noticed(notice) == replace(decision, notice=said)
+
+
+def test_a_decision_of_an_earlier_version_has_no_notice() -> None:
+    decision = Decision(next_batch_size=8, base_steps=1.0, notice="Look at the data.")
+    plain = encode(decision)
+    assert decode(Decision, plain) == decision
+    del plain["notice"]
+    assert decode(Decision, plain) == replace(decision, notice="")
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from largebatch.core.codec import decode, encode, renewed
 from largebatch.core.decider import Decider
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import Budget, GradientMoments, Reading
-from largebatch.core.rule import chain
+from largebatch.core.rule import Rule, chain
 from largebatch.rules import (
     AdaScale,
     AutoWarmUp,
@@ -33,6 +34,7 @@ from largebatch.rules import (
     WarmUp,
 )
 from largebatch.rules.auto_warm_up.rule import WarmUpState, warm_up_rate
+from largebatch.rules.kinds import KINDS, KINDS_TO_RESUME
 
 ALL = json.loads((Path(__file__).parents[1] / "cases" / "autowu.json").read_text())
 CASES = ALL["cases"] + ALL["extra_runs"]
@@ -68,13 +70,14 @@ class Driven:
 
     Args:
         rates: of each step; those of steps that were lost are NaN.
-        reasons: of each step.
+        reasons, notices: of each step.
         switch: the step, counted from 1, in which the warm-up ended.
         decays_from: the rate after it.
     """
 
     rates: list[float]
     reasons: list[str]
+    notices: list[str]
     switch: int | None
     decays_from: float | None
 
@@ -95,16 +98,19 @@ def drive(
         dataset_size=epoch * BATCH,
         budget=budget,
     )
-    rates, reasons, switch, decays_from = [], [], None, None
+    rates, reasons, notices, switch, decays_from = [], [], [], None, None
     for step, loss in enumerate(losses, 1):
         reading = Reading(samples=BATCH, finite=math.isfinite(loss), loss=float(loss))
         decider, decision = decider.decide(decider.see(reading, base_lr=base_lr))
         rates.append(decision.lr_multiplier * base_lr if reading.finite else math.nan)
         reasons.append(decision.reason)
+        notices.append(decision.notice)
         search = decider.state[0][0]
         if switch is None and search.ended is not None:
             switch, decays_from = step, search.rate
-    return Driven(rates=rates, reasons=reasons, switch=switch, decays_from=decays_from)
+    return Driven(
+        rates=rates, reasons=reasons, notices=notices, switch=switch, decays_from=decays_from
+    )
 
 
 def rule_of(case: dict[str, Any], **changes: Any) -> AutoWarmUp:
@@ -270,12 +276,148 @@ def test_a_plateau_does_not_end_the_warm_up_and_the_decay_starts_at_most_at_the_
         assert found.decays_from <= found.rates[499]
 
 
-def test_a_loss_that_falls_to_the_end_decays_from_a_part_of_the_last_rate() -> None:
-    losses = [2.3 - i / STEPS for i in range(STEPS)]
-    found = drive(AutoWarmUp(), losses, budget=BUDGET)
+def trained(
+    *, best: float, high: float = 1.0, noise: float = 0.1, seed: int = 0, steps: int = STEPS
+) -> list[float]:
+    """A loss that falls with the sum of the rates so far, and rises with the decades above `best`;
+    the rates are those of a warm-up to `high`."""
+    lr = np.minimum(1e-5 * (high / 1e-5) ** (np.arange(steps) / (0.5 * steps)), high)
+    z = np.random.default_rng(seed).standard_normal(steps)
+    fall = 2.3 / np.sqrt(1.0 + 200.0 * np.cumsum(lr) / steps)
+    return list(0.1 + fall + np.maximum(2.0 * np.log(lr / best), 0.0) + noise * z)
+
+
+CEILING = "the ceiling high=1 was met while the loss still fell"
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_loss_that_falls_to_the_ceiling_decays_from_the_last_rate_and_says_so(
+    noise: float, seed: int
+) -> None:
+    """The best rate is 3.2, and the warm-up ends at 1: a quarter of that would be worse still."""
+    found = drive(AutoWarmUp(), trained(best=3.2, noise=noise, seed=seed), budget=BUDGET)
     assert found.switch == 501
-    assert found.decays_from == pytest.approx(0.25 * found.rates[499])
-    assert "nothing ended it" in found.reasons[500]
+    assert found.decays_from == pytest.approx(found.rates[499])
+    assert found.reasons[500].endswith(CEILING)
+    assert found.notices[500].startswith("AutoWarmUp reached its highest learning rate, high=1, ")
+    assert found.notices[500].endswith("start a new run with lb.AutoWarmUp(high=10).")
+    assert [bool(notice) for notice in found.notices] == [i == 500 for i in range(STEPS)]
+    assert found.rates[700] == pytest.approx(
+        found.decays_from * 0.5 * (1.0 + math.cos(math.pi * 200 / 500))
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_ceiling_that_the_notice_names_finds_the_best_rate(seed: int) -> None:
+    losses = trained(best=3.2, high=10.0, seed=seed)
+    found = drive(AutoWarmUp(high=10.0, backoff=1.0), losses, budget=BUDGET)
+    assert found.switch < 501
+    assert 3.2 / 2.5 < found.decays_from < 2.5 * 3.2
+    assert not any(found.notices)
+
+
+@pytest.mark.parametrize("best", [0.003, 0.03, 0.3])
+def test_a_minimum_inside_of_the_curve_ends_the_warm_up_without_a_notice(best: float) -> None:
+    found = drive(AutoWarmUp(), trained(best=best), budget=BUDGET)
+    assert found.switch < 501
+    assert found.decays_from < best
+    assert not any(found.notices)
+
+
+def test_a_part_of_the_last_rate_decays_from_a_ceiling_if_asked_for() -> None:
+    losses = [2.3 - i / STEPS for i in range(STEPS)]
+    last = drive(AutoWarmUp(), losses, budget=BUDGET).rates[499]
+    half = drive(AutoWarmUp(backoff_at_high=0.5), losses, budget=BUDGET)
+    assert half.decays_from == pytest.approx(0.5 * last)
+    assert half.reasons[500].endswith(CEILING)
+    as_before = drive(AutoWarmUp(backoff_at_high=None), losses, budget=BUDGET)
+    assert as_before.decays_from == pytest.approx(0.25 * last)
+    assert as_before.reasons[500].endswith("nothing ended it")
+    assert not any(as_before.notices)
+
+
+def test_noise_around_a_plateau_is_no_fall() -> None:
+    for seed in range(60):
+        losses = 2.3 + 0.5 * np.random.default_rng(seed).standard_normal(502)
+        found = drive(AutoWarmUp(), list(losses), budget=BUDGET)
+        assert "nothing ended it" in found.reasons[500]
+        assert not any(found.notices)
+
+
+def test_a_ceiling_is_told_where_rules_follow_the_warm_up() -> None:
+    rule = AutoWarmUp(after=AdaScale())
+    found = drive(rule, trained(best=3.2), budget=BUDGET)
+    assert CEILING in found.reasons[500]
+    assert [i for i, notice in enumerate(found.notices) if notice] == [500]
+
+
+def test_the_paper_mode_decays_from_the_last_rate_and_tells_nothing() -> None:
+    found = drive(AutoWarmUp(paper=True), trained(best=3.2), budget=BUDGET)
+    assert found.decays_from == pytest.approx(found.rates[499])
+    assert found.reasons[500].endswith("nothing ended it")
+    assert not any(found.notices)
+
+
+@pytest.mark.parametrize(("paper", "part"), [(True, 1.0), (False, 0.25)])
+def test_a_backoff_is_honoured_in_both_modes(paper: bool, part: float) -> None:
+    def decays_from(backoff: float | None) -> float:
+        rule = AutoWarmUp(paper=paper, backoff=backoff)
+        found = drive(rule, valley(at=0.4), budget=BUDGET)
+        assert found.switch < 501
+        return found.decays_from
+
+    whole = decays_from(1.0)
+    assert decays_from(0.5) == pytest.approx(0.5 * whole)
+    assert decays_from(0.25) == pytest.approx(0.25 * whole)
+    assert decays_from(None) == pytest.approx(part * whole)
+
+
+OF_0_1 = {name: value for name, value in encode(AutoWarmUp(), kind=True).items()
+          if name != "backoff_at_high"}  # fmt: skip
+
+
+@pytest.mark.parametrize("paper", [True, False])
+@pytest.mark.parametrize("backoff", [0.25, 0.5])
+def test_the_fields_of_version_0_1_decide_as_they_did(paper: bool, backoff: float) -> None:
+    """It ignored `backoff` if `paper` was given, and divided by it at the ceiling otherwise."""
+    plain = {**OF_0_1, "paper": paper, "backoff": backoff}
+    rule = decode(Rule, plain, kinds=KINDS)
+    part = 1.0 if paper else backoff
+    whole = drive(AutoWarmUp(paper=paper, backoff=1.0), valley(at=0.4), budget=BUDGET)
+    inside = drive(rule, valley(at=0.4), budget=BUDGET)
+    assert inside.decays_from == pytest.approx(part * whole.decays_from)
+    ceiling = drive(rule, trained(best=3.2), budget=BUDGET)
+    assert ceiling.decays_from == pytest.approx(part * ceiling.rates[499])
+    assert not any(ceiling.notices)
+    assert decode(Rule, encode(rule, kind=True), kinds=KINDS) == rule
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        AutoWarmUp(), AutoWarmUp(paper=True), AutoWarmUp(paper=True, backoff=0.25),
+        AutoWarmUp(backoff=0.25), AutoWarmUp(backoff_at_high=None), AutoWarmUp(backoff_at_high=0.5),
+    ],
+)  # fmt: skip
+def test_the_fields_of_today_are_read_as_they_are(rule: AutoWarmUp) -> None:
+    assert decode(Rule, encode(rule, kind=True), kinds=KINDS) == rule
+
+
+@pytest.mark.parametrize("rule", [AutoWarmUp(), AutoWarmUp(paper=True), AutoWarmUp(backoff=0.5)])
+def test_a_run_of_version_0_1_is_resumed_by_todays_rule(rule: AutoWarmUp) -> None:
+    backoff = 0.25 if rule.backoff is None else rule.backoff
+    plain = {**OF_0_1, "paper": rule.paper, "backoff": backoff}
+    assert renewed(plain, kinds=KINDS_TO_RESUME) == encode(rule, kind=True)
+    today = encode(rule, kind=True)
+    assert renewed(today, kinds=KINDS_TO_RESUME) == today
+
+
+def test_a_constant_loss_decays_from_the_lowest_rate() -> None:
+    found = drive(AutoWarmUp(backoff=1.0), [2.3] * STEPS, budget=BUDGET)
+    assert found.switch == 501
+    assert found.decays_from == pytest.approx(1e-5)
+    assert not any(found.notices)
 
 
 def test_a_forced_end_goes_back_to_a_minimum_that_was_passed() -> None:
@@ -287,12 +429,6 @@ def test_a_forced_end_goes_back_to_a_minimum_that_was_passed() -> None:
     assert ours.switch == theirs.switch == 501
     assert ours.decays_from < theirs.decays_from
     assert ours.decays_from == pytest.approx(warm_up_rate(x=0.96, low=1e-5, high=1.0), rel=0.3)
-
-
-def test_a_constant_loss_decays_from_the_lowest_rate() -> None:
-    found = drive(AutoWarmUp(backoff=1.0), [2.3] * STEPS, budget=BUDGET)
-    assert found.switch == 501
-    assert found.decays_from == pytest.approx(1e-5)
 
 
 @pytest.mark.parametrize("factor", [1.3, 2.0, 3.0, 10.0])
@@ -391,7 +527,8 @@ def test_the_optimizers_rate_does_not_matter() -> None:
         {"low": 0.0}, {"low": 1.0, "high": 0.1}, {"low": 1.0, "high": 1.0}, {"high": math.inf},
         {"low": math.nan}, {"fraction": 0.0}, {"fraction": 1.0}, {"cooldown": 0.0},
         {"cooldown": 1.5}, {"confidence": 0.3}, {"confidence": 1.0}, {"patience": 0},
-        {"backoff": 0.0}, {"backoff": 1.5},
+        {"backoff": 0.0}, {"backoff": 1.5}, {"paper": True, "backoff": 0.0},
+        {"backoff_at_high": 0.0}, {"backoff_at_high": 1.5},
     ],
 )  # fmt: skip
 def test_settings_outside_their_bounds_are_refused(wrong: dict[str, Any]) -> None:

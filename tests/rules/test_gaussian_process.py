@@ -132,6 +132,9 @@ def test_the_probability_is_that_of_drawn_curves() -> None:
     drawn = curve.mean + generator.standard_normal((20_000, curve.spread.shape[1])) @ curve.spread.T
     shares = (drawn[:, :-1] < drawn[:, -1:]).mean(0)
     assert curve.risen(floor=0.0) == pytest.approx(shares.max(), abs=0.01)
+    for at in (0, curve.lowest, 100):
+        share = (drawn[:, -1] < drawn[:, at]).mean()
+        assert curve.fallen(at, floor=0.0) == pytest.approx(share, abs=0.01)
     mean, deviation = curve.rise(curve.lowest)
     rises = drawn[:, -1] - drawn[:, curve.lowest]
     assert (mean, deviation) == pytest.approx((rises.mean(), rises.std()), rel=0.05)
@@ -144,7 +147,7 @@ def test_a_constant_loss_gives_a_probability_of_one_half_for_a_rise(
 ) -> None:
     x = (np.arange(count) + 0.5) / count
     curve = posterior_of(x, np.full(count, value), np.ones(count))
-    assert curve.risen(floor=1e-4) == 0.5
+    assert curve.risen(floor=1e-4) == curve.fallen(0, floor=1e-4) == 0.5
     assert curve.lowest == 0
     assert curve.rise(0) == (0.0, 0.0)
 
@@ -158,6 +161,7 @@ def test_any_finite_numbers_give_a_curve(ys: list[float]) -> None:
     assert np.isfinite(curve.mean).all()
     assert np.isfinite(curve.spread).all()
     assert 0.0 <= curve.risen(floor=1e-4) <= 1.0
+    assert 0.0 <= curve.fallen(0, floor=1e-4) <= 1.0
 
 
 def test_the_normal_distribution_has_its_table() -> None:

@@ -69,6 +69,23 @@ def test_the_papers_schedules_have_their_batches_and_rates(name: str, rule: Any)
     check_rows(rule, CASES[name])
 
 
+@pytest.mark.parametrize("samples", [N, 2048])
+def test_the_authors_program_is_eight_stages_of_25_epochs(samples: int) -> None:
+    """As docs/rules.md has it: batches 16 to 2048 and rates 1.4^0 to 1.4^7, at the epochs 25 to 175
+    of 200."""
+    rule, budget = methods.growth(delta=2, gamma=1.4, lengths=(25,) * 8), 200 * samples
+    begins = [25 * m * samples for m in range(8)]
+    found = walk(rule, begins, first=16, budget=Budget(samples=budget))
+    assert [size for _, size, _ in found] == [16 * 2**m for m in range(8)]
+    assert [early for early, *_ in found] == [16, *(16 * 2**m for m in range(7))]
+    assert [factor for *_, factor in found] == pytest.approx([1.4**m for m in range(8)], rel=1e-12)
+    if samples == 2048:
+        whole = changes(run(rule, budget=Budget(samples=budget), batch_size=16))
+        assert [(start, size) for start, size, _ in whole] == [
+            (begin, 16 * 2**m) for m, begin in enumerate(begins)
+        ]
+
+
 def warm_up_table() -> Growth:
     """Nine rises of the rate in the first stage of the batch, as the authors' staircase."""
     rises = tuple([2.0 ** (k / 9) for k in range(10)])

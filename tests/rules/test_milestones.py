@@ -50,6 +50,17 @@ def test_every_milestone_counts_once_however_many_lie_in_one_step(
         assert record[-1][1].next_batch_size == expected
 
 
+@pytest.mark.parametrize("first", [10, 50, 100, 1000])
+@pytest.mark.parametrize("tenths", [11, 12, 13, 17, 22])
+def test_a_factor_of_tenths_gives_the_whole_number_that_it_means(first: int, tenths: int) -> None:
+    """1.1 x 100 is 110.00000000000001 in floats."""
+    rule, budget = Milestones(at=(0.5,), factor=tenths / 10), Budget(steps=4)
+    decider = Decider.start(rule, base_batch_size=first, batch_size=first, budget=budget)
+    for _ in range(2):
+        decider, _ = decider.decide(decider.see(Reading(samples=first), base_lr=0.1))
+    assert decider.batch_size == -(-tenths * first // 10)
+
+
 def test_a_milestone_in_a_step_that_was_lost_is_made_up_for() -> None:
     sizes = [seen.batch_size for seen, _ in run(
         Milestones(at=(0.5,)), budget=Budget(samples=64), lost=(3, 4))]  # fmt: skip

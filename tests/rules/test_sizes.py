@@ -38,7 +38,24 @@ def test_a_whole_batch_is_enough_and_no_more_than_one_sample_too_much(
     assert batch >= least
     if batch > least:
         assert batch <= most
-        assert required <= batch < required + 1 or batch == most
+        # 1e-12 of the required batch may be missing, which is what floats round by
+        assert required * (1.0 - 1e-12) <= batch < required + 1 or batch == most
+
+
+@given(size=st.integers(2, 10**6), tenths=st.integers(11, 99))
+def test_a_whole_number_that_floats_miss_is_met(size: int, tenths: int) -> None:
+    """The naive twin is a product of whole numbers."""
+    assert whole_batch(tenths / 10 * size) == -(-tenths * size // 10)
+
+
+@pytest.mark.parametrize("required", [110.0 + 1e-9, 110.001, 110.9999])
+def test_a_fraction_that_is_no_rounding_asks_for_the_next_sample(required: float) -> None:
+    assert whole_batch(required) == 111
+
+
+@pytest.mark.parametrize("required", [float(LARGEST), 1e13, math.inf])
+def test_a_batch_without_bound_is_the_largest(required: float) -> None:
+    assert whole_batch(required) == LARGEST
 
 
 @pytest.mark.parametrize(

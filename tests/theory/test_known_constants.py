@@ -125,13 +125,16 @@ def test_the_steps_are_those_of_the_case(key: str) -> None:
 
 
 @given(eps=st.floats(1e-4, 10), relative=st.floats(0, 1e3), floor=st.floats(1e-3, 1e3))
-def test_at_the_critical_batch_steps_are_twice_the_fewest(
+def test_at_the_critical_batch_steps_are_twice_the_fewest_and_4_thirds_of_those_at_twice_it(
     eps: float, relative: float, floor: float
 ) -> None:
     model = {"relative_variance": relative, "variance_floor": floor, "target_sqnorm": eps}
     critical = th.noise_model_critical_batch_size(**model)
     steps = th.noise_model_steps(batch_size=critical, **model, **LOSS)
     assert steps == pytest.approx(2 * STICH["L"] * STICH["F0"] / eps, rel=1e-9)
+    for factor, ratio in ((2.0, 4 / 3), (4.0, 8 / 5), (1e12, 2.0)):
+        fewer = th.noise_model_steps(batch_size=factor * critical, **model, **LOSS)
+        assert steps / fewer == pytest.approx(ratio, rel=1e-9)
 
 
 def test_the_rate_grows_with_the_batch_up_to_the_relative_variance() -> None:

@@ -266,6 +266,8 @@ class Attached(Control):
                 self._write()
             finally:
                 self._open()
+            if self._seen is not None and self.decision is not None:
+                self._notices.tell(self._seen, self.decision, after=self.decider)
 
     def close(self) -> None:
         """Takes every hook off model and optimizer, restores the learning rate and closes the

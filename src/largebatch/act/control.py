@@ -15,6 +15,7 @@ from largebatch.act.claim import Claim, refuse_second
 from largebatch.act.joint_optimizers import members_of
 from largebatch.act.learning_rate import LrActuator, tick
 from largebatch.act.moved_parameters import MovedParameters
+from largebatch.act.notices import Notices
 from largebatch.act.prepared import bare_scheduler
 from largebatch.act.scaling import LossScale
 from largebatch.act.ticks import Ticks
@@ -83,6 +84,7 @@ class Control:
         self._first_tick = decider.base_steps
         self._ticked: WeakKeyDictionary[LRScheduler, float] = WeakKeyDictionary()
         self._ticks = Ticks(start=decider.base_steps)
+        self._notices = Notices(decider, leader=meter.leader)
 
     @property
     def scaler(self) -> GradScaler | None:
@@ -234,9 +236,10 @@ class Control:
 
     def _read_state(self, plain: Mapping[str, Any], *, decider: Decider) -> Resumed:
         """Check a saved state against a decider of this run and return where it resumes."""
-        from largebatch.rules.kinds import KINDS  # every rule: only a run that resumes needs them
+        # every rule: only a run that resumes needs them
+        from largebatch.rules.kinds import KINDS_TO_RESUME
 
-        return resume(decider, plain, kinds=KINDS)
+        return resume(decider, plain, kinds=KINDS_TO_RESUME)
 
     def _resume(self, resumed: Resumed) -> None:
         self._before = self.decider = resumed.decider
@@ -245,6 +248,7 @@ class Control:
         self._first_tick = resumed.decider.base_steps
         self._ticked.clear()
         self._ticks = Ticks(start=resumed.decider.base_steps)
+        self._notices.resume(resumed.decider)
 
     def _check_finite(self, seen: Measurement) -> None:
         self._lost_in_a_row = 0 if seen.finite else self._lost_in_a_row + 1

@@ -311,6 +311,7 @@ class Controller(Control):
         self._clip_norm = clip_norm
         self._commit(after, seen, decision)
         self._check_finite(seen)
+        self._notices.tell(seen, decision, after=after)
         return decision
 
     def check(self, loss: Any = None, *, seconds: float = 3.0) -> Any:

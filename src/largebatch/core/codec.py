@@ -13,6 +13,7 @@ its fields that returns today's value, so that old files are read for ever.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import types
 import typing
 import zlib
@@ -24,7 +25,8 @@ from typing import Any, Literal, Union
 from largebatch.core.errors import RecordError
 
 Maker = Callable[..., Any]
-"""A dataclass; or a function that takes the fields of an earlier version's class by keyword."""
+"""A dataclass; or a function that takes the fields of an earlier version's class by keyword. One
+with a default may be absent."""
 
 Kinds = Mapping[str, Maker]
 """Class name -> what makes a value of its fields."""
@@ -279,7 +281,8 @@ def _fields(cls: Maker) -> dict[str, Any]:
 
 @cache
 def _later(cls: Maker) -> frozenset[str]:
-    """The fields that values of an earlier version lack."""
+    """The fields that values of an earlier version lack; of a function, those with a default."""
     if not dataclasses.is_dataclass(cls):
-        return frozenset()
+        given = inspect.signature(cls).parameters.values()
+        return frozenset([one.name for one in given if one.default is not one.empty])
     return frozenset([f.name for f in dataclasses.fields(cls) if f.metadata.get("later", False)])

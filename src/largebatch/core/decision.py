@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+
+from largebatch.core.codec import LATER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,8 @@ class Decision:
         base_steps: how many steps of the base batch this step is worth; 0 or more.
         measure_next: names of the statistics wanted in the next step.
         reason: why, in a user's words.
+        notice: what a rule asks the user to know or to do, in whole sentences. It is said once, so
+            a rule gives it in one step of a run; the first rank warns of it.
     """
 
     next_batch_size: int
@@ -29,6 +33,7 @@ class Decision:
     lr_multiplier: float = 1.0
     measure_next: frozenset[str] = frozenset()
     reason: str = ""
+    notice: str = field(default="", metadata=LATER)
 
     def scaled(self, factor: float, *, because: str = "") -> Decision:
         """This decision with the learning rate times `factor`."""
@@ -44,6 +49,7 @@ class Decision:
             lr_multiplier=lr_multiplier,
             measure_next=self.measure_next,
             reason=join(self.reason, because),
+            notice=self.notice,
         )
 
     def resized(self, batch_size: int, *, because: str = "") -> Decision:
@@ -54,6 +60,7 @@ class Decision:
             lr_multiplier=self.lr_multiplier,
             measure_next=self.measure_next,
             reason=join(self.reason, because),
+            notice=self.notice,
         )
 
     def measuring(self, names: frozenset[str]) -> Decision:
@@ -64,7 +71,14 @@ class Decision:
             lr_multiplier=self.lr_multiplier,
             measure_next=names,
             reason=self.reason,
+            notice=self.notice,
         )
+
+    def noticed(self, notice: str) -> Decision:
+        """This decision with something more that the user is to know; "" adds nothing."""
+        if not notice:
+            return self
+        return replace(self, notice=f"{self.notice} {notice}".lstrip())
 
 
 def join(reason: str, more: str) -> str:

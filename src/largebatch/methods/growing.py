@@ -40,8 +40,8 @@ def growth(
     With gamma = sqrt(delta), as where none is given, the rate follows the batch in hand as its
     root, whatever bounds it. Each stage takes (delta / gamma)^2 times the samples of the one before
     it, where the bound falls fastest with the samples; with that gamma all take the same number of
-    steps. Constant batches: `lb.Schedule`. The authors' settings: delta=2, gamma=1.4,
-    lengths=(1,) * 10.
+    steps. Constant batches: `lb.Schedule`. The authors' program goes from a batch of 16 to 2048 in
+    eight stages of 25 epochs: delta=2, gamma=1.4, lengths=(25,) * 8.
 
     Umeda, Iiduka, 2024, arXiv 2409.08770; 2025, arXiv 2508.05297. The lengths are derived here.
 

@@ -82,9 +82,7 @@ class AnyTimeGrowth(DefaultFacts):
     ) -> tuple[RateSum, Decision]:
         lr = seen.base_lr * proposed.lr_multiplier
         after = RateSum(total=state.total + lr)
-        required = any_time_batch(coefficient=self.coefficient, lr=lr, lr_sum=after.total + lr) * (
-            1.0 - 1e-12
-        )  # a sum of rates is a whole number that floats miss
+        required = any_time_batch(coefficient=self.coefficient, lr=lr, lr_sum=after.total + lr)
         size = whole_batch(required, ranks=seen.ranks, dataset_size=seen.dataset_size, least=1)
         why = f"batch {size}" if size != seen.batch_size else ""
         return after, proposed.resized(size, because=why)

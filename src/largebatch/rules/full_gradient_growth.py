@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
 from largebatch.core.rule import DefaultFacts
+from largebatch.rules.covering_stages import covering_stages
 from largebatch.rules.sizes import asking
-from largebatch.rules.stages import Stages, growing_stages
+from largebatch.rules.stages import Stages
 
 
 def threshold(*, eps0: float, first: float, batch: float, rate: float = 1.0) -> float:
@@ -62,7 +63,7 @@ class FullGradientGrowth(DefaultFacts):
     Args:
         eps0: threshold of the first stage, above 0, in units of the gradient: as small as its norm
             gets at the first batch. Below what that batch's noise leaves, no stage ever ends.
-        stages: the table.
+        stages: the table; `covering_stages` ends at no batch that a data set has.
         max: largest batch in samples; None for the data set.
         check: optimizer steps from one check to the next, at least 1. The check is in the last of
             them, before its update; the run's first step has none. For `Every` around it: 1.
@@ -78,7 +79,7 @@ class FullGradientGrowth(DefaultFacts):
     """
 
     eps0: float = 0.5
-    stages: Stages = field(default_factory=lambda: growing_stages(21, delta=2.0, gamma=1.4))
+    stages: Stages = field(default_factory=lambda: covering_stages(delta=2.0, gamma=1.4))
     max: int | None = None
     check: int = 1000
     consistent: bool = False

@@ -8,7 +8,7 @@ from importlib import import_module
 from largebatch.core.codec import Maker
 from largebatch.core.rule import Chain
 from largebatch.rules import NAMES
-from largebatch.rules.old_kinds import OLD_KINDS
+from largebatch.rules.old_kinds import OLD_KINDS, RESUMED_KINDS
 
 _CLASSES: Mapping[str, type] = {
     name: getattr(import_module(module), name) for name, module in NAMES.items()
@@ -23,3 +23,6 @@ FACTORS: Mapping[str, type] = {n: c for n, c in _CLASSES.items() if "__call__" i
 KINDS: Mapping[str, Maker] = {"Chain": Chain, **RULES, **FACTORS, **OLD_KINDS}
 """What `largebatch.core.codec.decode` may find where any rule or factor may stand, also in files of
 earlier versions."""
+
+KINDS_TO_RESUME: Mapping[str, Maker] = {**KINDS, **RESUMED_KINDS}
+"""The same where a saved run is compared with the one that resumes it."""

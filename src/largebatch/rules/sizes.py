@@ -57,8 +57,9 @@ def whole_batch(
 ) -> int:
     """The batch of whole samples that a required one asks for.
 
-    Rounded up; at least `least`, and one for each rank. At most the data set, which is what a batch
-    without bound means: it has no more to tell.
+    Rounded up, but not for what floats miss of a whole number: 1.1 x 100 is 110. At least `least`,
+    and one for each rank. At most the data set, which is what a batch without bound means: it has
+    no more to tell.
 
     >>> whole_batch(15.7), whole_batch(0.0, ranks=4), whole_batch(math.inf, dataset_size=60_000)
     (16, 4, 60000)
@@ -70,7 +71,8 @@ def whole_batch(
         least: samples.
     """
     most = LARGEST if dataset_size is None else dataset_size
-    return max(math.ceil(min(required, most)), least, ranks)
+    whole = most if required >= most else math.ceil(required * (1.0 - 1e-12))
+    return max(whole, least, ranks)
 
 
 def proposal(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import accumulate
 
 from largebatch.core.measurement import Measurement
@@ -35,8 +36,9 @@ def fractions_of(lengths: tuple[float, ...]) -> tuple[float, ...]:
         raise ValueError(
             f"The lengths of stages are above 0, one for each, as in (20, 20, 40); got {lengths}."
         )
-    *ends, whole = accumulate(lengths)
-    return tuple([end / whole for end in ends])
+    # exact sums: ten lengths of 0.1 end at 0.3, where the clock is at 300 of 1000 samples
+    *ends, whole = accumulate(map(Fraction, lengths))
+    return tuple([float(end / whole) for end in ends])
 
 
 def optimal_ratio(*, delta: float, gamma: float) -> float:
@@ -112,10 +114,21 @@ class Stages:
     def size(self, stage: int, *, first: int, seen: Measurement) -> int:
         """The batch in whole samples: rounded up, one for each rank, at most the data set."""
         required = self.required(stage, first=first)
-        # 256 * 1.1**2 / 1.1 is a whole number that floats miss; nobody asks for the next one
-        return whole_batch(
-            required * (1.0 - 1e-12), ranks=seen.ranks, dataset_size=seen.dataset_size, least=1
-        )
+        return whole_batch(required, ranks=seen.ranks, dataset_size=seen.dataset_size, least=1)
+
+    def next_larger(self, stage: int, *, first: int, seen: Measurement) -> int | None:
+        """The next stage whose batch in whole samples is larger than that of this one; None where
+        there is none.
+
+        Factors near 1 give neighbours the same size: 8 x 1.05 and 8 x 1.1 are both 9 samples.
+
+        Args:
+            stage, first, seen: as in `size`.
+        """
+        now = self.size(stage, first=first, seen=seen)
+        later = range(stage + 1, len(self.batch))
+        larger = (m for m in later if self.size(m, first=first, seen=seen) > now)
+        return next(larger, None)
 
 
 def growing_stages(

@@ -137,7 +137,7 @@ def critical_batch_size(terms: RateTerms, *, target_sqnorm: float) -> float:
 
 
 def critical_steps(terms: RateTerms, *, target_sqnorm: float) -> float:
-    """Steps to the target at the critical batch: 2 bias / room, twice those of the largest batch.
+    """Steps to the target at the critical batch: 2 bias / room, twice those of an infinite batch.
 
     >>> critical_steps(RateTerms(bias=40.0, noise=6.0), target_sqnorm=0.25)
     320.0

@@ -6,8 +6,9 @@
     learning rate               at most 1 / (L (1 + M / B + delay))
 
 up to constants, for an L-smooth loss, a batch of B and gradients that are `delay` steps old. With
-|grad f|^2 = eps the critical batch is the noise scale, and there the steps are twice those of any
-larger batch (derived here). Below B = M the rate can grow with the batch, above it cannot.
+|grad f|^2 = eps the critical batch B* is the noise scale. Without delay the steps are proportional
+to 1 + B* / B: those at B* are twice those of an infinite batch, and 4/3 of those at 2 B* (derived
+here). Below B = M the rate can grow with the batch, above it cannot.
 
 Stich, Mohtashami, Jaggi: Critical Parameters for Scalable Distributed Learning with Large Batches
 and Asynchronous Updates, 2021, arXiv 2103.02351. The paper states that one number of the data

@@ -19,7 +19,10 @@ from largebatch.workbench.runs.run_spec import RunSpec
 from largebatch.workbench.runs.train import train
 from largebatch.workbench.workloads import load
 
+late = pytest.mark.filterwarnings("ignore:The batch did not grow:RuntimeWarning")
 
+
+@late
 @pytest.mark.parametrize("name", ["growth", "adaptive-growth", "seesaw", "smith"])
 def test_the_batch_grows_and_the_record_says_why(name: str, tmp_path: Path) -> None:
     record = tmp_path / "run.jsonl"
@@ -71,8 +74,9 @@ def test_the_sum_of_a_resumed_run_is_that_of_the_whole_one(tmp_path: Path) -> No
     assert again.validation == whole.validation
 
 
-def test_the_method_of_the_command_line_runs() -> None:
-    result = train("digits", method="full-gradient-growth", budget="30steps", evaluations=0)
+def test_the_method_of_the_command_line_runs_and_says_that_it_measured_nothing() -> None:
+    with pytest.warns(RuntimeWarning, match="FullGradientGrowth has measured nothing so far"):
+        result = train("digits", method="full-gradient-growth", budget="30steps", evaluations=0)
     assert (result.steps, result.extra_samples) == (30, 0), "its first check is in step 1000"
 
 

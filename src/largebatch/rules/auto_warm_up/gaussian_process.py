@@ -75,6 +75,19 @@ class Posterior:
         deviation = np.sqrt(np.einsum("gk,gk->g", rows, rows) + floor)
         return normal(float(((self.mean[-1] - self.mean[:-1]) / self.unit / deviation).max()))
 
+    def fallen(self, since: int, *, floor: float) -> float:
+        """P(f at the last point < f at the point `since`); 0.5 for a constant.
+
+        Args:
+            since: a point.
+            floor: as in `risen`.
+        """
+        if self.unit == 0.0:
+            return 0.5
+        row = (self.spread[-1] - self.spread[since]) / self.unit
+        deviation = math.sqrt(float(row @ row) + floor)
+        return normal(float(self.mean[since] - self.mean[-1]) / self.unit / deviation)
+
 
 def normal(z: float) -> float:
     """P(standard normal < z).

@@ -17,10 +17,13 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from largebatch.core.codec import LATER
 from largebatch.core.decision import Decision
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import Measurement
 from largebatch.core.rule import LR_RULES, Rule, chain, names_within
+from largebatch.rules.auto_warm_up.ceiling import falls, met
+from largebatch.rules.auto_warm_up.ceiling import notice as notice_of_ceiling
 from largebatch.rules.auto_warm_up.gaussian_process import Posterior
 from largebatch.rules.auto_warm_up.losses import Losses
 from largebatch.rules.factors import Cosine, Factor
@@ -47,6 +50,9 @@ FLOOR = 1e-4
 FAR, IN_A_ROW = 0.5, 2
 """So many losses in a row, each above all before by more than FAR times their range, end the
 warm-up at once: past the edge of stability the loss grows from step to step."""
+
+BACKOFF = 0.25
+"""The rate that decays, as a part of the one at the minimum of the loss."""
 
 LOST, SAFETY = 3, 0.5
 """So many losses in a row that are not finite end the warm-up, at this part of the rate; not before
@@ -116,7 +122,11 @@ class AutoWarmUp:
             AdaScale() where the batch changes later.
         confidence: that the loss rises, in [0.5, 1).
         patience: checks in a row that see it.
-        backoff: the rate that decays, as a part of the one at the minimum, in (0, 1].
+        backoff: the rate that decays, as a part of the one at the minimum, in (0, 1]. None for
+            0.25, or 1 where `paper` is given, since the authors' program has none.
+        backoff_at_high: the rate that decays if `high` was met while the loss still fell, as a part
+            of the last one, in (0, 1]. None treats that as any other end, with `backoff`, as
+            version 0.1 did.
         paper: decides as the authors' program: checks once an epoch, has none of the guards, and
             where nothing ended the warm-up decays from the last rate.
 
@@ -137,12 +147,14 @@ class AutoWarmUp:
     after: Rule = field(default_factory=chain)
     confidence: float = 0.95
     patience: int = 4
-    backoff: float = 0.25
+    backoff: float | None = None
     paper: bool = False
+    backoff_at_high: float | None = field(default=1.0, metadata=LATER)
 
     def __post_init__(self) -> None:
         range_is_sound = 0.0 < self.low < self.high < math.inf and 0.0 < self.fraction < 1.0
-        parts_are = 0.0 < self.cooldown <= 1.0 and 0.0 < self.backoff <= 1.0
+        given = [part for part in (self.backoff, self.backoff_at_high) if part is not None]
+        parts_are = all(0.0 < part <= 1.0 for part in (self.cooldown, *given))
         votes_are = 0.5 <= self.confidence < 1.0 and self.patience >= 1
         if not (range_is_sound and parts_are and votes_are):
             raise ValueError(
@@ -192,9 +204,11 @@ class AutoWarmUp:
                 "it out."
             )
         search, after = state
-        why = ""
+        why = notice = ""
         if search.ended is None:
             search, why = self._search(search, seen, proposed)
+            if why.endswith(met(self.high)):
+                notice = notice_of_ceiling(high=self.high, rate=search.rate)
         if search.ended is None:
             return (search, after), proposed.scaled(search.rate / seen.base_lr, because=why)
         left = min(1.0 - search.ended, self.cooldown)  # of the budget, when the decay begins
@@ -202,7 +216,7 @@ class AutoWarmUp:
         why = why or f"rate {search.rate:.4g} x{factor:.4g}"
         decision = proposed.scaled(search.rate * factor / seen.base_lr, because=why)
         after, decision = self._go_on(after, seen, decision, base=search.batch_size)
-        return (search, after), decision
+        return (search, after), decision.noticed(notice)
 
     def _search(
         self, search: WarmUpState, seen: Measurement, proposed: Decision
@@ -212,14 +226,15 @@ class AutoWarmUp:
         x = seen.progress / self.fraction
         lost, search = seen.skipped - search.skipped, replace(search, skipped=seen.skipped)
         if lost >= LOST and search.checks >= EARLY_CHECKS and not self.paper:
-            return self._ended(search, seen, f"{lost} losses were not finite", safety=SAFETY)
+            why = f"{lost} losses were not finite"
+            return self._ended(search, seen, why, curve=self._known(search), safety=SAFETY)
         if x >= 1.0:
-            return self._ended(search, seen, "nothing ended it")
+            return self._forced(search, seen)
         if seen.loss is not None:
             search = self._heard(search, seen.loss)
         if search.far >= IN_A_ROW:
             why = f"a loss of {seen.loss:.4g} after {search.lowest:.4g} to {search.highest:.4g}"
-            return self._ended(search, seen, why)
+            return self._ended(search, seen, why, curve=self._known(search))
         search = replace(search, rate=self._rate(x))
         due = self._due(seen, base_steps=proposed.base_steps)
         if due == search.checks or not search.losses.recorded:
@@ -233,6 +248,17 @@ class AutoWarmUp:
             return search, f"warm-up {search.rate:.4g}: {why}"
         return self._ended(search, seen, why, curve=curve)
 
+    def _forced(self, search: WarmUpState, seen: Measurement) -> tuple[WarmUpState, str]:
+        """The search after the longest warm-up, which nothing ended before."""
+        curve = self._known(search)
+        part = self.backoff_at_high
+        if part is not None and curve is not None and self._falls(curve):
+            return self._ended(search, seen, met(self.high), safety=part)
+        return self._ended(search, seen, "nothing ended it", curve=curve)
+
+    def _falls(self, curve: Posterior) -> bool:
+        return falls(curve, confidence=self.confidence, floor=FLOOR)
+
     def _heard(self, search: WarmUpState, loss: float) -> WarmUpState:
         """The search with one more loss; one that is far above the others is not among them."""
         low, high = search.lowest, search.highest
@@ -241,6 +267,11 @@ class AutoWarmUp:
             return replace(search, far=search.far + 1)
         losses = search.losses.add(loss)
         return replace(search, losses=losses, far=0, lowest=min(low, loss), highest=max(high, loss))
+
+    def _known(self, search: WarmUpState) -> Posterior | None:
+        """The curve whose minimum an end goes back to; None where there is none, and for `paper`,
+        which goes back where the loss rose alone."""
+        return self._curve(search) if search.losses.recorded and not self.paper else None
 
     def _curve(self, search: WarmUpState) -> Posterior:
         return search.losses.curve(fence=math.inf if self.paper else FENCE)
@@ -266,15 +297,12 @@ class AutoWarmUp:
         curve: Posterior | None = None,
         safety: float = 1.0,
     ) -> tuple[WarmUpState, str]:
-        """The search after the warm-up, which decays from the rate at the least of the curve, and
-        from none above the last one."""
+        """The search after the warm-up, which decays from a part of the rate at the least of the
+        curve, and of none above the last one; without a curve, from the last one."""
         rate = search.rate or self._rate(0.0)
-        if curve is None and not self.paper and search.losses.recorded:
-            curve = self._curve(search)
         if curve is not None:
             x = float(curve.x[curve.lowest]) * seen.progress / self.fraction
-            rate = min(rate, self._rate(min(x, 1.0)))
-            rate *= 1.0 if self.paper else self.backoff
+            rate = min(rate, self._rate(min(x, 1.0))) * self._backoff
         rate *= safety
         ended = replace(search, losses=Losses(), rate=rate, ended=seen.progress)
         return ended, f"warm-up ended at {search.rate:.4g}, decays from {rate:.4g}: {why}"
@@ -294,6 +322,13 @@ class AutoWarmUp:
             base_steps=seen.base_steps + base_steps,
         )
         return int(used / self.fraction * self._checks + 1e-9)
+
+    @property
+    def _backoff(self) -> float:
+        """The part of the rate at the minimum that decays."""
+        if self.backoff is not None:
+            return self.backoff
+        return 1.0 if self.paper else BACKOFF
 
     @property
     def _checks(self) -> int:

@@ -1,0 +1,53 @@
+"""Whether a loss still falls at the end of its curve."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from largebatch.rules.auto_warm_up.ceiling import END, falls, met, notice
+from largebatch.rules.auto_warm_up.gaussian_process import Posterior, posterior_of
+
+X = np.linspace(0.0, 1.0, 128)
+
+
+def curve(y: np.ndarray, *, noise: float = 0.0, seed: int = 0) -> Posterior:
+    z = np.random.default_rng(seed).standard_normal(len(y))
+    return posterior_of(X, y + noise * z, np.ones(len(y)))
+
+
+def fell(one: Posterior) -> bool:
+    return falls(one, confidence=0.95, floor=1e-4)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.1])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_loss_falls_to_the_end_or_turned_before(noise: float, seed: int) -> None:
+    assert fell(curve(np.exp(-X), noise=noise, seed=seed))
+    for at in (0.2, 0.5, 0.75):
+        assert not fell(curve((X - at) ** 2, noise=noise, seed=seed)), at
+    assert not fell(curve(X, noise=noise, seed=seed))
+
+
+def test_a_loss_that_fell_long_ago_does_not_fall() -> None:
+    fallen = np.maximum(1.0 - 4.0 * X, 0.0)
+    assert not any(fell(curve(fallen, noise=0.1, seed=seed)) for seed in range(20))
+
+
+def test_a_minimum_shortly_before_the_end_that_is_seen_to_be_passed_is_none_at_the_end() -> None:
+    late = np.abs(X - 0.9)
+    one = curve(late)
+    assert one.x[one.lowest] > END
+    assert not fell(one)
+
+
+def test_a_constant_loss_does_not_fall() -> None:
+    assert not fell(curve(np.full(128, 2.3)))
+
+
+def test_the_words_name_the_ceiling_and_a_line_to_paste() -> None:
+    assert met(0.05) == "the ceiling high=0.05 was met while the loss still fell"
+    text = notice(high=0.05, rate=0.04)
+    assert "high=0.05" in text
+    assert "decays from 0.04" in text
+    assert "lb.AutoWarmUp(high=0.5)" in text
