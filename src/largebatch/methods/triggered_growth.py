@@ -5,7 +5,7 @@ from __future__ import annotations
 from largebatch.core.rule import Chain, Rule
 from largebatch.methods.chains import SQRT, bounded, spaced
 from largebatch.rules import AdaptiveGrowth, FullGradientGrowth
-from largebatch.rules.stages import growing_stages
+from largebatch.rules.covering_stages import covering_stages
 
 
 def adaptive_growth(
@@ -35,7 +35,7 @@ def adaptive_growth(
     """
     if not 1.0 < delta <= 1024.0:
         raise ValueError(f"The batch grows by a delta above 1, as in delta=2.0; got {delta!r}.")
-    table = growing_stages(21, delta=delta)
+    table = covering_stages(delta=delta)
     test = AdaptiveGrowth(
         stages=table, kappa=kappa, patience=patience, statistic="preconditioned_moments"
     )
@@ -65,6 +65,6 @@ def full_gradient_growth(
         consistent: whether the threshold follows the rate, too, without which a rate that grows
             ends in a stage that lasts; derived here, see `FullGradientGrowth`.
     """
-    table = growing_stages(21, delta=delta, gamma=gamma)
+    table = covering_stages(delta=delta, gamma=gamma)
     rule = FullGradientGrowth(eps0=eps0, stages=table, max=max, check=check, consistent=consistent)
     return bounded(rule, max=max, then=())

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from largebatch.core.codec import LATER
 from largebatch.core.decision import Decision
@@ -23,8 +24,9 @@ from largebatch.core.measurement import Measurement
 from largebatch.core.moving_moments import MovingMoments
 from largebatch.core.range import Range
 from largebatch.core.rule import DefaultFacts
+from largebatch.rules.covering_stages import covering_stages
 from largebatch.rules.sizes import Statistic, asking, check_statistic, scaled
-from largebatch.rules.stages import Stages, growing_stages
+from largebatch.rules.stages import Stages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +78,7 @@ class AdaptiveGrowth(DefaultFacts):
     Reference: arXiv 2508.05302 for the stages; the trigger is ours.
     """
 
-    stages: Stages = field(default_factory=lambda: growing_stages(21, delta=2.0))
+    stages: Stages = field(default_factory=lambda: covering_stages(delta=2.0))
     kappa: float = 1.0
     patience: int = 3
     statistic: Statistic = field(default="moments", metadata=LATER)
@@ -125,25 +127,19 @@ class AdaptiveGrowth(DefaultFacts):
         """Return the stage and the tests in a row after this step, and what was found."""
         if noise is None:
             return state.stage, 0, "noise scale not known yet"
-        size, m = self.stages.size(state.stage, first=first, seen=seen), state.stage
-        pays = scaled(noise, factor=self.kappa)
-        after = self._stage_with(range(m + 1, len(self.stages)), first=first, seen=seen, than=size)
-        before = self._stage_with(range(m - 1, -1, -1), first=first, seen=seen, than=size)
+        at: dict[str, Any] = {"first": first, "seen": seen}
+        stages, m = self.stages, state.stage
+        size, pays = stages.size(m, **at), scaled(noise, factor=self.kappa)
+        after, before = stages.next_larger(m, **at), stages.last_smaller(m, **at)
         found = f"noise scale {noise} x {self.kappa:.4g}"
         target, asked = None, 0
         if after is not None:
-            found += f" for {self.stages.size(after, first=first, seen=seen)}"
-            if pays.low > size and pays.value >= self.stages.size(after, first=first, seen=seen):
+            larger = stages.size(after, **at)
+            found += f" for {larger}"
+            if pays.low > size and pays.value >= larger:
                 target, asked = after, max(state.asked, 0) + 1
         if before is not None and pays.high < size:
             target, asked = before, min(state.asked, 0) - 1
         if target is None or abs(asked) < self.patience:
             return m, asked, found
         return target, 0, found
-
-    def _stage_with(self, stages: range, *, first: int, seen: Measurement, than: int) -> int | None:
-        """Return the first of the stages whose batch differs from a size; None if there is none."""
-        for stage in stages:
-            if self.stages.size(stage, first=first, seen=seen) != than:
-                return stage
-        return None

@@ -119,6 +119,7 @@ class AdaScale(DefaultFacts):
             base_steps=r,
             measure_next=proposed.measure_next | self.needs,
             reason=join(proposed.reason, f"gain {r:.4g} of {seen.scale:.4g}"),
+            notice=proposed.notice,
         )
         return state, decision
 

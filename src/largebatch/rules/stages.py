@@ -130,6 +130,17 @@ class Stages:
         larger = (m for m in later if self.size(m, first=first, seen=seen) > now)
         return next(larger, None)
 
+    def last_smaller(self, stage: int, *, first: int, seen: Measurement) -> int | None:
+        """Return the last stage before this one whose batch in whole samples is smaller, or None.
+
+        Args:
+            stage, first, seen: as in `size`.
+        """
+        now = self.size(stage, first=first, seen=seen)
+        earlier = range(stage - 1, -1, -1)
+        smaller = (m for m in earlier if self.size(m, first=first, seen=seen) < now)
+        return next(smaller, None)
+
 
 def growing_stages(
     count: int,
