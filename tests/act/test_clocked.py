@@ -137,7 +137,7 @@ def test_a_rule_over_the_run_is_refused_where_its_length_is_unknown() -> None:
 def test_a_statistic_that_the_meter_lacks_is_refused_by_name() -> None:
     model = small_model()
     meter = Meter(model)
-    meter.bind(sgd(model))
+    meter.bind(torch.optim.RMSprop(model.parameters()))
     check_needs(decider(), meter=meter)
     adam = decider(AdaScale(statistic="preconditioned_moments"))
     with pytest.raises(ValueError, match=r"AdaScale needs 'preconditioned_moments'.*AdamW"):

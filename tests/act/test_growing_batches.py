@@ -61,6 +61,11 @@ def build(
     return model, optimizer, control, record
 
 
+def unknown(paper: str) -> int:
+    """The steps in which an optimizer that divides the gradient has too young a state."""
+    return 5 if paper in ("adadagrad", "adadam") else 0
+
+
 @every_paper
 def test_the_batch_of_a_paper_grows_in_tested_steps_and_says_why(paper: str) -> None:
     rule, optimize = PAPERS[paper]
@@ -75,11 +80,12 @@ def test_the_batch_of_a_paper_grows_in_tested_steps_and_says_why(paper: str) -> 
         grown = decision.next_batch_size > seen.batch_size
         assert decision.next_batch_size <= 2 * seen.batch_size
         assert decision.lr_multiplier == pytest.approx(math.sqrt(seen.batch_size / 8))
-        assert ("theta_max" in decision.reason) == (seen.step % 3 == 0)
+        tested = seen.step % 3 == 0 and seen.step >= unknown(paper)
+        assert ("theta_max" in decision.reason) == tested
         if grown:
             assert " > 0.5" in decision.reason
         measured = seen.moments is not None or seen.preconditioned_moments is not None
-        assert measured == (seen.step % 3 == 0)
+        assert measured == tested
     assert optimizer.param_groups[0]["lr"] == rate
 
 
@@ -88,7 +94,9 @@ def test_a_growing_batch_never_exceeds_its_cap(paper: str) -> None:
     rule, optimize = PAPERS[paper]
     _, _, control, record = build(rule(eta=0.2, every=1, max=40, growth=3.0), optimize)
     train(control, samples=1000)
-    assert [seen.batch_size for seen, _ in record.steps[:4]] == [8, 24, 40, 40]
+    before = unknown(paper)
+    sizes = [seen.batch_size for seen, _ in record.steps]
+    assert sizes[: before + 4] == [8] * before + [8, 24, 40, 40]
     assert max(seen.batch_size for seen, _ in record.steps) == 40
 
 
@@ -167,9 +175,11 @@ def test_two_processes_decide_as_one_does_whatever_the_batch() -> None:
     first, second = run_on_ranks(both_ranks, 2)
     assert first == second
     alone = both_ranks()
-    for (decisions, moved), (there, also) in zip(alone, first, strict=True):
+    papers = [paper for paper in PAPERS for _ in (3, None)]
+    for paper, (decisions, moved), (there, also) in zip(papers, alone, first, strict=True):
         sizes = [size for size, _, _ in decisions]
-        assert len({size for size in sizes if size not in (8, 64, 96)}) >= 1
+        if not unknown(paper):  # else the first test comes late, and asks for nothing or the most
+            assert len({size for size in sizes if size not in (8, 64, 96)}) >= 1
         assert [d[:2] for d in there] == [d[:2] for d in decisions]
         for a, b in zip(moved, also, strict=True):
             torch.testing.assert_close(torch.tensor(a), torch.tensor(b), rtol=1e-3, atol=1e-5)
@@ -208,14 +218,18 @@ def test_a_batch_of_one_is_refused_with_the_remedy() -> None:
             build(rule, batch_size=1, examples=examples)
 
 
-def test_an_optimizer_that_does_not_divide_is_refused_with_both_remedies() -> None:
+def test_an_optimizer_of_unknown_denominators_is_refused_with_both_remedies() -> None:
     needs = r"preconditioned_moments(.|\n)*torch.optim.Adagrad(.|\n)*"
     for examples in (False, True):
         for method in (lb.methods.adadagrad, lb.methods.adadam):
             with pytest.raises(ValueError, match=needs + r"lb\.methods\.adasgd\(\)"):
-                build(method(), examples=examples)
+                build(method(), rmsprop, examples=examples)
     with pytest.raises(ValueError, match=needs + r"lb\.AdaScale\(\)"):
-        build(lb.methods.adascale_adam())
+        build(lb.methods.adascale_adam(), rmsprop)
+
+
+def rmsprop(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.RMSprop(model.parameters(), lr=0.01)
 
 
 @pytest.mark.parametrize(

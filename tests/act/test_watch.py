@@ -488,3 +488,46 @@ def test_parameters_that_come_later_are_named_and_their_steps_left_out() -> None
             optimizer.step()
         optimizer.zero_grad()
     assert (noise.dropped, len(noise.series)) == (2, 2)
+
+
+def a_small_data_set(*, samples: int = 256, noise_scale: float = 1000.0) -> Tensor:
+    """Inputs of `Scores`, whose gradients have this noise scale with respect to all of them."""
+    rows = torch.randn(samples, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows -= rows.mean(0)
+    rows *= (noise_scale * (samples - 1) / rows.square().sum()).sqrt()
+    rows[:, 0] += 1.0
+    return rows
+
+
+def watched_epochs(**options: Any) -> lb.Watch:
+    """Watch 100 epochs that a shuffling loader draws, with weights that stay."""
+    model = nn.Linear(8, 1, bias=False).double()  # the mean output's gradient is the mean input
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    noise = lb.watch(model, optimizer, batch_size=64, **options)
+    order = torch.Generator().manual_seed(1)
+    loader = torch.utils.data.DataLoader(
+        a_small_data_set(), batch_size=16, shuffle=True, generator=order
+    )
+    for at, x in enumerate(batch for _ in range(100) for batch in loader):
+        (model(x).mean() / 4).backward()
+        if at % 4 == 3:
+            optimizer.step()
+            optimizer.zero_grad()
+    return noise
+
+
+def test_a_data_set_smaller_than_its_noise_scale_has_one_once_its_size_is_known() -> None:
+    found = watched_epochs(dataset_size=256).estimate
+    assert found.low < 1000.0 < found.high < float("inf")
+    assert found.noise_scale == pytest.approx(1000.0, rel=0.5)
+    assert "of the data set of 256 samples" in str(found)
+    unknown = str(watched_epochs())
+    assert "below zero" in unknown
+    assert "lb.watch(..., dataset_size=len(dataset))" in unknown
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_data_set_that_holds_no_batch_is_refused(size: int) -> None:
+    model = classifier()
+    with pytest.raises(ValueError, match=r"dataset_size=len\(dataset\)"):
+        lb.watch(model, sgd(model), batch_size=8, dataset_size=size)

@@ -45,3 +45,24 @@ def coverage(runs, truth, **options):
     intervals = [ratio_interval(*run.T, seed=i, **options) for i, run in enumerate(runs)]
     low, high = np.array(intervals).T
     return float(np.mean((low <= truth) & (truth <= high))), low, high
+
+
+def epochs(rng, *, samples, noise_scale, batch_size, steps, parts=4, dimensions=20):
+    """Unbiased (variance, sqnorm) of one sample, [T, 2], of batches drawn without replacement.
+
+    The data set's own gradient has a squared norm of 1, and its samples' gradients have exactly the
+    variance `noise_scale`, with the divisor samples - 1.
+    """
+    gradients = rng.standard_normal((samples, dimensions))
+    gradients -= gradients.mean(axis=0)
+    gradients *= math.sqrt(noise_scale * (samples - 1) / (gradients**2).sum())
+    gradients[:, 0] += 1.0
+    batches = []
+    while len(batches) < steps:
+        order = rng.permutation(samples)
+        batches += [order[a : a + batch_size] for a in range(0, samples, batch_size)]
+    drawn = gradients[np.array(batches[:steps])].reshape(steps, parts, -1, dimensions).mean(axis=2)
+    batch_sqnorm = (drawn.mean(axis=1) ** 2).sum(axis=-1)
+    mean_sqnorm = (drawn**2).sum(axis=-1).mean(axis=-1)
+    estimated = batch_size / (parts - 1) * (mean_sqnorm - batch_sqnorm)
+    return np.stack([estimated, batch_sqnorm - estimated / batch_size], axis=-1)

@@ -2,9 +2,10 @@ import math
 
 import numpy as np
 import pytest
-from simulated_gradients import series
+from simulated_gradients import epochs, series
 
 from largebatch.analysis.noise import (
+    BELOW_ZERO,
     MIN_STEPS,
     NoiseEstimate,
     NotEnough,
@@ -117,8 +118,98 @@ def test_a_gradient_lost_in_its_noise_is_not_enough():
 def test_a_squared_norm_below_zero_beyond_chance_is_not_enough():
     rng = np.random.default_rng(0)
     verdict = estimate_noise(np.stack([np.full(64, 9.0), -1.0 + rng.normal(size=64)], axis=1))
-    assert "below zero" in verdict.reason
+    assert verdict.reason == BELOW_ZERO
     assert "independent" in verdict.needed
+    assert "more steps" not in verdict.needed
+    assert "lb.watch(..., dataset_size=len(dataset))" in verdict.needed
+    given = estimate_noise(np.full((64, 2), [9.0, -1.0]), dataset_size=16)
+    assert given.reason == BELOW_ZERO
+    assert "a data set of 16 samples drawn without replacement" in given.needed
+
+
+DATASET = 256
+
+
+def test_without_replacement_the_squared_norm_lacks_the_variance_over_the_data_set():
+    """E|g_B|^2 is |G|^2 + v (1/B - 1/N), for a batch of any size up to the whole data set."""
+    for noise_scale in (64.0, 1024.0):
+        for batch_size in (32, 128, 256):
+            rng = np.random.default_rng(batch_size)
+            pairs = epochs(
+                rng, samples=DATASET, noise_scale=noise_scale, batch_size=batch_size, steps=4000
+            )
+            error = pairs.std(axis=0) / math.sqrt(len(pairs))
+            expected = [noise_scale, 1.0 - noise_scale / DATASET]
+            assert np.all(np.abs(pairs.mean(axis=0) - expected) < 4.0 * error)
+
+
+def test_the_gain_of_a_larger_batch_has_the_squared_norm_without_a_correction():
+    """E|g_b|^2 / E|g_B|^2 without replacement, b = 32 and B = 256, which is the data set."""
+    noise_scale, base, batch_size = 512.0, 32, 256
+    variance, sqnorm = epochs(
+        np.random.default_rng(0),
+        samples=DATASET,
+        noise_scale=noise_scale,
+        batch_size=base,
+        steps=20_000,
+    ).mean(axis=0)
+    squares = [noise_scale * (1 / size - 1 / DATASET) + 1.0 for size in (base, batch_size)]
+    predicted = (variance / base + sqnorm) / (variance / batch_size + sqnorm)
+    assert predicted == pytest.approx(squares[0] / squares[1], rel=0.1)
+
+
+@pytest.mark.parametrize("ratio", [0.25, 1.0, 4.0])
+def test_the_interval_covers_the_noise_scale_of_a_finite_data_set(ratio):
+    runs, covered, known = 100, 0, 0
+    for seed in range(runs):
+        pairs = epochs(
+            np.random.default_rng(seed),
+            samples=DATASET,
+            noise_scale=ratio * DATASET,
+            batch_size=64,
+            steps=64,
+        )
+        estimate = estimate_noise(pairs, dataset_size=DATASET)
+        if isinstance(estimate, NoiseEstimate):
+            known += 1
+            covered += estimate.low <= ratio * DATASET <= estimate.high
+    assert known >= 0.95 * runs
+    assert covered >= 0.89 * known  # 0.95 less three standard errors
+
+
+def test_a_noise_scale_above_the_data_set_has_a_finite_estimate():
+    pairs = epochs(
+        np.random.default_rng(1), samples=DATASET, noise_scale=1000.0, batch_size=64, steps=400
+    )
+    assert estimate_noise(pairs).reason == BELOW_ZERO
+    estimate = estimate_noise(pairs, dataset_size=DATASET)
+    assert estimate.low < 1000.0 < estimate.high < math.inf
+    assert estimate.noise_scale == pytest.approx(1000.0, rel=0.5)
+    assert str(estimate).endswith("(95 % interval, 400 steps, of the data set of 256 samples)")
+
+
+@pytest.mark.parametrize("size", [50, 256, 10**9])
+def test_one_over_the_noise_scale_moves_by_one_over_the_data_set(size):
+    """For the estimate and for both ends, since the interval is made of the same ratios."""
+    plain, finite = (estimate_noise(run(), dataset_size=n) for n in (None, size))
+    for name in ("noise_scale", "low", "high"):
+        moved = 1.0 / getattr(plain, name) + 1.0 / size
+        assert 1.0 / getattr(finite, name) == pytest.approx(moved, rel=1e-9)
+    assert (finite.variance, finite.dataset_size) == (plain.variance, size)
+    assert finite.sqnorm == pytest.approx(plain.sqnorm + plain.variance / size)
+
+
+def test_pieces_are_of_the_data_set_as_well():
+    pairs = run(steps=64)
+    (first, second) = along(pairs, 2, dataset_size=DATASET)
+    assert first.noise == estimate_noise(pairs[:32], dataset_size=DATASET)
+    assert second.noise == estimate_noise(pairs[32:], dataset_size=DATASET)
+
+
+@pytest.mark.parametrize("size", [0, 1, -5, math.nan])
+def test_a_data_set_has_at_least_two_samples(size):
+    with pytest.raises(ValueError, match=r"dataset_size=len\(dataset\)"):
+        estimate_noise(run(), dataset_size=size)
 
 
 def test_pieces_follow_a_noise_scale_that_grows_and_cover_it():

@@ -120,10 +120,10 @@ class Run:
 
     @property
     def numbers(self) -> list[float]:
-        """Variance, squared norm, samples and gain of each step."""
+        """Variance, squared norm, samples and gain of each step; in Adam's first ones the gain."""
         moments = [one.moments or one.preconditioned_moments for one in self.seen.steps]
         found: list[float] = list(self.gains)
-        for one in moments:
+        for one in filter(None, moments):
             found += [one.variance, one.batch_sqnorm, one.noise_scale, one.batch_size, one.parts]
         return found
 

@@ -19,9 +19,10 @@ def check_needs(decider: Decider, *, meter: Meter) -> None:
     if "preconditioned_moments" in missing:
         plain = "lb.methods.adasgd()" if "batch" in decider.rule.changes else "lb.AdaScale()"
         remedy = (
-            "They exist for the Adam family, torch.optim.AdamW(model.parameters()), and for "
-            "torch.optim.Adagrad(model.parameters()). Any other optimizer has the moments of the "
-            f"bare gradient: {plain}."
+            "They exist for the Adam family, torch.optim.AdamW(model.parameters()), for "
+            "torch.optim.Adagrad(model.parameters()) and for torch.optim.SGD, which does not "
+            "divide the gradient. Any other optimizer has the moments of the bare gradient: "
+            f"{plain}."
         )
     elif "inner_product_variance" in missing:
         remedy = (

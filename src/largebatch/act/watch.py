@@ -25,7 +25,12 @@ from largebatch.act.joint_optimizers import joined, members_of, optimizer_names
 from largebatch.act.moved_parameters import MovedParameters
 from largebatch.act.scaling import LossScale
 from largebatch.act.step_hooks import StepHooks
-from largebatch.analysis.noise import NoiseEstimate, NotEnough, estimate_noise
+from largebatch.analysis.noise import (
+    NoiseEstimate,
+    NotEnough,
+    check_dataset_size,
+    estimate_noise,
+)
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import GradientMoments, Reading
 from largebatch.measure.forwards import Samples
@@ -55,6 +60,7 @@ class Watch:
         observer: measures the gradients of the loop; this binds it.
         steps: how many of the last measured steps are kept.
         scaler: scales the losses in half precision.
+        dataset_size: samples of a data set whose epochs are drawn without replacement.
 
     Attributes:
         dropped: steps left out because they could not be measured.
@@ -70,6 +76,7 @@ class Watch:
         *,
         steps: int,
         scaler: GradScaler | None = None,
+        dataset_size: int | None = None,
     ) -> None:
         optimizer = joined(optimizer)
         members = members_of(optimizer)
@@ -77,6 +84,7 @@ class Watch:
             refuse_second(member, self)
         observer.bind(optimizer)
         self.observer, self.dropped = observer, 0
+        self._dataset_size = dataset_size
         self._optimizer_name = optimizer_names(optimizer)
         self._moved = MovedParameters(optimizer, observer.meter.parameters)
         self._scale = LossScale(scaler, optimizer)
@@ -108,7 +116,7 @@ class Watch:
     @property
     def estimate(self) -> NoiseEstimate | NotEnough:
         """The noise scale in samples with its 95 % interval, or why there is none yet."""
-        return estimate_noise(self.series)
+        return estimate_noise(self.series, dataset_size=self._dataset_size)
 
     @property
     def label(self) -> str:
@@ -261,6 +269,7 @@ def watch(
     meter: Meter | None = None,
     scaler: GradScaler | None = None,
     steps: int = 2000,
+    dataset_size: int | None = None,
 ) -> Watch:
     """Measure the gradient noise of a loop that stays as it is, and act on nothing.
 
@@ -273,6 +282,9 @@ def watch(
     each other or cannot be told apart, consecutive steps are compared, which is approximate; the
     printed label says so.
 
+    The true gradient is that of the distribution of fresh samples. If a small data set is passed
+    over many times, give its size: the noise scale is then that of the data set's own gradient.
+
     Args:
         model: bare, or in DistributedDataParallel if several processes share the batch.
         optimizer: any torch optimizer, or a list of those that together move the model.
@@ -281,12 +293,15 @@ def watch(
         meter: how gradients are measured; None chooses.
         scaler: scales the loop's losses in half precision.
         steps: how many of the last measured steps are kept.
+        dataset_size: samples of a data set whose epochs are drawn without replacement, as shuffling
+            loaders do, over all ranks; None if samples are fresh or drawn with replacement.
 
     Raises:
         ValueError: arguments that do not fit together, before any training step.
     """
     check_parts(model, optimizer, None)
     check_batch_size(batch_size)
+    _check_dataset_size(dataset_size, batch_size=batch_size)
     check_micro_batches(micro_batches)
     observer = Observer(
         meter or Meter(model),
@@ -296,4 +311,16 @@ def watch(
         chooses=meter is None,
         looks_only=True,
     )
-    return Watch(optimizer, observer, steps=steps, scaler=scaler)
+    return Watch(optimizer, observer, steps=steps, scaler=scaler, dataset_size=dataset_size)
+
+
+def _check_dataset_size(size: int | None, *, batch_size: int) -> None:
+    if size is None:
+        return
+    check_dataset_size(size)
+    if size < batch_size:
+        raise ValueError(
+            f"dataset_size={size} was given, but a batch has {batch_size} samples, more than can "
+            "be drawn without replacement. Count samples and not batches: "
+            "dataset_size=len(dataset)."
+        )

@@ -6,6 +6,10 @@ over a series of steps, each with the unbiased `variance` of one sample's gradie
 the unbiased `sqnorm` of the true gradient (|G|^2, maybe negative). The ratio of the means is taken,
 never the mean of ratios, which is biased without bound where |G|^2 is small.
 
+If the epochs of N samples are drawn without replacement, as loaders do, and G is the gradient of
+these samples, the batch's squared norm is |G|^2 + variance (1 / B - 1 / N) in the mean. So the mean
+`sqnorm` is |G|^2 - variance / N, which is below zero for a noise scale above N.
+
 McCandlish, Kaplan, Amodei: An Empirical Model of Large-Batch Training, 2018, arXiv 1812.06162,
 section 2.2 and appendix A.1.
 """
@@ -32,6 +36,9 @@ LEAST_NOISE = 1e-3
 LEAST_BOUND = 1.0
 """An interval from below one sample to infinity excludes no batch size."""
 
+BELOW_ZERO = "the squared norm is below zero by more than chance explains"
+"""The reason why a noise scale is unknown if even an infinite one does not fit."""
+
 Pairs = Sequence[tuple[float, float]] | Series
 
 
@@ -47,8 +54,11 @@ class NoiseEstimate:
         noise_scale: variance / sqnorm in samples; `inf` where the sqnorm is not positive.
         low, high: ends of the interval in samples; `high` is `inf` where the data give none.
         steps: length of the series.
-        variance, sqnorm: means over the series.
+        variance, sqnorm: means over the series; `sqnorm` is that of the data set if its size was
+            given.
         level: probability with which [low, high] covers the noise scale.
+        dataset_size: samples of the data set whose gradient counts as the true one; None if it is
+            that of fresh samples.
     """
 
     noise_scale: float
@@ -58,9 +68,12 @@ class NoiseEstimate:
     variance: float
     sqnorm: float
     level: float = 0.95
+    dataset_size: int | None = None
 
     def __str__(self) -> str:
-        basis = f"({100 * self.level:g} % interval, {self.steps} steps)"
+        size = self.dataset_size
+        of = "" if size is None else f", of the data set of {size} samples"
+        basis = f"({100 * self.level:g} % interval, {self.steps} steps{of})"
         low = _rounded(self.low)
         if math.isinf(self.high):
             return f"noise scale at least {low} samples {basis}"
@@ -78,7 +91,7 @@ class Piece:
 
 
 def estimate_noise(
-    series: Pairs, *, seed: int = 0, level: float = 0.95
+    series: Pairs, *, dataset_size: int | None = None, seed: int = 0, level: float = 0.95
 ) -> NoiseEstimate | NotEnough:
     """The noise scale of a series of (variance, sqnorm), one pair a step, in the order of the run.
 
@@ -90,16 +103,25 @@ def estimate_noise(
     not enough signal yet: 5 measured steps; needed: at least 16
     >>> estimate_noise([(8.0, 2.0)] * 16).noise_scale
     4.0
+    >>> estimate_noise([(8.0, 2.0)] * 16, dataset_size=8).noise_scale  # 8 / (2 + 8 / 8)
+    2.6666666666666665
 
     Args:
         series: pairs [T, 2] of unbiased estimates, such as those of `GradientMoments`.
+        dataset_size: samples N of a data set whose epochs are drawn without replacement. The noise
+            scale is then that of the data set's gradient, with sqnorm + variance / N for the
+            squared norm. None if samples are fresh or drawn with replacement.
         seed: of the bootstrap's generator.
         level: probability of covering the noise scale, in (0, 1).
 
     Raises:
-        ValueError: not pairs, values that are not finite, or a level outside (0, 1).
+        ValueError: not pairs, values that are not finite, fewer than two samples in the data set,
+            or a level outside (0, 1).
     """
     pairs = _checked(series, level=level)
+    if dataset_size is not None:
+        check_dataset_size(dataset_size)
+        pairs = pairs + pairs[:, :1] * [0.0, 1.0 / dataset_size]
     if len(pairs) < MIN_STEPS:
         return NotEnough(reason=f"{len(pairs)} measured steps", needed=f"at least {MIN_STEPS}")
     variance, sqnorm = (float(mean) for mean in pairs.mean(axis=0))
@@ -110,10 +132,7 @@ def estimate_noise(
         )
     low, high = ratio_interval(pairs[:, 0], pairs[:, 1], seed=seed, level=level)
     if math.isinf(low):
-        return NotEnough(
-            reason="the squared norm is below zero by more than chance explains",
-            needed="more steps, and parts that are independent samples of the sizes given",
-        )
+        return NotEnough(reason=BELOW_ZERO, needed=_what_explains(dataset_size))
     if low < LEAST_BOUND and math.isinf(high):
         return NotEnough(
             reason=f"the gradient is lost in its noise after {len(pairs)} steps",
@@ -127,11 +146,30 @@ def estimate_noise(
         variance=variance,
         sqnorm=sqnorm,
         level=level,
+        dataset_size=dataset_size,
     )
 
 
+def check_dataset_size(size: int) -> None:
+    """Check the samples of a data set.
+
+    Raises:
+        ValueError: fewer than two samples.
+    """
+    if not size >= 2:
+        raise ValueError(
+            f"dataset_size={size!r} was given, but a data set has at least 2 samples. Pass "
+            "dataset_size=len(dataset)."
+        )
+
+
 def along(
-    series: Pairs, pieces: int = 8, *, seed: int = 0, level: float = 0.95
+    series: Pairs,
+    pieces: int = 8,
+    *,
+    dataset_size: int | None = None,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> tuple[Piece, ...]:
     """How the noise scale moves along a run: that of consecutive pieces of nearly equal length.
 
@@ -153,7 +191,9 @@ def along(
         Piece(
             start=start,
             stop=stop,
-            noise=estimate_noise(pairs[start:stop], seed=seed, level=level),
+            noise=estimate_noise(
+                pairs[start:stop], dataset_size=dataset_size, seed=seed, level=level
+            ),
         )
         for start, stop in pairwise(cuts)
     )
@@ -175,6 +215,17 @@ def _checked(series: Pairs, *, level: float) -> Series:
     if not 0.0 < level < 1.0:
         raise ValueError(f"level is a probability within (0, 1), such as 0.95; got {level!r}.")
     return pairs
+
+
+def _what_explains(dataset_size: int | None) -> str:
+    parts = "parts that are independent samples of the sizes given"
+    if dataset_size is not None:
+        return f"a data set of {dataset_size} samples drawn without replacement, and {parts}"
+    return (
+        "the size of the data set, if its epochs are drawn without replacement and it has fewer "
+        "samples than the noise scale: lb.watch(..., dataset_size=len(dataset)), or "
+        f"estimate_noise(series, dataset_size=len(dataset)). Otherwise {parts}"
+    )
 
 
 def _rounded(samples: float) -> str:

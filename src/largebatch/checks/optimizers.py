@@ -44,7 +44,7 @@ def check_rule(optimizer: Optimizer, decider: Decider) -> list[Finding]:
     found = []
     batch, base = decider.batch_size, decider.base_batch_size
     adascale = next((rule for rule in within(decider.rule) if isinstance(rule, AdaScale)), None)
-    adam = PreconditionedNorms().supports(optimizer)
+    adam = PreconditionedNorms().divides(optimizer)
     if adam and adascale is not None and adascale.statistic == "moments":
         found.append(_bare_gradient(type(optimizer).__name__))
     if batch < base:

@@ -162,7 +162,8 @@ class Reading:
         batch_sqnorm: squared norm of the gradient that the optimizer gets, before clipping.
         weight: the true total weight W of the step (samples, unless the user gave weights).
         moments: of the bare gradient; None where not asked for or not known.
-        preconditioned_moments: of the gradient divided by Adam's sqrt(v) + eps, or Adagrad's.
+        preconditioned_moments: of the gradient as the optimizer divides it: by Adam's sqrt(v) + eps
+            or Adagrad's, and by nothing under SGD; None in the first steps of Adam and Adagrad.
         inner_product_variance: variance of <g_i, g_B> over single samples.
         coordinate_noise_scale: maximum or quantile over coordinates of variance / g_B^2.
         full_sqnorm: squared norm of the mean loss's gradient over the whole data set.

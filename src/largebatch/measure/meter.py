@@ -36,8 +36,8 @@ class Meter:
 
     Args:
         model: the model, bare or in DistributedDataParallel.
-        statistics: what can be measured; None is `SquaredNorms()` and, where the optimizer is of
-            the Adam family or Adagrad, `PreconditionedNorms()`. Only what a rule asks for is
+        statistics: what can be measured; None is `SquaredNorms()` and, if the optimizer is SGD,
+            Adagrad or of the Adam family, `PreconditionedNorms()`. Only what a rule asks for is
             computed.
         tap: where gradients are seen; None is `LeafHooks()`.
         examples: `PerExample()` takes single examples for the parts, in place of micro-batches and

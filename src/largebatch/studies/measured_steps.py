@@ -162,7 +162,7 @@ class _Observer:
         adam = PreconditionedNorms()
         meter = Meter(target.model, statistics=[self.blocks, adam], tap=Detached())
         batches = _batches_of(target, batch_size=batch_size, ranks=meter.rank_count, seed=seed)
-        adam_like = adam.supports(target.optimizer)
+        adam_like = adam.divides(target.optimizer)
         self.control = Controller(
             target.model,
             target.optimizer,

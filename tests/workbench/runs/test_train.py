@@ -161,7 +161,6 @@ def test_a_loss_that_was_never_finite_is_not_laid_to_the_rate() -> None:
         ({"lr": float("nan")}, "finite"),
         ({"clip_norm": -1.0}, "--clip-norm 1"),
         ({"evaluations": -1}, "0 or more"),
-        ({"method": "adascale-adam"}, "preconditioned_moments"),
     ],
 )
 def test_train_refuses_arguments_that_mean_nothing(options: dict[str, Any], expected: str) -> None:

@@ -142,7 +142,7 @@ class PerExample:
         return self._gradients.see if chosen else None
 
     def open(self, chosen: Sequence[Statistic]) -> None:
-        self._gradients.open(want_of(frozenset(statistic.name for statistic in chosen)))
+        self._gradients.open(want_of(chosen))
         self.counts.open()
 
     def begin(self) -> None:

@@ -44,11 +44,14 @@ def statistics_of(
     return *usual, *strict
 
 
-def want_of(names: frozenset[str]) -> WantedSums:
-    """Return what must be asked of the examples for statistics of these names."""
+def want_of(chosen: Sequence[Statistic]) -> WantedSums:
+    """Return what must be asked of the examples for these statistics."""
+    names = {statistic.name for statistic in chosen}
+    bare = any(isinstance(s, ExamplePreconditioned) and s.bare for s in chosen)
+    divided = PreconditionedNorms.name in names and not bare
     return WantedSums(
-        sqnorm="moments" in names,
-        squares=bool(names & {PreconditionedNorms.name, CoordinateNoiseScale.name}),
+        sqnorm="moments" in names or bare,
+        squares=divided or CoordinateNoiseScale.name in names,
         products="inner_product_variance" in names,
     )
 
@@ -88,7 +91,7 @@ class ExampleNorms:
 
 
 class ExamplePreconditioned:
-    """The moments of the gradient as Adam sees it, from single examples' squares."""
+    """The moments of the gradient as the optimizer divides it, from single examples' squares."""
 
     name = PreconditionedNorms.name
     parts = False
@@ -98,6 +101,11 @@ class ExamplePreconditioned:
     def __init__(self, examples: ExampleGradients) -> None:
         self._examples = examples
         self._norms = PreconditionedNorms()
+
+    @property
+    def bare(self) -> bool:
+        """Return whether the optimizer divides nothing, so that squared norms are enough."""
+        return self._norms.bare
 
     def supports(self, optimizer: Optimizer) -> bool:
         return self._norms.supports(optimizer)
@@ -113,6 +121,9 @@ class ExamplePreconditioned:
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
         part = self._examples.part
+        if self.bare:
+            sums.add(self.name, *part.sqnorm(), coefficient=coefficient * part.parts)
+            return
         for index, squares in part.squares.items():
             self._norms.see(index, squares.sqrt())  # whose squared norm is the sum of all theirs
         self._norms.close_part(sums, coefficient=coefficient * part.parts)

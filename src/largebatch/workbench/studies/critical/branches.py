@@ -48,7 +48,7 @@ def scaling_of(workload: Workload) -> tuple[Rule, str]:
     """Return the rule of the learning rate that suits the optimizer, and its description."""
     _, optimizer = workload.fresh(seed=0)
     name = type(optimizer).__name__
-    if PreconditionedNorms().supports(optimizer):
+    if PreconditionedNorms().divides(optimizer):
         return SqrtScaling(), f"times sqrt(k), as for Adam ({name})"
     return LinearScaling(), f"times k, as for SGD ({name})"
 
