@@ -59,7 +59,7 @@ def adasgd(
         scaling: how the rate follows the batch; None leaves it.
         max: largest batch in samples; None for the data set.
         every: optimizer steps from one test to the next; the first so many steps are all tested.
-        growth: most growth in one test, 1 or more.
+        growth: most growth in `every` steps, 1 or more.
     """
     return _growing("moments", eta=eta, scaling=scaling, max=max, every=every, growth=growth)
 
@@ -152,5 +152,5 @@ def _growing(
     growth: float,
 ) -> Chain:
     test = NormTest(eta=eta, denominator="unbiased", statistic=statistic)
-    limit = LimitGrowth(factor=growth, shrink=0.5)
+    limit = LimitGrowth(factor=growth, shrink=0.5, over=every)
     return bounded(chain(spaced(test, every), limit), max=max, then=(scaling,))

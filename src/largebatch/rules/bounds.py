@@ -126,6 +126,14 @@ class ClampLr(DefaultFacts):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GrowthWindow:
+    """The step in which a window of `LimitGrowth` began, and the batch in hand in it; 0 before."""
+
+    step: int = 0
+    batch_size: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LimitGrowth(DefaultFacts):
     """Keeps the next batch within a factor of the batch in hand.
 
@@ -135,37 +143,48 @@ class LimitGrowth(DefaultFacts):
     'growth from 64 limited to 128'
 
     Args:
-        factor: most growth in one step, 1 or more. One more sample is always allowed where it is
+        factor: most growth in a window, 1 or more. One more sample is always allowed where it is
             above 1, so that a small batch is never stuck.
         shrink: least part of the batch in hand that stays, in (0, 1]; 1 never shrinks. None for
             no limit: a batch that was too large costs samples, one that is too small costs the run.
+        over: optimizer steps of a window, at least 1. The factor is then on the batch with which
+            the window began.
 
     Raises:
-        ValueError: a factor below 1 or a shrink outside (0, 1].
+        ValueError: a factor below 1, a shrink outside (0, 1], or a window below 1 step.
 
     Reference: none.
     """
 
     factor: float = 2.0
     shrink: float | None = None
+    over: int = field(default=1, metadata=LATER)
 
     bounds = frozenset({"batch"})
 
     def __post_init__(self) -> None:
         shrink = 1.0 if self.shrink is None else self.shrink
-        if not 1.0 <= self.factor < math.inf or not 0.0 < shrink <= 1.0:
+        if not 1.0 <= self.factor < math.inf or not 0.0 < shrink <= 1.0 or self.over < 1:
             raise ValueError(
-                "LimitGrowth takes a factor of at least 1 and a shrink in (0, 1], as in "
-                f"LimitGrowth(factor=2.0, shrink=0.5); got {self}."
+                "LimitGrowth takes a factor of at least 1, a shrink in (0, 1] and a window of at "
+                f"least 1 step, as in LimitGrowth(factor=2.0, shrink=0.5, over=10); got {self}."
             )
 
-    def init(self) -> None:
-        return None
+    def init(self) -> GrowthWindow | None:
+        return GrowthWindow() if self.over > 1 else None
 
-    def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
+    def update(
+        self, state: GrowthWindow | None, seen: Measurement, proposed: Decision
+    ) -> tuple[GrowthWindow | None, Decision]:
         wanted, now = proposed.next_batch_size, seen.batch_size
+        start = now
+        if state is not None:
+            if not state.batch_size or seen.step >= state.step + self.over:
+                state = GrowthWindow(step=seen.step, batch_size=now)
+            start = min(state.batch_size, now)
         # 1.15 * 100 is a whole number that floats miss
-        most = max(math.floor(self.factor * now * (1.0 + 1e-12)), now + (self.factor > 1.0))
+        most = max(math.floor(self.factor * start * (1.0 + 1e-12)), start + (self.factor > 1.0))
+        most = max(most, now)  # within a window the batch may have grown already
         least = 1 if self.shrink is None else math.ceil(self.shrink * now * (1.0 - 1e-12))
         size = min(max(wanted, least), most)
         if size == wanted:
