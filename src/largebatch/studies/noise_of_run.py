@@ -1,9 +1,14 @@
 """The noise scale that counts for a whole run, from the measured steps of its pieces.
 
 In a piece with the noise scale n, the share s = b / (n + b) of the base batch's squared gradient is
-signal. The steps that a larger batch needs are linear in the mean of s over the base steps, each
-counting alike (`gain_forecast`). So one number counts for a whole run whose noise scale moves, at
-every scale: the noise scale b (1 - mean(s)) / mean(s), whose gain is the mean gain.
+signal. With the gain r = S (n + b) / (n + S b) = S / (1 + (S - 1) s) of the piece, T base steps
+take the integral of 1 / r over the base steps, which is linear in s:
+
+    steps = T (1 / S + (1 - 1 / S) mean(s)),    each base step counting alike
+
+So one number counts for a whole run whose noise scale moves, at every scale: the noise scale
+b (1 - mean(s)) / mean(s). Its gain is T / steps. AdaScale itself decides from running averages,
+which lag behind the noise of the moment; `gain_forecast` simulates it.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from largebatch.analysis.noise import (
     along,
     estimate_noise,
 )
-from largebatch.studies.gain_forecast import noise_scale_at, signal_share
+from largebatch.studies.signal_share import noise_scale_at, signal_share
 
 PIECES = 8
 """Pieces of the run. More follow the noise scale more closely, and each is known less well."""

@@ -135,7 +135,7 @@ def probe_target(
         bare_noise=bare_noise,
         blocks=blocks,
         checks=tuple(trace.findings),
-        outlook=outlook_of(noise, base_batch_size=base, run_steps=run_steps, scale=scale),
+        outlook=outlook_of(noise, series=trace.series, scale=scale, **facts),
     )
 
 
