@@ -3,8 +3,9 @@
     python benchmarks/noise_coverage.py [--runs 300]
 
 Each run is a series of estimates from equal parts of a batch of 32 samples. The gradient's squared
-norm is 1, and it points along the noisiest direction. Goal: a 95 % interval covers in 92 to 99.5 %
-of 300 runs, for each kind of noise, noise scale, number of parts and length of the series.
+norm is 1, and it points along the noisiest direction. Goal: a 95 % interval covers in at least 92 %
+of 300 runs, for each kind of noise, noise scale, number of parts and length of the series. An
+interval without an upper end covers more often.
 """
 
 from __future__ import annotations
