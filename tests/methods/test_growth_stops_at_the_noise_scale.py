@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import largebatch as lb
-from _known_noise import equal_parts, micro_batches
+from _known_noise import KnownNoise, equal_parts, micro_batches, simulate, steady
 from _real_noise import RealNoise, grown_batches
 from growth_moving import MOTIONS, followed, within
 from growth_stationary import EIGHT_AND_TWO, PROBLEMS, RULES, ends_of, ends_of_runs
@@ -35,6 +35,22 @@ def test_adasgd_ends_at_a_noise_scale_that_does_not_move() -> None:
             assert ends.median_half <= 1.5 * problem.half, problem
             final.append(ends.final)
     assert np.mean(np.concatenate(final) > 2.0) <= 0.02
+
+
+@pytest.mark.parametrize("directions", [20, 100])
+def test_a_batch_within_the_interval_of_the_noise_scale_rests(directions: int) -> None:
+    """30 tests are made in the last 300 steps; a batch at the estimate moves at each of them."""
+    noise = KnownNoise(variance=1000.0, directions=directions)
+    for seed in range(10):
+        run = simulate(
+            RULES["adasgd"],
+            noise,
+            first=16,
+            sqnorms=steady(500),
+            parts=equal_parts(2),
+            seed=(seed,),
+        )
+        assert np.count_nonzero(np.diff(run.batch_sizes[200:])) <= 8, seed
 
 
 @pytest.mark.parametrize("name", ["adadam", "adaptive_growth"])
