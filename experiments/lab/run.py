@@ -17,8 +17,9 @@ from torch.optim import Optimizer
 import largebatch as lb
 from largebatch.workbench.workloads import Split, evaluate
 
-RENAMED = {"HoldThenDecay(": "After("}
-"""Class name today -> the name under which recorded runs have it: a run's key follows its text."""
+RENAMED = {"HoldThenDecay(": "After(", ", over=1)": ")", ", first=0)": ")"}
+"""Text of a rule today -> the text under which recorded runs have it, before a class was renamed or
+got a field, which has its default: a run's key follows its text."""
 
 
 def _recorded_text(run: Run) -> str:
