@@ -104,10 +104,11 @@ class Average:
         xx, xy, yy = (factor * one for one in self.covariance)
         ratio = y / x
         lead = 1.0 - xx
-        root = (ratio - xy) ** 2 - lead * (ratio * ratio - yy)
-        if lead <= 0.0 or not root >= 0.0:
+        # (ratio - xy)^2 - lead (ratio^2 - yy) without its cancellation; never below 0 but by rounding
+        root = (xx * ratio - 2.0 * xy) * ratio + xy * xy + lead * yy
+        if not lead > 0.0 or not math.isfinite(root):
             return Range(value=ratio, low=-math.inf, high=math.inf)
-        half = math.sqrt(root)
+        half = math.sqrt(max(root, 0.0))
         return Range(value=ratio, low=(ratio - xy - half) / lead, high=(ratio - xy + half) / lead)
 
     def _covariance(
