@@ -140,9 +140,7 @@ def test_equal_pairs_have_an_interval_without_width(pair: Pair, count: int) -> N
     assert found.value == pytest.approx(pair[1] / pair[0], rel=1e-9)
 
 
-@given(
-    factors=st.lists(st.floats(0.8, 1.25), min_size=4, max_size=20), ratio=st.floats(-1e3, 1e3)
-)
+@given(factors=st.lists(st.floats(0.8, 1.25), min_size=4, max_size=20), ratio=st.floats(-1e3, 1e3))
 def test_pairs_that_move_together_leave_their_ratio_certain(
     factors: list[float], ratio: float
 ) -> None:

@@ -56,15 +56,25 @@ def test_a_stage_begins_after_so_many_tests_in_a_row() -> None:
     assert found == [(8, 1.0)] * 6 + [(16, 1.5)] * 3 + [(32, 2.25)] * 3
 
 
-def test_a_test_that_does_not_ask_begins_the_count_anew() -> None:
-    rule = AdaptiveGrowth(stages=growing_stages(4, delta=2.0), patience=2)
-    state, counts = rule.init(), []
-    for step, (batch, scale) in enumerate([(8, 20.0)] * 4 + [(8, 20.0)] + [(16, 20.0)] * 3):
-        moments = moments_of(scale, 1.0 + scale / batch, batch_size=batch)
-        seen = see(moments, batch_size=batch, samples=8 * step, base_batch_size=8)
-        state, _ = rule.update(state, seen, Decision(next_batch_size=batch, base_steps=1.0))
-        counts.append((state.stage, state.asked))
-    assert counts == [(0, 0)] * 3 + [(0, 1), (1, 0)] + [(1, 0)] * 3
+@pytest.mark.parametrize(("asked", "batch"), [(2, 8), (-2, 8), (2, 32), (-2, 32)])
+def test_a_test_that_asks_for_nothing_or_for_the_other_way_begins_the_count_anew(
+    asked: int, batch: int
+) -> None:
+    rule = AdaptiveGrowth(stages=TABLE, patience=3)
+    state = replace(rule.init(), first=8, stage=(8, 16, 32).index(batch))
+    for noise in (float(batch), 4.0 if batch == 32 else 99.0):
+        moments = moments_of(noise, 1.0 + noise / batch, batch_size=batch)
+        past = state
+        for step in range(4):
+            past, _ = rule.update(
+                replace(past, asked=asked),
+                see(moments, batch_size=batch, samples=batch * step, base_batch_size=8),
+                Decision(next_batch_size=batch, base_steps=1.0),
+            )
+        way = 0 if noise == batch else 1 if noise > batch else -1
+        going_on = way * asked > 0
+        assert (past.stage != state.stage) == going_on
+        assert past.asked == (0 if going_on else way)
 
 
 def test_the_batch_goes_back_by_one_stage_when_it_is_certainly_too_large() -> None:
@@ -76,7 +86,7 @@ def test_the_batch_goes_back_by_one_stage_when_it_is_certainly_too_large() -> No
     assert down == sorted(down, reverse=True)
     assert sorted(set(down)) == [8, 16, 32, 64]
     assert down[-1] == 8
-    rates = {size: rate for size, rate in steps_with(rule, [99.0] * 20 + [9.0] * 80)}
+    rates = dict(steps_with(rule, [99.0] * 20 + [9.0] * 80))
     assert rates == {8: 1.0, 16: 1.5, 32: 2.25, 64: 3.375}, "the rate goes back, too"
 
 
@@ -93,6 +103,23 @@ def test_going_back_takes_as_many_tests_in_a_row(patience: int) -> None:
         state, _ = rule.update(state, seen, Decision(next_batch_size=32, base_steps=4.0))
         stages.append(state.stage)
     assert stages == [2] * (2 + patience) + [1]
+
+
+def test_a_batch_that_the_interval_does_not_exclude_stays_in_its_stage() -> None:
+    """Noise scales of 6 and 20 in turn, of a batch of 16: the estimate is below, the end above."""
+    rule = AdaptiveGrowth(stages=TABLE, patience=1)
+    state = replace(rule.init(), first=8, stage=1)
+    for step in range(20):
+        noise = 20.0 if step % 2 else 6.0
+        moments = moments_of(noise, 1.0 + noise / 16, batch_size=16)
+        seen = see(moments, batch_size=16, samples=16 * step, base_batch_size=8)
+        # the stage in hand is the same in each step: what came of the one before does not count
+        state = replace(state, stage=1)
+        state, _ = rule.update(state, seen, Decision(next_batch_size=16, base_steps=2.0))
+    found = state.past.noise_scale()
+    assert found is not None
+    assert found.value < 16 < found.high
+    assert state.stage == 1
 
 
 def test_stages_that_round_to_one_size_are_passed() -> None:

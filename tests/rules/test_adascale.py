@@ -292,7 +292,9 @@ def test_a_window_counts_base_batches_whatever_the_parts(parts: int) -> None:
 def test_the_gain_does_not_depend_on_the_parts_where_single_examples_are_measured() -> None:
     """Counted in parts, a window of 1000 would be shorter than a step of 1024 examples."""
     generator = np.random.default_rng(0)
-    numbers = [(8000.0 * generator.uniform(0.9, 1.1), generator.normal(1.0, 2.0)) for _ in range(80)]
+    numbers = [
+        (8000.0 * generator.uniform(0.9, 1.1), generator.normal(1.0, 2.0)) for _ in range(80)
+    ]
     last = [
         run(
             AdaScale(),

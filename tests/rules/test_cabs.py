@@ -34,7 +34,8 @@ def test_cabs_averages_loss_and_variance_as_the_authors_do(
 
 
 @given(
-    numbers=st.tuples(st.floats(1.0, 1e5), st.floats(1e-2, 10.0)), lr=st.floats(1e-3, 1.0),
+    numbers=st.tuples(st.floats(1.0, 1e5), st.floats(1e-2, 10.0)),
+    lr=st.floats(1e-3, 1.0),
     count=st.integers(4, 120),
 )
 def test_of_equal_steps_the_batch_is_that_of_the_interval_without_width(

@@ -93,7 +93,7 @@ def test_proposals_are_whole_and_within_the_data_set(
     steps = [moments_of(v, s, parts=k) for v, s, k in numbers]
     for decision in decide(RULES[name], steps, base=64, size=size):
         assert isinstance(decision.next_batch_size, int)
-        assert 2 <= decision.next_batch_size
+        assert decision.next_batch_size >= 2
         assert size is None or decision.next_batch_size <= max(size, 64)
         assert math.isfinite(decision.lr_multiplier)
 

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from largebatch import methods
-from largebatch.core.decision import Decision
 from largebatch.core.measurement import Budget, GradientMoments, Measurement
 from largebatch.core.rule import chain
 from largebatch.rules import (

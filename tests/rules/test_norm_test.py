@@ -223,7 +223,9 @@ def test_without_replacement_the_proposal_is_that_of_the_data_sets_own_gradient(
     size: int, batch: int, eta: float, variance: float
 ) -> None:
     expected = 1.0 + variance / batch * (size - batch) / size
-    seen = see(moments_of(variance, expected, batch_size=batch), batch_size=batch, dataset_size=size)
+    seen = see(
+        moments_of(variance, expected, batch_size=batch), batch_size=batch, dataset_size=size
+    )
     test = NormTest(eta=eta, denominator="unbiased", finite_population=True)
     required = required_batch(ratio=variance, level=eta, dataset_size=size)
     assert size_told(test, seen) == pytest.approx(max(required, 2), abs=1.01, rel=1e-6)

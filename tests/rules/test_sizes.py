@@ -86,9 +86,7 @@ def test_an_unknown_requirement_keeps_what_was_proposed(required: float | None) 
 
 
 @given(now=st.integers(2, 5000), required=INTERVALS)
-def test_a_batch_changes_only_if_it_lies_outside_of_the_interval(
-    now: int, required: Range
-) -> None:
+def test_a_batch_changes_only_if_it_lies_outside_of_the_interval(now: int, required: Range) -> None:
     size = by_evidence(hand(now), see(), required=required, because="").next_batch_size
     if required.low > now:
         most = 2.0 * (required.low if required.low < math.inf else now)

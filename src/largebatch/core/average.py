@@ -104,7 +104,7 @@ class Average:
         xx, xy, yy = (factor * one for one in self.covariance)
         ratio = y / x
         lead = 1.0 - xx
-        # (ratio - xy)^2 - lead (ratio^2 - yy) without its cancellation; never below 0 but by rounding
+        # (ratio - xy)^2 - lead (ratio^2 - yy) without its cancellation; below 0 by rounding alone
         root = (xx * ratio - 2.0 * xy) * ratio + xy * xy + lead * yy
         if not lead > 0.0 or not math.isfinite(root):
             return Range(value=ratio, low=-math.inf, high=math.inf)
