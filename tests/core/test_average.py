@@ -156,7 +156,16 @@ def test_ratios_beyond_the_root_of_the_largest_float_have_an_interval() -> None:
     assert found.low == found.high == pytest.approx(1e200)
     wild = averaged([((1e-300, y), 0.1, 1.0) for y in (1.0, 1e5, -1e5, 1.0, 3.0)]).ratio()
     assert wild is not None
-    assert not math.isfinite(wild.high)
+    assert wild.low <= wild.value <= wild.high, "none of them is NaN"
+
+
+def test_one_pair_of_another_magnitude_does_not_end_the_interval_for_ever() -> None:
+    series = [((1.0, 1.0), 0.1, 1.0)] * 5 + [((1e250, -1e250), 0.1, 1.0)]
+    wild = averaged(series)
+    assert all(math.isfinite(one) for one in (*wild.values, *wild.covariance))
+    later = averaged(series + [((1.0, 1.0), 0.1, 1.0)] * 20_000).ratio()
+    assert later is not None
+    assert (later.value, later.high - later.low) == pytest.approx((1.0, 0.0), abs=1e-6)
 
 
 def test_of_few_pairs_or_of_a_mean_of_zero_nothing_is_said() -> None:

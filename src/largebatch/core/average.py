@@ -28,6 +28,9 @@ ONE_SIDED = 0.9
 FEWEST_DEGREES = 2
 """Degrees of freedom of the covariance below which nothing is said of the ratio."""
 
+FARTHEST = 1e100
+"""Largest deviation from the mean that counts, relative to x, so that its square is finite."""
+
 Pair = tuple[float, float]
 
 
@@ -118,7 +121,9 @@ class Average:
         x, y = self.values
         if not x > 0.0 or self.weight <= 0.0:
             return self.covariance, self.degrees
-        dx, dy = seen[0] / x - 1.0, (seen[1] - y) / x
+        dx, dy = (
+            min(max(one, -FARTHEST), FARTHEST) for one in (seen[0] / x - 1.0, (seen[1] - y) / x)
+        )
         expected = 1.0 / weight + self.squares / (self.weight * self.weight)
         degrees = (1.0 - forget) * self.degrees + 1.0
         xx, xy, yy = self.covariance
