@@ -73,17 +73,20 @@ def test_the_batch_of_a_paper_grows_in_tested_steps_and_says_why(paper: str) -> 
     rate = optimizer.param_groups[0]["lr"]
     train(control, samples=1500)
     sizes = [seen.batch_size for seen, _ in record.steps[:-1]]  # the budget cuts the last one
-    assert sizes == sorted(sizes)
     assert sizes[0] == 8
-    assert 16 < sizes[-1] <= 96
+    assert 16 < max(sizes) <= 96
     for seen, decision in record.steps[:-1]:
         grown = decision.next_batch_size > seen.batch_size
         assert decision.next_batch_size <= 2 * seen.batch_size
         assert decision.lr_multiplier == pytest.approx(math.sqrt(seen.batch_size / 8))
-        tested = seen.step % 3 == 0 and seen.step >= unknown(paper)
+        # the first three, then every third; Adam's first steps divide nothing
+        tested = (seen.step < 3 or seen.step % 3 == 0) and seen.step >= unknown(paper)
         assert ("theta_max" in decision.reason) == tested
         if grown:
-            assert " > 0.5" in decision.reason
+            assert "] > 0.5" in decision.reason
+        if decision.next_batch_size < seen.batch_size:
+            assert "] < 0.5" in decision.reason
+            assert 2 * decision.next_batch_size >= seen.batch_size
         measured = seen.moments is not None or seen.preconditioned_moments is not None
         assert measured == tested
     assert optimizer.param_groups[0]["lr"] == rate
@@ -94,9 +97,11 @@ def test_a_growing_batch_never_exceeds_its_cap(paper: str) -> None:
     rule, optimize = PAPERS[paper]
     _, _, control, record = build(rule(eta=0.2, every=1, max=40, growth=3.0), optimize)
     train(control, samples=1000)
-    before = unknown(paper)
+    before = unknown(paper) + 4
     sizes = [seen.batch_size for seen, _ in record.steps]
-    assert sizes[: before + 4] == [8] * before + [8, 24, 40, 40]
+    assert sizes[:before] == [8] * before, "before the fourth measurement nothing is known"
+    grown = [size for size in sizes if size > 8]
+    assert grown[0] <= 24
     assert max(seen.batch_size for seen, _ in record.steps) == 40
 
 
@@ -156,9 +161,9 @@ def pieces(rule: Any, optimize: Build, *, cuts: tuple[int, ...]) -> tuple[nn.Mod
 def a_run(paper: str, most: int | None) -> list[Any]:
     """The sizes, rates and reasons of a run whose tests decide, and the weights at its end."""
     method, optimize = PAPERS[paper]
-    rule = method(eta=1.2, every=3, growth=8.0)
+    rule = method(eta=0.7, every=3, growth=8.0)
     model, _, control, _ = build(rule, optimize, most=most)
-    decisions = train(control, steps=25)
+    decisions = train(control, steps=40)
     return [
         [(d.next_batch_size, d.lr_multiplier, d.reason) for d in decisions],
         [w.tolist() for w in weights(model)],
@@ -187,12 +192,14 @@ def test_two_processes_decide_as_one_does_whatever_the_batch() -> None:
 
 def test_a_step_that_is_not_finite_does_not_change_the_batch() -> None:
     _, _, control, record = build(lb.methods.adasgd(eta=0.05, every=1))
-    for at, batch in enumerate(control.steps(steps=4)):
+    for at, batch in enumerate(control.steps(steps=7)):
         for x, y in batch:
             loss = loss_of(control.model, x, y)
-            control.backward(loss * math.nan if at == 2 else loss)
+            control.backward(loss * math.nan if at == 5 else loss)
         control.step()
-    assert [seen.batch_size for seen, _ in record.steps] == [8, 16, 32, 32, 64]
+    sizes = [seen.batch_size for seen, _ in record.steps]
+    assert sizes[:5] == [8, 8, 8, 8, 16]
+    assert 16 < sizes[5] == sizes[6] < sizes[7]
 
 
 def test_a_cap_below_the_start_is_refused_with_both_sizes() -> None:
@@ -266,7 +273,7 @@ def test_coordinates_that_the_meter_does_not_measure_are_refused_with_a_line_tha
         ({"eta": "0.5"}, "eta is a number above 0, as in NormTest"),
         ({"max": 0}, r"as in ClampBatch\(min=64, max=4096"),
         ({"max": 20.5}, r"whole numbers(.|\n)*as in ClampBatch\(min=64, max=4096"),
-        ({"every": 0}, "steps is at least 1, as in Every"),
+        ({"every": 0}, "steps is at least 1 and first at least 0, as in Every"),
         ({"growth": 0.5}, "a factor of at least 1(.|\n)*as in LimitGrowth"),
         ({"scaling": "sqrt"}, "A chain takes rules, got sqrt"),
     ],

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from largebatch.core.average import MovingMoments
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import GradientMoments, Measurement
+from largebatch.core.moving_moments import MovingMoments
 from largebatch.core.scalars import SCALARS, averaged, noise_scale_of, scalars_of
 
 MOMENTS = GradientMoments(batch_size=128, parts=4, batch_sqnorm=3.0, variance=128.0)
@@ -70,12 +70,27 @@ def test_a_gradient_lost_in_its_noise_has_no_noise_scale() -> None:
 
 
 def test_the_noise_scale_is_the_ratio_of_averages_not_their_average() -> None:
+    """A step of two base batches keeps 0.98 of the past, in units of the variance before it."""
     other = replace(MOMENTS, batch_sqnorm=9.0, variance=256.0)
-    moments = averaged(averaged(MovingMoments(), SEEN), replace(SEEN, step=5, moments=other))
-    keep = 1.0 - 4 / 1000
+    later = replace(SEEN, step=5, samples=640, moments=other)
+    moments = averaged(averaged(MovingMoments(), SEEN), later)
+    keep = 1.0 - 2 / 100
     variance = (keep * 128.0 + 256.0) / (keep + 1.0)
     sqnorm = (keep * 2.0 + 7.0) / (keep + 1.0)
     assert noise_scale_of(moments) == pytest.approx(variance / sqnorm)
+
+
+def test_a_step_that_lies_before_the_averages_begins_them_anew() -> None:
+    """As in another run with the same loggers."""
+    known = averaged(averaged(MovingMoments(), SEEN), replace(SEEN, samples=640))
+    assert known.average.count == 2
+    again = replace(SEEN, step=0, samples=0)
+    assert averaged(known, again) == averaged(MovingMoments(), again)
+
+
+def test_the_noise_scale_may_be_that_of_the_preconditioned_gradient() -> None:
+    other = replace(SEEN, moments=None, preconditioned_moments=MOMENTS)
+    assert averaged(MovingMoments(), other) == averaged(MovingMoments(), SEEN)
 
 
 def test_a_lost_step_does_not_enter_the_averages() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,24 @@ def asked(rule: Rule, seen: Measurement, *, state: Any = None) -> Decision:
 
 def size_asked(rule: Rule, seen: Measurement) -> int:
     return asked(rule, seen).next_batch_size
+
+
+ENOUGH = 4
+"""Measurements after which the interval of the noise scale is known; equal ones have no width."""
+
+
+def told(rule: Rule, seen: Measurement, *, times: int = ENOUGH) -> Decision:
+    """What a rule with a memory says after so many equal steps."""
+    proposed = Decision(next_batch_size=seen.batch_size, base_steps=seen.scale)
+    state = rule.init()
+    for at in range(times):
+        step = replace(seen, step=seen.step + at, samples=seen.samples + at * seen.batch_size)
+        state, decision = rule.update(state, step, proposed)
+    return decision
+
+
+def size_told(rule: Rule, seen: Measurement) -> int:
+    return told(rule, seen).next_batch_size
 
 
 def value_of(reason: str, name: str) -> float | None:

@@ -94,6 +94,10 @@ ROWS = [
         name="adaptive-growth",
         rule=AdaptiveGrowth(stages=Stages(batch=(1, 1.5, 4), lr=(1, 1.4, 2)), patience=1),
     ),
+    Row(
+        name="adaptive-growth-adam",
+        rule=AdaptiveGrowth(patience=2, statistic="preconditioned_moments"),
+    ),
     Row(name="adaptive-growth-averaged", rule=Averaged(AdaptiveGrowth(kappa=0.5), window=50.0)),
     Row(name="any-time-growth", rule=AnyTimeGrowth(coefficient=2000.0)),
     Row(name="auto-warm-up", rule=AutoWarmUp(fraction=0.7), any_batch=False),
@@ -117,6 +121,14 @@ ROWS = [
     Row(name="clamp-batch", rule=ClampBatch(min=8, max=4096, multiple_of=8)),
     Row(name="clamp-lr", rule=ClampLr(min=0.5, max=2.0)),
     Row(name="clamp-to-noise-scale", rule=ClampToNoiseScale(kappa=0.5)),
+    Row(
+        name="clamp-to-noise-scale-adam",
+        rule=ClampToNoiseScale(statistic="preconditioned_moments"),
+    ),
+    Row(
+        name="every-first",
+        rule=Every(NormTest(eta=1.0, denominator="unbiased"), steps=4, first=4),
+    ),
     Row(name="coordinate-norm-test", rule=CoordinateNormTest()),
     Row(
         name="coordinate-norm-test-strict",
@@ -175,6 +187,14 @@ ROWS = [
     Row(name="norm-test", rule=NormTest()),
     Row(name="norm-test-unbiased", rule=Averaged(NormTest(denominator="unbiased"), window=50.0)),
     Row(name="norm-test-finite", rule=NormTest(eta=0.1, finite_population=True)),
+    Row(
+        name="norm-test-unbiased-finite",
+        rule=NormTest(eta=0.5, denominator="unbiased", finite_population=True),
+    ),
+    Row(
+        name="norm-test-unbiased-adam",
+        rule=NormTest(denominator="unbiased", statistic="preconditioned_moments"),
+    ),
     Row(name="observe", rule=Observe(statistics=("moments", "inner_product_variance"))),
     Row(name="schedule-cosine", rule=Schedule()),
     Row(

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from largebatch.core.average import MovingMoments
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
 from largebatch.core.formulas import gain_from_noise_scale
 from largebatch.core.measurement import Budget, GradientMoments, Measurement, Reading, noise_scale
+from largebatch.core.moving_moments import MovingMoments
 from largebatch.core.rule import chain
 from largebatch.rules import AdaScale, Every, Legw, LinearScaling, Schedule, SqrtScaling, StepDecay
 from largebatch.rules.adascale import ABSOLUTE_FLOOR, gain
@@ -266,22 +266,48 @@ def test_an_average_rescaled_with_the_scale_would_be_wrong_for_long() -> None:
 def test_the_average_is_a_weighted_mean_of_the_past(
     values: list[tuple[float, float]], window: float
 ) -> None:
-    """The naive twin: weights keep^age over what was seen."""
+    """The naive twin: weights (1 - S / window)^age over what was seen, and a tenth at most."""
     steps = [see(moments_of(v, s), step=i) for i, (v, s) in enumerate(values)]
     state, _ = run(AdaScale(window=window), steps)[-1]
-    keep = 1.0 - 4 / window
+    keep = 1.0 - (4 / window if window < 100 else min(4 / window, 0.1))
     weights = np.array([keep**age for age in range(len(values))][::-1])
     seen = np.array([(m.moments.variance, m.moments.sqnorm) for m in steps if m.moments])
     expected = (weights[:, None] * seen).sum(axis=0) / weights.sum()
     assert state.average.values == pytest.approx(tuple(expected), rel=1e-7, abs=1e-7)
 
 
-def test_a_window_counts_small_gradients_whatever_the_scale() -> None:
-    """Two steps of 4 parts forget as much as one step of 8."""
-    rule = AdaScale(window=100.0)
-    start, _ = run(rule, [see(moments_of(1.0, 1.0))])[-1]
-    one, _ = rule.update(start, see(moments_of(5.0, 5.0, parts=8), step=1), propose(see(None)))
-    assert one.average.weight == pytest.approx(0.92 * start.average.weight + 0.08)
+@given(parts=st.integers(2, 64))
+def test_a_window_counts_base_batches_whatever_the_parts(parts: int) -> None:
+    """A step at the scale 4 forgets 4 / 100 of the past, and one at the scale 8 twice as much."""
+    for batch in (256, 512):
+        steps = [
+            see(moments_of(v, s, batch_size=batch, parts=parts), step=i, batch_size=batch)
+            for i, (v, s) in enumerate([(1.0, 1.0), (5.0, 5.0)])
+        ]
+        state, _ = run(AdaScale(window=100.0), steps)[-1]
+        keep = 1.0 - batch / 64 / 100.0
+        assert state.average.values[0] == pytest.approx((keep + 5.0) / (keep + 1.0))
+
+
+def test_the_gain_does_not_depend_on_the_parts_where_single_examples_are_measured() -> None:
+    """Counted in parts, a window of 1000 would be shorter than a step of 1024 examples."""
+    generator = np.random.default_rng(0)
+    numbers = [
+        (8000.0 * generator.uniform(0.9, 1.1), generator.normal(1.0, 2.0)) for _ in range(80)
+    ]
+    last = [
+        run(
+            AdaScale(),
+            [
+                see(moments_of(v, s, batch_size=1024, parts=k), step=i, batch_size=1024)
+                for i, (v, s) in enumerate(numbers)
+            ],
+        )[-1][1]
+        for k in (16, 1024)
+    ]
+    assert last[0].lr_multiplier == pytest.approx(last[1].lr_multiplier, rel=1e-9)
+    true_gain = gain(scale=16, variance=8000.0 / 64, sqnorm=1.0)
+    assert last[0].lr_multiplier == pytest.approx(true_gain, rel=0.05)
 
 
 def test_a_window_shorter_than_the_step_keeps_only_the_step() -> None:
@@ -294,7 +320,7 @@ def test_steps_without_a_measurement_age_the_average() -> None:
     rule = AdaScale(window=40.0)
     state, _ = run(rule, [see(moments_of(1.0, 1.0))])[-1]
     aged, _ = rule.update(state, see(moments_of(5.0, 5.0), step=5), propose(see(None)))
-    assert aged.average.weight == pytest.approx(0.5 * state.average.weight + 0.5)
+    assert aged.average.values[0] == pytest.approx((0.5 * 1.0 + 5.0) / 1.5)
 
 
 def test_a_true_estimate_replaces_the_temporal_ones() -> None:
@@ -359,9 +385,10 @@ def sizes_of(case: dict[str, Any]) -> CaseSizes:
 
 @cases("gain_from_grads")
 def test_a_sequence_of_gradients_gives_the_published_gains(case: dict[str, Any]) -> None:
-    sizes, parts = sizes_of(case), len(case["per_micro_grads"][0])
+    sizes = sizes_of(case)
     averaging = {"debiased_ema": "ema", "paper_mean_then_ema": "mean-then-ema"}[case["averaging"]]
-    rule = AdaScale(window=parts / (1.0 - case["theta"]), averaging=averaging, clip="first")
+    window = case["scale"] / (1.0 - case["theta"])
+    rule = AdaScale(window=window, averaging=averaging, clip="first")
     state, decision = rule.init(), None
     for step, (gradients, expected) in enumerate(
         zip(case["per_micro_grads"], case["expected"], strict=True)
@@ -388,9 +415,9 @@ def test_a_sequence_of_gradients_gives_the_published_gains(case: dict[str, Any])
 
 @cases("gain_from_grads")
 def test_clipping_on_read_agrees_where_no_sample_is_clipped(case: dict[str, Any]) -> None:
-    sizes, parts = sizes_of(case), len(case["per_micro_grads"][0])
+    sizes = sizes_of(case)
     averaging = {"debiased_ema": "ema", "paper_mean_then_ema": "mean-then-ema"}[case["averaging"]]
-    window = parts / (1.0 - case["theta"])
+    window = case["scale"] / (1.0 - case["theta"])
     steps = [
         see(
             estimate(gradients, micro_batch_size=MICRO),

@@ -61,10 +61,23 @@ def test_a_clamped_batch_is_a_multiple_within_the_bounds(
         (LimitGrowth(shrink=1.0), 2, 64),
         (LimitGrowth(factor=1.0), 200, 64),
         (LimitGrowth(factor=1.001), 200, 65),
+        (LimitGrowth(factor=1.25, shrink=0.75), 1, 48),
     ],
 )
 def test_a_bound_has_its_hand_computed_size(rule: Rule, wanted: int, size: int) -> None:
     assert bounded(rule, size=wanted).next_batch_size == size
+
+
+@pytest.mark.parametrize(
+    ("factor", "shrink", "most", "least"), [(1.15, 0.29, 115, 29), (1.1, 0.57, 110, 57)]
+)
+def test_a_limit_that_is_a_whole_number_is_not_missed_by_rounding(
+    factor: float, shrink: float, most: int, least: int
+) -> None:
+    """1.15 x 100 is 114.99999999999999 in floating point, and 0.57 x 100 is 56.99999999999999."""
+    rule = LimitGrowth(factor=factor, shrink=shrink)
+    assert bounded(rule, size=500, batch_size=100).next_batch_size == most
+    assert bounded(rule, size=1, batch_size=100).next_batch_size == least
 
 
 @given(wanted=st.floats(0, 1e6), low=st.floats(0, 1e3), width=st.floats(0, 1e3))
@@ -88,7 +101,7 @@ def test_growth_stays_within_its_factors_and_is_never_stuck(
 ) -> None:
     rule = LimitGrowth(factor=factor, shrink=shrink)
     size = bounded(rule, size=wanted, batch_size=now).next_batch_size
-    assert shrink * now <= size <= max(factor * now, now + 1)
+    assert shrink * now * (1 - 1e-11) <= size <= max(factor * now * (1 + 1e-11), now + 1)
     if wanted > now and factor > 1.0:
         assert size > now
     if wanted < now:

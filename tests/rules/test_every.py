@@ -29,6 +29,24 @@ def test_step_zero_and_each_so_many_steps_after_it_measure(every: int, steps: in
     assert [at for at, names in enumerate(asked) if names] == list(range(0, steps, every))
 
 
+@given(every=st.integers(1, 12), first=st.integers(0, 15), steps=st.integers(1, 40))
+def test_each_of_the_first_steps_measures_too(every: int, first: int, steps: int) -> None:
+    asked = asked_in(Every(Observe(), steps=every, first=first), steps=steps)
+    expected = [at for at in range(steps) if at < first or at % every == 0]
+    assert [at for at, names in enumerate(asked) if names] == expected
+
+
+def test_in_the_first_steps_a_neighbours_measurements_are_shown() -> None:
+    m = GradientMoments(batch_size=64, parts=4, batch_sqnorm=2.0, variance=64.0)
+    rule = chain(Every(AdaScale(), steps=5, first=3), Observe())
+    decider, counts = Decider.start(rule, base_batch_size=16, batch_size=64), []
+    for _ in range(8):
+        seen = decider.see(Reading(samples=64, moments=m), base_lr=0.1)
+        decider, _ = decider.decide(seen)
+        counts.append(decider.state[0].average.count)
+    assert counts == [1, 2, 3, 3, 3, 4, 4, 4]
+
+
 def test_a_neighbour_keeps_measuring_in_each_step() -> None:
     rule = chain(Every(Observe(statistics=("inner_product_variance",)), steps=2), Observe())
     both = frozenset({"moments", "inner_product_variance"})
@@ -76,8 +94,13 @@ def test_constant_moments_give_the_same_gains_as_measuring_always(every: int, st
 
 @pytest.mark.parametrize("steps", [0, -3])
 def test_fewer_than_one_step_is_refused(steps: int) -> None:
-    with pytest.raises(ValueError, match=r"Every\(AdaScale\(\), steps=10\)"):
+    with pytest.raises(ValueError, match=r"Every\(AdaScale\(\), steps=10, first=10\)"):
         Every(Observe(), steps=steps)
+
+
+def test_fewer_than_no_first_steps_are_refused() -> None:
+    with pytest.raises(ValueError, match="first at least 0"):
+        Every(Observe(), first=-1)
 
 
 def test_a_class_in_place_of_a_rule_is_refused() -> None:

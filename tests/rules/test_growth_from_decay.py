@@ -8,12 +8,12 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from batch_rules import told
 from growing import CASES, changes, run, walk
 from hypothesis import given
 from hypothesis import strategies as st
 
 from largebatch import methods
-from largebatch.core.decision import Decision
 from largebatch.core.measurement import Budget, GradientMoments, Measurement
 from largebatch.core.rule import chain
 from largebatch.rules import (
@@ -114,11 +114,15 @@ def test_seesaw_holds_the_batch_at_the_noise_scale() -> None:
     moments = GradientMoments(batch_size=64, parts=4, batch_sqnorm=3.0, variance=128.0)
     seen = Measurement(
         step=9, samples=9000, base_steps=140.0, batch_size=64, base_batch_size=64,
-        budget=Budget(samples=10_000), moments=moments,
+        budget=Budget(samples=10_000), preconditioned_moments=moments,
     )  # fmt: skip
-    decision = rule.update(rule.init(), seen, Decision(next_batch_size=64, base_steps=1.0))[1]
+    assert seen.preconditioned_moments is not None
+    decision = told(rule, seen, times=3)
+    assert decision.next_batch_size == 64
+    assert "held at 64, noise scale not known yet" in decision.reason
+    decision = told(rule, seen)
     assert decision.next_batch_size == 128
-    assert "bounded to 128, noise scale 128" in decision.reason
+    assert "bounded to 128, noise scale 128 [128, 128]" in decision.reason
 
 
 @given(

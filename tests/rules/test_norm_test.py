@@ -21,6 +21,8 @@ from batch_rules import (
     see,
     seen_in,
     size_asked,
+    size_told,
+    told,
     value_of,
 )
 from hypothesis import given
@@ -156,9 +158,77 @@ def test_the_unbiased_test_is_control_by_the_noise_scale(
     variance: float, sqnorm: float, eta: float
 ) -> None:
     seen = see(moments_of(variance, sqnorm))
-    test = size_asked(NormTest(eta=eta, denominator="unbiased"), seen)
-    control = size_asked(NoiseScaleControl(kappa=1 / eta**2), seen)
+    test = size_told(NormTest(eta=eta, denominator="unbiased"), seen)
+    control = size_told(NoiseScaleControl(kappa=1 / eta**2), seen)
     assert abs(test - control) <= 1 + 1e-9 * control
+    true = variance / (sqnorm - variance / 64) if sqnorm > variance / 64 else math.inf
+    if true / eta**2 > 66.0 and variance / 64 < 0.999 * sqnorm:
+        assert test == pytest.approx(true / eta**2, rel=1e-6, abs=1.01)
+
+
+@given(variance=st.floats(1.0, 1e5), eta=st.floats(0.3, 3.0))
+def test_a_test_with_a_memory_passes_at_the_batch_that_it_proposes(
+    variance: float, eta: float
+) -> None:
+    test = NormTest(eta=eta, denominator="unbiased")
+    sizes = [64]
+    for _ in range(2):
+        batch = sizes[-1]
+        moments = moments_of(variance, 1.0 + variance / batch, batch_size=batch)
+        sizes.append(size_told(test, see(moments, batch_size=batch)))
+    assert abs(sizes[1] - sizes[2]) <= 1, "it stays there"
+    assert sizes[1] == pytest.approx(max(variance / eta**2, 2.0), abs=1.01, rel=1e-6)
+
+
+def test_a_test_with_a_memory_needs_four_measurements_and_shows_its_interval() -> None:
+    test = NormTest(eta=1.0, denominator="unbiased")
+    seen = see(moments_of(640.0, 11.0))
+    for times in (1, 2, 3):
+        decision = told(test, seen, times=times)
+        assert decision.reason == "theta_max not known yet; batch 64 stays"
+    decision = told(test, seen)
+    assert decision.reason == "theta_max 3.16 [3.16, 3.16] > 1; batch 640"
+    large = replace(seen, batch_size=2560)
+    assert size_told(test, large) == 640, "it may come down"
+
+
+def test_the_memory_keeps_the_noise_scale_of_a_finite_data_set() -> None:
+    """64 samples, batches of 32 without replacement: E|g_B|^2 = |G|^2 + 128 / 32 (64 - 32) / 64 is
+    3 with |G|^2 = 1. So the noise scale is 128 and theta_max sqrt(128 / 32 x 32 / 63) = 1.425."""
+    test = NormTest(eta=0.5, denominator="unbiased", finite_population=True)
+    seen = see(moments_of(128.0, 3.0, batch_size=32), batch_size=32, dataset_size=64)
+    assert seen.moments is not None
+    assert seen.moments.sqnorm == -1.0
+    decision = told(test, seen)
+    assert decision.reason == "theta_max 1.43 [1.43, 1.43] > 0.5; batch 57"
+    assert math.sqrt(128 / 32 * 32 / 63) == pytest.approx(1.425, abs=1e-3)
+
+
+def test_a_finite_data_set_that_is_wholly_in_hand_passes() -> None:
+    """Then the batch's gradient is the data set's, whose squared norm is 1."""
+    test = NormTest(eta=0.5, denominator="unbiased", finite_population=True)
+    whole = see(moments_of(128.0, 1.0, batch_size=64), batch_size=64, dataset_size=64)
+    decision = told(test, whole)
+    assert decision.next_batch_size <= 64
+    assert decision.reason.startswith("theta_max 0 [0, 0] < 0.5")
+
+
+@given(
+    size=st.integers(50, 400),
+    batch=st.integers(4, 40),
+    eta=st.floats(0.4, 1.5),
+    variance=st.floats(1.0, 1e4),
+)
+def test_without_replacement_the_proposal_is_that_of_the_data_sets_own_gradient(
+    size: int, batch: int, eta: float, variance: float
+) -> None:
+    expected = 1.0 + variance / batch * (size - batch) / size
+    seen = see(
+        moments_of(variance, expected, batch_size=batch), batch_size=batch, dataset_size=size
+    )
+    test = NormTest(eta=eta, denominator="unbiased", finite_population=True)
+    required = required_batch(ratio=variance, level=eta, dataset_size=size)
+    assert size_told(test, seen) == pytest.approx(max(required, 2), abs=1.01, rel=1e-6)
 
 
 @given(variance=st.floats(1e-3, 1e3), eta=ETAS)
@@ -190,8 +260,12 @@ def test_moments_that_define_no_test_value_keep_the_batch(
     variance: float, sqnorm: float, denominator: Any
 ) -> None:
     seen = see(moments_of(variance, sqnorm, batch_size=8), batch_size=8)
-    decision = asked(NormTest(denominator=denominator), seen)
-    assert (decision.next_batch_size, decision.reason) == (8, "theta_max unknown")
+    decision = told(NormTest(denominator=denominator), seen)
+    unknown = {
+        "plug-in": "theta_max unknown",
+        "unbiased": "theta_max not known yet; batch 8 stays",
+    }
+    assert (decision.next_batch_size, decision.reason) == (8, unknown[denominator])
 
 
 def test_no_noise_asks_for_the_least_batch_that_still_has_a_variance() -> None:
@@ -213,7 +287,7 @@ def test_a_loss_in_other_units_gets_the_same_batch(
 ) -> None:
     unit = 4.0**power
     sizes = [
-        size_asked(NormTest(denominator=d), see(moments_of(variance * u, sqnorm * u)))
+        size_told(NormTest(denominator=d), see(moments_of(variance * u, sqnorm * u)))
         for d in ("plug-in", "unbiased")
         for u in (1.0, unit)
     ]
@@ -224,6 +298,10 @@ def test_a_loss_in_other_units_gets_the_same_batch(
 def test_the_preconditioned_moments_are_tested_where_they_are_named() -> None:
     seen = see(moments_of(1.0, 1.0), preconditioned_moments=moments_of(640.0, 1.0))
     assert size_asked(NormTest(statistic="preconditioned_moments"), seen) == 2560
+    seen = replace(seen, preconditioned_moments=moments_of(640.0, 11.0))
+    test = NormTest(eta=1.0, denominator="unbiased", statistic="preconditioned_moments")
+    assert told(test, seen).measure_next == {"preconditioned_moments"}
+    assert size_told(test, seen) == 640
 
 
 def run(rule: Any, *, steps: int, variance: float = 1e4, limit: int = 10**6) -> list[Any]:

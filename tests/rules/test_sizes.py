@@ -12,8 +12,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from largebatch.core.decision import Decision
+from largebatch.core.range import Range
 from largebatch.core.rule import chain
-from largebatch.rules.sizes import LARGEST, noise_ratio, proposal, whole_batch
+from largebatch.rules.sizes import (
+    LARGEST,
+    by_evidence,
+    evidence,
+    noise_ratio,
+    proposal,
+    scaled,
+    whole_batch,
+)
+
+INTERVALS = st.lists(st.floats(0, 1e5) | st.just(math.inf), min_size=3, max_size=3).map(
+    lambda ends: Range(low=sorted(ends)[0], value=sorted(ends)[1], high=sorted(ends)[2])
+)
+
+
+def hand(size: int) -> Decision:
+    return Decision(next_batch_size=size, base_steps=1.0)
 
 
 def test_of_two_rules_that_propose_a_batch_the_second_is_refused() -> None:
@@ -63,7 +80,8 @@ def test_a_batch_without_bound_is_the_largest(required: float) -> None:
     [
         (4.0, 2.0, 2.0),
         (4.0, 0.0, math.inf),
-        (4.0, -1.0, math.inf),
+        (4.0, -1.0, None),
+        (0.0, -1.0, None),
         (0.0, 2.0, 0.0),
         (-1.0, 2.0, 0.0),
         (0.0, 0.0, None),
@@ -82,3 +100,61 @@ def test_an_unknown_requirement_keeps_what_was_proposed(required: float | None) 
     proposed = Decision(next_batch_size=77, base_steps=1.0)
     decision = proposal(proposed, see(), required=required, because="why")
     assert decision == Decision(next_batch_size=77, base_steps=1.0, reason="why")
+
+
+@given(now=st.integers(2, 5000), required=INTERVALS)
+def test_a_batch_changes_only_if_it_lies_outside_of_the_interval(now: int, required: Range) -> None:
+    size = by_evidence(hand(now), see(), required=required, because="").next_batch_size
+    if required.low > now:
+        most = 2.0 * (required.low if required.low < math.inf else now)
+        assert now < size <= math.ceil(min(required.value, most))
+        assert size >= min(required.value, most)
+    elif required.high < now:
+        least = max(required.value, required.high / 2.0)
+        assert least <= size <= max(math.ceil(least), 2)
+        assert size <= now
+    else:
+        assert size == now
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "size", "reason"),
+    [
+        (90.0, 300.0, 900.0, 180, "why; batch 180"),
+        (90.0, 150.0, math.inf, 150, "why; batch 150"),
+        (65.0, math.inf, math.inf, 130, "why; batch 130"),
+        (math.inf, math.inf, math.inf, 128, "why; batch 128"),
+        (64.0, 300.0, 900.0, 64, "why; batch 64 stays"),
+        (1.0, 2.0, 64.0, 64, "why; batch 64 stays"),
+        (1.0, 2.0, 60.0, 30, "why; batch 30"),
+        (1.0, 50.0, 60.0, 50, "why; batch 50"),
+        (0.0, 0.0, 0.0, 2, "why; batch 2"),
+    ],
+)
+def test_the_batch_of_an_interval_by_hand(
+    low: float, value: float, high: float, size: int, reason: str
+) -> None:
+    required = Range(low=low, value=value, high=high)
+    decision = by_evidence(hand(64), see(), required=required, because="why")
+    assert (decision.next_batch_size, decision.reason) == (size, reason)
+
+
+def test_without_an_interval_the_batch_stays_and_the_reason_says_so() -> None:
+    decision = by_evidence(hand(77), see(), required=None, because="not known yet")
+    assert (decision.next_batch_size, decision.reason) == (77, "not known yet; batch 77 stays")
+
+
+@given(required=INTERVALS, level=st.floats(0.1, 1e4))
+def test_the_words_of_a_test_say_on_which_side_the_interval_lies(
+    required: Range, level: float
+) -> None:
+    words = evidence(required, level=level, name="x").partition("] ")[2]
+    side = ">" if required.low > level else "<" if required.high < level else "not far from"
+    assert words == f"{side} {level:.4g}"
+
+
+@given(span=INTERVALS, factor=st.floats(0.1, 10.0), plus=st.floats(0.0, 10.0))
+def test_a_scaled_interval_has_scaled_ends(span: Range, factor: float, plus: float) -> None:
+    found = scaled(span, factor=factor, plus=plus)
+    for one, end in ((span.low, found.low), (span.value, found.value), (span.high, found.high)):
+        assert end == pytest.approx(factor * (plus + one))

@@ -28,6 +28,9 @@ ONE_SIDED = 0.9
 FEWEST_DEGREES = 2
 """Degrees of freedom of the covariance below which nothing is said of the ratio."""
 
+FARTHEST = 1e100
+"""Largest deviation from the mean that counts, relative to x, so that its square is finite."""
+
 Pair = tuple[float, float]
 
 
@@ -104,10 +107,11 @@ class Average:
         xx, xy, yy = (factor * one for one in self.covariance)
         ratio = y / x
         lead = 1.0 - xx
-        root = (ratio - xy) ** 2 - lead * (ratio * ratio - yy)
-        if lead <= 0.0 or not root >= 0.0:
+        # (ratio - xy)^2 - lead (ratio^2 - yy) without its cancellation; below 0 by rounding alone
+        root = (xx * ratio - 2.0 * xy) * ratio + xy * xy + lead * yy
+        if not lead > 0.0 or not math.isfinite(root):
             return Range(value=ratio, low=-math.inf, high=math.inf)
-        half = math.sqrt(root)
+        half = math.sqrt(max(root, 0.0))
         return Range(value=ratio, low=(ratio - xy - half) / lead, high=(ratio - xy + half) / lead)
 
     def _covariance(
@@ -117,7 +121,9 @@ class Average:
         x, y = self.values
         if not x > 0.0 or self.weight <= 0.0:
             return self.covariance, self.degrees
-        dx, dy = seen[0] / x - 1.0, (seen[1] - y) / x
+        dx, dy = (
+            min(max(one, -FARTHEST), FARTHEST) for one in (seen[0] / x - 1.0, (seen[1] - y) / x)
+        )
         expected = 1.0 / weight + self.squares / (self.weight * self.weight)
         degrees = (1.0 - forget) * self.degrees + 1.0
         xx, xy, yy = self.covariance

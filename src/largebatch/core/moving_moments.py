@@ -100,9 +100,12 @@ class MovingMoments:
         temporal = moments.source == "temporal"
         anew = self.outdated or (self.temporal and not temporal)
         past = MovingMoments() if anew else self
-        level = (past.level or max(pair[0], 0.0)) if relative else 0.0
+        # a first step without noise has the level of its signal, so that units never mix
+        level = (past.level or max(pair[0], 0.0) or abs(pair[1])) if relative else 0.0
         if level > 0.0:
             pair = (pair[0] / level, pair[1] / level)
+            if not (math.isfinite(pair[0]) and math.isfinite(pair[1])):
+                return self
         now = seen.samples + seen.batch_size
         passed = (now - past.measured_at) / seen.base_batch_size
         average = past.average.add(
@@ -111,8 +114,8 @@ class MovingMoments:
             weight=information(moments),
             plain=averaging == "mean-then-ema",
         )
-        if level > 0.0:
-            level = 0.5 * (level + max(moments.variance, 0.0))
+        if level > 0.0 and moments.variance > 0.0:
+            level = 0.5 * (level + moments.variance)
         return MovingMoments(average=average, measured_at=now, temporal=temporal, level=level)
 
     def noise_scale(self, *, dataset_size: int | None = None) -> Range | None:
@@ -129,7 +132,7 @@ class MovingMoments:
         signal = self.average.ratio()
         if signal is None:
             variance, sqnorm = self.average.values
-            noiseless = variance <= 0.0 < sqnorm and self.average.count > FEWEST_DEGREES
+            noiseless = variance <= 0.0 < sqnorm and self.average.count > FEWEST_DEGREES + 1
             return Range(value=0.0, low=0.0, high=0.0) if noiseless else None
         shift = 1.0 / dataset_size if dataset_size else 0.0
         value, low, high = (

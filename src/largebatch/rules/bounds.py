@@ -260,7 +260,8 @@ class ClampToNoiseScale(DefaultFacts):
             because = f"batch {wanted} held at {now}, noise scale not known yet"
             return state, proposed.resized(now, because=because)
         low = self.kappa * noise.low
-        most = min(self.kappa * noise.value, BEYOND * low) if low > now else now
+        end = low if math.isfinite(low) else now  # infinite: of negative squared norms
+        most = min(self.kappa * noise.value, BEYOND * end) if low > now else now
         if wanted <= most:
             return state, proposed
         size = min(max(whole_batch(most, ranks=seen.ranks), now), wanted)

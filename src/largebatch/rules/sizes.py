@@ -99,8 +99,9 @@ def by_evidence(
     """Return the decision with the batch that the evidence asks for.
 
     The batch in hand stays as long as it lies within the interval of the required one. If even the
-    low end is above it, the batch grows to the estimate, and to twice the low end at most. If even
-    the high end is below it, the batch shrinks to the estimate, and to half the high end at most.
+    low end is above it, the batch grows to the estimate, and to twice the low end at most (twice
+    the batch in hand if the low end is infinite). If even the high end is below it, the batch
+    shrinks to the estimate, and to half the high end at most.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=64, base_batch_size=64)
     >>> hand, sure = Decision(next_batch_size=64, base_steps=1), Range(value=300, low=90, high=900)
@@ -118,7 +119,9 @@ def by_evidence(
         return proposed.resized(now, because=join(because, f"batch {now} stays"))
     value = min(max(required.value, required.low), required.high)
     if required.low > now:
-        return proposal(proposed, seen, required=min(value, BEYOND * required.low), because=because)
+        # an interval of negative squared norms has no low end to go by
+        end = required.low if math.isfinite(required.low) else now
+        return proposal(proposed, seen, required=min(value, BEYOND * end), because=because)
     if required.high < now:
         return proposal(
             proposed, seen, required=max(value, required.high / BEYOND), because=because
