@@ -16,6 +16,7 @@ from typing import Any
 import largebatch as lb
 from largebatch.core.codec import checksum, decode
 from largebatch.core.decider import Decider
+from largebatch.core.measurement import Reading
 from largebatch.core.moving_moments import MovingMoments
 from largebatch.core.run_state import Resumed, RunState, resume, state_of
 from largebatch.core.scalars import averaged, noise_scale_of
@@ -27,6 +28,7 @@ from largebatch.workbench.workloads import Data, Workload
 __all__ = [
     "Data",
     "Decider",
+    "Reading",
     "Resumed",
     "Workload",
     "averaged",
@@ -66,6 +68,9 @@ METHODS: Mapping[str, Callable[[], lb.Rule]] = {
     "warmup-growth": lambda: lb.methods.warmup_growth(),
 }
 """Name of a record in `methods` -> the call that built its rule in 0.1.0 and builds it today."""
+
+SAID_ONCE = "saved by largebatch 0.1"
+"""In the warning of a run that resumes from 0.1.0."""
 
 AVERAGING = frozenset(
     {
@@ -203,6 +208,14 @@ def warned(run: Callable[[], Any]) -> tuple[Any, list[str]]:
         warnings.simplefilter("always")
         result = run()
     return result, [str(one.message) for one in caught]
+
+
+def one_warning(told: list[str]) -> str:
+    """Return the only warning of a resumed run, whose averages begin anew."""
+    (text,) = told
+    for part in (SAID_ONCE, "count base batches now", "nothing to do"):
+        assert part in text
+    return text
 
 
 def has_averages(plain: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,14 +12,12 @@ from largebatch.core.codec import Kinds, checksum, decode, decode_like, encode, 
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
 from largebatch.core.errors import CheckpointError, RecordError
-from largebatch.core.measurement import OF_THE_STEP, STATISTICS, Budget
-from largebatch.core.rule import Chain, name_of, within
+from largebatch.core.measurement import Budget
+from largebatch.core.revived import COUNTED_GRADIENTS, Revive, Revived, notice_of, wanted
+from largebatch.core.rule import name_of, within
 
 VERSION = 2
 """Of the stored form; one with another version means other things."""
-
-COUNTED_GRADIENTS = 1
-"""The version whose averages counted small gradients; they count base batches now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,24 +69,6 @@ class Resumed:
     decision: Decision | None
     lost_in_a_row: int
     notice: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Revived:
-    """The state of an earlier version's rule in today's form.
-
-    Args:
-        state: of the rules, as plain values.
-        anew: names of the rules whose averages begin anew.
-    """
-
-    state: Any
-    anew: tuple[str, ...]
-
-
-Revive = Callable[[Any, Chain, Any], Revived | None]
-"""Makes of the saved rule and state in plain values, and of today's rule, today's state; None if
-the saved rule is another one."""
 
 
 def state_of(decider: Decider, *, decision: Decision | None, lost_in_a_row: int) -> dict[str, Any]:
@@ -158,7 +138,7 @@ def resume(
         decider,
         state=state,
         batch_size=saved.batch_size,
-        measure=_wanted(measure, saved, needs=decider.rule.needs),
+        measure=wanted(measure, version=saved.version, needs=decider.rule.needs),
         step=saved.step,
         samples=saved.samples,
         base_steps=saved.base_steps,
@@ -169,7 +149,7 @@ def resume(
         decider=resumed,
         decision=decision,
         lost_in_a_row=saved.lost_in_a_row,
-        notice=_notice(revived.anew, step=saved.step),
+        notice=notice_of(revived.anew, step=saved.step),
     )
 
 
@@ -235,26 +215,6 @@ def _renewed(there: str, *, kinds: Kinds) -> Any:
         return renewed(json.loads(there), kinds=kinds)
     except (ValueError, RecursionError, RecordError):
         return None
-
-
-def _wanted(measure: frozenset[str], saved: RunState, *, needs: frozenset[str]) -> frozenset[str]:
-    """Return the statistics for the coming step. If the rule of an earlier version asked for one
-    that today's does not need, today's rule gets its own."""
-    if saved.version == COUNTED_GRADIENTS and not measure <= needs:
-        measure = (measure & needs) | (needs & OF_THE_STEP)
-    return measure & STATISTICS
-
-
-def _notice(anew: tuple[str, ...], *, step: int) -> str:
-    if not anew or not step:
-        return ""
-    one = len(anew) == 1
-    return (
-        f"This run was saved by largebatch 0.1. The averages of {' and '.join(anew)} count base "
-        f"batches now, where they counted gradients, so {'it begins' if one else 'they begin'} to "
-        f"average anew at step {step}. Everything else resumes as it was saved. There is nothing "
-        "to do."
-    )
 
 
 def _of_another_run(name: str, *, there: Any, here: Any) -> CheckpointError:

@@ -23,8 +23,8 @@ from typing import Any
 from largebatch.core.codec import encode
 from largebatch.core.errors import RecordError
 from largebatch.core.moving_moments import WINDOW, MovingMoments
+from largebatch.core.revived import Revived
 from largebatch.core.rule import Chain, Rule, name_of, within
-from largebatch.core.run_state import Revived
 from largebatch.rules.adaptive_growth import AdaptiveGrowthState
 from largebatch.rules.adascale import AdaScale
 from largebatch.rules.bounds import GrowthWindow
