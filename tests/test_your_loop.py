@@ -176,9 +176,9 @@ def test_unweighted_tokens_raise_nothing() -> None:
 
 
 MEASURE = (
-    "backwards", "observer", "step_parts", "step_recorder", "first_step", "shares", "accumulated",
-    "hand_reduced", "one_backward", "part_counts", "forwards", "examples_trial", "model_copy",
-    "examples/check", "first_sizes",
+    "backwards", "observer", "step_reader", "step_parts", "step_recorder", "first_step",
+    "shares", "accumulated", "hand_reduced", "one_backward", "part_counts", "forwards",
+    "examples_trial", "model_copy", "examples/check", "first_sizes",
 )  # fmt: skip
 FILES = [SOURCE / "measure" / f"{name}.py" for name in MEASURE] + [
     SOURCE / "act" / f"{name}.py" for name in ("step_hooks", "joint_optimizers")

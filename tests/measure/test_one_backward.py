@@ -6,6 +6,7 @@ import copy
 import random
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from torch.nn.functional import cross_entropy
 
 import largebatch as lb
 from largebatch.core.errors import LargeBatchError, NoVariance
-from largebatch.measure.one_backward import EXAMPLES, PAIRS, MeasuredSteps
+from largebatch.measure.one_backward import EXAMPLES
+from largebatch.measure.timetable import EVERY_STEP, Timetable
 from small_runs import class_data, class_loss, classifier, weights
 
 BATCH = 6
@@ -53,6 +55,17 @@ def train(
     return control, seen, exact
 
 
+def attached_to(model: nn.Module, rule: Any) -> Any:
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
+    return lb.attach(model, optimizer, rule, batch_size=BATCH, base_batch_size=2)
+
+
+def step_of(model: nn.Module, control: Any, *, batch: int = BATCH, factor: float = 1.0) -> None:
+    (factor * class_loss(model, *class_data(batch))).backward()
+    control.optimizer.step()
+    control.optimizer.zero_grad()
+
+
 def moments(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
     """The unbiased variance of one example and squared norm, from a backward for each example."""
     if len(x) < 2:
@@ -80,14 +93,6 @@ def test_the_first_step_shows_the_loop_and_then_some_are_measured() -> None:
     assert control.observer.schedule == EXAMPLES
 
 
-@pytest.mark.parametrize("schedule", [EXAMPLES, PAIRS, MeasuredSteps()])
-def test_the_measured_steps_are_stretches_often_at_first_and_rarely_later(schedule) -> None:
-    starts = [at * schedule.early_every for at in range(schedule.early)]
-    starts += range(schedule.early * schedule.early_every, 500, schedule.every)
-    naive = {start + place: place for start in starts for place in range(schedule.span)}
-    assert [schedule.position(step) for step in range(500)] == [naive.get(at) for at in range(500)]
-
-
 def test_the_variance_is_unbiased_against_that_of_the_whole_data() -> None:
     """At fixed weights the mean over many batches, drawn anew, is the variance of the data."""
     model = classifier()
@@ -108,11 +113,11 @@ def test_the_variance_is_unbiased_against_that_of_the_whole_data() -> None:
         class_loss(model, x[at], y[at]).backward()
         optimizer.step()
         optimizer.zero_grad()
-        if step:
-            control.observer.schedule = MeasuredSteps()  # every step
-            if control._seen.moments is not None:
-                found.append(control._seen.moments.variance)
-                sqnorms.append(control._seen.moments.sqnorm)
+        if step == 1:
+            control.observer._choice.timetable = Timetable(EVERY_STEP)
+        if step and control._seen.moments is not None:
+            found.append(control._seen.moments.variance)
+            sqnorms.append(control._seen.moments.sqnorm)
     assert len(found) > 500
     error = torch.tensor(found).std() / len(found) ** 0.5
     assert sum(found) / len(found) == pytest.approx(truth, abs=4 * float(error))
@@ -512,3 +517,74 @@ def test_a_block_of_several_backward_calls_has_no_examples(door) -> None:
         optimizer.zero_grad()
     assert control.label.startswith("from pairs")
     assert (control.dropped, len(control.series)) == (0, 1)
+
+
+def asked(steps: int) -> Any:
+    """AdaScale that asks for moments in the first steps and in each multiple of `steps`."""
+    return lb.Every(lb.AdaScale(), steps=steps, first=steps)
+
+
+def measured_steps(rule: Any, *, steps: int, poisoned: tuple[int, ...] = ()) -> list[int]:
+    _, seen, _ = train(classifier(), steps=steps, rule=rule, poisoned=poisoned)
+    return [step for step, one in enumerate(seen) if one is not None and step not in poisoned]
+
+
+@pytest.mark.parametrize("every", [7, 10, 16, 100])
+def test_a_rule_that_asks_in_some_steps_is_measured_in_them_to_the_end(every) -> None:
+    """Fixed steps, every 160th from the 129th on, never met the multiples of 10 or 16."""
+    measured = measured_steps(asked(every), steps=800)
+    assert all(step % every == 0 or step < every for step in measured)
+    gaps = [b - a for a, b in pairwise(measured)]
+    assert min(gaps) >= 8
+    assert min(gaps[16:], default=160) >= 160
+    least = [8] * 16 + [160] * 800
+    assert all(gap < wait + every for gap, wait in zip(gaps, least, strict=False))
+    assert 800 - measured[-1] < 160 + every
+
+
+def test_rules_that_ask_for_different_statistics_both_get_theirs() -> None:
+    rule = lb.chain(asked(10), lb.Observe(statistics=("preconditioned_moments",)))
+    model = classifier()
+    control = attached_to(model, rule)
+    found: dict[str, list[int]] = {"moments": [], "preconditioned_moments": []}
+    for step in range(700):
+        step_of(model, control)
+        for name, steps in found.items():
+            if getattr(control._seen, name) is not None:
+                steps.append(step)
+    later = {name: [step for step in steps if step > 320] for name, steps in found.items()}
+    assert len(later["preconditioned_moments"]) >= 2
+    assert len(later["moments"]) >= 2
+    assert all(step % 10 == 0 for step in later["moments"])
+    assert sum(map(len, found.values())) < 4 * 18 + 10
+
+
+def test_a_measured_step_that_is_skipped_is_measured_again_at_once() -> None:
+    rule = lb.Observe(statistics=("moments",))
+    assert measured_steps(rule, steps=30, poisoned=(9, 10)) == [1, 11, 19, 27]
+    # a skipped step does not count, so the rule's 20th step is the 22nd of the loop
+    assert measured_steps(asked(10), steps=40, poisoned=(20, 21)) == [1, 9, 22, 32]
+
+
+def test_a_measured_step_of_one_example_is_measured_again_at_once() -> None:
+    """If the last batch of each epoch has one example, it might fall on each measured step."""
+    model, found = classifier(), []
+    control = attached_to(model, lb.Observe(statistics=("moments",)))
+    for step in range(30):
+        step_of(model, control, batch=1 if step == 9 else BATCH)
+        found += [step] * (control._seen.moments is not None)
+    assert found == [1, 10, 18, 26]
+
+
+def test_a_resumed_run_measures_often_at_first_again() -> None:
+    model = classifier()
+    control = attached_to(model, asked(10))
+    for _ in range(200):
+        step_of(model, control)
+    control.close()
+    resumed, found = attached_to(model, asked(10)), []
+    resumed.load_state_dict(control.state_dict())
+    for step in range(200, 240):
+        step_of(model, resumed)
+        found += [step] * (resumed._seen.moments is not None)
+    assert found == [210, 220, 230]

@@ -28,8 +28,8 @@ Averaging = Literal["ema", "mean-then-ema"]
 WINDOW = 100.0
 """Length of the averages in base batches by which a batch is tested."""
 
-MOST = 0.1
-"""Part of the past that one measurement makes forgotten at most. So the averages hold ten
+MOST = 0.125
+"""Part of the past that one measurement makes forgotten at most. So the averages hold eight
 measurements at least, however large the batch is and however rarely it is measured."""
 
 

@@ -25,51 +25,12 @@ from largebatch.measure.examples.per_example import PerExample
 from largebatch.measure.examples_trial import SeenStep, try_examples
 from largebatch.measure.meter import Meter
 from largebatch.measure.temporal import TemporalMoments
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuredSteps:
-    """Which steps are measured: stretches of `span` steps, often at first and rarely later.
-
-    >>> often = MeasuredSteps(every=80, early=2, early_every=8)
-    >>> [step for step in range(200) if often.position(step) is not None]
-    [0, 8, 16, 96, 176]
-
-    Args:
-        every: steps from one stretch to the next.
-        span: steps of a stretch, of which the last one gives the moments of all.
-        early: stretches at first.
-        early_every: steps from one of these to the next.
-    """
-
-    every: int = 1
-    span: int = 1
-    early: int = 0
-    early_every: int = 1
-
-    def position(self, step: int) -> int | None:
-        """Return the place of a step within its stretch; None if it is not measured."""
-        later = step - self.early * self.early_every
-        place = step % self.early_every if later < 0 else later % self.every
-        return place if place < self.span else None
-
-    @property
-    def words(self) -> str:
-        """How often, for people.
-
-        >>> MeasuredSteps(every=80, early=2, early_every=8).words
-        'every 8th step at first, later every 80th'
-        """
-        if self.every == 1:
-            return "every step"
-        early = f"every {self.early_every}th step at first, later " if self.early else ""
-        return f"{early}every {self.every}th" + ("" if early else " step")
-
+from largebatch.measure.timetable import EVERY_STEP, MeasuredSteps
 
 EXAMPLES = MeasuredSteps(every=160, early=16, early_every=8)
 PAIRS = MeasuredSteps(every=160, span=2, early=16, early_every=8)
 """A step that measures single examples costs up to three times a plain one, so 3 % on average after
-the first 128 steps. These give the 16 measurements that an estimate needs."""
+the first 16 measurements, which an estimate needs."""
 
 OTHER_ROWS = (
     "batch_size={given} was given, but the model received {rows} examples. Pass "
@@ -84,13 +45,13 @@ class Choice:
 
     Args:
         meter: None if nothing can.
-        schedule: which steps it measures.
+        schedule: how often it measures.
         refusals: why better ways were not taken.
         by_examples: whether the meter takes single examples.
     """
 
     meter: Meter | None
-    schedule: MeasuredSteps = MeasuredSteps()
+    schedule: MeasuredSteps = EVERY_STEP
     refusals: Sequence[str] = ()
     by_examples: bool = False
 

@@ -6,6 +6,7 @@ from largebatch.core.rule import Chain, Rule
 from largebatch.methods.chains import SQRT, bounded, spaced
 from largebatch.rules import AdaptiveGrowth, FullGradientGrowth
 from largebatch.rules.covering_stages import covering_stages
+from largebatch.rules.sizes import Statistic
 
 
 def adaptive_growth(
@@ -16,11 +17,11 @@ def adaptive_growth(
     patience: int = 3,
     max: int | None = None,
     every: int = 10,
+    statistic: Statistic = "moments",
 ) -> Chain:
     """The batch times delta, and the rate as its root, when the noise scale has reached the batch.
 
-    The noise scale is that of the gradient as the optimizer divides it. The batch goes back by a
-    stage when it is certainly above the noise scale.
+    The batch goes back by a stage when it is certainly above the noise scale.
 
     Umeda, Iiduka, 2025, arXiv 2508.05302, with the noise scale of the steps in place of passes over
     the data; McCandlish et al., 2018, arXiv 1812.06162.
@@ -31,14 +32,14 @@ def adaptive_growth(
         kappa: batch / noise scale that still pays, above 0.
         patience: tests in a row that must ask.
         max: largest batch in samples; None for the data set.
-        every: optimizer steps from one test to the next.
+        every: optimizer steps from one test to the next; the first so many steps are all tested.
+        statistic: "moments" of the bare gradient, or "preconditioned_moments", of the gradient as
+            the optimizer divides it (Adam, Adagrad).
     """
     if not 1.0 < delta <= 1024.0:
         raise ValueError(f"The batch grows by a delta above 1, as in delta=2.0; got {delta!r}.")
     table = covering_stages(delta=delta)
-    test = AdaptiveGrowth(
-        stages=table, kappa=kappa, patience=patience, statistic="preconditioned_moments"
-    )
+    test = AdaptiveGrowth(stages=table, kappa=kappa, patience=patience, statistic=statistic)
     return bounded(spaced(test, every), max=max, then=(scaling,))
 
 

@@ -67,7 +67,7 @@ class AdaScale(DefaultFacts):
     Args:
         window: length of the running averages in base batches. The averages lose the part
             S / window of the past in each step of the scale S, so the gain does not depend on the
-            parts in which the gradient is measured. They lose a tenth of it at most, unless the
+            parts in which the gradient is measured. They lose an eighth of it at most, unless the
             window is below 100. The paper's value is 1000, and its steps have S parts.
         exponent: power of the gain in the learning rate; the clock advances by the gain itself.
             0.5 with `statistic="preconditioned_moments"` is for Adam: it has no theory, neither

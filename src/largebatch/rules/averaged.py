@@ -37,7 +37,7 @@ class Averaged(InnerFacts):
     Args:
         rule: a rule that reads the `statistic`; other statistics, and the measurement's
             `batch_sqnorm`, stay those of the single step.
-        window: length of the averages in base batches; they hold ten measurements at least.
+        window: length of the averages in base batches; they hold eight measurements at least.
         statistic: "moments" or "preconditioned_moments".
 
     Raises:

@@ -1,27 +1,54 @@
-"""Forecast the steps of larger batches from the noise scale of a whole run: pure formulas.
+"""Forecast the steps of AdaScale at larger batches: run its rule along the noise of a probe.
 
-In a piece of the run with the noise scale n, the share s = b / (n + b) of the base batch's squared
-gradient is signal, the rest is noise. One step of AdaScale at the scale S is worth
+AdaScale decides from running averages. If the gradient's norm falls along the run, the averages lag
+behind, and AdaScale takes more steps than the noise of the moment asks for. So the forecast makes
+the decisions of the rule itself, step by step:
 
-    r = S (n + b) / (n + S b) = S / (1 + (S - 1) s)    steps of the base batch (the gain),
+    a step at base step t reads the (variance, sqnorm) that the probe measured around t
+    the rule answers with its gain r, and the clock moves to t + r, until the run is over
 
-so T base steps take the integral of 1 / r over the base steps, which is linear in s:
+It assumes that a run at scale S has after t base steps the weights that the base batch has after t
+steps. Two things break this where the learning rate is not small against the curvature x / lr:
 
-    steps = T (1 / S + (1 - 1 / S) mean(s))
-    mean gain = T / steps = S / (1 + (S - 1) mean(s))
+- A long step contracts more: 1 - r x for (1 - x)^r.
+- The part of the squared norm that the noise itself keeps up is (r / S) (1 - x / 2) / (1 - r x / 2)
+  times as large, which may be less or more.
 
-with mean(s) over the base steps, each counting alike.
+On noisy quadratics with x up to 0.3 the forecast at 8 times the batch is therefore 1 to 4 % too
+high; on digits, with momentum, 13 to 21 % in two runs. A probe does not measure x.
 
-Johnson et al.: AdaScale SGD, 2020, arXiv 2007.05105, for the gain.
+Each step reads as many base steps as the last one was worth. Its average is then about as exact as
+the batch of a real step, and a steep fall at the start of a run, where the gain is small, stays
+steep. Reading S base steps gave up to 7 % too many steps on these quadratics at 8 times the batch,
+and up to 48 % too many at 128 times.
+
+Johnson et al.: AdaScale SGD, 2020, arXiv 2007.05105.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from largebatch.analysis.efficiency import Range
-from largebatch.analysis.noise import NoiseEstimate
+from largebatch.analysis.noise import Pairs
+from largebatch.core.decision import Decision
+from largebatch.core.measurement import Budget, GradientMoments, Measurement
+from largebatch.rules.adascale import AdaScale
+from largebatch.studies.noise_path import NoisePath, variations
+
+VARIATIONS = 48
+"""Simulated runs for an interval; their standard deviation is known to 10 %."""
+
+WIDTH = 2.306
+"""Half of a 95 % interval in standard deviations: Student's t with 8 degrees of freedom, as the
+errors of the few blocks in which the gradient is large count most."""
+
+SETTLED = 2e-6
+"""Beyond the probe the noise is constant. Once the gain changes by less than this fraction per
+step, the rest of the run is counted at this gain; 0.1 % of the gain is then still to come at S = 2,
+and less at larger scales."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,65 +70,94 @@ class GainForecast:
     samples: Range
 
 
-def signal_share(*, noise_scale: float, base_batch_size: float) -> float:
-    """Return the share of the base batch's squared gradient that is signal, b / (n + b).
-
-    >>> signal_share(noise_scale=48, base_batch_size=16)
-    0.25
-    """
-    return base_batch_size / (noise_scale + base_batch_size)
-
-
-def noise_scale_at(*, signal: float, base_batch_size: float) -> float:
-    """Return the noise scale in samples at which the signal has this share; `inf` without signal.
-
-    >>> noise_scale_at(signal=0.25, base_batch_size=16)
-    48.0
-    """
-    return base_batch_size * (1.0 - signal) / signal if signal > 0.0 else math.inf
-
-
-def mean_gain(*, signal: float, scale: float) -> float:
-    """Return the mean number of base steps that one step of AdaScale is worth over a run.
-
-    >>> mean_gain(signal=0.25, scale=5)
-    2.5
-
-    Args:
-        signal: mean over the base steps of the signal's share, in [0, 1].
-        scale: S, at least 1.
-    """
-    return scale / (1.0 + (scale - 1.0) * signal)
-
-
 def forecast_gain(
-    noise: NoiseEstimate, *, base_batch_size: int, run_steps: int, scale: int
+    series: Pairs, *, base_batch_size: int, run_steps: int, scale: int, seed: int = 0
 ) -> GainForecast:
     """Return the steps and samples of AdaScale at this scale over the whole run.
 
-    >>> noise = NoiseEstimate(
-    ...     noise_scale=48, low=16, high=112, steps=400, variance=12, sqnorm=0.25)
-    >>> forecast_gain(noise, base_batch_size=16, run_steps=1000, scale=5).steps
-    Range(value=400.0, low=300.0, high=600.0)
+    The interval, with 95 %, is the value +- WIDTH standard deviations of simulated runs along
+    variations of the path, within [T / S, T]. Quantiles of these runs cover less: where the path
+    is lower than the truth by chance, its variations are spread too little upwards.
+
+    Measured coverage for made-up paths of 200 and 400 steps, falling and flat: 0.93 to 1.0 with
+    independent errors, 0.83 to 0.93 where half the errors' variance lasts for five steps.
+
+    >>> forecast_gain([(12.0, 0.25)] * 400, base_batch_size=16, run_steps=1000, scale=5).steps.value
+    400.0
 
     Args:
-        noise: of the whole run, as from `noise_of_run`.
+        series: (variance, sqnorm) of each step of the probe, at least 3; of the bare gradient, or
+            of the gradient as Adam scales it.
         base_batch_size: b, in samples.
         run_steps: T, base steps of the run.
-        scale: S.
+        scale: S, at least 1.
+        seed: of the variations.
     """
-    shares = [
-        signal_share(noise_scale=n, base_batch_size=base_batch_size)
-        for n in (noise.noise_scale, noise.high, noise.low)
-    ]
-    gain, most, least = (mean_gain(signal=share, scale=scale) for share in shares)
-    gains = Range(value=gain, low=least, high=most)
-    steps = Range(value=run_steps / gain, low=run_steps / most, high=run_steps / least)
+    paths = NoisePath.of(series), *variations(series, count=VARIATIONS, seed=seed)
+    value, *varied = (
+        simulated_steps(path, base_batch_size=base_batch_size, run_steps=run_steps, scale=scale)
+        for path in paths
+    )
+    error = WIDTH * float(np.std(varied, ddof=1))
+    steps = Range(
+        value=value,
+        low=max(value - error, run_steps / scale),
+        high=min(value + error, float(run_steps)),
+    )
     batch = scale * base_batch_size
     return GainForecast(
         scale=scale,
         batch_size=batch,
-        mean_gain=gains,
+        mean_gain=Range(
+            value=run_steps / steps.value, low=run_steps / steps.high, high=run_steps / steps.low
+        ),
         steps=steps,
         samples=Range(value=batch * steps.value, low=batch * steps.low, high=batch * steps.high),
     )
+
+
+def simulated_steps(
+    path: NoisePath,
+    *,
+    base_batch_size: int,
+    run_steps: int,
+    scale: int,
+    rule: AdaScale | None = None,
+) -> float:
+    """Return the steps that AdaScale takes for `run_steps` base steps along a path.
+
+    The last step counts by the part of it that is needed. A step's parts are its base batches.
+
+    Args:
+        path: of the noise.
+        base_batch_size: b, in samples.
+        run_steps: T.
+        scale: S, at least 1.
+        rule: that decides; None is `AdaScale()`.
+    """
+    rule = rule or AdaScale()
+    batch, budget = scale * base_batch_size, Budget(base_steps=run_steps)
+    proposed = Decision(next_batch_size=batch, base_steps=scale)
+    state, step, clock, gain = rule.init(), 0, 0.0, 1.0
+    while not budget.over(step=step, samples=step * batch, base_steps=clock):
+        variance, sqnorm = path.around(clock, gain)
+        seen = Measurement(
+            step=step,
+            samples=step * batch,
+            base_steps=clock,
+            batch_size=batch,
+            base_batch_size=base_batch_size,
+            moments=GradientMoments(
+                batch_size=batch,
+                parts=max(scale, 2),
+                batch_sqnorm=sqnorm + variance / batch,
+                variance=variance,
+            ),
+            budget=budget,
+        )
+        state, decision = rule.update(state, seen, proposed)
+        before, gain = gain, decision.base_steps
+        step, clock = step + 1, clock + gain
+        if clock > path.steps + scale and abs(gain - before) <= SETTLED * gain:
+            break
+    return step + (run_steps - clock) / gain

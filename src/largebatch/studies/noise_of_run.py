@@ -1,9 +1,14 @@
 """The noise scale that counts for a whole run, from the measured steps of its pieces.
 
 In a piece with the noise scale n, the share s = b / (n + b) of the base batch's squared gradient is
-signal. The steps that a larger batch needs are linear in the mean of s over the base steps, each
-counting alike (`gain_forecast`). So one number counts for a whole run whose noise scale moves, at
-every scale: the noise scale b (1 - mean(s)) / mean(s), whose gain is the mean gain.
+signal. With the gain r = S (n + b) / (n + S b) = S / (1 + (S - 1) s) of the piece, T base steps
+take the integral of 1 / r over the base steps, which is linear in s:
+
+    steps = T (1 / S + (1 - 1 / S) mean(s)),    each base step counting alike
+
+So one number counts for a whole run whose noise scale moves, at every scale: the noise scale
+b (1 - mean(s)) / mean(s). Its gain is T / steps. AdaScale itself decides from running averages,
+which lag behind the noise of the moment; `gain_forecast` simulates it.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import numpy as np
 
 from largebatch.analysis.efficiency import Range
 from largebatch.analysis.noise import (
+    BELOW_ZERO,
     LEAST_BOUND,
     NoiseEstimate,
     NotEnough,
@@ -24,7 +30,7 @@ from largebatch.analysis.noise import (
     along,
     estimate_noise,
 )
-from largebatch.studies.gain_forecast import noise_scale_at, signal_share
+from largebatch.studies.signal_share import noise_scale_at, signal_share
 
 PIECES = 8
 """Pieces of the run. More follow the noise scale more closely, and each is known less well."""
@@ -77,10 +83,23 @@ class Stretch:
 
 
 def noise_of_series(
-    series: Pairs, losses: Sequence[float], *, base_batch_size: int, run_steps: int, seed: int = 0
+    series: Pairs,
+    losses: Sequence[float],
+    *,
+    base_batch_size: int,
+    run_steps: int,
+    seed: int = 0,
+    dataset_size: int | None = None,
 ) -> tuple[NoiseOrReason, NoiseOrReason, tuple[Stretch, ...]]:
-    """Return (noise scale of the whole run, of all steps pooled, the pieces) of one series."""
-    pooled = NoiseOrReason.of(estimate_noise(series, seed=seed))
+    """Return (noise scale of the whole run, of all steps pooled, the pieces) of one series.
+
+    A data set that is smaller than its noise scale makes the squared norm negative. The noise scale
+    is then that of the data set's own gradient, over all steps.
+    """
+    found = estimate_noise(series, seed=seed)
+    if isinstance(found, NotEnough) and found.reason == BELOW_ZERO and dataset_size is not None:
+        found = estimate_noise(series, seed=seed, dataset_size=dataset_size)
+    pooled = NoiseOrReason.of(found)
     pieces = stretches(series, losses, base_batch_size=base_batch_size, seed=seed)
     whole = noise_of_run(
         pieces, base_batch_size=base_batch_size, run_steps=run_steps, pooled=pooled
@@ -102,6 +121,8 @@ def noise_of_run(
         run_steps: base steps of the whole run, at least those probed.
         pooled: the estimate over all steps, whose reason is given where no piece tells anything.
     """
+    if pooled.estimate is not None and pooled.estimate.dataset_size is not None:
+        return pooled
     if all(piece.noise.estimate is None for piece in pieces):
         return NoiseOrReason(missing=pooled.missing or pieces[-1].noise.missing)
     shares = weights([(p.start, p.stop) for p in pieces], run_steps=run_steps)

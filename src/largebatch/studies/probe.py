@@ -108,7 +108,8 @@ def probe_target(
     lr = float(target.optimizer.param_groups[0]["lr"])
     trace = measure_steps(target, steps=steps, batch_size=batch_size, seed=seed, progress=progress)
     base, run_steps = target.base_batch_size, max(target.run_steps, steps)
-    facts = {"base_batch_size": base, "run_steps": run_steps, "seed": seed}
+    run = {"base_batch_size": base, "run_steps": run_steps, "seed": seed}
+    facts: dict[str, Any] = {**run, "dataset_size": trace.dataset_size}
     scaled = trace.scaled
     blocks = _blocks_of(trace, bare(target.model), facts)
     noise, pooled, along = noise_of_series(trace.series, trace.series_losses, **facts)
@@ -135,7 +136,7 @@ def probe_target(
         bare_noise=bare_noise,
         blocks=blocks,
         checks=tuple(trace.findings),
-        outlook=outlook_of(noise, base_batch_size=base, run_steps=run_steps, scale=scale),
+        outlook=outlook_of(noise, series=trace.series, scale=scale, **run),
     )
 
 
@@ -152,7 +153,7 @@ def _check_arguments(
         )
 
 
-def _blocks_of(trace: Trace, model: nn.Module, facts: Mapping[str, int]) -> tuple[Block, ...]:
+def _blocks_of(trace: Trace, model: nn.Module, facts: Mapping[str, Any]) -> tuple[Block, ...]:
     variances = {name: sum(pair[0] for pair in pairs) for name, pairs in trace.blocks.items()}
     whole = sum(variances.values())
     return tuple(

@@ -19,9 +19,12 @@ CANNOT_KNOW = (
     "Generalization: they speak of the training loss a step, not of the error on new data.",
     (
         "Other settings: another learning rate, or the larger batch itself, leads to other "
-        "weights, which have another noise scale."
+        "weights, which have another noise scale. Intervals do not include this."
     ),
-    ("Later training: what was not run is extrapolated, and the noise scale often rises."),
+    (
+        "Later training: what was not run is extrapolated, and the noise scale often rises. "
+        "Intervals do not include this either."
+    ),
     (
         "Time: fewer steps are only faster where a larger batch takes less time than as many small "
         "ones. Measure a step at both sizes on your hardware."
@@ -127,14 +130,20 @@ def forecast_section(
         for each in outlook.forecasts
     ]
     gain = (
-        "The gain is how many steps of the base batch one step is worth. The forecast takes the "
-        "noise scale along a run with large batches to be what it is here, so trust it for 8 times "
-        "the batch more than for 128."
+        "The gain is how many steps of the base batch one step is worth; the mean gain is "
+        f"{number(run_steps)} / steps. The forecast runs AdaScale's rule along the noise measured "
+        "above. AdaScale decides from running averages: if the gradient's norm falls along the "
+        "run, they lag behind, and it takes more steps than the table above says."
     )
-    notes = [gain]
+    trust = (
+        "The forecast assumes that large batches come by the same weights after as many base "
+        "steps. So trust it for 8 times the batch more than for 128, and less if the learning rate "
+        "is close to the largest stable one."
+    )
+    notes = [gain, trust]
     if dataset_size is not None and outlook.forecasts[-1].batch_size > dataset_size:
         notes.append(
-            f"The data set has {dataset_size:,} samples: of larger batches nothing is known."
+            f"The data set has {dataset_size:,} samples: nothing is known about larger batches."
         )
     return Section(
         title="AdaScale, which sets the rate as it goes: forecast for the whole run",

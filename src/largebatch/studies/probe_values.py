@@ -11,7 +11,7 @@ from largebatch.analysis.efficiency import (
     half_efficiency_batch_size,
     paying_range,
 )
-from largebatch.analysis.noise import NoiseEstimate
+from largebatch.analysis.noise import NoiseEstimate, Pairs
 from largebatch.studies.gain_forecast import GainForecast, forecast_gain
 from largebatch.studies.noise_of_run import NoiseOrReason
 
@@ -58,15 +58,23 @@ class BatchOutlook:
 
 
 def outlook_of(
-    noise: NoiseOrReason, *, base_batch_size: int, run_steps: int, scale: int | None = None
+    noise: NoiseOrReason,
+    *,
+    series: Pairs,
+    base_batch_size: int,
+    run_steps: int,
+    scale: int | None = None,
+    seed: int = 0,
 ) -> BatchOutlook | None:
     """Return what the noise scale of a run says about larger batches; None if it is unknown.
 
     Args:
         noise: of the whole run.
+        series: (variance, sqnorm) of each step of the probe, which `noise` comes from.
         base_batch_size: b, in samples.
         run_steps: of the run at the base batch.
         scale: for the lines to paste; None is the last doubling that pays, at least 2.
+        seed: of the forecasts' intervals.
     """
     known = noise.estimate
     if known is None:
@@ -81,7 +89,13 @@ def outlook_of(
         twice_base=twice_base,
         twice_fewest=twice_fewest,
         forecasts=tuple(
-            forecast_gain(known, base_batch_size=base_batch_size, run_steps=run_steps, scale=each)
+            forecast_gain(
+                series,
+                base_batch_size=base_batch_size,
+                run_steps=run_steps,
+                scale=each,
+                seed=seed,
+            )
             for each in sorted({*SCALES, scale})
         ),
         scale=scale,

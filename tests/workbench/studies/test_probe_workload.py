@@ -16,9 +16,9 @@ from torch import Tensor, nn
 import largebatch as lb
 from blobs import blobs, classifier, cross_entropy
 from largebatch.core.codec import decode, encode
-from largebatch.studies.gain_forecast import noise_scale_at
 from largebatch.studies.probe import probe
 from largebatch.studies.probe_result import ProbeResult
+from largebatch.studies.signal_share import noise_scale_at
 from largebatch.workbench.cli.study_tables import print_probe
 from largebatch.workbench.studies.probe import probe_workload
 from largebatch.workbench.workloads import Batch, Data, Workload, adamw, load

@@ -1,0 +1,136 @@
+"""How closely the batch follows a noise scale that is known and moves.
+
+    python benchmarks/growth_moving.py [--seeds 10] [--only adasgd]
+
+In a run of 1500 steps the squared norm of the gradient falls tenfold along the whole run, rises
+tenfold within the middle tenth of it, or rises tenfold in one step. The variance of a sample is
+constant. The moments of each step are drawn (`_known_noise`).
+
+Goal: from the first step on in which the batch is at least half the noise scale, 90 % of the steps
+have a batch between 0.5 and 2 noise scales, in the mean over the seeds. A run that never gets there
+counts as 0 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+import largebatch as lb
+from _known_noise import (
+    Array,
+    KnownNoise,
+    Parts,
+    equal_parts,
+    falling,
+    first_at_least,
+    jumping,
+    micro_batches,
+    rising,
+    simulate,
+)
+
+STEPS, FIRST = 1500, 16
+NOISE_SCALES = (200.0, 2000.0)
+"""Between which the noise scale moves, in samples."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Motion:
+    """A squared norm that moves.
+
+    Args:
+        sqnorms: of each step, from a number of steps; 1 in the first step.
+        variance: of one sample.
+    """
+
+    sqnorms: Callable[[int], Array]
+    variance: float
+
+
+MOTIONS = {
+    "falls tenfold": Motion(sqnorms=falling, variance=NOISE_SCALES[0]),
+    "rises tenfold": Motion(sqnorms=rising, variance=NOISE_SCALES[1]),
+    "jumps tenfold": Motion(sqnorms=jumping, variance=NOISE_SCALES[1]),
+}
+WAYS: dict[str, Parts] = {
+    "micro-batches of 8": micro_batches(8),
+    "micro-batches of 64": micro_batches(64),
+    "micro-batches of 512": micro_batches(512),
+    "2 parts": equal_parts(2),
+}
+RULES: dict[str, lb.Rule] = {
+    "adasgd": lb.methods.adasgd(),
+    "adadam": lb.methods.adadam(),
+    "adaptive_growth": lb.methods.adaptive_growth(),
+    "noise_scale_control": lb.Averaged(lb.methods.noise_scale_control()),
+}
+
+
+def within(batch_sizes: Array, noise_scales: Array) -> float:
+    """Return the fraction of steps with a batch of 0.5 to 2 noise scales.
+
+    Counted from the first step with a batch of at least 0.5 noise scales; 0 if there is none.
+    """
+    start = first_at_least(batch_sizes, 0.5 * noise_scales)
+    if start is None:
+        return 0.0
+    ratio = batch_sizes[start:] / noise_scales[start:]
+    return float(np.mean((ratio >= 0.5) & (ratio <= 2.0)))
+
+
+def followed(
+    rule: lb.Rule, motion: Motion, parts: Parts, *, directions: int, seeds: int
+) -> tuple[Array, Array]:
+    """Run the rule with each seed.
+
+    Returns:
+        The fraction of steps within the band, [seeds], and the batch over the noise scale after the
+        last step, [seeds].
+    """
+    noise = KnownNoise(variance=motion.variance, directions=directions)
+    sqnorms = motion.sqnorms(STEPS)
+    scales = motion.variance / sqnorms
+    fractions, ends = [], []
+    for seed in range(seeds):
+        run = simulate(
+            rule, noise, first=FIRST, sqnorms=sqnorms, parts=parts, seed=(seed, directions)
+        )
+        fractions.append(within(run.batch_sizes[:-1], scales))
+        ends.append(run.batch_sizes[-1] / scales[-1])
+    return np.array(fractions), np.array(ends)
+
+
+def print_rule(name: str, *, seeds: int) -> None:
+    """Print a table of one rule."""
+    print(f"\n{name}, {seeds} seeds of each row; steps with a batch of 0.5 to 2 noise scales")
+    for motion_name, motion in MOTIONS.items():
+        for directions in (20, 100):
+            for label, parts in WAYS.items():
+                fractions, ends = followed(
+                    RULES[name], motion, parts, directions=directions, seeds=seeds
+                )
+                print(
+                    f"  {f'{motion_name}, {directions} directions, {label}':54} "
+                    f"mean {fractions.mean():6.1%}  10 % quantile "
+                    f"{np.quantile(fractions, 0.1):6.1%}  last batch / noise scale: median "
+                    f"{np.median(ends):5.2f}, max {ends.max():6.2f}",
+                    flush=True,
+                )
+
+
+def main() -> None:
+    """Print a table for each rule."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--only", choices=tuple(RULES), action="append")
+    arguments = parser.parse_args()
+    for name in RULES if arguments.only is None else arguments.only:
+        print_rule(name, seeds=arguments.seeds)
+
+
+if __name__ == "__main__":
+    main()

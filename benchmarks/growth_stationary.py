@@ -1,0 +1,190 @@
+"""Where the batch ends that grows to a noise scale which is known and does not move.
+
+    python benchmarks/growth_stationary.py [--seeds 20] [--only adasgd] [--real 4]
+
+The first part draws the moments of each step (`_known_noise`). The second one trains a model on
+data with a known noise scale (`_real_noise`), with a `Controller`, a `BatchLoader` and `adasgd()`.
+
+Goals for adasgd(): at most 2 % of all runs end above twice the noise scale, at most 4 % in each
+row, and none above four times. The median of each row ends between 0.7 and 1.3 noise scales. The
+median number of steps to half the noise scale is at most 1.5 times that of version 0.1.0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+import largebatch as lb
+from _known_noise import (
+    Array,
+    KnownNoise,
+    Parts,
+    equal_parts,
+    first_at_least,
+    simulate,
+    steady,
+)
+from _real_noise import RealNoise, grown_batches
+
+EIGHT_AND_TWO: dict[str, Parts] = {"8 parts": equal_parts(8), "2 parts": equal_parts(2)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A stationary problem.
+
+    Args:
+        first: batch size of the first step, and base batch size.
+        noise_scale: in samples.
+        directions: with equal noise.
+        half: median steps that adasgd() of version 0.1.0 took to half the noise scale.
+        steps: length of a run.
+    """
+
+    first: int
+    noise_scale: int
+    directions: int
+    half: int
+    steps: int = 1500
+
+    def __str__(self) -> str:
+        return f"first {self.first}, noise scale {self.noise_scale}, {self.directions} directions"
+
+
+PROBLEMS = (
+    Problem(first=16, noise_scale=200, directions=100, half=21),
+    Problem(first=16, noise_scale=1000, directions=20, half=41),
+    Problem(first=16, noise_scale=1000, directions=100, half=41),
+    Problem(first=16, noise_scale=1000, directions=1000, half=41),
+    Problem(first=16, noise_scale=4000, directions=100, half=61),
+    Problem(first=16, noise_scale=4000, directions=1000, half=61),
+    Problem(first=64, noise_scale=4000, directions=100, half=41),
+    Problem(first=16, noise_scale=72, directions=14, half=11, steps=800),
+    Problem(first=16, noise_scale=200, directions=20, half=21, steps=800),
+    Problem(first=16, noise_scale=400, directions=20, half=31, steps=800),
+)
+
+RULES: dict[str, lb.Rule] = {
+    "adasgd": lb.methods.adasgd(),
+    "adadam": lb.methods.adadam(),
+    "adaptive_growth": lb.methods.adaptive_growth(),
+    "noise_scale_control": lb.Averaged(lb.methods.noise_scale_control()),
+    "gradient_diversity": lb.Averaged(lb.methods.gradient_diversity(delta=1.0)),
+    "cosine_test": lb.Averaged(lb.methods.cosine_test(target=1 / 3)),
+    "CABS": lb.rules.CABS(),
+}
+"""Each asks for a batch of one noise scale; gradient diversity asks for one sample more. CABS does,
+because the learning rate and the loss of a simulated run are 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """Where the runs of one row ended, in noise scales.
+
+    Args:
+        final: batch after the last step, [seeds].
+        largest: largest batch of each run, [seeds].
+        half: steps to half the noise scale, infinite for a run that never reached it, [seeds].
+    """
+
+    final: Array
+    largest: Array
+    half: Array
+
+    def above(self, factor: float) -> float:
+        """Return the fraction of runs that ended above so many noise scales."""
+        return float(np.mean(self.final > factor))
+
+    @property
+    def median_half(self) -> float:
+        """The median number of steps to half the noise scale."""
+        return float(np.median(self.half))
+
+    def __str__(self) -> str:
+        return (
+            f"median {np.median(self.final):5.2f}  >2n {self.above(2.0):6.1%}  "
+            f">4n {self.above(4.0):6.1%}  max {self.final.max():5.1f}  "
+            f"ever >2n {np.mean(self.largest > 2.0):6.1%}  steps to n/2 {self.median_half:.0f}"
+        )
+
+
+def ends_of(rule: lb.Rule, problem: Problem, parts: Parts, *, seeds: int) -> Ends:
+    """Run the rule on a problem with each seed."""
+    noise = KnownNoise(variance=problem.noise_scale, directions=problem.directions)
+    runs = [
+        simulate(
+            rule,
+            noise,
+            first=problem.first,
+            sqnorms=steady(problem.steps),
+            parts=parts,
+            seed=(seed, problem.first, problem.noise_scale, problem.directions),
+        ).batch_sizes
+        for seed in range(seeds)
+    ]
+    return ends_of_runs(runs, noise_scale=problem.noise_scale)
+
+
+def ends_of_runs(runs: Sequence[Array], *, noise_scale: float) -> Ends:
+    """Return where runs ended, from the batch sizes of their steps."""
+    levels = np.array(0.5 * noise_scale)
+    half = [first_at_least(sizes, levels) for sizes in runs]
+    return Ends(
+        final=np.array([sizes[-1] for sizes in runs]) / noise_scale,
+        largest=np.array([sizes.max() for sizes in runs]) / noise_scale,
+        half=np.array([math.inf if at is None else at for at in half]),
+    )
+
+
+def pooled(rows: Sequence[Ends]) -> str:
+    """Summarize all rows in one line."""
+    final = np.concatenate([row.final for row in rows])
+    return (
+        f"all {len(final)} runs: >2n {np.mean(final > 2.0):.2%}  >4n {np.mean(final > 4.0):.2%}  "
+        f"max {final.max():.1f}; worst row >2n {max(row.above(2.0) for row in rows):.1%}"
+    )
+
+
+def print_rule(name: str, *, seeds: int) -> None:
+    """Print a table of one rule."""
+    print(f"\n{name}, {seeds} seeds of each row; batches in noise scales n")
+    rows = []
+    for problem in PROBLEMS:
+        for label, parts in EIGHT_AND_TWO.items():
+            ends = ends_of(RULES[name], problem, parts, seeds=seeds)
+            rows.append(ends)
+            print(f"  {f'{problem}, {label}':58} {ends} (0.1.0: {problem.half})", flush=True)
+    print(f"  {pooled(rows)}", flush=True)
+
+
+def print_real(*, seeds: int) -> None:
+    """Print a table of whole training runs."""
+    print(
+        f"\nController, BatchLoader and adasgd(), {seeds} seeds; noise scale 1000, first batch 16"
+    )
+    for size in (8, 64, 512):
+        runs = [grown_batches(RealNoise(seed=seed), micro_batch=size) for seed in range(seeds)]
+        ends = ends_of_runs(runs, noise_scale=1000.0)
+        print(f"  {f'micro-batches of at most {size}':58} {ends}", flush=True)
+
+
+def main() -> None:
+    """Print both parts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--real", type=int, default=4, help="seeds of the training runs; 0: none")
+    parser.add_argument("--only", choices=tuple(RULES), action="append")
+    arguments = parser.parse_args()
+    for name in RULES if arguments.only is None else arguments.only:
+        print_rule(name, seeds=arguments.seeds)
+    if arguments.real:
+        print_real(seeds=arguments.real)
+
+
+if __name__ == "__main__":
+    main()
