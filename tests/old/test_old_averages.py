@@ -233,6 +233,7 @@ def test_the_chain_of_adasgd_resumes_by_hand_and_by_the_method(tmp_path: Path) -
         ("adadam", lb.methods.adasgd()),
         ("adaptive-growth", lb.methods.adaptive_growth(delta=3.0)),
         ("adaptive-growth", lb.methods.adaptive_growth(kappa=2.0)),
+        ("adaptive-growth", lb.methods.adaptive_growth(statistic="preconditioned_moments")),
         ("adaptive-growth", lb.methods.adaptive_growth(patience=2)),
         ("adaptive-growth", lb.methods.adaptive_growth(every=5)),
         ("seesaw", lb.methods.seesaw(kappa=2.0)),

@@ -6,9 +6,9 @@ and some states another form:
 
     Averaged(NormTest(denominator="unbiased")), LimitGrowth(shrink=1.0)
                                     -> NormTest(denominator="unbiased"), LimitGrowth(shrink=0.5)
-    Averaged(AdaptiveGrowth())      -> AdaptiveGrowth(statistic="preconditioned_moments")
+    Averaged(AdaptiveGrowth())      -> AdaptiveGrowth()
     Growth(), Averaged(ClampToNoiseScale())
-                                    -> Growth(), ClampToNoiseScale(statistic=...)
+                            -> Growth(), ClampToNoiseScale(statistic="preconditioned_moments")
     Every(rule, steps=k)            -> Every(rule, steps=k, first=k)
 
 The default window of `Averaged` was 1000 gradients and is 100 base batches. Averages begin anew,
@@ -172,10 +172,10 @@ def _rule_today(rule: Any, *, spaced: bool, before: Any) -> Plain | None:
         return inner if sound and inner["statistic"] == rule["statistic"] else None
     if rule["statistic"] != "moments" or inner.get("statistic") != "moments":
         return None
-    divided = {**inner, "statistic": "preconditioned_moments"}
     if _kind(inner) == "AdaptiveGrowth":
-        return {**divided, "stages": _covering(inner["stages"])}
-    return divided if _kind(inner) == "ClampToNoiseScale" and _kind(before) == "Growth" else None
+        return {**inner, "stages": _covering(inner["stages"])}
+    of_seesaw = _kind(inner) == "ClampToNoiseScale" and _kind(before) == "Growth"
+    return {**inner, "statistic": "preconditioned_moments"} if of_seesaw else None
 
 
 def _covering(stages: Plain) -> Plain:
