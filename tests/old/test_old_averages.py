@@ -263,6 +263,31 @@ def stored(
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "was", "edited", "rule"),
+    [
+        ("adasgd", '"steps":10', '"steps":1', lb.methods.adasgd(every=1)),
+        ("adasgd", '"window":1000.0', '"window":500.0', lb.methods.adasgd()),
+        ("adasgd", '"shrink":1.0', '"shrink":0.9', lb.methods.adasgd()),
+        ("adasgd", '"unbiased"', '"plug-in"', lb.methods.adasgd()),
+        ("adasgd", '"finite_population":false', '"finite_population":true', lb.methods.adasgd()),
+        ("adaptive-growth", '"window":1000.0', '"window":500.0', lb.methods.adaptive_growth()),
+        ("adascale-every-5", '"window":1000.0', '"window":500.0', lb.methods.adascale(every=5)),
+        ("adascale-every-5", '"steps":5', '"steps":1', lb.methods.adascale()),
+    ],
+)
+def test_a_chain_by_hand_is_not_taken_for_a_methods(
+    name: str, was: str, edited: str, rule: lb.Rule, tmp_path: Path
+) -> None:
+    def edit(text: str) -> str:
+        assert was in text
+        return text.replace(was, edited)
+
+    first, state = stored(f"methods/{name}", tmp_path, edit)
+    with pytest.raises(lb.errors.CheckpointError, match="was saved with rule"):
+        old_files.resumed_run(old_files.started(rule, first), state)
+
+
 def test_a_method_within_a_longer_chain_resumes(tmp_path: Path) -> None:
     more = ',{"kind":"ClampLr","min":0.0,"max":4.0}]}'
     first, state = stored(
@@ -322,7 +347,19 @@ def test_a_state_of_another_form_is_refused_as_damaged(text: str, tmp_path: Path
         old_files.resumed_run(begun, state)
 
 
-@pytest.mark.parametrize("rules", ["1", "null", '[{"kind":"Every"}]', '["x",{"kind":1},{}]'])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "1",
+        "null",
+        '[{"kind":"Every"}]',
+        '[{"kind":"Every"},{"kind":"SqrtScaling"}]',
+        '["x",{"kind":1}]',
+        '[{"kind":"Averaged"},{"kind":"SqrtScaling"}]',
+        '[{"kind":"Averaged","window":1000.0,"rule":{"kind":"NormTest"}},{"kind":"SqrtScaling"}]',
+        '[{"kind":"FullGradientGrowth","stages":3},{"kind":"SqrtScaling"}]',
+    ],
+)
 def test_a_rule_of_another_form_is_refused(rules: str, tmp_path: Path) -> None:
     first, state = stored(
         "methods/adaptive-growth", tmp_path, lambda _: f'{{"kind":"Chain","rules":{rules}}}'
