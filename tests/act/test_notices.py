@@ -13,6 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import largebatch as lb
 from distributed import run_on_ranks
+from largebatch.act.notices import Notices
+from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
 from largebatch.record import MemoryRecord
@@ -99,3 +101,12 @@ def on_a_rank() -> None:
 @pytest.mark.distributed
 def test_the_first_rank_alone_warns() -> None:
     run_on_ranks(on_a_rank, 2)
+
+
+def test_a_resumed_run_warns_on_the_first_rank_alone() -> None:
+    decider = Decider.start(lb.chain(), base_batch_size=8, batch_size=8)
+    with pytest.warns(RuntimeWarning, match="^averages begin anew$") as told:
+        Notices(decider, leader=True).resume(decider, notice="averages begin anew")
+    assert len(told) == 1
+    Notices(decider, leader=False).resume(decider, notice="averages begin anew")
+    Notices(decider, leader=True).resume(decider)

@@ -141,8 +141,8 @@ def test_a_resumed_run_with_another_budget_is_refused_by_name() -> None:
 
 def test_a_state_of_an_unknown_version_is_refused_by_that_version() -> None:
     _, _, control, _ = build()
-    with pytest.raises(lb.errors.CheckpointError, match="version 2"):
-        control.load_state_dict({**control.state_dict(), "version": 2})
+    with pytest.raises(lb.errors.CheckpointError, match="version 3"):
+        control.load_state_dict({**control.state_dict(), "version": 3})
 
 
 def test_each_missing_or_changed_value_is_refused() -> None:

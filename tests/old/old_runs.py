@@ -189,6 +189,18 @@ RUNS: dict[str, Run] = {
 }  # fmt: skip
 
 
+AVERAGING = ("adascale", "adascale-adam", "adasgd", "adadam")
+"""Runs whose rules have running averages, which count base batches since version 0.2."""
+
+
+def load(name: str, model: nn.Module, control: Any) -> None:
+    """Resume a run from its checkpoint as a training script does."""
+    state = lb.Checkpoints(old_files.FOLDER / "checkpoints" / name).load().state
+    control.load_state_dict(state["control"])
+    model.load_state_dict(state["model"])
+    control.optimizer.load_state_dict(state["optimizer"])
+
+
 def attach(model: nn.Module) -> Any:
     """Return a run of `lb.attach` on a model."""
     return lb.attach(

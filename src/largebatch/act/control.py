@@ -238,8 +238,9 @@ class Control:
         """Check a saved state against a decider of this run and return where it resumes."""
         # every rule: only a run that resumes needs them
         from largebatch.rules.kinds import KINDS_TO_RESUME
+        from largebatch.rules.old_states import revive
 
-        return resume(decider, plain, kinds=KINDS_TO_RESUME)
+        return resume(decider, plain, kinds=KINDS_TO_RESUME, revive=revive)
 
     def _resume(self, resumed: Resumed) -> None:
         self._before = self.decider = resumed.decider
@@ -248,7 +249,7 @@ class Control:
         self._first_tick = resumed.decider.base_steps
         self._ticked.clear()
         self._ticks = Ticks(start=resumed.decider.base_steps)
-        self._notices.resume(resumed.decider)
+        self._notices.resume(resumed.decider, notice=resumed.notice)
 
     def _check_finite(self, seen: Measurement) -> None:
         self._lost_in_a_row = 0 if seen.finite else self._lost_in_a_row + 1

@@ -26,8 +26,15 @@ class Notices:
         if leader and chooses_by_measuring(decider.rule):
             self._growth = NoGrowth(first=decider.batch_size)
 
-    def resume(self, decider: Decider) -> None:
-        """Goes on where a saved run was: what it warned of before is not said again."""
+    def resume(self, decider: Decider, *, notice: str = "") -> None:
+        """Goes on where a saved run was: what it warned of before is not said again.
+
+        Args:
+            decider: of the run that resumes.
+            notice: what to warn of at once; "" for nothing.
+        """
+        if notice and self._leader:
+            warnings.warn(notice, RuntimeWarning, stacklevel=2)
         if self._growth is not None:
             self._growth.resume(decider)
 

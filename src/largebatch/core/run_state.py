@@ -12,10 +12,11 @@ from largebatch.core.codec import Kinds, checksum, decode, decode_like, encode, 
 from largebatch.core.decider import Decider
 from largebatch.core.decision import Decision
 from largebatch.core.errors import CheckpointError, RecordError
-from largebatch.core.measurement import STATISTICS, Budget
+from largebatch.core.measurement import Budget
+from largebatch.core.revived import COUNTED_GRADIENTS, Revive, Revived, notice_of, wanted
 from largebatch.core.rule import name_of, within
 
-VERSION = 1
+VERSION = 2
 """Of the stored form; one with another version means other things."""
 
 
@@ -57,11 +58,17 @@ class RunState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
-    """What a run goes on from."""
+    """What a run goes on from.
+
+    Args:
+        decider, decision, lost_in_a_row: as saved.
+        notice: what the user is to know of a state that an earlier version saved; "" for nothing.
+    """
 
     decider: Decider
     decision: Decision | None
     lost_in_a_row: int
+    notice: str = ""
 
 
 def state_of(decider: Decider, *, decision: Decision | None, lost_in_a_row: int) -> dict[str, Any]:
@@ -93,7 +100,13 @@ def state_of(decider: Decider, *, decision: Decision | None, lost_in_a_row: int)
     return plain
 
 
-def resume(decider: Decider, plain: Mapping[str, Any], *, kinds: Kinds | None = None) -> Resumed:
+def resume(
+    decider: Decider,
+    plain: Mapping[str, Any],
+    *,
+    kinds: Kinds | None = None,
+    revive: Revive | None = None,
+) -> Resumed:
     """Where a run goes on that was built anew as it was.
 
     Args:
@@ -101,6 +114,8 @@ def resume(decider: Decider, plain: Mapping[str, Any], *, kinds: Kinds | None = 
             has any.
         plain: what `state_of` gave.
         kinds: as in `decode`, for a state that names rules as an earlier version did.
+        revive: for a state of version 1, whose rules had other states. None reads the states as
+            they are.
 
     Raises:
         CheckpointError: a state of another rule, version, data set, base batch or budget, or one
@@ -108,9 +123,10 @@ def resume(decider: Decider, plain: Mapping[str, Any], *, kinds: Kinds | None = 
     """
     saved = _read(plain)
     own = {name_of(rule): type(rule) for rule in within(decider.rule)}  # a user's among them
-    _check_same_run(decider, saved, kinds={**own, **(kinds or {})})
+    _check_same_run(decider, saved)
     try:
-        state = decode_like(decider.rule.init(), json.loads(saved.state), where="the rule's state")
+        revived = _revived(decider, saved, kinds={**own, **(kinds or {})}, revive=revive)
+        state = decode_like(decider.rule.init(), revived.state, where="the rule's state")
         decision = decode(Decision | None, json.loads(saved.decision), where="the last decision")
         budget = decode(Budget | None, json.loads(saved.budget), where="the budget")
         measure = decode(frozenset[str], json.loads(saved.measure), where="the statistics")
@@ -122,22 +138,28 @@ def resume(decider: Decider, plain: Mapping[str, Any], *, kinds: Kinds | None = 
         decider,
         state=state,
         batch_size=saved.batch_size,
-        measure=measure & STATISTICS,
+        measure=wanted(measure, version=saved.version, needs=decider.rule.needs),
         step=saved.step,
         samples=saved.samples,
         base_steps=saved.base_steps,
         skipped=saved.skipped,
         budget=budget,
     )
-    return Resumed(decider=resumed, decision=decision, lost_in_a_row=saved.lost_in_a_row)
+    return Resumed(
+        decider=resumed,
+        decision=decision,
+        lost_in_a_row=saved.lost_in_a_row,
+        notice=notice_of(revived.anew, step=saved.step),
+    )
 
 
 def _read(plain: Any) -> RunState:
     version = plain.get("version") if isinstance(plain, Mapping) else None
-    if isinstance(version, int) and version != VERSION:
+    if isinstance(version, int) and version not in (COUNTED_GRADIENTS, VERSION):
         raise CheckpointError(
-            f"The control's state has version {version}, and this largebatch reads {VERSION}: go "
-            "on with the version that saved it, or start a new run from the model's weights."
+            f"The control's state has version {version}, and this largebatch reads "
+            f"{COUNTED_GRADIENTS} and {VERSION}: go on with the version that saved it, or start a "
+            "new run from the model's weights."
         )
     _check_kind(plain)
     try:
@@ -165,24 +187,34 @@ def _check_kind(plain: Any) -> None:
     )
 
 
-def _check_same_run(decider: Decider, saved: RunState, *, kinds: Kinds) -> None:
-    here = {
-        "rule": _text(encode(decider.rule, kind=True)),
-        "base_batch_size": decider.base_batch_size,
-        "dataset_size": decider.dataset_size,
-    }
+def _check_same_run(decider: Decider, saved: RunState) -> None:
+    here = {"base_batch_size": decider.base_batch_size, "dataset_size": decider.dataset_size}
     for name, value in here.items():
         there = getattr(saved, name)
-        if there != value and not (name == "rule" and _is_renewed(there, value, kinds=kinds)):
+        if there != value:
             raise _of_another_run(name, there=there, here=value)
 
 
-def _is_renewed(there: str, here: Any, *, kinds: Kinds) -> bool:
-    """Return whether the text of an earlier version's rule means the rule of this text."""
+def _revived(decider: Decider, saved: RunState, *, kinds: Kinds, revive: Revive | None) -> Revived:
+    """Return the saved state in today's form, if the saved rule means that of the decider."""
+    here = encode(decider.rule, kind=True)
+    there = here if saved.rule == _text(here) else _renewed(saved.rule, kinds=kinds)
+    if revive is not None and saved.version == COUNTED_GRADIENTS:
+        revived = revive(there, decider.rule, json.loads(saved.state))
+        if revived is not None:
+            return revived
+    elif there == here:
+        return Revived(state=json.loads(saved.state), anew=())
+    raise _of_another_run("rule", there=saved.rule, here=_text(here))
+
+
+def _renewed(there: str, *, kinds: Kinds) -> Any:
+    """Return the plain values of an earlier version's rule as this one writes them; None if they
+    cannot be read."""
     try:
-        return bool(renewed(json.loads(there), kinds=kinds) == json.loads(here))
+        return renewed(json.loads(there), kinds=kinds)
     except (ValueError, RecursionError, RecordError):
-        return False
+        return None
 
 
 def _of_another_run(name: str, *, there: Any, here: Any) -> CheckpointError:

@@ -27,7 +27,8 @@ class Recorded(Protocol):
 def replay(rule: Rule, record: Recorded) -> list[Decision]:
     """The decisions of a fresh `rule` about each step of a record.
 
-    The rule that made the record gives the recorded decisions again, bit by bit.
+    The rule that made the record gives the recorded decisions again, bit by bit. Records of version
+    0.1 are an exception if the rule has running averages, which count base batches since then.
 
     >>> from largebatch.core.measurement import Measurement
     >>> from largebatch.record import MemoryRecord

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from largebatch.analysis.noise import estimate_noise
 from largebatch.core.measurement import GradientMoments
 from largebatch.record import Record, Step
+from largebatch.workbench.reports.old_records import recorded_note
 
 NOISE = "noise scale"
 ADAM_NOISE = "noise scale as Adam sees it"
@@ -74,6 +75,9 @@ def notes_of(record: Record) -> tuple[str, ...]:
         notes.append("The last line was cut by a crash and is left out.")
     if record.redone:
         notes.append(f"A resumed run took {record.redone} steps again; the later ones are shown.")
+    old = recorded_note(record)
+    if old:
+        notes.append(old)
     return tuple(notes)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from largebatch.core.rule import Rule
 from largebatch.record import read_record
 from largebatch.record.replay_rule import replay
+from largebatch.workbench.reports.old_records import replayed_note
 from largebatch.workbench.runs.method_names import rule_of
 
 WOULD = (
@@ -88,6 +89,9 @@ def replay_file(record: str | os.PathLike[str], *, method: str | Rule) -> Replay
     notes = [read.damage] if read.damage else []
     if read.truncated:
         notes.append("The last line was cut by a crash and is left out.")
+    why = replayed_note(read, rule)
+    if why:
+        notes.append(why)
     return Replayed(
         record=str(record),
         method=name,

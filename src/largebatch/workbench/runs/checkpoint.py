@@ -159,8 +159,10 @@ class Saver:
         there = state["run"]
         if not isinstance(there, Mapping):
             raise CheckpointError(f"{path} is damaged: it does not say what runs.")
+        # of an earlier version's rule the control's state knows what it means today
+        earlier = {"rule"} if state["largebatch"] != __version__ else set()
         for name, value in self.run.items():
-            if there.get(name) != value:
+            if name not in earlier and there.get(name) != value:
                 raise CheckpointError(
                     f"{path} is of another run: its {name} is {there.get(name)}, here it is "
                     f"{value}. Repeat the command as it was, or start a new run in another "
