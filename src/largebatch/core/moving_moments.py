@@ -136,8 +136,9 @@ class MovingMoments:
         signal = self.average.ratio()
         if signal is None:
             variance, sqnorm = self.average.values
-            noiseless = variance <= 0.0 < sqnorm and self.average.count > FEWEST_DEGREES + 1
-            return Range(value=0.0, low=0.0, high=0.0) if noiseless else None
+            quiet = variance <= 0.0 or math.isinf(sqnorm / variance)
+            known = sqnorm > 0.0 and self.average.count > FEWEST_DEGREES + 1
+            return Range(value=0.0, low=0.0, high=0.0) if quiet and known else None
         shift = 1.0 / dataset_size if dataset_size else 0.0
         value, low, high = (
             1.0 / (one + shift) if one + shift > 0.0 else math.inf
