@@ -104,7 +104,10 @@ def test_steps_without_noise_do_not_bind_the_averages_to_a_unit(
 def test_a_thousand_steps_without_noise_leave_the_averages_finite() -> None:
     state = run([(1.0, 2.0)] + [(0.0, 2.0)] * 3000)
     assert all(math.isfinite(value) for value in state.average.values)
-    assert state.level == 1.0
+    assert state.level == pytest.approx(2.0), "that of the squared norm"
+    tiny = run([(5e-324, 2.0)] * 3000)
+    assert all(math.isfinite(value) for value in tiny.average.values)
+    assert tiny.noise_scale() is not None
 
 
 @given(

@@ -87,7 +87,8 @@ class Average:
         )
 
     def ratio(self) -> Range | None:
-        """Return y / x with its interval; None while too little is known, or if x is not above 0.
+        """Return y / x with its interval; None while too little is known, or if x is not above 0,
+        or so small that y / x is infinite.
 
         The ends solve (y - q x)^2 = t^2 var(y - q x), Fieller's theorem, with Student's t of
         `ONE_SIDED` and the degrees of freedom of the covariance. They are infinite where x itself
@@ -100,7 +101,7 @@ class Average:
         2 [1.9, 2.11]
         """
         x, y = self.values
-        if not x > 0.0 or not self.degrees >= FEWEST_DEGREES:
+        if not x > 0.0 or math.isinf(y / x) or not self.degrees >= FEWEST_DEGREES:
             return None
         t = t_quantile(2.0 * ONE_SIDED - 1.0, degrees=int(self.degrees))
         factor = t * t * self.squares / (self.weight * self.weight)

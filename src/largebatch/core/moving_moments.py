@@ -28,6 +28,9 @@ Averaging = Literal["ema", "mean-then-ema"]
 WINDOW = 100.0
 """Length of the averages in base batches by which a batch is tested."""
 
+ROUNDING = 1e-12
+"""A variance below this part of the squared norm is no level to divide by."""
+
 MOST = 0.125
 """Part of the past that one measurement makes forgotten at most. So the averages hold eight
 measurements at least, however large the batch is and however rarely it is measured."""
@@ -44,8 +47,9 @@ class MovingMoments:
         average: of the two numbers.
         measured_at: the samples of the run after the last measured step.
         temporal: whether temporal estimates are in it.
-        level: what the variance of the last measured steps was like, by which the next ones are
-            divided; 0 before the first, and if they are not divided.
+        level: what the variance of the last measured steps was like (the squared norm if they had
+            no noise), by which the next ones are divided; 0 before the first, and if they are not
+            divided.
     """
 
     average: Average = field(default_factory=Average)
@@ -100,8 +104,8 @@ class MovingMoments:
         temporal = moments.source == "temporal"
         anew = self.outdated or (self.temporal and not temporal)
         past = MovingMoments() if anew else self
-        # a first step without noise has the level of its signal, so that units never mix
-        level = (past.level or max(pair[0], 0.0) or abs(pair[1])) if relative else 0.0
+        size = _size(*pair)
+        level = (past.level or size) if relative else 0.0
         if level > 0.0:
             pair = (pair[0] / level, pair[1] / level)
             if not (math.isfinite(pair[0]) and math.isfinite(pair[1])):
@@ -114,8 +118,8 @@ class MovingMoments:
             weight=information(moments),
             plain=averaging == "mean-then-ema",
         )
-        if level > 0.0 and moments.variance > 0.0:
-            level = 0.5 * (level + moments.variance)
+        if level > 0.0 and size > 0.0:
+            level = 0.5 * (level + size)
         return MovingMoments(average=average, measured_at=now, temporal=temporal, level=level)
 
     def noise_scale(self, *, dataset_size: int | None = None) -> Range | None:
@@ -132,8 +136,9 @@ class MovingMoments:
         signal = self.average.ratio()
         if signal is None:
             variance, sqnorm = self.average.values
-            noiseless = variance <= 0.0 < sqnorm and self.average.count > FEWEST_DEGREES + 1
-            return Range(value=0.0, low=0.0, high=0.0) if noiseless else None
+            quiet = variance <= 0.0 or math.isinf(sqnorm / variance)
+            known = sqnorm > 0.0 and self.average.count > FEWEST_DEGREES + 1
+            return Range(value=0.0, low=0.0, high=0.0) if quiet and known else None
         shift = 1.0 / dataset_size if dataset_size else 0.0
         value, low, high = (
             1.0 / (one + shift) if one + shift > 0.0 else math.inf
@@ -180,3 +185,9 @@ def information(moments: GradientMoments) -> float:
     32.0
     """
     return moments.batch_size**2 * (moments.parts - 1) / moments.parts
+
+
+def _size(variance: float, sqnorm: float) -> float:
+    """Return the variance, or the squared norm of a step without noise: in any case in the square
+    of the loss's unit, so that units never mix in an average."""
+    return variance if variance > ROUNDING * abs(sqnorm) else abs(sqnorm)
