@@ -149,7 +149,7 @@ def test_the_words_of_a_test_say_on_which_side_the_interval_lies(
     required: Range, level: float
 ) -> None:
     words = evidence(required, level=level, name="x").partition("] ")[2]
-    side = ">" if required.low > level else "<" if required.high < level else "not far from"
+    side = ">" if required.low > level else "<" if required.high < level else ", may be"
     assert words == f"{side} {level:.4g}"
 
 

@@ -116,16 +116,16 @@ def _text(names: str, *, seen: Measurement, after: Decider, reason: str) -> str:
         f"The batch did not grow: it is {size} samples after {PART:.0%} of the budget "
         f"({after.step} optimizer steps, {after.samples} samples). "
     )
-    often = "lb.methods.adaptive_growth(every=2) or lb.methods.full_gradient_growth(check=50)."
+    often = "Measure more often, as in lb.methods.adasgd(every=2)."
     if not reason:
         return (
             f"{begin}{names} has measured nothing so far, so no larger batch could be tried. "
-            f"Measure more often, as in {often}"
+            f"{often}"
         )
     return (
-        f"{begin}The last measurement of {names} said: {reason}. While the noise scale is below "
-        "the batch, a larger batch saves hardly any steps: nothing is wrong with the run, and a "
-        "constant batch without measurements is as good, lb.Controller(model, optimizer, "
-        f"lb.chain(), batches, base_batch_size={after.base_batch_size}). If the noise scale is not "
-        f"known yet, measure more often, as in {often}"
+        f"{begin}The last measurement said: {reason}. If the noise scale is below the batch, a "
+        "larger batch saves hardly any steps. Then nothing is wrong with the run, and a constant "
+        "batch without measurements is as good: lb.Controller(model, optimizer, lb.chain(), "
+        f"batches, base_batch_size={after.base_batch_size}). If the noise scale is not known yet: "
+        f"{often} If a bound keeps the batch, raise it, as in lb.methods.adasgd(max=4096)."
     )

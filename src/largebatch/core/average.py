@@ -5,8 +5,9 @@ variance, and a given part of the past is forgotten:
 
     W' = (1 - forget) W + weight,        mean' = mean + weight / W' (new - mean)
 
-At least the part `forget` of the new mean is the new pair. Without that limit a pair with a small
-weight could never replace older ones with large weights.
+If the weights have become smaller for good, the new pair is at least the part `forget` of the new
+mean. Without that limit it could never replace older ones with large weights. A single pair with a
+small weight, as of an epoch's short last batch, hardly counts.
 
 If one pair of the weight 1 has the covariance C, the mean has V / W^2 C. V is the sum of
 (part not yet forgotten)^2 x weight. C is estimated from how far each pair lay from the mean before
@@ -31,6 +32,9 @@ FEWEST_DEGREES = 2
 FARTHEST = 1e100
 """Largest deviation from the mean that counts, relative to x, so that its square is finite."""
 
+MANY_DEGREES = 200
+"""Degrees of freedom beyond which Student's t does not change any more, to 0.3 %."""
+
 Pair = tuple[float, float]
 
 
@@ -49,6 +53,7 @@ class Average:
         squares: V; 0 in an average that an earlier version wrote.
         covariance: estimate of C relative to x^2: that of (x, x), (x, y) and (y, y).
         degrees: degrees of freedom of `covariance`, of which the past is forgotten, too.
+        last: the weight of the last pair.
     """
 
     values: Pair = (0.0, 0.0)
@@ -57,6 +62,7 @@ class Average:
     squares: float = field(default=0.0, metadata=LATER)
     covariance: tuple[float, float, float] = field(default=(0.0, 0.0, 0.0), metadata=LATER)
     degrees: float = field(default=0.0, metadata=LATER)
+    last: float = field(default=0.0, metadata=LATER)
 
     def add(
         self, seen: Pair, *, forget: float, weight: float = 1.0, plain: bool = False
@@ -71,7 +77,8 @@ class Average:
                 more than `forget`, as the AdaScale paper averages (arXiv 2007.05105).
         """
         past = self.weight if plain else (1.0 - forget) * self.weight
-        share = max(weight / (past + weight), forget)
+        least = forget * min(1.0, weight / self.last) if self.last > 0.0 else forget
+        share = max(weight / (past + weight), least)
         total = weight / share
         # the past keeps so much of its weight, which is less where `forget` was the larger of both
         kept = (total - weight) / self.weight if self.weight > 0.0 else 0.0
@@ -84,6 +91,7 @@ class Average:
             squares=kept * kept * self.squares + weight,
             covariance=covariance,
             degrees=degrees,
+            last=weight,
         )
 
     def ratio(self) -> Range | None:
@@ -103,7 +111,7 @@ class Average:
         x, y = self.values
         if not x > 0.0 or math.isinf(y / x) or not self.degrees >= FEWEST_DEGREES:
             return None
-        t = t_quantile(2.0 * ONE_SIDED - 1.0, degrees=int(self.degrees))
+        t = t_quantile(2.0 * ONE_SIDED - 1.0, degrees=min(int(self.degrees), MANY_DEGREES))
         factor = t * t * self.squares / (self.weight * self.weight)
         xx, xy, yy = (factor * one for one in self.covariance)
         ratio = y / x

@@ -31,6 +31,10 @@ WINDOW = 100.0
 ROUNDING = 1e-12
 """A variance below this part of the squared norm is no level to divide by."""
 
+JUMP = 4.0
+"""A measurement counts as one of so many times the level at most. A single step with a much larger
+gradient would else outweigh all others."""
+
 MOST = 0.125
 """Part of the past that one measurement makes forgotten at most. So the averages hold eight
 measurements at least, however large the batch is and however rarely it is measured."""
@@ -88,7 +92,7 @@ class MovingMoments:
             seen: the step in which it was measured.
             window: length of the averages in base batches, above 0. The past loses the part
                 (base batches since the last measurement) / window of its weight, and at most MOST.
-                Windows below WINDOW are taken as they are, without that limit.
+                Windows below WINDOW are taken as they are, without that limit, if not `relative`.
             averaging: "ema", exponential; or "mean-then-ema", the plain mean until the window is
                 full.
             relative: whether the pair is divided by the level of the variance before it, so that
@@ -105,21 +109,24 @@ class MovingMoments:
         anew = self.outdated or (self.temporal and not temporal)
         past = MovingMoments() if anew else self
         size = _size(*pair)
+        if relative and size == 0.0 and moments.batch_sqnorm == 0.0:
+            return self  # neither noise nor gradient: nothing to learn of their ratio
         level = (past.level or size) if relative else 0.0
         if level > 0.0:
-            pair = (pair[0] / level, pair[1] / level)
+            unit = max(level, size / JUMP)
+            pair = (pair[0] / unit, pair[1] / unit)
             if not (math.isfinite(pair[0]) and math.isfinite(pair[1])):
                 return self
         now = seen.samples + seen.batch_size
         passed = (now - past.measured_at) / seen.base_batch_size
         average = past.average.add(
             pair,
-            forget=min(max(passed, 0.0) / window, MOST if window >= WINDOW else 1.0),
+            forget=min(max(passed, 0.0) / window, MOST if relative or window >= WINDOW else 1.0),
             weight=information(moments),
             plain=averaging == "mean-then-ema",
         )
         if level > 0.0 and size > 0.0:
-            level = 0.5 * (level + size)
+            level = 0.5 * (level + min(size, JUMP * level))
         return MovingMoments(average=average, measured_at=now, temporal=temporal, level=level)
 
     def noise_scale(self, *, dataset_size: int | None = None) -> Range | None:
@@ -167,7 +174,8 @@ def averaged_moments(moments: GradientMoments, *, past: MovingMoments) -> Averag
     >>> s.variance, s.sqnorm, s.noise_scale
     (8.0, 2.0, 4.0)
     """
-    variance, sqnorm = past.average.values
+    unit = past.level or 1.0  # of the last steps, so that the rule sees numbers of their size
+    variance, sqnorm = (unit * mean for mean in past.average.values)
     return AveragedMoments(
         batch_size=moments.batch_size,
         parts=moments.parts,

@@ -24,12 +24,11 @@ SCALARS = (
 def averaged(past: MovingMoments, seen: Measurement) -> MovingMoments:
     """The averages of (variance, sqnorm) with this step's moments in them, if it has any; begun
     anew if the step is not later than the last one in them, as in another run."""
-    moments = seen.moments or seen.preconditioned_moments
-    if not seen.finite or moments is None:
+    if not seen.finite or seen.moments is None:
         return past
     if past.known and seen.samples < past.measured_at:
         past = MovingMoments()
-    return past.add(moments, seen)
+    return past.add(seen.moments, seen)
 
 
 def noise_scale_of(moments: MovingMoments) -> float | None:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from largebatch.core.rule import Chain, Rule, chain
 from largebatch.rules import ClampBatch, Every, LinearScaling, SqrtScaling
 
+EARLY = 10
+"""Steps at the start of a run that are all measured, at most."""
+
 SQRT, LINEAR = SqrtScaling(), LinearScaling()
 """How the learning rate may follow the batch in hand."""
 
@@ -14,10 +17,10 @@ SQRT, LINEAR = SqrtScaling(), LinearScaling()
 def spaced(rule: Rule, every: int) -> Rule:
     """Return the rule, which measures in every so-many-th optimizer step.
 
-    The first so many steps are all measured: four measurements are needed before anything is
-    decided.
+    The first steps are all measured, as many or ten at most: four measurements are needed before
+    anything is decided.
     """
-    return rule if every == 1 else Every(rule, steps=every, first=every)
+    return rule if every == 1 else Every(rule, steps=every, first=min(every, EARLY))
 
 
 def bounded(rule: Rule, *, max: int | None = None, then: Sequence[Rule | None]) -> Chain:

@@ -47,9 +47,9 @@ def adasgd(
 
     The test is against the true gradient's squared norm, estimated over past tests, so that with
     eta = 1 the batch grows to the noise scale. It grows if even the low end of the noise scale's
-    interval is above it, and shrinks if even the high end is below it. The paper tests each single
-    step against the batch's own norm, limits no growth and leaves the rate:
-    `lb.chain(lb.NormTest(eta=0.5), lb.LimitGrowth(factor=1e9, shrink=1.0))`.
+    interval is above it. It shrinks if even the high end is below it, to the base batch at least.
+    The paper tests each single step against the batch's own norm, limits no growth and leaves the
+    rate: `lb.chain(lb.NormTest(eta=0.5), lb.LimitGrowth(factor=1e9, shrink=1.0))`.
 
     Byrd et al., 2012; Lau et al., 2024, arXiv 2402.11215; the estimate is that of McCandlish et
     al., 2018, arXiv 1812.06162.
@@ -58,8 +58,8 @@ def adasgd(
         eta: of the test; the batch grows to the noise scale / eta^2.
         scaling: how the rate follows the batch; None leaves it.
         max: largest batch in samples; None for the data set.
-        every: optimizer steps from one test to the next; the first so many steps are all tested.
-        growth: most growth in `every` steps, 1 or more.
+        every: optimizer steps from one test to the next; the first ten are all tested.
+        growth: most growth from one window of `every` steps to the next, 1 or more.
     """
     return _growing("moments", eta=eta, scaling=scaling, max=max, every=every, growth=growth)
 
@@ -152,5 +152,5 @@ def _growing(
     growth: float,
 ) -> Chain:
     test = NormTest(eta=eta, denominator="unbiased", statistic=statistic)
-    limit = LimitGrowth(factor=growth, shrink=0.5, over=every)
+    limit = LimitGrowth(factor=growth, shrink=0.5, over=every, to_base=True)
     return bounded(chain(spaced(test, every), limit), max=max, then=(scaling,))

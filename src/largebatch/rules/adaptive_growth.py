@@ -105,7 +105,8 @@ class AdaptiveGrowth(DefaultFacts):
         self, state: AdaptiveGrowthState, seen: Measurement, proposed: Decision
     ) -> tuple[AdaptiveGrowthState, Decision]:
         first = state.first or proposed.next_batch_size
-        rate = self.stages.rate(state.stage)
+        hand = proposed.next_batch_size
+        rate = self.stages.rate(self._reached(state.stage, hand, first=first, seen=seen))
         decision = asking(proposed, self.needs).scaled(
             rate, because=f"growth x{rate:.4g}" if rate != 1.0 else ""
         )
@@ -113,7 +114,7 @@ class AdaptiveGrowth(DefaultFacts):
         moments = getattr(seen, self.statistic)
         if moments is not None:
             past = past.add(moments, seen)
-            stage, asked, because = self._tested(state, past.noise_scale(), seen, first=first)
+            stage, asked, because = self._tested(state, past.noise_scale(), seen, hand, first=first)
         size = self.stages.size(stage, first=first, seen=seen)
         if stage != state.stage:
             because = f"{because}; stage {stage + 1} of {len(self.stages)}; batch {size}"
@@ -122,7 +123,13 @@ class AdaptiveGrowth(DefaultFacts):
         )
 
     def _tested(
-        self, state: AdaptiveGrowthState, noise: Range | None, seen: Measurement, *, first: int
+        self,
+        state: AdaptiveGrowthState,
+        noise: Range | None,
+        seen: Measurement,
+        hand: int,
+        *,
+        first: int,
     ) -> tuple[int, int, str]:
         """Return the stage and the tests in a row after this step, and what was found."""
         if noise is None:
@@ -130,7 +137,10 @@ class AdaptiveGrowth(DefaultFacts):
         at: dict[str, Any] = {"first": first, "seen": seen}
         stages, m = self.stages, state.stage
         size, pays = stages.size(m, **at), scaled(noise, factor=self.kappa)
-        after, before = stages.next_larger(m, **at), stages.last_smaller(m, **at)
+        capped = hand < size  # by a bound after this rule: there is no larger batch to go to
+        after = None if capped else stages.next_larger(m, **at)
+        before = stages.last_smaller(self._reached(m, hand, **at), **at)
+        size = min(size, hand)
         found = f"noise scale {noise} x {self.kappa:.4g}"
         target, asked = None, 0
         if after is not None:
@@ -143,3 +153,10 @@ class AdaptiveGrowth(DefaultFacts):
         if target is None or abs(asked) < self.patience:
             return m, asked, found
         return target, 0, found
+
+    def _reached(self, stage: int, hand: int, *, first: int, seen: Measurement) -> int:
+        """Return the last stage up to this one whose batch is not above the one in hand."""
+        at: dict[str, Any] = {"first": first, "seen": seen}
+        while stage > 0 and self.stages.size(stage, **at) > hand:
+            stage -= 1
+        return stage

@@ -11,7 +11,7 @@ McCandlish et al., An Empirical Model of Large-Batch Training, 2018, arXiv 1812.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from largebatch.core.codec import LATER
 from largebatch.core.decision import Decision
@@ -127,10 +127,17 @@ class ClampLr(DefaultFacts):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrowthWindow:
-    """The step in which a window of `LimitGrowth` began, and the batch in hand in it; 0 before."""
+    """The state of `LimitGrowth`.
+
+    Args:
+        step: in which the window began.
+        batch_size: in hand in that step; 0 before the first.
+        last: the batch that was decided last; an epoch's last batch may be smaller.
+    """
 
     step: int = 0
     batch_size: int = 0
+    last: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +155,8 @@ class LimitGrowth(DefaultFacts):
         shrink: least part of the batch in hand that stays, in (0, 1]; 1 never shrinks. None for
             no limit: a batch that was too large costs samples, one that is too small costs the run.
         over: optimizer steps of a window, at least 1. The factor is then on the batch with which
-            the window began.
+            the window began; windows follow each other.
+        to_base: whether the batch may shrink to the base batch and not below it.
 
     Raises:
         ValueError: a factor below 1, a shrink outside (0, 1], or a window below 1 step.
@@ -159,6 +167,7 @@ class LimitGrowth(DefaultFacts):
     factor: float = 2.0
     shrink: float | None = None
     over: int = field(default=1, metadata=LATER)
+    to_base: bool = field(default=False, metadata=LATER)
 
     bounds = frozenset({"batch"})
 
@@ -179,6 +188,7 @@ class LimitGrowth(DefaultFacts):
         wanted, now = proposed.next_batch_size, seen.batch_size
         start = now
         if state is not None:
+            now = max(now, state.last)
             if not state.batch_size or seen.step >= state.step + self.over:
                 state = GrowthWindow(step=seen.step, batch_size=now)
             start = min(state.batch_size, now)
@@ -186,16 +196,21 @@ class LimitGrowth(DefaultFacts):
         most = max(math.floor(self.factor * start * (1.0 + 1e-12)), start + (self.factor > 1.0))
         most = max(most, now)  # within a window the batch may have grown already
         least = 1 if self.shrink is None else math.ceil(self.shrink * now * (1.0 - 1e-12))
+        if self.to_base:
+            least = max(least, min(seen.base_batch_size, now))
         size = min(max(wanted, least), most)
+        if state is not None:
+            state = replace(state, last=size)
         if size == wanted:
             return state, proposed
-        return state, proposed.resized(size, because=_limited(size, now=now))
+        return state, proposed.resized(size, because=self._limited(wanted, size, now=now))
 
-
-def _limited(size: int, *, now: int) -> str:
-    if size == now:
+    def _limited(self, wanted: int, size: int, *, now: int) -> str:
+        if size != now:
+            return f"{'growth' if size > now else 'shrinking'} from {now} limited to {size}"
+        if wanted > now and self.over > 1:
+            return f"batch kept at {now}, at most x{self.factor:.4g} in {self.over} steps"
         return f"batch kept at {now}"
-    return f"{'growth' if size > now else 'shrinking'} from {now} limited to {size}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

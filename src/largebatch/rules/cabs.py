@@ -108,8 +108,8 @@ class CABS(DefaultFacts):
 
 def _span(required: float | None, inverse: Range | None, *, lr: float) -> Range | None:
     """Return the required batch with the interval of lr variance / loss."""
-    if required is None or inverse is None:
+    if required is None or inverse is None or not inverse.high > 0.0:
         return None
-    low = lr / inverse.high if inverse.high > 0.0 else math.inf
+    low = lr / inverse.high
     high = lr / inverse.low if inverse.low > 0.0 else math.inf
     return Range(value=required, low=low, high=high)

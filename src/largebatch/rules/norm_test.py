@@ -170,7 +170,7 @@ class NormTest(DefaultFacts):
         size = seen.dataset_size if self.finite_population else None
         if self.denominator == "unbiased":
             state = (state or MovingMoments()).add(moments, seen)
-            return state, self._tested(state, seen, proposed, moments.batch_size, size)
+            return state, self._tested(state, seen, proposed, size)
         ratio = noise_ratio(variance=moments.variance, sqnorm=moments.batch_sqnorm)
         level, batch_size = self.eta, moments.batch_size
         return state, judged(
@@ -182,7 +182,6 @@ class NormTest(DefaultFacts):
         state: MovingMoments,
         seen: Measurement,
         proposed: Decision,
-        batch_size: float,
         dataset_size: int | None,
     ) -> Decision:
         """Return the decision of the test against the noise scale and its interval."""
@@ -196,7 +195,9 @@ class NormTest(DefaultFacts):
         )
         theta = Range(
             **{
-                name: theta_max(ratio=n, batch_size=batch_size, dataset_size=dataset_size)
+                name: theta_max(
+                    ratio=n, batch_size=proposed.next_batch_size, dataset_size=dataset_size
+                )
                 for name, n in zip(("value", "low", "high"), ends, strict=True)
             }
         )

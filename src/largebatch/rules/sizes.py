@@ -106,7 +106,7 @@ def by_evidence(
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=64, base_batch_size=64)
     >>> hand, sure = Decision(next_batch_size=64, base_steps=1), Range(value=300, low=90, high=900)
     >>> by_evidence(hand, seen, required=sure, because="").reason
-    'batch 180'
+    'to twice the low end; batch 180'
 
     Args:
         proposed: the decision of the rules before, with the batch in hand.
@@ -121,11 +121,13 @@ def by_evidence(
     if required.low > now:
         # an interval of negative squared norms has no low end to go by
         end = required.low if math.isfinite(required.low) else now
-        return proposal(proposed, seen, required=min(value, BEYOND * end), because=because)
+        most = BEYOND * end
+        because = join(because, "to twice the low end" if value > most else "")
+        return proposal(proposed, seen, required=min(value, most), because=because)
     if required.high < now:
-        return proposal(
-            proposed, seen, required=max(value, required.high / BEYOND), because=because
-        )
+        least = required.high / BEYOND
+        because = join(because, "to half the high end" if value < least else "")
+        return proposal(proposed, seen, required=max(value, least), because=because)
     return proposed.resized(now, because=join(because, f"batch {now} stays"))
 
 
@@ -135,12 +137,12 @@ def evidence(value: Range | None, *, level: float, name: str = "theta_max") -> s
     >>> evidence(Range(value=2.0, low=1.5, high=math.inf), level=1.0)
     'theta_max 2 [1.5, inf] > 1'
     >>> evidence(Range(value=1.1, low=0.9, high=1.2), level=1.0), evidence(None, level=1.0)
-    ('theta_max 1.1 [0.9, 1.2] not far from 1', 'theta_max not known yet')
+    ('theta_max 1.1 [0.9, 1.2], may be 1', 'theta_max not known yet')
     """
     if value is None:
         return f"{name} not known yet"
-    found = ">" if value.low > level else "<" if value.high < level else "not far from"
-    return f"{name} {value} {found} {level:.4g}"
+    found = " >" if value.low > level else " <" if value.high < level else ", may be"
+    return f"{name} {value}{found} {level:.4g}"
 
 
 def scaled(span: Range, *, factor: float = 1.0, plus: float = 0.0) -> Range:
