@@ -51,6 +51,7 @@ EMPTY = {
     "squares": 0.0,
     "covariance": [0.0, 0.0, 0.0],
     "degrees": 0.0,
+    "last": 0.0,
 }
 NEW = {"average": EMPTY, "measured_at": 0, "temporal": False, "level": 0.0}
 """Averages of moments that begin anew, as they are saved."""
