@@ -80,7 +80,7 @@ def twin(old: Any, today: Any, state: Any) -> Any:
     if kind == "AdaptiveGrowth":
         return {**state, "past": NEW}
     if kind == "LimitGrowth" and today["over"] > 1:
-        return {"step": 0, "batch_size": 0}
+        return {"step": 0, "batch_size": 0, "last": 0}
     return NEW if old_files.has_averages(old) else state
 
 
