@@ -22,7 +22,7 @@ from largebatch.core.decision import Decision
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import Measurement
 from largebatch.core.rule import LR_RULES, Rule, chain, names_within
-from largebatch.rules.auto_warm_up.ceiling import falls, met
+from largebatch.rules.auto_warm_up.ceiling import falls, is_flat, met, met_flat
 from largebatch.rules.auto_warm_up.ceiling import notice as notice_of_ceiling
 from largebatch.rules.auto_warm_up.gaussian_process import Posterior
 from largebatch.rules.auto_warm_up.losses import Losses
@@ -38,7 +38,8 @@ EARLY_CHECKS, EARLY_LOSSES = 10, 30
 """Before so many of both nothing is decided."""
 
 CERTAIN, SHARE = 3.0, 0.05
-"""By how many standard deviations, and by what share of the fall before, the loss has to rise."""
+"""By how many standard deviations, and by what share of the fall before, the loss has to rise. If
+no two points of the whole curve differ by as many, the loss has hardly moved."""
 
 FENCE = 50.0
 """A loss that lies so many times farther above the median than the lower quartile does below it
@@ -124,9 +125,9 @@ class AutoWarmUp:
         patience: checks in a row that see it.
         backoff: the rate that decays, as a part of the one at the minimum, in (0, 1]. None for
             0.25, or 1 where `paper` is given, since the authors' program has none.
-        backoff_at_high: the rate that decays if `high` was met while the loss still fell, as a part
-            of the last one, in (0, 1]. None treats that as any other end, with `backoff`, as
-            version 0.1 did.
+        backoff_at_high: the rate that decays if `high` was met while the loss still fell or had
+            hardly moved, as a part of the last one, in (0, 1]. None treats that as any other end,
+            with `backoff`, as version 0.1 did.
         paper: decides as the authors' program: checks once an epoch, has none of the guards, and
             where nothing ended the warm-up decays from the last rate.
 
@@ -207,8 +208,7 @@ class AutoWarmUp:
         why = notice = ""
         if search.ended is None:
             search, why = self._search(search, seen, proposed)
-            if why.endswith(met(self.high)):
-                notice = notice_of_ceiling(high=self.high, rate=search.rate)
+            notice = notice_of_ceiling(why, high=self.high, rate=search.rate)
         if search.ended is None:
             return (search, after), proposed.scaled(search.rate / seen.base_lr, because=why)
         left = min(1.0 - search.ended, self.cooldown)  # of the budget, when the decay begins
@@ -250,14 +250,14 @@ class AutoWarmUp:
 
     def _forced(self, search: WarmUpState, seen: Measurement) -> tuple[WarmUpState, str]:
         """The search after the longest warm-up, which nothing ended before."""
-        curve = self._known(search)
-        part = self.backoff_at_high
-        if part is not None and curve is not None and self._falls(curve):
+        curve, part = self._known(search), self.backoff_at_high
+        if part is None or curve is None:
+            return self._ended(search, seen, "nothing ended it", curve=curve)
+        if falls(curve, confidence=self.confidence, floor=FLOOR):
             return self._ended(search, seen, met(self.high), safety=part)
+        if is_flat(curve, confidence=self.confidence, certain=CERTAIN, floor=FLOOR):
+            return self._ended(search, seen, met_flat(self.high), safety=part)
         return self._ended(search, seen, "nothing ended it", curve=curve)
-
-    def _falls(self, curve: Posterior) -> bool:
-        return falls(curve, confidence=self.confidence, floor=FLOOR)
 
     def _heard(self, search: WarmUpState, loss: float) -> WarmUpState:
         """The search with one more loss; one that is far above the others is not among them."""
