@@ -22,6 +22,11 @@ from largebatch.core.decision import Decision
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import Measurement
 from largebatch.core.rule import LR_RULES, Rule, chain, names_within
+from largebatch.rules.auto_warm_up.arguments import (
+    check_part,
+    check_range,
+    check_words_and_counts,
+)
 from largebatch.rules.auto_warm_up.ceiling import falls, is_flat, met, met_flat
 from largebatch.rules.auto_warm_up.ceiling import notice as notice_of_ceiling
 from largebatch.rules.auto_warm_up.gaussian_process import Posterior
@@ -132,8 +137,8 @@ class AutoWarmUp:
             where nothing ended the warm-up decays from the last rate.
 
     Raises:
-        ValueError: a range or a fraction outside its bounds; at the first step, a budget too short
-            for FEWEST checks; at any, an optimizer whose rate is 0.
+        ValueError: an argument outside its bounds or of another type; at the first step, a budget
+            too short for FEWEST checks; at any, an optimizer whose rate is 0.
         LargeBatchError: the batch changes during the warm-up, where the rate is sought for it.
 
     Reference: arXiv 2107.05855.
@@ -153,15 +158,15 @@ class AutoWarmUp:
     backoff_at_high: float | None = field(default=1.0, metadata=LATER)
 
     def __post_init__(self) -> None:
-        range_is_sound = 0.0 < self.low < self.high < math.inf and 0.0 < self.fraction < 1.0
-        given = [part for part in (self.backoff, self.backoff_at_high) if part is not None]
-        parts_are = all(0.0 < part <= 1.0 for part in (self.cooldown, *given))
-        votes_are = 0.5 <= self.confidence < 1.0 and self.patience >= 1
-        if not (range_is_sound and parts_are and votes_are):
-            raise ValueError(
-                "A warm-up rises from a low rate above 0 to a higher one in a part of the budget, "
-                f"as in AutoWarmUp(low=1e-5, high=1.0, fraction=0.5); got {self}."
-            )
+        check_range(low=self.low, high=self.high)
+        check_words_and_counts(growth=self.growth, patience=self.patience, decay=self.decay)
+        check_part("fraction", self.fraction, usual=0.5, one=False)
+        check_part("cooldown", self.cooldown, usual=1.0)
+        check_part("confidence", self.confidence, usual=0.95, least=0.5, one=False)
+        if self.backoff is not None:
+            check_part("backoff", self.backoff, usual=BACKOFF)
+        if self.backoff_at_high is not None:
+            check_part("backoff_at_high", self.backoff_at_high, usual=1.0)
         if "AutoWarmUp" in names_within(chain(self.after)):
             raise ValueError(
                 "What comes after a warm-up follows the batch, as in AutoWarmUp(after=AdaScale()); "
