@@ -235,15 +235,21 @@ def test_auto_warm_up_sees_the_mean_loss_over_the_samples_of_unequal_micro_batch
     assert run.search.losses.means == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_constant_loss_takes_the_whole_warm_up_and_decays_from_a_part_of_the_first_rate() -> None:
+def test_a_constant_loss_takes_the_whole_warm_up_and_decays_from_the_last_rate() -> None:
     run = build()
-    for batch in run.control.steps(steps=STEPS):
-        for x, _ in batch:
-            run.control.backward((run.control.model(x) * 0.0).sum() + 2.3)
-        run.control.step()
+
+    def train() -> None:
+        for batch in run.control.steps(steps=STEPS):
+            for x, _ in batch:
+                run.control.backward((run.control.model(x) * 0.0).sum() + 2.3)
+            run.control.step()
+
+    with pytest.warns(RuntimeWarning, match=r"hardly moved.*lb\.AutoWarmUp\(high=") as warned:
+        train()
+    assert len(warned) == 1
     assert switch(run.reasons) == 80
-    assert "nothing ended it" in run.reasons[80]
-    assert run.rates[80] == pytest.approx(BACKOFF * LOW)
+    assert "the loss has hardly moved" in run.reasons[80]
+    assert run.rates[80] == pytest.approx(run.rates[79])
 
 
 def test_auto_warm_up_attached_without_a_loss_is_refused_with_a_line_to_paste() -> None:

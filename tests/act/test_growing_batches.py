@@ -266,21 +266,25 @@ def test_coordinates_that_the_meter_does_not_measure_are_refused_with_a_line_tha
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"eta": 0.0}, "eta is a number above 0, as in NormTest"),
-        ({"eta": -1.0}, "eta is a number above 0, as in NormTest"),
-        ({"eta": "0.5"}, "eta is a number above 0, as in NormTest"),
-        ({"max": 0}, r"as in ClampBatch\(min=64, max=4096"),
-        ({"max": 20.5}, r"whole numbers(.|\n)*as in ClampBatch\(min=64, max=4096"),
-        ({"every": 0}, r"(steps|every) is at least 1|at least 1 step"),
-        ({"growth": 0.5}, "a factor of at least 1(.|\n)*as in LimitGrowth"),
+        ({"eta": 0.0}, r"\(eta=0\.0\) was given, but eta is a number above 0"),
+        ({"eta": -1.0}, r"\(eta=-1\.0\) was given, but eta is a number above 0"),
+        ({"eta": "0.5"}, r"\(eta='0\.5'\) was given, but eta is a number above 0"),
+        ({"max": 0}, r"\(max=0\) was given, but max is a whole number of samples"),
+        ({"max": 20.5}, r"\(max=20\.5\) was given, but max is a whole number of samples"),
+        ({"every": 0}, r"\(every=0\) was given, but every is a whole number of optimizer steps"),
+        ({"every": 2.5}, r"\(every=2\.5\) was given, but every is a whole number"),
+        ({"growth": 0.5}, r"\(growth=0\.5\) was given, but growth is a factor of 1 or more"),
         ({"scaling": "sqrt"}, "A chain takes rules, got sqrt"),
     ],
 )
 def test_impossible_numbers_are_refused_by_the_method_that_takes_them(
     paper: str, wrong: Any, told: str
 ) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=told) as refused:
         PAPERS[paper][0](**wrong)
+    if "scaling" not in wrong:
+        assert str(refused.value).startswith(f"lb.methods.{PAPERS[paper][0].__name__}(")
+        eval(str(refused.value).rpartition(". ")[2], {"lb": lb})  # the line to paste
 
 
 @pytest.mark.parametrize("examples", [False, True])

@@ -531,3 +531,10 @@ def test_a_data_set_that_holds_no_batch_is_refused(size: int) -> None:
     model = classifier()
     with pytest.raises(ValueError, match=r"dataset_size=len\(dataset\)"):
         lb.watch(model, sgd(model), batch_size=8, dataset_size=size)
+
+
+@pytest.mark.parametrize("size", [256.0, (256, 2), "256", True])
+def test_a_data_set_size_that_is_no_whole_number_is_refused(size: Any) -> None:
+    model = classifier()
+    with pytest.raises(ValueError, match=r"^dataset_size=.* whole number of samples.*len\(dataset"):
+        lb.watch(model, sgd(model), batch_size=8, dataset_size=size)

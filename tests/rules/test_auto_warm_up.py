@@ -337,12 +337,50 @@ def test_a_part_of_the_last_rate_decays_from_a_ceiling_if_asked_for() -> None:
     assert not any(as_before.notices)
 
 
-def test_noise_around_a_plateau_is_no_fall() -> None:
+FLAT = "the ceiling high=1 was met and the loss has hardly moved"
+
+
+def test_noise_around_a_plateau_is_no_fall_and_the_notice_says_so() -> None:
+    """None of the rates did anything, so a quarter of one at a chance minimum does nothing."""
+    flat = 0
     for seed in range(60):
         losses = 2.3 + 0.5 * np.random.default_rng(seed).standard_normal(502)
         found = drive(AutoWarmUp(), list(losses), budget=BUDGET)
+        if found.reasons[500].endswith(FLAT):
+            flat += 1
+            assert found.decays_from == pytest.approx(found.rates[499])
+            assert [bool(notice) for notice in found.notices] == [i == 500 for i in range(502)]
+            assert "the loss has hardly moved" in found.notices[500]
+            assert found.notices[500].endswith("start a new run with lb.AutoWarmUp(high=10).")
+        else:
+            assert "nothing ended it" in found.reasons[500]
+            assert not any(found.notices)
+    assert flat >= 55
+
+
+@pytest.mark.parametrize("at", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_loss_that_fell_and_then_lies_on_a_plateau_decays_from_the_minimum(
+    at: float, seed: int
+) -> None:
+    u = np.arange(502) / 500
+    z = np.random.default_rng(seed).standard_normal(502)
+    losses = 2.3 - np.minimum(u / at, 1.0) + 0.3 * z
+    found = drive(AutoWarmUp(), list(losses), budget=BUDGET)
+    assert "nothing ended it" in found.reasons[500]
+    assert not any(found.notices)
+    assert found.decays_from < 0.3 * found.rates[499]
+
+
+def test_a_loss_that_hardly_moved_has_no_notice_in_version_0_1_or_the_papers_mode() -> None:
+    losses = list(2.3 + 0.5 * np.random.default_rng(0).standard_normal(502))
+    for rule in (AutoWarmUp(backoff_at_high=None), AutoWarmUp(paper=True)):
+        found = drive(rule, losses, budget=BUDGET)
         assert "nothing ended it" in found.reasons[500]
         assert not any(found.notices)
+    half = drive(AutoWarmUp(backoff_at_high=0.5), losses, budget=BUDGET)
+    assert half.reasons[500].endswith(FLAT)
+    assert half.decays_from == pytest.approx(0.5 * half.rates[499])
 
 
 def test_a_ceiling_is_told_where_rules_follow_the_warm_up() -> None:
@@ -413,11 +451,11 @@ def test_a_run_of_version_0_1_is_resumed_by_todays_rule(rule: AutoWarmUp) -> Non
     assert renewed(today, kinds=KINDS_TO_RESUME) == today
 
 
-def test_a_constant_loss_decays_from_the_lowest_rate() -> None:
+def test_a_constant_loss_decays_from_the_last_rate() -> None:
     found = drive(AutoWarmUp(backoff=1.0), [2.3] * STEPS, budget=BUDGET)
     assert found.switch == 501
-    assert found.decays_from == pytest.approx(1e-5)
-    assert not any(found.notices)
+    assert found.decays_from == pytest.approx(found.rates[499])
+    assert "the loss has hardly moved" in found.notices[500]
 
 
 def test_a_forced_end_goes_back_to_a_minimum_that_was_passed() -> None:
@@ -532,7 +570,7 @@ def test_the_optimizers_rate_does_not_matter() -> None:
     ],
 )  # fmt: skip
 def test_settings_outside_their_bounds_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"as in AutoWarmUp\(low=1e-5, high=1.0, fraction=0.5\)"):
+    with pytest.raises(ValueError, match=r"given, but .*\. lb\.AutoWarmUp\("):
         AutoWarmUp(**wrong)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -106,3 +107,12 @@ def test_fewer_than_no_first_steps_are_refused() -> None:
 def test_a_class_in_place_of_a_rule_is_refused() -> None:
     with pytest.raises(ValueError, match="the class; call it"):
         Every(Observe)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"steps": 2.5}, {"steps": "10"}, {"first": -1}, {"first": 1.0}]
+)
+def test_steps_that_are_no_whole_number_are_refused_by_name(wrong: dict[str, Any]) -> None:
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=rf"^{name}={value!r} was given, but it is a whole"):
+        Every(AdaScale(), **wrong)

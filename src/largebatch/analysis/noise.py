@@ -26,6 +26,7 @@ import numpy as np
 from largebatch.analysis.bootstrap import BLOCKS, Series, ratio_interval
 from largebatch.core.measurement import noise_scale
 from largebatch.core.not_enough import NotEnough as NotEnough
+from largebatch.core.number_checks import is_count
 
 MIN_STEPS = 2 * BLOCKS
 """Fewer steps than two a block say nothing about how steps depend on one another."""
@@ -154,12 +155,12 @@ def check_dataset_size(size: int) -> None:
     """Check the samples of a data set.
 
     Raises:
-        ValueError: fewer than two samples.
+        ValueError: no whole number, or fewer than two samples.
     """
-    if not size >= 2:
+    if not is_count(size, least=2):
         raise ValueError(
-            f"dataset_size={size!r} was given, but a data set has at least 2 samples. Pass "
-            "dataset_size=len(dataset)."
+            f"dataset_size={size!r} was given, but it is a whole number of samples, 2 or more. "
+            "Pass dataset_size=len(dataset)."
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from largebatch.core.rule import Chain, Rule, chain
-from largebatch.methods.chains import LINEAR, SQRT, bounded, spaced
+from largebatch.methods.chains import LINEAR, SQRT, bounded, check_counts, spaced
 from largebatch.rules import ClampToNoiseScale, Cosine, Schedule
 from largebatch.rules.factors import Factor
 from largebatch.rules.growth_from_decay import growth_from_decay
@@ -36,6 +36,7 @@ def seesaw(
         max: largest batch in samples; None for the data set.
         every: optimizer steps from one measurement to the next.
     """
+    check_counts("seesaw", every=every, max=max)
     return _grown_for_decay(factor, SQRT, cut=cut, kappa=kappa, max=max, every=every)
 
 
@@ -55,6 +56,7 @@ def smith(
     Args:
         factor, cut, kappa, max, every: as in `seesaw`.
     """
+    check_counts("smith", every=every, max=max)
     return _grown_for_decay(factor, LINEAR, cut=cut, kappa=kappa, max=max, every=every)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from functools import update_wrapper
 from typing import Any, ParamSpec
 
+from largebatch.core.number_checks import is_number
 from largebatch.core.rule import Chain, Rule, chain
-from largebatch.methods.chains import SQRT, bounded, spaced
+from largebatch.methods.chains import SQRT, bounded, check_counts, refused, spaced
 from largebatch.rules import LimitGrowth, NoiseScaleControl, NormTest
 from largebatch.rules.noise_scale import control_by_cosine, control_by_diversity
 from largebatch.rules.sizes import Statistic
@@ -60,8 +62,13 @@ def adasgd(
         max: largest batch in samples; None for the data set.
         every: optimizer steps from one test to the next; the first ten are all tested.
         growth: most growth from one window of `every` steps to the next, 1 or more.
+
+    Raises:
+        ValueError: an argument out of its range, by its name.
     """
-    return _growing("moments", eta=eta, scaling=scaling, max=max, every=every, growth=growth)
+    return _growing(
+        "adasgd", "moments", eta=eta, scaling=scaling, max=max, every=every, growth=growth
+    )
 
 
 @with_arguments_of(adasgd)
@@ -73,7 +80,7 @@ def adadagrad_norm(**arguments: Any) -> Chain:
     Args:
         eta, scaling, max, every, growth: as in `adasgd`.
     """
-    return adasgd(**arguments)
+    return _growing("adadagrad_norm", "moments", **arguments)
 
 
 @with_arguments_of(adasgd)
@@ -87,7 +94,7 @@ def adadagrad(**arguments: Any) -> Chain:
     Args:
         eta, scaling, max, every, growth: as in `adasgd`.
     """
-    return _growing("preconditioned_moments", **arguments)
+    return _growing("adadagrad", "preconditioned_moments", **arguments)
 
 
 @with_arguments_of(adasgd)
@@ -99,7 +106,7 @@ def adadam(**arguments: Any) -> Chain:
     Args:
         eta, scaling, max, every, growth: as in `adasgd`.
     """
-    return adadagrad(**arguments)
+    return _growing("adadam", "preconditioned_moments", **arguments)
 
 
 def noise_scale_control(
@@ -143,6 +150,7 @@ def cosine_test(*, target: float = 0.75) -> NoiseScaleControl:
 
 
 def _growing(
+    method: str,
     statistic: Statistic,
     *,
     eta: float,
@@ -151,6 +159,11 @@ def _growing(
     every: int,
     growth: float,
 ) -> Chain:
+    check_counts(method, every=every, max=max)
+    if not (is_number(eta) and 0.0 < eta < math.inf):
+        raise refused(method, "eta", eta, "a number above 0", "1.0")
+    if not (is_number(growth) and 1.0 <= growth < math.inf):
+        raise refused(method, "growth", growth, "a factor of 1 or more", "2.0")
     test = NormTest(eta=eta, denominator="unbiased", statistic=statistic)
     limit = LimitGrowth(factor=growth, shrink=0.5, over=every, to_base=True)
     return bounded(chain(spaced(test, every), limit), max=max, then=(scaling,))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from largebatch.core.rule import Chain, chain
-from largebatch.methods.chains import spaced
+from largebatch.methods.chains import check_counts, spaced
 from largebatch.rules import (
     AdaScale,
     AutoWarmUp,
@@ -63,6 +63,7 @@ def adascale(*, every: int = 1) -> Chain:
     Args:
         every: optimizer steps from one measurement to the next.
     """
+    check_counts("adascale", every=every)
     return chain(spaced(AdaScale(), every))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from largebatch.core.rule import Chain, Rule
-from largebatch.methods.chains import SQRT, bounded, spaced
+from largebatch.methods.chains import SQRT, bounded, check_counts, spaced
 from largebatch.rules import AdaptiveGrowth, FullGradientGrowth
 from largebatch.rules.covering_stages import covering_stages
 from largebatch.rules.sizes import Statistic
@@ -36,6 +36,7 @@ def adaptive_growth(
         statistic: "moments" of the bare gradient, or "preconditioned_moments", of the gradient as
             the optimizer divides it (Adam, Adagrad).
     """
+    check_counts("adaptive_growth", every=every, max=max)
     if not 1.0 < delta <= 1024.0:
         raise ValueError(f"The batch grows by a delta above 1, as in delta=2.0; got {delta!r}.")
     table = covering_stages(delta=delta)

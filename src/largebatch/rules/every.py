@@ -8,6 +8,7 @@ from typing import Any
 from largebatch.core.codec import LATER
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import Measurement
+from largebatch.core.number_checks import is_count
 from largebatch.core.rule import InnerFacts, Rule, chain
 
 
@@ -36,7 +37,8 @@ class Every(InnerFacts):
         first: optimizer steps at the start of the run that are all measured, 0 or more.
 
     Raises:
-        ValueError: fewer than 1 step, fewer than 0 first ones, or something that is not a rule.
+        ValueError: fewer than 1 step, fewer than 0 first ones, a number that is not whole, or
+            something that is not a rule.
 
     Reference: none.
     """
@@ -47,11 +49,12 @@ class Every(InnerFacts):
 
     def __post_init__(self) -> None:
         chain(self.rule)
-        if self.steps < 1 or self.first < 0:
-            raise ValueError(
-                "steps is at least 1 and first at least 0, as in "
-                f"Every(AdaScale(), steps=10, first=10); got {self}."
-            )
+        for name, value, least in (("steps", self.steps, 1), ("first", self.first, 0)):
+            if not is_count(value, least=least):
+                raise ValueError(
+                    f"{name}={value!r} was given, but it is a whole number of optimizer steps, "
+                    f"{least} or more. lb.Every(lb.AdaScale(), steps=10, first=10)"
+                )
 
     def init(self) -> Any:
         return self.rule.init()

@@ -88,6 +88,21 @@ class Posterior:
         deviation = math.sqrt(float(row @ row) + floor)
         return normal(float(self.mean[since] - self.mean[-1]) / self.unit / deviation)
 
+    def moved(self, *, floor: float) -> float:
+        """Return by how many standard deviations two points of the curve differ at most, each pair
+        by itself; 0 for a constant.
+
+        Args:
+            floor: as in `risen`.
+        """
+        if self.unit == 0.0:
+            return 0.0
+        rows, mean = self.spread / self.unit, self.mean / self.unit
+        products = rows @ rows.T
+        squares = np.diag(products)
+        variances = np.maximum(squares[:, None] + squares - 2.0 * products, 0.0) + floor
+        return float((np.abs(mean[:, None] - mean) / np.sqrt(variances)).max())
+
 
 def normal(z: float) -> float:
     """P(standard normal < z).

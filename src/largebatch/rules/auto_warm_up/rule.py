@@ -22,7 +22,12 @@ from largebatch.core.decision import Decision
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import Measurement
 from largebatch.core.rule import LR_RULES, Rule, chain, names_within
-from largebatch.rules.auto_warm_up.ceiling import falls, met
+from largebatch.rules.auto_warm_up.arguments import (
+    check_part,
+    check_range,
+    check_words_and_counts,
+)
+from largebatch.rules.auto_warm_up.ceiling import falls, is_flat, met, met_flat
 from largebatch.rules.auto_warm_up.ceiling import notice as notice_of_ceiling
 from largebatch.rules.auto_warm_up.gaussian_process import Posterior
 from largebatch.rules.auto_warm_up.losses import Losses
@@ -38,7 +43,8 @@ EARLY_CHECKS, EARLY_LOSSES = 10, 30
 """Before so many of both nothing is decided."""
 
 CERTAIN, SHARE = 3.0, 0.05
-"""By how many standard deviations, and by what share of the fall before, the loss has to rise."""
+"""By how many standard deviations, and by what share of the fall before, the loss has to rise. If
+no two points of the whole curve differ by as many, the loss has hardly moved."""
 
 FENCE = 50.0
 """A loss that lies so many times farther above the median than the lower quartile does below it
@@ -124,15 +130,15 @@ class AutoWarmUp:
         patience: checks in a row that see it.
         backoff: the rate that decays, as a part of the one at the minimum, in (0, 1]. None for
             0.25, or 1 where `paper` is given, since the authors' program has none.
-        backoff_at_high: the rate that decays if `high` was met while the loss still fell, as a part
-            of the last one, in (0, 1]. None treats that as any other end, with `backoff`, as
-            version 0.1 did.
+        backoff_at_high: the rate that decays if `high` was met while the loss still fell or had
+            hardly moved, as a part of the last one, in (0, 1]. None treats that as any other end,
+            with `backoff`, as version 0.1 did.
         paper: decides as the authors' program: checks once an epoch, has none of the guards, and
             where nothing ended the warm-up decays from the last rate.
 
     Raises:
-        ValueError: a range or a fraction outside its bounds; at the first step, a budget too short
-            for FEWEST checks; at any, an optimizer whose rate is 0.
+        ValueError: an argument outside its bounds or of another type; at the first step, a budget
+            too short for FEWEST checks; at any, an optimizer whose rate is 0.
         LargeBatchError: the batch changes during the warm-up, where the rate is sought for it.
 
     Reference: arXiv 2107.05855.
@@ -152,15 +158,15 @@ class AutoWarmUp:
     backoff_at_high: float | None = field(default=1.0, metadata=LATER)
 
     def __post_init__(self) -> None:
-        range_is_sound = 0.0 < self.low < self.high < math.inf and 0.0 < self.fraction < 1.0
-        given = [part for part in (self.backoff, self.backoff_at_high) if part is not None]
-        parts_are = all(0.0 < part <= 1.0 for part in (self.cooldown, *given))
-        votes_are = 0.5 <= self.confidence < 1.0 and self.patience >= 1
-        if not (range_is_sound and parts_are and votes_are):
-            raise ValueError(
-                "A warm-up rises from a low rate above 0 to a higher one in a part of the budget, "
-                f"as in AutoWarmUp(low=1e-5, high=1.0, fraction=0.5); got {self}."
-            )
+        check_range(low=self.low, high=self.high)
+        check_words_and_counts(growth=self.growth, patience=self.patience, decay=self.decay)
+        check_part("fraction", self.fraction, usual=0.5, one=False)
+        check_part("cooldown", self.cooldown, usual=1.0)
+        check_part("confidence", self.confidence, usual=0.95, least=0.5, one=False)
+        if self.backoff is not None:
+            check_part("backoff", self.backoff, usual=BACKOFF)
+        if self.backoff_at_high is not None:
+            check_part("backoff_at_high", self.backoff_at_high, usual=1.0)
         if "AutoWarmUp" in names_within(chain(self.after)):
             raise ValueError(
                 "What comes after a warm-up follows the batch, as in AutoWarmUp(after=AdaScale()); "
@@ -207,8 +213,7 @@ class AutoWarmUp:
         why = notice = ""
         if search.ended is None:
             search, why = self._search(search, seen, proposed)
-            if why.endswith(met(self.high)):
-                notice = notice_of_ceiling(high=self.high, rate=search.rate)
+            notice = notice_of_ceiling(why, high=self.high, rate=search.rate)
         if search.ended is None:
             return (search, after), proposed.scaled(search.rate / seen.base_lr, because=why)
         left = min(1.0 - search.ended, self.cooldown)  # of the budget, when the decay begins
@@ -250,14 +255,14 @@ class AutoWarmUp:
 
     def _forced(self, search: WarmUpState, seen: Measurement) -> tuple[WarmUpState, str]:
         """The search after the longest warm-up, which nothing ended before."""
-        curve = self._known(search)
-        part = self.backoff_at_high
-        if part is not None and curve is not None and self._falls(curve):
+        curve, part = self._known(search), self.backoff_at_high
+        if part is None or curve is None:
+            return self._ended(search, seen, "nothing ended it", curve=curve)
+        if falls(curve, confidence=self.confidence, floor=FLOOR):
             return self._ended(search, seen, met(self.high), safety=part)
+        if is_flat(curve, confidence=self.confidence, certain=CERTAIN, floor=FLOOR):
+            return self._ended(search, seen, met_flat(self.high), safety=part)
         return self._ended(search, seen, "nothing ended it", curve=curve)
-
-    def _falls(self, curve: Posterior) -> bool:
-        return falls(curve, confidence=self.confidence, floor=FLOOR)
 
     def _heard(self, search: WarmUpState, loss: float) -> WarmUpState:
         """The search with one more loss; one that is far above the others is not among them."""
