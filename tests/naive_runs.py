@@ -18,12 +18,13 @@ from small_runs import loss_of
 
 @dataclass
 class NaiveAdaScale:
-    """AdaScale by its formulas: an exponential average from zero, divided by what its weights sum
-    to, of the variance of one sample and of the squared norm of the true gradient."""
+    """AdaScale by its formulas: weighted sums of the variance of one sample and of the squared norm
+    of the true gradient, divided by the sum of the weights. Each step measures."""
 
     base_batch_size: int
     window: float = 1000.0
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    last: float = math.inf
 
     def gain(self, squares: Sequence[float], sizes: Sequence[int], batch_square: float) -> float:
         """From each micro-batch's squared norm and samples, and the squared norm of the mean."""
@@ -31,9 +32,15 @@ class NaiveAdaScale:
         if parts > 1:
             mean = sum(n / total * square for n, square in zip(sizes, squares, strict=True))
             variance = total * (mean - batch_square) / (parts - 1)
-            keep = max(1.0 - parts / self.window, 0.0)
+            weight = total**2 * (parts - 1) / parts
+            forget = min(total / self.base_batch_size / self.window, 1 / 8)
+            keep = 1.0 - forget
+            if self.sums[2] > 0.0:  # a step that weighs less is still a part of the new mean
+                least = forget * min(1.0, weight / self.last)
+                keep = min(keep, weight * (1.0 / least - 1.0) / self.sums[2])
             for at, value in enumerate((variance, batch_square - variance / total, 1.0)):
-                self.sums[at] = keep * self.sums[at] + (1.0 - keep) * value
+                self.sums[at] = keep * self.sums[at] + weight * value
+            self.last = weight
         variance, sqnorm = self.sums[0] / self.sums[2], max(self.sums[1] / self.sums[2], 0.0)
         variance /= self.base_batch_size
         return (variance + sqnorm) / (variance / (total / self.base_batch_size) + sqnorm)

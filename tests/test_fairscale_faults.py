@@ -101,7 +101,7 @@ def test_a_checkpoint_loads_with_weights_only_and_goes_on_alike() -> None:
     other = attached(twin)
     other.optimizer.load_state_dict(saved["optimizer"])
     state = decode_like(other.decider.state, saved["rule"])
-    other.decider = replace(other.decider, state=state, step=3)
+    other.decider = replace(other.decider, state=state, step=3, samples=control.samples)
     assert take(other, twin) == take(control, model)
 
 

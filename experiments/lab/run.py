@@ -17,7 +17,13 @@ from torch.optim import Optimizer
 import largebatch as lb
 from largebatch.workbench.workloads import Split, evaluate
 
-RENAMED = {"HoldThenDecay(": "After(", ", over=1)": ")", ", first=0)": ")"}
+RENAMED = {
+    "HoldThenDecay(": "After(",
+    ", over=1, to_base=False)": ")",
+    ", first=0)": ")",
+    "backoff=None, paper=": "backoff=0.25, paper=",
+    ", backoff_at_high=1.0)": ")",
+}
 """Text of a rule today -> the text under which recorded runs have it, before a class was renamed or
 got a field, which has its default: a run's key follows its text."""
 

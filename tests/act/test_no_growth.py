@@ -58,10 +58,11 @@ def test_a_batch_that_did_not_grow_in_a_quarter_of_the_budget_is_named_once() ->
     (text,) = go(build(Measuring()))
     assert text.startswith(
         "30: The batch did not grow: it is 8 samples after 25% of the budget (30 optimizer steps, "
-        "240 samples). The last measurement of Measuring said: test 29."
+        "240 samples). The last measurement said: test 29."
     )
     assert "lb.chain(), batches, base_batch_size=8)" in text
-    assert "lb.methods.adaptive_growth(every=2)" in text
+    assert "lb.methods.adasgd(every=2)" in text
+    assert "lb.methods.adasgd(max=4096)" in text
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def told_of_bound(at: float, *, noise_scale: float) -> list[str]:
 
 def test_a_bound_by_the_noise_is_named_where_it_held_what_the_clock_asked_for() -> None:
     (text,) = told_of_bound(0.1, noise_scale=4.0)
-    assert "of ClampToNoiseScale said: batch 16 bounded to 8, noise scale 4." in text
+    assert "The last measurement said: batch 16 bounded to 8, noise scale 4 [4, 4]." in text
     assert told_of_bound(0.9, noise_scale=4.0) == [], "the clock has not asked yet"
     assert told_of_bound(0.1, noise_scale=40.0) == []
 

@@ -26,12 +26,14 @@ Seen = list[tuple[Pair, float, float]]
 def naive(series: Seen, *, plain: bool) -> tuple[np.ndarray, float, float]:
     """(means, total weight, V) from the weights of all pairs, which are kept."""
     weights: list[float] = []
+    before = None
     for _, forget, weight in series:
         past = [w if plain else (1.0 - forget) * w for w in weights]
         total = sum(past)
-        if total and weight / (total + weight) < forget:
-            past = [w / total * weight * (1.0 - forget) / forget for w in past]
-        weights = [*past, weight]
+        least = forget if before is None else forget * min(1.0, weight / before)
+        if total and weight / (total + weight) < least:
+            past = [w / total * weight * (1.0 - least) / least for w in past]
+        weights, before = [*past, weight], weight
     pairs = np.array([pair for pair, _, _ in series])
     entered = np.array([weight for _, _, weight in series])
     w = np.array(weights)
@@ -117,10 +119,20 @@ def test_hand_computed_averages() -> None:
 def test_the_newest_pair_has_the_part_that_is_forgotten_at_least(
     weights: list[float], forget: float
 ) -> None:
-    """However small its weight is: else old pairs of large weights would stay for ever."""
-    series = [((1.0, 0.0), forget, weight) for weight in weights]
+    """However small the weights became: else old pairs of large weights would stay for ever."""
+    series = [((1.0, 0.0), forget, weight) for weight in (*weights, weights[-1])]
     series[-1] = ((1.0, 1.0), forget, weights[-1])
     assert averaged(series).values[1] >= forget * (1.0 - 1e-9)
+
+
+@given(weight=st.floats(1e-6, 0.1), count=st.integers(1, 30), forget=st.floats(0.01, 0.5))
+def test_a_single_pair_with_a_small_weight_hardly_counts(
+    weight: float, count: int, forget: float
+) -> None:
+    """As a step with an epoch's short last batch, and no more if much was forgotten with it."""
+    series = [((1.0, 0.0), 0.01, 1.0)] * count
+    found = averaged([*series, ((1.0, 1.0), forget, weight)]).values[1]
+    assert found <= max(weight / (weight + (1.0 - forget) * 1.0), weight * forget) + 1e-9
 
 
 @given(series=PAIRS, power=st.integers(-20, 20))

@@ -15,6 +15,8 @@ from largebatch.core.average import Average
 from largebatch.core.codec import decode, encode
 from largebatch.core.measurement import GradientMoments, Measurement
 from largebatch.core.moving_moments import (
+    JUMP,
+    MOST,
     MovingMoments,
     averaged_moments,
     information,
@@ -119,9 +121,9 @@ def test_the_past_is_forgotten_by_base_batches_and_not_by_measurements(
     """A step that measures forgets as much after one large unmeasured step as after many small."""
     start = run([(1.0, 1.0)] * before)
     at = start.measured_at + skipped * batch
-    m = moments_of(5.0, 3.0)
+    m = moments_of(3.0, 3.0)
     after = start.add(m, seen_at(at))
-    share = min((skipped * batch + 64) / BASE / 100.0, 0.1)
+    share = min((skipped * batch + 64) / BASE / 100.0, MOST)
     expected = max(1.0 / ((1.0 - share) * start.average.weight / information(m) + 1.0), share)
     assert after.average.values[1] == pytest.approx(1.0 + expected * 2.0, rel=1e-9)
     assert after.measured_at == at + 64
@@ -135,18 +137,20 @@ def test_how_a_step_is_measured_does_not_change_what_is_forgotten(factor: int, p
     shares = [
         run(steps, batch_size=BASE * size, window=1000.0, relative=False) for size in (1, factor)
     ]
-    forgets = [min(size / 1000.0, 0.1) for size in (1, factor)]
+    forgets = [min(size / 1000.0, MOST) for size in (1, factor)]
     for state, forget in zip(shares, forgets, strict=True):
         weights = [(1.0 - forget) ** age for age in range(6)]
         assert state.average.values[0] == pytest.approx(1.0 + 1.0 / sum(weights), rel=1e-9)
 
 
 @given(batch=st.sampled_from([64, 1600, 10**6]), count=st.integers(11, 30))
-def test_the_averages_hold_ten_measurements_at_least(batch: int, count: int) -> None:
+def test_the_averages_hold_eight_measurements_at_least(batch: int, count: int) -> None:
     state = run([(1.0, 0.0)] * count + [(1.0, 1.0)], batch_size=batch)
-    assert 0.04 <= state.average.values[1] <= 0.1 / (1.0 - 0.9 ** (count + 1)) + 1e-9
+    full = 1.0 - (1.0 - MOST) ** (count + 1)
+    assert 0.04 <= state.average.values[1] <= MOST / full + 1e-9
     held = state.average.weight / (batch**2 * 3 / 4)
-    assert held == pytest.approx((1.0 - 0.9 ** (count + 1)) / 0.1) or batch == 64
+    assert held == pytest.approx(full / MOST) or batch == 64
+    assert MOST == 1 / 8
 
 
 def test_a_window_below_a_hundred_base_batches_is_taken_as_it_is() -> None:
@@ -219,8 +223,24 @@ def test_moments_that_are_not_finite_are_left_out(lost: tuple[float, float]) -> 
     state = run([(1.0, 2.0), (3.0, 4.0)])
     assert state.add(moments_of(*lost), seen_at(640)) == state
     assert MovingMoments().add(moments_of(*lost), seen_at(0)) == MovingMoments()
-    tiny = run([(5e-324, 0.0)])
-    assert tiny.add(moments_of(1.0, 1e300), seen_at(64)) == tiny, "more than a float holds"
+
+
+@given(
+    first=st.floats(5e-324, 1e300), variance=st.floats(0.0, 1e300), sqnorm=st.floats(-1e300, 1e300)
+)
+def test_a_jump_beyond_all_floats_counts_as_one_of_four_times_the_level(
+    first: float, variance: float, sqnorm: float
+) -> None:
+    state = run([(first, 0.0), (variance, sqnorm), (variance, sqnorm)])
+    assert all(math.isfinite(value) for value in (*state.average.values, state.level))
+    assert state.average.values[0] <= JUMP
+
+
+def test_a_measurement_of_one_part_tells_nothing() -> None:
+    """One part has no variance, so its weight is 0."""
+    state = run([(1.0, 2.0), (3.0, 4.0)])
+    for past in (state, MovingMoments()):
+        assert past.add(moments_of(5.0, 6.0, parts=1), seen_at(640)) == past
 
 
 @given(numbers=NUMBERS)

@@ -88,9 +88,10 @@ def test_a_step_that_lies_before_the_averages_begins_them_anew() -> None:
     assert averaged(known, again) == averaged(MovingMoments(), again)
 
 
-def test_the_noise_scale_may_be_that_of_the_preconditioned_gradient() -> None:
+def test_moments_of_the_preconditioned_gradient_do_not_enter_the_bare_gradients_averages() -> None:
     other = replace(SEEN, moments=None, preconditioned_moments=MOMENTS)
-    assert averaged(MovingMoments(), other) == averaged(MovingMoments(), SEEN)
+    for past in (MovingMoments(), averaged(MovingMoments(), SEEN)):
+        assert averaged(past, other) == past
 
 
 def test_a_lost_step_does_not_enter_the_averages() -> None:

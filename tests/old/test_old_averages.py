@@ -51,6 +51,7 @@ EMPTY = {
     "squares": 0.0,
     "covariance": [0.0, 0.0, 0.0],
     "degrees": 0.0,
+    "last": 0.0,
 }
 NEW = {"average": EMPTY, "measured_at": 0, "temporal": False, "level": 0.0}
 """Averages of moments that begin anew, as they are saved."""
@@ -79,7 +80,7 @@ def twin(old: Any, today: Any, state: Any) -> Any:
     if kind == "AdaptiveGrowth":
         return {**state, "past": NEW}
     if kind == "LimitGrowth" and today["over"] > 1:
-        return {"step": 0, "batch_size": 0}
+        return {"step": 0, "batch_size": 0, "last": 0}
     return NEW if old_files.has_averages(old) else state
 
 

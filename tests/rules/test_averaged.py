@@ -77,15 +77,17 @@ def test_the_rule_sees_weighted_means_of_variance_and_squared_norm(
 ) -> None:
     steps = [see(v, s, step=i) for i, (v, s) in enumerate(values)]
     shown, _ = run(Averaged(Keep(), window=window), steps)[-1]
-    """Four base batches in each step forget 4 / window of the past, and each pair is divided by the
-    level of the variance before it: the mean of that level and of the variance, time after time."""
-    forget = min(4 / window, 0.1 if window >= 100 else 1.0)
+    """Four base batches in each step forget 4 / window of the past. Each pair is divided by the
+    level of the variance before it, or by a quarter of its own variance if that is more. The mean
+    is shown in units of the last level."""
+    forget = min(4 / window, 0.125)
     weights = np.array([(1.0 - forget) ** age for age in range(len(values))][::-1])
     levels = [values[0][0]]
-    for variance, _ in values[:-1]:
-        levels.append((levels[-1] + variance) / 2)
-    raw = np.array([(v / at, s / at) for (v, s), at in zip(values, levels, strict=True)])
-    expected = (weights[:, None] * raw).sum(axis=0) / weights.sum()
+    for variance, _ in values:
+        levels.append((levels[-1] + min(variance, 4 * levels[-1])) / 2)
+    units = [max(at, v / 4) for (v, _), at in zip(values, levels, strict=False)]
+    raw = np.array([(v / at, s / at) for (v, s), at in zip(values, units, strict=True)])
+    expected = levels[-1] * (weights[:, None] * raw).sum(axis=0) / weights.sum()
     assert isinstance(shown, GradientMoments)
     assert (shown.variance, shown.sqnorm) == pytest.approx(tuple(expected), rel=1e-6, abs=1e-6)
     assert (shown.batch_size, shown.parts) == (64, 4)
@@ -147,25 +149,23 @@ def test_a_step_without_moments_shows_none_and_keeps_the_average() -> None:
     assert found[1][0] is None
     shown = found[2][0]
     assert isinstance(shown, AveragedMoments)
-    assert (shown.variance, shown.sqnorm) == pytest.approx((1.0, 0.5))
+    assert (shown.variance, shown.sqnorm) == pytest.approx((2.0, 1.0))
     assert shown.past.average.count == 2
 
 
-def test_a_window_shorter_than_a_step_shows_the_step() -> None:
-    steps = [see(9.0, 9.0, step=0), see(2.0, 1.0, step=1)]
+def test_a_short_window_holds_eight_measurements() -> None:
+    steps = [see(1.0, 0.0, step=0), see(1.0, 1.0, step=1)]
     shown, _ = run(Averaged(Keep(), window=4.0), steps)[-1]
     assert isinstance(shown, GradientMoments)
-    assert steps[1].moments is not None
-    assert shown.noise_scale == pytest.approx(steps[1].moments.noise_scale)
-    assert (shown.variance, shown.sqnorm) == pytest.approx((2.0 / 9.0, 1.0 / 9.0))
+    assert shown.sqnorm == pytest.approx(1.0 / 1.875)
 
 
 def test_steps_without_a_measurement_age_the_average() -> None:
-    """Ten steps of four base batches each forget half of a window of 80."""
+    """Ten steps of four base batches each forget a tenth of a window of 400."""
     steps = [see(1.0, 0.0, step=0), see(1.0, 1.0, step=10)]
-    shown, _ = run(Averaged(Keep(), window=80.0), steps)[-1]
+    shown, _ = run(Averaged(Keep(), window=400.0), steps)[-1]
     assert isinstance(shown, GradientMoments)
-    assert shown.sqnorm == pytest.approx(1.0 / 1.5)
+    assert shown.sqnorm == pytest.approx(1.0 / 1.9)
 
 
 def test_a_true_estimate_replaces_the_temporal_ones() -> None:
@@ -214,9 +214,10 @@ def test_a_rule_that_reads_the_other_moments_is_refused_with_a_line_to_paste() -
 
 
 def test_averages_show_the_squared_norm_of_the_batch_in_hand() -> None:
+    """Means 2 and 1.5 in units of 1, and the level went from 1 to the mean of 1 and 3."""
     shown, _ = run(Averaged(Keep(), window=1e12), [see(1, 1, step=0), see(3, 2, step=1)])[-1]
     assert isinstance(shown, GradientMoments)
-    assert shown.batch_sqnorm == pytest.approx(1.5 + 2.0 / 64)
+    assert shown.batch_sqnorm == pytest.approx(2.0 * (1.5 + 2.0 / 64))
 
 
 @pytest.mark.parametrize("window", [0.0, -1.0, math.nan, math.inf])

@@ -120,13 +120,13 @@ def test_a_batch_changes_only_if_it_lies_outside_of_the_interval(now: int, requi
 @pytest.mark.parametrize(
     ("low", "value", "high", "size", "reason"),
     [
-        (90.0, 300.0, 900.0, 180, "why; batch 180"),
+        (90.0, 300.0, 900.0, 180, "why; to twice the low end; batch 180"),
         (90.0, 150.0, math.inf, 150, "why; batch 150"),
-        (65.0, math.inf, math.inf, 130, "why; batch 130"),
-        (math.inf, math.inf, math.inf, 128, "why; batch 128"),
+        (65.0, math.inf, math.inf, 130, "why; to twice the low end; batch 130"),
+        (math.inf, math.inf, math.inf, 128, "why; to twice the low end; batch 128"),
         (64.0, 300.0, 900.0, 64, "why; batch 64 stays"),
         (1.0, 2.0, 64.0, 64, "why; batch 64 stays"),
-        (1.0, 2.0, 60.0, 30, "why; batch 30"),
+        (1.0, 2.0, 60.0, 30, "why; to half the high end; batch 30"),
         (1.0, 50.0, 60.0, 50, "why; batch 50"),
         (0.0, 0.0, 0.0, 2, "why; batch 2"),
     ],
@@ -148,8 +148,8 @@ def test_without_an_interval_the_batch_stays_and_the_reason_says_so() -> None:
 def test_the_words_of_a_test_say_on_which_side_the_interval_lies(
     required: Range, level: float
 ) -> None:
-    words = evidence(required, level=level, name="x").partition("] ")[2]
-    side = ">" if required.low > level else "<" if required.high < level else ", may be"
+    words = evidence(required, level=level, name="x").partition("]")[2]
+    side = " >" if required.low > level else " <" if required.high < level else ", may be"
     assert words == f"{side} {level:.4g}"
 
 

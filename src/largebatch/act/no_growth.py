@@ -116,7 +116,10 @@ def _text(names: str, *, seen: Measurement, after: Decider, reason: str) -> str:
         f"The batch did not grow: it is {size} samples after {PART:.0%} of the budget "
         f"({after.step} optimizer steps, {after.samples} samples). "
     )
-    often = "Measure more often, as in lb.methods.adasgd(every=2)."
+    often = (
+        "Measure more often, as in lb.methods.adasgd(every=2) or "
+        "lb.methods.full_gradient_growth(check=50)."
+    )
     if not reason:
         return (
             f"{begin}{names} has measured nothing so far, so no larger batch could be tried. "

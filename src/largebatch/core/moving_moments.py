@@ -85,7 +85,7 @@ class MovingMoments:
         """Return the averages with one more measurement in them.
 
         Moments that are averages already (`AveragedMoments`) take the place of these. Moments that
-        are not finite are left out.
+        are not finite are left out, and so are those of a single part, which tell no variance.
 
         Args:
             moments: what was measured.
@@ -102,8 +102,8 @@ class MovingMoments:
         """
         if isinstance(moments, AveragedMoments):
             return moments.past
-        pair = clipped or (moments.variance, moments.sqnorm)
-        if not (math.isfinite(pair[0]) and math.isfinite(pair[1])):
+        pair, weight = clipped or (moments.variance, moments.sqnorm), information(moments)
+        if weight <= 0.0 or not (math.isfinite(pair[0]) and math.isfinite(pair[1])):
             return self
         temporal = moments.source == "temporal"
         anew = self.outdated or (self.temporal and not temporal)
@@ -115,14 +115,12 @@ class MovingMoments:
         if level > 0.0:
             unit = max(level, size / JUMP)
             pair = (pair[0] / unit, pair[1] / unit)
-            if not (math.isfinite(pair[0]) and math.isfinite(pair[1])):
-                return self
         now = seen.samples + seen.batch_size
         passed = (now - past.measured_at) / seen.base_batch_size
         average = past.average.add(
             pair,
             forget=min(max(passed, 0.0) / window, MOST if relative or window >= WINDOW else 1.0),
-            weight=information(moments),
+            weight=weight,
             plain=averaging == "mean-then-ema",
         )
         if level > 0.0 and size > 0.0:

@@ -106,7 +106,8 @@ class AdaptiveGrowth(DefaultFacts):
     ) -> tuple[AdaptiveGrowthState, Decision]:
         first = state.first or proposed.next_batch_size
         hand = proposed.next_batch_size
-        rate = self.stages.rate(self._reached(state.stage, hand, first=first, seen=seen))
+        reached = self._reached(state.stage, seen.batch_size, first=first, seen=seen)
+        rate = self.stages.rate(reached)
         decision = asking(proposed, self.needs).scaled(
             rate, because=f"growth x{rate:.4g}" if rate != 1.0 else ""
         )
@@ -154,9 +155,13 @@ class AdaptiveGrowth(DefaultFacts):
             return m, asked, found
         return target, 0, found
 
-    def _reached(self, stage: int, hand: int, *, first: int, seen: Measurement) -> int:
-        """Return the last stage up to this one whose batch is not above the one in hand."""
+    def _reached(self, stage: int, batch_size: int, *, first: int, seen: Measurement) -> int:
+        """Return the last stage up to this one that has begun with a batch of this size.
+
+        A bound after the rule may have kept the batch from it. A batch that lies between those of
+        two stages, as one that was rounded, belongs to the later one.
+        """
         at: dict[str, Any] = {"first": first, "seen": seen}
-        while stage > 0 and self.stages.size(stage, **at) > hand:
+        while stage > 0 and self.stages.size(stage - 1, **at) >= batch_size:
             stage -= 1
         return stage

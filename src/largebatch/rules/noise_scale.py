@@ -124,7 +124,7 @@ def control_by_diversity(*, delta: float) -> NoiseScaleControl:
     """Return the rule of DiveBatch: delta (1 + noise scale).
 
     >>> control_by_diversity(delta=0.5)
-    NoiseScaleControl(kappa=0.5, offset=1.0)
+    NoiseScaleControl(kappa=0.5, offset=1.0, statistic='moments')
 
     Args:
         delta: above 0.
@@ -146,7 +146,7 @@ def control_by_cosine(*, target: float) -> NoiseScaleControl:
     """Return the rule of SimiGrad: the batch whose halves' gradients have the target cosine.
 
     >>> control_by_cosine(target=0.75)
-    NoiseScaleControl(kappa=6.0, offset=0.0)
+    NoiseScaleControl(kappa=6.0, offset=0.0, statistic='moments')
 
     Args:
         target: c, in (0, 1).

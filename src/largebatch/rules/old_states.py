@@ -5,7 +5,7 @@ with the noise scale average by themselves. So the chains that `lb.methods` buil
 and some states another form:
 
     Averaged(NormTest(denominator="unbiased")), LimitGrowth(shrink=1.0)
-                                    -> NormTest(denominator="unbiased"), LimitGrowth(shrink=0.5)
+            -> NormTest(denominator="unbiased"), LimitGrowth(shrink=0.5, over=k, to_base=True)
     Averaged(AdaptiveGrowth())      -> AdaptiveGrowth()
     Growth(), Averaged(ClampToNoiseScale())
                             -> Growth(), ClampToNoiseScale(statistic="preconditioned_moments")
@@ -155,7 +155,7 @@ def _today(rules: Sequence[Any], *, before: Any) -> list[Any]:
     limit = rules[1] if len(rules) > 1 else {}
     if _kind(limit) != "LimitGrowth" or (limit.get("shrink"), limit.get("over")) != (1.0, 1):
         return []
-    return [spaced, {**limit, "shrink": 0.5, "over": steps}]
+    return [spaced, {**limit, "shrink": 0.5, "over": steps, "to_base": True}]
 
 
 def _rule_today(rule: Any, *, spaced: bool, before: Any) -> Plain | None:

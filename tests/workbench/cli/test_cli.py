@@ -102,7 +102,6 @@ def test_the_version_is_that_of_the_package() -> None:
         ("train digits --logger wandb", "--logger wandb=DIR"),
         ("train digits --logger csv=a --logger csv=a", "given twice"),
         ("train digits --clip-norm -1", "--clip-norm 1"),
-        ("train digits --method adascale-adam --budget 16", "torch.optim.AdamW"),
         ("compare digits --methods linear+", "--methods adascale,linear+"),
         ("compare digits --methods adascale,sqrtt", "Did you mean 'sqrt'?"),
         ("compare digits --scales 1,x", "--scales 1,8,32"),
@@ -115,6 +114,23 @@ def test_the_version_is_that_of_the_package() -> None:
 )
 def test_a_wrong_call_prints_an_error_of_one_line(args: str, expected: str) -> None:
     assert expected in the_error(*args.split(), code=2)
+
+
+def test_a_method_that_the_workloads_optimizer_cannot_serve_names_one_that_can(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "digits_by_rmsprop.py").write_text(
+        "from dataclasses import replace\n"
+        "import torch\n"
+        "from largebatch.workbench.workloads import load\n"
+        "def workload():\n"
+        "    return replace(load('digits'), optimizer=torch.optim.RMSprop)\n"
+    )
+    call = "train digits_by_rmsprop:workload --method adascale-adam --budget 16"
+    line = the_error(*call.split(), code=2)
+    assert "torch.optim.AdamW" in line
+    assert "lb.AdaScale()" in line
 
 
 def test_missing_data_prints_an_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import shutil
@@ -12,12 +13,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 import largebatch as lb
 from largebatch.core.decision import Decision
 from largebatch.core.measurement import GradientMoments, Measurement
 from largebatch.record import JsonlRecord, MemoryRecord, Record, read_record
 from largebatch.workbench.cli.main import cli
+from largebatch.workbench.cli.tables import train_table
 from largebatch.workbench.reports.replay import replay_file
 from largebatch.workbench.reports.report import write_report
 from largebatch.workbench.reports.run import reported_run
@@ -313,6 +316,28 @@ def test_an_interval_from_nothing_on_does_not_flatten_the_noise_scales_panel(
         record.write(seen, Decision(next_batch_size=64, base_steps=1.0))
     noise = reported_run(Record(header={}, steps=tuple(record.steps)), name="a").curves[-1]
     assert set(noise.low) == {1.0}  # a sample: no batch is smaller
+
+
+@pytest.mark.parametrize(
+    ("method", "shown", "other"),
+    [
+        ("adascale", "mean gain", "mean scale"),
+        ("sqrt", "mean scale", "mean gain"),
+        ("adasgd", "mean scale", "mean gain"),
+    ],
+)
+def test_what_a_step_is_worth_is_a_gain_only_if_it_was_measured(
+    method: str, shown: str, other: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "run.jsonl"
+    result = train("digits", method=method, scale=4, budget="1ep", record=run)
+    facts = reported_run(read_record(run), name="run").facts
+    assert (facts[shown], facts[other]) == (f"{result.base_steps / result.steps:.2f}", "")
+    table = Console(width=1000, file=io.StringIO(), record=True)
+    table.print(train_table(result))
+    assert f"{shown} {facts[shown]}" in table.export_text()
+    if method == "sqrt":
+        assert float(facts[shown]) == pytest.approx(4.0, abs=0.05)
 
 
 def test_the_table_tells_runs_apart_and_leaves_out_what_none_of_them_says(tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ def falls(curve: Posterior, *, confidence: float, floor: float) -> bool:
     """Whether a loss falls to the end of its curve.
 
     Its minimum is at the end, no point before is below the last one with the given probability, and
-    with that probability the point at SINCE is above it. A constant loss and one of noise alone do
-    not fall.
+    with that probability the points at SINCE and at END are above it. A constant loss and one of
+    noise alone do not fall, and neither does one that fell and came to rest.
 
     >>> from largebatch.rules.auto_warm_up.gaussian_process import posterior_of
     >>> x = np.linspace(0.0, 1.0, 50)
     >>> [falls(posterior_of(x, y, np.ones(50)), confidence=0.95, floor=1e-4)
-    ...     for y in (-x, (x - 0.6) ** 2, x)]
-    [True, False, False]
+    ...     for y in (-x, (x - 0.6) ** 2, x, np.maximum(0.75 - x, 0.0))]
+    [True, False, False, False]
 
     Args:
         curve: of the losses so far.
@@ -32,8 +32,8 @@ def falls(curve: Posterior, *, confidence: float, floor: float) -> bool:
     """
     if curve.x[curve.lowest] < END or curve.risen(floor=floor) > confidence:
         return False
-    since = int(np.searchsorted(curve.x, SINCE))
-    return curve.fallen(since, floor=floor) > confidence
+    points = np.searchsorted(curve.x, (SINCE, END))
+    return all(curve.fallen(int(point), floor=floor) > confidence for point in points)
 
 
 def is_flat(curve: Posterior, *, confidence: float, certain: float, floor: float) -> bool:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from largebatch.analysis.student import Mean
 from largebatch.checks.finding import LEVELS, Level
+from largebatch.methods import METHODS
 from largebatch.workbench.cli.plain_table import plain_table
 from largebatch.workbench.reports.replay import Replayed, ReplayedStep
 from largebatch.workbench.runs.doctor import Diagnosis
@@ -95,13 +96,15 @@ def train_table(result: RunResult) -> RenderableType:
     size = f"{result.batch_size} samples"
     if mean > result.batch_size:
         size = f"{mean:.0f} samples in the mean, from {result.batch_size} on"
+    own_clock = result.method in METHODS and METHODS[result.method].own_clock
+    worth = "mean gain" if own_clock else "mean scale"
     lost = f", {result.skipped} steps lost to non-finite values" if result.skipped else ""
     extra = f" and {result.extra_samples} for measuring" if result.extra_samples else ""
     words = [
         f"{result.workload}: {result.method}, scale {result.scale}, seed {result.seed}",
         (
             f"{result.steps} optimizer steps of {size}, {result.samples} in all{extra}, "
-            f"worth {result.base_steps:.0f} base steps; mean gain {result.mean_gain:.2f}, "
+            f"worth {result.base_steps:.0f} base steps; {worth} {result.mean_gain:.2f}, "
             f"mean lr x{result.mean_lr_multiplier:.2f}{lost}; {result.seconds:.1f} s"
         ),
         f"validation: {_metrics(result.validation)}",

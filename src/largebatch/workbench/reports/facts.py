@@ -38,7 +38,7 @@ def facts_of(record: Record) -> dict[str, str]:
         "steps": f"{steps:.0f}",
         "samples": f"{samples:.0f}",
         "base steps": f"{base_steps:.1f}",
-        "mean gain": f"{base_steps / steps:.2f}" if steps else "",
+        **_mean_worth(sound),
         "skipped": str(len(record.steps) - len(sound)),
         "loss, last 5 % of steps": f"{math.fsum(losses) / len(losses):.4g}" if losses else "",
         **_noises(sound),
@@ -79,6 +79,17 @@ def notes_of(record: Record) -> tuple[str, ...]:
     if old:
         notes.append(old)
     return tuple(notes)
+
+
+def _mean_worth(steps: Sequence[Step]) -> dict[str, str]:
+    """Return what a step is worth in base steps: a gain, or the scale if the clock is the scale."""
+    if not steps:
+        return {"mean gain": "", "mean scale": ""}
+    mean = f"{places_of(steps[-1])[2] / len(steps):.2f}"
+    own = any(
+        not math.isclose(decision.base_steps, seen.scale, rel_tol=1e-9) for seen, decision in steps
+    )
+    return {"mean gain": mean if own else "", "mean scale": "" if own else mean}
 
 
 def _noises(steps: Sequence[Step]) -> dict[str, str]:
