@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from largebatch.act.controller import Controller
 from largebatch.act.fetch import MapStyle
 from largebatch.act.loader import BatchLoader
 from largebatch.act.micro_batches import MicroBatches
+from largebatch.act.passes import samples_of_pass
 from largebatch.checks.checked_run import Loss
 from largebatch.checks.finding import Finding
 from largebatch.checks.samples import CutBatches
@@ -74,6 +76,7 @@ class Trace:
         adam: whether the optimizer is of the Adam family.
         ranks: processes that share the batch.
         dataset_size: samples in an epoch; None if unknown.
+        known_samples: the same, or those that a DataLoader's samplers show over all ranks.
         sizes: parameters of each block.
         losses, moments: of each step.
         preconditioned: moments of the gradient as Adam scales it, once Adam is warm.
@@ -86,6 +89,7 @@ class Trace:
     adam: bool
     ranks: int
     dataset_size: int | None
+    known_samples: int | None = None
     sizes: dict[str, int]
     losses: list[float] = field(default_factory=list)
     moments: list[Pair] = field(default_factory=list)
@@ -130,7 +134,7 @@ def measure_steps(
         progress: called after each step.
 
     Raises:
-        ValueError: the loss is a sum.
+        ValueError: a step has more samples than the data; the loss is a sum.
         NotFinite: training diverges.
     """
     observer = _Observer(target, batch_size=batch_size, seed=seed)
@@ -162,6 +166,8 @@ class _Observer:
         adam = PreconditionedNorms()
         meter = Meter(target.model, statistics=[self.blocks, adam], tap=Detached())
         batches = _batches_of(target, batch_size=batch_size, ranks=meter.rank_count, seed=seed)
+        known = _known_samples(target.batches, batches, ranks=meter.rank_count)
+        _check_fits(known, base_batch_size=target.base_batch_size, batch_size=batch_size)
         adam_like = adam.divides(target.optimizer)
         self.control = Controller(
             target.model,
@@ -177,6 +183,7 @@ class _Observer:
             adam=adam_like,
             ranks=meter.rank_count,
             dataset_size=batches.dataset_size,
+            known_samples=known,
             sizes=dict(self.blocks.sizes),
             blocks={name: [] for name in self.blocks.names},
         )
@@ -220,6 +227,24 @@ def _batches_of(target: ProbeTarget, *, batch_size: int, ranks: int, seed: int) 
         source: Any = target.batches
         return BatchLoader(source, batch_size=batch_size, max_micro_batch_size=piece, seed=seed)
     return BatchLoader(CutBatches(target.batches, size=piece), batch_size=batch_size)
+
+
+def _known_samples(given: Any, batches: BatchLoader, *, ranks: int) -> int | None:
+    if batches.dataset_size is None and isinstance(given, DataLoader):
+        of_this_rank = samples_of_pass(given)
+        return None if of_this_rank is None else of_this_rank * ranks
+    return batches.dataset_size
+
+
+def _check_fits(known: int | None, *, base_batch_size: int, batch_size: int) -> None:
+    """Refuse steps that would read samples twice."""
+    sizes = (("base_batch_size", base_batch_size), ("batch_size", batch_size))
+    for name, size in sizes:
+        if known is not None and size > known:
+            raise ValueError(
+                f"{name}={size} was given, but the data has {known} samples, and those of a step "
+                f"differ from each other. Pass fewer. lb.probe(..., {name}={min(known, 64)})"
+            )
 
 
 def _pair(moments: GradientMoments) -> Pair:

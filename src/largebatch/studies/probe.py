@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from largebatch.checks.checked_run import Loss
 from largebatch.checks.snapshot import copy_run
+from largebatch.core.number_checks import is_count
 from largebatch.measure.parameters import bare
 from largebatch.measure.random_state import accelerators_of, generators_of, keep_random_state
 from largebatch.studies.measured_steps import ProbeTarget, StepCounter, Trace, measure_steps
@@ -57,9 +58,10 @@ def probe(
         loss: (model, batch) -> mean loss of the batch, a scalar.
         batches: a data set, tensors, or a loader, whose batches are cut into smaller ones; on
             several ranks each has its own loader. An iterator is used up.
-        base_batch_size: b, samples of a step over all ranks.
+        base_batch_size: b, samples of a step over all ranks, 2 or more.
         steps: to train.
-        run_steps: steps of the whole run at the base batch, for the forecast; None is `steps`.
+        run_steps: steps of the whole run at the base batch, for the forecast, at least `steps`;
+            None is `steps`.
         seed: of samples and intervals.
         scale: how many times the base batch the lines to paste are for; None is the last doubling
             that pays.
@@ -68,10 +70,13 @@ def probe(
         progress: called after each step.
 
     Raises:
-        ValueError: fewer samples than the base batch has, a scale below 1, a loss that is a sum, or
-            a model that cannot be copied.
+        ValueError: before training, a number that is not whole or too small, fewer samples than a
+            step has, a run that is shorter than the probe, or a model that cannot be copied; in the
+            first step, a loss that is a sum.
         NotFinite: training diverges.
     """
+    run_steps = steps if run_steps is None else run_steps
+    _check_run(steps=steps, run_steps=run_steps)
     own = generators_of(batches)
     with keep_random_state(accelerators_of(model), generators=own, torch_seed=seed):
         twin, twin_optimizer = copy_run(model, optimizer)
@@ -83,12 +88,12 @@ def probe(
                 loss=loss,
                 batches=batches,
                 base_batch_size=base_batch_size,
-                run_steps=run_steps or steps,
+                run_steps=run_steps,
             ),
             steps=steps,
             seed=seed,
             scale=scale,
-            batch_size=batch_size or base_batch_size,
+            batch_size=base_batch_size if batch_size is None else batch_size,
             progress=progress,
         )
 
@@ -103,7 +108,13 @@ def probe_target(
     progress: StepCounter | None,
 ) -> ProbeResult:
     """Probe a model that may be trained; the arguments are those of `probe`."""
-    _check_arguments(target, steps=steps, scale=scale, batch_size=batch_size)
+    _check_arguments(
+        base_batch_size=target.base_batch_size,
+        batch_size=batch_size,
+        steps=steps,
+        run_steps=target.run_steps,
+        scale=scale,
+    )
     began = time.perf_counter()
     lr = float(target.optimizer.param_groups[0]["lr"])
     trace = measure_steps(target, steps=steps, batch_size=batch_size, seed=seed, progress=progress)
@@ -136,20 +147,43 @@ def probe_target(
         bare_noise=bare_noise,
         blocks=blocks,
         checks=tuple(trace.findings),
-        outlook=outlook_of(noise, series=trace.series, scale=scale, **run),
+        outlook=outlook_of(
+            noise, series=trace.series, scale=scale, known_samples=trace.known_samples, **run
+        ),
     )
 
 
 def _check_arguments(
-    target: ProbeTarget, *, steps: int, scale: int | None, batch_size: int
+    *, base_batch_size: int, batch_size: int, steps: int, run_steps: int, scale: int | None
 ) -> None:
-    if steps < 1 or (scale is not None and scale < 1):
-        raise ValueError(f"steps and scale are at least 1; got steps={steps}, scale={scale}.")
-    if batch_size < target.base_batch_size:
+    counts = (
+        ("base_batch_size", base_batch_size, 2, "samples, which are split into parts", 64),
+        ("batch_size", batch_size, 2, "samples", 4 * max(base_batch_size, 16)),
+        ("steps", steps, 1, "optimizer steps", 400),
+        ("run_steps", run_steps, 1, "steps of the whole run at the base batch", 10_000),
+        ("scale", 1 if scale is None else scale, 1, "base batches", 8),
+    )
+    for name, value, least, what, usual in counts:
+        if not is_count(value, least=least):
+            raise ValueError(
+                f"{name}={value!r} was given, but it is a whole number of {what}, {least} or "
+                f"more. lb.probe(..., {name}={usual})"
+            )
+    if batch_size < base_batch_size:
         raise ValueError(
-            f"A measured step has at least the base batch, {target.base_batch_size} samples; got "
+            f"A measured step has at least the base batch, {base_batch_size} samples; got "
             f"batch_size={batch_size}. Leave it out, or use "
-            f"batch_size={4 * target.base_batch_size} for more signal a step."
+            f"batch_size={4 * base_batch_size} for more signal a step."
+        )
+
+
+def _check_run(*, steps: int, run_steps: int) -> None:
+    """Refuse a run that is shorter than its probe, whose last steps it would never reach."""
+    if is_count(run_steps, least=1) and is_count(steps, least=1) and run_steps < steps:
+        raise ValueError(
+            f"run_steps={run_steps} was given, but the probe trains for steps={steps}, and it is "
+            "at most as long as the run that it forecasts. "
+            f"lb.probe(..., steps={run_steps}, run_steps={run_steps})"
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from largebatch.analysis.efficiency import Range
 from largebatch.checks.finding import CheckUp, Finding
 from largebatch.studies.noise_of_run import NoiseOrReason, Stretch
-from largebatch.studies.probe_values import BatchOutlook, Block
+from largebatch.studies.probe_values import SCALES, BatchOutlook, Block
 from largebatch.studies.report_text import Section, interval, number, sparkline
 
 CANNOT_KNOW = (
@@ -137,13 +137,17 @@ def forecast_section(
     )
     trust = (
         "The forecast assumes that large batches come by the same weights after as many base "
-        "steps. So trust it for 8 times the batch more than for 128, and less if the learning rate "
+        "steps. So trust it for 2 times the batch more than for 32, and less if the learning rate "
         "is close to the largest stable one."
     )
     notes = [gain, trust]
-    if dataset_size is not None and outlook.forecasts[-1].batch_size > dataset_size:
+    largest = max((each.scale for each in outlook.forecasts), default=1)
+    beyond = [each for each in sorted({*SCALES, outlook.scale}) if each > largest]
+    if beyond:
+        size = "" if dataset_size is None else f" of {dataset_size:,} samples"
         notes.append(
-            f"The data set has {dataset_size:,} samples: nothing is known about larger batches."
+            f"Scales from {beyond[0]} on are left out: a batch of {beyond[0] * base_batch_size:,} "
+            f"is larger than the data set{size}, and nothing is known about it."
         )
     return Section(
         title="AdaScale, which sets the rate as it goes: forecast for the whole run",

@@ -15,7 +15,7 @@ from largebatch.analysis.noise import NoiseEstimate, Pairs
 from largebatch.studies.gain_forecast import GainForecast, forecast_gain
 from largebatch.studies.noise_of_run import NoiseOrReason
 
-SCALES = (8, 32, 128)
+SCALES = (2, 4, 8, 32)
 """Scales of the forecasts."""
 
 
@@ -45,7 +45,7 @@ class BatchOutlook:
         paying: the batch up to which a doubling saves a quarter of the steps or more.
         twice_base: the batch that needs twice the samples of the base batch.
         twice_fewest: the batch that needs twice the fewest samples of any batch.
-        forecasts: of AdaScale over the whole run.
+        forecasts: of AdaScale over the whole run, at batches that the data set holds.
         scale: S of the lines to paste.
     """
 
@@ -65,6 +65,7 @@ def outlook_of(
     run_steps: int,
     scale: int | None = None,
     seed: int = 0,
+    known_samples: int | None = None,
 ) -> BatchOutlook | None:
     """Return what the noise scale of a run says about larger batches; None if it is unknown.
 
@@ -75,6 +76,7 @@ def outlook_of(
         run_steps: of the run at the base batch.
         scale: for the lines to paste; None is the last doubling that pays, at least 2.
         seed: of the forecasts' intervals.
+        known_samples: of the data set, beyond which nothing is forecast; None if unknown.
     """
     known = noise.estimate
     if known is None:
@@ -97,6 +99,7 @@ def outlook_of(
                 seed=seed,
             )
             for each in sorted({*SCALES, scale})
+            if known_samples is None or each * base_batch_size <= known_samples
         ),
         scale=scale,
     )

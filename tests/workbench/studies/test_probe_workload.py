@@ -139,7 +139,7 @@ def test_the_forecast_on_digits_is_what_adascale_then_does() -> None:
     workload = replace(workload, data=lambda: data, budget_epochs=10)
     found = probe_workload(workload, steps=669)
     assert found.outlook is not None
-    told = found.outlook.forecasts[0]
+    (told,) = [row for row in found.outlook.forecasts if row.scale == 8]
     model, optimizer = workload.fresh(seed=1)
     batches = lb.BatchLoader(data.train, batch_size=128, max_micro_batch_size=32, seed=1)
     control = lb.Controller(model, optimizer, lb.AdaScale(), batches, base_batch_size=16)
@@ -152,7 +152,6 @@ def test_the_forecast_on_digits_is_what_adascale_then_does() -> None:
     )
     done = control.base_steps / control.optimizer_steps
     print(f"forecast {told.mean_gain}, realised {done:.3f} in {control.optimizer_steps} steps")
-    assert told.scale == 8
     assert told.mean_gain.value == pytest.approx(done, rel=0.25)
     assert told.mean_gain.low < done < told.mean_gain.high
 
