@@ -40,6 +40,12 @@ LEAST_BOUND = 1.0
 BELOW_ZERO = "the squared norm is below zero by more than chance explains"
 """The reason why a noise scale is unknown if even an infinite one does not fit."""
 
+SMALL_DATA = (
+    "if a small data set is passed over many times, its size: "
+    "lb.watch(..., dataset_size=len(dataset))"
+)
+"""What may be needed if the gradient is lost in its noise."""
+
 Pairs = Sequence[tuple[float, float]] | Series
 
 
@@ -137,7 +143,8 @@ def estimate_noise(
     if low < LEAST_BOUND and math.isinf(high):
         return NotEnough(
             reason=f"the gradient is lost in its noise after {len(pairs)} steps",
-            needed="more steps, or more samples a step",
+            needed="more steps, or more samples a step"
+            + ("" if dataset_size is not None else f", or {SMALL_DATA}"),
         )
     return NoiseEstimate(
         noise_scale=noise_scale(variance=variance, sqnorm=sqnorm),
