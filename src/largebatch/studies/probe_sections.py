@@ -137,7 +137,7 @@ def forecast_section(
     )
     trust = (
         "The forecast assumes that large batches come by the same weights after as many base "
-        "steps. So trust it for 2 times the batch more than for 32. If lr / (1 - momentum) is close "
+        "steps. So trust it for 2 times the batch more than for 32. If lr / (1 - momentum) is near "
         "to the largest stable learning rate, AdaScale takes fewer steps than the interval says: "
         "154 for [165, 212] in one of our tests."
     )
