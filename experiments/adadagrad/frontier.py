@@ -263,7 +263,6 @@ def draw(ledger: Ledger, path: Path) -> None:
 
 
 PART = Part(
-    outdated=True,
     title="Batches that grow, beside all constant ones",
     find=find,
     draw=draw,
