@@ -313,6 +313,13 @@ def test_what_is_measured_is_named_before_the_first_step_and_after_a_failure() -
     assert str(noise).endswith(noise.label)
 
 
+def test_the_noise_scale_of_a_data_set_is_named_as_approximate() -> None:
+    _, noise = train(CASES["dropout"], watched=True, parts=3, steps=2, dataset_size=24)
+    assert noise.label.endswith(
+        "; exact; of the data set of 24 samples, approximate while the weights move within an epoch"
+    )
+
+
 def on_ranks(parts: int) -> str:
     torch.manual_seed(0)
     model = DistributedDataParallel(classifier())

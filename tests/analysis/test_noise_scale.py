@@ -111,8 +111,12 @@ def test_a_small_but_true_noise_scale_is_reported():
 
 def test_a_gradient_lost_in_its_noise_is_not_enough():
     rng = np.random.default_rng(0)
-    verdict = estimate_noise(np.stack([np.full(32, 1.0), rng.normal(size=32) * 100.0], axis=1))
+    series = np.stack([np.full(32, 1.0), rng.normal(size=32) * 100.0], axis=1)
+    verdict = estimate_noise(series)
     assert "lost in its noise after 32 steps" in verdict.reason
+    assert "more steps, or more samples a step, or, if a small data set" in verdict.needed
+    assert "lb.watch(..., dataset_size=len(dataset))" in verdict.needed
+    assert estimate_noise(series, dataset_size=64).needed == "more steps, or more samples a step"
 
 
 def test_a_squared_norm_below_zero_beyond_chance_is_not_enough():
@@ -125,6 +129,7 @@ def test_a_squared_norm_below_zero_beyond_chance_is_not_enough():
     given = estimate_noise(np.full((64, 2), [9.0, -1.0]), dataset_size=16)
     assert given.reason == BELOW_ZERO
     assert "a data set of 16 samples drawn without replacement" in given.needed
+    assert "weights that hardly move within an epoch" in given.needed
 
 
 DATASET = 256

@@ -45,6 +45,9 @@ PAIRS_ARE_OFF = (
 )
 """Of the noise scale from pairs of steps: `experiments/batch_norm_rows`, at its learning rate."""
 
+MOVING = "approximate while the weights move within an epoch"
+"""Of the noise scale of a data set: the samples that are left then have another mean gradient."""
+
 
 class Watch:
     """Shows the gradient noise of a training loop; `watch` builds it, `print` prints it.
@@ -133,6 +136,8 @@ class Watch:
         if source == "examples" and rough is None:
             exact = "exact if the loss is a mean over the examples"
         parts = "pairs of consecutive steps" if source == "temporal" else source
+        if self._dataset_size is not None:
+            exact += f"; of the data set of {self._dataset_size} samples, {MOVING}"
         left = f"; {self.dropped} steps left out" if self.dropped else ""
         return (
             f"from {parts}, {often}; of the bare gradient, before {self._optimizer_name} changes "
@@ -283,7 +288,9 @@ def watch(
     printed label says so.
 
     The true gradient is that of the distribution of fresh samples. If a small data set is passed
-    over many times, give its size: the noise scale is then that of the data set's own gradient.
+    over many times, give its size: the noise scale is then that of the data set's own gradient. It
+    is approximate while the weights move within an epoch. Late in training, at a large learning
+    rate, the estimate was a third of the true one (docs/noise-scale.md).
 
     Args:
         model: bare, or in DistributedDataParallel if several processes share the batch.

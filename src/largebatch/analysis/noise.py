@@ -117,7 +117,8 @@ def estimate_noise(
         series: pairs [T, 2] of unbiased estimates, such as those of `GradientMoments`.
         dataset_size: samples N of a data set whose epochs are drawn without replacement. The noise
             scale is then that of the data set's gradient, with sqnorm + variance / N for the
-            squared norm. None if samples are fresh or drawn with replacement.
+            squared norm. It is approximate while the weights move within an epoch. None if samples
+            are fresh or drawn with replacement.
         seed: of the bootstrap's generator.
         level: probability of covering the noise scale, in (0, 1).
 
@@ -144,7 +145,7 @@ def estimate_noise(
         return NotEnough(
             reason=f"the gradient is lost in its noise after {len(pairs)} steps",
             needed="more steps, or more samples a step"
-            + ("" if dataset_size is not None else f", or {SMALL_DATA}"),
+            + ("" if dataset_size is not None else f", or, {SMALL_DATA}"),
         )
     return NoiseEstimate(
         noise_scale=noise_scale(variance=variance, sqnorm=sqnorm),
@@ -228,7 +229,10 @@ def _checked(series: Pairs, *, level: float) -> Series:
 def _what_explains(dataset_size: int | None) -> str:
     parts = "parts that are independent samples of the sizes given"
     if dataset_size is not None:
-        return f"a data set of {dataset_size} samples drawn without replacement, and {parts}"
+        return (
+            f"a data set of {dataset_size} samples drawn without replacement, weights that hardly "
+            f"move within an epoch, and {parts}"
+        )
     return (
         "the size of the data set, if its epochs are drawn without replacement and it has fewer "
         "samples than the noise scale: lb.watch(..., dataset_size=len(dataset)), or "
