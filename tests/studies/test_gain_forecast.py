@@ -31,9 +31,17 @@ def flat(steps: int) -> np.ndarray:
 
 
 def naive_steps(
-    pairs: Sequence[Sequence[float]], *, run_steps: int, scale: int, window: float = 1000.0
+    pairs: Sequence[Sequence[float]],
+    *,
+    run_steps: int,
+    scale: int,
+    window: float = 1000.0,
+    useful: Sequence[float] | None = None,
 ) -> float:
     """Return AdaScale's steps by a plain loop: sums over all steps before, and no fast end."""
+    if useful is None:
+        useful = [pair[1] for pair in pairs]
+    pairs = [(*pair, part) for pair, part in zip(pairs, useful, strict=True)]
     last = np.mean(pairs[int(0.75 * len(pairs)) :], axis=0)
 
     def sum_up_to(stop: float) -> np.ndarray:
@@ -45,9 +53,11 @@ def naive_steps(
     while True:
         half = min(gain / 2, clock + 0.5)
         low, high = clock + 0.5 - half, clock + 0.5 + half
-        seen.append((sum_up_to(high) - sum_up_to(low)) / (high - low))
-        kept = [(1 - scale / window) ** age for age in reversed(range(len(seen)))]
-        variance, sqnorm = np.average(seen, axis=0, weights=kept)
+        mean = (sum_up_to(high) - sum_up_to(low)) / (high - low)
+        kept = mean[1] - mean[2]
+        seen.append(np.array([mean[0], mean[2] + kept * gain / scale]) if kept else mean[:2])
+        weights = [(1 - scale / window) ** age for age in reversed(range(len(seen)))]
+        variance, sqnorm = np.average(seen, axis=0, weights=weights)
         noise, signal = variance / BASE, max(sqnorm, 0.0)
         gain = (noise + signal) / (noise / scale + signal)
         if clock + gain >= run_steps:
@@ -66,6 +76,42 @@ def test_the_simulated_run_is_that_of_a_plain_loop(
         NoisePath.of(pairs), base_batch_size=BASE, run_steps=run_steps, scale=scale
     )
     assert found == pytest.approx(naive_steps(pairs, run_steps=run_steps, scale=scale), rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 8, 64])
+def test_the_run_that_keeps_up_less_is_that_of_a_plain_loop(scale: int) -> None:
+    pairs = falling(100)
+    useful = pairs[:, 1] * np.linspace(1.0, -0.2, 100)
+    path = NoisePath.of(np.stack([pairs[:, 0], useful], axis=1))
+    found = simulated_steps(
+        NoisePath.of(pairs), base_batch_size=BASE, run_steps=150, scale=scale, useful=path
+    )
+    naive = naive_steps(pairs, run_steps=150, scale=scale, useful=useful.tolist())
+    assert found == pytest.approx(naive, rel=1e-9)
+
+
+def test_a_kept_part_lowers_the_lower_end_alone() -> None:
+    pairs = falling(noise=1.0)
+    facts = {"base_batch_size": BASE, "run_steps": 400, "scale": 8}
+    plain = forecast_gain(pairs, **facts).steps
+    kept = forecast_gain(pairs, useful=0.3 * pairs[:, 1], **facts).steps
+    nothing = forecast_gain(pairs, useful=pairs[:, 1], **facts).steps
+    more = forecast_gain(pairs, useful=1.5 * pairs[:, 1], **facts).steps
+    assert (kept.value, kept.high) == (plain.value, plain.high)
+    assert kept.low < 0.95 * plain.low
+    assert nothing.low == pytest.approx(plain.low)
+    assert more == plain
+
+
+def test_with_a_kept_part_the_gain_solves_its_own_equation() -> None:
+    """By hand: variance / b = 1, sqnorm 1.5, of which 1 is kept, S = 4. With the gain r the squared
+    norm is .5 + r / 4, and r = (1 + q) / (1 / 4 + q) gives r^2 + 2 r - 6 = 0, r = sqrt(7) - 1."""
+    pairs = [(16.0, 1.5)] * 400
+    path, useful = NoisePath.of(pairs), NoisePath.of([(16.0, 0.5)] * 400)
+    facts = {"base_batch_size": BASE, "scale": 4, "useful": useful}
+    long = simulated_steps(path, run_steps=40_000, **facts)
+    short = simulated_steps(path, run_steps=20_000, **facts)
+    assert 20_000 / (long - short) == pytest.approx(7**0.5 - 1, rel=2e-3)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 8, 128])

@@ -29,6 +29,7 @@ from largebatch.rules.factors import Factor
 from largebatch.studies.first_step import FirstStepChecks
 from largebatch.studies.noise_of_run import overscaled
 from largebatch.studies.training_loop import train_until
+from largebatch.studies.useful_signal import effective_lr
 
 PARTS = 4
 """Micro-batches of a step; `largebatch.studies.probe` says why."""
@@ -83,6 +84,7 @@ class Trace:
         blocks: moments of each block of the model.
         findings: of the checks.
         parts: micro-batches of a step, over all ranks.
+        lrs: effective learning rate of each step with SGD; else empty.
     """
 
     batch_size: int
@@ -97,6 +99,7 @@ class Trace:
     blocks: dict[str, list[Pair]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     parts: int = 0
+    lrs: list[float] = field(default_factory=list)
 
     @property
     def scaled(self) -> bool:
@@ -141,6 +144,7 @@ def measure_steps(
     control, trace = observer.control, observer.trace
 
     def count() -> None:
+        observer.after_step()
         if progress is not None:
             progress(control.optimizer_steps, steps)
 
@@ -163,6 +167,7 @@ class _Observer:
 
     def __init__(self, target: ProbeTarget, *, batch_size: int, seed: int) -> None:
         self.target, self.blocks = target, BlockNorms()
+        self.lr = effective_lr(target.optimizer)
         adam = PreconditionedNorms()
         meter = Meter(target.model, statistics=[self.blocks, adam], tap=Detached())
         batches = _batches_of(target, batch_size=batch_size, ranks=meter.rank_count, seed=seed)
@@ -209,6 +214,11 @@ class _Observer:
             warm = len(trace.losses) > PreconditionedNorms.WARM
             if warm and reading.preconditioned_moments is not None:
                 trace.preconditioned.append(_pair(reading.preconditioned_moments))
+
+    def after_step(self) -> None:
+        """Note the learning rate of a measured step."""
+        if self.lr is not None and len(self.trace.lrs) < len(self.trace.moments):
+            self.trace.lrs.append(self.lr * self.control.lr_multiplier)
 
 
 def _rule_of(target: ProbeTarget, *, adam: bool) -> Rule:

@@ -19,6 +19,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from largebatch.analysis.bootstrap import Series
 from largebatch.checks.checked_run import Loss
 from largebatch.checks.snapshot import copy_run
 from largebatch.core.number_checks import is_count
@@ -28,6 +29,7 @@ from largebatch.studies.measured_steps import ProbeTarget, StepCounter, Trace, m
 from largebatch.studies.noise_of_run import noise_of_series
 from largebatch.studies.probe_result import ProbeResult
 from largebatch.studies.probe_values import Block, outlook_of
+from largebatch.studies.useful_signal import useful_signal
 
 
 def probe(
@@ -148,7 +150,12 @@ def probe_target(
         blocks=blocks,
         checks=tuple(trace.findings),
         outlook=outlook_of(
-            noise, series=trace.series, scale=scale, known_samples=trace.known_samples, **run
+            noise,
+            series=trace.series,
+            scale=scale,
+            known_samples=trace.known_samples,
+            useful=_useful(trace, base_batch_size=base),
+            **run,
         ),
     )
 
@@ -185,6 +192,13 @@ def _check_run(*, steps: int, run_steps: int) -> None:
             "at most as long as the run that it forecasts. "
             f"lb.probe(..., steps={run_steps}, run_steps={run_steps})"
         )
+
+
+def _useful(trace: Trace, *, base_batch_size: int) -> Series | None:
+    """Return `useful_signal`; None if the steps were larger than those that the forecast is of."""
+    if trace.batch_size != base_batch_size:
+        return None
+    return useful_signal(trace.series, losses=trace.series_losses, lrs=trace.lrs)
 
 
 def _blocks_of(trace: Trace, model: nn.Module, facts: Mapping[str, Any]) -> tuple[Block, ...]:

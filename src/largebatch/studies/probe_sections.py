@@ -137,9 +137,10 @@ def forecast_section(
     )
     trust = (
         "The forecast assumes that large batches come by the same weights after as many base "
-        "steps. So trust it for 2 times the batch more than for 32. If lr / (1 - momentum) is near "
-        "to the largest stable learning rate, AdaScale takes fewer steps than the interval says: "
-        "154 for [165, 212] in one of our tests."
+        "steps. So trust it for 2 times the batch more than for 32. At large lr / (1 - momentum), "
+        "noise keeps up a part of the gradient's norm, and a larger batch keeps up less of it. "
+        "AdaScale then takes fewer steps than the forecast: 154 for 189 in one of our tests. With "
+        "SGD at one learning rate, the lower end of the interval allows for this; else it does not."
     )
     notes = [gain, trust]
     largest = max((each.scale for each in outlook.forecasts), default=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from largebatch.analysis.bootstrap import Series
 from largebatch.analysis.efficiency import (
     BatchRow,
     Range,
@@ -66,6 +67,7 @@ def outlook_of(
     scale: int | None = None,
     seed: int = 0,
     known_samples: int | None = None,
+    useful: Series | None = None,
 ) -> BatchOutlook | None:
     """Return what the noise scale of a run says about larger batches; None if it is unknown.
 
@@ -77,6 +79,7 @@ def outlook_of(
         scale: for the lines to paste; None is the last doubling that pays, at least 2.
         seed: of the forecasts' intervals.
         known_samples: of the data set, beyond which nothing is forecast; None if unknown.
+        useful: as in `forecast_gain`.
     """
     known = noise.estimate
     if known is None:
@@ -97,6 +100,7 @@ def outlook_of(
                 run_steps=run_steps,
                 scale=each,
                 seed=seed,
+                useful=useful,
             )
             for each in sorted({*SCALES, scale})
             if known_samples is None or each * base_batch_size <= known_samples
