@@ -15,7 +15,7 @@ steps. Two things break this where the learning rate is not small against the cu
   times as large, which may be less or more.
 
 On noisy quadratics with x up to 0.3 the forecast at 8 times the batch is therefore 1 to 4 % too
-high. On digits with momentum 0.9 and lr 0.05 it is 23 % too high in the mean of six runs. A probe
+high. On digits with momentum 0.9 and lr 0.05 it is 28 % too high in the mean of ten runs. A probe
 does not measure x. For SGD `useful_signal` gives an upper bound of the part that noise keeps up.
 The lower end of the interval comes from a run in which this part shrinks by r / S.
 

@@ -14,6 +14,7 @@ So in a run at S times the batch and r times the learning rate it is r / S times
 
 G'HG counts as kept, too. Near the largest stable learning rate it is not small, and the kept part
 comes out too large: the useful part is a lower bound, for the lower end of an interval alone.
+Weight decay moves the weights as well and is left out.
 """
 
 from __future__ import annotations
