@@ -135,4 +135,4 @@ def _rows(findings: Findings, name: str, found: dict[str, list[Result]]) -> list
     return rows
 
 
-PART = Part(outdated=True, title="Yoked runs and batches that change", find=find, spots=True)
+PART = Part(title="Yoked runs and batches that change", find=find, spots=True)

@@ -238,4 +238,4 @@ def draw(ledger: Ledger, path: Path) -> None:
     drawn.savefig(path, dpi=110)
 
 
-PART = Part(outdated=True, title="AdaScale beside its baselines", find=find, draw=draw, spots=True)
+PART = Part(title="AdaScale beside its baselines", find=find, draw=draw, spots=True)

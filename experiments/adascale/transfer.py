@@ -160,9 +160,10 @@ def find(ledger: Ledger) -> Findings:
     return findings
 
 
-FEW = ("fashion-cnn", "stdlib-narrow-sgd", "stdlib-narrow")
-"""Workloads of the short picture."""
+FEW = ("fashion-cnn", "stdlib-narrow-sgd")
+"""Workloads of the short picture, which the README shows."""
 
+SHORT_PICTURE = Path(__file__).parents[2] / "docs" / "images" / "learning-rate-transfer.png"
 
 NAMES = {
     "fashion-logistic": "logistic regression",
@@ -171,19 +172,22 @@ NAMES = {
     "stdlib-narrow-sgd": "transformer, SGD",
     "stdlib-narrow": "transformer, AdamW",
 }
-"""In the pictures."""
+"""Workload -> its name in the pictures."""
+
+METHODS = {"linear+": "linear scaling", "sqrt+": "square-root scaling", "AdaScale": "AdaScale"}
+"""Method -> its name in the pictures."""
 
 
 def draw(ledger: Ledger, path: Path) -> None:
-    """A row a workload, a column a method; and a short picture of FEW of them."""
+    """Draw a row per workload and a column per method; and a short picture of FEW workloads."""
     _picture(ledger, path, [workload for workload, (scales, _) in CELLS.items() if scales])
-    _picture(ledger, path.with_stem(f"{path.stem}-few"), [w for w in FEW if w in CELLS])
+    _picture(ledger, SHORT_PICTURE, FEW)
 
 
 def _picture(ledger: Ledger, path: Path, workloads: Sequence[str]) -> None:
     from experiments.lab.draw import figure
 
-    columns = ("linear+", "sqrt+", "AdaScale")
+    columns = tuple(METHODS)
     drawn, axes = figure(rows=len(workloads), columns=len(columns), height=2.5)
     for row, workload in zip(axes, workloads, strict=True):
         found = {panel.method: panel for panel in panels(ledger, workload)}
@@ -191,11 +195,10 @@ def _picture(ledger: Ledger, path: Path, workloads: Sequence[str]) -> None:
         at_one = [middle(r) for r in found["AdaScale"].curves[1]]
         bottom, top = 0.97 * min(means), 1.5 * max(filter(math.isfinite, at_one))
         for axis, method in zip(row, columns, strict=True):
-            axis.set_title(f"{NAMES.get(workload, workload)}: {method}", fontsize=10)
+            axis.set_title(f"{NAMES.get(workload, workload)}: {METHODS[method]}", fontsize=10)
             if method not in found:
-                axis.text(0.5, 0.5, "not meant for Adam", ha="center", transform=axis.transAxes)
-                axis.set_xticks([])
-                axis.set_yticks([])
+                axis.set_axis_off()
+                axis.set_title("(linear scaling is not meant for Adam)", fontsize=10)
                 continue
             _panel(axis, found[method], bottom=bottom, top=top)
         row[0].set_ylabel("validation loss")
@@ -203,8 +206,8 @@ def _picture(ledger: Ledger, path: Path, workloads: Sequence[str]) -> None:
         axis.set_xlabel("base learning rate")
     axes[0][-1].legend(frameon=False)
     drawn.suptitle(
-        "Learning-rate transfer: rings mark the best rate of each scale. Curves that leave the "
-        "top diverge or fail to train.", fontsize=10,
+        "A ring marks the best of seven learning rates. The methods take equally many steps. A "
+        "curve that leaves the panel at the top diverged or failed to train.", fontsize=10,
     )  # fmt: skip
     drawn.savefig(path, dpi=110)
 
@@ -215,7 +218,7 @@ def _panel(axis: Any, panel: Panel, *, bottom: float, top: float) -> None:
     for (scale, curve), colour, marker in zip(panel.curves.items(), COLOURS, "osD", strict=False):
         means = [middle(row) for row in curve]
         ends = [value if math.isfinite(value) else 10.0 * top for value in means]
-        axis.plot(panel.rates, ends, marker=marker, color=colour, ms=4, label=f"scale {scale}")
+        axis.plot(panel.rates, ends, marker=marker, color=colour, ms=4, label=_batch(scale))
         best = means.index(min(means))
         axis.plot(panel.rates[best], means[best], marker=marker, ms=11, mfc="none",
                   color=colour, mew=1.5)  # fmt: skip
@@ -225,4 +228,8 @@ def _panel(axis: Any, panel: Panel, *, bottom: float, top: float) -> None:
     axis.minorticks_off()
 
 
-PART = Part(outdated=True, title="Learning-rate transfer", find=find, draw=draw)
+def _batch(scale: int) -> str:
+    return "base batch size" if scale == 1 else f"{scale} x the base batch size"
+
+
+PART = Part(title="Learning-rate transfer", find=find, draw=draw)

@@ -153,4 +153,4 @@ def draw(ledger: Ledger, path: Path) -> None:
     drawn.savefig(path, dpi=110)
 
 
-PART = Part(outdated=True, title="Seesaw beside the cosine", find=find, draw=draw)
+PART = Part(title="Seesaw beside the cosine", find=find, draw=draw)
