@@ -17,6 +17,7 @@ import ast
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -90,7 +91,7 @@ def blocks_in(text: str, *, page: Path) -> Iterator[Block]:
 BLOCKS = [block for page in PAGES for block in blocks_in(page.read_text(), page=page)]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 PROGRAMS = [block for block in PYTHON if block.kind == "torchrun"]
-OPTIONAL = ("accelerate",)
+OPTIONAL = ("accelerate", "lightning")
 
 
 def pieces() -> Iterator[list[Block]]:
@@ -131,6 +132,8 @@ def test_the_code_that_is_shown_runs(
     for package in OPTIONAL:
         if any(f"import {package}" in b.text or f"from {package}" in b.text for b in piece):
             pytest.importorskip(package)
+    if any("import lightning" in b.text or "from lightning" in b.text for b in piece):
+        warnings.simplefilter("ignore")  # Lightning calls functions that torch has deprecated
     run(piece)
     printed = iter(capsys.readouterr().out.splitlines())
     promised = [line for block in piece for line in promises(block)]
