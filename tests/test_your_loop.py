@@ -227,8 +227,7 @@ def messages(text: str, *, least: int) -> Iterator[str]:
 def rows() -> list[str]:
     """The first column of the tables of messages."""
     _, _, tables = (HOW_TO / "troubleshooting.md").read_text().partition("\n## Messages\n")
-    cells = re.findall(r"^\| (.+?) \| .+ \| .+ \| .*\|$", tables, flags=re.MULTILINE)
-    return [cell for cell in cells if cell not in ("message", "---")]
+    return re.findall(r"^\| `(.+?)` \| .+ \| .+ \| .*\|$", tables, flags=re.MULTILINE)
 
 
 def unsaid(heads: list[str]) -> list[str]:
