@@ -7,8 +7,9 @@ A block fenced as ```python runs after `PRELUDE`, each block by itself; the fenc
     ```python torchrun      is a whole program, run by torchrun on two processes
     ```python notest        is compiled only, as is a block whose first line is `# sketch`
 
-What a comment gives after `# -> ` is printed by its block, in this order. A block that imports a
-package of `OPTIONAL` is skipped where that is missing.
+What a comment gives after `# -> ` is printed by its block, in this order. A ```text block that
+directly follows shows what is printed; its numbers may differ, and `...` ends a line that is cut. A
+block that imports a package of `OPTIONAL` is skipped where that is missing.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import ast
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +93,7 @@ def blocks_in(text: str, *, page: Path) -> Iterator[Block]:
 BLOCKS = [block for page in PAGES for block in blocks_in(page.read_text(), page=page)]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 PROGRAMS = [block for block in PYTHON if block.kind == "torchrun"]
-OPTIONAL = ("accelerate",)
+OPTIONAL = ("accelerate", "lightning")
 
 
 def pieces() -> Iterator[list[Block]]:
@@ -131,11 +134,15 @@ def test_the_code_that_is_shown_runs(
     for package in OPTIONAL:
         if any(f"import {package}" in b.text or f"from {package}" in b.text for b in piece):
             pytest.importorskip(package)
+    if any("import lightning" in b.text or "from lightning" in b.text for b in piece):
+        warnings.simplefilter("ignore")  # Lightning calls functions that torch has deprecated
     run(piece)
-    printed = iter(capsys.readouterr().out.splitlines())
+    lines = capsys.readouterr().out.splitlines()
+    printed = iter(lines)
     promised = [line for block in piece for line in promises(block)]
     missing = [line for line in promised if line not in printed]  # reads on from the one before
     assert not missing
+    assert not unlike(shown_after(piece), lines)
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +157,34 @@ def _no_state() -> Iterator[None]:
 def promises(block: Block) -> list[str]:
     """The lines that a block says it prints."""
     return re.findall(r"# -> (.+)", block.text)
+
+
+def shown_after(piece: list[Block]) -> list[str]:
+    """The lines of the ```text blocks that directly follow a block of the piece."""
+    texts = [
+        after.text for one, after in pairwise(BLOCKS) if one in piece and after.language == "text"
+    ]
+    return [line for text in texts for line in text.splitlines()]
+
+
+def unlike(shown: list[str], printed: list[str]) -> list[str]:
+    """The shown lines that nothing printed is like, up to numbers and to what `...` stands for."""
+    found = [without_numbers(line) for line in printed]
+    return [
+        line
+        for line in shown
+        if not any(
+            one.startswith(without_numbers(line[:-3]))
+            if line.endswith("...")
+            else one == without_numbers(line)
+            for one in found
+        )
+    ]
+
+
+def without_numbers(line: str) -> str:
+    """The line with `#` in the place of each number."""
+    return re.sub(r"\d[\d.,]*", "#", line)
 
 
 def unreadable_blocks(blocks: list[Block]) -> Iterator[str]:
@@ -299,6 +334,12 @@ def test_what_is_wrong_in_a_block_is_found_with_its_line(
 ) -> None:
     (line,) = find(list(blocks_in(text, page=ROOT / "README.md")))
     assert line.startswith(found)
+
+
+def test_a_shown_line_that_nothing_printed_is_like_is_found() -> None:
+    printed = ["scale 12 [9, 15] samples", "from examples; exact"]
+    assert not unlike(["scale 7 [1, 2] samples", "from examples; ..."], printed)
+    assert unlike(["scale 7 [1, 2] steps"], printed) == ["scale 7 [1, 2] steps"]
 
 
 def test_the_rules_page_has_a_section_for_every_rule_and_a_row_for_every_method() -> None:

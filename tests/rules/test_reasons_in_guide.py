@@ -18,7 +18,7 @@ from largebatch.rules.norm_test import NormTest
 from largebatch.rules.observe import Observe
 from largebatch.rules.sizes import by_evidence, evidence
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "growing-batch.md"
 TABLE = GUIDE.read_text().partition("### How to read a reason")[2].partition("\n### ")[0]
 SPANS = re.findall(r"^\| `([^`]+)` \|", TABLE, flags=re.MULTILINE)
 
