@@ -7,10 +7,10 @@ INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 	--progress-bar off --constraint constraints.txt
 ARGS ?=
 
-.PHONY: help demo test check files names mutants bench soak evidence-quick evidence clean
+.PHONY: help demo test check files names mutants bench soak release evidence-quick evidence clean
 
 help:
-	@echo "make demo            AdaScale against plain scaling on a small problem"
+	@echo "make demo            compares AdaScale with fixed scaling rules on a small problem"
 	@echo "make test            the tests; some of them: make test ARGS=tests/record"
 	@echo "make mutants         faults that the tests must find, 10 minutes; one: make mutants ARGS='--only 3'"
 	@echo "make check           format, lint, types, tests: what a change must pass"
@@ -20,9 +20,10 @@ help:
 	@echo "make soak            kills, faults and damage, 20 000 steps: about an hour"
 	@echo "make evidence-quick  tables from their records, and some runs made again"
 	@echo "make evidence        every run anew, against expected.json: hours"
+	@echo "make release         builds the package in dist/ and tries it in clean environments"
 	@echo "make clean           removes .venv and caches"
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.demo
 	@$(RUN) -m largebatch demo
 
 test: $(VENV)/.installed
@@ -56,6 +57,9 @@ soak: $(VENV)/.installed
 	done; \
 	[ -z "$$failed" ] || { echo "did not hold:$$failed"; exit 1; }
 
+release:
+	@$(PYTHON) scripts/release.py
+
 evidence-quick: QUICK := --quick
 evidence-quick evidence: $(VENV)/.installed
 	@failed=; for expected in experiments/*/expected.json; do \
@@ -70,12 +74,18 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch is named beside the package, so that pip chooses the pinned build and never another one.
-$(VENV)/.installed: pyproject.toml constraints.txt
+# `.demo` marks an environment that can run the command line, `.installed` one for all tests.
+$(VENV)/.demo $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "largebatch needs Python 3.11 or newer; $(PYTHON) is" \
+		echo "largebatch requires Python 3.11 or newer, but $(PYTHON) is" \
 			"$$($(PYTHON) --version 2>&1). Name another one: make PYTHON=python3.11 $(MAKECMDGOALS)"; \
 		exit 1; }
 	@echo "Installing into $(VENV); the first time this takes some minutes."
-	@$(PYTHON) -m venv $(VENV)
-	@$(INSTALL) torch==2.13.0 --editable '.[dev]'
-	@touch $@
+	@[ -e $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV)
+	@$(INSTALL) torch==2.13.0 --editable '.[$(EXTRA)]'
+	@touch $(STAMPS)
+
+$(VENV)/.demo: EXTRA := demo
+$(VENV)/.demo: STAMPS := $(VENV)/.demo
+$(VENV)/.installed: EXTRA := dev
+$(VENV)/.installed: STAMPS := $(VENV)/.demo $(VENV)/.installed
