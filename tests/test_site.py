@@ -203,7 +203,7 @@ def test_the_pages_fit_on_desk_and_phone_by_day_and_night_and_the_search_finds_a
         window, complaints = opened(browser.new_context(viewport={"width": 1400, "height": 900}))
         window.goto((site / "index.html").as_uri())
         window.fill("input[name=query]", "fit_micro_batch")
-        window.wait_for_selector("a.md-search-result__link[href*='reference/lb.html']")
+        window.wait_for_selector("a.md-search-result__link[href*='reference/largebatch.html']")
         assert complaints == []
         browser.close()
 

@@ -21,7 +21,7 @@ import reference  # noqa: E402
 import repository  # noqa: E402
 
 MARK = "<!-- generated -->"
-TABLES = {"reference/index.md": reference.overview}
+TABLES = {"reference/index.md": reference.overview, "stability.md": reference.moved_names}
 """Page -> function whose table replaces the comment `MARK` on the page."""
 
 

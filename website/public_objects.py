@@ -60,6 +60,7 @@ class Namespace:
     def page(self) -> str:
         """Path of the page below the folder of the pages."""
         last = self.name.removeprefix("lb.").removeprefix("largebatch.")
+        last = "largebatch" if last == "lb" else last
         return f"reference/{last.replace('.', '-')}.md"
 
 

@@ -8,7 +8,15 @@ from collections.abc import Iterable
 
 import click
 
-from public_objects import Namespace, PublicObject, first_sentence, namespaces
+from public_objects import (
+    SOURCE,
+    Namespace,
+    PublicObject,
+    first_sentence,
+    module_of,
+    namespaces,
+    public_names,
+)
 
 
 def pages() -> dict[str, str]:
@@ -27,6 +35,17 @@ def overview() -> str:
     ]
     command = "| [`largebatch`](command-line.md) | Lists the commands and their options. |"
     return "\n".join(["| namespace | what it holds |", "| --- | --- |", *rows, command])
+
+
+def moved_names() -> str:
+    """Return the table of the names that have moved since version 0.1."""
+    lines = ["| name of version 0.1 | current name |", "| --- | --- |"]
+    for path in sorted(SOURCE.rglob("__init__.py")):
+        for old, place in public_names.table_of(path.read_text(), "MOVED").items():
+            lines.append(
+                f"| `{module_of(path)}.{old}` | `{place}` |".replace("`largebatch.", "`lb.")
+            )
+    return "\n".join(lines)
 
 
 def opening(space: Namespace) -> str:
