@@ -131,10 +131,10 @@ def _command(name: str, command: click.Command, parent: click.Context) -> Iterab
     yield _prose(command.help or "")
     for option in command.get_params(context):
         record = option.get_help_record(context)
-        if record is not None and "--help" not in option.opts:
+        if record is not None and record[1] and "--help" not in option.opts:
             yield ""
             yield f"`{record[0]}`"
-            yield f":   {_prose(record[1]) or 'No description.'}"
+            yield f":   {_prose(record[1])}"
 
 
 def _prose(text: str) -> str:
@@ -145,5 +145,6 @@ def _prose(text: str) -> str:
             kept = paragraph.removeprefix("\b\n")
             paragraphs.append(f"```text\n{kept}\n```")
         else:
-            paragraphs.append(" ".join(paragraph.split()).replace("<", "&lt;").replace("*", "\\*"))
+            plain = " ".join(paragraph.split()).replace("<", "&lt;").replace("*", "\\*")
+            paragraphs.append(re.sub(r"(?<![\w`-])--[a-z][\w-]*", r"`\g<0>`", plain))
     return "\n\n".join(paragraphs)
