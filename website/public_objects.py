@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -118,12 +119,18 @@ def _targets(path: Path) -> dict[str, str]:
     return {name: found[name] for name in sorted(public_names.names_imported_by(path))}
 
 
+@cache
+def _tree(module: str) -> ast.Module:
+    """Return what is written in the file of a module."""
+    return ast.parse(file_of(module).read_text())
+
+
 def _definition(target: str) -> str:
     """Return the path of an object's definition, by way of the imports of its module."""
     module, _, name = target.rpartition(".")
     if not module.startswith("largebatch"):
         return target
-    for node in ast.parse(file_of(module).read_text()).body:
+    for node in _tree(module).body:
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
@@ -146,7 +153,7 @@ def file_of(module: str) -> Path:
 def summary_of(target: str) -> str:
     """Return the first sentence of an object's docstring, on one line."""
     module, _, name = target.rpartition(".")
-    body = ast.parse(file_of(module).read_text()).body
+    body = _tree(module).body
     for node, below in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return first_sentence(ast.get_docstring(node) or "")
