@@ -14,14 +14,21 @@ import griffe
 ENTRY = re.compile(r"^    (\*{0,2}\w+(?:, \*{0,2}\w+)+)(?:, \.\.\.)?: ")
 """Start of an entry that describes several arguments."""
 
+NO_CONSTRUCTOR = {"NamedTuple", "Protocol"}
+"""Bases of classes that write no `__init__`, so that their `Args` describe attributes."""
+
 
 class Docstrings(griffe.Extension):
     """Rewrite each docstring before mkdocstrings reads its sections."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rewrite the docstring of one module, class, function or attribute."""
-        if obj.docstring is not None:
-            obj.docstring.value = with_fenced_examples(with_one_entry_each(obj.docstring.value))
+        if obj.docstring is None:
+            return
+        text = obj.docstring.value
+        if isinstance(obj, griffe.Class) and {str(base) for base in obj.bases} & NO_CONSTRUCTOR:
+            text = re.sub(r"^Args:$", "Attributes:", text, flags=re.MULTILINE)
+        obj.docstring.value = with_fenced_examples(with_one_entry_each(text))
 
     def on_function(self, *, func: griffe.Function, **_: Any) -> None:
         """Give a function below `@with_arguments_of(f)` the parameters of f, as at run time."""
