@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import click
 
+from largebatch.workbench.cli.main import cli
 from public_objects import (
     SOURCE,
     Namespace,
@@ -100,8 +101,6 @@ def _entry(thing: PublicObject) -> Iterable[str]:
 
 def command_line_page() -> str:
     """Return the page of the command line, from the help of each command."""
-    from largebatch.workbench.cli.main import cli
-
     context = click.Context(cli, info_name="largebatch")
     lines = [
         "# Command line",
