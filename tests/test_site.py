@@ -173,8 +173,6 @@ SHOWN = (
     "index.html",
     "tutorials/measure-your-noise.html",
     "reference/rules.html",
-    "reference/command-line.html",
-    "evidence/index.html",
     "evidence/growth/seesaw.html",
 )
 
