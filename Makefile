@@ -7,13 +7,14 @@ INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 	--progress-bar off --constraint constraints.txt
 ARGS ?=
 
-.PHONY: help demo test check files names mutants bench soak release evidence-quick evidence clean
+.PHONY: help demo test check docs files names mutants bench soak release evidence-quick evidence clean
 
 help:
 	@echo "make demo            compares AdaScale with fixed scaling rules on a small problem"
 	@echo "make test            the tests; some of them: make test ARGS=tests/record"
 	@echo "make mutants         faults that the tests must find, 10 minutes; one: make mutants ARGS='--only 3'"
 	@echo "make check           format, lint, types, tests: what a change must pass"
+	@echo "make docs            builds the site of the documentation into site/, and checks its links"
 	@echo "make files           each source file and what it is"
 	@echo "make names           writes the lists of public names anew"
 	@echo "make bench           every program in benchmarks/, one after the other"
@@ -37,6 +38,12 @@ check: $(VENV)/.installed
 	@$(RUN) -m ruff check .
 	@$(RUN) -m mypy
 	@$(MAKE) --no-print-directory test
+
+docs: $(VENV)/.installed
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+	@$(RUN) website/check_links.py site
+	@$(RUN) -m pytest -q tests/test_docs.py
+	@echo "Open site/index.html"
 
 files: $(VENV)/.installed
 	@$(RUN) tests/files.py
@@ -70,7 +77,7 @@ evidence-quick evidence: $(VENV)/.installed
 	[ -z "$$failed" ] || { echo "unlike their expected.json:$$failed"; exit 1; }
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch is named beside the package, so that pip chooses the pinned build and never another one.

@@ -45,11 +45,8 @@ def address_on_site(path: str, *, site: str) -> str | None:
     if not name.startswith("docs/"):
         return None
     page = PurePosixPath(name).relative_to("docs")
-    if page.suffix != ".md":
-        return f"{site}/{page}"
-    folder = page.parent if page.stem == "index" else page.with_suffix("")
-    place = "" if str(folder) == "." else f"{folder}/"
-    return f"{site}/{place}{hash_sign}{anchor}"
+    shown = page.with_suffix(".html") if page.suffix == ".md" else page
+    return f"{site}/{shown}{hash_sign}{anchor}"
 
 
 def _with_absolute_links(text: str, site: str) -> str:

@@ -15,6 +15,7 @@ block that imports a package of `OPTIONAL` is skipped where that is missing.
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 import sys
@@ -29,6 +30,7 @@ from typing import Any
 import click
 import pytest
 
+import generated
 import largebatch
 from distributed import run_program
 from largebatch.workbench.cli.main import cli
@@ -37,6 +39,9 @@ from offenders import assert_no_offenders
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "largebatch"
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+
+GENERATED = {ROOT / "docs" / place for place in generated.pages()}
+"""Pages of the site that are made from other files, such as the reference."""
 
 PRELUDE = """
 import torch
@@ -254,10 +259,11 @@ def test_a_command_that_is_shown_is_one_that_parses() -> None:
 
 
 def dead_links(text: str, *, page: Path) -> Iterator[str]:
-    """Each link to a file of the project that is not there."""
+    """Each link to a file of the project that is not there and that the site does not generate."""
     for found in re.finditer(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
         link = found[1]
-        if not re.match(r"\w+:", link) and not (page.parent / link).exists():
+        place = Path(os.path.normpath(page.parent / link))
+        if not re.match(r"\w+:", link) and not (place.exists() or place in GENERATED):
             yield f"{page.relative_to(ROOT)}:{line_of(text, found)} {link}"
 
 

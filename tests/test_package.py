@@ -28,7 +28,7 @@ See [how to](docs/how-to/x.md#one), [code](src/a.py), [there](https://b.c/d) and
 def test_a_link_into_the_docs_leads_to_the_site() -> None:
     text = readme_for_index(PAGE, site="https://a.b")
     assert "![A picture](https://a.b/images/a.png)" in text
-    assert "[how to](https://a.b/how-to/x/#one), code, [there](https://b.c/d)" in text
+    assert "[how to](https://a.b/how-to/x.html#one), code, [there](https://b.c/d)" in text
     assert "[below](#title)" in text
     assert "[kept](docs/index.md)" in text
 
@@ -42,9 +42,9 @@ def test_without_an_address_a_link_becomes_text_and_a_picture_is_left_out() -> N
 @pytest.mark.parametrize(
     ("path", "address"),
     [
-        ("docs/index.md", "s/"),
-        ("docs/how-to/index.md", "s/how-to/"),
-        ("docs/how-to/ddp.md", "s/how-to/ddp/"),
+        ("docs/index.md", "s/index.html"),
+        ("docs/how-to/index.md", "s/how-to/index.html"),
+        ("docs/how-to/ddp.md", "s/how-to/ddp.html"),
         ("docs/images/a.png", "s/images/a.png"),
         ("CHANGELOG.md", None),
     ],
