@@ -194,5 +194,5 @@ def test_a_value_of_several_classes_is_found_by_its_kind() -> None:
     drawing = Drawing(one=Square(2.0), many=(Point(), Square(1.0)), whatever=Point())
     kinds = {"Square": Square, "Point": Point}
     assert decode(Drawing, encode(drawing), kinds=kinds) == drawing
-    with pytest.raises(RecordError, match="unknown kind 'Square'. The known kinds are "):
+    with pytest.raises(RecordError, match=r"unknown kind 'Square'\. The known kinds are "):
         decode(Drawing, encode(drawing), kinds={"Point": Point})

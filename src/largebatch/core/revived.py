@@ -65,7 +65,7 @@ def notice_of(anew: tuple[str, ...], *, step: int) -> str:
     if not anew or not step:
         return ""
     return (
-        "This run was saved by largebatch 0.1, where the averages of the rules "
+        "This run was saved by largebatch 0.1, where the averages of "
         f"{' and '.join(anew)} counted gradients. These averages count base batches now, so they "
         f"start again at step {step}. Everything else resumes as it was saved. There is nothing to "
         "do."
