@@ -20,9 +20,10 @@ from largebatch.core.version import __version__
 class Logged:
     """Pass the numbers of each training step to one or more loggers.
 
-    Use it as `record=lb.Logged(lb.CsvLogger("run.csv"))`. The numbers are loss, lr, lr_multiplier, batch_size, base_steps, gain, noise_scale and skipped.
-    A number that a training step lacks, or that is not finite, is left out. The noise scale is
-    computed from exponential averages of (variance, sqnorm) over 100 base batches, as in
+    Use it as `record=lb.Logged(lb.CsvLogger("run.csv"))`. The numbers are loss, lr, lr_multiplier,
+    batch_size, base_steps, gain, noise_scale and skipped. A number that a training step lacks, or
+    that is not finite, is left out. The noise scale is computed from exponential averages of
+    (variance, sqnorm) over 100 base batches, as in
     `lb.Averaged`. In a resumed run all numbers continue except these averages. The averages start
     again, unless `moments` is set to their saved value.
 
