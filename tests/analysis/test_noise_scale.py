@@ -252,7 +252,11 @@ def test_pieces_are_long_enough_nearly_equal_and_lose_no_step(steps):
     ("series_", "options", "message"),
     [
         ([(1.0, math.nan)] * 20, {}, "first is step 0"),
-        ([(1.0, 2.0)] * 19 + [(math.inf, 1.0)], {}, "1 of 20 steps are not finite"),
+        (
+            [(1.0, 2.0)] * 19 + [(math.inf, 1.0)],
+            {},
+            "1 of 20 training steps have values that are not finite",
+        ),
         ([(1.0, 2.0, 3.0)] * 20, {}, "one pair"),
         ([1.0] * 20, {}, "one pair"),
         ([(1.0, 2.0)] * 20, {"level": 1.0}, "probability"),

@@ -123,7 +123,7 @@ def test_a_checkpoint_without_clocks_is_refused(tmp_path: Path) -> None:
     bare = trainer_of(max_epochs=1)
     bare.fit(Module(), loader())
     bare.save_checkpoint(tmp_path / "bare.ckpt")
-    with pytest.raises(lb.errors.CheckpointError, match="no clocks of LargeBatch"):
+    with pytest.raises(lb.errors.CheckpointError, match="no state of LargeBatch"):
         trainer_of(scaled()).fit(Module(), loader(), ckpt_path=tmp_path / "bare.ckpt")
 
 
@@ -132,7 +132,7 @@ def test_a_second_fit_of_the_same_trainer_is_refused_and_a_new_trainer_begins_an
     trainer = trainer_of(callback, max_epochs=1)
     trainer.fit(Module(), loader())
     trainer.fit_loop.max_epochs = 2
-    with pytest.raises(lb.errors.CheckpointError, match="goes on after step 4"):
+    with pytest.raises(lb.errors.CheckpointError, match="resumes after step 4"):
         trainer.fit(Module(), loader())
     trainer_of(callback, max_epochs=1).fit(Module(), loader())
     assert callback.control.samples == 48

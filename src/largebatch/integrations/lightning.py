@@ -229,7 +229,9 @@ class LargeBatch(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Advance schedulers and log after an optimizer step. End the fit if the budget is used up."""
+        """Advance schedulers and log after an optimizer step, and end the fit if the budget is used
+        up.
+        """
         if not self._stepped:
             return
         self._stepped = False
