@@ -79,7 +79,7 @@ class OwnStrategy(SingleDeviceStrategy):
 
 
 def test_lightning_refuses_an_unverified_strategy() -> None:
-    refused("OwnStrategy is unverified", strategy=OwnStrategy())
+    refused("OwnStrategy is not supported", strategy=OwnStrategy())
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, type("DeepSpeed", (DDPStrategy,), {})])

@@ -229,9 +229,7 @@ class LargeBatch(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Advance schedulers and log after an optimizer step, and end the fit if the budget is used
-        up.
-        """
+        """Advance schedulers and log after each optimizer step. Stop when the budget is used up."""
         if not self._stepped:
             return
         self._stepped = False
