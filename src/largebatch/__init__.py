@@ -159,7 +159,9 @@ MOVED: Mapping[str, str] = {
     "TemporalMoments": "lb.measure.TemporalMoments",
     "simulate": "lb.workbench",
 }
-"""Names of version 0.1, each with its new place. Each use warns, until version 0.3 removes them."""
+"""Names of version 0.1, each with its new place. Using an old name gives a warning. Version 0.3
+will remove these names.
+"""
 
 __all__ = ["__version__", *NAMES, *MODULES]
 

@@ -2,11 +2,11 @@
 
     t(q) = (mean(x) - q mean(y)) / se(q)
 
-The interval contains every q >= 0 with low <= t(q) <= high. The formula never divides by mean(y),
-so a denominator near zero is no special case. If t stays within its bounds for arbitrarily large q,
-the interval has no upper bound (Fieller's theorem). The standard error se(q) is computed from the
-means of moving blocks, which preserve the autocorrelation inside each block. The bounds of t are
-quantiles of the same t over bootstrap series that consist of such blocks (bootstrap-t).
+The interval contains every q >= 0 with low <= t(q) <= high. The formula for t never divides by
+mean(y), so a mean(y) near zero is no special case. If t stays within its bounds for arbitrarily
+large q, the interval has no upper bound (Fieller's theorem). The standard error se(q) is computed
+from the means of moving blocks, which preserve the autocorrelation inside each block. The bounds of
+t are quantiles of t over bootstrap series that consist of these blocks (bootstrap-t).
 
 References: Künsch, The Jackknife and the Bootstrap for General Stationary Observations, 1989,
 Annals of Statistics. Gonçalves and Vogelsang, Block Bootstrap HAC Robust Tests: The Sophistication
@@ -25,15 +25,16 @@ Series = NDArray[np.float64]
 BLOCKS = 8
 """Number of blocks in the series, so one block is 1/8 of the series.
 
-Schmeiser (Batch Size Effects in the Analysis of Simulation Output, 1980) finds that few blocks cost
-little from eight to ten blocks on. Kiefer and Vogelsang (A New Asymptotic Theory for
+According to Schmeiser (Batch Size Effects in the Analysis of Simulation Output, 1980), eight to ten
+blocks are enough: more blocks gain little. Kiefer and Vogelsang (A New Asymptotic Theory for
 Heteroskedasticity-Autocorrelation Robust Tests, 2005, Econometric Theory) use blocks whose length
-is a fixed fraction of the series. Longer blocks give a coverage closer to the level under strong
-autocorrelation, and a wider interval, if the bounds of t are adapted as the bootstrap adapts them.
-Two other lengths were tried: sqrt(steps), and the estimate of Politis and White (2004, Econometric
-Reviews). Their coverage is lower if the series drifts slowly: 0.76 and 0.83 instead of 0.89, at 400
-steps with a correlation of 0.95 between successive steps. For independent steps their intervals are
-narrower by one seventh.
+is a fixed fraction of the series. With longer blocks, the coverage of the interval is closer to its
+level if autocorrelation is strong, but the interval is wider. This holds if the bounds of t depend
+on the block length, as the bootstrap's bounds do. Two other block lengths were tried: sqrt(steps),
+and the estimate of Politis and White (2004, Econometric Reviews). If the series drifts slowly, the
+coverage of these two block lengths is lower: 0.76 and 0.83 instead of 0.89, at 400 steps with a
+correlation of 0.95 between successive steps. For independent steps, the intervals of these two
+block lengths are narrower by one seventh.
 """
 
 RESAMPLES = 2000
@@ -41,7 +42,9 @@ RESAMPLES = 2000
 """
 
 LOST = 1e6
-"""Value of t for a bootstrap series whose blocks are all equal. It is beyond every bound."""
+"""Value of t for a bootstrap series whose blocks are all equal. This value is beyond every bound of
+t.
+"""
 
 
 def ratio_interval(
@@ -57,10 +60,10 @@ def ratio_interval(
     The upper bound is `inf` if the sign of the denominator is not certain. Both bounds are `inf` if
     the denominator is significantly negative. The mean of the numerator must be positive.
 
-    The coverage at level 0.95 was measured. It is 0.95 to 0.97 for 16 to 400 independent steps. It
-    is 0.90 to 0.97 for autocorrelated steps if the series is 10 to 20 times as long as its
-    correlation time. It is 0.90 to 0.96 if one step in fifty is an outlier (200 and 400 steps). The
-    table is in docs/noise-scale.md.
+    At level 0.95, the measured coverage is 0.95 to 0.97 for 16 to 400 independent steps. The
+    coverage is 0.90 to 0.97 for autocorrelated steps if the series is 10 to 20 times as long as its
+    correlation time. The coverage is 0.90 to 0.96 if one step in fifty is an outlier (200 and 400
+    steps). The table is in docs/noise-scale.md.
 
     >>> rng = np.random.default_rng(0)
     >>> low, high = ratio_interval(6 + rng.normal(size=400), 2 + rng.normal(size=400))
@@ -106,7 +109,7 @@ def _bounds_of_t(means: Series, *, blocks: int, seed: int, level: float) -> tupl
     """Return two quantiles of t over bootstrap series, at the estimated ratio.
 
     Each bootstrap series has `blocks` blocks, drawn from the block means of mean(y) x - mean(x) y.
-    This form of t stays finite for a zero denominator.
+    Therefore t is finite even if mean(y) is zero.
     """
     generator = np.random.default_rng(seed)
     drawn = means[generator.integers(0, len(means), size=(RESAMPLES, blocks))]

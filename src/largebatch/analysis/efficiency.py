@@ -1,6 +1,6 @@
 """Compute what the noise scale n implies for batch sizes B, relative to a base batch size b.
 
-All three numbers are in samples.
+The numbers n, B and b are in samples.
 
     steps / fewest possible steps      = 1 + n / B
     samples / fewest possible samples  = 1 + B / n
@@ -8,13 +8,13 @@ All three numbers are in samples.
     steps / steps at b                 = 1 / r
     samples / samples at b             = S / r = (n + B) / (n + b)
 
-The first two lines imply (steps / fewest - 1)(samples / fewest - 1) = 1. So steps can be traded for
-samples, and at B = n both are twice their minimum. Line 4 is line 1 divided by its value at b, so
-the two agree.
+The first two formulas imply (steps / fewest - 1)(samples / fewest - 1) = 1. So a larger batch needs
+fewer steps and more samples. At B = n, both steps and samples are twice their minimum. The fourth
+formula is the first formula divided by its value at b, so the two agree.
 
 References: McCandlish, Kaplan, Amodei: An Empirical Model of Large-Batch Training, 2018, arXiv
 1812.06162. Johnson et al.: AdaScale SGD, 2020, arXiv 2007.05105. Qiao et al.: Pollux, 2020, arXiv
-2008.12260 (its efficiency is the inverse of line 5).
+2008.12260 (its efficiency is the inverse of the fifth formula).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def steps_over_fewest(*, noise_scale: float, batch_size: float) -> float:
 def samples_over_fewest(*, noise_scale: float, batch_size: float) -> float:
     """Return the samples at batch size B divided by the fewest of any batch size: 1 + B / n.
 
-    The result is `inf` without noise.
+    Without noise, the result is `inf`.
 
     >>> samples_over_fewest(noise_scale=1000, batch_size=250)
     1.25
@@ -82,9 +82,9 @@ def samples_over_fewest(*, noise_scale: float, batch_size: float) -> float:
 def half_efficiency_batch_size(*, noise_scale: float, base_batch_size: float = 0.0) -> float:
     """Return the batch size that needs twice the samples: n + 2 b.
 
-    With b = 0 it needs twice the fewest samples of any batch size, because (n + B) / n = 2 at B =
-    n, the critical batch size of arXiv 1812.06162. With b > 0 it needs twice the samples of the
-    base batch size, because (n + B) / (n + b) = 2.
+    With b = 0, this batch size needs twice the fewest samples of any batch size, because (n + B) /
+    n = 2 at B = n, the critical batch size of arXiv 1812.06162. With b > 0, this batch size needs
+    twice the samples of the base batch size, because (n + B) / (n + b) = 2.
 
     >>> half_efficiency_batch_size(noise_scale=1000)
     1000.0
@@ -101,10 +101,10 @@ def half_efficiency_batch_size(*, noise_scale: float, base_batch_size: float = 0
 def paying_batch_size(*, noise_scale: float, base_batch_size: float) -> float:
     """Return the largest batch size b 2^j that is reached by doublings that each save enough steps.
 
-    A doubling from B to 2 B saves enough if it saves at least a quarter of the steps. This means
-    r(2 S) / r(S) = 2 (n + B) / (n + 2 B) >= 4/3, which is B <= n. A doubling that costs no samples
-    saves half of the steps, and a quarter is half of that. At B = n a doubling needs half as many
-    samples again. If even the first doubling saves too little, the result is b.
+    A doubling from B to 2 B saves enough if it saves at least a quarter of the steps. The condition
+    is r(2 S) / r(S) = 2 (n + B) / (n + 2 B) >= 4/3, which is B <= n. A quarter is half of what a
+    doubling saves if the doubling costs no samples. At B = n, a doubling needs 1.5 times as many
+    samples. If even the first doubling saves too little, the result is b.
 
     >>> paying_batch_size(noise_scale=1000, base_batch_size=64)
     1024.0
@@ -135,7 +135,8 @@ def paying_range(estimate: NoiseEstimate, base_batch_size: int) -> Range:
 def batch_table(
     estimate: NoiseEstimate, base_batch_size: int, batches: Sequence[int] | None = None
 ) -> tuple[BatchRow, ...]:
-    """Return one row per batch size. Each number has its range over the noise scale's interval.
+    """Return one row per batch size. Each number in a row has its range over the noise scale's
+    interval.
 
     >>> noise = NoiseEstimate(
     ...     noise_scale=960, low=700, high=1500, steps=400, variance=960, sqnorm=1)
@@ -145,9 +146,9 @@ def batch_table(
     Args:
         estimate: Estimate of the gradient noise scale.
         base_batch_size: Base batch size b in samples.
-        batches: Batch sizes in samples. If None, they are the base batch size and its doublings, up
-            to twice `paying_batch_size`. The doublings use the lower bound of the noise scale if
-            the estimate is infinite.
+        batches: Batch sizes in samples. If None, the batch sizes are the base batch size and its
+            doublings, up to twice `paying_batch_size`. The doublings use the lower bound of the
+            noise scale if the estimate is infinite.
 
     Raises:
         ValueError: A batch size is below 1.

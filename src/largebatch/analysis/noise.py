@@ -6,9 +6,10 @@ The means are over a series of training steps. Each step has the unbiased `varia
 gradient (tr Sigma) and the unbiased `sqnorm` of the true gradient (|G|^2, may be negative). The
 ratio of the means is used. The mean of the ratios would have an unbounded bias if |G|^2 is small.
 
-Data loaders usually draw each epoch of N samples without replacement. Let G be the gradient of
-these N samples. Then the batch's squared norm is |G|^2 + variance (1 / B - 1 / N) on average. So
-the mean `sqnorm` is |G|^2 - variance / N, which is negative if the noise scale is above N.
+Data loaders usually draw each epoch of N samples without replacement. Let G be the mean gradient of
+the N samples in one epoch. Then the squared norm of a batch's gradient is |G|^2 + variance (1 / B -
+1 / N) on average. So the mean `sqnorm` is |G|^2 - variance / N, which is negative if the noise
+scale is above N.
 
 Reference: McCandlish, Kaplan, Amodei: An Empirical Model of Large-Batch Training, 2018, arXiv
 1812.06162, section 2.2 and appendix A.1.
@@ -38,7 +39,8 @@ LEAST_NOISE = 1e-3
 """Noise scale in samples below which the measured noise is a rounding error of float32 squares."""
 
 LEAST_BOUND = 1.0
-"""Smallest useful lower bound in samples. An interval from less than this to infinity is useless.
+"""Smallest useful lower bound in samples. An interval from less than one sample to infinity
+excludes no batch size.
 """
 
 BELOW_ZERO = "the squared norm is below zero by more than chance explains"
@@ -67,8 +69,8 @@ class NoiseEstimate:
         high: Upper bound of the interval in samples, or `inf` if the data give no upper bound.
         steps: Number of training steps in the series.
         variance: Mean variance over the series.
-        sqnorm: Mean sqnorm over the series. If `dataset_size` is set, it is the squared norm of the
-            data set's gradient.
+        sqnorm: Mean sqnorm over the series. If `dataset_size` is set, the value is the squared norm
+            of the data set's gradient.
         level: Probability that [low, high] contains the noise scale.
         dataset_size: Number of samples in the data set whose gradient counts as the true gradient,
             or None if the true gradient is that of fresh samples.
@@ -129,9 +131,10 @@ def estimate_noise(
     Args:
         series: Pairs of unbiased estimates, of shape [T, 2], such as those of `GradientMoments`.
         dataset_size: Number of samples N of a data set whose epochs are drawn without replacement.
-            The noise scale is then that of the data set's gradient, whose squared norm is
-            sqnorm + variance / N. It is approximate while the weights change within an epoch. None
-            means that samples are fresh or drawn with replacement.
+            If set, the result is the noise scale of the data set's own gradient, whose squared norm
+            is sqnorm + variance / N. The noise scale of a data set is approximate while the weights
+            change within an epoch. If None, samples are assumed to be fresh or drawn with
+            replacement.
         seed: Seed of the bootstrap's random generator.
         level: Probability in (0, 1) that the interval contains the noise scale.
 
@@ -176,7 +179,7 @@ def check_dataset_size(size: int) -> None:
     """Raise an error if the size of a data set is not a whole number of at least 2.
 
     Raises:
-        ValueError: The size is not a whole number, or it is below 2.
+        ValueError: The size of the data set is not a whole number, or it is below 2.
     """
     if not is_count(size, least=2):
         raise ValueError(
@@ -195,9 +198,9 @@ def along(
 ) -> tuple[Piece, ...]:
     """Return the noise scale of consecutive pieces of a run, to show how it changes.
 
-    The pieces have nearly equal lengths. Each piece has at least MIN_STEPS steps, so a short run
-    has fewer than `pieces` pieces, but at least one. Each interval contains its noise scale with
-    probability `level` separately, and not all of them jointly.
+    The pieces have nearly equal lengths. Each piece has at least MIN_STEPS steps, so a short run is
+    divided into fewer than `pieces` pieces, but at least one piece. The probability `level` holds
+    for each interval separately, not for all intervals jointly.
 
     >>> [(p.start, p.stop) for p in along([(8.0, 2.0)] * 40)]
     [(0, 20), (20, 40)]
@@ -254,7 +257,7 @@ def _checked(series: Pairs, *, level: float) -> Series:
 
 
 def _what_explains(dataset_size: int | None) -> str:
-    parts = "parts that are independent samples of the sizes given"
+    parts = "parts that are independent samples and have the given sizes"
     if dataset_size is not None:
         return (
             f"a data set of {dataset_size} samples drawn without replacement, weights that change "

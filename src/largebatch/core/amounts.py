@@ -2,10 +2,11 @@
 
     amount = number [K | M | B | G | T] [unit word]
 
-The letters K, M, B and T stand for powers of 1000, and G means the same as B. Upper and lower case
-are equal. A number may have underscores between its digits, decimals and an exponent. The number is
-kept as a fraction, so `0.1M` is exactly 100,000 without a rounding error. All modules parse amounts
-with this one parser. Each caller rejects the units and sizes that are invalid for its argument.
+The letters K, M, B and T stand for powers of 1000, and G means the same as B. Letters and words may
+be in upper or lower case. A number may have underscores between its digits, decimals and an
+exponent. The number is kept as a fraction, so `0.1M` is exactly 100,000 without a rounding error.
+All modules of largebatch parse amounts with this parser. Each caller rejects the units and sizes
+that are invalid for its argument.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Amount:
     """Hold a number and its unit.
 
     Args:
-        number: Number of units, of any sign and size. The caller checks its range.
+        number: Number of units, of any sign and size. The caller checks the range of the number.
         unit: Unit of the number.
     """
 
@@ -73,7 +74,8 @@ def parse_amount(text: str) -> Amount | None:
 
     Args:
         text: Number, then an optional letter that multiplies it, then an optional word for the
-            unit. Spaces between them are allowed. A text without a unit counts samples.
+            unit. Spaces between number, letter and word are allowed. A text without a unit counts
+            samples.
     """
     found = _AMOUNT.fullmatch(text.strip()) if len(text) <= MAX_LENGTH else None
     if found is None:

@@ -12,7 +12,8 @@ effect.
 
 If one pair of weight 1 has the covariance C, the mean has the covariance V / W^2 C. V is the sum of
 (fraction not yet forgotten)^2 x weight. C is estimated from the difference between each pair and
-the mean before that pair, relative to x. Therefore a drift of the numbers widens the interval.
+the mean before that pair, relative to x. Therefore a drift of x and y widens the interval of the
+ratio.
 """
 
 from __future__ import annotations
@@ -53,12 +54,12 @@ class Average:
         values: Means of x and of y.
         weight: Total weight W of the pairs, without what was forgotten.
         count: Number of pairs added.
-        squares: The sum V that the module docstring defines. It is 0 in an average that version 0.1
-            saved.
+        squares: Sum V, which the module docstring defines. The sum V is 0 in an average that
+            version 0.1 saved.
         covariance: Estimate of the covariance C relative to x^2, as the entries (x, x), (x, y), (y,
             y).
-        degrees: Degrees of freedom of `covariance`. They are forgotten at the same rate as the
-            mean.
+        degrees: Degrees of freedom of `covariance`. Degrees of freedom are forgotten at the same
+            rate as the mean.
         last: Weight of the last pair.
     """
 
@@ -78,11 +79,11 @@ class Average:
         Args:
             seen: New pair (x, y).
             forget: Fraction of the past to forget, in [0, 1].
-            weight: Weight of the pair, above 0. It is the inverse of the pair's variance, in any
-                unit.
-            plain: Whether to forget nothing at first. The plain mean of all pairs is kept for as
-                long as the new pair has a larger share in it than `forget`, as in the AdaScale
-                paper (arXiv 2007.05105).
+            weight: Weight of the pair, above 0. The weight is the inverse of the pair's variance,
+                in any unit.
+            plain: Whether to average without forgetting at first. The plain mean of all pairs is
+                kept for as long as the new pair has a larger share in it than `forget`, as in the
+                AdaScale paper (arXiv 2007.05105).
         """
         past = self.weight if plain else (1.0 - forget) * self.weight
         least = forget * min(1.0, weight / self.last) if self.last > 0.0 else forget
@@ -104,7 +105,7 @@ class Average:
         )
 
     def ratio(self) -> Range | None:
-        """Return the ratio y / x with its confidence interval, or None if it is unknown.
+        """Return the ratio y / x with its confidence interval, or None if the ratio is unknown.
 
         The ratio is unknown if there are too few pairs, if x is not above 0, or if x is so small
         that y / x is infinite. The bounds q solve (y - q x)^2 = t^2 var(y - q x) (Fieller's

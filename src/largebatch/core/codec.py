@@ -3,8 +3,8 @@
 An unknown field, a missing field or a wrong type raises an error. A decoded value equals the value
 that was encoded.
 
-A field that a class got after values of the class had been saved is marked with `LATER`. If such a
-field is missing, it gets its default.
+A field that a class got after values of the class had been saved is marked with `LATER`. If a
+`LATER` field is missing, the field gets its default.
 
 JSON has no NaN and no infinity, so these floats are written as "nan", "inf" or "-inf". If a field
 may hold one of several classes (such as a rule, or a factor of a schedule), the class name is
@@ -42,8 +42,8 @@ LATER: Mapping[str, Any] = {"later": True}
 _AS_IT_IS: frozenset[type] = frozenset({type(None), bool, int, str})
 """Types whose values JSON writes unchanged.
 
-A step is written during training, so `encode` has to be fast. It compares exact types first and
-caches the fields of each class.
+A step is written during training, so `encode` has to be fast. Therefore `encode` compares exact
+types first and caches the fields of each class.
 """
 
 
@@ -79,7 +79,7 @@ def encode(value: Any, *, kind: bool = False) -> Any:
 
 
 def decode(annotation: Any, plain: Any, *, kinds: Kinds | None = None, where: str = "value") -> Any:
-    """Return the value that `encode` wrote, after checking it against its type.
+    """Return the value that `encode` wrote, after checking its type.
 
     >>> from largebatch.core.measurement import Budget
     >>> decode(Budget, {'base_steps': None, 'samples': 10, 'steps': None}).samples
@@ -117,7 +117,7 @@ def decode(annotation: Any, plain: Any, *, kinds: Kinds | None = None, where: st
 
 
 def decode_like(template: Any, plain: Any, *, where: str = "state") -> Any:
-    """Return the value that `encode` wrote, with the type of `template`.
+    """Return the value that `encode` wrote, converted to the type of `template`.
 
     Rules' states are read with this function, and the template is the rule's `init()`. A tuple is
     read item by item.
@@ -262,7 +262,10 @@ def _decode_scalar(annotation: Any, plain: Any, *, where: str) -> Any:
 def _expect(sound: bool, plain: Any, expected: Any, where: str) -> Any:
     if not sound:
         shown = expected.__name__ if isinstance(expected, type) else str(expected)
-        raise RecordError(f"{where} should be {shown}, but it is {plain!r}.")
+        raise RecordError(
+            f"{where} should be {shown}, but it is {plain!r}. The data is corrupted, or another "
+            "version of largebatch wrote it. Use an intact copy of the data."
+        )
     return plain
 
 
@@ -306,8 +309,7 @@ def _fields(cls: Maker) -> dict[str, Any]:
 def _later(cls: Maker) -> frozenset[str]:
     """Return the fields that may be missing.
 
-    For a dataclass these are its `LATER` fields. For a function they are its parameters with
-    defaults.
+    A dataclass may lack its `LATER` fields. A function may lack the parameters that have defaults.
     """
     if not dataclasses.is_dataclass(cls):
         given = inspect.signature(cls).parameters.values()

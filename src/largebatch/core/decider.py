@@ -22,7 +22,7 @@ from largebatch.core.rule import Chain, Rule, chain, require
 class Decider:
     """Make a run's decisions from numbers alone: a rule, its state and the clocks of the run.
 
-    A `Decider` never changes. `decide` returns the decision for one training step and a new
+    A `Decider` is an immutable value. `decide` returns the decision for one training step and a new
     `Decider` for the next step. A `Decider` knows no model, so a run can be replayed or simulated
     from numbers.
 

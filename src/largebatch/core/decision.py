@@ -27,8 +27,8 @@ class Decision:
         base_steps: Number of base steps that this training step counts as; at least 0.
         measure_next: Names of the statistics to measure in the next training step.
         reason: Short explanation of the decision for the user.
-        notice: Warning for the user, in whole sentences. Rank 0 warns with this text. A rule should
-            set it in only one training step of a run.
+        notice: Warning for the user, in whole sentences. Rank 0 gives a RuntimeWarning with this
+            text. A rule should set it in only one training step of a run.
     """
 
     next_batch_size: int
@@ -97,7 +97,7 @@ class Decision:
         )
 
     def noticed(self, notice: str) -> Decision:
-        """Return this decision with one more warning for the user. An empty text adds nothing.
+        """Return this decision with one more warning for the user. An empty text adds no warning.
 
         Args:
             notice: Warning in whole sentences.

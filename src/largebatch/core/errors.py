@@ -42,7 +42,7 @@ class NotFinite(LargeBatchError):
 class NoVariance(LargeBatchError):
     """Report that a training step gave fewer than two independent gradients.
 
-    The variance of the gradient is unknown for such a step.
+    The variance of the gradient is unknown for a step with fewer than two gradients.
 
     >>> issubclass(NoVariance, LargeBatchError)
     True

@@ -3,7 +3,8 @@
     gain r(S) = S (n + b) / (n + S b)         number of base steps that one step counts as
     efficiency(B) = (n + b) / (n + B)         progress per sample / that of the base batch
 
-Both n and b are in samples. The two formulas are equivalent: r(S) = S efficiency(S b).
+The noise scale n and the base batch size b are in samples. The formulas for gain and efficiency are
+equivalent: r(S) = S efficiency(S b).
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ def gain_from_noise_scale(*, noise_scale: float, base_batch_size: float, scale: 
 def efficiency(*, noise_scale: float, base_batch_size: float, batch_size: float) -> float:
     """Return the progress per sample at batch size B, relative to the base batch size b.
 
-    The formula is (n + b) / (n + B). With b = 0 it is n / (n + B), the progress per sample relative
-    to the most that any batch size can reach.
+    The efficiency is (n + b) / (n + B). With b = 0 the efficiency is n / (n + B), the progress per
+    sample relative to the most that any batch size can reach.
 
     >>> efficiency(noise_scale=960, base_batch_size=64, batch_size=1088)
     0.5
 
     Args:
         noise_scale: Gradient noise scale n in samples, from 0 to inf.
-        base_batch_size: Base batch size b in samples. The value 0 compares with the best progress
-            per sample that any batch size can reach.
+        base_batch_size: Base batch size b in samples. If b is 0, the efficiency is relative to the
+            most progress per sample that any batch size can reach.
         batch_size: Batch size B in samples, above 0.
 
     Reference: Qiao et al., Pollux, 2020, arXiv 2008.12260; McCandlish et al., An Empirical Model of

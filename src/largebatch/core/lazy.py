@@ -20,8 +20,9 @@ def lazy_names(
 
         __getattr__ = lazy_names(__name__, {"AdaScale": "largebatch.rules.adascale"})
 
-    Each name is looked up once and is then an ordinary attribute of the module. Type checkers do
-    not follow `__getattr__`, so the module must repeat the imports below `if TYPE_CHECKING`.
+    Each public name is looked up once and is then an ordinary attribute of the module. Type
+    checkers do not follow `__getattr__`, so the module must repeat the imports in a block for
+    `TYPE_CHECKING`.
 
     Args:
         package: Full name of the module, `__name__`.
@@ -31,7 +32,7 @@ def lazy_names(
             first use of such a name gives a `DeprecationWarning` that names the new place.
 
     Raises:
-        AttributeError: The returned function raises it for an unknown name.
+        AttributeError: The returned `__getattr__` was called with an unknown name.
     """
     spaces, old = modules or {}, moved or {}
 

@@ -1,9 +1,9 @@
 """Define what one training step measured, as plain numbers that have the same bits on every rank.
 
-The papers' symbols have these names here: B is `batch_size` (samples of one training step over all
-ranks), B0 is `base_batch_size`, S = B / B0 is `scale`, tr Sigma is `variance` (of one sample's
-gradient), and |g_B|^2 is `batch_sqnorm`. The squared norm of the true gradient, |G|^2, is estimated
-by `sqnorm`.
+This module uses names in place of the papers' symbols: B is `batch_size` (samples of one training
+step over all ranks), B0 is `base_batch_size`, S = B / B0 is `scale`, tr Sigma is `variance` (of one
+sample's gradient), and |g_B|^2 is `batch_sqnorm`. The squared norm of the true gradient, |G|^2, is
+estimated by `sqnorm`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FACTS = frozenset({"loss", "budget", "dataset_size"})
 class GradientMoments:
     """Hold the first and second moment of the gradient, measured in one training step.
 
-    They are measured from parts. A part is a group of samples whose gradient was measured
+    The moments are computed from parts. A part is a group of samples whose gradient was measured
     separately, usually a micro-batch. The `variance` is the variance of ONE sample's gradient (tr
     Sigma), so it does not depend on the batch size of the measurement. `sqnorm` is unbiased and may
     therefore be negative.
@@ -47,10 +47,12 @@ class GradientMoments:
     (2.0, 4.0)
 
     Args:
-        batch_size: Number of samples B behind `batch_sqnorm`. For unequal weights it is the size of
-            the batch with equal weights whose gradient has the same variance.
+        batch_size: Number of samples B whose mean gradient has the squared norm `batch_sqnorm`. For
+            unequal weights, the value is the size of an equally weighted batch whose gradient has
+            the same variance.
         parts: Number of parts.
-        batch_sqnorm: Squared norm |g_B|^2 of the batch gradient. It is biased upwards by noise.
+        batch_sqnorm: Squared norm |g_B|^2 of the batch gradient. Noise makes this squared norm too
+            large on average.
         variance: Trace of the covariance of one sample's gradient, unbiased.
         source: Kind of the parts, such as "micro-batches" or "ranks".
 
@@ -68,7 +70,7 @@ class GradientMoments:
     def sqnorm(self) -> float:
         """Return the unbiased estimate of |G|^2, batch_sqnorm - variance / batch_size.
 
-        Noise can make the estimate negative.
+        Noise can make this estimate of |G|^2 negative.
         """
         return self.batch_sqnorm - self.variance / self.batch_size
 
@@ -102,8 +104,8 @@ class GradientMoments:
 def noise_scale(*, variance: float, sqnorm: float) -> float:
     """Return the gradient noise scale, variance / sqnorm, in samples.
 
-    The result is 0 if the variance is not positive. Otherwise it is `inf` if sqnorm is not
-    positive.
+    The result is 0 if the variance is not positive. If the variance is positive and sqnorm is not,
+    the result is `inf`.
 
     >>> noise_scale(variance=8.0, sqnorm=2.0), noise_scale(variance=1.0, sqnorm=-0.1)
     (4.0, inf)
@@ -127,13 +129,14 @@ class Budget:
     0.25
 
     Args:
-        base_steps: Number of base steps. AdaScale's gain advances this clock.
+        base_steps: Length of the run in base steps. AdaScale's gain advances the clock
+            `base_steps`.
         samples: Number of training samples over all ranks.
         steps: Number of optimizer steps.
 
     Raises:
-        ValueError: None or more than one of the units is set, the amount is not positive and
-            finite, or a number of samples or steps is not whole.
+        ValueError: Not exactly one unit is set, the amount is not positive and finite, or a number
+            of samples or steps is not whole.
     """
 
     base_steps: float | None = None
@@ -201,8 +204,8 @@ class Reading:
             weights.
         moments: Moments of the raw gradient, or None if they were not requested or are unknown.
         preconditioned_moments: Moments of the gradient after the optimizer's division: by sqrt(v) +
-            eps for Adam, by Adagrad's denominator, and by nothing for SGD. They are None in the
-            first training steps of Adam and Adagrad.
+            eps for Adam, by Adagrad's denominator, and by nothing for SGD. These moments are None
+            in the first training steps of Adam and Adagrad.
         inner_product_variance: Variance of the inner product <g_i, g_B> over single samples i.
         coordinate_noise_scale: Maximum or quantile of variance / g_B^2 over coordinates.
         full_sqnorm: Squared norm of the mean loss's gradient over the whole data set.
@@ -228,8 +231,8 @@ class Reading:
 class Measurement:
     """Hold everything that a rule may use to decide about one training step.
 
-    The clocks `step`, `samples` and `base_steps` have their values BEFORE this training step.
-    `batch_size` belongs to the current gradient. A statistic is None if it was not measured.
+    The clocks `step`, `samples` and `base_steps` have their values BEFORE this training step. The
+    field `batch_size` is the size of the current batch. A statistic is None if it was not measured.
 
     >>> seen = Measurement(step=10, samples=2560, base_steps=40.0, batch_size=256,
     ...     base_batch_size=64, budget=Budget(samples=10_240))
@@ -244,7 +247,7 @@ class Measurement:
         base_batch_size: Base batch size B0 in samples, for which the learning rate was tuned.
         ranks: Number of processes that share the batch.
         base_lr: Learning rate of the first parameter group before any multiplier.
-        loss: Mean loss of the step's samples over all ranks, or None if it is unknown.
+        loss: Mean loss of the step's samples over all ranks, or None if the loss is unknown.
         finite: Whether loss and gradient were finite on every rank.
         batch_sqnorm: Squared norm of the gradient that the optimizer receives, before clipping.
         moments: Moments of the raw gradient.
@@ -330,7 +333,7 @@ class Measurement:
         if budget is None:
             raise ValueError(
                 "A schedule over the whole run requires the length of the run, but the run has no "
-                "budget. Pass control.steps(samples=5_000_000), or "
+                "budget. Pass the length: control.steps(samples=5_000_000), or "
                 "lb.attach(..., budget=lb.Budget(base_steps=10_000))."
             )
         return budget

@@ -35,8 +35,8 @@ ROUNDING = 1e-12
 JUMP = 4.0
 """Largest size of one measurement, as a multiple of the level.
 
-Larger measurements are scaled down. Otherwise one training step with a very large gradient would
-outweigh all others.
+A larger measurement is scaled down to this multiple. Without this limit, one training step with a
+very large gradient would outweigh all others.
 """
 
 MOST = 0.125
@@ -52,17 +52,17 @@ class MovingMoments:
     """Hold running averages of the gradient's variance and squared norm.
 
     The variance is that of one sample's gradient, and the squared norm is that of the true
-    gradient. Both numbers are independent of the batch size. Rough estimates from successive steps
-    ("temporal") are forgotten at the first exact estimate. Averages saved by version 0.1 used
-    another unit for the window, so they are forgotten at the next measurement.
+    gradient. Variance and squared norm are independent of the batch size. Rough estimates from
+    successive steps ("temporal") are forgotten at the first exact estimate. The window had another
+    unit in version 0.1, so averages that version 0.1 saved are forgotten at the next measurement.
 
     Args:
         average: Average of the two numbers.
         measured_at: Number of samples that the run had used after the last measured training step.
         temporal: Whether the averages contain temporal estimates.
-        level: Typical variance of the last measured training steps, or their typical squared norm
-            if they had no noise. New measurements are divided by it. It is 0 before the first
-            measurement, and if measurements are not divided.
+        level: Typical variance in the last measured training steps, or typical squared norm if
+            these steps had no noise. New measurements are divided by the level. The level is 0
+            before the first measurement, and if measurements are not divided by it.
     """
 
     average: Average = field(default_factory=Average)
@@ -77,7 +77,9 @@ class MovingMoments:
 
     @property
     def outdated(self) -> bool:
-        """Return whether version 0.1 saved the averages. The next measurement restarts them."""
+        """Return whether version 0.1 saved the averages. The next measurement restarts outdated
+        averages.
+        """
         return self.average.count > 0 and self.average.squares == 0.0
 
     def add(
@@ -92,7 +94,7 @@ class MovingMoments:
     ) -> MovingMoments:
         """Return the averages with one more measurement in them.
 
-        If `moments` are averages already (`AveragedMoments`), the result is their averages. Moments
+        If `moments` are averages already (`AveragedMoments`), these averages are returned. Moments
         that are not finite are ignored. Moments of a single part are ignored, too, because they
         give no variance.
 
@@ -103,11 +105,11 @@ class MovingMoments:
                 (base batches since the last measurement) / window of its weight, but at most the
                 fraction MOST. This limit does not apply if `relative` is False and the window is
                 shorter than WINDOW.
-            averaging: "ema" for an exponential average. "mean-then-ema" for the plain mean until
-                the window is full, then an exponential average.
+            averaging: Kind of the average. "ema" is an exponential average. "mean-then-ema" is the
+                plain mean until the window is full, and then an exponential average.
             relative: Whether to divide each measurement by the level of the measurements before it.
-                Then all training steps count equally while gradient and noise shrink together, as
-                they do in most runs. If False, training steps with large gradients count more.
+                If True, all training steps count equally while gradient and noise shrink together,
+                as they do in most runs. If False, training steps with large gradients count more.
             clipped: Pair (variance, sqnorm) to average in place of the moments' own values.
         """
         if isinstance(moments, AveragedMoments):
@@ -138,15 +140,17 @@ class MovingMoments:
         return MovingMoments(average=average, measured_at=now, temporal=temporal, level=level)
 
     def noise_scale(self, *, dataset_size: int | None = None) -> Range | None:
-        """Return the gradient noise scale in samples with its interval, or None if it is unknown.
+        """Return the gradient noise scale in samples and its interval, or None if both are unknown.
 
-        The upper bound is `inf` if the data do not exclude an infinite noise scale. The value is
-        `inf` if the mean squared norm is not above 0. All three numbers are 0 if there is no noise.
+        The upper bound is `inf` if the data do not exclude an infinite noise scale. The noise scale
+        is `inf` if the mean squared norm is not above 0. Without noise, the noise scale and both
+        bounds are 0.
 
         Args:
             dataset_size: Number of samples N of a data set from which batches are drawn without
-                replacement. The noise scale is then that of the data set's own gradient, whose
-                squared norm is sqnorm + variance / N. None means that the data are infinite.
+                replacement. If set, the result is the noise scale of the data set's own gradient,
+                whose squared norm is sqnorm + variance / N. If None, the data set is treated as
+                infinite.
         """
         signal = self.average.ratio()
         if signal is None:
@@ -167,7 +171,7 @@ class AveragedMoments(GradientMoments):
     """Hold moments that are averages over past training steps.
 
     Args:
-        past: Averages that the moments come from. The other fields are those of `GradientMoments`.
+        past: Averages that the moments come from.
     """
 
     past: MovingMoments
@@ -210,6 +214,6 @@ def information(moments: GradientMoments) -> float:
 def _size(variance: float, sqnorm: float) -> float:
     """Return the variance, or the squared norm if the training step had no noise.
 
-    Both have the unit of the squared loss, so an average never mixes units.
+    Variance and squared norm have the unit of the squared loss, so an average never mixes units.
     """
     return variance if variance > ROUNDING * abs(sqnorm) else abs(sqnorm)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MOST_ALIKE = 8
-"""Largest number of ranks that can share the same chunks. These rank counts are powers of two."""
+"""Largest number of ranks that can share the same chunks. The numbers of ranks that share chunks
+are powers of two.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,13 +22,13 @@ class BatchPlan:
     Args:
         batch_size: Number of samples B in the step over all ranks, at least one sample per rank.
         ranks: Number of processes that share the batch.
-        max_micro_batch_size: Largest number of samples in one backward call on one rank. If it is 1
-            and `batch_size` is no multiple of `ranks`, some backward calls get 2 samples, because
-            every rank makes the same number of backward calls.
-        least_parts: Smallest number of chunks over all ranks. A variance requires 2. A batch with
-            fewer samples than that has fewer chunks.
-        alike: Whether the chunks must be the same on 1, 2, 4 and 8 ranks, except on more ranks
-            than chunks. The number of chunks is then 1, 2, 4 or a multiple of 8. Chunks of one
+        max_micro_batch_size: Largest number of samples in one backward call on one rank. If
+            `max_micro_batch_size` is 1 and `batch_size` is no multiple of `ranks`, some backward
+            calls get 2 samples, because every rank makes the same number of backward calls.
+        least_parts: Smallest number of chunks over all ranks. Estimating a variance requires 2
+            chunks. A batch with fewer samples than that has fewer chunks.
+        alike: Whether the chunks must be the same on 1, 2, 4 and 8 ranks, except on more ranks than
+            chunks. If True, the number of chunks is 1, 2, 4 or a multiple of 8. Chunks of one
             sample (`max_micro_batch_size=1`) stay chunks of one sample.
 
     Raises:
@@ -86,7 +88,7 @@ class BatchPlan:
 def shareable(parts: int) -> int:
     """Return the smallest number of chunks, at least `parts`, that 1, 2, 4 and 8 ranks divide.
 
-    Rank counts that are larger than the number of chunks are ignored.
+    The condition ignores numbers of ranks above the number of chunks.
 
     >>> [shareable(parts) for parts in (1, 2, 3, 5, 8, 9, 17)]
     [1, 2, 4, 8, 8, 16, 24]

@@ -30,15 +30,15 @@ class Sink(Protocol):
         ...
 
     def close(self) -> None:
-        """Finish writing. It is called once, at the end of the run."""
+        """Finish writing. The run calls `close` once, at its end."""
         ...
 
 
 class Logger(Protocol):
     """Show the numbers of a run during training. `lb.Logged` calls the logger on rank 0.
 
-    A resumed run may call `start` again, in another process or on the same object. The logger must
-    then append to the existing log and never overwrite it.
+    A resumed run may call `start` again, in another process or on the same object. If `start` is
+    called again, the logger must append to the existing log and never overwrite it.
 
     >>> class Printer:
     ...     def start(self, facts): print("start")
@@ -70,5 +70,5 @@ class Logger(Protocol):
         ...
 
     def close(self) -> None:
-        """Finish logging. It is called at the end of the run, and a second call must do nothing."""
+        """Finish logging. The run calls `close` at its end, and a second call must do nothing."""
         ...

@@ -29,7 +29,7 @@ class Revived:
 Revive = Callable[[Any, Chain, Any], Revived | None]
 """Convert a saved rule and state (plain JSON values) to today's state of a given rule.
 
-The function returns None if the saved rule is another rule than the given one.
+The function returns None if the saved rule differs from the given rule.
 """
 
 
@@ -60,7 +60,7 @@ def notice_of(anew: tuple[str, ...], *, step: int) -> str:
 
     Args:
         anew: Names of the rules whose averages start again.
-        step: Number of optimizer steps that the run had taken when it was saved.
+        step: Number of optimizer steps taken before the run was saved.
     """
     if not anew or not step:
         return ""

@@ -1,8 +1,8 @@
 """Define what a rule must implement, and combine rules into a chain.
 
-A rule is a frozen dataclass of hyper-parameters with two pure functions. `init` returns the rule's
-first state. `update` returns the next state and a refined decision. A rule sees only numbers: it
-has no access to tensors, to the model or to a clock of its own.
+A rule is a frozen dataclass of hyper-parameters with two pure functions. The function `init`
+returns the rule's first state. The function `update` returns the next state and a refined decision.
+A rule sees only numbers: it has no access to tensors, to the model or to a clock of its own.
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ class DefaultFacts:
 
 @runtime_checkable
 class Wrapper(Rule, Protocol):
-    """Define a rule that contains another rule and changes when it runs or what it sees."""
+    """Define a rule that contains another rule and changes when the inner rule runs or what it
+    sees.
+    """
 
     @property
     def rule(self) -> Rule: ...
@@ -143,7 +145,7 @@ class InnerFacts:
 
     @property
     def forbids(self) -> frozenset[str]:
-        """Return the class names that the wrapped rule forbids in its chain."""
+        """Return the class names of rules that the wrapped rule forbids in the same chain."""
         return self.rule.forbids
 
 
@@ -173,7 +175,7 @@ class Chain:
 
     @property
     def forbids(self) -> frozenset[str]:
-        """Return all class names that the rules forbid in their chain."""
+        """Return the class names of all rules that the chain's rules forbid in the same chain."""
         return frozenset().union(*(rule.forbids for rule in self.rules))
 
     def init(self) -> tuple[Any, ...]:
@@ -257,7 +259,7 @@ def require(rule: Rule, provided: frozenset[str], *, by: str, remedy: str) -> No
         rule: Rule to check, usually a whole chain. The message names the rule inside it.
         provided: Names of the statistics and facts that are provided.
         by: Name of the provider in the message, such as "this meter".
-        remedy: How to fix it, with a line to paste.
+        remedy: How to fix the error, with a line to paste.
 
     Raises:
         ValueError: A rule needs a statistic or fact that is not provided.

@@ -37,7 +37,8 @@ class RunState:
         samples: Number of training samples used over all ranks.
         base_steps: Number of base steps that the run counts as so far.
         skipped: Number of training steps skipped because loss or gradient was not finite.
-        lost_in_a_row: Number of training steps skipped since the last finite one.
+        lost_in_a_row: Number of training steps skipped since the last training step with a finite
+            loss and gradient.
         batch_size: Batch size of the next training step, in samples over all ranks.
         measure: Names of the statistics to measure in the next training step.
         state: States of the rules.
@@ -69,7 +70,8 @@ class Resumed:
     Args:
         decider: Rule, state and clocks as they were saved.
         decision: Last decision before the run was saved, or None if there was none.
-        lost_in_a_row: Number of training steps skipped since the last finite one.
+        lost_in_a_row: Number of training steps skipped since the last training step with a finite
+            loss and gradient.
         notice: Warning for the user about a state that an earlier version saved, or "".
     """
 
@@ -87,7 +89,8 @@ def state_of(decider: Decider, *, decision: Decision | None, lost_in_a_row: int)
     Args:
         decider: Decider before the next training step.
         decision: Last decision, or None before the first training step.
-        lost_in_a_row: Number of training steps skipped since the last finite one.
+        lost_in_a_row: Number of training steps skipped since the last training step with a finite
+            loss and gradient.
     """
     state = RunState(
         version=VERSION,
@@ -120,11 +123,11 @@ def resume(
     """Return the decider that continues a saved run.
 
     Args:
-        decider: Decider of the new run, built with the same arguments as the saved run. Its number
-            of ranks may differ from the saved run, and its budget may be None.
+        decider: Decider of the new run, built with the same arguments as the saved run. The new run
+            may have another number of ranks than the saved run, and its budget may be None.
         plain: Plain values that `state_of` returned.
-        kinds: Class names, each with its dataclass or function, as in `decode`. They are used for a
-            state that names rules as an earlier version did.
+        kinds: Class names, each with its dataclass or function, as in `decode`. The class names are
+            needed for a state that an earlier version saved.
         revive: Function that converts the rules' states of version 1, or None to read the states
             unchanged.
 

@@ -18,7 +18,7 @@ SCALARS = (
     "noise_scale",
     "skipped",
 )
-"""All names that `scalars_of` may return."""
+"""Names of all numbers that `scalars_of` may return."""
 
 
 def averaged(past: MovingMoments, seen: Measurement) -> MovingMoments:
@@ -29,7 +29,8 @@ def averaged(past: MovingMoments, seen: Measurement) -> MovingMoments:
 
     Args:
         past: Averages before this training step.
-        seen: Measurement of this training step. If it has no moments, the result is `past`.
+        seen: Measurement of this training step. If the training step has no moments, the result is
+            `past`.
     """
     if not seen.finite or seen.moments is None:
         return past

@@ -52,8 +52,8 @@ class LargeBatch(Callback):
     The learning rate is multiplied only inside the optimizer step, so schedulers, monitors and
     checkpoints see the learning rate that the module set. Gradients are measured before the Trainer
     clips them. If an epoch ends in the middle of an accumulation, Lightning still divides each loss
-    by `accumulate_grad_batches`, so its gradient is too small. The callback corrects such a
-    gradient to the mean over the micro-batches of that training step.
+    by `accumulate_grad_batches`, so Lightning's gradient is too small. The callback corrects the
+    gradient of a shorter accumulation to the mean over its micro-batches.
 
     The clocks of the run are saved in the Trainer's checkpoints, and
     `trainer.fit(module, ckpt_path=...)` restores them. These values are logged in each training
@@ -67,23 +67,24 @@ class LargeBatch(Callback):
         rule: Rule or chain of rules that does not change the batch size.
         base_batch_size: Base batch size B0 in samples, for which the learning rate was tuned.
         batch_size: Number of samples of one optimizer step, over all processes and accumulated
-            batches. If None, it is read from the data loader. Pass it if the loader does not show
-            it.
-        dataset_size: Number of samples of one epoch over all processes, for rules that need it. If
-            None, it is the number of samples that the Trainer takes from the loader in the first
-            epoch.
+            batches. If None, the number is read from the data loader. Pass the number if the data
+            loader does not show its batch size.
+        dataset_size: Number of samples of one epoch over all processes, for rules that need this
+            number. If None, the number of samples that the Trainer takes from the loader in the
+            first epoch is used.
         base_steps: Length of the run in base steps, after which the fit ends.
         budget: Length of the run in any unit, such as `lb.Budget(samples=5_000_000)`.
         schedulers_in_base_steps: Whether schedulers with the interval "step" advance in base steps
-            instead of optimizer steps. It is required if the module has such a scheduler.
+            instead of optimizer steps. The argument is required if the module has a scheduler with
+            the interval "step".
         meter: Function that makes a meter for the Trainer's model, or None for `lb.Meter`.
-        record: Sink that stores each training step. Only rank 0 writes.
+        record: Sink that stores each training step. Only rank 0 writes to the sink.
         patience: Number of successive training steps with a loss or gradient that is not finite,
             after which training ends.
 
     Raises:
-        ValueError: Two arguments contradict each other. Problems of the Trainer, its loader or its
-            optimizer raise before the first training step.
+        ValueError: Two arguments of `LargeBatch` contradict each other. Problems of the Trainer,
+            its loader or its optimizer raise before the first training step.
     """
 
     def __init__(
@@ -243,7 +244,9 @@ class LargeBatch(Callback):
         self._stop_at_the_end(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove all hooks from the model and the optimizer. The clocks stay readable."""
+        """Remove all hooks from the model and the optimizer. The clocks of the run stay
+        readable.
+        """
         self.control.close()
 
     def on_exception(

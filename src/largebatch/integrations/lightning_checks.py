@@ -113,7 +113,7 @@ def step_schedulers(
 ) -> list[LRScheduler]:
     """Return the module's schedulers of interval "step" that must advance in base steps.
 
-    Lightning no longer advances these schedulers.
+    Lightning no longer advances the returned schedulers.
 
     Args:
         trainer: Trainer with the schedulers.
@@ -154,7 +154,7 @@ def step_schedulers(
 
 
 def scaler_of(trainer: Trainer) -> GradScaler | None:
-    """Return the gradient scaler of a Trainer in half precision, or None if it has none."""
+    """Return the gradient scaler of a Trainer in half precision, or None if there is no scaler."""
     plugin = trainer.precision_plugin
     return plugin.scaler if isinstance(plugin, MixedPrecision) else None
 
@@ -171,8 +171,8 @@ def loader_sizes(trainer: Trainer, *, batch_size: int | None) -> LoaderSizes:
             not pass it.
 
     Raises:
-        ValueError: The size is unknown, differs from the user's `batch_size`, or may change in a
-            way that cannot be predicted.
+        ValueError: The size of the batches is unknown, differs from the user's `batch_size`, or may
+            change in a way that cannot be predicted.
     """
     loader: Any = trainer.train_dataloader
     limit = trainer.num_training_batches
@@ -219,7 +219,7 @@ def _of_own_batches(
 ) -> LoaderSizes:
     """Return the batch sizes of a user's own batch sampler.
 
-    All its batches except the last must have the same size.
+    All batches except the last must have the same size.
     """
     size, last = sizes[0], sizes[-1]
     if last > size or {*sizes[:-1]} - {size}:

@@ -109,10 +109,10 @@ class WandbLogger:
 
         record=lb.Logged(WandbLogger("runs", project="mine"))      # later: wandb sync runs/wandb/*
 
-    Pass the `run_id` of the earlier run to resume it. In online mode the run is resumed on the
-    server. In offline mode a new directory of the same run is written, and `wandb sync` joins the
-    directories. The server ignores training steps that a resumed run repeats. The logger holds the
-    open run, so its state changes.
+    To resume an earlier run, pass its `run_id`. In online mode the run is resumed on the server. In
+    offline mode a new directory of the same run is written, and `wandb sync` joins the directories.
+    The server ignores training steps that a resumed run repeats. The logger holds the open run, so
+    its state changes.
 
     Args:
         directory: Directory in which W&B creates its folder `wandb`.
@@ -139,7 +139,8 @@ class WandbLogger:
         self._run: Any = None
 
     def start(self, facts: Mapping[str, Any]) -> None:
-        """Open the run next to any other W&B run of the program. The facts become the run's config.
+        """Open the run next to any other W&B run of the program. The facts become the config of the
+        W&B run.
 
         Args:
             facts: Settings of the run by name, as JSON values.
@@ -220,7 +221,7 @@ class MlflowLogger:
         self._sent = 0.0
 
     def start(self, facts: Mapping[str, Any]) -> None:
-        """Open the run. The facts become its parameters.
+        """Open the run. The facts become parameters of the MLflow run.
 
         A resumed run keeps the parameters that it already has.
 

@@ -2,8 +2,8 @@
 
     v <- v + |g|^2,    w <- w - lr g / (sqrt(v) + eps)
 
-The gradient g covers ALL parameters of all groups together, and v is one number. This is the scalar
-form of AdaGrad, as in the theory of AdAdaGrad-Norm.
+The gradient g covers ALL parameters of all groups together, and v is one number. AdaGrad-Norm is
+the scalar form of AdaGrad, as in the theory of AdAdaGrad-Norm.
 
 Reference: Lau, Liu, Kolar: AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods,
 2024, arXiv 2402.11215.
@@ -26,9 +26,9 @@ class AdaGradNorm(LayerwiseOptimizer):
     """Divide SGD's learning rate by the root of the sum of all squared gradient norms so far.
 
     Parameters without a gradient stay unchanged and add nothing to the sum. Learning rate, eps and
-    weight decay may differ between parameter groups, but there is only one sum. There is no
-    momentum. The optimizer reads no values from the device. It stores the sum in the state of the
-    first parameter.
+    weight decay may differ between parameter groups, but there is only one sum. The optimizer has
+    no momentum. The optimizer reads no values from the device. The sum is stored in the state of
+    the first parameter.
 
     >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
     >>> weight.grad = torch.tensor([0.6, 0.8])
@@ -39,13 +39,13 @@ class AdaGradNorm(LayerwiseOptimizer):
 
     Args:
         params: Parameters or parameter groups. Sharded parameters are not supported.
-        lr: Learning rate, at least 0. It is the length of the first step. A tensor of one element
+        lr: Learning rate, at least 0. The first step has the length `lr`. A tensor of one element
             is allowed.
         eps: Constant in the denominator, above 0.
-        weight_decay: Factor, at least 0. The gradient becomes g + weight_decay w, as in torch's
-            Adagrad.
-        initial_sum: Value of v before the first step, at least 0. Larger values shorten the first
-            steps.
+        weight_decay: Weight-decay factor, at least 0. The gradient becomes g + weight_decay w, as
+            in torch's Adagrad.
+        initial_sum: Value of v before the first step, at least 0. A larger initial sum shortens the
+            first steps.
 
     Raises:
         ValueError: A hyper-parameter is outside its range.

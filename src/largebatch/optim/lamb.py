@@ -42,7 +42,7 @@ def lamb_trust_ratio(
         update_norms: Norms |u| of the layers' updates, of shape `[layers]`.
         weight_norm_bounds: Pair (lower, upper) by which phi bounds |w|, or None if phi is the
             identity.
-        max_trust_ratio: Upper bound of the ratio, or None for no bound.
+        max_trust_ratio: Upper bound of the trust ratio, or None for no bound.
     """
     if weight_norm_bounds is not None:
         weight_norms = weight_norms.clamp(*weight_norm_bounds)
@@ -73,8 +73,8 @@ class Lamb(LayerwiseOptimizer):
     The step length does not depend on the size of the gradient. A parameter counts as a layer if it
     has two or more dimensions. Biases and the gains of normalization layers get Adam's own step lr
     r, without weight decay. Parameters without a gradient, such as frozen ones, stay unchanged.
-    Options may differ between parameter groups. The optimizer does not clip gradients. Use
-    `control.step(clip_norm=1.0)` to clip them. States, norms and updates of float16 and bfloat16
+    Options may differ between parameter groups. The optimizer does not clip gradients. To clip
+    gradients, call `control.step(clip_norm=1.0)`. States, norms and updates of float16 and bfloat16
     parameters are in float32. The optimizer stores both averages and the number of steps of each
     parameter.
 
@@ -86,18 +86,18 @@ class Lamb(LayerwiseOptimizer):
 
     Args:
         params: Parameters or parameter groups. Sharded parameters are not supported.
-        lr: Learning rate, at least 0. It is a layer's step length relative to the norm of its
-            weights. A tensor of one element is allowed.
+        lr: Learning rate, at least 0. The learning rate is a layer's step length divided by the
+            norm of the layer's weights. A tensor of one element is allowed.
         betas: Decay factors of the averages of g and g^2, both in [0, 1).
         eps: Constant in the denominator, above 0.
         weight_decay: Weight-decay factor, at least 0.
         bias_correction: Whether Adam's direction corrects both averages for their start at 0.
         weight_norm_bounds: Pair (lower, upper) by which phi bounds |w|, with 0 <= lower <= upper
             and upper above 0. If None, phi is the identity.
-        max_trust_ratio: Upper bound of phi(|w|) / |u|, above 0, or None for no bound. The bound 1
-            is known as LAMBC.
-        decoupled_weight_decay: Whether to compute the ratio from r alone. The update is then
-            w <- w - lr (ratio r + weight_decay w).
+        max_trust_ratio: Upper bound of phi(|w|) / |u|, above 0, or None for no bound. LAMB with the
+            bound 1 is known as LAMBC.
+        decoupled_weight_decay: Whether to compute the ratio from r alone. If True, the update is w
+            <- w - lr (ratio r + weight_decay w).
         always_adapt: Whether parameters with fewer than two dimensions have a ratio, too.
         always_decay: Whether parameters with fewer than two dimensions get weight decay, too.
 

@@ -4,8 +4,8 @@
     d = ratio (g + weight_decay w)
     v <- momentum v + d,    w <- w - lr v
 
-The update is for each parameter w with gradient g. With `lr_in_buffer` it is v <- momentum v + lr
-d, w <- w - v.
+The update is for each parameter w with gradient g. With `lr_in_buffer`, the update is v <- momentum
+v + lr d, w <- w - v.
 
 Reference: You, Gitman, Ginsburg: Large Batch Training of Convolutional Networks, 2017, arXiv
 1708.03888.
@@ -42,7 +42,7 @@ def lars_trust_ratio(
     Args:
         weight_norms: Norms |w| of the layers' weights, of shape `[layers]`.
         gradient_norms: Norms |g| of the layers' gradients, of shape `[layers]`.
-        trust_coefficient: Factor of the ratio, above 0, as in `Lars`.
+        trust_coefficient: Factor of the trust ratio, above 0, as in `Lars`.
         weight_decay: Weight-decay factor, at least 0, as in `Lars`.
         eps: Constant in the denominator, at least 0, as in `Lars`.
     """
@@ -55,18 +55,20 @@ def lars_trust_ratio(
 
 
 class Lars(LayerwiseOptimizer):
-    """Train with SGD whose gradient moves a layer by at most `lr * trust_coefficient` of its norm.
+    """Train with SGD in which a gradient moves a layer by at most `lr * trust_coefficient` of its
+    norm.
 
         d = trust_coefficient |w| / (|g| + weight_decay |w| + eps) (g + weight_decay w)
         v <- momentum v + d,    w <- w - lr v
 
     A parameter counts as a layer if it has two or more dimensions. Biases and the gains of
-    normalization layers get SGD's own step d = g, without weight decay. They use the same learning
-    rate. If the learning rate is too large for them, put them into a parameter group of their own.
-    A layer whose weights are zero starts with SGD's step. Parameters without a gradient, such as
-    frozen ones, stay unchanged. Options may differ between parameter groups. The optimizer does not
-    clip gradients. Use `control.step(clip_norm=1.0)` to clip them. Buffers, norms and updates of
-    float16 and bfloat16 parameters are in float32. The optimizer stores the momentum buffers.
+    normalization layers get SGD's own step d = g, without weight decay. Biases and gains use the
+    same learning rate as layers. If this learning rate is too large for biases and gains, put them
+    into their own parameter group. A layer whose weights are zero starts with SGD's step.
+    Parameters without a gradient, such as frozen ones, stay unchanged. Options may differ between
+    parameter groups. The optimizer does not clip gradients. To clip gradients, call
+    `control.step(clip_norm=1.0)`. Buffers, norms and updates of float16 and bfloat16 parameters are
+    in float32. The optimizer stores the momentum buffers.
 
     >>> weight = torch.nn.Parameter(torch.tensor([[3.0, 4.0]]))
     >>> weight.grad = torch.tensor([[0.0, 2.0]])
@@ -79,7 +81,7 @@ class Lars(LayerwiseOptimizer):
         lr: Learning rate, at least 0. A tensor of one element is allowed.
         momentum: Decay factor of the momentum buffer, in [0, 1).
         weight_decay: Weight-decay factor, at least 0.
-        trust_coefficient: Factor of the ratio, above 0.
+        trust_coefficient: Factor of the trust ratio, above 0.
         eps: Constant in the denominator, at least 0.
         nesterov: Whether d + momentum v moves the weights instead of v.
         lr_in_buffer: Whether the learning rate multiplies what is added to the momentum buffer,

@@ -1,4 +1,4 @@
-"""Share buckets of parameters, precision and saved state between `Lamb`, `Lars` and `AdaGradNorm`."""
+"""Share parameter buckets, precision and saved state between `Lamb`, `Lars` and `AdaGradNorm`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Bucket:
     """Group parameters that the same sequence of operations updates.
 
     All parameters in a bucket have the same parameter group, device and dtype. Either all or none
-    of them have two or more dimensions. `tensors` and `scalars` add entries to the parameters'
-    states.
+    of the parameters in a bucket have two or more dimensions. `tensors` and `scalars` add entries
+    to the parameters' states.
 
     Args:
         dtype: Type of states, norms and updates: float64 for float64 parameters, else float32.
@@ -113,10 +113,10 @@ class LayerwiseOptimizer(Optimizer, ABC):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a state that `state_dict` returned. Its tensors are copied.
+        """Restore a state that `state_dict` returned. The tensors of the state are copied.
 
         Raises:
-            ValueError: The state has other parameter groups.
+            ValueError: The state and the optimizer have different parameter groups.
         """
         given: list[dict[str, Any]] = []
 

@@ -1,4 +1,4 @@
-"""Write checkpoints to a directory without partial files, and check them when they are read."""
+"""Write complete checkpoints to a directory, and check each checkpoint when it is read."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Checkpoints:
     """Keep the last checkpoints of a run in a directory, one file per checkpoint.
 
     A file gets its final name only after all of its data is on the disk. So an interruption at any
-    moment leaves the earlier checkpoints intact. A power failure may lose the newest one. torch
-    writes a CRC for each part of a file, and it is checked before reading. Only tensors and plain
-    values are read, and no code in a file is executed. `save` changes the directory.
+    moment leaves the earlier checkpoints intact. A power failure may lose the newest checkpoint.
+    The CRC that torch writes for each part of a file is checked before reading. Only tensors and
+    plain values are read, and no code in a file is executed. `save` changes the directory.
 
     >>> import torch
     >>> checkpoints = Checkpoints(getfixture("tmp_path") / "run", keep=2)
@@ -53,7 +53,7 @@ class Checkpoints:
     tensor(30.)
 
     Args:
-        directory: Directory of the checkpoints. The first `save` creates it.
+        directory: Directory of the checkpoints. The first `save` creates the directory.
         keep: Number of newest checkpoints to keep, at least 1.
 
     Raises:
@@ -76,11 +76,12 @@ class Checkpoints:
         return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")))
 
     def save(self, state: Mapping[str, Any], *, step: int) -> Path:
-        """Write a checkpoint, then remove the oldest ones beyond `keep`. Call it on one rank only.
+        """Write a checkpoint, then remove the oldest checkpoints beyond `keep`. Call `save` on one
+        rank only.
 
         Args:
             state: Tensors and plain values, nested in dicts, lists and tuples.
-            step: Number of optimizer steps taken. It becomes part of the file name.
+            step: Number of optimizer steps taken. This number becomes part of the file name.
 
         Raises:
             CheckpointError: The disk is full, or the directory cannot be written.
@@ -113,10 +114,15 @@ class Checkpoints:
             path: Path of the checkpoint file, or None for the newest one that is not corrupted.
 
         Raises:
-            CheckpointError: There is no checkpoint, or none can be read.
+            CheckpointError: There is no checkpoint, or no checkpoint can be read.
         """
         if path is not None:
-            return Checkpoint(path=Path(path), state=_read(Path(path)))
+            try:
+                return Checkpoint(path=Path(path), state=_read(Path(path)))
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"{error} Load the newest intact checkpoint: checkpoints.load()."
+                ) from None
         damaged: list[str] = []
         for candidate in reversed(self.paths):
             try:
@@ -146,10 +152,7 @@ def _read(path: Path) -> dict[str, Any]:
     import torch
 
     if not path.is_file():
-        raise CheckpointError(
-            f"There is no checkpoint {path}. Pass the path of an existing file, or load the newest "
-            "checkpoint: checkpoints.load()."
-        )
+        raise CheckpointError(f"There is no checkpoint {path}.")
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()

@@ -24,7 +24,7 @@ class CsvLogger:
     `start` creates the file and its directory. An existing file is never overwritten. A resumed run
     passes `append=True`, which removes a last row that a crash truncated. Training steps that a
     resumed run repeats appear twice, and the repeated rows come last. The description of the run is
-    not written. The logger holds the open file, so its state changes.
+    not written to the CSV file. The logger holds the open file, so its state changes.
 
     >>> path = getfixture("tmp_path") / "run.csv"
     >>> logger = CsvLogger(path)

@@ -23,14 +23,14 @@ class Logged:
     Use it as `record=lb.Logged(lb.CsvLogger("run.csv"))`. The numbers are loss, lr, lr_multiplier,
     batch_size, base_steps, gain, noise_scale and skipped. A number that a training step lacks, or
     that is not finite, is left out. The noise scale is computed from exponential averages of
-    (variance, sqnorm) over 100 base batches, as in
-    `lb.Averaged`. In a resumed run all numbers continue except these averages. The averages start
-    again, unless `moments` is set to their saved value.
+    (variance, sqnorm) over 100 base batches, as in `lb.Averaged`. In a resumed run, all numbers
+    continue except the averages of the noise scale. The averages start again in a resumed run,
+    unless `moments` is set to the saved averages.
 
     A logger that raises in `start` ends the run before its first training step. A logger that
     raises later gets no more values, and a RuntimeWarning is given. So an unreachable server loses
-    its curves but does not stop training. After `warnings.simplefilter("error", RuntimeWarning)` it
-    ends the run.
+    its curves but does not stop training. To end the run instead, call
+    `warnings.simplefilter("error", RuntimeWarning)`.
 
     The object holds the averages and the values that are not logged yet, so its state changes.
 
@@ -46,8 +46,8 @@ class Logged:
 
     Args:
         *loggers: Loggers that receive the numbers, at least one.
-        every: Number of training steps between two logged ones. Skipped training steps and the last
-            training step are always logged.
+        every: Number of training steps from one logged training step to the next. Skipped training
+            steps and the last training step are always logged.
 
     Raises:
         ValueError: There is no logger, an argument is a path instead of a logger, or `every` is
@@ -78,7 +78,7 @@ class Logged:
             facts: Settings of the run by name, as JSON values.
 
         Raises:
-            LargeBatchError: A logger could not start. The loggers that had started are closed.
+            LargeBatchError: A logger could not start. All loggers that had started are closed.
         """
         self.close()
         told = {**encode(facts), "version": __version__}

@@ -40,7 +40,7 @@ class Record:
 
     Args:
         header: Facts that were passed to `start`, and the version that wrote the record. For a
-            resumed run it is the first header.
+            resumed run, the header is the first of several.
         steps: Training steps, oldest first.
         redone: Number of training steps left out because a resumed run repeated them.
         truncated: Whether a crash truncated the last line, which is then left out.
@@ -57,8 +57,8 @@ class Record:
 def read_record(path: str | os.PathLike[str], *, up_to_damage: bool = False) -> Record:
     """Read the record in a file that `JsonlRecord` wrote.
 
-    A last line without a newline was truncated by a crash. Such a line is left out, and `truncated`
-    is then True.
+    A last line without a newline was truncated by a crash. A truncated line is left out, and
+    `truncated` is then True.
 
     >>> import largebatch as lb
     >>> record = lb.JsonlRecord(getfixture("tmp_path") / "run.jsonl")
@@ -69,8 +69,8 @@ def read_record(path: str | os.PathLike[str], *, up_to_damage: bool = False) -> 
 
     Args:
         path: Path of the file.
-        up_to_damage: Whether to accept a corrupted line. The result then has the training steps
-            before that line, and `damage` names the line.
+        up_to_damage: Whether to accept a corrupted line. If True, the result has the training steps
+            before the first corrupted line, and `damage` names the line.
 
     Raises:
         RecordError: The file cannot be read, it has no header, or a line is corrupted. The message

@@ -3,13 +3,13 @@
     b_t = c lr_t (lr_0 + ... + lr_t),      c = L variance_1 / (2 gap)
 
 With a constant learning rate, this batch size grows linearly in steps, or as the square root of the
-samples. With a learning rate that falls as 1 / sqrt(t), it is constant. If c is multiplied by v,
-the bound on the squared gradient norm is
+samples. With a learning rate that falls as 1 / sqrt(t), this batch size is constant. If c is
+multiplied by v, the bound on the squared gradient norm is
 
     2 gap / (2 - L lr_max) / S * (1 + (1 + ln(S / lr_0)) / v),      S the sum of learning rates.
 
-It is larger by a logarithmic factor than the bound of the best batch size for a known length. This
-factor is the price of not fixing the length in advance.
+This bound is larger by a logarithmic factor than the bound of the best batch size for a known
+length. The logarithmic factor is the price of not fixing the length in advance.
 
 Derived here.
 """
@@ -31,7 +31,7 @@ def any_time_constant(problem: Problem) -> float:
     Args:
         problem: Constants of the loss.
 
-    Reference: derived here.
+    Reference: none. The formula is derived here.
     """
     return problem.smoothness * problem.variance / (2.0 * problem.gap)
 
@@ -47,12 +47,12 @@ def any_time_batch_size(*, lr: float, lr_sum: float, constant: float) -> float:
     Args:
         lr: Learning rate of the training step, above 0.
         lr_sum: Sum of all learning rates up to this training step, its own included.
-        constant: The constant c or a multiple of it, in samples / learning rate^2, above 0.
+        constant: Constant c, or a multiple of c, in samples / learning rate^2, above 0.
 
     Raises:
         ValueError: A number is not above 0, or the sum is below the step's own learning rate.
 
-    Reference: derived here.
+    Reference: none. The formula is derived here.
     """
     above_zero(
         "any_time_batch_size(lr=0.1, lr_sum=1.0, constant=50.0)",
@@ -86,9 +86,9 @@ def any_time_bound(
             but not for smaller ones.
 
     Raises:
-        ValueError: A number is outside its range, or a learning rate is 2 / smoothness or more.
+        ValueError: An argument is outside its range, or a learning rate is 2 / smoothness or more.
 
-    Reference: derived here.
+    Reference: none. The formula is derived here.
     """
     above_zero(
         "any_time_bound(problem, lr_sum=100.0, first_lr=0.1, max_lr=0.1)",

@@ -7,7 +7,7 @@
 The gradient of the loss f has the Lipschitz constant L (`smoothness`), and gap = f(start) - inf f.
 Gradients are independent and unbiased. One sample's gradient has a variance of at most variance_1,
 so the gradient of a batch of b samples has at most variance_1 / b. Learning rates are below 2 / L.
-The bound needs no convexity and does not cover momentum. It is the sum over all steps of
+The bound needs no convexity and does not cover momentum. The bound is the sum over all steps of
 
     E f_{t+1} <= E f_t - lr_t (1 - L lr_t / 2) E|grad f_t|^2 + L lr_t^2 variance_1 / (2 b_t).
 
@@ -45,7 +45,7 @@ class Problem:
         gap: Loss at the start minus the infimum of the loss, above 0.
 
     Raises:
-        ValueError: A number is outside its range.
+        ValueError: An argument is outside its range.
     """
 
     smoothness: float
@@ -100,9 +100,9 @@ class Bound:
     0.75
 
     Args:
-        bias: Term that comes from the distance at the start. It falls as the sum of learning rates
-            grows.
-        variance: Term that comes from gradient noise. It falls as the batch size grows.
+        bias: Term that comes from the distance at the start. This term falls as the sum of learning
+            rates grows.
+        variance: Term that comes from gradient noise. This term falls as the batch size grows.
     """
 
     bias: float

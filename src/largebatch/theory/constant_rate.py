@@ -16,8 +16,8 @@ lowering the learning rate from lr = 1 / L saves at most a factor of 4 in sample
 steps.
 
 Derived here. Imaizumi and Iiduka (2024, arXiv 2402.15344) and Umeda and Iiduka (2025, arXiv
-2508.05302) state that N is convex in b, with its minimum at a b* of order 1 / target. They write
-the target as epsilon^2.
+2508.05302) state that N is convex in b, with its minimum at a b* of order 1 / target. Both papers
+write the target as epsilon^2.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class RateTerms:
     Args:
         bias: Constant in squared gradient x steps, above 0 (C1 or A in the papers).
         noise: Constant in squared gradient x samples, at least 0 (C2 or B in the papers).
-        floor: Part of the bound that neither steps nor batch size reduce. It is 0 for SGD. For Adam
-            we recall such a term (C) from Iiduka (2022, arXiv 2208.09814), but did not check it in
-            the paper's text.
+        floor: Part of the bound that neither steps nor batch size reduce. The floor is 0 for SGD.
+            For Adam we recall a floor (C) from Iiduka (2022, arXiv 2208.09814), but we did not
+            check this in the paper's text.
 
     Raises:
-        ValueError: A number is outside its range.
+        ValueError: An argument is outside its range.
     """
 
     bias: float
@@ -71,14 +71,14 @@ def rate_terms(
         lr: Largest learning rate, in (0, 2 / smoothness).
         mean: Mean of the schedule h over the run: 1 for a constant, 1/2 for a half cosine to 0, and
             1 / (p + 1) for (1 - x)^p.
-        mean_square: Mean of h^2 over the run: 1 for a constant, 3/8 for a half cosine to 0, and
-            1 / (2 p + 1) for (1 - x)^p. It must satisfy mean^2 <= mean_square <= mean.
+        mean_square: Mean of h^2 over the run: 1 for a constant, 3/8 for a half cosine to 0, and 1 /
+            (2 p + 1) for (1 - x)^p. The means must satisfy mean^2 <= mean_square <= mean.
 
     Raises:
         ValueError: The learning rate is outside its range, or no schedule in [0, 1] has these
             means.
 
-    Reference: derived here.
+    Reference: none. The formula is derived here.
     """
     above_zero("rate_terms(problem, lr=0.1)", lr=lr)
     if not 0.0 < mean <= 1.0 or not mean**2 * (1 - 1e-12) <= mean_square <= mean:
@@ -109,7 +109,7 @@ def steps_needed(terms: RateTerms, *, batch_size: float, target_sqnorm: float) -
     Raises:
         ValueError: The batch size or the target is not above 0.
 
-    Reference: see the docstring of the module; derived here.
+    Reference: see the docstring of the module. The formula is derived here.
     """
     _check(batch_size=batch_size, target_sqnorm=target_sqnorm)
     room = (target_sqnorm - terms.floor) * batch_size - terms.noise
@@ -119,7 +119,8 @@ def steps_needed(terms: RateTerms, *, batch_size: float, target_sqnorm: float) -
 def samples_needed(terms: RateTerms, *, batch_size: float, target_sqnorm: float) -> float:
     """Return the number of samples until the bound reaches the target (SFO complexity).
 
-    It is the batch size times the steps. Arguments and errors are those of `steps_needed`.
+    The number of samples is the batch size times the number of steps. Arguments and errors are the
+    same as for `steps_needed`.
 
     >>> round(samples_needed(RateTerms(bias=40.0, noise=6.0), batch_size=60, target_sqnorm=0.25))
     16000
@@ -131,8 +132,8 @@ def critical_batch_size(terms: RateTerms, *, target_sqnorm: float) -> float:
     """Return the batch size that reaches the target with the fewest samples: 2 noise / room.
 
     If the target is the current squared gradient norm, the result is the batch size whose step
-    lowers the loss most per sample. It is then 2 L lr / (2 - L lr) times the noise scale (derived
-    here).
+    lowers the loss most per sample. This batch size is 2 L lr / (2 - L lr) times the noise scale
+    (derived here).
 
     >>> critical_batch_size(RateTerms(bias=40.0, noise=6.0), target_sqnorm=0.25)
     48.0
@@ -144,7 +145,7 @@ def critical_batch_size(terms: RateTerms, *, target_sqnorm: float) -> float:
     Raises:
         ValueError: No batch size reaches the target.
 
-    Reference: see the docstring of the module; derived here.
+    Reference: see the docstring of the module. The formula is derived here.
     """
     return 2.0 * terms.noise / _room(terms, target_sqnorm)
 
@@ -152,7 +153,7 @@ def critical_batch_size(terms: RateTerms, *, target_sqnorm: float) -> float:
 def critical_steps(terms: RateTerms, *, target_sqnorm: float) -> float:
     """Return the number of steps to the target at the critical batch size: 2 bias / room.
 
-    It is twice the number of steps of an infinite batch. Arguments and errors are those of
+    An infinite batch needs half as many steps. Arguments and errors are the same as for
     `critical_batch_size`.
 
     >>> critical_steps(RateTerms(bias=40.0, noise=6.0), target_sqnorm=0.25)
@@ -164,7 +165,7 @@ def critical_steps(terms: RateTerms, *, target_sqnorm: float) -> float:
 def fewest_samples(terms: RateTerms, *, target_sqnorm: float) -> float:
     """Return the number of samples to the target at the critical batch size: 4 bias noise / room^2.
 
-    Arguments and errors are those of `critical_batch_size`.
+    Arguments and errors are the same as for `critical_batch_size`.
 
     >>> fewest_samples(RateTerms(bias=40.0, noise=6.0), target_sqnorm=0.25)
     15360.0
@@ -175,10 +176,10 @@ def fewest_samples(terms: RateTerms, *, target_sqnorm: float) -> float:
 def fewest_samples_of_any_schedule(problem: Problem, *, target_sqnorm: float) -> float:
     """Return the fewest samples with which any schedule can bring the bound to the target.
 
-    A schedule may change the learning rate and the batch size in any way. The formula is
-    2 gap L variance_1 / target^2. It is the limit of small learning rates with proportional batch
-    sizes, b = L variance_1 lr / target. No schedule needs fewer samples, because
-    (sum lr)^2 <= sum b sum (lr^2 / b).
+    A schedule may change the learning rate and the batch size in any way. The formula is 2 gap L
+    variance_1 / target^2. This number of samples is the limit for small learning rates and batch
+    sizes proportional to them, b = L variance_1 lr / target. No schedule needs fewer samples,
+    because (sum lr)^2 <= sum b sum (lr^2 / b).
 
     >>> one = Problem(smoothness=1.0, variance=3.0, gap=2.0)
     >>> fewest_samples_of_any_schedule(one, target_sqnorm=0.5)
@@ -188,7 +189,7 @@ def fewest_samples_of_any_schedule(problem: Problem, *, target_sqnorm: float) ->
         problem: Constants of the loss.
         target_sqnorm: Squared gradient norm to reach, above 0.
 
-    Reference: derived here.
+    Reference: none. The formula is derived here.
     """
     above_zero("fewest_samples_of_any_schedule(problem, target_sqnorm=0.25)", target=target_sqnorm)
     return 2.0 * problem.gap * problem.smoothness * problem.variance / target_sqnorm**2

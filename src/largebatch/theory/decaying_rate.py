@@ -11,8 +11,8 @@ This module uses the slower power for both terms, so b* belongs to this looser b
 noise has a factor log T, and there is no closed form.
 
 The formulas and their constants are derived here. Imaizumi and Iiduka (2024, arXiv 2402.15344)
-state that decaying learning rates have a critical batch size, and that it minimizes the samples.
-Their constants may differ.
+state that decaying learning rates have a critical batch size, which needs the fewest samples. The
+constants in that paper may differ.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ LARGEST = 709.0
 def decaying_rate_terms(problem: Problem, *, lr: float, decay: float) -> RateTerms:
     """Return the constants of the bound for the learning rate lr / t^decay in step t = 1, 2, ...
 
-    They follow from sum t^-a >= T^(1 - a), and from sum t^-2a <= T^(1 - 2a) / (1 - 2a) for a < 1/2,
-    or at most 2a / (2a - 1) for a > 1/2.
+    The constants follow from two facts: sum t^-a >= T^(1 - a), and sum t^-2a is at most T^(1 - 2a)
+    / (1 - 2a) for a < 1/2, or 2a / (2a - 1) for a > 1/2.
 
     >>> one = Problem(smoothness=1.0, variance=3.0, gap=2.0)
     >>> decaying_rate_terms(one, lr=0.5, decay=0.25).noise
@@ -45,7 +45,7 @@ def decaying_rate_terms(problem: Problem, *, lr: float, decay: float) -> RateTer
     Raises:
         ValueError: The learning rate or the exponent is outside its range.
 
-    Reference: derived here.
+    Reference: none. The formula is derived here.
     """
     slowest_power(decay)
     terms = rate_terms(problem, lr=lr)
@@ -91,9 +91,9 @@ def decaying_steps_needed(
         target_sqnorm: Squared gradient norm to reach, above 0.
 
     Raises:
-        ValueError: A number is outside its range, or the floor is not 0.
+        ValueError: An argument is outside its range, or the floor is not 0.
 
-    Reference: see the docstring of the module; derived here.
+    Reference: see the docstring of the module. The formula is derived here.
     """
     above_zero(
         "decaying_steps_needed(terms, decay=0.25, batch_size=64, target_sqnorm=0.25)",
@@ -108,7 +108,7 @@ def decaying_steps_needed(
 def decaying_critical_batch_size(terms: RateTerms, *, decay: float) -> float:
     """Return the batch size that needs the fewest samples: (1 / q - 1) noise / bias.
 
-    Arguments and errors are those of `decaying_steps_needed`.
+    Arguments and errors are the same as for `decaying_steps_needed`.
 
     >>> round(decaying_critical_batch_size(RateTerms(bias=40.0, noise=6.0), decay=0.25), 6)
     0.45
@@ -119,7 +119,7 @@ def decaying_critical_batch_size(terms: RateTerms, *, decay: float) -> float:
 def decaying_fewest_samples(terms: RateTerms, *, decay: float, target_sqnorm: float) -> float:
     """Return the number of samples to the target at the critical batch size, or 0 without noise.
 
-    Arguments and errors are those of `decaying_steps_needed`.
+    Arguments and errors are the same as for `decaying_steps_needed`.
 
     >>> terms = RateTerms(bias=40.0, noise=6.0)
     >>> round(decaying_fewest_samples(terms, decay=1 / 3, target_sqnorm=0.25))

@@ -4,11 +4,11 @@
     McCandlish   T     = (1 + b* / b) T_min           T b grows with b, twice its minimum at b*
 
 Both curves are straight lines in 1 / b: the first for 1 / T, the second for T. The ratio of slope
-to intercept gives the critical batch size. The two curves are different, and so are their meanings
-of "critical", so report both. The scatter of the steps is proportional to the steps, so the line is
-fitted by `largebatch.theory.lines`. The interval is Fieller's with Student's quantile. The interval
-assumes that the curve is right and cannot show that it is wrong. Compare the spreads, and look
-whether samples fall before they rise.
+to intercept gives the critical batch size. The two curves define "critical" differently, so report
+both. The scatter of the steps is proportional to the steps, so the line is fitted by
+`largebatch.theory.lines`. The interval is Fieller's with Student's quantile. The interval assumes
+that the curve is right and cannot show that it is wrong. Compare the spreads, and look whether
+samples fall before they rise.
 
 References: Umeda and Iiduka, 2025, arXiv 2508.05302 (the first curve is derived here from the bound
 of `constant_rate`). McCandlish, Kaplan, Amodei: An Empirical Model of Large-Batch Training, 2018,
@@ -56,7 +56,8 @@ class StepsFit:
 
     Args:
         family: Name of the curve.
-        critical_batch_size: Critical batch size in samples. Its meaning depends on the curve.
+        critical_batch_size: Critical batch size in samples. The meaning of "critical" depends on
+            the curve.
         low: Lower bound of the interval of the critical batch size.
         high: Upper bound of the interval of the critical batch size.
         fewest_steps: Number of steps T_min of an infinite batch.
@@ -91,8 +92,8 @@ class StepsFit:
     def fewest_samples(self) -> float:
         """Return the fewest samples on the curve.
 
-        The first curve has its minimum at the critical batch size. The second curve reaches its
-        minimum in the limit of small batch sizes.
+        Iiduka's curve needs the fewest samples at the critical batch size. McCandlish's curve needs
+        the fewest samples in the limit of small batch sizes.
         """
         share = 2.0 if self.family == "Iiduka" else 1.0
         return share * self.fewest_steps * self.critical_batch_size

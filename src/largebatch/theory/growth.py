@@ -4,17 +4,19 @@
     sum of lr ~ (g k)^M,   sum of lr^2 / batch ~ (g^2 k / d)^M,   samples N ~ (d k)^M
     bound ~ N^-s,   s = ln(g k) / ln(d k) if g^2 k <= d,   ln(d / g) / ln(d k) if g^2 k >= d
 
-The exponent s is at most 1/2. It is exactly 1/2 on the growth relation d = g^2 k (delta = gamma^2
-kappa), where the bound also has a factor equal to the number of stages. So if the batch size
-doubles, the learning rate should grow by sqrt(2) at stages of equally many steps, or stay constant
-at stages of twice the steps. The relation is asymptotic, and it holds for learning rates far below
-2 / L, so it cannot hold forever for a growing learning rate. Growth pays if the target is not known
-in advance. For one fixed target, no schedule needs fewer samples than batch sizes proportional to
-the learning rate. Constant ones are a case of this.
+The exponent s is at most 1/2. The exponent s is exactly 1/2 on the growth relation d = g^2 k (delta
+= gamma^2 kappa), where the bound also has a factor equal to the number of stages. So if the batch
+size doubles, the learning rate should grow by sqrt(2) at stages of equally many steps, or stay
+constant at stages of twice the steps. The relation is asymptotic, and it holds for learning rates
+far below 2 / L, so it cannot hold forever for a growing learning rate. Growth pays if the target is
+not known in advance. For one fixed target, no schedule needs fewer samples than batch sizes
+proportional to the learning rate. A constant batch size with a constant learning rate is also
+proportional.
 
 Derived here. Iiduka and Umeda (Optimal Growth Schedules for Batch Size and Learning Rate in SGD
-that Reduce SFO Complexity, 2025, arXiv 2508.05297) ask the same question. The text of their
-theorems was not available. The authors' program for a follow-up uses d ~ g^2 as its guideline.
+that Reduce SFO Complexity, 2025, arXiv 2508.05297) ask the same question. The text of the theorems
+in that paper was not available. The authors' program for a follow-up paper uses d ~ g^2 as its
+guideline.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ def batch_growth_on_relation(*, lr_growth: float, steps_growth: float = 1.0) -> 
     Raises:
         ValueError: A factor is not above 0.
 
-    Reference: derived here; see the docstring of the module.
+    Reference: see the docstring of the module. The formula is derived here.
     """
     above_zero("growth(lr_growth=1.4)", lr_growth=lr_growth, steps_growth=steps_growth)
     return lr_growth**2 * steps_growth
@@ -49,7 +51,7 @@ def batch_growth_on_relation(*, lr_growth: float, steps_growth: float = 1.0) -> 
 def lr_growth_on_relation(*, batch_growth: float, steps_growth: float = 1.0) -> float:
     """Return the growth factor of the learning rate on the growth relation: g = sqrt(d / k).
 
-    Arguments and errors are those of `bound_exponent`.
+    Arguments and errors are the same as for `bound_exponent`.
 
     >>> round(lr_growth_on_relation(batch_growth=2.0), 4)
     1.4142
@@ -61,8 +63,8 @@ def lr_growth_on_relation(*, batch_growth: float, steps_growth: float = 1.0) -> 
 def steps_growth_on_relation(*, batch_growth: float, lr_growth: float = 1.0) -> float:
     """Return the growth factor of a stage's steps on the growth relation: k = d / g^2.
 
-    The samples (or epochs) of a stage then grow by (d / g)^2. Arguments and errors are those of
-    `bound_exponent`.
+    On the growth relation, the samples (or epochs) of a stage grow by (d / g)^2. Arguments and
+    errors are the same as for `bound_exponent`.
 
     >>> steps_growth_on_relation(batch_growth=2.0)
     2.0
@@ -91,7 +93,7 @@ def bound_exponent(*, batch_growth: float, lr_growth: float, steps_growth: float
     Raises:
         ValueError: A factor is not above 0, or the stages do not grow (d k <= 1).
 
-    Reference: derived here; see the docstring of the module.
+    Reference: see the docstring of the module. The formula is derived here.
     """
     samples = _samples_growth(batch_growth, steps_growth)
     above_zero("growth(lr_growth=1.4)", lr_growth=lr_growth)
@@ -104,7 +106,7 @@ def steps_exponent(*, batch_growth: float, steps_growth: float) -> float:
     """Return the exponent u of steps ~ samples^u: ln k / ln(d k).
 
     The exponent is 0 if the steps grow logarithmically or stay constant. Arguments and errors are
-    those of `bound_exponent`.
+    the same as for `bound_exponent`.
 
     >>> steps_exponent(batch_growth=2.0, steps_growth=2.0)
     0.5
@@ -118,10 +120,10 @@ def contraction_batch_growth(
 ) -> float:
     """Return the batch growth per stage with which the loss keeps falling geometrically.
 
-    The growth factor is (1 - mu lr (2 - L lr))^-steps. It holds for losses with
-    |grad f|^2 >= 2 mu (f - inf f), such as strongly convex losses. It follows from
-    gap_{t+1} <= (1 - mu lr (2 - L lr)) gap_t + L lr^2 variance_1 / (2 b_t), where the batch size
-    must grow as the gap falls.
+    The growth factor is (1 - mu lr (2 - L lr))^-steps. The factor holds for losses with |grad f|^2
+    >= 2 mu (f - inf f), such as strongly convex losses. The factor follows from gap_{t+1} <= (1 -
+    mu lr (2 - L lr)) gap_t + L lr^2 variance_1 / (2 b_t), where the batch size must grow as the gap
+    falls.
 
     >>> round(contraction_batch_growth(curvature=0.5, smoothness=1.0, lr=1.0, steps=3), 6)
     8.0
@@ -133,9 +135,9 @@ def contraction_batch_growth(
         steps: Number of steps in one stage, above 0.
 
     Raises:
-        ValueError: A number is outside its range.
+        ValueError: An argument is outside its range.
 
-    Reference: derived here.
+    Reference: none. The formula is derived here.
     """
     example = "contraction_batch_growth(curvature=0.1, smoothness=1.0, lr=0.5, steps=100)"
     above_zero(example, curvature=curvature, smoothness=smoothness, lr=lr, steps=steps)

@@ -4,8 +4,8 @@
 
 The weights of the fit are 1 / y^2, with the y of the line itself. With measured y, the line would
 be pulled towards points that are too low by chance. So the fit is repeated until the weights agree
-with the line. The interval of slope / intercept contains every q with |slope - q intercept| <=
-t se(slope - q intercept). It never divides by an intercept near 0.
+with the line. The interval of slope / intercept contains every q with |slope - q intercept| <= t
+se(slope - q intercept). The formula for the interval never divides by the intercept.
 
 References: Wedderburn, Quasi-likelihood Functions, Generalized Linear Models, and the Gauss-Newton
 Method, 1974, Biometrika. Fieller, Some Problems in Interval Estimation, 1954, Journal of the Royal

@@ -41,7 +41,7 @@ def noise_model_variance(
         variance_floor: Variance v that remains if the gradient is zero, at least 0.
 
     Raises:
-        ValueError: A number is outside its range.
+        ValueError: An argument is outside its range.
 
     Reference: Stich et al., 2021, arXiv 2103.02351.
     """
@@ -69,9 +69,9 @@ def noise_model_critical_batch_size(
         target_sqnorm: Squared gradient norm eps to reach, above 0.
 
     Raises:
-        ValueError: A number is outside its range.
+        ValueError: An argument is outside its range.
 
-    Reference: Stich et al., 2021, arXiv 2103.02351; derived here up to constants.
+    Reference: Stich et al., 2021, arXiv 2103.02351. The formula is derived here, up to constants.
     """
     _check(relative_variance, variance_floor, target_sqnorm)
     return relative_variance + variance_floor / target_sqnorm
@@ -105,7 +105,7 @@ def noise_model_steps(
         delay: Age of the gradients in steps, at least 0.
 
     Raises:
-        ValueError: A number is outside its range.
+        ValueError: An argument is outside its range.
 
     Reference: Stich et al., 2021, arXiv 2103.02351. The formula without delay is derived here; the
     term with delay is recalled.
@@ -124,7 +124,7 @@ def noise_model_max_rate(
 ) -> float:
     """Return the largest learning rate, up to a constant factor: 1 / (L (1 + M / B + delay)).
 
-    Arguments and errors are those of `noise_model_steps`.
+    Arguments and errors are the same as for `noise_model_steps`.
 
     >>> noise_model_max_rate(batch_size=50, relative_variance=50.0, smoothness=2.0)
     0.25

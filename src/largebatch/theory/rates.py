@@ -25,11 +25,12 @@ def sgd_rate(*, batch_size: float, noise_scale: float, max_lr: float) -> float:
 
     Args:
         batch_size: Batch size B in samples, above 0.
-        noise_scale: Gradient noise scale n in samples, at least 0. The value `inf` gives 0.
+        noise_scale: Gradient noise scale n in samples, at least 0. An infinite noise scale gives
+            the learning rate 0.
         max_lr: Best learning rate without noise, above 0.
 
     Raises:
-        ValueError: A number is outside its range.
+        ValueError: An argument is outside its range.
 
     Reference: McCandlish et al., 2018, arXiv 1812.06162.
     """
@@ -56,7 +57,7 @@ def adam_rate(*, batch_size: float, noise_scale: float, max_lr: float) -> float:
         max_lr: Largest learning rate, above 0.
 
     Raises:
-        ValueError: A number is outside its range.
+        ValueError: An argument is outside its range.
 
     Reference: Li et al., 2024, arXiv 2405.14578.
     """
@@ -79,7 +80,7 @@ class AdamSettings:
         eps: Constant in the denominator, at least 0.
 
     Raises:
-        ValueError: A number is outside its range.
+        ValueError: An argument is outside its range.
     """
 
     lr: float

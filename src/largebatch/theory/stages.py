@@ -1,4 +1,4 @@
-"""Compute stages whose batch size, learning rate and steps grow by factors, and their lengths.
+"""Compute stages whose batch size, learning rate and number of steps grow by constant factors.
 
     stage m = 0, 1, ...:  batch b d^m,  learning rate lr g^m,  steps K k^m
     length of stage m  =  total r^m / (1 + r + ... + r^(count - 1))
@@ -73,7 +73,7 @@ def stage_lengths(total: float, count: int, *, growth: float) -> tuple[float, ..
         growth: Length of a stage divided by the length of the stage before it, above 0.
 
     Raises:
-        ValueError: A number is outside its range.
+        ValueError: An argument is outside its range.
     """
     _check_count(count)
     above_zero("stage_lengths(200.0, 4, growth=2.0)", total=total, growth=growth)
@@ -97,7 +97,7 @@ def stage_ends(total: int, count: int, *, growth: float) -> tuple[int, ...]:
         growth: Length of a stage divided by the length of the stage before it, above 0.
 
     Raises:
-        ValueError: A number is outside its range, or a stage would have the length 0 after
+        ValueError: An argument is outside its range, or a stage would have the length 0 after
             rounding.
     """
     lengths = stage_lengths(total, count, growth=growth)

@@ -1,7 +1,7 @@
 """Compute the batch size that reaches a target with the least work, for known losses and constants.
 
-The loss f is the mean of n losses f_i. It is mu-strongly convex and L-smooth, and each f_i is
-convex and at most L_max-smooth. A batch has T different samples, drawn uniformly (tau-nice
+The loss f is the mean of n losses f_i. The loss f is mu-strongly convex and L-smooth, and each f_i
+is convex and at most L_max-smooth. A batch has T different samples, drawn uniformly (tau-nice
 sampling).
 
     smoothness(T) = n (T - 1) / (T (n - 1)) L + (n - T) / (T (n - 1)) L_max
@@ -9,13 +9,13 @@ sampling).
     work(T)       ~ T max(2 smoothness(T) / mu, 4 variance(T) / (eps mu^2))
 
 The variance is exact at the optimum. The smoothness follows from L and L_max in the same way. The
-work is least where the two terms are equal, or at a batch of one sample. Such constants are not
-known for deep networks, so these formulas are for comparisons and are not a rule.
+work is least where the two terms are equal, or at a batch of one sample. Constants such as mu and L
+are not known for deep networks, so these formulas are only for comparisons.
 
 Reference: Alfarra, Hanzely, Albasyoni, Ghanem, Richtarik: Adaptive Learning of the Optimal Batch
 Size of SGD, 2020, arXiv 2005.01097. The formulas were recalled from memory of the paper and not
-compared with its text. They are derived here. The tests check them by enumerating batches and by
-searching all batch sizes for the least work.
+compared with its text. The formulas are derived here. The tests check the formulas by enumerating
+batches and by searching all batch sizes for the least work.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ def tau_nice_smoothness(
         max_smoothness: Largest Lipschitz constant L_max of a single loss's gradient, at least L.
 
     Raises:
-        ValueError: A number is outside its range.
+        ValueError: An argument is outside its range.
 
-    Reference: recalled from arXiv 2005.01097, not compared with its text; derived here.
+    Reference: arXiv 2005.01097. The formula is recalled from memory of the paper, was not compared
+    with its text, and is derived here.
     """
     _check_batch(batch_size, dataset_size)
     _check_smoothness(smoothness, max_smoothness)
@@ -61,9 +62,10 @@ def tau_nice_variance(*, batch_size: float, dataset_size: int, mean_sqnorm: floa
         mean_sqnorm: Mean h of the single gradients' squared norms, at least 0.
 
     Raises:
-        ValueError: A number is outside its range.
+        ValueError: An argument is outside its range.
 
-    Reference: recalled from arXiv 2005.01097, not compared with its text; derived here.
+    Reference: arXiv 2005.01097. The formula is recalled from memory of the paper, was not compared
+    with its text, and is derived here.
     """
     _check_batch(batch_size, dataset_size)
     not_negative("tau_nice_variance(..., mean_sqnorm=6.0)", mean_sqnorm=mean_sqnorm)
@@ -98,9 +100,10 @@ def tau_nice_work(
         target: Squared distance eps to the optimum that is to be reached, above 0.
 
     Raises:
-        ValueError: A number is outside its range.
+        ValueError: An argument is outside its range.
 
-    Reference: recalled from arXiv 2005.01097, not compared with its text; derived here.
+    Reference: arXiv 2005.01097. The formula is recalled from memory of the paper, was not compared
+    with its text, and is derived here.
     """
     above_zero("tau_nice_work(..., curvature=0.5, target=0.1)", curvature=curvature, target=target)
     expected = tau_nice_smoothness(
@@ -127,13 +130,14 @@ def tau_nice_optimal_batch_size(
     """Return the batch size with the least work, in [1, dataset_size], not rounded.
 
     The formula is n (q + L - L_max) / (q + n L - L_max) with q = 2 h / (eps mu). The result is 1 if
-    the formula is below 1. Arguments and errors are those of `tau_nice_work`.
+    the formula is below 1. Arguments and errors are the same as for `tau_nice_work`.
 
     >>> round(tau_nice_optimal_batch_size(dataset_size=10, smoothness=1.0, max_smoothness=7.0,
     ...     mean_sqnorm=6.0, curvature=0.5, target=1.0), 4)
     6.6667
 
-    Reference: recalled from arXiv 2005.01097, not compared with its text; derived here.
+    Reference: arXiv 2005.01097. The formula is recalled from memory of the paper, was not compared
+    with its text, and is derived here.
     """
     _check_batch(1.0, dataset_size)
     _check_smoothness(smoothness, max_smoothness)
@@ -167,9 +171,10 @@ def tau_nice_rate(
         target: Squared distance eps to the optimum that is to be reached, above 0.
 
     Raises:
-        ValueError: A number is outside its range.
+        ValueError: An argument is outside its range.
 
-    Reference: recalled from arXiv 2005.01097, not compared with its text.
+    Reference: arXiv 2005.01097. The formula is recalled from memory of the paper and was not
+    compared with its text.
     """
     example = "tau_nice_rate(expected_smoothness=2.0, variance=1.0, curvature=0.5, target=1.0)"
     above_zero(example, smoothness=expected_smoothness, curvature=curvature, target=target)
