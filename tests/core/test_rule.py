@@ -126,7 +126,7 @@ def test_labels_show_what_is_wrapped() -> None:
 def test_a_proposal_after_its_bound_is_refused_and_before_it_is_not() -> None:
     bound = Plus(changes=NONE, bounds=frozenset({"lr"}))
     chain(Times(), bound, bound)
-    with pytest.raises(ValueError, match=r"Times comes after Plus.*on 'lr'. Put the bound last"):
+    with pytest.raises(ValueError, match=r"Times comes after Plus.*on 'lr'\. Put the bound last"):
         chain(bound, Times())
 
 
@@ -146,8 +146,8 @@ def test_unknown_facts_are_refused_with_the_known_ones(wrong: dict[str, set[str]
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (Times, r"Call the class: lb.chain\(Times\(...\)\)"),
-        (3.0, r"3.0 was given.*Pass rules: lb.chain\(lb.AdaScale\(\)"),
+        (Times, r"class Times was given.*: Times\(...\)\."),
+        (3.0, r"3.0 was given.*Pass a rule.*lb.chain\(lb.AdaScale\(\)"),
         (None, "None was given"),
     ],
 )

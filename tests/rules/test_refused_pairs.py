@@ -71,7 +71,7 @@ def refusal(first: str, second: str) -> str:
             return name
     for what in ("batch", "lr"):
         if message.startswith(
-            f"{second} comes after {first} in the chain and would undo its bound on {what!r}."
+            f"{second} comes after {first} in the chain and would undo the bound on {what!r}."
         ):
             return f"bound {what}"
     return message

@@ -152,7 +152,7 @@ def estimate_noise(
     if variance <= LEAST_NOISE * max(sqnorm, 0.0):
         return NotEnough(
             reason="the parts of a step have no variance between them",
-            needed="parts with different samples (check that ranks and micro-batches differ)",
+            needed="parts with different samples (no two ranks or micro-batches may be equal)",
         )
     low, high = ratio_interval(pairs[:, 0], pairs[:, 1], seed=seed, level=level)
     if math.isinf(low):
@@ -257,7 +257,7 @@ def _checked(series: Pairs, *, level: float) -> Series:
 
 
 def _what_explains(dataset_size: int | None) -> str:
-    parts = "parts that are independent samples and have the given sizes"
+    parts = "parts of independent samples, with the sizes that were given"
     if dataset_size is not None:
         return (
             f"a data set of {dataset_size} samples drawn without replacement, weights that change "

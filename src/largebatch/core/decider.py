@@ -154,9 +154,9 @@ class Decider:
     def decide(self, seen: Measurement) -> tuple[Decider, Decision]:
         """Return the decision for the current gradient, and the decider for the next training step.
 
-        By default one training step counts as S = B / B0 base steps. In a training step with a loss
-        or gradient that is not finite, no rule is called. Such a step counts as 0 base steps and 0
-        optimizer steps, and only the clock `samples` advances.
+        By default one training step counts as S = B / B0 base steps. A training step with a loss or
+        gradient that is not finite is skipped, and no rule is called. A skipped training step
+        counts as 0 base steps and 0 optimizer steps, and only the clock `samples` advances.
 
         Args:
             seen: Measurement of this training step, as `see` returns it.

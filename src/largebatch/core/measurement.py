@@ -131,8 +131,8 @@ class Budget:
     Args:
         base_steps: Length of the run in base steps. AdaScale's gain advances the clock
             `base_steps`.
-        samples: Number of training samples over all ranks.
-        steps: Number of optimizer steps.
+        samples: Length of the run in training samples over all ranks.
+        steps: Length of the run in optimizer steps.
 
     Raises:
         ValueError: Not exactly one unit is set, the amount is not positive and finite, or a number

@@ -288,11 +288,11 @@ def _flatten(rules: Iterable[Rule]) -> Iterable[Rule]:
         else:
             if isinstance(rule, type):
                 raise ValueError(
-                    f"The class {rule.__name__} was given to lb.chain, which takes rules. Call the "
-                    f"class: lb.chain({rule.__name__}(...))."
+                    f"The class {rule.__name__} was given in place of a rule. Call the class to "
+                    f"make a rule: {rule.__name__}(...)."
                 )
             raise ValueError(
-                f"{rule!r} was given to lb.chain, which takes rules. Pass rules: "
+                f"{rule!r} was given in place of a rule. Pass a rule, such as lb.AdaScale() or "
                 "lb.chain(lb.AdaScale(), lb.Schedule())."
             )
 
@@ -340,7 +340,7 @@ def _check_bounds(rule: Rule, *, before: tuple[Rule, ...]) -> None:
         undone = bound.bounds & rule.changes
         if undone:
             raise ValueError(
-                f"{label_of(rule)} comes after {label_of(bound)} in the chain and would undo its "
+                f"{label_of(rule)} comes after {label_of(bound)} in the chain and would undo the "
                 f"bound on {' and '.join(map(repr, sorted(undone)))}. Put the bound last: "
                 f"lb.chain({name_of(rule)}(...), {name_of(bound)}(...))."
             )

@@ -166,4 +166,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _damaged(path: Path, cause: str) -> CheckpointError:
     first = cause.splitlines()[0] if cause else ""
-    return CheckpointError(f"{path} is corrupted, or it is not a checkpoint ({first:.160}).")
+    return CheckpointError(
+        f"The file {path} is corrupted, or it is not a checkpoint ({first:.160})."
+    )

@@ -36,7 +36,8 @@ class CsvLogger:
 
     Args:
         path: Path of the CSV file.
-        append: Whether to append to an existing file. A missing file is created in any case.
+        append: Whether to append to an existing file. If the file does not exist, `start` creates
+            it.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, append: bool = False) -> None:

@@ -46,7 +46,8 @@ class JsonlRecord:
 
     Args:
         path: Path of the file.
-        append: Whether to append to an existing record. A missing file is created in any case.
+        append: Whether to append to an existing record. If the file does not exist, `start` creates
+            it.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, append: bool = False) -> None:
