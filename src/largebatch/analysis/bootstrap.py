@@ -106,7 +106,7 @@ def block_means(series: Series, length: int) -> Series:
 
 
 def _bounds_of_t(means: Series, *, blocks: int, seed: int, level: float) -> tuple[float, float]:
-    """Return two quantiles of t over bootstrap series, at the estimated ratio.
+    """Return the lower and upper bound of t: two quantiles of t over bootstrap series.
 
     Each bootstrap series has `blocks` blocks, drawn from the block means of mean(y) x - mean(x) y.
     Therefore t is finite even if mean(y) is zero.

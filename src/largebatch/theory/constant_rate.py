@@ -132,7 +132,7 @@ def critical_batch_size(terms: RateTerms, *, target_sqnorm: float) -> float:
     """Return the batch size that reaches the target with the fewest samples: 2 noise / room.
 
     If the target is the current squared gradient norm, the result is the batch size whose step
-    lowers the loss most per sample. This batch size is 2 L lr / (2 - L lr) times the noise scale
+    lowers the loss most per sample. Such a batch size is 2 L lr / (2 - L lr) times the noise scale
     (derived here).
 
     >>> critical_batch_size(RateTerms(bias=40.0, noise=6.0), target_sqnorm=0.25)

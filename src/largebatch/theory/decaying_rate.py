@@ -76,7 +76,7 @@ def slowest_power(decay: float) -> float:
 def decaying_steps_needed(
     terms: RateTerms, *, decay: float, batch_size: float, target_sqnorm: float
 ) -> float:
-    """Return the number of steps until the looser bound reaches the target.
+    """Return the number of steps until the bound of this module reaches the target.
 
     Every batch size reaches the target.
 

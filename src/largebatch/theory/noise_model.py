@@ -57,7 +57,7 @@ def noise_model_variance(
 def noise_model_critical_batch_size(
     *, relative_variance: float, variance_floor: float, target_sqnorm: float
 ) -> float:
-    """Return the batch size, or delay, up to which more costs few extra samples: M + v / eps.
+    """Return the largest batch size, or delay, that costs only few extra samples: M + v / eps.
 
     >>> noise_model_critical_batch_size(
     ...     relative_variance=50.0, variance_floor=4.0, target_sqnorm=0.1)
