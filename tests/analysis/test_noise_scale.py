@@ -195,7 +195,7 @@ def test_a_noise_scale_above_the_data_set_has_a_finite_estimate():
 
 @pytest.mark.parametrize("size", [50, 256, 10**9])
 def test_one_over_the_noise_scale_moves_by_one_over_the_data_set(size):
-    """For the estimate and for both ends, since the interval is made of the same ratios."""
+    """The relation holds for the estimate and for both bounds, because all three are ratios."""
     plain, finite = (estimate_noise(run(), dataset_size=n) for n in (None, size))
     for name in ("noise_scale", "low", "high"):
         moved = 1.0 / getattr(plain, name) + 1.0 / size

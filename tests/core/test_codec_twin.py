@@ -1,4 +1,4 @@
-"""The codec is fast because it remembers classes; the naive twin here does not. It is strict."""
+"""Compare the codec, which caches classes, with a naive version without a cache. It is strict."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from largebatch.core.measurement import Budget, GradientMoments, Measurement
 
 
 def naive_encode(value: Any, *, kind: bool = False) -> Any:
-    """The same plain values, asking about each value and each field anew."""
+    """Return the same plain values without any cache."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""The rule with its state and clock."""
+"""Test the decider: a rule with its state and clocks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NONE: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gives:
-    """Gives one decision and counts its updates."""
+    """Return a fixed decision and count the updates."""
 
     decision: Decision
     needs: frozenset[str] = frozenset({"moments", "loss"})

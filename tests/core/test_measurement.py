@@ -1,4 +1,4 @@
-"""Moments, budgets and what a rule sees."""
+"""Test moments, budgets and measurements."""
 
 from __future__ import annotations
 

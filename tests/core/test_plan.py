@@ -1,4 +1,4 @@
-"""How a batch is cut: pure arithmetic against its naive twin."""
+"""Compare the splitting of a batch with a naive version."""
 
 from __future__ import annotations
 

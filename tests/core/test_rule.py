@@ -1,4 +1,4 @@
-"""How rules chain and which chains are refused."""
+"""Test how rules are chained, and which chains are rejected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROPOSED = Decision(next_batch_size=64, base_steps=1.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """Multiplies the rate and counts its updates."""
+    """Multiply the learning rate and count the updates."""
 
     factor: float = 2.0
     needs: frozenset[str] = NONE
@@ -35,7 +35,7 @@ class Times:
 
 
 class Plus(Times):
-    """Another name; adds to the rate."""
+    """Add to the learning rate, under another class name."""
 
     def update(self, state: int, seen: Measurement, proposed: Decision) -> tuple[int, Decision]:
         return state + 1, replace(proposed, lr_multiplier=proposed.lr_multiplier + self.factor)
@@ -43,7 +43,7 @@ class Plus(Times):
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """A wrapper that passes everything through."""
+    """Wrap a rule without changing it."""
 
     rule: Rule
     needs: frozenset[str] = field(default=NONE, kw_only=True)
@@ -169,7 +169,7 @@ def test_a_missing_need_names_the_rule_and_what_it_needs() -> None:
 
 
 class RoundBatch:
-    """A user's rule with the four facts of 0.1, which refines the batch that another proposes."""
+    """Round another rule's batch size, with the four attributes that a user's rule has."""
 
     needs: frozenset[str] = frozenset()
     changes = frozenset({"batch"})

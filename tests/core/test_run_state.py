@@ -1,4 +1,4 @@
-"""A run's state as plain values, and states that an earlier version saved."""
+"""Test a run's state as plain values, and states that an earlier version saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An epoch under Lightning's Trainer is what it takes of the loader."""
+"""Test that an epoch in Lightning's Trainer is what the Trainer takes from the loader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What LargeBatch refuses in Lightning, before any training step and with a way out."""
+"""Test which uses in Lightning raise an error before the first training step."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_lightning_refuses_an_optimizer_that_calls_its_closure_more_than_once() 
 
 
 class OwnStrategy(SingleDeviceStrategy):
-    """One that nobody tried."""
+    """A strategy that is not supported."""
 
 
 def test_lightning_refuses_an_unverified_strategy() -> None:

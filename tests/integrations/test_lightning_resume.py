@@ -1,4 +1,4 @@
-"""A fit goes on from the Trainer's checkpoint with the same bits, or says why it cannot."""
+"""Test that a fit resumes from the Trainer's checkpoint bit by bit, or raises an error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def falling(optimizer: Optimizer) -> LRScheduler:
 
 
 class Resumable(DataLoader[Any]):
-    """Goes on within an epoch where its state was taken."""
+    """A loader that resumes in mid-epoch from its saved state."""
 
     taken = 0
     begin = 0

@@ -1,4 +1,4 @@
-"""AdaGrad-Norm: its formula, its one sum, its saved state, and what it refuses."""
+"""Test AdaGrad-Norm: its formula, its sum, its saved state and its errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LAMB: its formula under every option, and how long its steps are."""
+"""Test LAMB: its formula under every option, and the length of its steps."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def moved(
 
 
 def one_step(w: Tensor, g: Tensor, **options: Any) -> Tensor:
-    """What one step at rate 0.1 adds to the weights."""
+    """Return what one step at the learning rate 0.1 adds to the weights."""
     return moved([w], [[g]], [0.1], **options)[0] - w
 
 
@@ -83,8 +83,9 @@ def test_a_step_computed_by_hand() -> None:
 def test_every_relative_step_under_a_constant_gradient_is_the_learning_rate(
     corrected: bool,
 ) -> None:
-    """A correction of the rate in place of the averages makes the first of these 10: the very step
-    that a warm-up keeps small."""
+    """If the learning rate were corrected in place of the averages, the first of these values would
+    be 10.
+    """
     weight = nn.Parameter(torch.randn(5, 4, dtype=torch.float64))
     gradient = torch.randn(5, 4, dtype=torch.float64)
     optimizer = Lamb([weight], lr=0.01, bias_correction=corrected)

@@ -1,4 +1,4 @@
-"""LARS: its formula under every option, and how long its steps are."""
+"""Test LARS: its formula under every option, and the length of its steps."""
 
 from __future__ import annotations
 

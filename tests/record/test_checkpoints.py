@@ -1,4 +1,4 @@
-"""Checkpoints are there whole or not at all, and nothing in a damaged one is trusted."""
+"""Test that checkpoints are complete or missing, and that corrupted ones are rejected."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_one_flipped_bit_in_a_tensor_is_found(tmp_path: Path) -> None:
 
 
 class Planted:
-    """Would make a file if a reader ran code."""
+    """An object that creates a directory if its reader executes code."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""What a record holds is what was written, whatever stopped the writing."""
+"""Test that a record holds what was written, even if writing was interrupted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def written(path: Path, steps: list, *, append: bool = False) -> Path:
 
 
 def plain(record: Record) -> list[str]:
-    """Steps as text: a step that is not finite holds nan, which differs from itself."""
+    """Return steps as text, because nan in a step differs from itself."""
     return [repr(step) for step in record.steps]
 
 

@@ -1,4 +1,4 @@
-"""What loggers are told of a run, and what a logger that fails does to it."""
+"""Test what loggers receive, and what happens if a logger fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from largebatch.core.version import __version__
 
 @dataclass
 class Told:
-    """A logger that remembers; `failing` names the calls that raise."""
+    """A logger that keeps its values. `failing` names the calls that raise."""
 
     failing: str = ""
     error: Exception = field(default_factory=lambda: OSError("no disk"))

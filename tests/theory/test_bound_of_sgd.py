@@ -1,4 +1,4 @@
-"""The bound, its terms, and the samples and steps that follow from them at a constant batch."""
+"""Test the bound of SGD, and the samples and steps that follow at a constant batch size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ runs = st.lists(st.tuples(st.floats(0.01, 1.9), sizes), min_size=1, max_size=20)
 
 
 def in_a_loop(problem: th.Problem, lrs: list[float], batches: list[float]) -> float:
-    """The bound, summed step by step as it is derived."""
+    """Return the bound, summed step by step as in its derivation."""
     travelled = noise = 0.0
     for lr, batch in zip(lrs, batches, strict=True):
         travelled += lr * (1 - problem.smoothness * max(lrs) / 2)

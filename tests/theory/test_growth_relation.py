@@ -1,4 +1,4 @@
-"""Growing batches and rates: exponents of the bound, stages, and the law for every length."""
+"""Test growing batches and learning rates: exponents, stages and the any-time batch size."""
 
 from __future__ import annotations
 

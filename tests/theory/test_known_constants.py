@@ -1,4 +1,4 @@
-"""Formulas for losses whose constants are known: tau-nice batches and the model of the noise."""
+"""Test formulas for known constants: tau-nice batches and the noise model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Best rates against the noise scale, and Adam's rule."""
+"""Test the best learning rate as a function of the noise scale, and Adam's scaling rule."""
 
 from __future__ import annotations
 

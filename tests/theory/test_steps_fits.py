@@ -1,4 +1,4 @@
-"""Fits of measured steps: both families, unbiased, with intervals that cover, or refused."""
+"""Test fits of measured steps: both curves, bias, coverage of intervals and errors."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_the_critical_batch_is_unbiased_and_its_interval_covers(family: str, spr
 
 @both
 def test_weights_by_the_measured_steps_would_be_biased(family: str) -> None:
-    """Why the weights are the line's own: the naive ones draw it to what came out low."""
+    """Naive weights from measured values pull the line towards low values."""
     rng = np.random.default_rng(2)
     b = np.repeat(LOW_ENOUGH[family], 2)
     x, ours, naive = 1 / b, [], []
@@ -160,7 +160,7 @@ def test_scatter_alone_gives_a_number_as_rarely_as_it_may(family: str) -> None:
 
 
 def test_falling_samples_are_iiduka_s_and_rising_ones_mccandlish_s() -> None:
-    """The spread tells the families apart where the data can."""
+    """The spread distinguishes the two curves if the data can."""
     b = SIZES[SIZES > 70]
     fits = fit_steps(b, truth("Iiduka", b))
     assert isinstance(fits.iiduka, StepsFit)
