@@ -148,7 +148,7 @@ def renewed(plain: Any, *, kinds: Kinds) -> Any:
         kinds: Class names, each with its dataclass or function, as in `decode`.
 
     Raises:
-        RecordError: The fields of an old kind differ from the fields that the old class had.
+        RecordError: A value of an old class has other fields than the old class had.
     """
     if isinstance(plain, list):
         return [renewed(item, kinds=kinds) for item in plain]
