@@ -1,4 +1,4 @@
-"""Simulate gradients with known variance and squared norm, and compute unbiased estimates of both."""
+"""Simulate gradients with known variance and squared norm, and estimate both without bias."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def series(rng, *, variance, sqnorm, parts=4, part_size=8, dimensions=20):
 
 
 def coverage(runs, truth, **options):
-    """Return the fraction of runs [R, T, 2] whose interval contains the true ratio, and the bounds."""
+    """Return the fraction of runs [R, T, 2] whose interval contains the truth, and the bounds."""
     intervals = [ratio_interval(*run.T, seed=i, **options) for i, run in enumerate(runs)]
     low, high = np.array(intervals).T
     return float(np.mean((low <= truth) & (truth <= high))), low, high
