@@ -1,4 +1,4 @@
-"""Large-batch training in PyTorch: measure the gradient's noise, set rate and batch from it."""
+"""Train with large batches in PyTorch: measure the gradient's noise, then set lr and batch size."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -108,7 +108,7 @@ NAMES: Mapping[str, str] = {
     "replay": "largebatch.record.replay_rule",
     "watch": "largebatch.act.watch",
 }
-"""Public name -> the module that defines it, which is imported when the name is first used."""
+"""Public names, each with the module that defines it. The module is imported on first use."""
 
 MODULES: Mapping[str, str] = {
     "errors": "largebatch.errors",
@@ -120,7 +120,7 @@ MODULES: Mapping[str, str] = {
     "theory": "largebatch.theory",
     "workbench": "largebatch.workbench",
 }
-"""The namespaces of all other public names, such as `lb.rules.CABS`."""
+"""Namespaces that hold all other public names, such as `rules` for `lb.rules.CABS`."""
 
 MOVED: Mapping[str, str] = {
     "Accordion": "lb.rules.Accordion",
@@ -159,7 +159,9 @@ MOVED: Mapping[str, str] = {
     "TemporalMoments": "lb.measure.TemporalMoments",
     "simulate": "lb.workbench",
 }
-"""Name of version 0.1 -> where it is now. These warn, and go in version 0.3."""
+"""Names of version 0.1, each with its new place. Using an old name gives a warning. Version 0.3
+will remove these names.
+"""
 
 __all__ = ["__version__", *NAMES, *MODULES]
 
@@ -168,5 +170,5 @@ if not TYPE_CHECKING:  # type checkers read the imports above
 
 
 def __dir__() -> list[str]:
-    """Return the public names, also those that are not imported yet."""
+    """Return all public names, including the names that are not imported yet."""
     return sorted(__all__)

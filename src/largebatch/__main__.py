@@ -1,4 +1,4 @@
-"""`python -m largebatch`, and the command `largebatch`."""
+"""Start the command line: `python -m largebatch` or the command `largebatch`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import sys
 from typing import NoReturn
 
 INSTALL = (
-    "error: the command line needs click and rich. Install them: pip install 'largebatch[cli]'"
+    "error: The command line requires the packages click and rich, but at least one of them is not "
+    "installed. Install both: pip install 'largebatch[cli]'"
 )
 
 
 def main() -> None:
-    """Runs the command line, or says how to install what it needs.
+    """Run the command line. If click or rich is missing, exit with the command that installs it.
 
-    Modules of the current directory are found, as `python -m largebatch` finds them.
+    The current directory is added to `sys.path`, as `python -m largebatch` does, so that the user's
+    own modules can be imported.
     """
     try:
         import click  # noqa: F401
@@ -36,9 +38,11 @@ def main() -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """Ends a process that torchrun started, without the interpreter's own clearing up: a thread of
-    gloo that still drops a tensor then aborts the process (torch 2.13, pytorch/pytorch#179291),
-    and torchrun takes a run that is done for one that failed."""
+    """End a process that torchrun started, and skip the interpreter's cleanup at exit.
+
+    During that cleanup a gloo thread that still releases a tensor aborts the process (torch 2.13,
+    pytorch/pytorch#179291), and torchrun then reports a finished run as failed.
+    """
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

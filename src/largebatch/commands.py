@@ -1,9 +1,10 @@
-"""An error for imports of the modules that version 0.1 had here."""
+"""Raise an error for imports from `largebatch.commands`, a module of version 0.1."""
 
 raise ImportError(
-    "largebatch.commands has moved into the workbench. Use its public names, "
-    "`from largebatch import workbench; workbench.train('digits', method='adascale')`, or import "
-    "from the new modules: train, doctor and results are in largebatch.workbench.runs; compare, "
-    "probe and critical in largebatch.workbench.studies; plan in largebatch.workbench.planner; "
-    "report and replay in largebatch.workbench.reports."
+    "largebatch.commands has moved to largebatch.workbench. Use the public names of the workbench: "
+    "`from largebatch import workbench; workbench.train('digits', method='adascale')`. The modules "
+    "train, doctor and results are in largebatch.workbench.runs. The modules compare, probe and "
+    "critical are in largebatch.workbench.studies. The module plan is in "
+    "largebatch.workbench.planner. The modules report and replay are in "
+    "largebatch.workbench.reports."
 )

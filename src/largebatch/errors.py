@@ -1,4 +1,4 @@
-"""The errors of a broken contract at run time: `lb.errors.NotFinite`."""
+"""Collect the errors that `largebatch` raises while training, such as `lb.errors.NotFinite`."""
 
 from largebatch.core.errors import CheckpointError as CheckpointError
 from largebatch.core.errors import LargeBatchError as LargeBatchError

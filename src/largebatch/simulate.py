@@ -1,4 +1,4 @@
-"""The old place of the noisy quadratic: `largebatch.workbench.quadratic` since version 0.2."""
+"""Keep the old import `largebatch.simulate` working until version 0.3 removes it."""
 
 import pkgutil
 import sys
@@ -13,8 +13,8 @@ for _module in pkgutil.iter_modules(quadratic.__path__):
     sys.modules[f"{__name__}.quadratic.{_module.name}"] = import_module(_place)
 
 warnings.warn(
-    "largebatch.simulate has moved. Use largebatch.workbench. The old name will be removed in "
-    "version 0.3.",
+    "largebatch.simulate has moved. Use largebatch.workbench. The name largebatch.simulate will be "
+    "removed in version 0.3.",
     DeprecationWarning,
     stacklevel=2,
 )

@@ -1,4 +1,4 @@
-"""The old place of the workloads: `largebatch.workbench.workloads` since version 0.2."""
+"""Keep the old import `largebatch.workloads` working until version 0.3 removes it."""
 
 import pkgutil
 import sys
@@ -13,8 +13,8 @@ for _module in pkgutil.iter_modules(_today.__path__):
 globals().update({name: value for name, value in vars(_today).items() if name[0] != "_"})
 
 warnings.warn(
-    "largebatch.workloads has moved. Use largebatch.workbench.workloads. The old name will be "
-    "removed in version 0.3.",
+    "largebatch.workloads has moved. Use largebatch.workbench.workloads. The name "
+    "largebatch.workloads will be removed in version 0.3.",
     DeprecationWarning,
     stacklevel=2,
 )

@@ -439,7 +439,7 @@ def test_an_auto_warm_up_refuses_another_rule_for_the_rate_with_both_names(other
     for rules in ((RULE, other), (other, RULE)):
         with pytest.raises(ValueError) as told:
             lb.chain(*rules)
-        names = str(told.value).split(" cannot stand")[0].split(" and ")
+        names = str(told.value).split(" cannot be in")[0].split(" and ")
         assert sorted(name.partition("(")[0] for name in names) == sorted(
             ["AutoWarmUp", type(other).__name__]
         )

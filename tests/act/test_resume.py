@@ -353,7 +353,7 @@ def test_loading_something_that_is_no_state_names_the_keys_it_has(wrong: Any) ->
     _, _, control, _ = build()
     _, _, own = attach()
     for one in (control, own):
-        with pytest.raises(lb.errors.CheckpointError, match=r"no state of a run's control") as told:
+        with pytest.raises(lb.errors.CheckpointError, match=r"Expected the result of") as told:
             one.load_state_dict(wrong)
         assert "control.state_dict()" in str(told.value)
         assert all(key in str(told.value) for key in (wrong if isinstance(wrong, dict) else ()))

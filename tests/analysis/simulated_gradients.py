@@ -1,4 +1,4 @@
-"""Gradients whose true variance and squared norm are known, and their unbiased estimates."""
+"""Simulate gradients with known variance and squared norm, and estimate both without bias."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from largebatch.analysis.bootstrap import ratio_interval
 
 
 def autocorrelated(rng, shape, *, correlation, spread):
-    """Positive factors [R, T] of mean 1: exp of an AR(1) series with the given spread."""
+    """Return positive factors [R, T] of mean 1: exp of an AR(1) series with the given spread."""
     level = rng.standard_normal(shape)
     for t in range(1, shape[1]):
         fresh = math.sqrt(1.0 - correlation**2)
@@ -19,12 +19,15 @@ def autocorrelated(rng, shape, *, correlation, spread):
 
 
 def outliers(rng, shape):
-    """Factors [R, T] of mean 1: one step in fifty is 31 times as large as the others."""
+    """Return factors [R, T] of mean 1, in which one step in fifty is 31 times as large as the
+    others.
+    """
     return (1.0 + 30.0 * (rng.random(shape) < 0.02)) / 1.6
 
 
 def series(rng, *, variance, sqnorm, parts=4, part_size=8, dimensions=20):
-    """Unbiased (variance, sqnorm) of one sample, [R, T, 2], from drawn gradients of parts.
+    """Return unbiased (variance, sqnorm) of one sample, [R, T, 2], from simulated gradients of
+    parts.
 
     Args:
         variance, sqnorm: true values [R, T]: trace of the covariance of a sample's gradient, and
@@ -41,14 +44,15 @@ def series(rng, *, variance, sqnorm, parts=4, part_size=8, dimensions=20):
 
 
 def coverage(runs, truth, **options):
-    """The fraction of runs [R, T, 2] whose interval covers, and the intervals' ends."""
+    """Return the fraction of runs [R, T, 2] whose interval contains the truth, and the bounds."""
     intervals = [ratio_interval(*run.T, seed=i, **options) for i, run in enumerate(runs)]
     low, high = np.array(intervals).T
     return float(np.mean((low <= truth) & (truth <= high))), low, high
 
 
 def epochs(rng, *, samples, noise_scale, batch_size, steps, parts=4, dimensions=20):
-    """Unbiased (variance, sqnorm) of one sample, [T, 2], of batches drawn without replacement.
+    """Return unbiased (variance, sqnorm) of one sample, [T, 2], of batches drawn without
+    replacement.
 
     The data set's own gradient has a squared norm of 1, and its samples' gradients have exactly the
     variance `noise_scale`, with the divisor samples - 1.

@@ -113,7 +113,7 @@ def test_the_half_efficiency_batch_has_half_the_efficiency(noise_scale, base):
 
 
 def doublings_by_trying(noise_scale, base):
-    """The batch reached by doublings that each multiply the gain by at least 4/3."""
+    """Return the batch size reached by doublings that each multiply the gain by at least 4/3."""
 
     def gain(batch):
         return gain_from_noise_scale(

@@ -1,4 +1,4 @@
-"""The interval covers for unequal directions and few of them, too.
+"""Test that the interval covers the noise scale for few and unequal gradient directions.
 
 `benchmarks/noise_coverage.py` has the whole grid.
 """

@@ -98,7 +98,7 @@ def test_a_noise_estimate_needs_a_least_number_of_steps():
 def test_identical_data_in_all_parts_are_not_enough(variance, sqnorm):
     verdict = estimate_noise([(variance, sqnorm)] * 50)
     assert "no variance" in verdict.reason
-    assert "same data" in verdict.needed
+    assert "no two ranks or micro-batches may be equal" in verdict.needed
 
 
 def test_a_gradient_that_is_zero_is_not_enough():
@@ -113,10 +113,10 @@ def test_a_gradient_lost_in_its_noise_is_not_enough():
     rng = np.random.default_rng(0)
     series = np.stack([np.full(32, 1.0), rng.normal(size=32) * 100.0], axis=1)
     verdict = estimate_noise(series)
-    assert "lost in its noise after 32 steps" in verdict.reason
-    assert "more steps, or more samples a step, or, if a small data set" in verdict.needed
+    assert "after 32 steps the noise still hides the gradient" in verdict.reason
+    assert "more steps, or more samples per step, or, if training takes" in verdict.needed
     assert "lb.watch(..., dataset_size=len(dataset))" in verdict.needed
-    assert estimate_noise(series, dataset_size=64).needed == "more steps, or more samples a step"
+    assert estimate_noise(series, dataset_size=64).needed == "more steps, or more samples per step"
 
 
 def test_a_squared_norm_below_zero_beyond_chance_is_not_enough():
@@ -129,7 +129,7 @@ def test_a_squared_norm_below_zero_beyond_chance_is_not_enough():
     given = estimate_noise(np.full((64, 2), [9.0, -1.0]), dataset_size=16)
     assert given.reason == BELOW_ZERO
     assert "a data set of 16 samples drawn without replacement" in given.needed
-    assert "weights that hardly move within an epoch" in given.needed
+    assert "weights that change little within an epoch" in given.needed
 
 
 DATASET = 256
@@ -195,7 +195,7 @@ def test_a_noise_scale_above_the_data_set_has_a_finite_estimate():
 
 @pytest.mark.parametrize("size", [50, 256, 10**9])
 def test_one_over_the_noise_scale_moves_by_one_over_the_data_set(size):
-    """For the estimate and for both ends, since the interval is made of the same ratios."""
+    """The relation holds for the estimate and for both bounds, because all three are ratios."""
     plain, finite = (estimate_noise(run(), dataset_size=n) for n in (None, size))
     for name in ("noise_scale", "low", "high"):
         moved = 1.0 / getattr(plain, name) + 1.0 / size
@@ -252,7 +252,11 @@ def test_pieces_are_long_enough_nearly_equal_and_lose_no_step(steps):
     ("series_", "options", "message"),
     [
         ([(1.0, math.nan)] * 20, {}, "first is step 0"),
-        ([(1.0, 2.0)] * 19 + [(math.inf, 1.0)], {}, "1 of 20 steps are not finite"),
+        (
+            [(1.0, 2.0)] * 19 + [(math.inf, 1.0)],
+            {},
+            "1 of 20 training steps have values",
+        ),
         ([(1.0, 2.0, 3.0)] * 20, {}, "one pair"),
         ([1.0] * 20, {}, "one pair"),
         ([(1.0, 2.0)] * 20, {"level": 1.0}, "probability"),

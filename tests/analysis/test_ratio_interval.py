@@ -13,7 +13,7 @@ DRIFTS = [(0.8, 0.5, 100), (0.8, 0.5, 400), (0.9, 0.5, 400), (0.95, 0.3, 400)]
 
 
 def drifting(*, correlation, spread, steps, noise_scale=100.0):
-    """Runs whose squared norm drifts around 1 while the variance stays."""
+    """Simulate runs whose squared norm drifts around 1 while the variance stays constant."""
     rng = np.random.default_rng(7)
     variance = np.full((RUNS, steps), noise_scale)
     sqnorm = autocorrelated(rng, (RUNS, steps), correlation=correlation, spread=spread)
@@ -125,7 +125,7 @@ def test_block_means_equal_the_means_of_slices():
 
 
 def naive_t(x, y, length):
-    """t at every ratio q of a series, from its definition: one function of q."""
+    """Return t as a function of the ratio q, from its definition."""
     blocks = len(x) // length
     starts = range(len(x) - length + 1)
 
@@ -138,7 +138,7 @@ def naive_t(x, y, length):
 
 
 def naive_bounds(x, y, length, *, seed):
-    """Bounds of t from bootstrap series that are really built, step by step."""
+    """Return the bounds of t from bootstrap series that are built step by step."""
     blocks = len(x) // length
     ratio = x.mean() / y.mean()
     starts = np.random.default_rng(seed).integers(

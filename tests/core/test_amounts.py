@@ -1,4 +1,4 @@
-"""The one parser of numbers with a unit."""
+"""Test the parser of numbers with a unit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running averages against their naive twins, and the interval of a ratio of two of them."""
+"""Compare running averages with naive versions, and test the interval of their ratio."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Seen = list[tuple[Pair, float, float]]
 
 
 def naive(series: Seen, *, plain: bool) -> tuple[np.ndarray, float, float]:
-    """(means, total weight, V) from the weights of all pairs, which are kept."""
+    """Return (means, total weight, V), computed from the weights of all pairs."""
     weights: list[float] = []
     before = None
     for _, forget, weight in series:
@@ -60,7 +60,7 @@ def test_an_average_is_the_weighted_mean_of_all_it_saw(series: Seen, plain: bool
 
 @given(series=PAIRS)
 def test_the_covariance_is_that_of_the_deviations_from_the_means_before(series: Seen) -> None:
-    """Deviations relative to x, over the variance that a pair and the mean before it have."""
+    """Return the covariance from deviations relative to x, divided by their expected variance."""
     deviations, weights = [], []
     for at in range(1, len(series)):
         (x, y), total, squares = naive(series[:at], plain=False)
@@ -119,7 +119,7 @@ def test_hand_computed_averages() -> None:
 def test_the_newest_pair_has_the_part_that_is_forgotten_at_least(
     weights: list[float], forget: float
 ) -> None:
-    """However small the weights became: else old pairs of large weights would stay for ever."""
+    """Small new weights must not keep old pairs with large weights forever."""
     series = [((1.0, 0.0), forget, weight) for weight in (*weights, weights[-1])]
     series[-1] = ((1.0, 1.0), forget, weights[-1])
     assert averaged(series).values[1] >= forget * (1.0 - 1e-9)
@@ -129,7 +129,7 @@ def test_the_newest_pair_has_the_part_that_is_forgotten_at_least(
 def test_a_single_pair_with_a_small_weight_hardly_counts(
     weight: float, count: int, forget: float
 ) -> None:
-    """As a step with an epoch's short last batch, and no more if much was forgotten with it."""
+    """A short last batch of an epoch gives a pair with a small weight."""
     series = [((1.0, 0.0), 0.01, 1.0)] * count
     found = averaged([*series, ((1.0, 1.0), forget, weight)]).values[1]
     assert found <= max(weight / (weight + (1.0 - forget) * 1.0), weight * forget) + 1e-9
@@ -203,7 +203,7 @@ def test_a_denominator_that_may_be_zero_excludes_no_ratio() -> None:
 def test_each_end_is_on_the_right_side_with_the_stated_probability(
     forget: float, count: int, uneven: bool
 ) -> None:
-    """Gaussian pairs with means (1, 0.5), whose covariance goes with the inverse of the weight."""
+    """Draw Gaussian pairs with means (1, 0.5) and a covariance proportional to 1 / weight."""
     runs, generator = 3000, np.random.default_rng(count)
     root = np.linalg.cholesky(np.array([[0.04, 0.02], [0.02, 0.09]]))
     below = above = 0

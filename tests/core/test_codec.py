@@ -1,4 +1,6 @@
-"""Dataclasses to JSON and back, strictly. What is written is tested here through what is read."""
+"""Test the conversion of dataclasses to JSON and back. These tests check writing by reading the
+result.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of classes that an earlier version had are read as what they are today."""
+"""Test that values of an earlier version's classes are read as today's values."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Pile:
 
 
 def square(*, side: float) -> Box:
-    """Return what was a class of its own."""
+    """Return today's value for a class of an earlier version."""
     return Box(width=side, height=side)
 
 
 def cube(*, side: float, depth: float = 9.0) -> Box:
-    """Return what had no depth at first."""
+    """Return today's value for a class that had no field `depth` in an earlier version."""
     return Box(width=side, height=side, depth=depth)
 
 

@@ -1,4 +1,4 @@
-"""The rule with its state and clock."""
+"""Test the decider: a rule with its state and clocks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NONE: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gives:
-    """Gives one decision and counts its updates."""
+    """Return a fixed decision and count the updates."""
 
     decision: Decision
     needs: frozenset[str] = frozenset({"moments", "loss"})
@@ -133,7 +133,7 @@ def test_a_run_is_finished_when_its_budget_is_used() -> None:
 
 @pytest.mark.parametrize("wrong", [{"base_batch_size": 0}, {"batch_size": 0}, {"batch_size": -1}])
 def test_a_batch_of_no_samples_is_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is a whole number of samples"):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be a whole number of samples"):
         begin(**wrong)
 
 
@@ -157,18 +157,18 @@ def test_an_unknown_size_of_the_dataset_is_refused_only_where_it_is_needed() -> 
     ],
 )
 def test_an_impossible_decision_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"Gives.* gave an impossible decision"):
+    with pytest.raises(ValueError, match=r"Gives.* returned an invalid decision"):
         step(begin(Gives(decision=replace(WORTH_THREE, **wrong))))
 
 
 @pytest.mark.parametrize("name", ["base_batch_size", "batch_size", "dataset_size"])
 @pytest.mark.parametrize("value", [64.0, 64.5, float("nan"), "64"])
 def test_a_size_that_no_record_could_hold_is_refused_at_the_start(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"{name} is a whole number"):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number"):
         begin(**{name: value})
 
 
 def test_a_batch_that_is_no_whole_number_is_a_bug_in_a_rule() -> None:
     decision = replace(WORTH_THREE, next_batch_size=96.0)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="bug in a rule"):
+    with pytest.raises(ValueError, match="bug in one of its rules"):
         step(begin(Gives(decision=decision)))

@@ -1,4 +1,4 @@
-"""Decisions are refined, and keep what they do not change."""
+"""Test that a refined decision keeps the fields that it does not change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Moments, budgets and what a rule sees."""
+"""Test moments, budgets and measurements."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_progress_after_a_step_is_that_before_the_next_one() -> None:
         assert now.progress_after(None, base_steps=2.5) == then.progress
     assert see().progress_after(Budget(steps=8), base_steps=1.0) == 0.5
     assert see().progress_after(Budget(steps=2), base_steps=1.0) == 1.0
-    with pytest.raises(ValueError, match="needs its length"):
+    with pytest.raises(ValueError, match="the run has no budget"):
         see().progress_after(None, base_steps=1.0)
 
 
@@ -100,7 +100,7 @@ def test_moments_add_over_blocks_of_parameters(blocks: list[tuple[float, float]]
 
 @pytest.mark.parametrize("other", [{"batch_size": 9}, {"parts": 3}, {"source": "ranks"}])
 def test_moments_of_different_steps_do_not_add(other: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="same step"):
+    with pytest.raises(ValueError, match="same training step"):
         M + replace(M, **other)
 
 

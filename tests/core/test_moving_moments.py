@@ -1,4 +1,4 @@
-"""Running averages of the gradient's moments: what they forget, weigh, and leave out."""
+"""Test running averages of the gradient's moments: forgetting, weights and ignored values."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def seen_at(samples: int, *, batch_size: int = 64) -> Measurement:
 
 
 def run(numbers: Numbers, *, batch_size: int = 64, parts: int = 4, **options: Any) -> MovingMoments:
-    """The averages after steps of a batch that all measured."""
+    """Return the averages after steps that all measured moments."""
     state = MovingMoments()
     for at, (variance, sqnorm) in enumerate(numbers):
         m = moments_of(variance, sqnorm, batch_size=batch_size, parts=parts)
@@ -166,7 +166,7 @@ def test_a_window_below_a_hundred_base_batches_is_taken_as_it_is() -> None:
 def test_a_measurement_weighs_by_what_noise_leaves_of_its_squared_norm(
     parts: int, batch: int
 ) -> None:
-    """Two estimates that nothing separates in time are averaged by batch^2 (parts - 1) / parts."""
+    """Two simultaneous estimates are averaged with the weights batch^2 (parts - 1) / parts."""
     first = moments_of(1.0, 0.0, batch_size=64, parts=2)
     second = moments_of(1.0, 1.0, batch_size=batch, parts=parts)
     state = MovingMoments().add(first, seen_at(0), window=1e15)
@@ -200,7 +200,7 @@ def test_a_true_estimate_replaces_the_temporal_ones() -> None:
 
 
 def test_averages_of_0_1_0_are_read_and_begin_anew() -> None:
-    """They counted their window in parts, and their weights sum up to 1."""
+    """Averages of version 0.1 counted their window in parts, and their weights sum to 1."""
     old = {
         "average": {"values": [640.0, 2.0], "weight": 0.25, "count": 9},
         "measured_at": 40,

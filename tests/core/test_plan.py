@@ -1,4 +1,4 @@
-"""How a batch is cut: pure arithmetic against its naive twin."""
+"""Compare the splitting of a batch with a naive version."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ def test_a_batch_has_at_least_one_sample_per_rank() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"batch_size": 3, "ranks": 4}, "Use batch_size=4 or more"),
-        ({"batch_size": 0}, "each needs at least one"),
+        ({"batch_size": 3, "ranks": 4}, "Pass batch_size=4 or more"),
+        ({"batch_size": 0}, "each rank needs at least one"),
         ({"ranks": 0}, "at least 1"),
         ({"max_micro_batch_size": 0}, "at least 1"),
     ],

@@ -1,4 +1,4 @@
-"""How rules chain and which chains are refused."""
+"""Test how rules are chained, and which chains are rejected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROPOSED = Decision(next_batch_size=64, base_steps=1.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """Multiplies the rate and counts its updates."""
+    """Multiply the learning rate and count the updates."""
 
     factor: float = 2.0
     needs: frozenset[str] = NONE
@@ -35,7 +35,7 @@ class Times:
 
 
 class Plus(Times):
-    """Another name; adds to the rate."""
+    """Add to the learning rate, under another class name."""
 
     def update(self, state: int, seen: Measurement, proposed: Decision) -> tuple[int, Decision]:
         return state + 1, replace(proposed, lr_multiplier=proposed.lr_multiplier + self.factor)
@@ -43,7 +43,7 @@ class Plus(Times):
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """A wrapper that passes everything through."""
+    """Wrap a rule without changing it."""
 
     rule: Rule
     needs: frozenset[str] = field(default=NONE, kw_only=True)
@@ -97,7 +97,7 @@ def test_a_state_of_another_length_is_refused() -> None:
 @pytest.mark.parametrize("first", [True, False])
 def test_a_forbidden_neighbour_is_refused_in_either_order(first: bool) -> None:
     pair = [Times(forbids=frozenset({"Plus"})), Plus()]
-    with pytest.raises(ValueError, match="Times and Plus cannot stand in one chain"):
+    with pytest.raises(ValueError, match="Times and Plus cannot be in one chain"):
         chain(*(pair if first else pair[::-1]))
 
 
@@ -126,7 +126,7 @@ def test_labels_show_what_is_wrapped() -> None:
 def test_a_proposal_after_its_bound_is_refused_and_before_it_is_not() -> None:
     bound = Plus(changes=NONE, bounds=frozenset({"lr"}))
     chain(Times(), bound, bound)
-    with pytest.raises(ValueError, match=r"Times proposes the lr after Plus.*Put the bound last"):
+    with pytest.raises(ValueError, match=r"Times comes after Plus.*on 'lr'\. Put the bound last"):
         chain(bound, Times())
 
 
@@ -139,17 +139,22 @@ def test_a_bound_on_the_batch_does_not_stop_the_rate() -> None:
 )
 def test_unknown_facts_are_refused_with_the_known_ones(wrong: dict[str, set[str]]) -> None:
     facts = {name: frozenset(value) for name, value in wrong.items()}
-    with pytest.raises(ValueError, match=r"Times declares unknown facts.*'moments'.*'batch'"):
+    with pytest.raises(ValueError, match=r"Times has needs=.*unknown.*'moments'.*'batch'"):
         chain(Times(**facts))
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"), [(Times, r"Times \(the class; call it\)"), (3.0, "got 3.0"), (None, "")]
+    ("wrong", "message"),
+    [
+        (Times, r"class Times was given.*: Times\(...\)\."),
+        (3.0, r"3.0 was given.*Pass a rule.*lb.chain\(lb.AdaScale\(\)"),
+        (None, "None was given"),
+    ],
 )
 def test_chaining_something_that_is_not_a_rule_is_refused_with_an_example(
     wrong: Any, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message + ".*Example: lb.chain"):
+    with pytest.raises(ValueError, match=message):
         chain(wrong)
 
 
@@ -164,7 +169,7 @@ def test_a_missing_need_names_the_rule_and_what_it_needs() -> None:
 
 
 class RoundBatch:
-    """A user's rule with the four facts of 0.1, which refines the batch that another proposes."""
+    """Round another rule's batch size, with the four attributes that a user's rule has."""
 
     needs: frozenset[str] = frozenset()
     changes = frozenset({"batch"})
@@ -184,5 +189,5 @@ class RoundBatch:
 def test_a_users_rule_may_refine_the_batch_that_a_rule_of_ours_proposes(rule: Rule) -> None:
     rounds = RoundBatch()
     assert chain(rule, rounds).rules == (rule, rounds)
-    with pytest.raises(ValueError, match="cannot stand in one chain"):
+    with pytest.raises(ValueError, match="cannot be in one chain"):
         chain(rule, rounds, lb.NormTest())

@@ -1,4 +1,4 @@
-"""A run's state as plain values, and states that an earlier version saved."""
+"""Test a run's state as plain values, and states that an earlier version saved."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_state_that_cannot_be_revived_is_damaged() -> None:
     def revive(there: Any, rule: Chain, state: Any) -> Revived | None:
         raise RecordError("the state is of another form")
 
-    with pytest.raises(CheckpointError, match=r"another form.*damaged"):
+    with pytest.raises(CheckpointError, match=r"corrupted or truncated.*another form"):
         resume(new(AdaScale()), saved(decider_of(AdaScale()), version=1), revive=revive)
 
 

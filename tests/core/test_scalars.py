@@ -1,4 +1,4 @@
-"""A step's numbers by name: what exists, finite, and nothing else."""
+"""Test that a step's numbers are complete and finite."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_noise_scale_is_the_ratio_of_averages_not_their_average() -> None:
 
 
 def test_a_step_that_lies_before_the_averages_begins_them_anew() -> None:
-    """As in another run with the same loggers."""
+    """A second run can use the same loggers."""
     known = averaged(averaged(MovingMoments(), SEEN), replace(SEEN, samples=640))
     assert known.average.count == 2
     again = replace(SEEN, step=0, samples=0)

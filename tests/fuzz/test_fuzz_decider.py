@@ -395,7 +395,7 @@ class Deciders(RuleBasedStateMachine):
         steps = self.record.steps
         for name in sorted(self.whole.rule.needs & STATISTICS):
             if all(getattr(seen, name) is None for seen, _ in steps):
-                with pytest.raises(ValueError, match="no step of the record holds"):
+                with pytest.raises(ValueError, match="no training step of the record has it"):
                     replay(self.whole.rule, self.record)
                 return
         assert same(replay(self.whole.rule, self.record), [decision for _, decision in steps])

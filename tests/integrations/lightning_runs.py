@@ -1,4 +1,4 @@
-"""A small module under Lightning's Trainer, and the plain loop that it must equal."""
+"""Train a small module with Lightning's Trainer and with an equivalent plain loop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ NOISES = (
     "ignore:The number of training batches .* is smaller than the logging interval",
     "ignore:.*LeafSpec.* is deprecated",
 )
-"""What Lightning warns of in every small run on a CPU; none of it is about the callback."""
+"""Warnings that Lightning gives in every small run on a CPU, for reasons other than the callback.
+"""
 
 MakeScheduler = Callable[[Optimizer], LRScheduler]
 
@@ -88,14 +89,14 @@ def fit(
 
 
 def steps_of(samples: int = 48, *, batch_size: int = 4, accumulation: int = 3) -> list[Any]:
-    """One epoch of steps as lists of micro-batches, the last ones perhaps shorter."""
+    """Return one epoch of steps as lists of micro-batches. The last ones may be shorter."""
     x, y = data(samples)
     parts = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
     return [parts[at : at + accumulation] for at in range(0, len(parts), accumulation)]
 
 
 class Plain:
-    """A loop of one's own with `lb.attach`."""
+    """Train with a plain loop and `lb.attach`."""
 
     def __init__(
         self,
@@ -137,7 +138,7 @@ class Plain:
 
 
 def decisions(record: lb.MemoryRecord) -> list[Any]:
-    """What was seen, but for the loss, which Lightning divides, and what was decided."""
+    """Return measurements without the loss, which Lightning divides, and decisions."""
     return [
         (seen.batch_size, seen.moments, seen.base_lr, seen.finite, decision)
         for seen, decision in record.steps

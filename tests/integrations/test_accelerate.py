@@ -1,4 +1,4 @@
-"""Under Hugging Face's accelerate a run is that of a plain loop, and what it prepared is taken."""
+"""Test that a run with Hugging Face's accelerate equals a plain loop."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def attach(model: nn.Module, optimizer: Any, **options: Any) -> lb.Attached:
 
 
 def plain(*, bf16: bool = False) -> Run:
-    """The same run in a plain loop on one process."""
+    """Train the same run in a plain loop on one process."""
     model, optimizer, scheduler = parts()
     control, gains = attach(model, optimizer), []
     x, y = data()
@@ -79,7 +79,7 @@ def weights_of(model: nn.Module) -> list[float]:
 
 
 def accelerated(given: str = "prepared", *, mixed_precision: str = "no") -> Run:
-    """The loop of accelerate's documentation; with several processes on each of them."""
+    """Train with the loop of accelerate's documentation, on one or several processes."""
     ranks = dist.get_world_size() if dist.is_initialized() else 1
     accelerator = Accelerator(
         cpu=True,

@@ -1,4 +1,4 @@
-"""Under Lightning Fabric a run is that of a plain loop; the examples run as a user runs them."""
+"""Test that a run with Lightning Fabric equals a plain loop, and that the examples run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def in_fabric(optimize: Optimize, **options: Any) -> tuple[Fabric, Setup]:
 def controlled(
     setup: Setup, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 ) -> lb.Controller:
-    """A run in which the batch grows, on models that may be wrapped."""
+    """Train with a growing batch, on models that may be wrapped."""
     model, optimizer = setup
     batches = lb.BatchLoader(data(), batch_size=8, max_micro_batch_size=4)
     rule = lb.chain(Growing(first=8, after_samples=40), lb.AdaScale())
@@ -108,7 +108,7 @@ def test_an_attached_rule_takes_fabrics_backward(precision: Any) -> None:
 def run_example(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., list[str]]:
-    """Runs an example and gives the lines that it prints: on one process here, else as a user."""
+    """Run an example and return the lines that it prints."""
 
     def run(name: str, *, processes: int) -> list[str]:
         path = str(ROOT / "examples" / name)

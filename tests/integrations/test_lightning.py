@@ -1,4 +1,4 @@
-"""A rule in Lightning's Trainer gives what a plain loop with it gives, step for step."""
+"""Test that a rule in Lightning's Trainer gives the same steps as a plain loop."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def test_steps_that_the_scaler_leaves_out_are_counted(optimize: Optimize) -> Non
 
 
 class Broken(Module):
-    """Its loss is not a number in the sixth micro-batch."""
+    """A module whose loss is NaN in the sixth micro-batch."""
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor | None:
         loss = super().training_step(batch, batch_idx)
@@ -290,7 +290,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted() -> None:
 
 
 class Leaving(Module):
-    """Gives no loss for some micro-batches."""
+    """A module that returns no loss for some micro-batches."""
 
     left: ClassVar[tuple[int, ...]] = (0, 4, 6, 7, 8)
 
@@ -312,7 +312,7 @@ def test_micro_batches_without_a_loss_are_not_in_the_mean() -> None:
 
 
 class EverySecond(Module):
-    """Takes every second optimizer step, as Lightning's documentation shows."""
+    """A module that skips every second optimizer step, as in Lightning's documentation."""
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
@@ -333,7 +333,7 @@ def test_gradients_that_no_step_used_are_forgotten() -> None:
 
 
 class Failing(Module):
-    """Fails after an optimizer step's backward, in the clipping."""
+    """A module whose gradient clipping raises an error."""
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
         raise RuntimeError("clipping failed")
@@ -356,7 +356,7 @@ def test_a_fit_that_fails_leaves_no_hook_and_no_rate_behind() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ByLoss(Facts):
-    """A rate that follows the loss and the size of the data set."""
+    """A rule whose learning rate depends on the loss and the size of the data set."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"loss", "dataset_size"})
 

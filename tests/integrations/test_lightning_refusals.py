@@ -1,4 +1,4 @@
-"""What LargeBatch refuses in Lightning, before any training step and with a way out."""
+"""Test which uses in Lightning raise an error before the first training step."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_lightning_refuses_a_rule_about_the_batch(rule: lb.Rule) -> None:
 
 
 def test_lightning_refuses_a_length_given_twice() -> None:
-    with pytest.raises(ValueError, match="given once"):
+    with pytest.raises(ValueError, match="given only once"):
         scaled(base_steps=10, budget=lb.Budget(samples=60))
 
 
@@ -75,24 +75,24 @@ def test_lightning_refuses_an_optimizer_that_calls_its_closure_more_than_once() 
 
 
 class OwnStrategy(SingleDeviceStrategy):
-    """One that nobody tried."""
+    """A strategy that is not supported."""
 
 
 def test_lightning_refuses_an_unverified_strategy() -> None:
-    refused("OwnStrategy is unverified", strategy=OwnStrategy())
+    refused("OwnStrategy is not supported", strategy=OwnStrategy())
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, type("DeepSpeed", (DDPStrategy,), {})])
 def test_lightning_refuses_sharded_strategies(strategy: type) -> None:
     trainer = trainer_of()
     trainer.strategy.__class__ = strategy  # a CPU alone cannot run them
-    with pytest.raises(ValueError, match=f"{strategy.__name__} is unverified"):
+    with pytest.raises(ValueError, match=f"{strategy.__name__} is not supported"):
         check_trainer(trainer, Module())
 
 
 def test_lightning_refuses_a_gradient_accumulation_that_changes() -> None:
     refused(
-        "changes the batch between epochs",
+        "changes the batch size between epochs",
         extra=[GradientAccumulationScheduler({0: 2, 1: 4})],
         accumulate_grad_batches=1,
     )
@@ -120,7 +120,7 @@ def test_lightning_refuses_data_whose_batch_size_is_unknown() -> None:
 
 def test_lightning_refuses_batches_of_another_size_than_the_callback_was_given() -> None:
     refused(
-        "a step has 12 samples: 4 of the DataLoader x 3 micro-batches",
+        "an optimizer step has 12 samples: 4 per batch of the DataLoader x 3 micro-batches",
         callback=scaled(batch_size=4),
     )
 
@@ -147,7 +147,7 @@ def test_lightning_refuses_a_scheduler_whose_unit_of_steps_is_not_given() -> Non
 
 def test_lightning_refuses_a_scheduler_that_the_module_steps_itself() -> None:
     refused(
-        "cannot follow the clock",
+        "cannot advance in base steps",
         callback=scaled(schedulers_in_base_steps=True),
         module=OwnStep(schedule=cosine),
     )
@@ -166,7 +166,7 @@ def test_lightning_refuses_gradients_that_are_not_cleared() -> None:
 
 
 def test_there_are_no_clocks_before_a_fit() -> None:
-    with pytest.raises(lb.LargeBatchError, match=r"before trainer\.fit"):
+    with pytest.raises(lb.LargeBatchError, match=r"before training starts\. Call trainer\.fit"):
         scaled().control  # noqa: B018
 
 

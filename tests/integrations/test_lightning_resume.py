@@ -1,4 +1,4 @@
-"""A fit goes on from the Trainer's checkpoint with the same bits, or says why it cannot."""
+"""Test that a fit resumes from the Trainer's checkpoint bit by bit, or raises an error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def falling(optimizer: Optimizer) -> LRScheduler:
 
 
 class Resumable(DataLoader[Any]):
-    """Goes on within an epoch where its state was taken."""
+    """A loader that resumes in mid-epoch from its saved state."""
 
     taken = 0
     begin = 0
@@ -123,7 +123,7 @@ def test_a_checkpoint_without_clocks_is_refused(tmp_path: Path) -> None:
     bare = trainer_of(max_epochs=1)
     bare.fit(Module(), loader())
     bare.save_checkpoint(tmp_path / "bare.ckpt")
-    with pytest.raises(lb.errors.CheckpointError, match="no clocks of LargeBatch"):
+    with pytest.raises(lb.errors.CheckpointError, match="no state of LargeBatch"):
         trainer_of(scaled()).fit(Module(), loader(), ckpt_path=tmp_path / "bare.ckpt")
 
 
@@ -132,7 +132,7 @@ def test_a_second_fit_of_the_same_trainer_is_refused_and_a_new_trainer_begins_an
     trainer = trainer_of(callback, max_epochs=1)
     trainer.fit(Module(), loader())
     trainer.fit_loop.max_epochs = 2
-    with pytest.raises(lb.errors.CheckpointError, match="goes on after step 4"):
+    with pytest.raises(lb.errors.CheckpointError, match="resumes after step 4"):
         trainer.fit(Module(), loader())
     trainer_of(callback, max_epochs=1).fit(Module(), loader())
     assert callback.control.samples == 48

@@ -1,4 +1,4 @@
-"""What each tool stored of a real run, read back by the tool's own means."""
+"""Test what each logging tool stored of a real run, read back with the tool itself."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def controller(*sinks: Any) -> lb.Controller:
 
 
 def whole_run(logger: Any, *, steps: int = 6) -> Values:
-    """What a run of some steps should have left."""
+    """Return what a run of some steps should have logged."""
     memory = lb.MemoryRecord()
     small_runs.train(controller(lb.Logged(logger), memory), steps=steps)
     return expected(memory)

@@ -343,7 +343,7 @@ def test_a_noise_bound_by_hand_is_not_taken_for_seesaws(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["null", "[]", "[1,2,3]", "[null,null,null]", '{"a":1}', "[[1]]"])
 def test_a_state_of_another_form_is_refused_as_damaged(text: str, tmp_path: Path) -> None:
     first, state = stored("methods/adaptive-growth", tmp_path, str, state=lambda _: text)
-    with pytest.raises(lb.errors.CheckpointError, match="damaged"):
+    with pytest.raises(lb.errors.CheckpointError, match="corrupted"):
         begun = old_files.started(lb.methods.adaptive_growth(), first)
         old_files.resumed_run(begun, state)
 

@@ -1,4 +1,4 @@
-"""LAMB, LARS and AdaGrad-Norm by their formulas, one parameter and one step at a time."""
+"""Compute LAMB, LARS and AdaGrad-Norm by their formulas, one parameter at a time."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def naive_adagrad_norm(
     weight_decay: float = 0.0,
     initial_sum: float = 0.0,
 ) -> list[Tensor]:
-    """The weights after all steps; one sum for all parameters."""
+    """Return the weights after all steps, with one sum for all parameters."""
     now, v = [w.clone() for w in weights], initial_sum
     for step, lr in zip(gradients, rates, strict=True):
         moved = [g + weight_decay * w for g, w in zip(step, now, strict=True)]

@@ -1,4 +1,4 @@
-"""AdaGrad-Norm: its formula, its one sum, its saved state, and what it refuses."""
+"""Test AdaGrad-Norm: its formula, its sum, its saved state and its errors."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_closure_is_called_and_a_sparse_gradient_is_refused() -> None:
 
     assert optimizer.step(closure) == 7.0
     w.grad = torch.ones(2).to_sparse()
-    with pytest.raises(RuntimeError, match="AdaGradNorm needs every element"):
+    with pytest.raises(RuntimeError, match="AdaGradNorm does not support sparse"):
         optimizer.step()
 
 

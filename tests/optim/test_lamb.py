@@ -1,4 +1,4 @@
-"""LAMB: its formula under every option, and how long its steps are."""
+"""Test LAMB: its formula under every option, and the length of its steps."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def moved(
 
 
 def one_step(w: Tensor, g: Tensor, **options: Any) -> Tensor:
-    """What one step at rate 0.1 adds to the weights."""
+    """Return what one step at the learning rate 0.1 adds to the weights."""
     return moved([w], [[g]], [0.1], **options)[0] - w
 
 
@@ -83,8 +83,9 @@ def test_a_step_computed_by_hand() -> None:
 def test_every_relative_step_under_a_constant_gradient_is_the_learning_rate(
     corrected: bool,
 ) -> None:
-    """A correction of the rate in place of the averages makes the first of these 10: the very step
-    that a warm-up keeps small."""
+    """If the learning rate were corrected in place of the averages, the first of these values would
+    be 10.
+    """
     weight = nn.Parameter(torch.randn(5, 4, dtype=torch.float64))
     gradient = torch.randn(5, 4, dtype=torch.float64)
     optimizer = Lamb([weight], lr=0.01, bias_correction=corrected)
@@ -189,7 +190,7 @@ def test_a_bad_hyper_parameter_is_refused_with_a_line_that_works(
     options: dict[str, Any], named: str
 ) -> None:
     model = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match=rf"^{named} (is|are) .*; got .*Use lb\.optim\.Lamb") as e:
+    with pytest.raises(ValueError, match=rf"^{named} must be .* given\. Use lb\.optim\.Lamb") as e:
         Lamb(model.parameters(), **{"lr": 0.01, **options})
     line = str(e.value).rpartition("Use ")[2].removesuffix(".")
     assert isinstance(eval(line, {"lb": lb, "model": model}), Lamb)

@@ -1,4 +1,4 @@
-"""LARS: its formula under every option, and how long its steps are."""
+"""Test LARS: its formula under every option, and the length of its steps."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_a_bad_hyper_parameter_is_refused_with_a_line_that_works(
     options: dict[str, Any], named: str
 ) -> None:
     model = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match=rf"^{named} .*; got .*Use lb\.optim\.Lars") as e:
+    with pytest.raises(ValueError, match=rf"^{named} .* was given\. Use lb\.optim\.Lars") as e:
         Lars(model.parameters(), **{"lr": 0.01, **options})
     line = str(e.value).rpartition("Use ")[2].removesuffix(".")
     assert isinstance(eval(line, {"lb": lb, "model": model}), Lars)

@@ -1,4 +1,4 @@
-"""What holds for both optimizers: groups, precision, saved states, and what is refused."""
+"""Test what the optimizers share: groups, precision, saved states and errors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ variants = pytest.mark.parametrize(
 
 
 def train(model: nn.Module, optimizer: Optimizer, steps: int, *, seed: int = 0) -> list[Tensor]:
-    """Each step on other data; the weights after them."""
+    """Return the weights after steps on different data."""
     dtype = next(model.parameters()).dtype
     for step in range(steps):
         x, y = data(16, seed=seed + step)

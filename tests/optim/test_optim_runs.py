@@ -1,4 +1,4 @@
-"""The optimizers under `Controller` and `attach`: the rate is what a rule makes of it."""
+"""Test the optimizers with `Controller` and `attach`, where a rule sets the learning rate."""
 
 from __future__ import annotations
 

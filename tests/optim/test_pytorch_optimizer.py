@@ -1,4 +1,4 @@
-"""pytorch_optimizer 4.1.0: other hands' LAMB and LARS agree, and its AdamP trains under a rule."""
+"""Compare LAMB and LARS with pytorch_optimizer 4.1.0, and train its AdamP with a rule."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OPTIONS: dict[str, Any] = {
     "always_adapt": True,
     "always_decay": True,
 }
-"""With which our LAMB is theirs of `adam_debias=True` and `weight_decouple=False`."""
+"""Options with which our LAMB equals theirs with `adam_debias=True` and `weight_decouple=False`."""
 
 
 def relative_steps(build: Build, *, seed: int, constant: bool = False) -> list[Tensor]:

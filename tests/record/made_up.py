@@ -12,7 +12,7 @@ from largebatch.rules.adascale import AdaScale
 def run(
     length: int, *, rule: Rule | None = None, lost: frozenset[int] = frozenset()
 ) -> list[tuple[Measurement, Decision]]:
-    """The steps of a run of `length` steps, in which the steps `lost` are not finite."""
+    """Return the steps of a run of `length` steps, in which the steps `lost` are not finite."""
     decider = Decider.start(rule or AdaScale(), base_batch_size=64, batch_size=512)
     steps = []
     for step in range(length):

@@ -1,4 +1,4 @@
-"""Checkpoints are there whole or not at all, and nothing in a damaged one is trusted."""
+"""Test that checkpoints are complete or missing, and that corrupted ones are rejected."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ def test_one_flipped_bit_in_a_tensor_is_found(tmp_path: Path) -> None:
     at = content.index(torch.ones(64).numpy().tobytes())
     content[at + 17] ^= 1
     path.write_bytes(content)
-    with pytest.raises(lb.errors.CheckpointError, match=r"No checkpoint in .* is whole"):
+    with pytest.raises(lb.errors.CheckpointError, match=r"All checkpoints in .* are corrupted"):
         checkpoints.load()
 
 
 class Planted:
-    """Would make a file if a reader ran code."""
+    """An object that creates a directory if its reader executes code."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -98,7 +98,7 @@ def test_no_code_in_a_file_is_run(tmp_path: Path) -> None:
     canary = tmp_path / "ran"
     path = tmp_path / "step-000000001.pt"
     torch.save({"state": Planted(canary)}, path)
-    with pytest.raises(lb.errors.CheckpointError, match="damaged or no checkpoint"):
+    with pytest.raises(lb.errors.CheckpointError, match="corrupted, or it is not a checkpoint"):
         lb.Checkpoints(tmp_path).load()
     path.write_bytes(pickle.dumps(Planted(canary)))
     with pytest.raises(lb.errors.CheckpointError):

@@ -1,4 +1,4 @@
-"""A CSV file has one header, a row a step, and is never overwritten."""
+"""Test that a CSV file has one header and one row per step, and is never overwritten."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEADER = "step,samples,loss,lr,lr_multiplier,batch_size,base_steps,gain,noise_sc
 def written(
     path: Path, length: int, *, after: int = 0, lost: frozenset[int] = frozenset(), **options: bool
 ) -> list[dict[str, str]]:
-    """The rows of a file to which the steps from `after` on are logged."""
+    """Log the steps from `after` on to a file and return its rows."""
     logged = lb.Logged(lb.CsvLogger(path, **options))
     logged.start({})
     for seen, decision in run(length, lost=lost)[after:]:
@@ -94,7 +94,7 @@ def test_appending_to_nothing_or_to_a_cut_header_writes_the_header(
 def test_nothing_is_appended_to_other_columns(tmp_path: Path, content: str) -> None:
     path = tmp_path / "run.csv"
     path.write_text(content)
-    with pytest.raises(lb.errors.RecordError, match="not a CSV file of these columns"):
+    with pytest.raises(lb.errors.RecordError, match="not a CSV file with the columns"):
         lb.CsvLogger(path, append=True).start({})
     assert path.read_text() == content
 

@@ -1,4 +1,4 @@
-"""What a record holds is what was written, whatever stopped the writing."""
+"""Test that a record holds what was written, even if writing was interrupted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def written(path: Path, steps: list, *, append: bool = False) -> Path:
 
 
 def plain(record: Record) -> list[str]:
-    """Steps as text: a step that is not finite holds nan, which differs from itself."""
+    """Return steps as text, because nan in a step differs from itself."""
     return [repr(step) for step in record.steps]
 
 
@@ -75,7 +75,7 @@ def test_nothing_is_appended_to_the_record_of_another_run(tmp_path: Path) -> Non
     path = written(tmp_path / "run.jsonl", run(3))
     before = path.read_bytes()
     with pytest.raises(
-        RecordError, match="of another run: its base_batch_size is 64, here it is 8"
+        RecordError, match="of another run: its base_batch_size is 64, but this run has 8"
     ):
         JsonlRecord(path, append=True).start({**FACTS, "base_batch_size": 8})
     assert path.read_bytes() == before
@@ -162,7 +162,7 @@ def test_a_full_disk_raises_an_error_and_leaves_only_whole_lines(tmp_path: Path)
     size = path.stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50, limits[1]))
     try:
-        with pytest.raises(RecordError, match="is the disk full"):
+        with pytest.raises(RecordError, match="whether the disk is full"):
             record.write(seen, decision)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -186,14 +186,14 @@ def test_a_record_that_was_not_started_or_is_closed_takes_no_step(tmp_path: Path
 @pytest.mark.parametrize(
     ("at", "bad", "message"),
     [
-        (0, b'{"seen":{}}', "line 1 should be a record's header"),
-        (0, b'{"header":3}', "line 1 should be a record's header"),
+        (0, b'{"seen":{}}', "line 1 should be the header of a record"),
+        (0, b'{"header":3}', "line 1 should be the header of a record"),
         (2, b"\x00\x00", "line 3 is not JSON"),
         (2, b'"\xff"', "line 3 is not JSON"),
-        (2, b"[]", "line 3 is neither"),
-        (2, b'{"seen":{}}', "line 3 should have 'seen' and 'decision'"),
-        (2, b'{"seen":{},"decision":{}}', "line 3: seen is not a Measurement"),
-        (3, b'{"seen":NaN,"decision":{}}', "line 4 is not JSON: NaN is not legal"),
+        (2, b"[]", "line 3 should be a header or a training step"),
+        (2, b'{"seen":{}}', "line 3 should have the keys 'decision' and 'seen'"),
+        (2, b'{"seen":{},"decision":{}}', "line 3: seen cannot be read as Measurement"),
+        (3, b'{"seen":NaN,"decision":{}}', "line 4 is not JSON: NaN is not allowed"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path: Path, at: int, bad: bytes, message: str) -> None:
@@ -207,7 +207,7 @@ def test_a_damaged_line_is_named(tmp_path: Path, at: int, bad: bytes, message: s
 
 def test_steps_out_of_order_are_an_error_unless_a_run_was_resumed(tmp_path: Path) -> None:
     first, second = run(2)
-    with pytest.raises(RecordError, match="line 3: the samples go back"):
+    with pytest.raises(RecordError, match="line 3: the number of samples decreases"):
         read_record(written(tmp_path / "run.jsonl", [second, first]))
 
 

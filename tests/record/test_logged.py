@@ -1,4 +1,4 @@
-"""What loggers are told of a run, and what a logger that fails does to it."""
+"""Test what loggers receive, and what happens if a logger fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from largebatch.core.version import __version__
 
 @dataclass
 class Told:
-    """A logger that remembers; `failing` names the calls that raise."""
+    """A logger that keeps its values. `failing` names the calls that raise."""
 
     failing: str = ""
     error: Exception = field(default_factory=lambda: OSError("no disk"))
@@ -141,7 +141,7 @@ def test_our_own_error_of_a_start_comes_through_as_it_is() -> None:
 
 def test_a_failing_logger_warns_once_and_is_dropped_while_the_others_continue() -> None:
     bad, good = Told(failing="log"), Told()
-    with pytest.warns(RuntimeWarning, match="Told failed at step 1.*no disk.*goes on") as warned:
+    with pytest.warns(RuntimeWarning, match="Told failed at step 1.*no disk.*continues") as warned:
         feed(lb.Logged(bad, good), 3)
     assert len(warned) == 1
     assert (bad.steps, good.steps) == ([1], [1, 2, 3])

@@ -1,4 +1,4 @@
-"""A record in memory keeps what a file would keep."""
+"""Test that a record in memory keeps the same steps as a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replaying a record gives its decisions again; another rule gives its own."""
+"""Test that replaying a record repeats its decisions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ readings = st.lists(
 
 
 def recorded(rule: Rule, readings: list[Reading]) -> MemoryRecord:
-    """A run of `rule` on given readings, the first of which holds moments."""
+    """Run `rule` on given readings. Only the first reading has moments."""
     moments = GradientMoments(batch_size=256, parts=4, batch_sqnorm=2.0, variance=256.0)
     readings = [replace(readings[0], moments=moments), *readings[1:]]
     record = MemoryRecord()

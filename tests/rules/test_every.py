@@ -94,7 +94,7 @@ def test_constant_moments_give_the_same_gains_as_measuring_always(every: int, st
 
 
 def test_a_class_in_place_of_a_rule_is_refused() -> None:
-    with pytest.raises(ValueError, match="the class; call it"):
+    with pytest.raises(ValueError, match="The class Observe was given"):
         Every(Observe)  # type: ignore[arg-type]
 
 

@@ -91,5 +91,5 @@ def test_impossible_milestones_are_refused(more: Any) -> None:
 
 def test_a_run_without_a_length_is_refused_in_its_first_step() -> None:
     decider = Decider.start(Milestones(), base_batch_size=8, batch_size=8)
-    with pytest.raises(ValueError, match="needs its length"):
+    with pytest.raises(ValueError, match="the run has no budget"):
         decider.decide(decider.see(Reading(samples=8), base_lr=0.1))

@@ -64,13 +64,15 @@ def refusal(first: str, second: str) -> str:
     else:
         return ""
     for name, pair in {"first": (first, second), "second": (second, first)}.items():
-        if message == (
-            f"{pair[0]} and {pair[1]} cannot stand in one chain: each would apply its own factor "
-            "or clock for the same cause. Keep one of them."
+        if message.startswith(
+            f"{pair[0]} and {pair[1]} cannot be in one chain, because both would change the same "
+            "value for the same reason. Keep only one of them: lb.chain("
         ):
             return name
     for what in ("batch", "lr"):
-        if message.startswith(f"{second} proposes the {what} after {first} has bounded it, which"):
+        if message.startswith(
+            f"{second} comes after {first} in the chain and would undo the bound on {what!r}."
+        ):
             return f"bound {what}"
     return message
 

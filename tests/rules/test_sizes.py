@@ -37,7 +37,7 @@ def test_of_two_rules_that_propose_a_batch_the_second_is_refused() -> None:
     proposers = {row.name: row.rule for row in ROWS if "batch" in row.rule.changes}
     assert len(proposers) > 15
     for (one, rule), (another, other) in product(proposers.items(), repeat=2):
-        with pytest.raises(ValueError, match="cannot stand in one chain"):
+        with pytest.raises(ValueError, match="cannot be in one chain"):
             chain(rule, other)
             pytest.fail(f"{one} and {another} stand in one chain")
 

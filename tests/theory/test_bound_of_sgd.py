@@ -1,4 +1,4 @@
-"""The bound, its terms, and the samples and steps that follow from them at a constant batch."""
+"""Test the bound of SGD, and the samples and steps that follow at a constant batch size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ runs = st.lists(st.tuples(st.floats(0.01, 1.9), sizes), min_size=1, max_size=20)
 
 
 def in_a_loop(problem: th.Problem, lrs: list[float], batches: list[float]) -> float:
-    """The bound, summed step by step as it is derived."""
+    """Return the bound, summed step by step as in its derivation."""
     travelled = noise = 0.0
     for lr, batch in zip(lrs, batches, strict=True):
         travelled += lr * (1 - problem.smoothness * max(lrs) / 2)
@@ -87,7 +87,7 @@ def test_a_batch_in_proportion_to_a_small_rate_needs_the_fewest() -> None:
 
 
 def test_a_rate_past_stability_is_refused_with_the_cap() -> None:
-    with pytest.raises(ValueError, match=r"below 2 / smoothness = 0\.5; got 0\.5.*lr=min"):
+    with pytest.raises(ValueError, match=r"0\.5 was given.* smoothness = 0\.5\. .*lr=min"):
         th.gradient_bound(
             th.Problem(smoothness=4.0, variance=1.0, gap=1.0), lrs=[0.1, 0.5], batch_sizes=1
         )
@@ -95,20 +95,20 @@ def test_a_rate_past_stability_is_refused_with_the_cap() -> None:
 
 @pytest.mark.parametrize("lrs", [[], [0.0], [0.1, -0.1], [math.nan]])
 def test_no_steps_and_no_rates_are_refused(lrs: list[float]) -> None:
-    with pytest.raises(ValueError, match="lrs has a learning rate"):
+    with pytest.raises(ValueError, match="lrs must have a learning rate"):
         th.gradient_bound(ONE, lrs=lrs, batch_sizes=1)
 
 
 @pytest.mark.parametrize("batch", [0.0, -1.0, math.nan, math.inf])
 def test_batches_out_of_range_are_refused(batch: float) -> None:
-    with pytest.raises(ValueError, match="batch_sizes are numbers"):
+    with pytest.raises(ValueError, match="finite number of samples above 0"):
         th.gradient_bound(ONE, lrs=[0.1], batch_sizes=[batch])
-    with pytest.raises(ValueError, match="batch_size is a finite number above 0"):
+    with pytest.raises(ValueError, match="batch_size must be a finite number above 0"):
         th.Stage(steps=1, batch_size=batch, lr=0.1)
 
 
 def test_no_stages_are_refused() -> None:
-    with pytest.raises(ValueError, match="got none"):
+    with pytest.raises(ValueError, match="stages is empty"):
         th.bound_of_stages(ONE, [])
 
 
@@ -214,7 +214,7 @@ def test_a_target_below_the_floor_is_refused() -> None:
 
 @pytest.mark.parametrize(("mean", "square"), [(0.0, 0.0), (0.5, 0.2), (0.5, 0.6), (1.1, 1.3)])
 def test_means_of_no_schedule_are_refused(mean: float, square: float) -> None:
-    with pytest.raises(ValueError, match="of a schedule between 0 and 1"):
+    with pytest.raises(ValueError, match="no schedule between 0 and 1 has these means"):
         th.rate_terms(ONE, lr=0.1, mean=mean, mean_square=square)
 
 
@@ -251,7 +251,7 @@ def test_decays_without_a_closed_form_are_refused(decay: float) -> None:
 
 
 def test_a_decaying_rate_has_no_floor_and_no_overflow() -> None:
-    with pytest.raises(ValueError, match="without a floor"):
+    with pytest.raises(ValueError, match="require floor=0"):
         th.decaying_critical_batch_size(th.RateTerms(bias=1, noise=1, floor=0.1), decay=0.25)
     far = {"decay": 0.01, "batch_size": 1.0, "target_sqnorm": 1e-9}
     assert math.isinf(th.decaying_steps_needed(TERMS, **far))

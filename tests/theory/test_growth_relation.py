@@ -1,4 +1,4 @@
-"""Growing batches and rates: exponents of the bound, stages, and the law for every length."""
+"""Test growing batches and learning rates: exponents, stages and the any-time batch size."""
 
 from __future__ import annotations
 
@@ -84,14 +84,14 @@ def test_steps_grow_with_their_exponent(batch: float, steps: float, exponent: fl
 @pytest.mark.parametrize("bad", [0.0, -2.0, math.inf, math.nan])
 def test_a_factor_that_is_not_above_zero_is_refused(name: str, bad: float) -> None:
     growth = {"batch_growth": 2.0, "lr_growth": 1.4, "steps_growth": 1.0, name: bad}
-    with pytest.raises(ValueError, match=f"{name} is a finite number above 0"):
+    with pytest.raises(ValueError, match=f"{name} must be a finite number above 0"):
         th.bound_exponent(**growth)
-    with pytest.raises(ValueError, match=f"{name} is a finite number above 0"):
+    with pytest.raises(ValueError, match=f"{name} must be a finite number above 0"):
         th.geometric_stages(th.Stage(steps=1, batch_size=1, lr=1), 2, **growth)
 
 
 def test_stages_that_shrink_have_no_exponent() -> None:
-    with pytest.raises(ValueError, match="use no budget up"):
+    with pytest.raises(ValueError, match="must have more samples than the stage before"):
         th.bound_exponent(batch_growth=2.0, lr_growth=1.0, steps_growth=0.5)
 
 
@@ -115,7 +115,7 @@ def test_the_batch_of_a_contraction_keeps_the_share_of_the_noise() -> None:
 def test_the_growth_relation_refuses_a_rate_that_does_not_contract(
     curvature: float, lr: float
 ) -> None:
-    with pytest.raises(ValueError, match="the loss contracts where"):
+    with pytest.raises(ValueError, match="a factor in"):
         th.contraction_batch_growth(curvature=curvature, smoothness=1.0, lr=lr, steps=1)
 
 
@@ -157,7 +157,7 @@ def test_ends_rise_to_the_whole_budget_or_say_that_a_stage_is_never_reached(
 ) -> None:
     exact = [0.0, *itertools.accumulate(th.stage_lengths(total, count, growth=growth))][:-1]
     if len({*map(round, exact), total}) <= count:
-        with pytest.raises(ValueError, match="never reached"):
+        with pytest.raises(ValueError, match="would have the length 0"):
             th.stage_ends(total, count, growth=growth)
         return
     ends = th.stage_ends(total, count, growth=growth)
@@ -166,9 +166,9 @@ def test_ends_rise_to_the_whole_budget_or_say_that_a_stage_is_never_reached(
 
 
 def test_stages_past_the_range_of_floats_are_refused() -> None:
-    with pytest.raises(ValueError, match="leave the range of floating point"):
+    with pytest.raises(ValueError, match="too large or too small for a float"):
         th.geometric_stages(th.Stage(steps=1, batch_size=16, lr=0.1), 2000, batch_growth=2.0)
-    with pytest.raises(ValueError, match="leave the range of floating point"):
+    with pytest.raises(ValueError, match="too large or too small for a float"):
         th.geometric_stages(
             th.Stage(steps=1, batch_size=16, lr=0.1), 5000, batch_growth=1.0, lr_growth=0.5
         )
@@ -228,7 +228,7 @@ def test_the_law_keeps_the_bound_that_it_promises(
 
 
 def test_the_law_refuses_a_sum_without_the_step_itself() -> None:
-    with pytest.raises(ValueError, match="has the step's own rate in it"):
+    with pytest.raises(ValueError, match="includes the step's own learning rate"):
         th.any_time_batch_size(lr=0.1, lr_sum=0.05, constant=1.0)
-    with pytest.raises(ValueError, match="first_lr is at most"):
+    with pytest.raises(ValueError, match="first_lr must not be above"):
         th.any_time_bound(ONE, lr_sum=1.0, first_lr=0.2, max_lr=0.1)

@@ -1,4 +1,4 @@
-"""Formulas for losses whose constants are known: tau-nice batches and the model of the noise."""
+"""Test formulas for known constants: tau-nice batches and the noise model."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_without_noise_at_the_optimum_one_sample_is_best() -> None:
 
 @pytest.mark.parametrize(("batch", "size"), [(0, 8), (9, 8), (1, 1), (math.nan, 8)])
 def test_batches_outside_of_the_data_are_refused(batch: float, size: int) -> None:
-    with pytest.raises(ValueError, match="1 to dataset_size different samples"):
+    with pytest.raises(ValueError, match="between 1 and dataset_size"):
         th.tau_nice_variance(batch_size=batch, dataset_size=size, mean_sqnorm=1.0)
 
 

@@ -1,4 +1,4 @@
-"""Best rates against the noise scale, and Adam's rule."""
+"""Test the best learning rate as a function of the noise scale, and Adam's scaling rule."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_adam_s_rule_composes(a: float, b: float) -> None:
 
 
 def test_adam_s_rule_ends_where_a_beta_would_be_negative() -> None:
-    with pytest.raises(ValueError, match="ends at scale 10"):
+    with pytest.raises(ValueError, match="a scale of at most 10"):
         adam_sqrt_rule(AdamSettings(lr=1e-3), scale=16.0)
 
 

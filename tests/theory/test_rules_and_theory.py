@@ -1,4 +1,4 @@
-"""Rules may not import the theory, so what both state is compared here."""
+"""Compare rules with the theory, which rules may not import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fits of measured steps: both families, unbiased, with intervals that cover, or refused."""
+"""Test fits of measured steps: both curves, bias, coverage of intervals and errors."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_the_critical_batch_is_unbiased_and_its_interval_covers(family: str, spr
 
 @both
 def test_weights_by_the_measured_steps_would_be_biased(family: str) -> None:
-    """Why the weights are the line's own: the naive ones draw it to what came out low."""
+    """Naive weights from measured values pull the line towards low values."""
     rng = np.random.default_rng(2)
     b = np.repeat(LOW_ENOUGH[family], 2)
     x, ours, naive = 1 / b, [], []
@@ -148,7 +148,7 @@ def test_batches_far_above_the_critical_one_need_smaller_ones(family: str) -> No
 def test_steps_that_rise_with_the_batch_give_no_number(family: str) -> None:
     found = fit(family, [10, 20, 40], [100, 200, 300])
     assert isinstance(found, NotEnough)
-    assert "do not fall" in found.reason
+    assert "does not fall" in found.reason
 
 
 @both
@@ -160,7 +160,7 @@ def test_scatter_alone_gives_a_number_as_rarely_as_it_may(family: str) -> None:
 
 
 def test_falling_samples_are_iiduka_s_and_rising_ones_mccandlish_s() -> None:
-    """The spread tells the families apart where the data can."""
+    """The spread distinguishes the two curves if the data can."""
     b = SIZES[SIZES > 70]
     fits = fit_steps(b, truth("Iiduka", b))
     assert isinstance(fits.iiduka, StepsFit)
@@ -184,7 +184,7 @@ def test_below_half_of_iiduka_s_critical_batch_the_target_is_never_reached() -> 
     [
         ([1, 2, 3], [1, 2], "one number of steps for each"),
         ([1, 2, 3], [1, 2, math.inf], "did not reach the target"),
-        ([1, 2, 0], [1, 2, 3], "batch_sizes are finite numbers above 0"),
+        ([1, 2, 0], [1, 2, 3], "batch_sizes=.*must be finite and above 0"),
         ([[1, 2, 3]], [[1, 2, 3]], "shapes"),
     ],
 )
@@ -195,5 +195,5 @@ def test_bad_series_are_refused(b: Any, t: Any, said: str) -> None:
 
 @pytest.mark.parametrize("level", [0.0, 1.0, math.nan])
 def test_a_level_is_a_probability(level: float) -> None:
-    with pytest.raises(ValueError, match="level is a probability"):
+    with pytest.raises(ValueError, match="must be a probability"):
         fit_steps([1, 2, 3], [3, 2, 1], level=level)

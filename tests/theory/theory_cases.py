@@ -1,4 +1,4 @@
-"""Numeric cases of the formulas."""
+"""Provide numeric cases of the formulas."""
 
 from __future__ import annotations
 

@@ -1,15 +1,16 @@
-"""A confidence interval for a ratio of two means over an autocorrelated series.
+"""Compute a confidence interval for the ratio of two means over an autocorrelated series.
 
-    t(q) = (mean(x) - q mean(y)) / se(q)      the interval: every q >= 0 with low <= t(q) <= high
+    t(q) = (mean(x) - q mean(y)) / se(q)
 
-No division by mean(y) occurs, so a denominator near zero is no special case: when t stays within
-its bounds however large q gets, the interval has no upper end (Fieller's theorem). The standard
-error se(q) comes from the means of moving blocks, which keep the autocorrelation within them; the
-bounds of t are quantiles of the same t over bootstrap series made of such blocks (bootstrap-t).
+The interval contains every q >= 0 with low <= t(q) <= high. The formula for t never divides by
+mean(y), so a mean(y) near zero is no special case. If t stays within its bounds for arbitrarily
+large q, the interval has no upper bound (Fieller's theorem). The standard error se(q) is computed
+from the means of moving blocks, which preserve the autocorrelation inside each block. The bounds of
+t are quantiles of t over bootstrap series that consist of these blocks (bootstrap-t).
 
-Künsch: The Jackknife and the Bootstrap for General Stationary Observations, 1989, Annals of
-Statistics. Gonçalves, Vogelsang: Block Bootstrap HAC Robust Tests: The Sophistication of the Naive
-Bootstrap, 2011, Econometric Theory. Fieller's theorem, 1954.
+References: Künsch, The Jackknife and the Bootstrap for General Stationary Observations, 1989,
+Annals of Statistics. Gonçalves and Vogelsang, Block Bootstrap HAC Robust Tests: The Sophistication
+of the Naive Bootstrap, 2011, Econometric Theory. Fieller's theorem, 1954.
 """
 
 from __future__ import annotations
@@ -22,23 +23,28 @@ from numpy.typing import NDArray
 Series = NDArray[np.float64]
 
 BLOCKS = 8
-"""A block is 1/8 of the series, whatever its length.
+"""Number of blocks in the series, so one block is 1/8 of the series.
 
-Schmeiser (Batch Size Effects in the Analysis of Simulation Output, 1980) finds the cost of few
-blocks small from eight to ten on. Kiefer and Vogelsang (A New Asymptotic Theory for
-Heteroskedasticity-Autocorrelation Robust Tests, 2005, Econometric Theory) take the block as a fixed
-proportion of the series: the larger it is, the closer the coverage under strong autocorrelation and
-the wider the interval, provided that the bounds of t allow for it, as the bootstrap's do. Blocks of
-sqrt(steps) and of the estimated length of Politis and White (2004, Econometric Reviews) were tried:
-they cover less where the series drifts slowly (0.76 and 0.83 for 0.89, 400 steps, correlation 0.95
-from step to step); for independent steps their intervals are a seventh narrower.
+According to Schmeiser (Batch Size Effects in the Analysis of Simulation Output, 1980), eight to ten
+blocks are enough: more blocks gain little. Kiefer and Vogelsang (A New Asymptotic Theory for
+Heteroskedasticity-Autocorrelation Robust Tests, 2005, Econometric Theory) use blocks whose length
+is a fixed fraction of the series. With longer blocks, the coverage of the interval is closer to its
+level if autocorrelation is strong, but the interval is wider. This holds if the bounds of t depend
+on the block length, as the bootstrap's bounds do. Two other block lengths were tried: sqrt(steps),
+and the estimate of Politis and White (2004, Econometric Reviews). If the series drifts slowly, the
+coverage of these two block lengths is lower: 0.76 and 0.83 instead of 0.89, at 400 steps with a
+correlation of 0.95 between successive steps. For independent steps, the intervals of these two
+block lengths are narrower by one seventh.
 """
 
 RESAMPLES = 2000
-"""Bootstrap series; enough for quantiles of 2.5 % to be known to about a twentieth of t."""
+"""Number of bootstrap series. With 2000, the error of a 2.5 % quantile is about a twentieth of t.
+"""
 
 LOST = 1e6
-"""What t is where all blocks of a bootstrap series are equal: beyond any bound."""
+"""Value of t for a bootstrap series whose blocks are all equal. This value is beyond every bound of
+t.
+"""
 
 
 def ratio_interval(
@@ -49,14 +55,15 @@ def ratio_interval(
     level: float = 0.95,
     block_length: int | None = None,
 ) -> tuple[float, float]:
-    """The interval of mean(numerator) / mean(denominator), within [0, inf].
+    """Return the confidence interval of mean(numerator) / mean(denominator), within [0, inf].
 
-    The upper end is `inf` where the denominator's sign is not certain; both ends are `inf` where
-    the denominator is negative beyond chance. For a numerator whose mean is positive.
+    The upper bound is `inf` if the sign of the denominator is not certain. Both bounds are `inf` if
+    the denominator is significantly negative. The mean of the numerator must be positive.
 
-    Measured coverage at level 0.95: 0.95 to 0.97 for independent steps (16 to 400 of them), 0.90 to
-    0.97 for autocorrelated ones where the series is 10 to 20 times as long as its memory, 0.90 to
-    0.96 with outliers in one step of fifty (200 and 400 steps); docs/noise-scale.md has the table.
+    At level 0.95, the measured coverage is 0.95 to 0.97 for 16 to 400 independent steps. The
+    coverage is 0.90 to 0.97 for autocorrelated steps if the series is 10 to 20 times as long as its
+    correlation time. The coverage is 0.90 to 0.96 if one step in fifty is an outlier (200 and 400
+    steps). The table is in docs/noise-scale.md.
 
     >>> rng = np.random.default_rng(0)
     >>> low, high = ratio_interval(6 + rng.normal(size=400), 2 + rng.normal(size=400))
@@ -64,12 +71,13 @@ def ratio_interval(
     (True, True)
 
     Args:
-        numerator, denominator: series of equal length [T], at least BLOCKS long.
-        seed: of the generator; the same seed and series give the same interval.
-        level: the probability of covering the ratio, in (0, 1).
-        block_length: steps of a block; T // BLOCKS if None.
+        numerator: Series of shape [T], with T at least BLOCKS.
+        denominator: Series of the same shape as `numerator`.
+        seed: Seed of the random generator. Equal seeds and series give equal intervals.
+        level: Probability in (0, 1) that the interval contains the ratio.
+        block_length: Number of steps in one block, or None for T // BLOCKS.
 
-    Reference: see the module.
+    Reference: see the docstring of the module.
     """
     length = block_length or len(numerator) // BLOCKS
     blocks = len(numerator) // length
@@ -83,10 +91,14 @@ def ratio_interval(
 
 
 def block_means(series: Series, length: int) -> Series:
-    """The means of all T - length + 1 blocks of consecutive steps.
+    """Return the means of all T - length + 1 blocks of consecutive steps.
 
     >>> block_means(np.array([1.0, 3.0, 5.0]), 2).tolist()
     [2.0, 4.0]
+
+    Args:
+        series: Series of shape [T].
+        length: Number of steps in one block.
     """
     sums = np.concatenate([[0.0], np.cumsum(series)])
     means: Series = (sums[length:] - sums[:-length]) / length
@@ -94,8 +106,11 @@ def block_means(series: Series, length: int) -> Series:
 
 
 def _bounds_of_t(means: Series, *, blocks: int, seed: int, level: float) -> tuple[float, float]:
-    """Quantiles of t over bootstrap series of `blocks` blocks each, given the block means of
-    mean(y) x - mean(x) y: t at the estimated ratio, in a form that a zero denominator keeps."""
+    """Return the lower and upper bound of t: two quantiles of t over bootstrap series.
+
+    Each bootstrap series has `blocks` blocks, drawn from the block means of mean(y) x - mean(x) y.
+    Therefore t is finite even if mean(y) is zero.
+    """
     generator = np.random.default_rng(seed)
     drawn = means[generator.integers(0, len(means), size=(RESAMPLES, blocks))]
     away = drawn.mean(axis=1) - means.mean()
@@ -106,7 +121,7 @@ def _bounds_of_t(means: Series, *, blocks: int, seed: int, level: float) -> tupl
 
 
 def _lower_end(x: float, y: float, covariance: Series, *, bound: float) -> float:
-    """Where t falls to its upper bound; t = bound is a quadratic equation in the ratio."""
+    """Return the ratio at which t reaches its upper bound, as the root of a quadratic equation."""
     a, b, c = _quadratic(x, y, covariance, bound=bound)
     if y < 0.0 and a > 0.0:
         return math.inf
@@ -114,7 +129,7 @@ def _lower_end(x: float, y: float, covariance: Series, *, bound: float) -> float
 
 
 def _upper_end(x: float, y: float, covariance: Series, *, bound: float) -> float:
-    """Where t falls to its lower bound, `inf` where it never does."""
+    """Return the ratio at which t reaches its lower bound, or `inf` if t never reaches it."""
     a, b, c = _quadratic(x, y, covariance, bound=bound)
     return (b + math.sqrt(max(b * b - a * c, 0.0))) / a if y > 0.0 and a > 0.0 else math.inf
 
@@ -122,6 +137,6 @@ def _upper_end(x: float, y: float, covariance: Series, *, bound: float) -> float
 def _quadratic(
     x: float, y: float, covariance: Series, *, bound: float
 ) -> tuple[float, float, float]:
-    """a, b, c of a q^2 - 2 b q + c = 0, which is (x - q y)^2 = bound^2 se(q)^2."""
+    """Return a, b, c of a q^2 - 2 b q + c = 0, which is (x - q y)^2 = bound^2 se(q)^2."""
     spread = bound * bound * covariance
     return float(y * y - spread[1, 1]), float(x * y - spread[0, 1]), float(x * x - spread[0, 0])

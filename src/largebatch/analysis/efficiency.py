@@ -1,15 +1,20 @@
-"""What the noise scale n says about batch sizes B, beside a base batch b (all in samples).
+"""Compute what the noise scale n implies for batch sizes B, relative to a base batch size b.
 
-    steps / fewest possible = 1 + n / B;    samples / fewest possible = 1 + B / n
-    learning rate:  r(S) = S (n + b) / (n + S b) times that of the base batch,  S = B / b
-    steps beside the base batch: 1 / r;     samples beside the base batch: S / r = (n + B) / (n + b)
+The numbers n, B and b are in samples.
 
-The first line is (steps / fewest - 1)(samples / fewest - 1) = 1: each can be traded for the other,
-and at B = n both are doubled. The last is the first divided by its value at b, so the two agree.
+    steps / fewest possible steps      = 1 + n / B
+    samples / fewest possible samples  = 1 + B / n
+    lr / base lr                       = r(S) = S (n + b) / (n + S b),      S = B / b
+    steps / steps at b                 = 1 / r
+    samples / samples at b             = S / r = (n + B) / (n + b)
 
-McCandlish, Kaplan, Amodei: An Empirical Model of Large-Batch Training, 2018, arXiv 1812.06162.
-Johnson et al.: AdaScale SGD, 2020, arXiv 2007.05105. Qiao et al.: Pollux, 2020, arXiv 2008.12260
-(its efficiency is the inverse of samples beside the base batch).
+The first two formulas imply (steps / fewest - 1)(samples / fewest - 1) = 1. So a larger batch needs
+fewer steps and more samples. At B = n, both steps and samples are twice their minimum. The fourth
+formula is the first formula divided by its value at b, so the two agree.
+
+References: McCandlish, Kaplan, Amodei: An Empirical Model of Large-Batch Training, 2018, arXiv
+1812.06162. Johnson et al.: AdaScale SGD, 2020, arXiv 2007.05105. Qiao et al.: Pollux, 2020, arXiv
+2008.12260 (its efficiency is the inverse of the fifth formula).
 """
 
 from __future__ import annotations
@@ -25,14 +30,14 @@ from largebatch.core.range import Range as Range
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRow:
-    """What a batch size costs and saves beside the base batch.
+    """Compare a batch size with the base batch size: learning rate, steps and samples.
 
     Args:
-        batch_size: B, in samples.
-        scale: S = B / b.
-        lr_multiplier: AdaScale's gain r, for SGD.
-        steps: optimizer steps beside those of the base batch, 1 / r.
-        samples: training samples beside those of the base batch, S / r.
+        batch_size: Batch size B in samples.
+        scale: Scale S = B / b.
+        lr_multiplier: AdaScale's gain r, a factor for the learning rate of SGD.
+        steps: Number of optimizer steps divided by the number at the base batch size, 1 / r.
+        samples: Number of training samples divided by the number at the base batch size, S / r.
     """
 
     batch_size: int
@@ -43,10 +48,14 @@ class BatchRow:
 
 
 def steps_over_fewest(*, noise_scale: float, batch_size: float) -> float:
-    """Steps beside the fewest that any batch needs: 1 + n / B.
+    """Return the steps at batch size B divided by the fewest steps of any batch size: 1 + n / B.
 
     >>> steps_over_fewest(noise_scale=1000, batch_size=250)
     5.0
+
+    Args:
+        noise_scale: Gradient noise scale n in samples.
+        batch_size: Batch size B in samples.
 
     Reference: arXiv 1812.06162.
     """
@@ -54,10 +63,16 @@ def steps_over_fewest(*, noise_scale: float, batch_size: float) -> float:
 
 
 def samples_over_fewest(*, noise_scale: float, batch_size: float) -> float:
-    """Samples beside the fewest that any batch needs: 1 + B / n; `inf` without noise.
+    """Return the samples at batch size B divided by the fewest of any batch size: 1 + B / n.
+
+    Without noise, the result is `inf`.
 
     >>> samples_over_fewest(noise_scale=1000, batch_size=250)
     1.25
+
+    Args:
+        noise_scale: Gradient noise scale n in samples.
+        batch_size: Batch size B in samples.
 
     Reference: arXiv 1812.06162.
     """
@@ -65,32 +80,40 @@ def samples_over_fewest(*, noise_scale: float, batch_size: float) -> float:
 
 
 def half_efficiency_batch_size(*, noise_scale: float, base_batch_size: float = 0.0) -> float:
-    """The batch that needs twice the samples: n + 2 b.
+    """Return the batch size that needs twice the samples: n + 2 b.
 
-    With b = 0, twice the fewest possible: (n + B) / n = 2 at B = n, the critical batch size of
-    arXiv 1812.06162. With b > 0, twice those of the base batch: (n + B) / (n + b) = 2.
+    With b = 0, this batch size needs twice the fewest samples of any batch size, because (n + B) /
+    n = 2 at B = n, the critical batch size of arXiv 1812.06162. With b > 0, this batch size needs
+    twice the samples of the base batch size, because (n + B) / (n + b) = 2.
 
     >>> half_efficiency_batch_size(noise_scale=1000)
     1000.0
     >>> half_efficiency_batch_size(noise_scale=1000, base_batch_size=64)
     1128.0
+
+    Args:
+        noise_scale: Gradient noise scale n in samples.
+        base_batch_size: Base batch size b in samples.
     """
     return noise_scale + 2.0 * base_batch_size
 
 
 def paying_batch_size(*, noise_scale: float, base_batch_size: float) -> float:
-    """Where doubling stops paying: the batch b 2^j that the last doubling worth it reaches.
+    """Return the largest batch size b 2^j that is reached by doublings that each save enough steps.
 
-    A doubling from B is worth it when it saves at least a quarter of the steps, that is when
-    r(2 S) / r(S) = 2 (n + B) / (n + 2 B) >= 4/3, which is B <= n. A quarter is half of what the
-    doubling saves where it costs no samples at all; at B = n it costs half as many samples again.
-    So the next doubling still pays at half of this batch, and no more at it; b itself where
-    not even the first doubling pays.
+    A doubling from B to 2 B saves enough if it saves at least a quarter of the steps. The condition
+    is r(2 S) / r(S) = 2 (n + B) / (n + 2 B) >= 4/3, which is B <= n. A quarter is half of what a
+    doubling saves if the doubling costs no samples. At B = n, a doubling needs 1.5 times as many
+    samples. If even the first doubling saves too little, the result is b.
 
     >>> paying_batch_size(noise_scale=1000, base_batch_size=64)
     1024.0
     >>> paying_batch_size(noise_scale=50, base_batch_size=64)
     64.0
+
+    Args:
+        noise_scale: Gradient noise scale n in samples, from 0 to inf.
+        base_batch_size: Base batch size b in samples.
     """
     if noise_scale < base_batch_size:
         return float(base_batch_size)
@@ -101,7 +124,7 @@ def paying_batch_size(*, noise_scale: float, base_batch_size: float) -> float:
 
 
 def paying_range(estimate: NoiseEstimate, base_batch_size: int) -> Range:
-    """`paying_batch_size` over the interval of the noise scale."""
+    """Return `paying_batch_size` for the noise scale and for the bounds of its interval."""
 
     def batch(noise_scale: float) -> float:
         return paying_batch_size(noise_scale=noise_scale, base_batch_size=base_batch_size)
@@ -112,7 +135,8 @@ def paying_range(estimate: NoiseEstimate, base_batch_size: int) -> Range:
 def batch_table(
     estimate: NoiseEstimate, base_batch_size: int, batches: Sequence[int] | None = None
 ) -> tuple[BatchRow, ...]:
-    """A row for each batch size, its numbers with their range over the noise scale's interval.
+    """Return one row per batch size. Each number in a row has its range over the noise scale's
+    interval.
 
     >>> noise = NoiseEstimate(
     ...     noise_scale=960, low=700, high=1500, steps=400, variance=960, sqnorm=1)
@@ -120,17 +144,21 @@ def batch_table(
     8.26 [7.09, 9.91]
 
     Args:
-        estimate: the noise scale.
-        base_batch_size: b, in samples.
-        batches: batch sizes in samples; by default the base batch and its doublings, up to one
-            beyond the last that pays at the estimate (at `low` where the estimate is infinite).
+        estimate: Estimate of the gradient noise scale.
+        base_batch_size: Base batch size b in samples.
+        batches: Batch sizes in samples. If None, the batch sizes are the base batch size and its
+            doublings, up to twice `paying_batch_size`. The doublings use the lower bound of the
+            noise scale if the estimate is infinite.
 
     Raises:
-        ValueError: a batch size below 1.
+        ValueError: A batch size is below 1.
     """
     for batch in (base_batch_size, *(batches or ())):
         if not batch >= 1:
-            raise ValueError(f"a batch size is a number of samples, at least 1; got {batch!r}.")
+            raise ValueError(
+                f"The batch size {batch!r} was given, but a batch size must be a number of "
+                "samples, at least 1. Pass batch_table(estimate, 64, [128, 256])."
+            )
     sizes = _doublings(estimate, base_batch_size) if batches is None else batches
     return tuple(_row(estimate, base_batch_size, batch) for batch in sizes)
 
@@ -158,7 +186,7 @@ def _row(estimate: NoiseEstimate, base_batch_size: int, batch_size: int) -> Batc
 
 
 def _range(formula: Callable[[float], float], estimate: NoiseEstimate) -> Range:
-    """A formula that is monotone in the noise scale, over the interval."""
+    """Return a formula that is monotone in the noise scale, at the estimate and at both bounds."""
     ends = formula(estimate.low), formula(estimate.high)
     return Range(value=formula(estimate.noise_scale), low=min(ends), high=max(ends))
 

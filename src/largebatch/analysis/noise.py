@@ -1,17 +1,18 @@
-"""The noise scale of a run, with an interval, or what is missing to tell it.
+"""Estimate the gradient noise scale of a run with a confidence interval.
 
     noise scale = mean(variance) / mean(sqnorm), in samples
 
-over a series of steps, each with the unbiased `variance` of one sample's gradient (tr Sigma) and
-the unbiased `sqnorm` of the true gradient (|G|^2, maybe negative). The ratio of the means is taken,
-never the mean of ratios, which is biased without bound where |G|^2 is small.
+The means are over a series of training steps. Each step has the unbiased `variance` of one sample's
+gradient (tr Sigma) and the unbiased `sqnorm` of the true gradient (|G|^2, may be negative). The
+ratio of the means is used. The mean of the ratios would have an unbounded bias if |G|^2 is small.
 
-If the epochs of N samples are drawn without replacement, as loaders do, and G is the gradient of
-these samples, the batch's squared norm is |G|^2 + variance (1 / B - 1 / N) in the mean. So the mean
-`sqnorm` is |G|^2 - variance / N, which is below zero for a noise scale above N.
+Data loaders usually draw each epoch of N samples without replacement. Let G be the mean gradient of
+the N samples in one epoch. Then the squared norm of a batch's gradient is |G|^2 + variance (1 / B -
+1 / N) on average. So the mean `sqnorm` is |G|^2 - variance / N, which is negative if the noise
+scale is above N.
 
-McCandlish, Kaplan, Amodei: An Empirical Model of Large-Batch Training, 2018, arXiv 1812.06162,
-section 2.2 and appendix A.1.
+Reference: McCandlish, Kaplan, Amodei: An Empirical Model of Large-Batch Training, 2018, arXiv
+1812.06162, section 2.2 and appendix A.1.
 """
 
 from __future__ import annotations
@@ -29,43 +30,50 @@ from largebatch.core.not_enough import NotEnough as NotEnough
 from largebatch.core.number_checks import is_count
 
 MIN_STEPS = 2 * BLOCKS
-"""Fewer steps than two a block say nothing about how steps depend on one another."""
+"""Fewest training steps for an estimate: two per block of the bootstrap.
+
+Fewer steps do not show how strongly successive steps are correlated.
+"""
 
 LEAST_NOISE = 1e-3
-"""A noise scale below this many samples is the rounding of float32 squares, not noise."""
+"""Noise scale in samples below which the measured noise is a rounding error of float32 squares."""
 
 LEAST_BOUND = 1.0
-"""An interval from below one sample to infinity excludes no batch size."""
+"""Smallest useful lower bound in samples. An interval from less than one sample to infinity
+excludes no batch size.
+"""
 
 BELOW_ZERO = "the squared norm is below zero by more than chance explains"
-"""The reason why a noise scale is unknown if even an infinite one does not fit."""
+"""Reason that is given if not even an infinite noise scale explains the measurements."""
 
 SMALL_DATA = (
-    "if a small data set is passed over many times, its size: "
+    "if training takes many epochs of a small data set, the size of the data set: "
     "lb.watch(..., dataset_size=len(dataset))"
 )
-"""What may be needed if the gradient is lost in its noise."""
+"""Advice for a gradient that is too small compared with its noise."""
 
 Pairs = Sequence[tuple[float, float]] | Series
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseEstimate:
-    """The noise scale of a series of steps.
+    """Hold the gradient noise scale of a series of training steps, with its confidence interval.
 
     >>> print(NoiseEstimate(
     ...     noise_scale=1241.3, low=980.2, high=1612, steps=400, variance=1241.3, sqnorm=1.0))
     noise scale 1240 [980, 1610] samples (95 % interval, 400 steps)
 
     Args:
-        noise_scale: variance / sqnorm in samples; `inf` where the sqnorm is not positive.
-        low, high: ends of the interval in samples; `high` is `inf` where the data give none.
-        steps: length of the series.
-        variance, sqnorm: means over the series; `sqnorm` is that of the data set if its size was
-            given.
-        level: probability with which [low, high] covers the noise scale.
-        dataset_size: samples of the data set whose gradient counts as the true one; None if it is
-            that of fresh samples.
+        noise_scale: Mean variance / mean sqnorm in samples, or `inf` if sqnorm is not positive.
+        low: Lower bound of the interval in samples.
+        high: Upper bound of the interval in samples, or `inf` if the data give no upper bound.
+        steps: Number of training steps in the series.
+        variance: Mean variance over the series.
+        sqnorm: Mean sqnorm over the series. If `dataset_size` is set, the value is the squared norm
+            of the data set's gradient.
+        level: Probability that [low, high] contains the noise scale.
+        dataset_size: Number of samples in the data set whose gradient counts as the true gradient,
+            or None if the true gradient is that of fresh samples.
     """
 
     noise_scale: float
@@ -90,7 +98,13 @@ class NoiseEstimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """The noise scale of the steps from `start` up to, not including, `stop`."""
+    """Hold the noise scale of the training steps from `start` (included) to `stop` (excluded).
+
+    Args:
+        start: Index of the first training step in the series.
+        stop: Index after the last training step in the series.
+        noise: Estimate of the noise scale, or the reason why there is none.
+    """
 
     start: int
     stop: int
@@ -100,11 +114,12 @@ class Piece:
 def estimate_noise(
     series: Pairs, *, dataset_size: int | None = None, seed: int = 0, level: float = 0.95
 ) -> NoiseEstimate | NotEnough:
-    """The noise scale of a series of (variance, sqnorm), one pair a step, in the order of the run.
+    """Return the gradient noise scale of a series of (variance, sqnorm), one pair per step.
 
-    `NotEnough` says which of four things is the case: fewer than MIN_STEPS steps; a variance that
-    is zero up to rounding (LEAST_NOISE); an interval that excludes no batch size, from below
-    LEAST_BOUND to infinity; a squared norm below zero by more than chance explains.
+    The pairs are in the order of the run. The result is `NotEnough` in four cases: the series has
+    fewer than MIN_STEPS steps; the variance is zero up to rounding (LEAST_NOISE); the interval
+    extends from below LEAST_BOUND to infinity; or the squared norm is below zero by more than
+    chance explains.
 
     >>> print(estimate_noise([(8.0, 2.0)] * 5))
     not enough signal yet: 5 measured steps; needed: at least 16
@@ -114,17 +129,18 @@ def estimate_noise(
     2.6666666666666665
 
     Args:
-        series: pairs [T, 2] of unbiased estimates, such as those of `GradientMoments`.
-        dataset_size: samples N of a data set whose epochs are drawn without replacement. The noise
-            scale is then that of the data set's gradient, with sqnorm + variance / N for the
-            squared norm. It is approximate while the weights move within an epoch. None if samples
-            are fresh or drawn with replacement.
-        seed: of the bootstrap's generator.
-        level: probability of covering the noise scale, in (0, 1).
+        series: Pairs of unbiased estimates, of shape [T, 2], such as those of `GradientMoments`.
+        dataset_size: Number of samples N of a data set whose epochs are drawn without replacement.
+            If set, the result is the noise scale of the data set's own gradient, whose squared norm
+            is sqnorm + variance / N. The noise scale of a data set is approximate while the weights
+            change within an epoch. If None, samples are assumed to be fresh or drawn with
+            replacement.
+        seed: Seed of the bootstrap's random generator.
+        level: Probability in (0, 1) that the interval contains the noise scale.
 
     Raises:
-        ValueError: not pairs, values that are not finite, fewer than two samples in the data set,
-            or a level outside (0, 1).
+        ValueError: The series has no pairs, a value is not finite, the data set has fewer than two
+            samples, or the level is outside (0, 1).
     """
     pairs = _checked(series, level=level)
     if dataset_size is not None:
@@ -136,15 +152,15 @@ def estimate_noise(
     if variance <= LEAST_NOISE * max(sqnorm, 0.0):
         return NotEnough(
             reason="the parts of a step have no variance between them",
-            needed="parts with different samples (has every rank or micro-batch the same data?)",
+            needed="parts with different samples (no two ranks or micro-batches may be equal)",
         )
     low, high = ratio_interval(pairs[:, 0], pairs[:, 1], seed=seed, level=level)
     if math.isinf(low):
         return NotEnough(reason=BELOW_ZERO, needed=_what_explains(dataset_size))
     if low < LEAST_BOUND and math.isinf(high):
         return NotEnough(
-            reason=f"the gradient is lost in its noise after {len(pairs)} steps",
-            needed="more steps, or more samples a step"
+            reason=f"after {len(pairs)} steps the noise still hides the gradient",
+            needed="more steps, or more samples per step"
             + ("" if dataset_size is not None else f", or, {SMALL_DATA}"),
         )
     return NoiseEstimate(
@@ -160,15 +176,15 @@ def estimate_noise(
 
 
 def check_dataset_size(size: int) -> None:
-    """Check the samples of a data set.
+    """Raise an error if the size of a data set is not a whole number of at least 2.
 
     Raises:
-        ValueError: no whole number, or fewer than two samples.
+        ValueError: The size of the data set is not a whole number, or it is below 2.
     """
     if not is_count(size, least=2):
         raise ValueError(
-            f"dataset_size={size!r} was given, but it is a whole number of samples, 2 or more. "
-            "Pass dataset_size=len(dataset)."
+            f"dataset_size={size!r} was given, but it must be a whole number of samples, at least "
+            "2. Pass dataset_size=len(dataset)."
         )
 
 
@@ -180,19 +196,30 @@ def along(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[Piece, ...]:
-    """How the noise scale moves along a run: that of consecutive pieces of nearly equal length.
+    """Return the noise scale of consecutive pieces of a run, to show how it changes.
 
-    There are fewer than `pieces` where a piece would have fewer than MIN_STEPS steps, and always
-    one. Each interval covers by itself with probability `level`, not all of them at once.
+    The pieces have nearly equal lengths. Each piece has at least MIN_STEPS steps, so a short run is
+    divided into fewer than `pieces` pieces, but at least one piece. The probability `level` holds
+    for each interval separately, not for all intervals jointly.
 
     >>> [(p.start, p.stop) for p in along([(8.0, 2.0)] * 40)]
     [(0, 20), (20, 40)]
 
+    Args:
+        series: Pairs (variance, sqnorm) of shape [T, 2].
+        pieces: Largest number of pieces, at least 1.
+        dataset_size: Number of samples in the data set, as in `estimate_noise`.
+        seed: Seed of the bootstrap's random generator.
+        level: Probability in (0, 1) that each interval contains the noise scale of its piece.
+
     Raises:
-        ValueError: fewer than one piece, and as `estimate_noise`.
+        ValueError: `pieces` is below 1, or `estimate_noise` rejects an argument.
     """
     if pieces < 1:
-        raise ValueError(f"pieces is a number of parts of the run, at least 1; got {pieces!r}.")
+        raise ValueError(
+            f"pieces={pieces!r} was given, but it must be a number of pieces, at least 1. Pass "
+            "pieces=8."
+        )
     pairs = _checked(series, level=level)
     count = max(1, min(pieces, len(pairs) // MIN_STEPS))
     cuts = [len(pairs) * i // count for i in range(count + 1)]
@@ -212,26 +239,29 @@ def _checked(series: Pairs, *, level: float) -> Series:
     pairs = np.asarray(series, dtype=np.float64) if len(series) else np.empty((0, 2))
     if pairs.shape[1:] != (2,):
         raise ValueError(
-            "A series is one pair (variance, sqnorm) a step, for example "
-            f"[(m.variance, m.sqnorm) for m in moments]; got the shape {pairs.shape}."
+            f"A series of shape {pairs.shape} was given, but a series must have one pair "
+            "(variance, sqnorm) per training step. Pass "
+            "[(m.variance, m.sqnorm) for m in moments]."
         )
     if not np.isfinite(pairs).all():
         steps = np.flatnonzero(~np.isfinite(pairs).all(axis=1))
         raise ValueError(
-            f"{len(steps)} of {len(pairs)} steps are not finite, the first is step {steps[0]}; "
-            "leave them out, as training skips them."
+            f"{len(steps)} of {len(pairs)} training steps have values that are not finite; the "
+            f"first is step {steps[0]}. Leave these training steps out of the series."
         )
     if not 0.0 < level < 1.0:
-        raise ValueError(f"level is a probability within (0, 1), such as 0.95; got {level!r}.")
+        raise ValueError(
+            f"level={level!r} was given, but it must be a probability in (0, 1). Pass level=0.95."
+        )
     return pairs
 
 
 def _what_explains(dataset_size: int | None) -> str:
-    parts = "parts that are independent samples of the sizes given"
+    parts = "parts of independent samples, with the sizes that were given"
     if dataset_size is not None:
         return (
-            f"a data set of {dataset_size} samples drawn without replacement, weights that hardly "
-            f"move within an epoch, and {parts}"
+            f"a data set of {dataset_size} samples drawn without replacement, weights that change "
+            f"little within an epoch, and {parts}"
         )
     return (
         "the size of the data set, if its epochs are drawn without replacement and it has fewer "
@@ -241,6 +271,6 @@ def _what_explains(dataset_size: int | None) -> str:
 
 
 def _rounded(samples: float) -> str:
-    """Three significant digits, without an exponent."""
+    """Return a number of samples with three significant digits and without an exponent."""
     rounded = float(f"{samples:.3g}")
     return f"{rounded:.0f}" if rounded >= 100.0 else f"{rounded:g}"

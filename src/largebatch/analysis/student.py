@@ -1,8 +1,11 @@
-"""The interval of a mean from few runs, by Student's t.
+"""Compute the confidence interval of a mean from few runs, by Student's t.
 
-    mean +- t s / sqrt(n),    s the standard deviation over n runs, t the quantile at n - 1 degrees
+    mean +- t s / sqrt(n)
 
-Student, The Probable Error of a Mean, 1908, Biometrika.
+The symbol s is the standard deviation over n runs, and t is the quantile at n - 1 degrees of
+freedom.
+
+Reference: Student, The Probable Error of a Mean, 1908, Biometrika.
 """
 
 from __future__ import annotations
@@ -16,12 +19,13 @@ from largebatch.core.student import t_quantile as t_quantile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mean:
-    """A mean over runs with its interval.
+    """Hold a mean over runs with its confidence interval.
 
     Args:
-        value: the mean.
-        low, high: ends of the interval; None for one run.
-        count: runs.
+        value: Mean over the runs.
+        low: Lower bound of the interval, or None for a single run.
+        high: Upper bound of the interval, or None for a single run.
+        count: Number of runs.
     """
 
     value: float
@@ -31,15 +35,16 @@ class Mean:
 
 
 def mean_of(values: Sequence[float], *, level: float = 0.95) -> Mean:
-    """The mean of independent values and its t-interval.
+    """Return the mean of independent values and its t-interval.
 
     >>> mean = mean_of([1.0, 2.0, 3.0])
     >>> mean.value, round(mean.low, 4), round(mean.high, 4)
     (2.0, -0.4841, 4.4841)
 
     Args:
-        values: at least one.
-        level: the probability of covering the true mean of a normal distribution, in (0, 1).
+        values: Values of the runs, at least one.
+        level: Probability in (0, 1) that the interval contains the true mean, for a normal
+            distribution.
     """
     count = len(values)
     value = math.fsum(values) / count

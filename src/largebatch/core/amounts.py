@@ -1,11 +1,12 @@
-"""Numbers with a unit, as a user writes them: `5ep`, `10k`, `1.5B`, `1e6`, `500steps`.
+"""Parse numbers with a unit, as a user writes them: `5ep`, `10k`, `1.5B`, `1e6`, `500steps`.
 
     amount = number [K | M | B | G | T] [unit word]
 
-K, M, B and T are powers of 1000, G is another letter for B, and either case will do. A number may
-have underscores between its digits, decimals and an exponent. It is kept as a fraction, so that
-0.1M is 100,000 and not a float beside it. This is the one parser of the package: whoever takes
-amounts refuses units and sizes that mean nothing there.
+The letters K, M, B and T stand for powers of 1000, and G means the same as B. Letters and words may
+be in upper or lower case. A number may have underscores between its digits, decimals and an
+exponent. The number is kept as a fraction, so `0.1M` is exactly 100,000 without a rounding error.
+All modules of largebatch parse amounts with this parser. Each caller rejects the units and sizes
+that are invalid for its argument.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from typing import Literal, TypeAlias
 Unit: TypeAlias = Literal["samples", "epochs", "steps", "base_steps"]
 
 WORDS: Mapping[str, Unit] = {"": "samples", "ep": "epochs", "steps": "steps", "base": "base_steps"}
-"""The word after a number -> what is counted. A new unit is a line here and a member of `Unit`."""
+"""Word after a number, with the unit that it means. A new unit also needs a member of `Unit`."""
 
 FACTORS: Mapping[str, int] = {
     "": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12
 }  # fmt: skip
-"""The letter after a number -> what it multiplies the number by."""
+"""Letter after a number, and the factor by which the letter multiplies the number."""
 
 MAX_LENGTH = 1000
-"""Longest text that is read, in characters. Python itself refuses numbers of 4300 digits."""
+"""Longest text that is parsed, in characters. Python itself rejects numbers of 4300 digits."""
 
 _AMOUNT = re.compile(
     r"(?P<number>[+-]?(?:\d[\d_]*(?:\.(?:\d[\d_]*)?)?|\.\d[\d_]*)(?:E[+-]?0*\d(?:_?\d){0,2})?)"
@@ -39,11 +40,11 @@ _AMOUNT = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amount:
-    """A number and what it counts.
+    """Hold a number and its unit.
 
     Args:
-        number: of any sign and size; whoever asked for the amount checks it.
-        unit: what is counted.
+        number: Number of units, of any sign and size. The caller checks the range of the number.
+        unit: Unit of the number.
     """
 
     number: Fraction
@@ -51,7 +52,7 @@ class Amount:
 
     @property
     def value(self) -> float:
-        """The nearest float, infinite if the number is larger than any."""
+        """Return the nearest float, or infinity if the number is larger than every float."""
         try:
             return float(self.number)
         except OverflowError:
@@ -59,12 +60,12 @@ class Amount:
 
     @property
     def whole(self) -> int | None:
-        """The number if it is an integer, else None."""
+        """Return the number as an int if it is an integer, else None."""
         return int(self.number) if self.number.denominator == 1 else None
 
 
 def parse_amount(text: str) -> Amount | None:
-    """Return the amount that a text names, or None if it names none.
+    """Return the amount that a text describes, or None if the text is no amount.
 
     >>> parse_amount("1.5B")
     Amount(number=Fraction(1500000000, 1), unit='samples')
@@ -72,8 +73,9 @@ def parse_amount(text: str) -> Amount | None:
     ('epochs', None)
 
     Args:
-        text: a number, a letter that multiplies it, and a word for the unit, with or without
-            spaces between. Without a word samples are counted.
+        text: Number, then an optional letter that multiplies it, then an optional word for the
+            unit. Spaces between number, letter and word are allowed. A text without a unit counts
+            samples.
     """
     found = _AMOUNT.fullmatch(text.strip()) if len(text) <= MAX_LENGTH else None
     if found is None:

@@ -1,17 +1,19 @@
-"""Running averages as values, with the interval of a ratio of two of them.
+"""Compute running averages of two numbers, and a confidence interval of their ratio.
 
-Each new pair of numbers (x, y) counts by a weight that is proportional to the inverse of its
-variance, and a given part of the past is forgotten:
+Each new pair of numbers (x, y) has a weight that is proportional to the inverse of its variance.
+With each new pair, a given fraction of the past is forgotten:
 
     W' = (1 - forget) W + weight,        mean' = mean + weight / W' (new - mean)
 
-If the weights have become smaller for good, the new pair is at least the part `forget` of the new
-mean. Without that limit it could never replace older ones with large weights. A single pair with a
-small weight, as of an epoch's short last batch, hardly counts.
+If new weights are permanently smaller than old weights, the new pair still makes up at least the
+fraction `forget` of the new mean. Without this limit, new pairs could never replace old pairs with
+large weights. A single pair with a small weight, such as a short last batch of an epoch, has little
+effect.
 
-If one pair of the weight 1 has the covariance C, the mean has V / W^2 C. V is the sum of
-(part not yet forgotten)^2 x weight. C is estimated from how far each pair lay from the mean before
-it, relative to x. So a drift of the numbers makes the interval wider.
+If one pair of weight 1 has the covariance C, the mean has the covariance V / W^2 C. V is the sum of
+(fraction not yet forgotten)^2 x weight. C is estimated from the difference between each pair and
+the mean before that pair, relative to x. Therefore a drift of x and y widens the interval of the
+ratio.
 """
 
 from __future__ import annotations
@@ -24,36 +26,41 @@ from largebatch.core.range import Range
 from largebatch.core.student import t_quantile
 
 ONE_SIDED = 0.9
-"""Probability with which each end of an interval is on the right side of the true ratio."""
+"""Probability that the true ratio is above the lower bound, and that it is below the upper bound.
+"""
 
 FEWEST_DEGREES = 2
-"""Degrees of freedom of the covariance below which nothing is said of the ratio."""
+"""Fewest degrees of freedom of the covariance for which an interval of the ratio is given."""
 
 FARTHEST = 1e100
-"""Largest deviation from the mean that counts, relative to x, so that its square is finite."""
+"""Largest deviation from the mean, relative to x. Deviations are capped so that squares are finite.
+"""
 
 MANY_DEGREES = 200
-"""Degrees of freedom beyond which Student's t does not change any more, to 0.3 %."""
+"""Degrees of freedom from which Student's t is constant to 0.3 %."""
 
 Pair = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Average:
-    """A running mean of two numbers that are always seen together.
+    """Hold a running mean of two numbers that are always measured together.
 
     >>> a = Average().add((4.0, 1.0), forget=0.5).add((8.0, 1.0), forget=0.5)
     >>> round(a.values[0], 6)
     6.666667
 
     Args:
-        values: the means.
-        weight: total weight of what was seen and not forgotten.
-        count: pairs seen.
-        squares: V; 0 in an average that an earlier version wrote.
-        covariance: estimate of C relative to x^2: that of (x, x), (x, y) and (y, y).
-        degrees: degrees of freedom of `covariance`, of which the past is forgotten, too.
-        last: the weight of the last pair.
+        values: Means of x and of y.
+        weight: Total weight W of the pairs, without what was forgotten.
+        count: Number of pairs added.
+        squares: Sum V, which the module docstring defines. The sum V is 0 in an average that
+            version 0.1 saved.
+        covariance: Estimate of the covariance C relative to x^2, as the entries (x, x), (x, y), (y,
+            y).
+        degrees: Degrees of freedom of `covariance`. Degrees of freedom are forgotten at the same
+            rate as the mean.
+        last: Weight of the last pair.
     """
 
     values: Pair = (0.0, 0.0)
@@ -70,17 +77,20 @@ class Average:
         """Return the average with one more pair in it.
 
         Args:
-            seen: the pair.
-            forget: part of the past to forget, in [0, 1].
-            weight: of the pair, above 0; the inverse of its variance, in any unit.
-            plain: whether nothing is forgotten while the plain mean of all pairs gives the new one
-                more than `forget`, as the AdaScale paper averages (arXiv 2007.05105).
+            seen: New pair (x, y).
+            forget: Fraction of the past to forget, in [0, 1].
+            weight: Weight of the pair, above 0. The weight is the inverse of the pair's variance,
+                in any unit.
+            plain: Whether to average without forgetting at first. The plain mean of all pairs is
+                kept for as long as the new pair has a larger share in it than `forget`, as in the
+                AdaScale paper (arXiv 2007.05105).
         """
         past = self.weight if plain else (1.0 - forget) * self.weight
         least = forget * min(1.0, weight / self.last) if self.last > 0.0 else forget
         share = max(weight / (past + weight), least)
         total = weight / share
-        # the past keeps so much of its weight, which is less where `forget` was the larger of both
+        # `kept` is the fraction of its weight that the past keeps. It is below 1 - forget if
+        # `least` was larger than the share of the plain formula.
         kept = (total - weight) / self.weight if self.weight > 0.0 else 0.0
         covariance, degrees = self._covariance(seen, forget=forget, weight=weight)
         (x, y), (new_x, new_y) = self.values, seen
@@ -95,12 +105,13 @@ class Average:
         )
 
     def ratio(self) -> Range | None:
-        """Return y / x with its interval; None while too little is known, or if x is not above 0,
-        or so small that y / x is infinite.
+        """Return the ratio y / x with its confidence interval, or None if the ratio is unknown.
 
-        The ends solve (y - q x)^2 = t^2 var(y - q x), Fieller's theorem, with Student's t of
-        `ONE_SIDED` and the degrees of freedom of the covariance. They are infinite where x itself
-        may be 0.
+        The ratio is unknown if there are too few pairs, if x is not above 0, or if x is so small
+        that y / x is infinite. The bounds q solve (y - q x)^2 = t^2 var(y - q x) (Fieller's
+        theorem), where t is the quantile of Student's t at probability `ONE_SIDED`, with the
+        degrees of freedom of the covariance. The bounds are infinite if x is not significantly
+        above 0.
 
         >>> a = Average()
         >>> for pair in ((1.0, 2.0), (1.1, 2.0), (0.9, 2.0), (1.0, 2.1), (1.0, 1.9)):
@@ -116,7 +127,8 @@ class Average:
         xx, xy, yy = (factor * one for one in self.covariance)
         ratio = y / x
         lead = 1.0 - xx
-        # (ratio - xy)^2 - lead (ratio^2 - yy) without its cancellation; below 0 by rounding alone
+        # root = (ratio - xy)^2 - lead (ratio^2 - yy), rearranged to avoid cancellation. A negative
+        # root is a rounding error.
         root = (xx * ratio - 2.0 * xy) * ratio + xy * xy + lead * yy
         if not lead > 0.0 or not math.isfinite(root):
             return Range(value=ratio, low=-math.inf, high=math.inf)
@@ -126,7 +138,7 @@ class Average:
     def _covariance(
         self, seen: Pair, *, forget: float, weight: float
     ) -> tuple[tuple[float, float, float], float]:
-        """Return the covariance with one more deviation in it, and its degrees of freedom."""
+        """Return the covariance after one more pair, and its degrees of freedom."""
         x, y = self.values
         if not x > 0.0 or self.weight <= 0.0:
             return self.covariance, self.degrees

@@ -1,13 +1,16 @@
-"""Dataclass <-> plain JSON values, strictly: an unknown field, a missing field or a wrong type is
-an error, and a value that went out comes back equal.
+"""Convert dataclasses to plain JSON values and back, and check every field when reading.
 
-A field that a class got after values of it were written is marked as `LATER`, and has a default,
-which stands for it where those values are read.
+An unknown field, a missing field or a wrong type raises an error. A decoded value equals the value
+that was encoded.
 
-A float that JSON lacks is written as "nan", "inf" or "-inf". Where a field may hold one of several
-classes (a rule, a schedule's factor), the class name is written as "kind" and looked up in the
-`kinds` that the reader passes. There a class name of an earlier version stands for a function of
-its fields that returns today's value, so that old files are read for ever.
+A field that a class got after values of the class had been saved is marked with `LATER`. If a
+`LATER` field is missing, the field gets its default.
+
+JSON has no NaN and no infinity, so these floats are written as "nan", "inf" or "-inf". If a field
+may hold one of several classes (such as a rule, or a factor of a schedule), the class name is
+written as "kind" and looked up in the `kinds` that the reader passes. A class name of an earlier
+version stands for a function that takes the old fields and returns today's value, so old files stay
+readable.
 """
 
 from __future__ import annotations
@@ -25,34 +28,38 @@ from typing import Any, Literal, Union
 from largebatch.core.errors import RecordError
 
 Maker = Callable[..., Any]
-"""A dataclass; or a function that takes the fields of an earlier version's class by keyword. One
-with a default may be absent."""
+"""Dataclass, or a function that takes the fields of an old class as keyword arguments.
+
+A field may be missing if the function's parameter has a default.
+"""
 
 Kinds = Mapping[str, Maker]
-"""Class name -> what makes a value of its fields."""
+"""Class names, each with the dataclass or the function that makes a value from its fields."""
 
 LATER: Mapping[str, Any] = {"later": True}
-"""The `metadata` of a field that may be absent: `field(default=None, metadata=LATER)`."""
+"""Metadata that marks a field which may be missing: `field(default=None, metadata=LATER)`."""
 
 _AS_IT_IS: frozenset[type] = frozenset({type(None), bool, int, str})
-"""Types whose values JSON writes as they are; a step's line is written while a model trains, so
-`encode` asks by exact type first and remembers what it knows of a class."""
+"""Types whose values JSON writes unchanged.
+
+A step is written during training, so `encode` has to be fast. Therefore `encode` compares exact
+types first and caches the fields of each class.
+"""
 
 
 def encode(value: Any, *, kind: bool = False) -> Any:
-    """Plain JSON values for a dataclass, a tuple, a frozenset of strings, a mapping by strings or a
-    number.
+    """Return plain JSON values for a dataclass, tuple, frozenset of strings, mapping or number.
 
     >>> from largebatch.core.measurement import Budget
     >>> encode(Budget(samples=10))
     {'base_steps': None, 'samples': 10, 'steps': None}
 
     Args:
-        value: what to write.
-        kind: whether to write the class name too, for a reader that cannot know it.
+        value: Value to encode. The keys of a mapping must be strings.
+        kind: Whether to write the class name as "kind", for a field that may hold several classes.
 
     Raises:
-        RecordError: a type that has no plain form.
+        RecordError: The type of a value has no plain JSON form.
     """
     cls: type = type(value)
     if cls in _AS_IT_IS:
@@ -72,21 +79,21 @@ def encode(value: Any, *, kind: bool = False) -> Any:
 
 
 def decode(annotation: Any, plain: Any, *, kinds: Kinds | None = None, where: str = "value") -> Any:
-    """The value that `encode` wrote, checked against its type.
+    """Return the value that `encode` wrote, after checking its type.
 
     >>> from largebatch.core.measurement import Budget
     >>> decode(Budget, {'base_steps': None, 'samples': 10, 'steps': None}).samples
     10
 
     Args:
-        annotation: the type to expect, as in a dataclass field.
+        annotation: Expected type, as in a dataclass field.
         plain: JSON values.
-        kinds: class name -> dataclass, for fields that may hold several classes; of an old class,
-            a function from its fields to today's value.
-        where: how errors name this value.
+        kinds: Class names, each with its dataclass, for fields that may hold several classes. An
+            old class name has a function that makes today's value from the old fields.
+        where: Name of the value in error messages.
 
     Raises:
-        RecordError: an unknown or missing field, a wrong type, or an unknown kind.
+        RecordError: A field is unknown or missing, a type is wrong, or a kind is unknown.
     """
     if type(plain) is annotation and annotation in _AS_IT_IS:
         return plain
@@ -110,9 +117,15 @@ def decode(annotation: Any, plain: Any, *, kinds: Kinds | None = None, where: st
 
 
 def decode_like(template: Any, plain: Any, *, where: str = "state") -> Any:
-    """The value that `encode` wrote, of the same type as `template`, item by item in a tuple.
+    """Return the value that `encode` wrote, converted to the type of `template`.
 
-    Rules' states are read this way: the rule's `init()` is the template.
+    Rules' states are read with this function, and the template is the rule's `init()`. A tuple is
+    read item by item.
+
+    Args:
+        template: Value of the expected type.
+        plain: JSON values.
+        where: Name of the value in error messages.
     """
     if template is None:
         return _expect(plain is None, plain, type(None), where)
@@ -125,17 +138,17 @@ def decode_like(template: Any, plain: Any, *, where: str = "state") -> Any:
 
 
 def renewed(plain: Any, *, kinds: Kinds) -> Any:
-    """Return plain values of an earlier version as this one would write them.
+    """Return plain values of an earlier version in the form that this version writes.
 
-    Old kinds and absent `LATER` fields are replaced at any depth. A kind that is not in `kinds`, as
-    that of a user's own class, stays as it is.
+    Old kinds and missing `LATER` fields are replaced at any depth. A kind that is not in `kinds`,
+    such as a user's own class, stays unchanged.
 
     Args:
         plain: JSON values.
-        kinds: as in `decode`.
+        kinds: Class names, each with its dataclass or function, as in `decode`.
 
     Raises:
-        RecordError: an old kind with other fields than it had.
+        RecordError: A value of an old class has other fields than the old class had.
     """
     if isinstance(plain, list):
         return [renewed(item, kinds=kinds) for item in plain]
@@ -154,19 +167,19 @@ def renewed(plain: Any, *, kinds: Kinds) -> Any:
 
 
 def checksum(state: Any) -> int:
-    """A number below 2^32 of all fields of a dataclass but its own `digest`: damage changes it."""
+    """Return a checksum below 2^32 of all fields of a dataclass except its own field `digest`."""
     return zlib.crc32(repr(dataclasses.replace(state, digest=0)).encode(errors="replace"))
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
-    """Return the value of a field that is not given."""
+    """Return the default of a dataclass field."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
 
 
 def _encode_other(value: Any, *, kind: bool) -> Any:
-    """The plain form of what is not a dataclass."""
+    """Return the plain JSON form of a value that is no dataclass."""
     if isinstance(value, float):
         return float(value) if isfinite(value) else repr(float(value))
     if isinstance(value, (int, str)):
@@ -177,7 +190,10 @@ def _encode_other(value: Any, *, kind: bool) -> Any:
         return [encode(item, kind=kind) for item in value]
     if isinstance(value, Mapping):
         return {str(key): encode(item, kind=kind) for key, item in value.items()}
-    raise RecordError(f"{type(value).__name__} has no JSON form: {value!r}")
+    raise RecordError(
+        f"The value {value!r:.200} has no JSON form, because its type {type(value).__name__} is "
+        "not supported. Use None, bool, int, float, str, or a tuple, mapping or dataclass of them."
+    )
 
 
 def _decode_fields(
@@ -189,8 +205,9 @@ def _decode_fields(
     unknown, missing = set(plain) - set(fields), set(fields) - set(plain) - _later(cls)
     if unknown or missing:
         raise RecordError(
-            f"{where} is not a {name}: unknown fields {sorted(map(str, unknown))}, missing "
-            f"fields {sorted(missing)}. It was written by another version or is damaged."
+            f"{where} cannot be read as {name}: unknown fields {sorted(map(str, unknown))}, "
+            f"missing fields {sorted(missing)}. The data is corrupted, or another version of "
+            "largebatch wrote it. Use that version, or an intact copy of the data."
         )
     values = {
         field: decode(kind, plain[field], kinds=kinds, where=f"{where}.{field}")
@@ -204,7 +221,10 @@ def _decode_open(plain: Any, *, kinds: Kinds, where: str) -> Any:
     _expect(isinstance(plain, Mapping) and "kind" in plain, plain, "a value with a kind", where)
     name = plain["kind"]
     if name not in kinds:
-        raise RecordError(f"{where} is of the unknown kind {name!r}; known: {sorted(kinds)}.")
+        raise RecordError(
+            f"{where} has the unknown kind {name!r}. The known kinds are {sorted(kinds)}. If "
+            f"{name!r} is a class of your own, pass the rule that uses it."
+        )
     rest = {key: item for key, item in plain.items() if key != "kind"}
     return _decode_fields(kinds[name], rest, kinds=kinds, where=where, name=name)
 
@@ -242,13 +262,16 @@ def _decode_scalar(annotation: Any, plain: Any, *, where: str) -> Any:
 def _expect(sound: bool, plain: Any, expected: Any, where: str) -> Any:
     if not sound:
         shown = expected.__name__ if isinstance(expected, type) else str(expected)
-        raise RecordError(f"{where} should be {shown}, found {plain!r}.")
+        raise RecordError(
+            f"{where} should be {shown}, but it is {plain!r}. The data is corrupted, or another "
+            "version of largebatch wrote it. Use an intact copy of the data."
+        )
     return plain
 
 
 @cache
 def _is_open(annotation: Any) -> bool:
-    """Whether a field may hold several classes: a protocol, or a tuple of one."""
+    """Return whether a field may hold several classes: a protocol, or a tuple of a protocol."""
     if annotation is Any:
         return True
     origin, arguments = _parts(annotation)
@@ -259,13 +282,16 @@ def _is_open(annotation: Any) -> bool:
 
 @cache
 def _parts(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
-    """The origin and the arguments of a type such as `tuple[int, str]`."""
+    """Return the origin and the arguments of a type such as `tuple[int, str]`."""
     return typing.get_origin(annotation), typing.get_args(annotation)
 
 
 @cache
 def _columns(cls: type) -> tuple[tuple[str, bool], ...] | None:
-    """(field, whether it is open) for each field of a dataclass; None for any other class."""
+    """Return each dataclass field's name, and whether the field may hold several classes.
+
+    The result is None for a class that is no dataclass.
+    """
     if not dataclasses.is_dataclass(cls):
         return None
     return tuple((name, _is_open(annotation)) for name, annotation in _fields(cls).items())
@@ -281,7 +307,10 @@ def _fields(cls: Maker) -> dict[str, Any]:
 
 @cache
 def _later(cls: Maker) -> frozenset[str]:
-    """The fields that values of an earlier version lack; of a function, those with a default."""
+    """Return the fields that may be missing.
+
+    A dataclass may lack its `LATER` fields. A function may lack the parameters that have defaults.
+    """
     if not dataclasses.is_dataclass(cls):
         given = inspect.signature(cls).parameters.values()
         return frozenset([one.name for one in given if one.default is not one.empty])

@@ -1,4 +1,4 @@
-"""A rule with its state and clock: the one object that every way of training decides with."""
+"""Combine a rule with its state and the clocks of a run, for every kind of training loop."""
 
 from __future__ import annotations
 
@@ -20,18 +20,33 @@ from largebatch.core.rule import Chain, Rule, chain, require
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decider:
-    """The pure heart of a run: `decide` maps what was read to what to do, and to the next
-    `Decider`. Nothing in it knows a model, so a run can be replayed and simulated from numbers.
+    """Make a run's decisions from numbers alone: a rule, its state and the clocks of the run.
+
+    A `Decider` is an immutable value. `decide` returns the decision for one training step and a new
+    `Decider` for the next step. A `Decider` knows no model, so a run can be replayed or simulated
+    from numbers.
+
+    >>> import largebatch as lb
+    >>> from largebatch.core.measurement import Reading
+    >>> decider = Decider.start(lb.LinearScaling(), base_batch_size=64, batch_size=256)
+    >>> seen = decider.see(Reading(samples=256, loss=2.3), base_lr=0.1)
+    >>> decider, decision = decider.decide(seen)
+    >>> decision.lr_multiplier, decider.base_steps
+    (4.0, 4.0)
 
     Args:
-        rule: the chain of rules.
-        state: the rules' states.
-        base_batch_size: B0, in samples.
-        batch_size: samples wanted in the coming step, over all ranks.
-        measure: statistics wanted in the coming step.
-        step, samples, base_steps: the clocks before the coming step.
-        skipped: steps lost to non-finite values.
-        ranks, dataset_size, budget: facts that rules may read.
+        rule: Chain of rules that makes the decisions.
+        state: State of the chain: a tuple with one state per rule.
+        base_batch_size: Base batch size B0 in samples.
+        batch_size: Batch size of the next training step, in samples over all ranks.
+        measure: Names of the statistics to measure in the next training step.
+        step: Number of optimizer steps taken before the next training step.
+        samples: Number of training samples used over all ranks before the next training step.
+        base_steps: Number of base steps that all earlier training steps count as.
+        skipped: Number of training steps skipped because the loss or the gradient was not finite.
+        ranks: Number of processes that share the batch.
+        dataset_size: Number of samples in one epoch, or None if it is unknown.
+        budget: Length of the run, or None if the run has no fixed length.
     """
 
     rule: Chain
@@ -58,11 +73,19 @@ class Decider:
         dataset_size: int | None = None,
         budget: Budget | None = None,
     ) -> Decider:
-        """A decider before its first step.
+        """Return a decider before the first training step.
+
+        Args:
+            rule: Rule or chain of rules.
+            base_batch_size: Base batch size B0 in samples.
+            batch_size: Batch size of the first training step, in samples over all ranks.
+            ranks: Number of processes that share the batch.
+            dataset_size: Number of samples in one epoch, or None if it is unknown.
+            budget: Length of the run, or None if the run has no fixed length.
 
         Raises:
-            ValueError: a size that is no whole number of samples above 0, a rule that a chain
-                refuses, or one that needs the unknown size of the dataset.
+            ValueError: A size is not a whole number above 0, `chain` rejects the rule, or the rule
+                needs `dataset_size` and it is None.
         """
         sizes = {"base_batch_size": base_batch_size, "batch_size": batch_size}
         if dataset_size is not None:
@@ -70,8 +93,8 @@ class Decider:
         for name, value in sizes.items():
             if not isinstance(value, int) or value < 1:
                 raise ValueError(
-                    f"{name} is a whole number of samples, at least 1, as in {name}=64; got "
-                    f"{value!r}."
+                    f"{name}={value!r} was given, but {name} must be a whole number of samples, at "
+                    f"least 1. Pass {name}=64."
                 )
         whole = chain(rule)
         unknown = {"dataset_size"} if dataset_size is None else set()
@@ -79,7 +102,7 @@ class Decider:
             whole,
             (STATISTICS | FACTS) - unknown,
             by="a run on data without a length",
-            remedy="Give dataset_size=60_000 (samples in one epoch).",
+            remedy="Pass the number of samples in one epoch: dataset_size=60_000.",
         )
         return cls(
             rule=whole,
@@ -94,17 +117,17 @@ class Decider:
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is used up; False without a budget."""
+        """Return whether the budget is used up. A run without a budget never finishes."""
         return self.budget is not None and self.budget.over(
             step=self.step, samples=self.samples, base_steps=self.base_steps
         )
 
     def see(self, reading: Reading, *, base_lr: float) -> Measurement:
-        """What a rule may look at: the reading beside the clocks before this step.
+        """Return the measurement that rules see: the meter's reading and the clocks of the run.
 
         Args:
-            reading: what the meter read.
-            base_lr: learning rate before any multiplier.
+            reading: Result of the meter for this training step.
+            base_lr: Learning rate of the first parameter group before any multiplier.
         """
         return Measurement(
             step=self.step,
@@ -129,10 +152,17 @@ class Decider:
         )
 
     def decide(self, seen: Measurement) -> tuple[Decider, Decision]:
-        """The decision for the gradient in hand, and the decider for the step after it.
+        """Return the decision for the current gradient, and the decider for the next training step.
 
-        By default a step is worth its scale S = B / B0 in base steps. A non-finite step advances
-        the samples alone: no rule sees it and it is worth nothing.
+        By default one training step counts as S = B / B0 base steps. A training step with a loss or
+        gradient that is not finite is skipped, and no rule is called. A skipped training step
+        counts as 0 base steps and 0 optimizer steps, and only the clock `samples` advances.
+
+        Args:
+            seen: Measurement of this training step, as `see` returns it.
+
+        Raises:
+            ValueError: A rule returned an invalid decision, which is a bug in that rule.
         """
         samples = self.samples + seen.batch_size
         if not seen.finite:
@@ -183,5 +213,7 @@ def _check(decision: Decision, *, rule: Rule) -> None:
     )
     if not sound:
         raise ValueError(
-            f"{rule} gave an impossible decision, which is a bug in a rule: {decision}"
+            f"{rule} returned an invalid decision, which is a bug in one of its rules: {decision}. "
+            "A valid decision has next_batch_size >= 1 (an int), a finite lr_multiplier >= 0, a "
+            f"finite base_steps >= 0, and measure_next within {sorted(STATISTICS)}."
         )

@@ -1,4 +1,4 @@
-"""What to do about a measurement."""
+"""Define the decision that rules make from a measurement."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from largebatch.core.codec import LATER
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """One step's decision, refined by each rule of a chain in turn.
+    """Describe what to change: learning rate, next batch size, clock, and what to measure next.
 
-    Timing: deciding happens between the last backward and `optimizer.step`. `lr_multiplier`
-    applies to the gradient in hand, `next_batch_size` and `measure_next` to the step after it.
+    Each rule of a chain refines the decision of the rule before it. A decision is made after the
+    last backward call of a training step and before `optimizer.step`. The fields `lr_multiplier`
+    and `base_steps` apply to the current training step. The fields `next_batch_size` and
+    `measure_next` apply to the next training step.
 
     >>> d = Decision(next_batch_size=64, base_steps=1.0)
     >>> d.scaled(2.0, because="linear").lr_multiplier
     2.0
 
     Args:
-        next_batch_size: samples of the next step, over all ranks; at least 1.
-        lr_multiplier: factor on every group's learning rate in this optimizer step.
-        base_steps: how many steps of the base batch this step is worth; 0 or more.
-        measure_next: names of the statistics wanted in the next step.
-        reason: why, in a user's words.
-        notice: what a rule asks the user to know or to do, in whole sentences. It is said once, so
-            a rule gives it in one step of a run; the first rank warns of it.
+        next_batch_size: Batch size of the next training step, in samples over all ranks; at least
+            1.
+        lr_multiplier: Factor for the learning rate of every parameter group in this optimizer step.
+        base_steps: Number of base steps that this training step counts as; at least 0.
+        measure_next: Names of the statistics to measure in the next training step.
+        reason: Short explanation of the decision for the user.
+        notice: Warning for the user, in whole sentences. Rank 0 gives a RuntimeWarning with this
+            text. A rule should set it in only one training step of a run.
     """
 
     next_batch_size: int
@@ -36,13 +39,23 @@ class Decision:
     notice: str = field(default="", metadata=LATER)
 
     def scaled(self, factor: float, *, because: str = "") -> Decision:
-        """This decision with the learning rate times `factor`."""
+        """Return this decision with its learning-rate multiplier multiplied by `factor`.
+
+        Args:
+            factor: Factor for `lr_multiplier`.
+            because: Text to append to `reason`.
+        """
         if factor == 1.0 and not because:
             return self
         return self.rated(self.lr_multiplier * factor, because=because)
 
     def rated(self, lr_multiplier: float, *, because: str = "") -> Decision:
-        """This decision with another factor on the learning rate."""
+        """Return this decision with another learning-rate multiplier.
+
+        Args:
+            lr_multiplier: New factor for the learning rate of every parameter group.
+            because: Text to append to `reason`.
+        """
         return Decision(  # twice as fast as dataclasses.replace
             next_batch_size=self.next_batch_size,
             base_steps=self.base_steps,
@@ -53,7 +66,12 @@ class Decision:
         )
 
     def resized(self, batch_size: int, *, because: str = "") -> Decision:
-        """This decision with another size for the next batch."""
+        """Return this decision with another size for the next batch.
+
+        Args:
+            batch_size: Batch size of the next training step, in samples over all ranks.
+            because: Text to append to `reason`.
+        """
         return Decision(
             next_batch_size=batch_size,
             base_steps=self.base_steps,
@@ -64,7 +82,11 @@ class Decision:
         )
 
     def measuring(self, names: frozenset[str]) -> Decision:
-        """This decision with other statistics wanted in the next step."""
+        """Return this decision with other statistics to measure in the next training step.
+
+        Args:
+            names: Names of the statistics, from `STATISTICS`.
+        """
         return Decision(
             next_batch_size=self.next_batch_size,
             base_steps=self.base_steps,
@@ -75,14 +97,18 @@ class Decision:
         )
 
     def noticed(self, notice: str) -> Decision:
-        """This decision with something more that the user is to know; "" adds nothing."""
+        """Return this decision with one more warning for the user. An empty text adds no warning.
+
+        Args:
+            notice: Warning in whole sentences.
+        """
         if not notice:
             return self
         return replace(self, notice=f"{self.notice} {notice}".lstrip())
 
 
 def join(reason: str, more: str) -> str:
-    """Two reasons as one.
+    """Return two reasons as one text.
 
     >>> join("gain 3.1", ""), join("gain 3.1", "capped")
     ('gain 3.1', 'gain 3.1; capped')

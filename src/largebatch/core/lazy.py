@@ -1,4 +1,4 @@
-"""Public names that are imported on first use, from one static table per package."""
+"""Import public names on first use, from one static table per package."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ def lazy_names(
     modules: Mapping[str, str] | None = None,
     moved: Mapping[str, str] | None = None,
 ) -> Callable[[str], Any]:
-    """Return a module's `__getattr__`, which imports each public name when it is first used.
+    """Return a `__getattr__` for a module that imports each public name on its first use.
 
         __getattr__ = lazy_names(__name__, {"AdaScale": "largebatch.rules.adascale"})
 
-    A name is looked up once; afterwards it stands in the module like any other. Type checkers do
-    not follow `__getattr__`, so the module repeats the imports below `if TYPE_CHECKING`.
+    Each public name is looked up once and is then an ordinary attribute of the module. Type
+    checkers do not follow `__getattr__`, so the module must repeat the imports in a block for
+    `TYPE_CHECKING`.
 
     Args:
-        package: full name of the module, `__name__`.
-        names: public name -> full name of the module that defines it.
-        modules: public name of a namespace -> full name of that module.
-        moved: name of an earlier version -> where it is now, such as `lb.rules.CABS`. Its first use
-            gives a `DeprecationWarning` that says where it is now.
+        package: Full name of the module, `__name__`.
+        names: Public names, each with the full name of the module that defines it.
+        modules: Public names of namespaces, each with the full name of the module behind it.
+        moved: Names of an earlier version, each with its new place, such as `lb.rules.CABS`. The
+            first use of such a name gives a `DeprecationWarning` that names the new place.
 
     Raises:
-        AttributeError: from the returned function, for an unknown name.
+        AttributeError: The returned `__getattr__` was called with an unknown name.
     """
     spaces, old = modules or {}, moved or {}
 
@@ -39,7 +40,7 @@ def lazy_names(
         if name in old:
             warnings.warn(
                 f"{package}.{name} has moved. Use {old[name]}. "
-                "The old name will be removed in version 0.3.",
+                f"The name {package}.{name} will be removed in version 0.3.",
                 DeprecationWarning,
                 stacklevel=2,
             )
@@ -57,6 +58,6 @@ def lazy_names(
 
 
 def _at(place: str) -> Any:
-    """Return the value at a place such as `lb.rules.kinds.RULES`: the last part of a module."""
+    """Return the value at a dotted place: `RULES` of its module for `lb.rules.kinds.RULES`."""
     *parents, name = place.split(".")
     return getattr(import_module(".".join(["largebatch", *parents[1:]])), name)

@@ -1,8 +1,9 @@
-"""What was seen in one optimizer step: plain numbers, the same bits on every rank.
+"""Define what one training step measured, as plain numbers that have the same bits on every rank.
 
-Symbols of the papers: B is `batch_size` (samples of one step over all ranks), B0 is
-`base_batch_size`, S = B / B0 is `scale`, tr Sigma is `variance` (of one sample's gradient),
-|g_B|^2 is `batch_sqnorm`, |G|^2 (of the true gradient) is estimated by `sqnorm`.
+This module uses names in place of the papers' symbols: B is `batch_size` (samples of one training
+step over all ranks), B0 is `base_batch_size`, S = B / B0 is `scale`, tr Sigma is `variance` (of one
+sample's gradient), and |g_B|^2 is `batch_sqnorm`. The squared norm of the true gradient, |G|^2, is
+estimated by `sqnorm`.
 """
 
 from __future__ import annotations
@@ -19,34 +20,41 @@ Unit = Literal["base_steps", "samples", "steps"]
 OF_THE_STEP = frozenset(
     {"moments", "preconditioned_moments", "inner_product_variance", "coordinate_noise_scale"}
 )
-"""What a meter may be asked for of the step's own gradients."""
+"""Names of the statistics that a meter can measure from one training step's own gradients."""
 
 STATISTICS = OF_THE_STEP | {"full_sqnorm"}
-"""What it may be asked for; measuring one costs time, so each step asks by name. The full gradient
-takes a pass over the data set, so the first step, in which no rule has asked, is without it."""
+"""Names of all statistics that a meter can measure.
+
+Measuring takes time, so a rule requests the statistics of each training step by name. The full
+gradient needs a pass over the data set and is never measured in the first training step.
+"""
 
 FACTS = frozenset({"loss", "budget", "dataset_size"})
-"""What a rule may need that costs nothing to know."""
+"""Names of facts that a rule may need and that take no time to measure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradientMoments:
-    """First and second moment of the gradient, from the parts of one step.
+    """Hold the first and second moment of the gradient, measured in one training step.
 
-    The `variance` is that of ONE sample (tr Sigma), so nothing here depends on the batch size
-    that measured it. `sqnorm` is unbiased and may therefore be negative.
+    The moments are computed from parts. A part is a group of samples whose gradient was measured
+    separately, usually a micro-batch. The `variance` is the variance of ONE sample's gradient (tr
+    Sigma), so it does not depend on the batch size of the measurement. `sqnorm` is unbiased and may
+    therefore be negative.
 
     >>> m = GradientMoments(batch_size=8, parts=2, batch_sqnorm=3.0, variance=8.0)
     >>> m.sqnorm, m.noise_scale
     (2.0, 4.0)
 
     Args:
-        batch_size: samples B behind `batch_sqnorm` (for unequal weights, the equal-weight
-            batch of the same variance).
-        parts: number of independent small gradients.
-        batch_sqnorm: |g_B|^2, the squared norm of the batch gradient (biased upwards).
-        variance: trace of the covariance of one sample's gradient, unbiased.
-        source: where the parts came from.
+        batch_size: Number of samples B whose mean gradient has the squared norm `batch_sqnorm`. For
+            unequal weights, the value is the size of an equally weighted batch whose gradient has
+            the same variance.
+        parts: Number of parts.
+        batch_sqnorm: Squared norm |g_B|^2 of the batch gradient. Noise makes this squared norm too
+            large on average.
+        variance: Trace of the covariance of one sample's gradient, unbiased.
+        source: Kind of the parts, such as "micro-batches" or "ranks".
 
     Reference: Johnson et al., AdaScale SGD, 2020, arXiv 2007.05105; McCandlish et al.,
     An Empirical Model of Large-Batch Training, 2018, arXiv 1812.06162, appendix A.1.
@@ -60,19 +68,30 @@ class GradientMoments:
 
     @property
     def sqnorm(self) -> float:
-        """|G|^2 of the true gradient: |g_B|^2 - variance / B; unbiased, may be negative."""
+        """Return the unbiased estimate of |G|^2, batch_sqnorm - variance / batch_size.
+
+        Noise can make this estimate of |G|^2 negative.
+        """
         return self.batch_sqnorm - self.variance / self.batch_size
 
     @property
     def noise_scale(self) -> float:
-        """variance / |G|^2 in samples; `inf` where the gradient is lost in the noise."""
+        """Return variance / sqnorm in samples, or `inf` if noise makes sqnorm zero or negative."""
         return noise_scale(variance=self.variance, sqnorm=self.sqnorm)
 
     def __add__(self, other: GradientMoments) -> GradientMoments:
-        """The moments of two disjoint blocks of parameters, seen in the same step."""
+        """Return the moments of two disjoint parameter blocks together, measured in the same step.
+
+        Raises:
+            ValueError: The two moments differ in batch size, parts or source.
+        """
         same = (self.batch_size, self.parts, self.source)
         if same != (other.batch_size, other.parts, other.source):
-            raise ValueError("moments add over blocks of the same step only")
+            raise ValueError(
+                "The moments of two different training steps were added: (batch_size, parts, "
+                f"source) is {same} and {(other.batch_size, other.parts, other.source)}. Add only "
+                "moments of parameter blocks that were measured in the same training step."
+            )
         return GradientMoments(
             batch_size=self.batch_size,
             parts=self.parts,
@@ -83,11 +102,17 @@ class GradientMoments:
 
 
 def noise_scale(*, variance: float, sqnorm: float) -> float:
-    """variance / sqnorm, the simple noise scale in samples; 0 without noise, else `inf` where
-    the signal is not positive.
+    """Return the gradient noise scale, variance / sqnorm, in samples.
+
+    The result is 0 if the variance is not positive. If the variance is positive and sqnorm is not,
+    the result is `inf`.
 
     >>> noise_scale(variance=8.0, sqnorm=2.0), noise_scale(variance=1.0, sqnorm=-0.1)
     (4.0, inf)
+
+    Args:
+        variance: Variance of one sample's gradient (tr Sigma).
+        sqnorm: Estimate of the true gradient's squared norm |G|^2.
 
     Reference: McCandlish et al., 2018, arXiv 1812.06162, section 2.2.
     """
@@ -98,19 +123,20 @@ def noise_scale(*, variance: float, sqnorm: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """How long a run is, in exactly one unit.
+    """Define the length of a run in exactly one unit.
 
     >>> Budget(samples=1000).used(step=3, samples=250, base_steps=4.0)
     0.25
 
     Args:
-        base_steps: steps of the base batch, the clock that AdaScale's gain advances.
-        samples: training samples, over all ranks.
-        steps: optimizer steps.
+        base_steps: Length of the run in base steps. AdaScale's gain advances the clock
+            `base_steps`.
+        samples: Length of the run in training samples over all ranks.
+        steps: Length of the run in optimizer steps.
 
     Raises:
-        ValueError: not exactly one unit, or an amount that is not positive and finite, or of
-            samples or steps not whole.
+        ValueError: Not exactly one unit is set, the amount is not positive and finite, or a number
+            of samples or steps is not whole.
     """
 
     base_steps: float | None = None
@@ -122,30 +148,44 @@ class Budget:
         whole = all(isinstance(a, int) for a in (self.samples, self.steps) if a is not None)
         if len(amounts) != 1 or not (0 < amounts[0] < math.inf) or not whole:
             raise ValueError(
-                "A budget is one positive amount in one unit: "
-                "Budget(base_steps=10_000), Budget(samples=5_000_000) or Budget(steps=500), where "
-                f"samples and steps are whole numbers; got {self!r}."
+                f"{self!r} was given, but a budget must be one positive amount in exactly one "
+                "unit, and samples and steps must be whole numbers. Pass "
+                "Budget(base_steps=10_000), Budget(samples=5_000_000) or Budget(steps=500)."
             )
 
     @property
     def unit(self) -> Unit:
-        """The unit it is given in."""
+        """Return the unit of the budget."""
         if self.base_steps is not None:
             return "base_steps"
         return "samples" if self.samples is not None else "steps"
 
     @property
     def amount(self) -> float:
-        """How many of that unit."""
+        """Return the amount of the budget, in its unit."""
         return float(self.base_steps or self.samples or self.steps or 0)
 
     def used(self, *, step: int, samples: int, base_steps: float) -> float:
-        """The fraction of the budget that a clock has used; 1 or more when it is over."""
+        """Return the fraction of the budget that is used, which is 1 or more when the run is over.
+
+        Args:
+            step: Number of optimizer steps taken.
+            samples: Number of training samples used over all ranks.
+            base_steps: Number of base steps that the run counts as so far.
+        """
         at = base_steps if self.base_steps is not None else samples if self.samples else step
         return at / self.amount
 
     def over(self, *, step: int, samples: int, base_steps: float) -> bool:
-        """Whether the clock has used it all; base steps may lack what their sum was rounded by."""
+        """Return whether the budget is used up.
+
+        Base steps may be less than the budget by a fraction of 1e-9, because their sum is rounded.
+
+        Args:
+            step: Number of optimizer steps taken.
+            samples: Number of training samples used over all ranks.
+            base_steps: Number of base steps that the run counts as so far.
+        """
         if self.base_steps is not None:
             return 1.0 - base_steps / self.base_steps <= 1e-9
         return self.used(step=step, samples=samples, base_steps=base_steps) >= 1.0
@@ -153,22 +193,24 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a meter read in one step, after the ranks were combined.
+    """Hold the result of a meter for one training step, combined over all ranks.
 
     Args:
-        samples: true number of samples B behind the gradient, over all ranks.
-        finite: whether loss and gradient were finite on every rank.
-        loss: mean loss of the step's samples over all ranks; None where nobody told it.
-        batch_sqnorm: squared norm of the gradient that the optimizer gets, before clipping.
-        weight: the true total weight W of the step (samples, unless the user gave weights).
-        moments: of the bare gradient; None where not asked for or not known.
-        preconditioned_moments: of the gradient as the optimizer divides it: by Adam's sqrt(v) + eps
-            or Adagrad's, and by nothing under SGD; None in the first steps of Adam and Adagrad.
-        inner_product_variance: variance of <g_i, g_B> over single samples.
-        coordinate_noise_scale: maximum or quantile over coordinates of variance / g_B^2.
-        full_sqnorm: squared norm of the mean loss's gradient over the whole data set.
-        extra_samples: samples spent on measuring besides the training samples.
-        exhausted: whether some rank has no more data.
+        samples: True number of samples B behind the gradient, over all ranks.
+        finite: Whether loss and gradient were finite on every rank.
+        loss: Mean loss of the step's samples over all ranks, or None if the loop passed no loss.
+        batch_sqnorm: Squared norm of the gradient that the optimizer receives, before clipping.
+        weight: Total weight W of the training step: the number of samples, unless the user passed
+            weights.
+        moments: Moments of the raw gradient, or None if they were not requested or are unknown.
+        preconditioned_moments: Moments of the gradient after the optimizer's division: by sqrt(v) +
+            eps for Adam, by Adagrad's denominator, and by nothing for SGD. These moments are None
+            in the first training steps of Adam and Adagrad.
+        inner_product_variance: Variance of the inner product <g_i, g_B> over single samples i.
+        coordinate_noise_scale: Maximum or quantile of variance / g_B^2 over coordinates.
+        full_sqnorm: Squared norm of the mean loss's gradient over the whole data set.
+        extra_samples: Number of samples used only for measuring, in addition to training samples.
+        exhausted: Whether at least one rank has no more data.
     """
 
     samples: int
@@ -187,22 +229,38 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """All that a rule may look at. The clocks `step`, `samples`, `base_steps` are those BEFORE
-    this step; `batch_size` is that of the gradient in hand.
+    """Hold everything that a rule may use to decide about one training step.
+
+    The clocks `step`, `samples` and `base_steps` have their values BEFORE this training step. The
+    field `batch_size` is the size of the current batch. A statistic is None if it was not measured.
+
+    >>> seen = Measurement(step=10, samples=2560, base_steps=40.0, batch_size=256,
+    ...     base_batch_size=64, budget=Budget(samples=10_240))
+    >>> seen.scale, seen.progress
+    (4.0, 0.25)
 
     Args:
-        step: optimizer steps taken.
-        samples: training samples used, over all ranks.
-        base_steps: steps of the base batch that the run is worth so far.
-        batch_size: samples B in this step, over all ranks.
-        base_batch_size: the batch B0 for which the learning rate was tuned.
-        ranks: processes that share the batch.
-        base_lr: the first parameter group's learning rate before any multiplier.
-        loss, finite, moments, ...: as in `Reading`.
-        dataset_size: samples in one epoch, where known.
-        budget: how long the run is, where known.
-        extra_samples: samples spent on measuring in this step besides the training samples.
-        skipped: steps lost to non-finite values before this one.
+        step: Number of optimizer steps taken.
+        samples: Number of training samples used over all ranks.
+        base_steps: Number of base steps that the run counts as so far.
+        batch_size: Number of samples B in this training step, over all ranks.
+        base_batch_size: Base batch size B0 in samples, for which the learning rate was tuned.
+        ranks: Number of processes that share the batch.
+        base_lr: Learning rate of the first parameter group before any multiplier.
+        loss: Mean loss of the step's samples over all ranks, or None if the loss is unknown.
+        finite: Whether loss and gradient were finite on every rank.
+        batch_sqnorm: Squared norm of the gradient that the optimizer receives, before clipping.
+        moments: Moments of the raw gradient.
+        preconditioned_moments: Moments of the gradient after the optimizer's division, such as by
+            Adam's sqrt(v) + eps.
+        inner_product_variance: Variance of the inner product <g_i, g_B> over single samples i.
+        coordinate_noise_scale: Maximum or quantile of variance / g_B^2 over coordinates.
+        dataset_size: Number of samples in one epoch, or None if it is unknown.
+        budget: Length of the run, or None if the run has no fixed length.
+        extra_samples: Number of samples used only for measuring in this step, in addition to
+            training samples.
+        skipped: Number of earlier training steps skipped because loss or gradient was not finite.
+        full_sqnorm: Squared norm of the mean loss's gradient over the whole data set.
     """
 
     step: int
@@ -227,23 +285,26 @@ class Measurement:
 
     @property
     def scale(self) -> float:
-        """S = B / B0 of the gradient in hand."""
+        """Return the scale S = B / B0 of the current batch."""
         return self.batch_size / self.base_batch_size
 
     @property
     def progress(self) -> float:
-        """Fraction of the budget used before this step, in [0, 1].
+        """Return the fraction of the run's budget used before this training step, in [0, 1].
 
         Raises:
-            ValueError: the run has no budget.
+            ValueError: The run has no budget.
         """
         return self.progress_of(None)
 
     def progress_of(self, budget: Budget | None) -> float:
-        """Fraction of another budget, or of the run's own where it is None, in [0, 1].
+        """Return the fraction of a budget used before this training step, in [0, 1].
+
+        Args:
+            budget: Budget to compare with, or None for the run's own budget.
 
         Raises:
-            ValueError: neither is given.
+            ValueError: `budget` is None and the run has no budget.
         """
         used = self._horizon(budget).used(
             step=self.step, samples=self.samples, base_steps=self.base_steps
@@ -251,10 +312,14 @@ class Measurement:
         return min(used, 1.0)
 
     def progress_after(self, budget: Budget | None, *, base_steps: float) -> float:
-        """The same after this step, which is worth so many `base_steps`.
+        """Return the fraction of a budget used after this training step, in [0, 1].
+
+        Args:
+            budget: Budget to compare with, or None for the run's own budget.
+            base_steps: Number of base steps that this training step counts as.
 
         Raises:
-            ValueError: neither is given.
+            ValueError: `budget` is None and the run has no budget.
         """
         used = self._horizon(budget).used(
             step=self.step + 1,
@@ -267,13 +332,14 @@ class Measurement:
         budget = budget or self.budget
         if budget is None:
             raise ValueError(
-                "A schedule over the run needs its length: control.steps(samples=...) or "
+                "A schedule over the whole run requires the length of the run, but the run has no "
+                "budget. Pass the length: control.steps(samples=5_000_000), or "
                 "lb.attach(..., budget=lb.Budget(base_steps=10_000))."
             )
         return budget
 
     def unmeasured(self) -> Measurement:
-        """The same without any statistic, as a step is that measures none."""
+        """Return this measurement without its statistics, as in a step that measures none."""
         if all(getattr(self, name) is None for name in STATISTICS):
             return self
         nothing: Any = dict.fromkeys(STATISTICS)

@@ -1,15 +1,16 @@
-"""Running averages of the gradient's moments, and the noise scale that they tell.
+"""Average the gradient's moments over training steps, and compute the gradient noise scale.
 
     noise scale = mean variance / mean squared norm,    in samples
 
-Numerator and denominator are averaged separately, since the ratio of single steps is biased and has
-heavy tails: McCandlish et al., An Empirical Model of Large-Batch Training, 2018, arXiv 1812.06162,
-appendix A.1.
+Numerator and denominator are averaged separately, because the ratio of single steps is biased and
+has heavy tails: McCandlish et al., An Empirical Model of Large-Batch Training, 2018, arXiv
+1812.06162, appendix A.1.
 
-How much of the past is forgotten counts in base batches, as in AdaScale's paper, where a step at
-the scale S forgets the part S / 1000. It does not depend on the parts in which a step was measured.
-A measurement weighs by what it knows: where noise dominates, the squared norm that a batch B in k
-parts gives has the variance (variance / B)^2 k / (k - 1), up to a constant factor.
+The averages forget per base batch, as in AdaScale's paper, where a training step at scale S forgets
+the fraction S / 1000 of the past. Forgetting does not depend on the number of parts in which a step
+was measured. Each measurement is weighted by the inverse of its variance. If noise dominates, the
+squared norm from a batch of B samples in k parts has the variance (variance / B)^2 k / (k - 1), up
+to a constant factor.
 """
 
 from __future__ import annotations
@@ -26,34 +27,42 @@ from largebatch.core.range import Range
 Averaging = Literal["ema", "mean-then-ema"]
 
 WINDOW = 100.0
-"""Length of the averages in base batches by which a batch is tested."""
+"""Default length of the averages, in base batches."""
 
 ROUNDING = 1e-12
-"""A variance below this part of the squared norm is no level to divide by."""
+"""Smallest variance, as a fraction of the squared norm, that is used as a level."""
 
 JUMP = 4.0
-"""A measurement counts as one of so many times the level at most. A single step with a much larger
-gradient would else outweigh all others."""
+"""Largest size of one measurement, as a multiple of the level.
+
+A larger measurement is scaled down to this multiple. Without this limit, one training step with a
+very large gradient would outweigh all others.
+"""
 
 MOST = 0.125
-"""Part of the past that one measurement makes forgotten at most. So the averages hold eight
-measurements at least, however large the batch is and however rarely it is measured."""
+"""Largest fraction of the past that one measurement makes the averages forget.
+
+Therefore the averages always hold at least eight measurements, even if batches are large and
+measurements are rare.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MovingMoments:
-    """Running averages of (variance of one sample, squared norm), which no batch size enters.
+    """Hold running averages of the gradient's variance and squared norm.
 
-    A rough temporal estimate is forgotten as soon as a true one is there. Averages that an earlier
-    version wrote counted their window in another unit, so they are forgotten, too.
+    The variance is that of one sample's gradient, and the squared norm is that of the true
+    gradient. Variance and squared norm are independent of the batch size. Rough estimates from
+    successive steps ("temporal") are forgotten at the first exact estimate. The window had another
+    unit in version 0.1, so averages that version 0.1 saved are forgotten at the next measurement.
 
     Args:
-        average: of the two numbers.
-        measured_at: the samples of the run after the last measured step.
-        temporal: whether temporal estimates are in it.
-        level: what the variance of the last measured steps was like (the squared norm if they had
-            no noise), by which the next ones are divided; 0 before the first, and if they are not
-            divided.
+        average: Average of the two numbers.
+        measured_at: Number of samples that the run had used after the last measured training step.
+        temporal: Whether the averages contain temporal estimates.
+        level: Typical variance in the last measured training steps, or typical squared norm if
+            these steps had no noise. New measurements are divided by the level. The level is 0
+            before the first measurement, and if measurements are not divided by it.
     """
 
     average: Average = field(default_factory=Average)
@@ -63,13 +72,14 @@ class MovingMoments:
 
     @property
     def known(self) -> bool:
-        """Whether anything was measured."""
+        """Return whether the averages contain a measurement that this version can use."""
         return self.average.count > 0 and not self.outdated
 
     @property
     def outdated(self) -> bool:
-        """Whether an earlier version wrote the averages, so that the next measurement begins them
-        anew."""
+        """Return whether version 0.1 saved the averages. The next measurement restarts outdated
+        averages.
+        """
         return self.average.count > 0 and self.average.squares == 0.0
 
     def add(
@@ -84,21 +94,23 @@ class MovingMoments:
     ) -> MovingMoments:
         """Return the averages with one more measurement in them.
 
-        Moments that are averages already (`AveragedMoments`) take the place of these. Moments that
-        are not finite are left out, and so are those of a single part, which tell no variance.
+        If `moments` are averages already (`AveragedMoments`), these averages are returned. Moments
+        that are not finite are ignored. Moments of a single part are ignored, too, because they
+        give no variance.
 
         Args:
-            moments: what was measured.
-            seen: the step in which it was measured.
-            window: length of the averages in base batches, above 0. The past loses the part
-                (base batches since the last measurement) / window of its weight, and at most MOST.
-                Windows below WINDOW are taken as they are, without that limit, if not `relative`.
-            averaging: "ema", exponential; or "mean-then-ema", the plain mean until the window is
-                full.
-            relative: whether the pair is divided by the level of the variance before it, so that
-                each step counts alike while gradient and noise shrink together, as they do in most
-                runs. If not, steps with a large gradient count more.
-            clipped: (variance, sqnorm) to average in place of those of the moments.
+            moments: Moments of one training step.
+            seen: Measurement of the same training step.
+            window: Length of the averages in base batches, above 0. The past loses the fraction
+                (base batches since the last measurement) / window of its weight, but at most the
+                fraction MOST. This limit does not apply if `relative` is False and the window is
+                shorter than WINDOW.
+            averaging: Kind of the average. "ema" is an exponential average. "mean-then-ema" is the
+                plain mean until the window is full, and then an exponential average.
+            relative: Whether to divide each measurement by the level of the measurements before it.
+                If True, all training steps count equally while gradient and noise shrink together,
+                as they do in most runs. If False, training steps with large gradients count more.
+            clipped: Pair (variance, sqnorm) to average in place of the moments' own values.
         """
         if isinstance(moments, AveragedMoments):
             return moments.past
@@ -110,7 +122,7 @@ class MovingMoments:
         past = MovingMoments() if anew else self
         size = _size(*pair)
         if relative and size == 0.0 and moments.batch_sqnorm == 0.0:
-            return self  # neither noise nor gradient: nothing to learn of their ratio
+            return self  # without noise and gradient, their ratio is undefined
         level = (past.level or size) if relative else 0.0
         if level > 0.0:
             unit = max(level, size / JUMP)
@@ -128,15 +140,17 @@ class MovingMoments:
         return MovingMoments(average=average, measured_at=now, temporal=temporal, level=level)
 
     def noise_scale(self, *, dataset_size: int | None = None) -> Range | None:
-        """Return the noise scale in samples with its interval; None while too little is known.
+        """Return the gradient noise scale in samples and its interval, or None if both are unknown.
 
-        `high` is `inf` if the data exclude no large noise scale, and so is `value` if the mean
-        squared norm is not above 0. If there is no noise, it is 0.
+        The upper bound is `inf` if the data do not exclude an infinite noise scale. The noise scale
+        is `inf` if the mean squared norm is not above 0. Without noise, the noise scale and both
+        bounds are 0.
 
         Args:
-            dataset_size: samples N of a data set, of which the batches are drawn without
-                replacement. The noise scale is then that of its own gradient, whose squared norm is
-                sqnorm + variance / N. None for an infinite one.
+            dataset_size: Number of samples N of a data set from which batches are drawn without
+                replacement. If set, the result is the noise scale of the data set's own gradient,
+                whose squared norm is sqnorm + variance / N. If None, the data set is treated as
+                infinite.
         """
         signal = self.average.ratio()
         if signal is None:
@@ -154,10 +168,10 @@ class MovingMoments:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AveragedMoments(GradientMoments):
-    """Moments that are averages over past steps.
+    """Hold moments that are averages over past training steps.
 
     Args:
-        past: the averages.
+        past: Averages that the moments come from.
     """
 
     past: MovingMoments
@@ -171,8 +185,12 @@ def averaged_moments(moments: GradientMoments, *, past: MovingMoments) -> Averag
     >>> s = averaged_moments(m, past=past)
     >>> s.variance, s.sqnorm, s.noise_scale
     (8.0, 2.0, 4.0)
+
+    Args:
+        moments: Moments of the training step.
+        past: Running averages, which include the moments of the training step.
     """
-    unit = past.level or 1.0  # of the last steps, so that the rule sees numbers of their size
+    unit = past.level or 1.0  # restores the magnitude of the last measured steps
     variance, sqnorm = (unit * mean for mean in past.average.values)
     return AveragedMoments(
         batch_size=moments.batch_size,
@@ -185,7 +203,7 @@ def averaged_moments(moments: GradientMoments, *, past: MovingMoments) -> Averag
 
 
 def information(moments: GradientMoments) -> float:
-    """Return the weight of a measurement: batch^2 (parts - 1) / parts.
+    """Return the weight of a measurement, batch_size^2 (parts - 1) / parts.
 
     >>> information(GradientMoments(batch_size=8, parts=2, batch_sqnorm=3.0, variance=8.0))
     32.0
@@ -194,6 +212,8 @@ def information(moments: GradientMoments) -> float:
 
 
 def _size(variance: float, sqnorm: float) -> float:
-    """Return the variance, or the squared norm of a step without noise: in any case in the square
-    of the loss's unit, so that units never mix in an average."""
+    """Return the variance, or the squared norm if the training step had no noise.
+
+    Variance and squared norm have the unit of the squared loss, so an average never mixes units.
+    """
     return variance if variance > ROUNDING * abs(sqnorm) else abs(sqnorm)

@@ -1,34 +1,38 @@
-"""How one step's batch is cut into micro-batches: pure arithmetic, the same on every rank."""
+"""Split the batch of one step into micro-batches, by arithmetic that is the same on every rank."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 MOST_ALIKE = 8
-"""Up to so many ranks, where they are a power of two, may share the same parts."""
+"""Largest number of ranks that can share the same chunks. The numbers of ranks that share chunks
+are powers of two.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
-    """A batch of B samples cut into K = k x ranks contiguous chunks of nearly equal size; chunk j
-    goes to rank j mod ranks, so each rank makes k backward calls.
+    """Split a batch of B samples into K = k x ranks contiguous chunks of nearly equal size.
+
+    Chunk j belongs to rank j mod ranks, so each rank makes k backward calls.
 
     >>> BatchPlan(batch_size=70, ranks=2, max_micro_batch_size=16, least_parts=2).sizes
     (12, 12, 12, 12, 11, 11)
 
     Args:
-        batch_size: samples B of the step over all ranks, at least one a rank.
-        ranks: processes that share the batch.
-        max_micro_batch_size: most samples in one backward call of one rank; where it is 1 and the
-            ranks do not divide the batch, some calls have 2, since each rank makes equally many.
-        least_parts: fewest chunks over all ranks (2 where a variance is needed), as far as the
-            batch has as many samples.
-        alike: whether the chunks are to be the same on 1, 2, 4 and 8 ranks, as long as they are no
-            more than the chunks: their number is then 2, 4 or a multiple of 8. Single samples
-            (`max_micro_batch_size=1`) stay single.
+        batch_size: Number of samples B in the step over all ranks, at least one sample per rank.
+        ranks: Number of processes that share the batch.
+        max_micro_batch_size: Largest number of samples in one backward call on one rank. If
+            `max_micro_batch_size` is 1 and `batch_size` is no multiple of `ranks`, some backward
+            calls get 2 samples, because every rank makes the same number of backward calls.
+        least_parts: Smallest number of chunks over all ranks. Estimating a variance requires 2
+            chunks. A batch with fewer samples than that has fewer chunks.
+        alike: Whether the chunks must be the same on 1, 2, 4 and 8 ranks, except on more ranks than
+            chunks. If True, the number of chunks is 1, 2, 4 or a multiple of 8. Chunks of one
+            sample (`max_micro_batch_size=1`) stay chunks of one sample.
 
     Raises:
-        ValueError: fewer samples than ranks, or a size below 1.
+        ValueError: The batch has fewer samples than ranks, or a size is below 1.
     """
 
     batch_size: int
@@ -39,16 +43,20 @@ class BatchPlan:
 
     def __post_init__(self) -> None:
         if self.ranks < 1 or self.max_micro_batch_size < 1:
-            raise ValueError(f"ranks and max_micro_batch_size are at least 1; got {self}.")
+            raise ValueError(
+                f"ranks={self.ranks} and max_micro_batch_size={self.max_micro_batch_size} were "
+                "given, but both must be at least 1. Pass ranks=1, max_micro_batch_size=32."
+            )
         if self.batch_size < self.ranks:
             raise ValueError(
                 f"A batch of {self.batch_size} samples cannot be shared by {self.ranks} ranks: "
-                f"each needs at least one. Use batch_size={self.ranks} or more, or fewer ranks."
+                f"each rank needs at least one sample. Pass batch_size={self.ranks} or more, or "
+                "start fewer ranks."
             )
 
     @property
     def accumulation(self) -> int:
-        """k: backward calls of each rank in this step."""
+        """Return k, the number of backward calls of each rank in this step."""
         parts = max(-(-self.batch_size // self.max_micro_batch_size), self.least_parts)
         if self.alike:
             parts = shareable(parts)
@@ -57,24 +65,30 @@ class BatchPlan:
 
     @property
     def parts(self) -> int:
-        """K: chunks over all ranks."""
+        """Return K, the number of chunks over all ranks."""
         return self.accumulation * self.ranks
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Samples of each of the K chunks, in the order of the sample stream."""
+        """Return the number of samples in each of the K chunks, in stream order."""
         each, longer = divmod(self.batch_size, self.parts)
         return (each + 1,) * longer + (each,) * (self.parts - longer)
 
     def chunks(self, *, rank: int) -> tuple[tuple[int, int], ...]:
-        """(offset, size) within the batch of each chunk of one rank, in order."""
+        """Return (offset, size) of each chunk of one rank, in samples within the batch, in order.
+
+        Args:
+            rank: Rank whose chunks are returned, from 0 to ranks - 1.
+        """
         each, longer = divmod(self.batch_size, self.parts)
         mine = range(rank, self.parts, self.ranks)
         return tuple((j * each + min(j, longer), each + (j < longer)) for j in mine)
 
 
 def shareable(parts: int) -> int:
-    """The least number from `parts` on that 1, 2, 4 and 8 ranks divide, if they are not more.
+    """Return the smallest number of chunks, at least `parts`, that 1, 2, 4 and 8 ranks divide.
+
+    The condition ignores numbers of ranks above the number of chunks.
 
     >>> [shareable(parts) for parts in (1, 2, 3, 5, 8, 9, 17)]
     [1, 2, 4, 8, 8, 16, 24]

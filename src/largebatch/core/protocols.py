@@ -1,4 +1,4 @@
-"""Where a run writes its steps (`Sink`) and shows its numbers (`Logger`)."""
+"""Define what a record (`Sink`) and a logger (`Logger`) must implement."""
 
 from __future__ import annotations
 
@@ -10,38 +10,65 @@ from largebatch.core.measurement import Measurement
 
 
 class Sink(Protocol):
-    """Where a run's steps are written, one call a step."""
+    """Store the measurement and the decision of every training step, such as `lb.JsonlRecord`."""
 
     def start(self, facts: Mapping[str, Any]) -> None:
-        """Called once before the first step with what describes the run (plain values)."""
+        """Receive a description of the run once, before the first training step.
+
+        Args:
+            facts: Settings of the run by name, as JSON values.
+        """
         ...
 
     def write(self, seen: Measurement, decision: Decision) -> None:
-        """Called after each decision."""
+        """Store one training step: its measurement and its decision.
+
+        Args:
+            seen: Measurement of the training step.
+            decision: Decision that the rule made from the measurement.
+        """
         ...
 
     def close(self) -> None:
-        """Called once at the end."""
+        """Finish writing. The run calls `close` once, at its end."""
         ...
 
 
 class Logger(Protocol):
-    """Where a run's numbers are shown while it lasts; `Logged` feeds it, on the first rank.
+    """Show the numbers of a run during training. `lb.Logged` calls the logger on rank 0.
 
-    A run that goes on may call `start` again, in another process or with the same object: the
-    logger then goes on with what it has, and never overwrites it.
+    A resumed run may call `start` again, in another process or on the same object. If `start` is
+    called again, the logger must append to the existing log and never overwrite it.
+
+    >>> class Printer:
+    ...     def start(self, facts): print("start")
+    ...     def log(self, values, *, step, samples): print(step, values)
+    ...     def close(self): print("end")
+    >>> Printer().log({"loss": 0.5}, step=1, samples=64)
+    1 {'loss': 0.5}
     """
 
     def start(self, facts: Mapping[str, Any]) -> None:
-        """Called before the first values with what describes the run (plain values); what fails
-        here ends the run before its first step."""
+        """Receive a description of the run before the first values.
+
+        An exception from this method ends the run before its first training step.
+
+        Args:
+            facts: Settings of the run by name, as JSON values.
+        """
         ...
 
     def log(self, values: Mapping[str, float], *, step: int, samples: int) -> None:
-        """Called with finite numbers by name, and the clocks after their step: optimizer steps
-        taken and samples used. A step that was lost has the number of the step before it."""
+        """Show the numbers of one training step.
+
+        Args:
+            values: Finite numbers by name.
+            step: Number of optimizer steps taken, this training step included. A skipped training
+                step has the same number as the training step before it.
+            samples: Number of samples used over all ranks, this training step included.
+        """
         ...
 
     def close(self) -> None:
-        """Called at the end; a second call does nothing."""
+        """Finish logging. The run calls `close` at its end, and a second call must do nothing."""
         ...

@@ -1,4 +1,4 @@
-"""A number with the range that it may lie in."""
+"""Define a number with its confidence interval."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """A number and the ends of its interval.
+    """Hold a number and its confidence interval.
 
     >>> print(Range(value=1.0, low=0.5, high=2.0))
     1 [0.5, 2]
+
+    Args:
+        value: Estimated number.
+        low: Lower bound of the interval.
+        high: Upper bound of the interval.
     """
 
     value: float

@@ -1,4 +1,4 @@
-"""The state of a run that an earlier version saved, in today's form."""
+"""Convert the state of a run that an earlier version saved into today's form."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from largebatch.core.measurement import OF_THE_STEP, STATISTICS
 from largebatch.core.rule import Chain
 
 COUNTED_GRADIENTS = 1
-"""The version of states whose averages counted small gradients. They count base batches now."""
+"""Version of saved states whose averages counted single gradients, not base batches as today."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revived:
-    """The state of an earlier version's rule in today's form.
+    """Hold the state of an earlier version's rule in today's form.
 
     Args:
-        state: of the rules, as plain values.
-        anew: names of the rules whose averages begin anew.
+        state: State of the rules, as plain JSON values.
+        anew: Names of the rules whose averages start again.
     """
 
     state: Any
@@ -27,23 +27,25 @@ class Revived:
 
 
 Revive = Callable[[Any, Chain, Any], Revived | None]
-"""Makes today's state of the saved rule and state, in plain values, and of today's rule. None says
-that the saved rule is another one."""
+"""Convert a saved rule and state (plain JSON values) to today's state of a given rule.
+
+The function returns None if the saved rule differs from the given rule.
+"""
 
 
 def wanted(measure: frozenset[str], *, version: int, needs: frozenset[str]) -> frozenset[str]:
-    """Return the statistics for the coming step of a resumed run.
+    """Return the names of the statistics that a resumed run measures in its next training step.
 
-    If the rule of an earlier version asked for one that today's does not need, today's rule gets
-    its own.
+    If the saved rule requested a statistic that today's rule does not need, today's rule gets all
+    the statistics that it needs.
 
     >>> sorted(wanted(frozenset({"moments"}), version=1, needs=frozenset({"full_sqnorm"})))
     []
 
     Args:
-        measure: what the saved run asked for.
-        version: of its state.
-        needs: of today's rule.
+        measure: Names of the statistics that the saved run requested.
+        version: Version of the saved state.
+        needs: Names of the statistics and facts that today's rule needs.
     """
     if version == COUNTED_GRADIENTS and not measure <= needs:
         measure = (measure & needs) | (needs & OF_THE_STEP)
@@ -51,20 +53,20 @@ def wanted(measure: frozenset[str], *, version: int, needs: frozenset[str]) -> f
 
 
 def notice_of(anew: tuple[str, ...], *, step: int) -> str:
-    """Return what the user is to know of averages that begin anew; "" for nothing.
+    """Return the warning about averages that start again in a resumed run, or "" if there are none.
 
     >>> notice_of((), step=7), notice_of(("AdaScale",), step=0)
     ('', '')
 
     Args:
-        anew: names of the rules whose averages they are.
-        step: at which the run resumes.
+        anew: Names of the rules whose averages start again.
+        step: Number of optimizer steps taken before the run was saved.
     """
     if not anew or not step:
         return ""
-    begin = "it begins" if len(anew) == 1 else "they begin"
     return (
-        f"This run was saved by largebatch 0.1. The averages of {' and '.join(anew)} count base "
-        f"batches now, where they counted gradients, so {begin} to average anew at step {step}. "
-        "Everything else resumes as it was saved. There is nothing to do."
+        "This run was saved by largebatch 0.1, where the averages of "
+        f"{' and '.join(anew)} counted gradients. These averages count base batches now, so they "
+        f"start again at step {step}. Everything else resumes as it was saved. There is nothing to "
+        "do."
     )

@@ -1,7 +1,8 @@
-"""The contract of a rule, and how rules compose.
+"""Define what a rule must implement, and combine rules into a chain.
 
-A rule is a frozen dataclass of hyper-parameters with two pure functions: `init` gives its state,
-`update` refines a decision. It never sees a tensor, a model or a clock that it owns.
+A rule is a frozen dataclass of hyper-parameters with two pure functions. The function `init`
+returns the rule's first state. The function `update` returns the next state and a refined decision.
+A rule sees only numbers: it has no access to tensors, to the model or to a clock of its own.
 """
 
 from __future__ import annotations
@@ -14,21 +15,37 @@ from largebatch.core.decision import Decision
 from largebatch.core.measurement import FACTS, STATISTICS, Measurement
 
 CHANGES = frozenset({"lr", "batch", "clock"})
+"""Names of what a rule may change: learning rate, batch size, and the clock `base_steps`."""
 
 LR_RULES = "every rule for the learning rate"
-"""In `Rule.forbids`, what stands for each rule that changes the learning rate and not the batch."""
+"""Text for `Rule.forbids` that stands for every rule that changes only the learning rate."""
 
 
 @runtime_checkable
 class Rule(Protocol):
-    """What every rule offers; the four facts let a chain be checked when it is built.
+    """Define what every rule must implement: four attributes and the methods `init` and `update`.
+
+    The function `chain` uses the four attributes to check that rules fit together. A rule must be a
+    dataclass if the run has a record or a checkpoint, because both store the fields of the rule.
+
+    >>> @dataclass(frozen=True)
+    ... class HalfLr:
+    ...     needs = bounds = forbids = frozenset()
+    ...     changes = frozenset({"lr"})
+    ...     def init(self): return None
+    ...     def update(self, state, seen, proposed):
+    ...         return state, proposed.scaled(0.5, because="half the learning rate")
+    >>> isinstance(HalfLr(), Rule)
+    True
 
     Attributes:
-        needs: names of the statistics and facts it reads (`STATISTICS`, `FACTS`).
-        changes: which of "lr", "batch", "clock" it proposes.
-        bounds: which of them it bounds; nothing may propose one after its bound.
-        forbids: class names of the rules that must not stand in the same chain. `LR_RULES` stands
-            for each rule with `DefaultFacts` that changes the learning rate and not the batch.
+        needs: Names of the statistics and facts that the rule reads, from `STATISTICS` and `FACTS`.
+        changes: Names of what the rule proposes, from "lr", "batch" and "clock".
+        bounds: Names of what the rule bounds, from "lr", "batch" and "clock". After a bound, no
+            rule in the chain may propose the bounded value.
+        forbids: Class names of rules that must not be in the same chain. The text `LR_RULES` stands
+            for every rule with `DefaultFacts` that changes the learning rate but not the batch
+            size.
     """
 
     @property
@@ -41,20 +58,31 @@ class Rule(Protocol):
     def forbids(self) -> frozenset[str]: ...
 
     def init(self) -> Any:
-        """The state before the first step: a frozen dataclass, a tuple of states, or None."""
+        """Return the state before the first training step.
+
+        The state is None, a frozen dataclass, or a tuple of states.
+        """
         ...
 
     def update(self, state: Any, seen: Measurement, proposed: Decision) -> tuple[Any, Decision]:
-        """The new state and the refined decision; never called for a non-finite step."""
+        """Return the new state of the rule and the refined decision.
+
+        This method is never called for a training step with a loss or gradient that is not finite.
+
+        Args:
+            state: State of the rule before this training step.
+            seen: Measurement of this training step.
+            proposed: Decision of the rules before this rule in the chain.
+        """
         ...
 
 
 class DefaultFacts:
-    """The facts of a rule that needs, changes, bounds and forbids nothing.
+    """Provide the four attributes of `Rule` as empty sets, so that a rule overrides only a few.
 
-    A class that derives from it states only the facts that differ, and is the only one of its chain
-    to propose the batch: the second of two such rules would undo the first. A rule with the four
-    attributes of `Rule` may do without it, for instance to round the batch that another proposes.
+    A chain may contain at most one derived class that proposes the batch size, because a second one
+    would undo the first. A rule that rounds another rule's batch size can define the four
+    attributes itself instead of deriving from this class.
 
     >>> DefaultFacts().bounds
     frozenset()
@@ -64,31 +92,37 @@ class DefaultFacts:
 
     @property
     def needs(self) -> frozenset[str]:
+        """Return the names of the statistics and facts that the rule reads: none."""
         return frozenset()
 
     @property
     def changes(self) -> frozenset[str]:
+        """Return the names of what the rule proposes: none."""
         return frozenset()
 
     @property
     def bounds(self) -> frozenset[str]:
+        """Return the names of what the rule bounds: none."""
         return frozenset()
 
     @property
     def forbids(self) -> frozenset[str]:
+        """Return the class names of rules that must not be in the same chain: none."""
         return frozenset()
 
 
 @runtime_checkable
 class Wrapper(Rule, Protocol):
-    """A rule around another one, which it changes in when or in what it sees."""
+    """Define a rule that contains another rule and changes when the inner rule runs or what it
+    sees.
+    """
 
     @property
     def rule(self) -> Rule: ...
 
 
 class InnerFacts:
-    """The facts of a rule that wraps another one: those of its `rule`."""
+    """Provide the four attributes of `Rule` for a wrapper, by copying those of the wrapped rule."""
 
     __slots__ = ()
 
@@ -96,50 +130,62 @@ class InnerFacts:
 
     @property
     def needs(self) -> frozenset[str]:
+        """Return the names of the statistics and facts that the wrapped rule reads."""
         return self.rule.needs
 
     @property
     def changes(self) -> frozenset[str]:
+        """Return the names of what the wrapped rule proposes."""
         return self.rule.changes
 
     @property
     def bounds(self) -> frozenset[str]:
+        """Return the names of what the wrapped rule bounds."""
         return self.rule.bounds
 
     @property
     def forbids(self) -> frozenset[str]:
+        """Return the class names of rules that the wrapped rule forbids in the same chain."""
         return self.rule.forbids
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Rules applied in order, each refining the decision of the one before it. Build it with
-    `chain`, which checks it."""
+    """Apply rules in order. Each rule refines the decision of the rule before it.
+
+    Build a chain with `chain`, which checks that the rules fit together.
+    """
 
     rules: tuple[Rule, ...] = ()
 
     @property
     def needs(self) -> frozenset[str]:
+        """Return the names of all statistics and facts that the rules read."""
         return frozenset().union(*(rule.needs for rule in self.rules))
 
     @property
     def changes(self) -> frozenset[str]:
+        """Return the names of everything that the rules propose."""
         return frozenset().union(*(rule.changes for rule in self.rules))
 
     @property
     def bounds(self) -> frozenset[str]:
+        """Return the names of everything that the rules bound."""
         return frozenset().union(*(rule.bounds for rule in self.rules))
 
     @property
     def forbids(self) -> frozenset[str]:
+        """Return the class names of all rules that the chain's rules forbid in the same chain."""
         return frozenset().union(*(rule.forbids for rule in self.rules))
 
     def init(self) -> tuple[Any, ...]:
+        """Return the states of all rules before the first training step."""
         return tuple(rule.init() for rule in self.rules)
 
     def update(
         self, state: tuple[Any, ...], seen: Measurement, proposed: Decision
     ) -> tuple[tuple[Any, ...], Decision]:
+        """Return the new states of all rules, and the decision after the last rule."""
         states = []
         for rule, old in zip(self.rules, state, strict=True):
             new, proposed = rule.update(old, seen, proposed)
@@ -148,14 +194,22 @@ class Chain:
 
 
 def chain(*rules: Rule) -> Chain:
-    """One rule from many: each refines the decision of the one before it.
+    """Combine rules into one rule. Each rule refines the decision of the rule before it.
 
-    Chains inside it are flattened, so `chain(a, chain(b, c)) == chain(a, b, c)`, and `chain()`
-    leaves every decision as it is.
+    Nested chains are flattened, so `chain(a, chain(b, c)) == chain(a, b, c)`. The empty chain
+    `chain()` leaves every decision unchanged.
+
+    >>> import largebatch as lb
+    >>> rule = lb.chain(lb.AdaScale(), lb.ClampLr(max=8.0))
+    >>> sorted(rule.changes), sorted(rule.bounds)
+    (['clock', 'lr'], ['lr'])
+
+    Args:
+        *rules: Rules or chains, in the order in which they are applied.
 
     Raises:
-        ValueError: a forbidden pair, a rule that proposes after its bound, an unknown need, or
-            something that is not a rule.
+        ValueError: Two rules forbid each other, a rule proposes a value after another rule's bound,
+            a rule needs an unknown statistic, or an argument is not a rule.
     """
     flat = tuple(_flatten(rules))
     for at, rule in enumerate(flat):
@@ -166,18 +220,18 @@ def chain(*rules: Rule) -> Chain:
 
 
 def name_of(rule: Rule) -> str:
-    """The name under which a rule is registered, forbidden and shown."""
+    """Return the class name of a rule, which registries, `forbids` and messages use."""
     return type(rule).__name__
 
 
 def label_of(rule: Rule) -> str:
-    """The name of a rule in a message, with those of the rules in it: Every(AdaScale)."""
+    """Return a rule's name for messages, with the rules inside it, such as Every(AdaScale)."""
     inside = ", ".join([label_of(one) for one in _within(rule) if one != Chain()])
     return f"{name_of(rule)}({inside})" if inside else name_of(rule)
 
 
 def names_within(rule: Rule) -> frozenset[str]:
-    """The names of a rule and of the rules it wraps or chains.
+    """Return the names of a rule and of all rules that it wraps or chains.
 
     >>> sorted(names_within(chain()))
     ['Chain']
@@ -186,7 +240,7 @@ def names_within(rule: Rule) -> frozenset[str]:
 
 
 def within(rule: Rule) -> Iterator[Rule]:
-    """A rule, and the rules that it wraps or chains.
+    """Yield a rule and all rules that it wraps or chains.
 
     >>> list(within(chain()))
     [Chain(rules=())]
@@ -197,18 +251,18 @@ def within(rule: Rule) -> Iterator[Rule]:
 
 
 def require(rule: Rule, provided: frozenset[str], *, by: str, remedy: str) -> None:
-    """Refuse a rule, or one within it, that needs what is not there.
+    """Raise an error if a rule, or a rule inside it, needs data that are not provided.
 
     >>> require(chain(), frozenset(), by="this meter", remedy="")
 
     Args:
-        rule: usually a whole chain; the message names the rule within it.
-        provided: names of statistics and facts.
-        by: who provides them, in the message: "this meter".
-        remedy: what to do, as a line to paste.
+        rule: Rule to check, usually a whole chain. The message names the rule inside it.
+        provided: Names of the statistics and facts that are provided.
+        by: Name of the provider in the message, such as "this meter".
+        remedy: How to fix the error, with a line to paste.
 
     Raises:
-        ValueError: a need that is not provided.
+        ValueError: A rule needs a statistic or fact that is not provided.
     """
     for one in _flatten((rule,)):
         missing = one.needs - provided
@@ -232,9 +286,14 @@ def _flatten(rules: Iterable[Rule]) -> Iterable[Rule]:
         elif isinstance(rule, Rule) and not isinstance(rule, type):
             yield rule
         else:
-            shown = rule.__name__ + " (the class; call it)" if isinstance(rule, type) else rule
+            if isinstance(rule, type):
+                raise ValueError(
+                    f"The class {rule.__name__} was given in place of a rule. Call the class to "
+                    f"make a rule: {rule.__name__}(...)."
+                )
             raise ValueError(
-                f"A chain takes rules, got {shown}. Example: lb.chain(lb.AdaScale(), lb.Schedule())"
+                f"{rule!r} was given in place of a rule. Pass a rule, such as lb.AdaScale() or "
+                "lb.chain(lb.AdaScale(), lb.Schedule())."
             )
 
 
@@ -242,8 +301,10 @@ def _check_facts(rule: Rule) -> None:
     unknown = rule.needs - STATISTICS - FACTS
     if unknown or not (rule.changes | rule.bounds) <= CHANGES:
         raise ValueError(
-            f"{name_of(rule)} declares unknown facts: needs {sorted(rule.needs)} must be among "
-            f"{sorted(STATISTICS | FACTS)}, changes and bounds among {sorted(CHANGES)}."
+            f"The rule {name_of(rule)} has needs={sorted(rule.needs)}, "
+            f"changes={sorted(rule.changes)}, bounds={sorted(rule.bounds)}, but at least one of "
+            f"these names is unknown. Use only {sorted(STATISTICS | FACTS)} in needs, and only "
+            f"{sorted(CHANGES)} in changes and bounds."
         )
 
 
@@ -251,13 +312,14 @@ def _check_pairs(rule: Rule, *, others: tuple[Rule, ...]) -> None:
     for other in others:
         if _exclude(rule, other):
             raise ValueError(
-                f"{label_of(rule)} and {label_of(other)} cannot stand in one chain: each would "
-                f"apply its own factor or clock for the same cause. Keep one of them."
+                f"{label_of(rule)} and {label_of(other)} cannot be in one chain, because both "
+                "would change the same value for the same reason. Keep only one of them: "
+                f"lb.chain({name_of(rule)}(...))."
             )
 
 
 def _exclude(rule: Rule, other: Rule) -> bool:
-    """Return whether two rules cannot stand in one chain, as the first one has it."""
+    """Return whether `rule` forbids `other` in its chain, or both propose the batch size."""
     own, others = (
         [one for one in within(whole) if isinstance(one, DefaultFacts)] for whole in (rule, other)
     )
@@ -269,7 +331,7 @@ def _exclude(rule: Rule, other: Rule) -> bool:
 
 
 def _changes_lr_alone(rule: DefaultFacts) -> bool:
-    """Return whether a rule sets the learning rate of batches that other rules choose."""
+    """Return whether a rule changes the learning rate and leaves the batch size to other rules."""
     return "lr" in rule.changes and "batch" not in rule.changes
 
 
@@ -278,7 +340,7 @@ def _check_bounds(rule: Rule, *, before: tuple[Rule, ...]) -> None:
         undone = bound.bounds & rule.changes
         if undone:
             raise ValueError(
-                f"{label_of(rule)} proposes the {' and the '.join(sorted(undone))} after "
-                f"{label_of(bound)} has bounded it, which would undo the bound. Put the "
-                f"bound last: lb.chain({name_of(rule)}(...), {name_of(bound)}(...))."
+                f"{label_of(rule)} comes after {label_of(bound)} in the chain and would undo the "
+                f"bound on {' and '.join(map(repr, sorted(undone)))}. Put the bound last: "
+                f"lb.chain({name_of(rule)}(...), {name_of(bound)}(...))."
             )

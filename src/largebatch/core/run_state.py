@@ -1,4 +1,4 @@
-"""A run's control as plain values: what a checkpoint keeps beside model and optimizer."""
+"""Save and restore a run's control as plain values, which a checkpoint stores next to the model."""
 
 from __future__ import annotations
 
@@ -17,26 +17,33 @@ from largebatch.core.revived import COUNTED_GRADIENTS, Revive, Revived, notice_o
 from largebatch.core.rule import name_of, within
 
 VERSION = 2
-"""Of the stored form; one with another version means other things."""
+"""Version of the saved form. A change in the meaning of a field needs a new version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """Rule, state and clocks before the coming step.
+    """Hold a run's rule, its state and its clocks, as they are before the next training step.
 
-    What has no fixed shape (a rule, its state, a budget, a decision) is JSON text: every state then
-    has the same keys, which torch.distributed.checkpoint asks of what it loads into.
+    Values of no fixed shape (rule, state, budget, decision) are stored as JSON text. So every state
+    has the same keys, as torch.distributed.checkpoint requires of the state that it loads into.
 
     Args:
-        version: of this form.
-        rule, base_batch_size, dataset_size, budget: what the run was started with.
-        step, samples, base_steps, skipped: the clocks.
-        lost_in_a_row: steps lost to non-finite values since the last sound one.
-        batch_size: the wish for the coming step.
-        measure: the statistics wanted in it.
-        state: the rules' states.
-        decision: the last one.
-        digest: of all the others.
+        version: Version of the saved form.
+        rule: Rule of the run.
+        base_batch_size: Base batch size in samples.
+        dataset_size: Number of samples in one epoch, or None if it is unknown.
+        budget: Length of the run.
+        step: Number of optimizer steps taken.
+        samples: Number of training samples used over all ranks.
+        base_steps: Number of base steps that the run counts as so far.
+        skipped: Number of training steps skipped because loss or gradient was not finite.
+        lost_in_a_row: Number of training steps skipped since the last training step with a finite
+            loss and gradient.
+        batch_size: Batch size of the next training step, in samples over all ranks.
+        measure: Names of the statistics to measure in the next training step.
+        state: States of the rules.
+        decision: Last decision.
+        digest: Checksum of all other fields.
     """
 
     version: int
@@ -58,11 +65,14 @@ class RunState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
-    """What a run goes on from.
+    """Hold what a resumed run starts from.
 
     Args:
-        decider, decision, lost_in_a_row: as saved.
-        notice: what the user is to know of a state that an earlier version saved; "" for nothing.
+        decider: Rule, state and clocks as they were saved.
+        decision: Last decision before the run was saved, or None if there was none.
+        lost_in_a_row: Number of training steps skipped since the last training step with a finite
+            loss and gradient.
+        notice: Warning for the user about a state that an earlier version saved, or "".
     """
 
     decider: Decider
@@ -72,12 +82,15 @@ class Resumed:
 
 
 def state_of(decider: Decider, *, decision: Decision | None, lost_in_a_row: int) -> dict[str, Any]:
-    """Plain values that `resume` reads: numbers, None and text, the same keys for every run.
+    """Return the plain values that `resume` reads, under the same keys for all runs.
+
+    The values are numbers, None and text.
 
     Args:
-        decider: before the coming step.
-        decision: the last one, None before the first.
-        lost_in_a_row: steps lost to non-finite values since the last sound one.
+        decider: Decider before the next training step.
+        decision: Last decision, or None before the first training step.
+        lost_in_a_row: Number of training steps skipped since the last training step with a finite
+            loss and gradient.
     """
     state = RunState(
         version=VERSION,
@@ -107,22 +120,23 @@ def resume(
     kinds: Kinds | None = None,
     revive: Revive | None = None,
 ) -> Resumed:
-    """Where a run goes on that was built anew as it was.
+    """Return the decider that continues a saved run.
 
     Args:
-        decider: of the run built anew; its ranks are kept, its budget must be the saved one if it
-            has any.
-        plain: what `state_of` gave.
-        kinds: as in `decode`, for a state that names rules as an earlier version did.
-        revive: for a state of version 1, whose rules had other states. None reads the states as
-            they are.
+        decider: Decider of the new run, built with the same arguments as the saved run. The new run
+            may have another number of ranks than the saved run, and its budget may be None.
+        plain: Plain values that `state_of` returned.
+        kinds: Class names, each with its dataclass or function, as in `decode`. The class names are
+            needed for a state that an earlier version saved.
+        revive: Function that converts the rules' states of version 1, or None to read the states
+            unchanged.
 
     Raises:
-        CheckpointError: a state of another rule, version, data set, base batch or budget, or one
-            that is damaged or cut.
+        CheckpointError: The state belongs to another rule, version, data set, base batch size or
+            budget, or the state is corrupted or truncated.
     """
     saved = _read(plain)
-    own = {name_of(rule): type(rule) for rule in within(decider.rule)}  # a user's among them
+    own = {name_of(rule): type(rule) for rule in within(decider.rule)}  # includes a user's rules
     _check_same_run(decider, saved)
     try:
         revived = _revived(decider, saved, kinds={**own, **(kinds or {})}, revive=revive)
@@ -157,9 +171,10 @@ def _read(plain: Any) -> RunState:
     version = plain.get("version") if isinstance(plain, Mapping) else None
     if isinstance(version, int) and version not in (COUNTED_GRADIENTS, VERSION):
         raise CheckpointError(
-            f"The control's state has version {version}, and this largebatch reads "
-            f"{COUNTED_GRADIENTS} and {VERSION}: go on with the version that saved it, or start a "
-            "new run from the model's weights."
+            f"The control's state has the format version {version}, but this version of largebatch "
+            f"reads only the format versions {COUNTED_GRADIENTS} and {VERSION}. Resume with the "
+            "version of largebatch that saved the state, or start a new run from the model's "
+            "weights."
         )
     _check_kind(plain)
     try:
@@ -169,21 +184,21 @@ def _read(plain: Any) -> RunState:
         raise _damaged(str(error)) from None
     sound = sound and min(saved.step, saved.samples, saved.skipped, saved.lost_in_a_row) >= 0
     if not (sound and saved.batch_size >= 1 and 0.0 <= saved.base_steps < math.inf):
-        raise _damaged("its values are not those that were written")
+        raise _damaged("its checksum does not match its values")
     return saved
 
 
 def _check_kind(plain: Any) -> None:
-    """Tells what was never a run's state from one that is cut."""
+    """Raise an error that distinguishes a value that is no control state from a truncated state."""
     names = RunState.__dataclass_fields__.keys()
     if isinstance(plain, Mapping) and 2 * len(names & plain.keys()) >= len(names):
         return
     what = type(plain).__name__
     if isinstance(plain, Mapping):
-        what += f" with {', '.join(map(str, list(plain)[:3])) or 'nothing in it'}"
+        what += f" with the keys {list(plain)[:3]}" if plain else " without keys"
     raise CheckpointError(
-        f"This is no state of a run's control but a {what}. Load what control.state_dict() gave, "
-        'as in control.load_state_dict(saved["control"]).'
+        f"Expected the result of control.state_dict(), but got a {what}. Load the state that "
+        'control.state_dict() returned: control.load_state_dict(saved["control"]).'
     )
 
 
@@ -196,7 +211,7 @@ def _check_same_run(decider: Decider, saved: RunState) -> None:
 
 
 def _revived(decider: Decider, saved: RunState, *, kinds: Kinds, revive: Revive | None) -> Revived:
-    """Return the saved state in today's form, if the saved rule means that of the decider."""
+    """Return the saved state in today's form. Raise an error if the saved rule is another rule."""
     here = encode(decider.rule, kind=True)
     there = here if saved.rule == _text(here) else _renewed(saved.rule, kinds=kinds)
     if revive is not None and saved.version == COUNTED_GRADIENTS:
@@ -209,8 +224,7 @@ def _revived(decider: Decider, saved: RunState, *, kinds: Kinds, revive: Revive 
 
 
 def _renewed(there: str, *, kinds: Kinds) -> Any:
-    """Return the plain values of an earlier version's rule as this one writes them; None if they
-    cannot be read."""
+    """Return an earlier version's rule as this version writes it, or None if it is unreadable."""
     try:
         return renewed(json.loads(there), kinds=kinds)
     except (ValueError, RecursionError, RecordError):
@@ -219,8 +233,9 @@ def _renewed(there: str, *, kinds: Kinds) -> Any:
 
 def _of_another_run(name: str, *, there: Any, here: Any) -> CheckpointError:
     return CheckpointError(
-        f"The control's state was saved with {name} {there}, but this run has {here}: its "
-        "decisions would mean something else. Build it as it was, or start a new run."
+        f"The control's state was saved with {name}={there}, but this run has {name}={here}. A "
+        "resumed run must have the same settings. Build the run with the saved value, or start a "
+        "new run."
     )
 
 
@@ -230,6 +245,6 @@ def _text(plain: Any) -> str:
 
 def _damaged(cause: str) -> CheckpointError:
     return CheckpointError(
-        f"The control's state cannot be read: {cause.rstrip('.'):.300}. It is damaged or cut; take "
-        "the checkpoint before it."
+        f"The control's state is corrupted or truncated: {cause.rstrip('.'):.300}. Load the "
+        "previous checkpoint."
     )

@@ -1,4 +1,4 @@
-"""A step's numbers by name, for loggers and for whoever watches a run."""
+"""Collect the numbers of one training step by name, for loggers and progress displays."""
 
 from __future__ import annotations
 
@@ -18,12 +18,20 @@ SCALARS = (
     "noise_scale",
     "skipped",
 )
-"""Every name that `scalars_of` may give."""
+"""Names of all numbers that `scalars_of` may return."""
 
 
 def averaged(past: MovingMoments, seen: Measurement) -> MovingMoments:
-    """The averages of (variance, sqnorm) with this step's moments in them, if it has any; begun
-    anew if the step is not later than the last one in them, as in another run."""
+    """Return the running averages of (variance, sqnorm) with this training step's moments in them.
+
+    The averages start again if this training step is earlier than the last averaged one, as in
+    another run.
+
+    Args:
+        past: Averages before this training step.
+        seen: Measurement of this training step. If the training step has no moments, the result is
+            `past`.
+    """
     if not seen.finite or seen.moments is None:
         return past
     if past.known and seen.samples < past.measured_at:
@@ -32,7 +40,11 @@ def averaged(past: MovingMoments, seen: Measurement) -> MovingMoments:
 
 
 def noise_scale_of(moments: MovingMoments) -> float | None:
-    """Mean variance / mean sqnorm in samples; None where there is none, or it has no bound."""
+    """Return mean variance / mean sqnorm in samples, or None if it is unknown or infinite.
+
+    Args:
+        moments: Running averages of the gradient's moments.
+    """
     if not moments.known:
         return None
     variance, sqnorm = moments.average.values
@@ -43,9 +55,10 @@ def noise_scale_of(moments: MovingMoments) -> float | None:
 def scalars_of(
     seen: Measurement, decision: Decision, *, moments: MovingMoments
 ) -> dict[str, float]:
-    """What a step has of `SCALARS`; what it lacks, or what is not finite, is left out.
+    """Return the numbers in `SCALARS` that one training step has and that are finite.
 
-    A step lost to non-finite values has its batch and the clocks alone.
+    A training step that was skipped because loss or gradient was not finite has only `batch_size`,
+    `base_steps` and `skipped`.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=128, base_batch_size=64,
     ...     base_lr=0.1)
@@ -54,17 +67,20 @@ def scalars_of(
     0.2
 
     Args:
-        seen, decision: of the step.
-        moments: the running averages, this step's moments among them.
+        seen: Measurement of the training step.
+        decision: Decision for the training step.
+        moments: Running averages, which include this training step's moments.
 
     Returns:
-        loss: mean over the step's samples.
-        lr: of the first parameter group in this step; base rate x lr_multiplier.
-        batch_size: in samples.
-        base_steps: the clock after the step.
-        gain: base steps of this step.
-        noise_scale: in samples, of the averages, in steps that measured.
-        skipped: steps lost to non-finite values so far, this one included.
+        loss: Mean loss over the step's samples.
+        lr: Learning rate of the first parameter group: base learning rate x lr_multiplier.
+        lr_multiplier: Factor for the learning rate of every parameter group.
+        batch_size: Number of samples in this training step, over all ranks.
+        base_steps: Number of base steps that the run counts as, this training step included.
+        gain: Number of base steps that this training step counts as.
+        noise_scale: Gradient noise scale of the averages in samples, in steps that measured
+            moments.
+        skipped: Number of training steps skipped so far because loss or gradient was not finite.
     """
     values: dict[str, float | None] = {
         "batch_size": seen.batch_size,

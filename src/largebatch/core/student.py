@@ -1,7 +1,7 @@
-"""The quantiles of Student's t.
+"""Compute quantiles of Student's t distribution.
 
-Student, The Probable Error of a Mean, 1908, Biometrika. The probability is the finite sum of
-Abramowitz, Stegun, Handbook of Mathematical Functions, 1964, 26.7.3 and 26.7.4.
+Reference: Student, The Probable Error of a Mean, 1908, Biometrika. The probability is the finite
+sum of Abramowitz and Stegun, Handbook of Mathematical Functions, 1964, 26.7.3 and 26.7.4.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from functools import cache
 
 @cache
 def t_quantile(level: float, *, degrees: int) -> float:
-    """The t that |T| stays below with probability `level`.
+    """Return the t for which |T| < t has the probability `level`.
 
     >>> round(t_quantile(0.95, degrees=4), 4)
     2.7764
 
     Args:
-        level: in (0, 1).
-        degrees: of freedom, at least 1.
+        level: Probability, in (0, 1).
+        degrees: Degrees of freedom, at least 1.
     """
     low, high = 0.0, math.pi / 2
     for _ in range(60):
@@ -29,7 +29,7 @@ def t_quantile(level: float, *, degrees: int) -> float:
 
 
 def _inside(angle: float, degrees: int) -> float:
-    """P(|T| < sqrt(degrees) tan(angle))."""
+    """Return the probability that |T| < sqrt(degrees) tan(angle)."""
     cosine, sine = math.cos(angle), math.sin(angle)
     odd = degrees % 2
     term = total = (cosine if odd else 1.0) if degrees > 1 else 0.0

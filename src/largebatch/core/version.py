@@ -1,3 +1,5 @@
-"""The package's version, where the packaging and a record's header find it without a cycle."""
+"""Store the version of the package. The packaging and the header of a record read the version from
+this file.
+"""
 
 __version__ = "0.2.0.dev0"

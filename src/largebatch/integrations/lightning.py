@@ -1,4 +1,4 @@
-"""A rule in Lightning's Trainer: `LargeBatch`, a callback."""
+"""Define `LargeBatch`, a Lightning callback that lets a rule set the learning rate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ try:
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ImportError as error:
     raise ImportError(
-        "largebatch.integrations.lightning needs Lightning: pip install 'largebatch[lightning]'"
+        "largebatch.integrations.lightning requires Lightning, which is not installed. Install it: "
+        "pip install 'largebatch[lightning]'"
     ) from error
 
 from largebatch.act.attached import Attached
@@ -36,46 +37,54 @@ from largebatch.measure.meter import Meter
 from largebatch.measure.observer import Observer
 
 PREFIX = "largebatch/"
-"""Of the names under which the callback logs."""
+"""Prefix of the names under which the callback logs its values."""
 
 
 class LargeBatch(Callback):
-    """Lets a rule set the learning rate in a Lightning Trainer with automatic optimization.
+    """Let a rule set the learning rate in a Lightning Trainer with automatic optimization.
 
         from largebatch.integrations.lightning import LargeBatch
 
         scaled = LargeBatch(lb.AdaScale(), base_batch_size=64, base_steps=10_000)
         trainer = Trainer(max_epochs=-1, accumulate_grad_batches=8, callbacks=[scaled])
-        trainer.fit(module)               # whose optimizer has the rate that suits 64 samples
+        trainer.fit(module)               # the optimizer's learning rate suits 64 samples
 
-    The rate is multiplied within the optimizer's step alone: schedulers, monitors and checkpoints
-    see the module's own. Gradients are measured before the Trainer clips them. Where an epoch ends
-    within an accumulation, Lightning's gradient is too small by the missing batches, since it
-    divides each loss by their usual number; here it is made the mean over the batches there are.
+    The learning rate is multiplied only inside the optimizer step, so schedulers, monitors and
+    checkpoints see the learning rate that the module set. Gradients are measured before the Trainer
+    clips them. If an epoch ends in the middle of an accumulation, Lightning still divides each loss
+    by `accumulate_grad_batches`, so Lightning's gradient is too small. The callback corrects the
+    gradient of a shorter accumulation to the mean over its micro-batches.
 
-    The clocks are saved in the Trainer's checkpoints, and `trainer.fit(module, ckpt_path=...)` goes
-    on with them. Logged in each step, by `log_every_n_steps`: `largebatch/lr_multiplier`, `gain`
-    (what the step is worth in base steps), `base_steps`, `batch_size` and `skipped`.
+    The clocks of the run are saved in the Trainer's checkpoints, and
+    `trainer.fit(module, ckpt_path=...)` restores them. These values are logged in each training
+    step (as often as `log_every_n_steps` says): `largebatch/lr_multiplier`, `largebatch/gain`
+    (number of base steps that the training step counts as), `largebatch/base_steps`,
+    `largebatch/batch_size` and `largebatch/skipped`.
 
-    Mutable: holds the run.
+    The callback holds the run, so its state changes.
 
     Args:
-        rule: a rule or a chain of rules that leaves the batch alone.
-        base_batch_size: B0, the batch in samples for which the learning rate was tuned.
-        batch_size: samples of one optimizer step, over all processes and accumulated batches, where
-            the loader does not show it; None reads it from the loader.
-        dataset_size: samples of an epoch over all processes, for rules that need it; None counts
-            what the Trainer takes of the loader in an epoch. It stays as it is in the first epoch.
-        base_steps: length of the run in steps of the base batch, at which the fit ends.
-        budget: the same in any unit: `lb.Budget(samples=5_000_000)`.
-        schedulers_in_base_steps: whether schedulers of interval "step" advance in base steps rather
-            than optimizer steps; must be said where the module has one.
-        meter: makes of the Trainer's model how gradients are measured; None is `lb.Meter`.
-        record: where each step is written, by the first rank only.
-        patience: non-finite steps in a row after which training ends.
+        rule: Rule or chain of rules that does not change the batch size.
+        base_batch_size: Base batch size B0 in samples, for which the learning rate was tuned.
+        batch_size: Number of samples of one optimizer step, over all processes and accumulated
+            batches. If None, the number is read from the data loader. Pass the number if the data
+            loader does not show its batch size.
+        dataset_size: Number of samples of one epoch over all processes, for rules that need this
+            number. If None, the number of samples that the Trainer takes from the loader in the
+            first epoch is used.
+        base_steps: Length of the run in base steps, after which the fit ends.
+        budget: Length of the run in any unit, such as `lb.Budget(samples=5_000_000)`.
+        schedulers_in_base_steps: Whether schedulers with the interval "step" advance in base steps
+            instead of optimizer steps. The argument is required if the module has a scheduler with
+            the interval "step".
+        meter: Function that makes a meter for the Trainer's model, or None for `lb.Meter`.
+        record: Sink that stores each training step. Only rank 0 writes to the sink.
+        patience: Number of successive training steps with a loss or gradient that is not finite,
+            after which training ends.
 
     Raises:
-        ValueError: what does not fit together; from the Trainer before its first training step.
+        ValueError: Two arguments of `LargeBatch` contradict each other. Problems of the Trainer,
+            its loader or its optimizer raise before the first training step.
     """
 
     def __init__(
@@ -95,7 +104,8 @@ class LargeBatch(Callback):
         check_rule_keeps_batch(rule)
         if base_steps is not None and budget is not None:
             raise ValueError(
-                "The length of a run is given once: base_steps=10_000, or "
+                f"base_steps={base_steps} and budget={budget} were both given, but the length of "
+                "a run must be given only once. Pass base_steps=10_000, or "
                 "budget=lb.Budget(samples=5_000_000)."
             )
         self.rule, self.base_batch_size = rule, base_batch_size
@@ -112,41 +122,47 @@ class LargeBatch(Callback):
 
     @property
     def control(self) -> Attached:
-        """The run's clocks and last decision, from the fit's first step on.
+        """Return the run, with its clocks and its last decision.
 
         Raises:
-            LargeBatchError: no fit has begun.
+            LargeBatchError: Training has not started.
         """
         if self._control is None:
-            raise LargeBatchError("There are no clocks before trainer.fit(module) has begun.")
+            raise LargeBatchError(
+                "LargeBatch has no control before training starts. Call trainer.fit(module) first."
+            )
         return self._control
 
     def state_dict(self) -> dict[str, Any]:
-        """What the Trainer's checkpoint keeps; see `Control.state_dict`."""
+        """Return the state of the run for the Trainer's checkpoint; see `Control.state_dict`."""
         return {} if self._control is None else self._control.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Called by the Trainer before the run is built, which then goes on from there."""
+        """Keep the saved state until training starts. The Trainer calls this method on resume.
+
+        Args:
+            state_dict: State that `state_dict` returned.
+        """
         self._saved = dict(state_dict)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses a Trainer in which the rule would not see or reach a step."""
+        """Raise an error if the rule cannot work with this Trainer or module."""
         self._saved = None
         if stage == "fit":
             check_trainer(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses optimizers and schedulers that cannot be steered."""
+        """Check the optimizer and take over the schedulers that advance in base steps."""
         check_optimizer(trainer)
         self._schedulers = step_schedulers(trainer, pl_module, in_base_steps=self._in_base_steps)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Builds the run on the model and the loader as the Trainer has set them up."""
+        """Attach the rule to the Trainer's model, optimizer and data loader."""
         if self._saved is None and trainer.global_step > 0:
             raise CheckpointError(
-                f"The Trainer goes on after step {trainer.global_step}, but there are no clocks of "
-                "LargeBatch for that. Resume from a checkpoint that was saved with it, "
-                "trainer.fit(module, ckpt_path=...), or take the weights alone into a new Trainer."
+                f"The Trainer resumes after step {trainer.global_step}, but the checkpoint has no "
+                "state of LargeBatch. Resume from a checkpoint that was saved with LargeBatch: "
+                "trainer.fit(module, ckpt_path=...). Or load only the weights into a new Trainer."
             )
         self._read_loader(trainer)
         self._control = self._attach(trainer)
@@ -157,30 +173,30 @@ class LargeBatch(Callback):
         self._stop_at_the_end(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reads the loader anew, which the Trainer may have replaced."""
+        """Read the sizes of the data loader again, in case the Trainer replaced the loader."""
         before = self._sizes.dataset_size
         self._read_loader(trainer)
         if self._dataset_size is None and self._sizes.dataset_size != before:
             warnings.warn(
                 f"The loader of epoch {trainer.current_epoch} gives {self._sizes.dataset_size} "
-                f"samples in an epoch, the one before gave {before}. Rules that count epochs keep "
-                f"the number of the first one, {self.control.decider.dataset_size}. To choose "
-                "another, pass LargeBatch(..., dataset_size=60_000).",
+                f"samples per epoch, but the previous loader gave {before}. Rules that count "
+                f"epochs keep the first number, {self.control.decider.dataset_size}. To set "
+                "another number, pass LargeBatch(..., dataset_size=60_000).",
                 stacklevel=2,
             )
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Notes which of the loader's batches this is."""
+        """Look up the number of samples in the loader's current batch."""
         if self._first is None:
-            self._first = batch_idx  # a loader that does not resume begins anew within an epoch
+            self._first = batch_idx  # a loader that cannot resume restarts in mid-epoch
         self._samples = self._sizes.samples(batch_idx - self._first)
 
     def on_before_zero_grad(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Forgets gradients that no step has used."""
+        """Discard measured gradients that no optimizer step has used."""
         if self._backwards:
             self._backwards = 0
             self.control.advance()
@@ -188,21 +204,21 @@ class LargeBatch(Callback):
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        """Tells the loss, without what Lightning divides and multiplies it with."""
+        """Record the loss, without the factors by which Lightning divides and scales it."""
         factor = trainer.accumulate_grad_batches / self.control.loss_scale
         self.control.loss(loss.detach() * factor)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts the micro-batch."""
+        """Count one micro-batch."""
         self.control.micro_batch(self._samples, weight=1)
         self._backwards += 1
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Decides: after the last backward, before clipping."""
+        """Make the decision, after the last backward call and before gradient clipping."""
         if not self._backwards:
-            return  # training_step gave None, so there is no gradient and nothing moves
+            return  # training_step returned None, so there is no gradient to decide about
         self.control.decide(share=self._backwards / trainer.accumulate_grad_batches)
         self._backwards, self._stepped = 0, True
 
@@ -214,7 +230,7 @@ class LargeBatch(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """After a step: advances schedulers, logs, and ends the fit where the budget is used up."""
+        """Advance schedulers and log after each optimizer step. Stop when the budget is used up."""
         if not self._stepped:
             return
         self._stepped = False
@@ -228,13 +244,15 @@ class LargeBatch(Callback):
         self._stop_at_the_end(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes every hook off model and optimizer; the clocks stay."""
+        """Remove all hooks from the model and the optimizer. The clocks of the run stay
+        readable.
+        """
         self.control.close()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """The same where the fit was broken off."""
+        """Remove all hooks from the model and the optimizer after an exception in the fit."""
         if self._control is not None:
             self._control.close()
 
@@ -273,10 +291,11 @@ class LargeBatch(Callback):
         ):
             control.close()
             raise ValueError(
-                "One backward a step on one process gives one gradient, of which no variance can "
-                "be known. Accumulate smaller batches, Trainer(accumulate_grad_batches=2), run "
-                'several processes, Trainer(strategy="ddp", devices=2), or take the rough temporal '
-                "estimate: LargeBatch(..., meter=lambda model: "
+                "The rule needs the variance of the gradient, but one backward call per step on "
+                "one process gives only one gradient. Accumulate smaller batches: "
+                "Trainer(accumulate_grad_batches=2). Or run several processes: "
+                'Trainer(strategy="ddp", devices=2). Or use a rough estimate from successive '
+                "steps: LargeBatch(..., meter=lambda model: "
                 "lb.Meter(model, statistics=[lb.measure.TemporalMoments()]))."
             )
         return control

@@ -1,4 +1,4 @@
-"""What a Lightning Trainer must be for a rule to run in it, and how large its micro-batches are."""
+"""Check that a rule can run in a Lightning Trainer, and find the sizes of its micro-batches."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from largebatch.act.passes import known_length, samples_of_pass, sizes_of_batche
 from largebatch.core.rule import Rule, chain, name_of
 
 NEVER = 2**62
-"""A scheduler's `frequency` that no number of batches is a multiple of."""
+"""Value for a scheduler's `frequency` that is larger than any number of batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderSizes:
-    """The samples of this rank's micro-batches in an epoch.
+    """Hold the numbers of samples in this rank's micro-batches of one epoch.
 
     Args:
-        size: of each but the last.
-        last: of the last.
-        count: how many an epoch has; None where all are alike.
-        dataset_size: what this rank takes in an epoch; None where unknown.
-        resumes: whether the loader goes on by itself within an epoch.
+        size: Number of samples in each micro-batch except the last one of the epoch.
+        last: Number of samples in the last micro-batch of the epoch.
+        count: Number of micro-batches in one epoch, or None if all have the same size.
+        dataset_size: Number of samples that this rank takes in one epoch, or None if it is unknown.
+        resumes: Whether the loader itself can resume in mid-epoch.
     """
 
     size: int
@@ -44,63 +44,66 @@ class LoaderSizes:
     resumes: bool = False
 
     def samples(self, index: int) -> int:
-        """Of the micro-batch at this index of the epoch."""
+        """Return the number of samples in the micro-batch at an index of the epoch."""
         return self.last if self.count is not None and index == self.count - 1 else self.size
 
 
 def check_rule_keeps_batch(rule: Rule) -> None:
-    """Refuses a rule that changes the batch, which Lightning's loader makes.
+    """Raise an error if the rule changes the batch size, which Lightning's data loader determines.
 
     Raises:
-        ValueError: naming the rule.
+        ValueError: The rule changes or bounds the batch size.
     """
     names = [name_of(one) for one in chain(rule).rules if "batch" in one.changes | one.bounds]
     if names:
         raise ValueError(
-            f"{', '.join(names)} changes or bounds the batch, but under Lightning's Trainer its "
-            "DataLoader makes it. Use Lightning Fabric, where the loop is yours: "
-            "lb.Controller(model, optimizer, rule, lb.BatchLoader(dataset, batch_size=64), "
-            "base_batch_size=64); examples/fabric_loop.py is a whole program."
+            f"{', '.join(names)} changes or bounds the batch size, but in Lightning's Trainer the "
+            "DataLoader determines the batch size. Write the training loop with Lightning Fabric "
+            "and lb.Controller(model, optimizer, rule, lb.BatchLoader(dataset, batch_size=64), "
+            "base_batch_size=64). The file examples/fabric_loop.py is a complete program."
         )
 
 
 def check_trainer(trainer: Trainer, module: LightningModule) -> None:
-    """Refuses a kind of training in which the rule would not see or reach a step.
+    """Raise an error if the rule could not see or change every step of this Trainer.
 
     Raises:
-        ValueError: manual optimization, a batch that changes, or a strategy that was not tried.
+        ValueError: The module uses manual optimization, the number of accumulated batches changes,
+            or the strategy is not supported.
     """
     if any(isinstance(one, GradientAccumulationScheduler) for one in trainer.callbacks):  # type: ignore[attr-defined]
         raise ValueError(
-            "GradientAccumulationScheduler changes the batch between epochs, and LargeBatch is for "
-            "one that stays. Trainer(accumulate_grad_batches=8); for a batch that grows, Lightning "
-            "Fabric and lb.Controller: examples/fabric_loop.py."
+            "GradientAccumulationScheduler changes the batch size between epochs, but LargeBatch "
+            "requires a constant batch size. Remove the callback and pass "
+            "Trainer(accumulate_grad_batches=8). For a growing batch, use Lightning Fabric and "
+            "lb.Controller, as in examples/fabric_loop.py."
         )
     if not module.automatic_optimization:
         raise ValueError(
-            "With manual optimization the steps are the module's own, so LargeBatch cannot tell "
-            "when to decide. Leave self.automatic_optimization = True, or write the loop with "
-            "Lightning Fabric and lb.Controller: examples/fabric_loop.py."
+            "The module uses manual optimization, so LargeBatch does not know when an optimizer "
+            "step begins. Set self.automatic_optimization = True, or write the loop with Lightning "
+            "Fabric and lb.Controller, as in examples/fabric_loop.py."
         )
     if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy):
         raise ValueError(
-            f"LargeBatch runs on one device and under DDP; {type(trainer.strategy).__name__} is "
-            "unverified, and where it shards gradients or steps by itself the statistics would be "
-            'wrong. Trainer(strategy="ddp") or Trainer(devices=1).'
+            f"The strategy {type(trainer.strategy).__name__} is not supported, because it was not "
+            "tested and its statistics could be wrong. LargeBatch supports one device and DDP. "
+            'Pass Trainer(strategy="ddp") or Trainer(devices=1).'
         )
 
 
 def check_optimizer(trainer: Trainer) -> None:
-    """Refuses an optimizer that does not step once for each gradient; Lightning itself refuses
-    several of them.
+    """Raise an error if the optimizer needs several gradients per step, as L-BFGS does.
+
+    Lightning itself rejects several optimizers under automatic optimization.
 
     Raises:
-        ValueError: L-BFGS.
+        ValueError: The optimizer is L-BFGS.
     """
     if isinstance(trainer.optimizers[0], LBFGS):
         raise ValueError(
-            "L-BFGS calls its closure several times in a step, so there is no one gradient to "
-            "decide about. Return another optimizer from configure_optimizers: "
+            "L-BFGS is not supported, because it computes several gradients per step and a rule "
+            "decides about only one gradient. Return another optimizer from configure_optimizers: "
             "torch.optim.SGD(self.parameters(), lr=0.1)."
         )
 
@@ -108,15 +111,17 @@ def check_optimizer(trainer: Trainer) -> None:
 def step_schedulers(
     trainer: Trainer, module: LightningModule, *, in_base_steps: bool | None
 ) -> list[LRScheduler]:
-    """The module's schedulers of interval "step" that shall follow the clock in base steps; they
-    are taken out of Lightning's hands.
+    """Return the module's schedulers of interval "step" that must advance in base steps.
+
+    Lightning no longer advances the returned schedulers.
 
     Args:
-        trainer, module: with their schedulers.
-        in_base_steps: what the user said of them.
+        trainer: Trainer with the schedulers.
+        module: Module whose `lr_scheduler_step` may be overridden.
+        in_base_steps: The user's argument `schedulers_in_base_steps`.
 
     Raises:
-        ValueError: the user did not say, or they cannot follow a clock.
+        ValueError: The user did not choose a unit, or a scheduler cannot advance in base steps.
     """
     found = [
         config
@@ -128,44 +133,46 @@ def step_schedulers(
     names = ", ".join(type(config.scheduler).__name__ for config in found)
     if in_base_steps is None:
         raise ValueError(
-            f'{names} has the interval "step", which is shorter or longer by the scale now that '
-            "the batch is not the base batch. Say in what its steps are counted: "
-            "LargeBatch(..., schedulers_in_base_steps=True), in the steps for which it was "
-            "written; False, in optimizer steps as they come."
+            f'{names} has the interval "step", but it is unknown which steps the scheduler counts. '
+            "If its numbers are for the base batch size, pass LargeBatch(..., "
+            "schedulers_in_base_steps=True). If they are for optimizer steps at the current batch "
+            "size, pass LargeBatch(..., schedulers_in_base_steps=False)."
         )
     own = is_overridden("lr_scheduler_step", module)
     if own or not all(
         isinstance(config.scheduler, LRScheduler) and config.frequency == 1 for config in found
     ):
         raise ValueError(
-            f"{names} cannot follow the clock in base steps: that needs a torch scheduler with "
-            "frequency 1 and no lr_scheduler_step of the module's own. Change that, or leave it "
-            "to Lightning: LargeBatch(..., schedulers_in_base_steps=False)."
+            f"{names} cannot advance in base steps. This requires a torch scheduler with "
+            "frequency 1, and a module that does not override lr_scheduler_step. Change the "
+            "scheduler or the module, or let Lightning advance the scheduler: "
+            "LargeBatch(..., schedulers_in_base_steps=False)."
         )
     for config in found:
-        config.frequency = NEVER  # its interval stays "step", so LearningRateMonitor shows it
+        config.frequency = NEVER  # LearningRateMonitor still logs a scheduler of interval "step"
     return [config.scheduler for config in found if isinstance(config.scheduler, LRScheduler)]
 
 
 def scaler_of(trainer: Trainer) -> GradScaler | None:
-    """What scales the losses of a Trainer in half precision; None without."""
+    """Return the gradient scaler of a Trainer in half precision, or None if there is no scaler."""
     plugin = trainer.precision_plugin
     return plugin.scaler if isinstance(plugin, MixedPrecision) else None
 
 
 def loader_sizes(trainer: Trainer, *, batch_size: int | None) -> LoaderSizes:
-    """The samples of the Trainer's micro-batches on this rank.
+    """Return the numbers of samples in the Trainer's micro-batches on this rank.
 
-    An epoch is what the Trainer takes of the loader: its samplers' samples, without those that
-    drop_last leaves out, and at most limit_train_batches (or overfit_batches) batches.
+    An epoch is what the Trainer takes from the loader: the samples of its sampler, without those
+    that drop_last leaves out, and at most limit_train_batches (or overfit_batches) batches.
 
     Args:
-        trainer: whose loader is set up.
-        batch_size: of one optimizer step over all ranks, where the user said it.
+        trainer: Trainer whose data loader is set up.
+        batch_size: Number of samples of one optimizer step over all ranks, or None if the user did
+            not pass it.
 
     Raises:
-        ValueError: the size is unknown, is not what the user said, or may become another in a way
-            that cannot be told.
+        ValueError: The size of the batches is unknown, differs from the user's `batch_size`, or may
+            change in a way that cannot be predicted.
     """
     loader: Any = trainer.train_dataloader
     limit = trainer.num_training_batches
@@ -185,8 +192,8 @@ def loader_sizes(trainer: Trainer, *, batch_size: int | None) -> LoaderSizes:
     samples = known_length(batches.sampler)
     if samples is None or isinstance(loader.dataset, IterableDataset):
         raise ValueError(
-            "This DataLoader's data has no length and its last batches may be smaller, so their "
-            "samples cannot be known. Leave them out: DataLoader(..., drop_last=True)."
+            "The data of this DataLoader has no length, and its last batches may be smaller, so "
+            "their number of samples is unknown. Leave them out: DataLoader(..., drop_last=True)."
         )
     count = -(-samples // size)
     return LoaderSizes(
@@ -201,22 +208,26 @@ def loader_sizes(trainer: Trainer, *, batch_size: int | None) -> LoaderSizes:
 def _check_told(batch_size: int | None, *, size: int, share: int) -> None:
     if batch_size not in (None, size * share):
         raise ValueError(
-            f"batch_size={batch_size} was told, but a step has {size * share} samples: {size} of "
-            f"the DataLoader x {share} micro-batches (accumulated batches x processes). Leave "
-            "batch_size out: it is known."
+            f"batch_size={batch_size} was given, but an optimizer step has {size * share} samples: "
+            f"{size} per batch of the DataLoader x {share} micro-batches (accumulated batches x "
+            f"processes). Remove the argument, or pass batch_size={size * share}."
         )
 
 
 def _of_own_batches(
     sizes: Sequence[int], batch_size: int | None, *, share: int, epoch: int | None
 ) -> LoaderSizes:
-    """The sizes of a batch sampler of the user's own, whose batches are alike but for the last."""
+    """Return the batch sizes of a user's own batch sampler.
+
+    All batches except the last must have the same size.
+    """
     size, last = sizes[0], sizes[-1]
     if last > size or {*sizes[:-1]} - {size}:
         raise ValueError(
-            f"The batch sampler's batches have {min(sizes)} to {max(sizes)} samples, but under "
-            "Lightning's Trainer all but the last must have the same number. Use Lightning Fabric, "
-            "where each is weighted by its samples: lb.Controller(model, optimizer, rule, "
+            f"The batches of the batch sampler have {min(sizes)} to {max(sizes)} samples, but in "
+            "Lightning's Trainer all batches except the last must have the same size. Use "
+            "Lightning Fabric, where each batch is weighted by its samples: "
+            "lb.Controller(model, optimizer, rule, "
             "lb.BatchLoader(loader, batch_size=512), base_batch_size=64)."
         )
     _check_told(batch_size, size=size, share=share)
@@ -226,14 +237,15 @@ def _of_own_batches(
 def _told(batch_size: int | None, *, share: int, epoch: int | None, kind: str) -> LoaderSizes:
     if batch_size is None:
         raise ValueError(
-            f"How many samples a step has cannot be read from this loader ({kind} without a "
-            "batch_size). Say it, over all processes and accumulated batches: "
+            f"The number of samples per step cannot be read from this loader, a {kind} without a "
+            "batch_size. Pass the number over all processes and accumulated batches: "
             "LargeBatch(..., batch_size=512)."
         )
     if batch_size < share or batch_size % share:
         raise ValueError(
-            f"batch_size={batch_size} is not shared evenly by the {share} micro-batches of a step "
-            f"(accumulated batches x processes). batch_size={max(batch_size // share, 1) * share}"
+            f"batch_size={batch_size} was given, but it is not a multiple of the {share} "
+            "micro-batches per step (accumulated batches x processes). Pass "
+            f"batch_size={max(batch_size // share, 1) * share}."
         )
     size = batch_size // share
     return LoaderSizes(size=size, last=size, dataset_size=epoch)

@@ -1,7 +1,9 @@
-"""Loggers for TensorBoard, Weights & Biases and MLflow: `pip install 'largebatch[loggers]'`.
+"""Log to TensorBoard, Weights & Biases or MLflow.
 
-Each is handed to `lb.Logged`. The step is the number of optimizer steps taken; the samples used are
-logged beside the other values, as another axis to draw over. A run that goes on keeps its steps.
+Install the packages with `pip install 'largebatch[loggers]'`, and pass these loggers to
+`lb.Logged`. The step of a logged value is the number of optimizer steps taken. The number of
+samples used is logged as the value `samples`, which can serve as another x axis. A resumed run
+continues its count of steps.
 """
 
 from __future__ import annotations
@@ -18,20 +20,21 @@ from largebatch.core.errors import LargeBatchError, RecordError
 
 
 class LoggerMissing(LargeBatchError):
-    """The package that a logger needs is not installed."""
+    """Report that the package behind a logger is not installed."""
 
 
 class TensorBoardLogger:
-    """Writes event files for TensorBoard; changes state.
+    """Write event files for TensorBoard.
 
         record=lb.Logged(TensorBoardLogger("runs/mine"))          # tensorboard --logdir runs
 
-    A directory is one run: with events of another in it, it is refused. With `append` a resumed run
-    goes on there, and TensorBoard hides the steps that it takes again.
+    Each directory holds one run, so a directory that already has events raises an error. With
+    `append=True` a resumed run appends to the directory, and TensorBoard hides the training steps
+    that the resumed run repeats. The logger holds the open writer, so its state changes.
 
     Args:
-        directory: of the event files; made by `start`.
-        append: whether to go on in a directory that holds events.
+        directory: Directory of the event files. `start` creates it.
+        append: Whether to append to a directory that has events already.
 
     Raises:
         LoggerMissing: tensorboard is not installed.
@@ -47,41 +50,53 @@ class TensorBoardLogger:
         self._writer: Any = None
 
     def start(self, facts: Mapping[str, Any]) -> None:
-        """Makes the directory; the facts stand under TensorBoard's texts.
+        """Create the directory. The facts appear on TensorBoard's "text" page.
+
+        Args:
+            facts: Settings of the run by name, as JSON values.
 
         Raises:
-            RecordError: it holds events and `append` is False.
+            RecordError: The directory has events, and `append` is False.
         """
         self.close()
         self._goes_on = any(self.directory.glob("events.out.tfevents.*"))
         if self._goes_on and not self.append:
             raise RecordError(
-                f"{self.directory} holds the events of a run. Name another directory, or go on "
-                f"with this one: TensorBoardLogger({str(self.directory)!r}, append=True)"
+                f"{self.directory} already has the events of a run. Pass another directory, or "
+                "append to this one: "
+                f"TensorBoardLogger({str(self.directory)!r}, append=True)."
             )
         self.directory.mkdir(parents=True, exist_ok=True)
         self._facts = dict(facts)
 
     def log(self, values: Mapping[str, float], *, step: int, samples: int) -> None:
+        """Write the numbers of one training step.
+
+        Args:
+            values: Finite numbers by name.
+            step: Number of optimizer steps taken, this training step included.
+            samples: Number of samples used over all ranks, this training step included.
+        """
         if self._writer is None:
             self._writer = self._open(step)
         for name, value in {**values, "samples": samples}.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
+        """Close the event file. A second call does nothing."""
         self._facts = None
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
     def _open(self, step: int) -> Any:
-        """The writer, which needs to know at which step the run goes on."""
+        """Open a writer that hides the old events from `step` on, if the run is resumed."""
         if self._facts is None:
             raise _not_started(self)
         writer = self._tensorboard.SummaryWriter(
             str(self.directory),
             purge_step=step if self._goes_on else None,
-            max_queue=1000,  # with the default of 10, one step's values wait for the file
+            max_queue=1000,  # the default of 10 makes every step wait for the file
             flush_secs=10,
         )
         shown = json.dumps(self._facts, indent=2)
@@ -90,19 +105,21 @@ class TensorBoardLogger:
 
 
 class WandbLogger:
-    """Writes a run of Weights & Biases, offline by default; changes state.
+    """Write a run of Weights & Biases, offline by default.
 
         record=lb.Logged(WandbLogger("runs", project="mine"))      # later: wandb sync runs/wandb/*
 
-    A run that goes on is named by `run_id`: online it is resumed; offline it is another directory
-    of the same run, and `wandb sync` joins them. Steps that it takes again are ignored by the
-    server, which has them.
+    To resume an earlier run, pass its `run_id`. In online mode the run is resumed on the server. In
+    offline mode a new directory of the same run is written, and `wandb sync` joins the directories.
+    The server ignores training steps that a resumed run repeats. The logger holds the open run, so
+    its state changes.
 
     Args:
-        directory: in which W&B makes its folder `wandb`.
-        project: of the run.
-        mode: "offline", or "online" to send to the server that W&B is set up for.
-        run_id: of the run to go on with; None starts one, whose id is then found here.
+        directory: Directory in which W&B creates its folder `wandb`.
+        project: Name of the W&B project.
+        mode: "offline", or "online" to send values to the server that W&B is configured for.
+        run_id: Id of the run to resume. If None, a new run starts, and its id is stored in the
+            attribute `run_id`.
 
     Raises:
         LoggerMissing: wandb is not installed.
@@ -122,9 +139,15 @@ class WandbLogger:
         self._run: Any = None
 
     def start(self, facts: Mapping[str, Any]) -> None:
-        """Opens the run beside any that the program has; the facts are its config."""
+        """Open the run next to any other W&B run of the program. The facts become the config of the
+        W&B run.
+
+        Args:
+            facts: Settings of the run by name, as JSON values.
+        """
         self.close()
-        self.directory.mkdir(parents=True, exist_ok=True)  # wandb would take another one
+        # if the directory is missing, wandb writes to another one
+        self.directory.mkdir(parents=True, exist_ok=True)
         self._run = self._wandb.init(
             project=self.project,
             dir=str(self.directory),
@@ -132,38 +155,50 @@ class WandbLogger:
             id=self.run_id,
             resume="allow",
             config=dict(facts),
-            allow_val_change=True,  # of a run that goes on, on other ranks perhaps
+            allow_val_change=True,  # a resumed run may have another number of ranks
             settings=self._wandb.Settings(console="off", silent=True, reinit="create_new"),
         )
         self.run_id = self._run.id
 
     def log(self, values: Mapping[str, float], *, step: int, samples: int) -> None:
+        """Log the numbers of one training step.
+
+        Args:
+            values: Finite numbers by name.
+            step: Number of optimizer steps taken, this training step included.
+            samples: Number of samples used over all ranks, this training step included.
+        """
         if self._run is None:
             raise _not_started(self)
         self._run.log({**values, "samples": samples}, step=step)
 
     def close(self) -> None:
+        """Finish the run. A second call does nothing."""
         if self._run is not None:
             run, self._run = self._run, None
             run.finish()
 
 
 class MlflowLogger:
-    """Writes a run to an MLflow store; changes state.
+    """Write a run to an MLflow store.
 
         record=lb.Logged(MlflowLogger("sqlite:///mlflow.db"))
 
-    Values wait for a second, since each call to the store takes some milliseconds; `close` sends
-    the rest and marks the run as finished, whatever became of it. Steps that a resumed run takes
-    again stand twice in the history of a metric. A server that does not answer holds training up
-    for as long as MLflow tries: MLFLOW_HTTP_REQUEST_MAX_RETRIES.
+    Values are sent about once per second, because each call to the store takes some milliseconds.
+    `close` sends the remaining values and marks the run as finished, even if training failed.
+    Training steps that a resumed run repeats appear twice in the history of a metric. If the server
+    does not answer, training waits until MLflow stops retrying (see
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES). The logger holds values that are not sent yet, so its state
+    changes.
 
     Args:
-        tracking_uri: a server, or a database such as "sqlite:///mlflow.db", which needs
-            SQLAlchemy and alembic. MLflow itself refuses plain folders since 3.17.
-        experiment: by name; made where it is missing.
-        run_id: of the run to go on with; None starts one, whose id is then found here.
-        artifact_location: of an experiment that is made; None for the store's.
+        tracking_uri: Address of a server, or of a database such as "sqlite:///mlflow.db", which
+            requires SQLAlchemy and alembic. MLflow rejects plain directories since version 3.17.
+        experiment: Name of the experiment. A missing experiment is created.
+        run_id: Id of the run to resume. If None, a new run starts, and its id is stored in the
+            attribute `run_id`.
+        artifact_location: Location for the artifacts of a new experiment, or None for the default
+            of the store.
 
     Raises:
         LoggerMissing: mlflow is not installed.
@@ -186,10 +221,15 @@ class MlflowLogger:
         self._sent = 0.0
 
     def start(self, facts: Mapping[str, Any]) -> None:
-        """Opens the run; the facts are its parameters, of which a run that goes on keeps its own.
+        """Open the run. The facts become parameters of the MLflow run.
+
+        A resumed run keeps the parameters that it already has.
+
+        Args:
+            facts: Settings of the run by name, as JSON values.
 
         Raises:
-            Exception: whatever MLflow raises about the store.
+            Exception: Any exception that MLflow raises about the store.
         """
         self.close()
         client = self._mlflow.MlflowClient(self.tracking_uri)
@@ -205,6 +245,13 @@ class MlflowLogger:
         self._client, self._sent = client, time.monotonic()
 
     def log(self, values: Mapping[str, float], *, step: int, samples: int) -> None:
+        """Collect the numbers of one training step. About once per second all are sent.
+
+        Args:
+            values: Finite numbers by name.
+            step: Number of optimizer steps taken, this training step included.
+            samples: Number of samples used over all ranks, this training step included.
+        """
         if self._client is None:
             raise _not_started(self)
         now = int(1000 * time.time())
@@ -216,6 +263,7 @@ class MlflowLogger:
             self._send()
 
     def close(self) -> None:
+        """Send the remaining values and mark the run as finished. A second call does nothing."""
         if self._client is not None:
             try:
                 self._send()
@@ -238,13 +286,13 @@ class MlflowLogger:
 
 
 MOST_WAITING = 900
-"""Values that wait to be sent to MLflow, which takes 1000 in one call."""
+"""Largest number of values that wait to be sent. MLflow accepts 1000 values per call."""
 
 SECONDS_WAITING = 1.0
-"""How long they wait at most, as long as values come."""
+"""Seconds after which waiting values are sent with the next training step."""
 
 LONGEST_PARAMETER = 6000
-"""Characters that MLflow takes."""
+"""Largest number of characters in one MLflow parameter."""
 
 
 def _module(name: str, *, package: str | None = None) -> Any:
@@ -252,8 +300,8 @@ def _module(name: str, *, package: str | None = None) -> Any:
         return import_module(name)
     except ImportError as error:
         raise LoggerMissing(
-            f"This logger needs {package or name}, which cannot be imported ({error}). "
-            "Install it: pip install 'largebatch[loggers]'"
+            f"This logger requires the package {package or name}, which cannot be imported "
+            f"({error}). Install it: pip install 'largebatch[loggers]'"
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Optimizers that well-kept libraries lack or disagree on.
+"""Provide optimizers that well-maintained libraries lack or implement differently.
 
-`Lamb` and `Lars` take in each layer as long a step as its weights allow; `AdaGradNorm` is the
-scalar AdaGrad of the theory.
+`Lamb` and `Lars` adapt the length of each layer's step to the norm of the layer's weights.
+`AdaGradNorm` is the scalar AdaGrad of the theory.
 """
 
 from largebatch.optim.adagrad_norm import AdaGradNorm

@@ -1,12 +1,12 @@
-"""AdaGrad-Norm: SGD whose rate falls with the gradients seen so far, the same for all parameters.
+"""Implement AdaGrad-Norm: SGD with a learning rate that falls as gradients accumulate.
 
     v <- v + |g|^2,    w <- w - lr g / (sqrt(v) + eps)
 
-with g the gradient over ALL parameters of all groups together and v one number: the scalar form of
-AdaGrad, as in the theory of AdAdaGrad-Norm.
+The gradient g covers ALL parameters of all groups together, and v is one number. AdaGrad-Norm is
+the scalar form of AdaGrad, as in the theory of AdAdaGrad-Norm.
 
-Lau, Liu, Kolar: AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods, 2024, arXiv
-2402.11215.
+Reference: Lau, Liu, Kolar: AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods,
+2024, arXiv 2402.11215.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from largebatch.optim.layerwise import Bucket, LayerwiseOptimizer, check_value, 
 
 
 class AdaGradNorm(LayerwiseOptimizer):
-    """SGD divided by the root of the sum of all squared gradient norms so far; without momentum.
+    """Divide SGD's learning rate by the root of the sum of all squared gradient norms so far.
 
-    Parameters without a gradient are left alone and add nothing. Rate, eps and weight decay may
-    differ by parameter group; the sum is one. Nothing is read by the host.
+    Parameters without a gradient stay unchanged and add nothing to the sum. Learning rate, eps and
+    weight decay may differ between parameter groups, but there is only one sum. The optimizer has
+    no momentum. The optimizer reads no values from the device. The sum is stored in the state of
+    the first parameter.
 
     >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
     >>> weight.grad = torch.tensor([0.6, 0.8])
@@ -35,20 +37,22 @@ class AdaGradNorm(LayerwiseOptimizer):
     >>> weight.data  # the first step has the length lr
     tensor([2.7000, 3.6000])
 
-    Mutable: holds the sum, in the state of the first parameter.
-
     Args:
-        params: parameters or groups of them, whole and not sharded.
-        lr: learning rate, 0 or more; the length of the first step. May be a tensor of one element.
-        eps: above 0.
-        weight_decay: 0 or more; adds weight_decay w to the gradient, as in torch's Adagrad.
-        initial_sum: v before the first step, 0 or more; it shortens the first steps.
+        params: Parameters or parameter groups. Sharded parameters are not supported.
+        lr: Learning rate, at least 0. The first step has the length `lr`. A tensor of one element
+            is allowed.
+        eps: Constant in the denominator, above 0.
+        weight_decay: Weight-decay factor, at least 0. The gradient becomes g + weight_decay w, as
+            in torch's Adagrad.
+        initial_sum: Value of v before the first step, at least 0. A larger initial sum shortens the
+            first steps.
 
     Raises:
-        ValueError: a hyper-parameter outside of its range.
+        ValueError: A hyper-parameter is outside its range.
 
-    Reference: Lau et al., 2024, arXiv 2402.11215. The authors' program has under this name a sum
-    for each row of a matrix, which is another method.
+    Reference: Lau et al., 2024, arXiv 2402.11215. In the authors' program the optimizer of this
+        name
+    keeps one sum per matrix row, which is another method.
     """
 
     def __init__(
@@ -62,7 +66,7 @@ class AdaGradNorm(LayerwiseOptimizer):
     ) -> None:
         paste = "AdaGradNorm(model.parameters(), lr=0.1, initial_sum=1.0)"
         fine = 0.0 <= initial_sum < math.inf
-        check_value(fine, "initial_sum is 0 or more", got=initial_sum, paste=paste)
+        check_value(fine, "initial_sum must be at least 0", got=initial_sum, paste=paste)
         super().__init__(params, {"lr": lr, "eps": eps, "weight_decay": weight_decay})
         first = self._first
         wide = torch.float64 if first.dtype is torch.float64 else torch.float32
@@ -70,7 +74,7 @@ class AdaGradNorm(LayerwiseOptimizer):
 
     @property
     def sum(self) -> Tensor:
-        """v, the sum of all squared norms so far, a number on the device."""
+        """Return v, the sum of all squared gradient norms so far, as a tensor on the device."""
         found: Tensor = self.state[self._first]["sum"]
         return found
 
@@ -82,10 +86,12 @@ class AdaGradNorm(LayerwiseOptimizer):
     def _check(self, group: Mapping[str, Any]) -> None:
         lr, eps, decay = (group[name] for name in ("lr", "eps", "weight_decay"))
         call = "AdaGradNorm(model.parameters(), lr=0.1"
-        check_value(is_rate(lr), "lr is one number, 0 or more", got=lr, paste=f"{call})")
-        check_value(0.0 < eps < math.inf, "eps is above 0", got=eps, paste=f"{call}, eps=1e-10)")
+        check_value(is_rate(lr), "lr must be one number, at least 0", got=lr, paste=f"{call})")
+        paste = f"{call}, eps=1e-10)"
+        check_value(0.0 < eps < math.inf, "eps must be above 0", got=eps, paste=paste)
         paste = f"{call}, weight_decay=0.01)"
-        check_value(0.0 <= decay < math.inf, "weight_decay is 0 or more", got=decay, paste=paste)
+        fine = 0.0 <= decay < math.inf
+        check_value(fine, "weight_decay must be at least 0", got=decay, paste=paste)
 
     def _look(self, work: Sequence[tuple[Mapping[str, Any], Bucket]]) -> None:
         total = self.sum
@@ -104,7 +110,7 @@ class AdaGradNorm(LayerwiseOptimizer):
 
 
 def _squared_norm(bucket: Bucket) -> Tensor:
-    # in float32 a CPU loses 1 in 10^2 of the norm of 10^7 elements
+    # In float32 on a CPU, the norm of 10^7 elements is wrong by about 1 %.
     device = bucket.parameters[0].device
     dtype = bucket.dtype if device.type == "mps" else torch.float64
     return torch.stack(torch._foreach_norm(bucket.gradients, 2, dtype=dtype)).square().sum()

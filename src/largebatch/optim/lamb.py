@@ -1,14 +1,15 @@
-"""LAMB: Adam's direction, as long in each layer as the layer's weights allow.
+"""Implement LAMB: Adam's direction, with a step length proportional to the norm of each layer.
 
     m = beta1 m + (1 - beta1) g,    v = beta2 v + (1 - beta2) g^2
     r = (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
     u = r + weight_decay w
-    w <- w - lr ratio u,    ratio = phi(|w|) / |u|,    1 where one of the two is 0
+    w <- w - lr ratio u,    ratio = phi(|w|) / |u|,    1 if one of the two is 0
 
-for each parameter w with gradient g, in its t-th step; phi is the identity or bounds the norm.
+The update is for each parameter w with gradient g in the parameter's t-th step. The function phi is
+the identity, or it bounds the norm.
 
-You et al.: Large Batch Optimization for Deep Learning: Training BERT in 76 minutes, 2019, arXiv
-1904.00962.
+Reference: You et al.: Large Batch Optimization for Deep Learning: Training BERT in 76 minutes,
+2019, arXiv 1904.00962.
 """
 
 from __future__ import annotations
@@ -31,15 +32,17 @@ def lamb_trust_ratio(
     weight_norm_bounds: tuple[float, float] | None = None,
     max_trust_ratio: float | None = None,
 ) -> Tensor:
-    """phi(|w|) / |u| for each layer, and 1 where one of the two is 0; at most `max_trust_ratio`.
+    """Return phi(|w|) / |u| for each layer, or 1 if one of the two is 0.
 
     >>> lamb_trust_ratio(torch.tensor([6.0, 0.0, 6.0]), torch.tensor([3.0, 3.0, 0.0]))
     tensor([2., 1., 1.])
 
     Args:
-        weight_norms, update_norms: `[layers]`.
-        weight_norm_bounds: phi bounds |w| by them; None: phi is the identity.
-        max_trust_ratio: None: no bound.
+        weight_norms: Norms |w| of the layers' weights, of shape `[layers]`.
+        update_norms: Norms |u| of the layers' updates, of shape `[layers]`.
+        weight_norm_bounds: Pair (lower, upper) by which phi bounds |w|, or None if phi is the
+            identity.
+        max_trust_ratio: Upper bound of the trust ratio, or None for no bound.
     """
     if weight_norm_bounds is not None:
         weight_norms = weight_norms.clamp(*weight_norm_bounds)
@@ -49,25 +52,31 @@ def lamb_trust_ratio(
 
 
 def bias_correction(steps: Tensor, beta: float) -> Tensor:
-    """1 - beta^steps, what the weights of an average that began at 0 sum to.
+    """Return 1 - beta^steps, the total weight in an exponential average that started at 0.
 
     >>> bias_correction(torch.tensor([1.0, 2.0]), 0.5)
     tensor([0.5000, 0.7500])
+
+    Args:
+        steps: Number of steps of each parameter.
+        beta: Decay factor of the average, in [0, 1).
     """
-    # in float32 the plain difference keeps three of seven digits of 1 - 0.999
+    # In float32 the plain difference keeps only three of seven digits of 1 - 0.999.
     return -torch.expm1(steps * (math.log(beta) if beta > 0.0 else -math.inf))
 
 
 class Lamb(LayerwiseOptimizer):
-    """Adam whose step in a layer is `lr` times the layer's norm, whatever the gradient's size.
+    """Train with Adam's direction and a step of length `lr` times the norm of each layer.
 
-        u = r + weight_decay w,    w <- w - lr phi(|w|) / |u| u,    r Adam's direction
+        u = r + weight_decay w,    w <- w - lr phi(|w|) / |u| u,    r is Adam's direction
 
-    A parameter is a layer if it has two or more dimensions; biases and the gains of normalization
-    take Adam's own step, lr r, and no weight decay. Parameters without a gradient, such as frozen
-    ones, are left alone. Options may differ by parameter group. Gradients are not clipped in here:
-    `control.step(clip_norm=1.0)` does that. Parameters in float16 or bfloat16 have their states,
-    norms and updates in float32.
+    The step length does not depend on the size of the gradient. A parameter counts as a layer if it
+    has two or more dimensions. Biases and the gains of normalization layers get Adam's own step lr
+    r, without weight decay. Parameters without a gradient, such as frozen ones, stay unchanged.
+    Options may differ between parameter groups. The optimizer does not clip gradients. To clip
+    gradients, call `control.step(clip_norm=1.0)`. States, norms and updates of float16 and bfloat16
+    parameters are in float32. The optimizer stores both averages and the number of steps of each
+    parameter.
 
     >>> weight = torch.nn.Parameter(torch.tensor([[3.0, 4.0]]))
     >>> weight.grad = torch.tensor([[1.0, -1.0]])
@@ -75,42 +84,46 @@ class Lamb(LayerwiseOptimizer):
     >>> weight.data  # a step of 0.1 |w| = 0.5
     tensor([[2.6464, 4.3536]])
 
-    Mutable: holds both averages and the number of steps of each parameter.
-
     Args:
-        params: parameters or groups of them, whole and not sharded.
-        lr: learning rate, 0 or more; the relative step of a layer. May be a tensor of one element.
-        betas: what is kept of the averages of g and g^2 in each step, both in [0, 1).
-        eps: above 0.
-        weight_decay: 0 or more.
-        bias_correction: whether r divides the averages by what their weights sum to.
-        weight_norm_bounds: (lower, upper) of phi, 0 <= lower <= upper, upper above 0; None is the
-            identity.
-        max_trust_ratio: upper bound of the ratio, above 0; 1 is known as LAMBC. None: no bound.
-        decoupled_weight_decay: w <- w - lr (ratio r + weight_decay w), with the ratio of r alone.
-        always_adapt: parameters with fewer than two dimensions have a ratio, too.
-        always_decay: parameters with fewer than two dimensions are decayed, too.
+        params: Parameters or parameter groups. Sharded parameters are not supported.
+        lr: Learning rate, at least 0. The learning rate is a layer's step length divided by the
+            norm of the layer's weights. A tensor of one element is allowed.
+        betas: Decay factors of the averages of g and g^2, both in [0, 1).
+        eps: Constant in the denominator, above 0.
+        weight_decay: Weight-decay factor, at least 0.
+        bias_correction: Whether Adam's direction corrects both averages for their start at 0.
+        weight_norm_bounds: Pair (lower, upper) by which phi bounds |w|, with 0 <= lower <= upper
+            and upper above 0. If None, phi is the identity.
+        max_trust_ratio: Upper bound of phi(|w|) / |u|, above 0, or None for no bound. LAMB with the
+            bound 1 is known as LAMBC.
+        decoupled_weight_decay: Whether to compute the ratio from r alone. If True, the update is w
+            <- w - lr (ratio r + weight_decay w).
+        always_adapt: Whether parameters with fewer than two dimensions have a ratio, too.
+        always_decay: Whether parameters with fewer than two dimensions get weight decay, too.
 
     Raises:
-        ValueError: a hyper-parameter outside of its range.
+        ValueError: A hyper-parameter is outside its range.
 
     Reference: You et al., Large Batch Optimization for Deep Learning: Training BERT in 76 minutes,
     2019, arXiv 1904.00962.
     """
 
-    # Public implementations disagree on every option after weight_decay. What they do, what is the
-    # default here, and why:
-    # - bias_correction: both averages are corrected, or none is; or the rate alone is divided by
-    #   1 - beta1^t after the ratio, which makes the first step ten times too long. Default: both.
-    #   The ratio cancels any common factor of r, but biases would start with 3.2 times Adam's step.
-    # - phi: the identity, or the norm bounded by 10. Default: the identity, since under a bound a
-    #   layer's relative step depends on its width.
-    # - the ratio: unbounded, or at most 1. Default: unbounded, as the formula is.
-    # - what is adapted: all; or what is decayed, so that without weight decay nothing is. Default:
-    #   the dimensions decide, so that tuning the weight decay never changes the method.
-    # - weight decay: within u, or beside the ratio. Default: within, so that the whole step of a
-    #   layer has the length lr |w|.
-    # - gradients: clipped by their global norm in here, or not. Never: clipping has one place.
+    # Public implementations disagree on every option after weight_decay. For each option this list
+    # names the variants, the default here, and the reason:
+    # - bias_correction: Some implementations correct both averages, and some correct none. Others
+    #   divide only the learning rate by 1 - beta1^t after the ratio, which makes the first step ten
+    #   times too long. Default: correct both. The ratio cancels any common factor of r, but without
+    #   the correction biases would start with 3.2 times Adam's step.
+    # - phi: the identity, or the norm bounded by 10. Default: the identity, because with a bound
+    #   the relative step of a layer depends on the layer's width.
+    # - The ratio is unbounded, or at most 1. Default: unbounded, as in the formula.
+    # - The ratio applies to all parameters, or only to parameters with weight decay. In the second
+    #   variant, no parameter has a ratio if there is no weight decay. Default: the number of
+    #   dimensions decides, so tuning the weight decay never changes the method.
+    # - Weight decay is part of u, or it is added after the ratio. Default: part of u, so that the
+    #   whole step of a layer has the length lr |w|.
+    # - Gradients are clipped by their global norm inside the optimizer, or not. Never here, because
+    #   the control clips gradients.
     def __init__(
         self,
         params: ParamsT,
@@ -144,18 +157,22 @@ class Lamb(LayerwiseOptimizer):
         lr, betas, eps, decay = (group[k] for k in ("lr", "betas", "eps", "weight_decay"))
         bounds, most = group["weight_norm_bounds"], group["max_trust_ratio"]
         call = "Lamb(model.parameters(), lr=0.01"
-        check_value(is_rate(lr), "lr is one number, 0 or more", got=lr, paste=f"{call})")
+        check_value(is_rate(lr), "lr must be one number, at least 0", got=lr, paste=f"{call})")
         fine = len(betas) == 2 and all(0.0 <= beta < 1.0 for beta in betas)
         paste = f"{call}, betas=(0.9, 0.999))"
-        check_value(fine, "betas are two numbers in [0, 1)", got=betas, paste=paste)
-        check_value(0.0 < eps < math.inf, "eps is above 0", got=eps, paste=f"{call}, eps=1e-6)")
+        check_value(fine, "betas must be two numbers in [0, 1)", got=betas, paste=paste)
+        paste = f"{call}, eps=1e-6)"
+        check_value(0.0 < eps < math.inf, "eps must be above 0", got=eps, paste=paste)
         paste = f"{call}, weight_decay=0.01)"
-        check_value(0.0 <= decay < math.inf, "weight_decay is 0 or more", got=decay, paste=paste)
+        fine = 0.0 <= decay < math.inf
+        check_value(fine, "weight_decay must be at least 0", got=decay, paste=paste)
         fine = bounds is None or (len(bounds) == 2 and 0.0 <= bounds[0] <= bounds[1] > 0.0)
         paste = f"{call}, weight_norm_bounds=(0.0, 10.0))"
-        check_value(fine, "weight_norm_bounds are (lower, upper) or None", got=bounds, paste=paste)
+        what = "weight_norm_bounds must be None or (lower, upper) with 0 <= lower <= upper > 0"
+        check_value(fine, what, got=bounds, paste=paste)
+        fine = most is None or most > 0.0
         paste = f"{call}, max_trust_ratio=1.0)"
-        check_value(most is None or most > 0.0, "max_trust_ratio is above 0", got=most, paste=paste)
+        check_value(fine, "max_trust_ratio must be above 0", got=most, paste=paste)
 
     def _move(self, group: Mapping[str, Any], bucket: Bucket) -> None:
         update = _adam(group, bucket)
@@ -179,7 +196,7 @@ class Lamb(LayerwiseOptimizer):
 
 
 def _adam(group: Mapping[str, Any], bucket: Bucket) -> list[Tensor]:
-    """Adam's direction r, after both averages took in the gradients."""
+    """Return Adam's direction r, after adding the gradients to both averages."""
     beta1, beta2 = group["betas"]
     first, second = bucket.tensors("exp_avg"), bucket.tensors("exp_avg_sq")
     steps = bucket.scalars("step")

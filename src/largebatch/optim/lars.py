@@ -1,13 +1,14 @@
-"""LARS: SGD whose rate in each layer follows the layer's norms of weights and gradient.
+"""Implement LARS: SGD with a learning rate for each layer that depends on the layer's norms.
 
-    ratio = trust_coefficient |w| / (|g| + weight_decay |w| + eps),    1 where |w| or all else is 0
+    ratio = trust_coefficient |w| / (|g| + weight_decay |w| + eps),    1 if |w| or all else is 0
     d = ratio (g + weight_decay w)
     v <- momentum v + d,    w <- w - lr v
 
-for each parameter w with gradient g. With the rate in the buffer: v <- momentum v + lr d,
-w <- w - v.
+The update is for each parameter w with gradient g. With `lr_in_buffer`, the update is v <- momentum
+v + lr d, w <- w - v.
 
-You, Gitman, Ginsburg: Large Batch Training of Convolutional Networks, 2017, arXiv 1708.03888.
+Reference: You, Gitman, Ginsburg: Large Batch Training of Convolutional Networks, 2017, arXiv
+1708.03888.
 """
 
 from __future__ import annotations
@@ -31,37 +32,43 @@ def lars_trust_ratio(
     weight_decay: float = 0.0,
     eps: float = 0.0,
 ) -> Tensor:
-    """trust_coefficient |w| / (|g| + weight_decay |w| + eps) for each layer.
+    """Return trust_coefficient |w| / (|g| + weight_decay |w| + eps) for each layer.
 
-    It is 1 where |w| or |g| + weight_decay |w| is 0.
+    The result is 1 if |w| or |g| + weight_decay |w| is 0.
 
     >>> lars_trust_ratio(torch.tensor([6.0, 0.0]), torch.tensor([3.0, 3.0]), trust_coefficient=0.5)
     tensor([1., 1.])
 
     Args:
-        weight_norms, gradient_norms: `[layers]`.
-        trust_coefficient, weight_decay, eps: as of `Lars`.
+        weight_norms: Norms |w| of the layers' weights, of shape `[layers]`.
+        gradient_norms: Norms |g| of the layers' gradients, of shape `[layers]`.
+        trust_coefficient: Factor of the trust ratio, above 0, as in `Lars`.
+        weight_decay: Weight-decay factor, at least 0, as in `Lars`.
+        eps: Constant in the denominator, at least 0, as in `Lars`.
     """
-    # Where the gradient alone is 0 some implementations have 1 and others the formula. The formula,
-    # since it is the limit: 1 would all at once decay by lr weight_decay in place of
-    # lr trust_coefficient, and a rate for LARS is large.
+    # If only the gradient is 0, some implementations use 1 and others use the formula. We use the
+    # formula because it is the limit for small gradients. With 1 the decay would jump from
+    # lr trust_coefficient to lr weight_decay, and learning rates for LARS are large.
     size = gradient_norms + weight_decay * weight_norms
     known = (weight_norms > 0.0) & (size > 0.0)
     return torch.where(known, trust_coefficient * weight_norms / (size + eps), 1.0)
 
 
 class Lars(LayerwiseOptimizer):
-    """SGD in which a gradient moves a layer by at most `lr * trust_coefficient` of its norm.
+    """Train with SGD in which a gradient moves a layer by at most `lr * trust_coefficient` of its
+    norm.
 
         d = trust_coefficient |w| / (|g| + weight_decay |w| + eps) (g + weight_decay w)
         v <- momentum v + d,    w <- w - lr v
 
-    A parameter is a layer if it has two or more dimensions; biases and the gains of normalization
-    take SGD's own step, d = g, and no weight decay. The rate is theirs, too: where it is too large
-    for them, give them a group of their own. A layer that starts at zero takes SGD's step at first.
-    Parameters without a gradient, such as frozen ones, are left alone. Options may differ by
-    parameter group. Gradients are not clipped in here: `control.step(clip_norm=1.0)` does that.
-    Parameters in float16 or bfloat16 have their buffers, norms and updates in float32.
+    A parameter counts as a layer if it has two or more dimensions. Biases and the gains of
+    normalization layers get SGD's own step d = g, without weight decay. Biases and gains use the
+    same learning rate as layers. If this learning rate is too large for biases and gains, put them
+    into their own parameter group. A layer whose weights are zero starts with SGD's step.
+    Parameters without a gradient, such as frozen ones, stay unchanged. Options may differ between
+    parameter groups. The optimizer does not clip gradients. To clip gradients, call
+    `control.step(clip_norm=1.0)`. Buffers, norms and updates of float16 and bfloat16 parameters are
+    in float32. The optimizer stores the momentum buffers.
 
     >>> weight = torch.nn.Parameter(torch.tensor([[3.0, 4.0]]))
     >>> weight.grad = torch.tensor([[0.0, 2.0]])
@@ -69,35 +76,36 @@ class Lars(LayerwiseOptimizer):
     >>> weight.data  # a step of 10 * 0.01 |w| = 0.5
     tensor([[3.0000, 3.5000]])
 
-    Mutable: holds the momentum buffers.
-
     Args:
-        params: parameters or groups of them, whole and not sharded.
-        lr: learning rate, 0 or more. May be a tensor of one element.
-        momentum: what is kept of the buffer in each step, in [0, 1).
-        weight_decay: 0 or more.
-        trust_coefficient: above 0.
-        eps: 0 or more.
-        nesterov: d + momentum v moves the weights, in place of v.
-        lr_in_buffer: whether the rate multiplies what enters the buffer, and not what leaves it.
-        always_adapt: parameters with fewer than two dimensions have a ratio, too.
-        always_decay: parameters with fewer than two dimensions are decayed, too.
+        params: Parameters or parameter groups. Sharded parameters are not supported.
+        lr: Learning rate, at least 0. A tensor of one element is allowed.
+        momentum: Decay factor of the momentum buffer, in [0, 1).
+        weight_decay: Weight-decay factor, at least 0.
+        trust_coefficient: Factor of the trust ratio, above 0.
+        eps: Constant in the denominator, at least 0.
+        nesterov: Whether d + momentum v moves the weights instead of v.
+        lr_in_buffer: Whether the learning rate multiplies what is added to the momentum buffer,
+            instead of the buffer itself.
+        always_adapt: Whether parameters with fewer than two dimensions have a ratio, too.
+        always_decay: Whether parameters with fewer than two dimensions get weight decay, too.
 
     Raises:
-        ValueError: a hyper-parameter outside of its range.
+        ValueError: A hyper-parameter is outside its range.
 
     Reference: You, Gitman, Ginsburg, Large Batch Training of Convolutional Networks, 2017, arXiv
     1708.03888.
     """
 
-    # Public implementations disagree. What they do, what is the default here, and why:
-    # - the rate: outside of the buffer, or within; the same while it is constant. Default: outside,
-    #   as in torch's SGD, so that a rule's factor holds for the whole step in hand. Within the
-    #   buffer, a rate that was lowered goes on for about 1 / (1 - momentum) steps.
-    # - eps: none, or 1e-8. Default: 1e-8, so that the ratio is finite in float32 beside next to no
-    #   gradient.
-    # - what is adapted: two or more dimensions; or what is decayed. Default: the dimensions decide,
-    #   so that tuning the weight decay never changes the method.
+    # Public implementations disagree. This list names the variants, the default here, and the
+    # reason:
+    # - The learning rate multiplies the momentum buffer, or what is added to the buffer. Both are
+    #   equal while the learning rate is constant. Default: it multiplies the buffer, as in torch's
+    #   SGD, so that a rule's factor applies to the whole current step. In the other variant the old
+    #   learning rate has an effect for about 1 / (1 - momentum) more steps.
+    # - eps is 0, or 1e-8. Default: 1e-8, so that the ratio is finite in float32 for tiny gradients.
+    # - The ratio applies to parameters with two or more dimensions, or to parameters with weight
+    #   decay. Default: the number of dimensions decides, so tuning the weight decay never changes
+    #   the method.
     def __init__(
         self,
         params: ParamsT,
@@ -129,17 +137,20 @@ class Lars(LayerwiseOptimizer):
         lr, momentum, decay = (group[key] for key in ("lr", "momentum", "weight_decay"))
         trust, eps = group["trust_coefficient"], group["eps"]
         call = "Lars(model.parameters(), lr=10.0"
-        check_value(is_rate(lr), "lr is one number, 0 or more", got=lr, paste=f"{call})")
+        check_value(is_rate(lr), "lr must be one number, at least 0", got=lr, paste=f"{call})")
         paste = f"{call}, momentum=0.9)"
-        check_value(0.0 <= momentum < 1.0, "momentum is in [0, 1)", got=momentum, paste=paste)
+        check_value(0.0 <= momentum < 1.0, "momentum must be in [0, 1)", got=momentum, paste=paste)
         fine = momentum > 0.0 or not group["nesterov"]
         paste = f"{call}, momentum=0.9, nesterov=True)"
-        check_value(fine, "nesterov needs a momentum above 0", got=momentum, paste=paste)
+        check_value(fine, "nesterov requires momentum above 0", got=momentum, paste=paste)
         paste = f"{call}, weight_decay=1e-4)"
-        check_value(0.0 <= decay < math.inf, "weight_decay is 0 or more", got=decay, paste=paste)
+        fine = 0.0 <= decay < math.inf
+        check_value(fine, "weight_decay must be at least 0", got=decay, paste=paste)
+        fine = 0.0 < trust < math.inf
         paste = f"{call}, trust_coefficient=0.001)"
-        check_value(0.0 < trust < math.inf, "trust_coefficient is above 0", got=trust, paste=paste)
-        check_value(0.0 <= eps < math.inf, "eps is 0 or more", got=eps, paste=f"{call}, eps=1e-8)")
+        check_value(fine, "trust_coefficient must be above 0", got=trust, paste=paste)
+        paste = f"{call}, eps=1e-8)"
+        check_value(0.0 <= eps < math.inf, "eps must be at least 0", got=eps, paste=paste)
 
     def _move(self, group: Mapping[str, Any], bucket: Bucket) -> None:
         momentum, lr = group["momentum"], rate(group)
@@ -157,7 +168,7 @@ class Lars(LayerwiseOptimizer):
 
 
 def _scaled(group: Mapping[str, Any], bucket: Bucket, *, times: float | Tensor) -> list[Tensor]:
-    """times ratio (g + weight_decay w), as new tensors."""
+    """Return times ratio (g + weight_decay w) for each parameter, as new tensors."""
     decay = group["weight_decay"] if bucket.layers or group["always_decay"] else 0.0
     ratio = bucket.ones()
     if bucket.layers or group["always_adapt"]:

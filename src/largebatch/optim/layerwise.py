@@ -1,5 +1,4 @@
-"""What `Lamb`, `Lars` and `AdaGradNorm` share: parameters in buckets, their precision, their saved
-state."""
+"""Share parameter buckets, precision and saved state between `Lamb`, `Lars` and `AdaGradNorm`."""
 
 from __future__ import annotations
 
@@ -16,14 +15,18 @@ from torch.optim import Optimizer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """Parameters that one sequence of operations moves: of one group, device, type and kind.
+    """Group parameters that the same sequence of operations updates.
 
-    Mutable: `tensors` and `scalars` add to the parameters' states.
+    All parameters in a bucket have the same parameter group, device and dtype. Either all or none
+    of the parameters in a bucket have two or more dimensions. `tensors` and `scalars` add entries
+    to the parameters' states.
 
     Args:
-        dtype: of states, norms and updates: float32, or float64 for parameters in float64.
-        layers: whether all have two or more dimensions; else none has.
-        parameters, gradients, states: one of each for each parameter; gradients in `dtype`.
+        dtype: Type of states, norms and updates: float64 for float64 parameters, else float32.
+        layers: Whether the parameters have two or more dimensions.
+        parameters: Parameters of the bucket.
+        gradients: Gradient of each parameter, in `dtype`.
+        states: Optimizer state of each parameter.
     """
 
     dtype: torch.dtype
@@ -33,71 +36,71 @@ class Bucket:
     states: list[dict[str, Any]] = field(default_factory=list)
 
     def tensors(self, name: str) -> list[Tensor]:
-        """The state of that name, in each parameter's shape; zeros where there is none yet."""
+        """Return each parameter's state of this name, of the parameter's shape, initially zeros."""
         for parameter, state in zip(self.parameters, self.states, strict=True):
             if name not in state:
                 state[name] = torch.zeros_like(parameter, dtype=self.dtype)
         return [state[name] for state in self.states]
 
     def scalars(self, name: str) -> list[Tensor]:
-        """The state of that name, a number on the device; 0 where there is none yet."""
+        """Return each parameter's state of this name, one number on the device, initially 0."""
         for parameter, state in zip(self.parameters, self.states, strict=True):
             if name not in state:
                 state[name] = torch.zeros((), dtype=self.dtype, device=parameter.device)
         return [state[name] for state in self.states]
 
     def norms(self, tensors: list[Tensor]) -> Tensor:
-        """The norm of each tensor, `[parameters]`."""
+        """Return the norm of each tensor, of shape `[parameters]`."""
         return torch.stack(torch._foreach_norm(tensors, 2, dtype=self.dtype))
 
     def ones(self) -> Tensor:
-        """A ratio of 1 for each parameter, `[parameters]`."""
+        """Return a ratio of 1 for each parameter, of shape `[parameters]`."""
         device = self.parameters[0].device
         return torch.ones(len(self.parameters), dtype=self.dtype, device=device)
 
     def subtract(self, update: list[Tensor], *, times: Tensor) -> None:
-        """Moves each parameter by its update times its number, rounded once."""
+        """Subtract `times` x `update` from each parameter, with one rounding."""
         torch._foreach_addcmul_(self.parameters, update, times.unbind(), value=-1)
 
 
 class LayerwiseOptimizer(Optimizer, ABC):
-    """An optimizer that moves buckets of parameters, with nothing read by the host.
+    """Update parameters bucket by bucket, without reading any value from the device.
 
-    Mutable: steps move the parameters and their states.
+    A step changes the parameters and their states.
     """
 
     @abstractmethod
     def _check(self, group: Mapping[str, Any]) -> None:
-        """Refuses a group's hyper-parameters."""
+        """Raise an error if a hyper-parameter of a group is outside its range."""
 
     def _look(self, work: Sequence[tuple[Mapping[str, Any], Bucket]]) -> None:
-        """Looks at all groups' buckets before the first of them moves."""
+        """Inspect the buckets of all groups before the first parameter changes."""
 
     @abstractmethod
     def _move(self, group: Mapping[str, Any], bucket: Bucket) -> None:
-        """Takes one step with the bucket's parameters."""
+        """Update the parameters of one bucket."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group, whose options default to those of the optimizer.
+        """Add a parameter group. Missing options get the optimizer's defaults.
 
         Raises:
-            ValueError: a hyper-parameter outside of its range.
+            ValueError: A hyper-parameter is outside its range.
         """
         self._check({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Moves every parameter that has a gradient.
+        """Update every parameter that has a gradient.
 
         Args:
-            closure: computes the loss and the gradients anew.
+            closure: Function that computes the loss and the gradients again, or None.
 
         Returns:
-            What the closure returned; None without one.
+            Result of the closure, or None if there is no closure.
 
         Raises:
-            RuntimeError: a sparse or a complex gradient; nothing was moved then.
+            RuntimeError: A gradient is sparse or complex. No parameter was changed.
         """
         loss = None
         if closure is not None:
@@ -110,22 +113,22 @@ class LayerwiseOptimizer(Optimizer, ABC):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a `state_dict`, whose tensors are copied.
+        """Restore a state that `state_dict` returned. The tensors of the state are copied.
 
         Raises:
-            ValueError: a state of other parameter groups.
+            ValueError: The state and the optimizer have different parameter groups.
         """
         given: list[dict[str, Any]] = []
 
         def keep(_: Optimizer, state: dict[str, Any]) -> None:
-            given.append(state)  # last of all hooks: the state that is loaded
+            given.append(state)  # this hook runs last, so it gets the state that is loaded
 
         hook = self.register_load_state_dict_pre_hook(keep)
         try:
             super().load_state_dict(state_dict)
         finally:
             hook.remove()
-        # torch has rounded the states to the parameters' type, and left the steps where they were
+        # torch rounded the states to the parameters' dtype, and did not move `step` to the device
         names = [name for group in given[-1]["param_groups"] for name in group["params"]]
         owned = [p for group in self.param_groups for p in group["params"]]
         for name, p in zip(names, owned, strict=True):
@@ -133,7 +136,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
                 self.state[p][key] = value.to(device=p.device, dtype=_wide(p), copy=True)
 
     def _buckets(self, group: Mapping[str, Any]) -> list[Bucket]:
-        """The group's parameters that have a gradient."""
+        """Return the buckets of the group's parameters that have a gradient."""
         found: dict[tuple[torch.device, torch.dtype, bool], Bucket] = {}
         for p in group["params"]:
             if p.grad is None:
@@ -148,13 +151,13 @@ class LayerwiseOptimizer(Optimizer, ABC):
 
 
 def rate(group: Mapping[str, Any]) -> float | Tensor:
-    """The group's learning rate, a tensor as a number on its device."""
+    """Return the learning rate of a group. A tensor becomes a scalar tensor on the same device."""
     lr: float | Tensor = group["lr"]
     return lr.reshape(()) if isinstance(lr, Tensor) else lr
 
 
 def is_rate(lr: float | Tensor) -> bool:
-    """Whether that may be a learning rate; the value in a tensor is not read.
+    """Return whether a value can be a learning rate. The value inside a tensor is not read.
 
     >>> is_rate(0.1), is_rate(torch.tensor(0.1)), is_rate(-0.1)
     (True, True, False)
@@ -163,29 +166,35 @@ def is_rate(lr: float | Tensor) -> bool:
 
 
 def check_value(fine: bool, what: str, *, got: object, paste: str) -> None:
-    """Refuses a hyper-parameter.
+    """Raise an error if a hyper-parameter is outside its range.
+
+    Args:
+        fine: Whether the value is valid.
+        what: Condition for a valid value, for the error message.
+        got: Value of the hyper-parameter.
+        paste: Valid call, for the error message.
 
     Raises:
-        ValueError: not `fine`.
+        ValueError: `fine` is False.
     """
     if not fine:
-        raise ValueError(f"{what}; got {got!r}. Use lb.optim.{paste}.")
+        raise ValueError(f"{what}, but {got!r} was given. Use lb.optim.{paste}.")
 
 
 def _wide(parameter: Tensor) -> torch.dtype:
-    # in bfloat16 an average over 1000 steps stops moving: its addends are below half a unit of its
-    # last digit; in float16 the square of a gradient of 1e-4 is 0
+    # In bfloat16 an average over 1000 steps stops changing, because each addend is below half a
+    # unit of the average's last digit. In float16 the square of a gradient of 1e-4 is 0.
     return torch.float64 if parameter.dtype is torch.float64 else torch.float32
 
 
 def _check_gradient(gradient: Tensor, *, optimizer: str) -> None:
     if gradient.layout is not torch.strided:
         raise RuntimeError(
-            f"{optimizer} needs every element of a gradient for its norm, and got a sparse one. "
-            "Make it dense: torch.nn.Embedding(..., sparse=False)."
+            f"{optimizer} does not support sparse gradients, but a parameter has one. Make it "
+            "dense: torch.nn.Embedding(..., sparse=False)."
         )
     if gradient.is_complex():
         raise RuntimeError(
-            f"{optimizer} moves real parameters, and got a complex gradient. Hold real and "
-            "imaginary parts: torch.nn.Parameter(torch.view_as_real(weight))."
+            f"{optimizer} does not support complex gradients, but a parameter has one. Store its "
+            "real and imaginary parts: torch.nn.Parameter(torch.view_as_real(weight))."
         )

@@ -1,4 +1,4 @@
-"""Where a run's steps go: a file of JSON lines, memory, loggers; and how they come back."""
+"""Write a run's training steps to JSON lines, memory or loggers, and read them back."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -39,5 +39,5 @@ if not TYPE_CHECKING:  # type checkers read the imports above
 
 
 def __dir__() -> list[str]:
-    """Return the public names, also those that are not imported yet."""
+    """Return all public names, including the names that are not imported yet."""
     return sorted(__all__)

@@ -1,4 +1,4 @@
-"""Checkpoints in a directory: written whole or not at all, checked when they are read."""
+"""Write complete checkpoints to a directory, and check each checkpoint when it is read."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ _NAME = re.compile(r"step-([0-9]{9,18})\.pt")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint read back.
+    """Hold a checkpoint that was read from a file.
+
+    >>> from pathlib import Path
+    >>> Checkpoint(path=Path("step-000000020.pt"), state={"step": 20}).state["step"]
+    20
 
     Args:
-        path: its file.
-        state: what was saved, with tensors on the CPU.
-        passed_over: newer files that are damaged, each with its cause.
+        path: Path of the checkpoint file.
+        state: Saved state, with tensors on the CPU.
+        passed_over: Error messages about newer files that are corrupted and were skipped.
     """
 
     path: Path
@@ -32,12 +36,12 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The last checkpoints of a run, one file each; `save` changes the directory.
+    """Keep the last checkpoints of a run in a directory, one file per checkpoint.
 
-    A file gets its name once all of it is on the disk, so an interruption at any moment leaves the
-    ones before it; a power cut may undo the newest. torch writes a CRC of each part, which is
-    checked before anything is read, and only tensors and plain values are read: no code in a file
-    is run.
+    A file gets its final name only after all of its data is on the disk. So an interruption at any
+    moment leaves the earlier checkpoints intact. A power failure may lose the newest checkpoint.
+    The CRC that torch writes for each part of a file is checked before reading. Only tensors and
+    plain values are read, and no code in a file is executed. `save` changes the directory.
 
     >>> import torch
     >>> checkpoints = Checkpoints(getfixture("tmp_path") / "run", keep=2)
@@ -49,35 +53,38 @@ class Checkpoints:
     tensor(30.)
 
     Args:
-        directory: made by the first `save`.
-        keep: how many of the newest to keep, at least 1.
+        directory: Directory of the checkpoints. The first `save` creates the directory.
+        keep: Number of newest checkpoints to keep, at least 1.
 
     Raises:
-        ValueError: a `keep` below 1.
+        ValueError: `keep` is below 1.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, keep: int = 3) -> None:
         if keep < 1:
-            raise ValueError(f"keep is a number of checkpoints, at least 1; got {keep!r}.")
+            raise ValueError(
+                f"keep={keep!r} was given, but at least 1 checkpoint must be kept. Pass keep=3."
+            )
         self.directory, self.keep = Path(directory), keep
 
     @property
     def paths(self) -> list[Path]:
-        """The checkpoints that are there, oldest first."""
+        """Return the paths of the existing checkpoints, oldest first."""
         if not self.directory.is_dir():
             return []
         found = [path for path in self.directory.iterdir() if _NAME.fullmatch(path.name)]
         return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")))
 
     def save(self, state: Mapping[str, Any], *, step: int) -> Path:
-        """Writes a checkpoint and removes the oldest beyond `keep`; call it on one rank.
+        """Write a checkpoint, then remove the oldest checkpoints beyond `keep`. Call `save` on one
+        rank only.
 
         Args:
-            state: tensors and plain values, nested in dicts, lists and tuples.
-            step: optimizer steps taken, which names the file.
+            state: Tensors and plain values, nested in dicts, lists and tuples.
+            step: Number of optimizer steps taken. This number becomes part of the file name.
 
         Raises:
-            CheckpointError: the disk is full or the directory cannot be written.
+            CheckpointError: The disk is full, or the directory cannot be written.
         """
         import torch
 
@@ -91,23 +98,31 @@ class Checkpoints:
                 os.fsync(file.fileno())
             os.replace(partial, path)
             self._prune()
-        except (OSError, RuntimeError) as error:  # torch tells a full disk by the latter
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise CheckpointError(
-                f"{path} could not be written ({error!s:.200}); the checkpoints before it are "
-                "there. Make room, or name another directory."
+                f"{path} could not be written ({error!s:.200}). Earlier checkpoints are intact. "
+                "Free disk space, or pass another directory: lb.Checkpoints('other/directory')."
             ) from error
         return path
 
     def load(self, path: str | os.PathLike[str] | None = None) -> Checkpoint:
-        """Reads one checkpoint, or the newest that is whole.
+        """Read one checkpoint, or the newest one that is not corrupted.
+
+        Args:
+            path: Path of the checkpoint file, or None for the newest one that is not corrupted.
 
         Raises:
-            CheckpointError: none is there, or none is whole.
+            CheckpointError: There is no checkpoint, or no checkpoint can be read.
         """
         if path is not None:
-            return Checkpoint(path=Path(path), state=_read(Path(path)))
+            try:
+                return Checkpoint(path=Path(path), state=_read(Path(path)))
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"{error} Load the newest intact checkpoint: checkpoints.load()."
+                ) from None
         damaged: list[str] = []
         for candidate in reversed(self.paths):
             try:
@@ -118,15 +133,18 @@ class Checkpoints:
             return Checkpoint(path=candidate, state=state, passed_over=tuple(damaged))
         if damaged:
             raise CheckpointError(
-                f"No checkpoint in {self.directory} is whole. {damaged[0]} Start a new run in "
-                "another directory."
+                f"All checkpoints in {self.directory} are corrupted. {damaged[0]} Start a new run "
+                "in another directory: lb.Checkpoints('other/directory')."
             )
-        raise CheckpointError(f"There is no checkpoint in {self.directory}.")
+        raise CheckpointError(
+            f"There is no checkpoint in {self.directory}. Save one first: "
+            "checkpoints.save(state, step=step)."
+        )
 
     def _prune(self) -> None:
         for old in self.paths[: -self.keep]:
             old.unlink(missing_ok=True)
-        for partial in self.directory.glob("step-*.partial"):  # of a run that was killed
+        for partial in self.directory.glob("step-*.partial"):  # left by a killed process
             partial.unlink(missing_ok=True)
 
 
@@ -139,13 +157,15 @@ def _read(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
         state = None if broken else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file makes of its readers
+    except Exception as error:  # a corrupted file can make its readers raise anything
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
     if broken or not isinstance(state, dict):
-        raise _damaged(path, f"{broken} is not as it was written" if broken else "no state in it")
+        raise _damaged(path, f"its part {broken} is corrupted" if broken else "it has no state")
     return state
 
 
 def _damaged(path: Path, cause: str) -> CheckpointError:
     first = cause.splitlines()[0] if cause else ""
-    return CheckpointError(f"{path} is damaged or no checkpoint ({first:.160}).")
+    return CheckpointError(
+        f"The file {path} is corrupted, or it is not a checkpoint ({first:.160})."
+    )

@@ -1,4 +1,4 @@
-"""A run's numbers as a CSV file: one header, one row a step."""
+"""Write a run's numbers to a CSV file, with one header and one row per training step."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from largebatch.core.scalars import SCALARS
 from largebatch.record.lines import open_lines, write_line
 
 COLUMNS = ("step", "samples", *SCALARS)
-"""The header; a value that a step lacks is an empty cell."""
+"""Names of the columns. A value that a training step lacks is an empty cell."""
 
 
 class CsvLogger:
-    """Writes a row for each step to a file, at once; holds the open file, so it changes state.
+    """Write one row per training step to a CSV file. Each row is written immediately.
 
-    The file is made by `start`, with its folder, and never overwritten: a resumed run goes on with
-    `append=True`, which drops a last row that a crash cut. Steps that a resumed run takes again
-    then stand twice, the later ones last. What describes the run is not in it.
+    `start` creates the file and its directory. An existing file is never overwritten. A resumed run
+    passes `append=True`, which removes a last row that a crash truncated. Training steps that a
+    resumed run repeats appear twice, and the repeated rows come last. The description of the run is
+    not written to the CSV file. The logger holds the open file, so its state changes.
 
     >>> path = getfixture("tmp_path") / "run.csv"
     >>> logger = CsvLogger(path)
@@ -34,8 +35,9 @@ class CsvLogger:
     1,64,0.5,,,64,,,,
 
     Args:
-        path: the file.
-        append: whether to go on with a file that exists; a missing one is made.
+        path: Path of the CSV file.
+        append: Whether to append to an existing file. If the file does not exist, `start` creates
+            it.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, append: bool = False) -> None:
@@ -44,10 +46,13 @@ class CsvLogger:
         self._file: FileIO | None = None
 
     def start(self, facts: Mapping[str, Any]) -> None:
-        """Opens the file and writes the header, unless it is there.
+        """Open the file, and write the header if the file is empty.
+
+        Args:
+            facts: Description of the run, which this logger ignores.
 
         Raises:
-            RecordError: the file exists and `append` is False, or it has other columns.
+            RecordError: The file exists and `append` is False, or the file has other columns.
         """
         self.close()
         header = _row(COLUMNS)
@@ -55,31 +60,36 @@ class CsvLogger:
             self.path,
             append=self.append,
             opening=header,
-            what="a CSV file of these columns",
+            what="a CSV file with the columns of this logger",
             again=f"lb.CsvLogger({str(self.path)!r}, append=True)",
         )
         if not self._file.tell():
             write_line(self._file, header, path=self.path)
 
     def log(self, values: Mapping[str, float], *, step: int, samples: int) -> None:
-        """Adds one row.
+        """Write one row.
+
+        Args:
+            values: Finite numbers by name.
+            step: Number of optimizer steps taken, this training step included.
+            samples: Number of samples used over all ranks, this training step included.
 
         Raises:
-            RecordError: the file is not open, a value has no column, or the disk is full.
+            RecordError: The file is not open, a value has no column, or the disk is full.
         """
         if self._file is None:
             raise RecordError(f"{self.path} is not open. Call logger.start(facts) first.")
         foreign = sorted(set(values) - set(SCALARS))
         if foreign:
             raise RecordError(
-                f"{self.path} has no column for {', '.join(foreign)}; it has {','.join(COLUMNS)}. "
-                "Give other values to a logger of your own, see lb.Logger."
+                f"{self.path} has no column for {', '.join(foreign)}. Its columns are "
+                f"{', '.join(COLUMNS)}. Log other values with a logger of your own (see lb.Logger)."
             )
         row = {"step": step, "samples": samples, **values}
         write_line(self._file, _row(row.get(name, "") for name in COLUMNS), path=self.path)
 
     def close(self) -> None:
-        """Closes the file; a second call does nothing."""
+        """Close the file. A second call does nothing."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -1,9 +1,9 @@
-"""A run's record as a file of JSON lines: a header, then what was seen and decided in each step.
+"""Write a run's record as JSON lines: one header, then one line per training step.
 
     {"header":{"base_batch_size":64, ..., "version":"0.1.0"}}
     {"seen":{"step":0, ...},"decision":{"next_batch_size":512, ...}}
 
-A line is one write of the operating system, so a crash leaves all lines whole but the last.
+Each line is one write call of the operating system, so a crash can truncate only the last line.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from largebatch.core.version import __version__
 from largebatch.record.lines import open_lines, write_line
 
 _CHANGING = frozenset({"version", "ranks", "batch_size"})
-"""Facts that may differ between a run and its resumption."""
+"""Names of the facts that may differ between a run and its resumption."""
 
 _JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False)
 
 
 class JsonlRecord:
-    """Writes one line a step to a file; holds the open file, so it changes state.
+    """Write one line per training step to a file of JSON lines.
 
-    The file is made by `start`, with its folder. It is never overwritten: a resumed run goes on
-    with `append=True`, which drops a last line that a crash cut and adds a second header;
-    `read_record` then drops the steps that the resumed run took again.
+    `start` creates the file and its directory. An existing file is never overwritten. A resumed run
+    passes `append=True`, which removes a last line that a crash truncated and adds a second header.
+    `read_record` then leaves out the earlier version of training steps that the resumed run
+    repeated. The record holds the open file, so its state changes.
 
     >>> from largebatch.record import read_record
     >>> path = getfixture("tmp_path") / "run" / "record.jsonl"
@@ -44,8 +45,9 @@ class JsonlRecord:
     'AdaScale'
 
     Args:
-        path: the file.
-        append: whether to go on with a record that exists; a missing one is made.
+        path: Path of the file.
+        append: Whether to append to an existing record. If the file does not exist, `start` creates
+            it.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, append: bool = False) -> None:
@@ -54,11 +56,14 @@ class JsonlRecord:
         self._file: FileIO | None = None
 
     def start(self, facts: Mapping[str, Any]) -> None:
-        """Opens the file and writes the header: the facts and the version of this package.
+        """Open the file and write the header: the facts and the version of largebatch.
+
+        Args:
+            facts: Settings of the run by name, as JSON values.
 
         Raises:
-            RecordError: the file exists and `append` is False, it is not a record, or it is the
-                record of another run.
+            RecordError: The file exists and `append` is False, the file is not a record, or it is
+                the record of another run.
         """
         plain = encode(facts)
         if self.append and self.path.is_file():
@@ -73,32 +78,37 @@ class JsonlRecord:
         self._write_line({"header": {**plain, "version": __version__}})
 
     def write(self, seen: Measurement, decision: Decision) -> None:
-        """Adds one step.
+        """Write one training step.
+
+        Args:
+            seen: Measurement of the training step.
+            decision: Decision that the rule made from the measurement.
 
         Raises:
-            RecordError: the record is not open, or the disk is full.
+            RecordError: The record is not open, or the disk is full.
         """
         self._write_line({"seen": encode(seen), "decision": encode(decision)})
 
     def close(self) -> None:
-        """Closes the file; a second call does nothing."""
+        """Close the file. A second call does nothing."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def _check_same_run(self, facts: Mapping[str, Any]) -> None:
-        """Refuses to go on with a record whose header, as far as it is whole, says other things."""
+        """Raise an error if the existing record has a header with other settings."""
         try:
             with open(self.path, "rb") as file:
                 there = json.loads(file.readline())["header"]
             common = (there.keys() & facts.keys()) - _CHANGING
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return  # not a whole header: `open_lines` tells, or begins the file anew
+            return  # the header is incomplete: `open_lines` raises, or starts the file again
         for name in sorted(common):
             if there[name] != facts[name]:
                 raise RecordError(
-                    f"{self.path} is of another run: its {name} is {there[name]!s:.80}, here it "
-                    f"is {facts[name]!s:.80}. Name another file."
+                    f"{self.path} is the record of another run: its {name} is "
+                    f"{there[name]!s:.80}, but this run has {facts[name]!s:.80}. Pass another "
+                    "file: lb.JsonlRecord('other.jsonl')."
                 )
 
     def _write_line(self, plain: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Files that grow by whole lines, so that a crash cuts at most the last one."""
+"""Write files line by line, so that a crash can truncate only the last line."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from largebatch.core.errors import RecordError
 
 
 def open_lines(path: Path, *, append: bool, opening: bytes, what: str, again: str) -> FileIO:
-    """Opens a file to which lines are added, and makes its folder. It is never overwritten.
+    """Open a file for appending lines, and create its directory. The file is never overwritten.
 
     Args:
-        path: the file.
-        append: whether to go on with one that exists, without a last line that a crash cut.
-        opening: how the first line of such a file begins.
-        what: how errors call it.
-        again: the line to paste for going on with it.
+        path: Path of the file.
+        append: Whether to append to an existing file. A last line without a newline is removed.
+        opening: Bytes with which the first line of such a file begins.
+        what: Name of the kind of file in error messages, such as "a record".
+        again: Line of code that appends to the file, for error messages.
 
     Raises:
-        RecordError: the file exists and `append` is False, or it begins otherwise.
+        RecordError: The file exists and `append` is False, or the file begins with other bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if append and path.exists():
@@ -30,32 +30,40 @@ def open_lines(path: Path, *, append: bool, opening: bytes, what: str, again: st
         return FileIO(path, "a" if append else "x")
     except FileExistsError:
         raise RecordError(
-            f"{path} exists and {what} is never overwritten. Name another file, or go "
-            f"on with this one: {again}"
+            f"{path} exists already, and {what} is never overwritten. Pass another file, or append "
+            f"to this file: {again}"
         ) from None
 
 
 def write_line(file: FileIO, line: bytes, *, path: Path) -> None:
-    """Adds one line by one write of the operating system.
+    """Append one line with one write call of the operating system.
+
+    Args:
+        file: Open file.
+        line: Line with its newline.
+        path: Path of the file, for error messages.
 
     Raises:
-        RecordError: it was written in part, and taken back.
+        RecordError: Only a part of the line could be written. The part was removed again.
     """
     written = file.write(line)
     if written != len(line):
         file.seek(-written, os.SEEK_CUR)
-        file.truncate()  # no later line may join a half one
-        raise RecordError(f"{path} took half a line, now removed: is the disk full?")
+        file.truncate()  # otherwise the next line would continue the incomplete line
+        raise RecordError(
+            f"Only part of a line could be written to {path}, and the part was removed. Check "
+            "whether the disk is full, and free disk space."
+        )
 
 
 def _prepare_to_append(path: Path, *, opening: bytes, what: str) -> None:
-    """Checks how the file begins and removes a last line without its end."""
+    """Check the first line of the file, and remove a last line without a newline."""
     with open(path, "r+b") as file:
         if not os.fstat(file.fileno()).st_size:
             return
         first = file.readline()
         if first.endswith(b"\n") and not first.startswith(opening):
-            raise RecordError(f"{path} is not {what}, so nothing is appended. Name another file.")
+            raise RecordError(f"{path} is not {what}, so nothing was appended. Pass another file.")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             whole = content.rfind(b"\n") + 1
         file.truncate(whole)

@@ -1,4 +1,4 @@
-"""A run's steps as numbers for loggers."""
+"""Pass the numbers of each training step to loggers."""
 
 from __future__ import annotations
 
@@ -18,40 +18,52 @@ from largebatch.core.version import __version__
 
 
 class Logged:
-    """A sink that gives each step's numbers to loggers:
-    `record=lb.Logged(lb.CsvLogger("run.csv"))`.
+    """Pass the numbers of each training step to one or more loggers.
 
-    The numbers are those of `SCALARS`: loss, lr, lr_multiplier, batch_size, base_steps, gain,
-    noise_scale, skipped. One that a step lacks is left out, never NaN. The noise scale is that of
-    the exponential averages of (variance, sqnorm) over 100 base batches, as `Averaged` takes
-    them. A resumed run goes on with all of them but these averages, which it begins anew unless it
-    is given them: `moments`.
+    Use it as `record=lb.Logged(lb.CsvLogger("run.csv"))`. The numbers are loss, lr, lr_multiplier,
+    batch_size, base_steps, gain, noise_scale and skipped. A number that a training step lacks, or
+    that is not finite, is left out. The noise scale is computed from exponential averages of
+    (variance, sqnorm) over 100 base batches, as in `lb.Averaged`. In a resumed run, all numbers
+    continue except the averages of the noise scale. The averages start again in a resumed run,
+    unless `moments` is set to the saved averages.
 
-    A logger that raises in `start` ends the run before its first step. One that raises later is
-    left out from then on, with a RuntimeWarning: a server that does not answer costs its curves
-    and not the training. `warnings.simplefilter("error", RuntimeWarning)` makes it end the run.
+    A logger that raises in `start` ends the run before its first training step. A logger that
+    raises later gets no more values, and a RuntimeWarning is given. So an unreachable server loses
+    its curves but does not stop training. To end the run instead, call
+    `warnings.simplefilter("error", RuntimeWarning)`.
 
-    Mutable: holds the averages and what is not logged yet.
+    The object holds the averages and the values that are not logged yet, so its state changes.
+
+    >>> import largebatch as lb
+    >>> record = lb.Logged(lb.CsvLogger(getfixture("tmp_path") / "run.csv"), every=10)
+    >>> record.start({"base_batch_size": 64})
+    >>> record.close()
+    >>> (getfixture("tmp_path") / "run.csv").read_text()[:20]
+    'step,samples,loss,lr'
 
     Attributes:
-        moments: the averages, a frozen value.
+        moments: Running averages of (variance, sqnorm), a frozen value.
 
     Args:
-        loggers: what to feed.
-        every: log each step whose number is a multiple of this; lost steps, and the last one, are
-            logged in any case.
+        *loggers: Loggers that receive the numbers, at least one.
+        every: Number of training steps from one logged training step to the next. Skipped training
+            steps and the last training step are always logged.
 
     Raises:
-        ValueError: no logger, something else, or an `every` below 1.
+        ValueError: There is no logger, an argument is a path instead of a logger, or `every` is
+            below 1.
     """
 
     def __init__(self, *loggers: Logger, every: int = 1) -> None:
         if every < 1:
-            raise ValueError(f"every is a number of steps, at least 1; got {every!r}.")
+            raise ValueError(
+                f"every={every!r} was given, but it must be a number of training steps, at least "
+                "1. Pass every=10."
+            )
         if not loggers or any(isinstance(item, (str, os.PathLike)) for item in loggers):
             raise ValueError(
-                "Loggers are objects, one or more, not paths: lb.Logged(lb.CsvLogger('run.csv')); "
-                f"got {loggers!r}."
+                f"{loggers!r} was given to lb.Logged, which takes one or more loggers and no "
+                "paths. Pass a logger: lb.Logged(lb.CsvLogger('run.csv'))."
             )
         self.loggers, self.every = loggers, every
         self.moments = MovingMoments()
@@ -60,10 +72,13 @@ class Logged:
         self._held: tuple[dict[str, float], int, int] | None = None
 
     def start(self, facts: Mapping[str, Any]) -> None:
-        """Starts every logger with the facts and the version of this package.
+        """Start every logger with the facts and the version of largebatch.
+
+        Args:
+            facts: Settings of the run by name, as JSON values.
 
         Raises:
-            LargeBatchError: a logger could not start; those before it are closed.
+            LargeBatchError: A logger could not start. All loggers that had started are closed.
         """
         self.close()
         told = {**encode(facts), "version": __version__}
@@ -76,12 +91,18 @@ class Logged:
                 if isinstance(error, LargeBatchError):
                     raise
                 raise RecordError(
-                    f"{type(logger).__name__} could not start ({_shown(error)}). Mend the cause, "
-                    "or leave this logger out."
+                    f"{type(logger).__name__} could not start ({_shown(error)}). Fix the cause, or "
+                    "remove this logger from lb.Logged(...)."
                 ) from error
         self._sound = list(self._open)
 
     def write(self, seen: Measurement, decision: Decision) -> None:
+        """Log one training step, or hold it until `close` if `every` leaves it out.
+
+        Args:
+            seen: Measurement of the training step.
+            decision: Decision that the rule made from the measurement.
+        """
         self.moments = averaged(self.moments, seen)
         values = scalars_of(seen, decision, moments=self.moments)
         step, samples = seen.step + seen.finite, seen.samples + seen.batch_size
@@ -90,8 +111,10 @@ class Logged:
             self._give()
 
     def close(self) -> None:
-        """Logs the last step and closes every logger, all of them whatever one does; a second call
-        does nothing."""
+        """Log the last training step and close all loggers, even if one of them raises.
+
+        A second call does nothing.
+        """
         self._give()
         self._sound = []
         while self._open:
@@ -111,8 +134,8 @@ class Logged:
             except Exception as error:
                 self._sound.remove(logger)
                 _warn(
-                    f"{type(logger).__name__} failed at step {step} ({_shown(error)}) and gets no "
-                    "more of this run; training goes on"
+                    f"{type(logger).__name__} failed at step {step} ({_shown(error)}). It gets no "
+                    "more values in this run, and training continues"
                 )
 
 

@@ -1,4 +1,4 @@
-"""A run's record in memory, for tests, plots and watching."""
+"""Keep a run's record in memory, for tests and plots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from largebatch.record.read import Step
 
 
 class MemoryRecord:
-    """Keeps the steps, all or the last ones; changes state.
+    """Keep all training steps of a run, or only the last ones, in memory.
 
     >>> record = MemoryRecord(maxlen=1)
     >>> for step in range(3):
@@ -23,28 +23,43 @@ class MemoryRecord:
     [16]
 
     Args:
-        maxlen: how many of the last steps to keep; None keeps all.
+        maxlen: Number of last training steps to keep, or None to keep all.
 
     Raises:
-        ValueError: a `maxlen` below 1.
+        ValueError: `maxlen` is below 1.
     """
 
     def __init__(self, *, maxlen: int | None = None) -> None:
         if maxlen is not None and maxlen < 1:
-            raise ValueError(f"maxlen is a number of steps, at least 1, or None; got {maxlen!r}.")
+            raise ValueError(
+                f"maxlen={maxlen!r} was given, but it must be a number of training steps, at least "
+                "1, or None. Pass maxlen=1000."
+            )
         self.header: Mapping[str, Any] = {}
         self._steps: deque[Step] = deque(maxlen=maxlen)
 
     @property
     def steps(self) -> list[Step]:
-        """The steps kept, in order of time."""
+        """Return the training steps that are kept, oldest first."""
         return list(self._steps)
 
     def start(self, facts: Mapping[str, Any]) -> None:
+        """Keep the description of the run as `header`.
+
+        Args:
+            facts: Settings of the run by name, as JSON values.
+        """
         self.header = dict(facts)
 
     def write(self, seen: Measurement, decision: Decision) -> None:
+        """Add one training step.
+
+        Args:
+            seen: Measurement of the training step.
+            decision: Decision that the rule made from the measurement.
+        """
         self._steps.append(Step(seen, decision))
 
     def close(self) -> None:
-        return None
+        """Do nothing. The training steps stay in memory."""
+        return

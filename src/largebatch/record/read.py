@@ -1,4 +1,4 @@
-"""A record read back, every line checked."""
+"""Read a record back from its file, and check every line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ from largebatch.core.measurement import Measurement
 
 
 class Step(NamedTuple):
-    """What was seen and what was decided in one optimizer step."""
+    """Hold the measurement and the decision of one training step.
+
+    >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=64, base_batch_size=64)
+    >>> Step(seen, Decision(next_batch_size=128, base_steps=1.0)).decision.next_batch_size
+    128
+
+    Args:
+        seen: Measurement of the training step.
+        decision: Decision that the rule made from the measurement.
+    """
 
     seen: Measurement
     decision: Decision
@@ -24,15 +33,18 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A run as it was written: the trajectory that led to the last weights.
+    """Hold a run that was read from its record: the training steps that led to the last weights.
+
+    >>> Record(header={"rule": "AdaScale"}, steps=()).truncated
+    False
 
     Args:
-        header: what describes the run, as given to `start`, and the writing version; of a resumed
-            run, the first header.
-        steps: in order of time.
-        redone: steps left out since a resumed run took them again.
-        truncated: whether the last line was cut by a crash, and left out.
-        damage: where and how the file is damaged, if it was read up to there.
+        header: Facts that were passed to `start`, and the version that wrote the record. For a
+            resumed run, the header is the first of several.
+        steps: Training steps, oldest first.
+        redone: Number of training steps left out because a resumed run repeated them.
+        truncated: Whether a crash truncated the last line, which is then left out.
+        damage: Error message about the first corrupted line, or "" if there is none.
     """
 
     header: Mapping[str, Any]
@@ -43,18 +55,26 @@ class Record:
 
 
 def read_record(path: str | os.PathLike[str], *, up_to_damage: bool = False) -> Record:
-    """The record in a file that `JsonlRecord` wrote.
+    """Read the record in a file that `JsonlRecord` wrote.
 
-    A last line without its newline was cut by a crash: it is left out and reported as `truncated`.
+    A last line without a newline was truncated by a crash. A truncated line is left out, and
+    `truncated` is then True.
+
+    >>> import largebatch as lb
+    >>> record = lb.JsonlRecord(getfixture("tmp_path") / "run.jsonl")
+    >>> record.start({"base_batch_size": 64})
+    >>> record.close()
+    >>> lb.read_record(record.path).header["base_batch_size"]
+    64
 
     Args:
-        path: the file.
-        up_to_damage: whether to give the steps before the first line that is not as written, and
-            say in `damage` which one it is.
+        path: Path of the file.
+        up_to_damage: Whether to accept a corrupted line. If True, the result has the training steps
+            before the first corrupted line, and `damage` names the line.
 
     Raises:
-        RecordError: no header, or any other line that is not as written; with its number. Or a file
-            that cannot be read.
+        RecordError: The file cannot be read, it has no header, or a line is corrupted. The message
+            names the number of the line.
     """
     lines = _Lines()
     damage = ""
@@ -66,9 +86,15 @@ def read_record(path: str | os.PathLike[str], *, up_to_damage: bool = False) -> 
             raise
         damage = str(error)
     except OSError as error:
-        raise RecordError(f"{path} cannot be read ({error.strerror}).") from error
+        raise RecordError(
+            f"{path} cannot be read ({error.strerror}). Pass the path of an existing record: "
+            "lb.read_record('run.jsonl')."
+        ) from error
     if not lines.headers:
-        raise RecordError(f"{path} has no header: nothing was recorded, or it is not a record.")
+        raise RecordError(
+            f"{path} has no header: nothing was recorded, or the file is not a record. Pass a file "
+            "that lb.JsonlRecord wrote."
+        )
     return Record(
         header=lines.headers[0],
         steps=tuple(lines.steps),
@@ -79,7 +105,7 @@ def read_record(path: str | os.PathLike[str], *, up_to_damage: bool = False) -> 
 
 
 class _Lines:
-    """A record as far as it was read; `add` takes the next line."""
+    """Collect the lines of a record that were read so far. `add` takes the next line."""
 
     def __init__(self) -> None:
         self.headers: list[Mapping[str, Any]] = []
@@ -100,7 +126,11 @@ class _Lines:
             self.steps.pop()
             self.redone += 1
         if self.steps and self._goes_back(step):
-            raise RecordError(f"{where}: the samples go back without a resumed run's header.")
+            raise RecordError(
+                f"{where}: the number of samples decreases, but no header of a resumed run comes "
+                "before this line. The file is corrupted. Read the training steps before this "
+                "line: lb.read_record(path, up_to_damage=True)."
+            )
         self.steps.append(step)
         self._resumed = False
 
@@ -118,26 +148,38 @@ def _parse(line: bytes, *, where: str) -> dict[str, Any]:
     try:
         plain = json.loads(line, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{where} is not JSON: {error}. The file was damaged.") from None
+        raise RecordError(
+            f"{where} is not JSON: {error}. The file is corrupted. Read the training steps before "
+            "this line: lb.read_record(path, up_to_damage=True)."
+        ) from None
     if not isinstance(plain, dict):
-        raise RecordError(f"{where} is neither a header nor a step: {plain!r:.80}")
+        raise RecordError(
+            f"{where} should be a header or a training step, but it is {plain!r:.80}. The file is "
+            "corrupted, or it is not a record."
+        )
     return plain
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not legal JSON")
+    raise ValueError(f"{constant} is not allowed in JSON")
 
 
 def _header(plain: dict[str, Any], *, where: str) -> Mapping[str, Any]:
     header = plain.get("header")
     if plain.keys() != {"header"} or not isinstance(header, dict):
-        raise RecordError(f"{where} should be a record's header.")
+        raise RecordError(
+            f"{where} should be the header of a record, but it has the keys "
+            f"{sorted(plain)!s:.200}. Pass a file that lb.JsonlRecord wrote."
+        )
     return header
 
 
 def _step(plain: dict[str, Any], *, where: str) -> Step:
     if plain.keys() != {"seen", "decision"}:
-        raise RecordError(f"{where} should have 'seen' and 'decision', found {sorted(plain)}.")
+        raise RecordError(
+            f"{where} should have the keys 'decision' and 'seen', but it has the keys "
+            f"{sorted(plain)!s:.200}. The file is corrupted, or it is not a record."
+        )
     return Step(
         seen=decode(Measurement, plain["seen"], where=f"{where}: seen"),
         decision=decode(Decision, plain["decision"], where=f"{where}: decision"),

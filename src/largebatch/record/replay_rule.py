@@ -1,7 +1,7 @@
-"""A rule over a recorded run: what it would have said, not what it would have done.
+"""Replay a rule over a recorded run, to see which decisions the rule makes for its measurements.
 
-The rule decides about the measurements of the record, clocks included. Had it steered the run,
-the weights, the batch sizes and so the later measurements would have been others.
+The rule decides about the recorded measurements and their clocks. If the rule had controlled the
+run, then the weights, the batch sizes and the later measurements would have been different.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from largebatch.core.rule import Rule, chain
 
 
 class Recorded(Protocol):
-    """Any record, from a file or from memory."""
+    """Define a record that can be replayed, from a file or from memory."""
 
     @property
     def steps(self) -> Sequence[tuple[Measurement, Decision]]:
-        """What was seen and decided, in order of time."""
+        """Return the measurement and the decision of each training step, oldest first."""
         ...
 
 
 def replay(rule: Rule, record: Recorded) -> list[Decision]:
-    """The decisions of a fresh `rule` about each step of a record.
+    """Return the decisions that a fresh `rule` makes about each training step of a record.
 
-    The rule that made the record gives the recorded decisions again, bit by bit. Records of version
-    0.1 are an exception if the rule has running averages, which count base batches since then.
+    The rule that made the record returns the recorded decisions again, bit by bit. Records of
+    version 0.1 are an exception if the rule has running averages, because averages count base
+    batches since version 0.2.
 
     >>> from largebatch.core.measurement import Measurement
     >>> from largebatch.record import MemoryRecord
@@ -40,11 +41,12 @@ def replay(rule: Rule, record: Recorded) -> list[Decision]:
     [2.0]
 
     Args:
-        rule: a rule or a chain, as for training.
-        record: the whole run, from its first step.
+        rule: Rule or chain of rules, as for training.
+        record: Record of the whole run, from its first training step.
 
     Raises:
-        ValueError: the record starts amid a run, or never holds a statistic that the rule needs.
+        ValueError: The record starts in the middle of a run, or no training step of the record has
+            a statistic that the rule needs.
     """
     if not record.steps:
         return []
@@ -69,13 +71,14 @@ def _check(rule: Rule, record: Recorded) -> None:
     first = record.steps[0][0]
     if first.samples:
         raise ValueError(
-            f"The record starts at sample {first.samples}, and the rule's state at that point is "
-            f"not known. Replay a record of the whole run: lb.JsonlRecord(path), or "
-            f"lb.MemoryRecord() without maxlen."
+            f"The record starts at sample {first.samples}, where the state of the rule is unknown. "
+            "Replay a record of the whole run: pass record=lb.JsonlRecord('run.jsonl'), or "
+            "record=lb.MemoryRecord() without maxlen."
         )
     for name in sorted(chain(rule).needs & STATISTICS):
         if all(getattr(seen, name) is None for seen, _ in record.steps):
             raise ValueError(
-                f"The rule needs {name!r}, which no step of the record holds: the recorded run "
-                f"did not measure it. Record a run under a rule that needs it."
+                f"The rule needs {name!r}, but no training step of the record has it, because the "
+                f"recorded run did not measure {name!r}. Record a run with a rule that needs "
+                f"{name!r}."
             )

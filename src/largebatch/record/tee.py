@@ -1,4 +1,4 @@
-"""Several sinks as one."""
+"""Combine several sinks into one."""
 
 from __future__ import annotations
 
@@ -12,22 +12,38 @@ from largebatch.core.protocols import Sink
 
 
 class Tee:
-    """Passes each step on to several sinks, in their order:
-    `record=lb.Tee(lb.JsonlRecord("run.jsonl"), lb.Logged(lb.CsvLogger("run.csv")))`.
+    """Pass each training step to several sinks, in their order.
 
-    A sink that raises ends the run, as it does alone; the others are still closed.
+    If a sink raises an exception, the exception ends the run, and the other sinks are still closed.
+
+    >>> import largebatch as lb
+    >>> first, second = lb.MemoryRecord(), lb.MemoryRecord()
+    >>> record = lb.Tee(first, second)
+    >>> record.start({"base_batch_size": 64})
+    >>> second.header["base_batch_size"]
+    64
+
+    Args:
+        *sinks: Sinks that receive the training steps, such as `lb.JsonlRecord` and `lb.Logged`.
 
     Raises:
-        ValueError: no sink.
+        ValueError: There is no sink.
     """
 
     def __init__(self, *sinks: Sink) -> None:
         if not sinks:
-            raise ValueError('lb.Tee takes one sink or more: lb.Tee(lb.JsonlRecord("run.jsonl")).')
+            raise ValueError(
+                "lb.Tee was called without a sink. Pass at least one: "
+                'lb.Tee(lb.JsonlRecord("run.jsonl")).'
+            )
         self.sinks = sinks
 
     def start(self, facts: Mapping[str, Any]) -> None:
-        """Starts every sink; where one cannot, those before it are closed."""
+        """Start every sink. If one raises an exception, the sinks that had started are closed.
+
+        Args:
+            facts: Settings of the run by name, as JSON values.
+        """
         with ExitStack() as started:
             for sink in self.sinks:
                 started.callback(sink.close)
@@ -35,11 +51,17 @@ class Tee:
             started.pop_all()
 
     def write(self, seen: Measurement, decision: Decision) -> None:
+        """Pass one training step to every sink.
+
+        Args:
+            seen: Measurement of the training step.
+            decision: Decision that the rule made from the measurement.
+        """
         for sink in self.sinks:
             sink.write(seen, decision)
 
     def close(self) -> None:
-        """Closes every sink, all of them whatever one does."""
+        """Close all sinks, even if one of them raises an exception."""
         with ExitStack() as closing:
             for sink in reversed(self.sinks):
                 closing.callback(sink.close)

@@ -1,7 +1,7 @@
-"""Formulas that relate batch size, learning rate and cost, as functions of plain numbers.
+"""Relate batch size, learning rate and cost by formulas on plain numbers.
 
-Each formula says what it assumes and where it comes from: read in a paper, derived here, or
-recalled from a paper whose text was not compared. `docs/theory.md` shows an example of each.
+Each formula states its assumptions and its source: read in a paper, derived here, or recalled from
+a paper whose text was not compared. `docs/theory.md` shows an example of each formula.
 """
 
 from largebatch.theory.any_time import any_time_batch_size, any_time_bound, any_time_constant

@@ -1,13 +1,15 @@
-"""The batch that suits every length of a run: bias and variance balanced in every step.
+"""Compute the batch size that balances bias and variance in each step, for runs of any length.
 
     b_t = c lr_t (lr_0 + ... + lr_t),      c = L variance_1 / (2 gap)
 
-So a constant rate wants a batch that grows linearly in steps, as the square root in samples; a rate
-that falls as 1 / sqrt(t) a constant batch. With c times a multiplier v the bound is
+With a constant learning rate, this batch size grows linearly in steps, or as the square root of the
+samples. With a learning rate that falls as 1 / sqrt(t), this batch size is constant. If c is
+multiplied by v, the bound on the squared gradient norm is
 
-    2 gap / (2 - L lr_max) / S * (1 + (1 + ln(S / lr_0)) / v),      S the sum of rates,
+    2 gap / (2 - L lr_max) / S * (1 + (1 + ln(S / lr_0)) / v),      S the sum of learning rates.
 
-a logarithm worse than what a batch chosen for this very length reaches: the price of not naming it.
+This bound is larger by a logarithmic factor than the bound of the best batch size for a known
+length. The logarithmic factor is the price of not fixing the length in advance.
 
 Derived here.
 """
@@ -21,31 +23,36 @@ from largebatch.theory.checked import above_zero
 
 
 def any_time_constant(problem: Problem) -> float:
-    """c = L variance_1 / (2 gap), in samples / learning rate^2.
+    """Return the constant c = L variance_1 / (2 gap), in samples / learning rate^2.
 
     >>> any_time_constant(Problem(smoothness=1.0, variance=3.0, gap=2.0))
     0.75
 
-    Reference: derived here.
+    Args:
+        problem: Constants of the loss.
+
+    Reference: none. The formula is derived here.
     """
     return problem.smoothness * problem.variance / (2.0 * problem.gap)
 
 
 def any_time_batch_size(*, lr: float, lr_sum: float, constant: float) -> float:
-    """The batch of a step, not rounded: c lr_t (lr_0 + ... + lr_t).
+    """Return the batch size of one training step in samples: c lr_t (lr_0 + ... + lr_t).
+
+    The result is not rounded.
 
     >>> round(any_time_batch_size(lr=0.1, lr_sum=1.0, constant=50.0), 6)
     5.0
 
     Args:
-        lr: learning rate of the step, above 0.
-        lr_sum: of all rates up to it, its own included.
-        constant: c, or a multiple of it, in samples / learning rate^2, above 0.
+        lr: Learning rate of the training step, above 0.
+        lr_sum: Sum of all learning rates up to this training step, its own included.
+        constant: Constant c, or a multiple of c, in samples / learning rate^2, above 0.
 
     Raises:
-        ValueError: a number that is not above 0, or a sum below the step's own rate.
+        ValueError: A number is not above 0, or the sum is below the step's own learning rate.
 
-    Reference: derived here.
+    Reference: none. The formula is derived here.
     """
     above_zero(
         "any_time_batch_size(lr=0.1, lr_sum=1.0, constant=50.0)",
@@ -55,7 +62,8 @@ def any_time_batch_size(*, lr: float, lr_sum: float, constant: float) -> float:
     )
     if lr_sum < lr:
         raise ValueError(
-            f"lr_sum has the step's own rate in it, so it is at least lr = {lr!r}; got {lr_sum!r}."
+            f"lr_sum={lr_sum!r} was given, but it must be at least lr={lr!r}, because the sum "
+            f"includes the step's own learning rate. Pass lr_sum={lr!r} for the first step."
         )
     return constant * lr * lr_sum
 
@@ -63,22 +71,24 @@ def any_time_batch_size(*, lr: float, lr_sum: float, constant: float) -> float:
 def any_time_bound(
     problem: Problem, *, lr_sum: float, first_lr: float, max_lr: float, multiplier: float = 1.0
 ) -> float:
-    """What the bound is at most when the batch follows the law, in units of a squared gradient.
+    """Return the bound on the squared gradient norm for the batch sizes of `any_time_batch_size`.
 
     >>> one = Problem(smoothness=1.0, variance=3.0, gap=2.0)
     >>> round(any_time_bound(one, lr_sum=100.0, first_lr=0.1, max_lr=0.1), 4)
     0.1875
 
     Args:
-        problem: of the loss.
-        lr_sum: of all steps.
-        first_lr, max_lr: of the first step, and the largest.
-        multiplier: v, on `any_time_constant`; a batch may be larger than this, never smaller.
+        problem: Constants of the loss.
+        lr_sum: Sum of the learning rates of all training steps.
+        first_lr: Learning rate of the first training step.
+        max_lr: Largest learning rate.
+        multiplier: Factor v on `any_time_constant`. The bound also holds for larger batch sizes,
+            but not for smaller ones.
 
     Raises:
-        ValueError: a number outside its range, or a rate past 2 / smoothness.
+        ValueError: An argument is outside its range, or a learning rate is 2 / smoothness or more.
 
-    Reference: derived here.
+    Reference: none. The formula is derived here.
     """
     above_zero(
         "any_time_bound(problem, lr_sum=100.0, first_lr=0.1, max_lr=0.1)",
@@ -89,8 +99,9 @@ def any_time_bound(
     )
     if not first_lr <= min(max_lr, lr_sum):
         raise ValueError(
-            "first_lr is at most max_lr and lr_sum, as in lr_sum=100.0, first_lr=0.1, max_lr=0.1; "
-            f"got {first_lr!r}, {max_lr!r} and {lr_sum!r}."
+            f"first_lr={first_lr!r}, max_lr={max_lr!r} and lr_sum={lr_sum!r} were given, but "
+            "first_lr must not be above max_lr or lr_sum. Pass lr_sum=100.0, first_lr=0.1, "
+            "max_lr=0.1."
         )
     room = stability_room(problem, lr=max_lr)
     noise = (1.0 + math.log(lr_sum / first_lr)) / multiplier

@@ -1,20 +1,21 @@
-"""The bound on the gradient of plain SGD that the theory of growing batches rests on.
+"""Compute the bound on the gradient of plain SGD on which the theory of growing batches is based.
 
     min_t E|grad f|^2 <= bias + variance
     bias     = 2 gap / (2 - L lr_max) / sum lr_t
     variance = L variance_1 / (2 - L lr_max) * sum (lr_t^2 / b_t) / sum lr_t
 
-for a loss f whose gradient is Lipschitz with constant L (`smoothness`), gap = f(start) - inf f, and
-independent unbiased gradients whose variance is at most variance_1 for one sample, so variance_1 /
-b for a batch of b. Learning rates are below 2 / L. Neither convexity nor momentum. It is the sum of
+The gradient of the loss f has the Lipschitz constant L (`smoothness`), and gap = f(start) - inf f.
+Gradients are independent and unbiased. One sample's gradient has a variance of at most variance_1,
+so the gradient of a batch of b samples has at most variance_1 / b. Learning rates are below 2 / L.
+The bound needs no convexity and does not cover momentum. The bound is the sum over all steps of
 
-    E f_{t+1} <= E f_t - lr_t (1 - L lr_t / 2) E|grad f_t|^2 + L lr_t^2 variance_1 / (2 b_t)
+    E f_{t+1} <= E f_t - lr_t (1 - L lr_t / 2) E|grad f_t|^2 + L lr_t^2 variance_1 / (2 b_t).
 
-over all steps. Umeda, Iiduka (2025, arXiv 2508.05302) split theirs into the same two terms; the
-constants here are derived here.
+Umeda and Iiduka (2025, arXiv 2508.05302) split their bound into the same two terms. The constants
+in this module are derived here.
 
-Units: L is in 1 / learning rate, the gap in units of the loss, variance and bound in units of a
-squared gradient, which is loss / learning rate.
+Units: L is in 1 / learning rate. The gap is in units of the loss. Variance and bound are in units
+of a squared gradient, which is loss / learning rate.
 """
 
 from __future__ import annotations
@@ -33,15 +34,18 @@ Series = Sequence[float] | NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """What the bound has to know of a loss.
+    """Hold the constants of a loss that the bound needs.
+
+    >>> Problem(smoothness=1.0, variance=3.0, gap=2.0).gap
+    2.0
 
     Args:
-        smoothness: L, the Lipschitz constant of the gradient, above 0.
-        variance: of one sample's gradient, its largest value along the run (tr Sigma).
-        gap: loss at the start less its infimum, above 0.
+        smoothness: Lipschitz constant L of the gradient, above 0.
+        variance: Largest variance of one sample's gradient (tr Sigma) during the run, at least 0.
+        gap: Loss at the start minus the infimum of the loss, above 0.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: An argument is outside its range.
     """
 
     smoothness: float
@@ -56,18 +60,18 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """Steps with one batch size and one learning rate.
+    """Describe training steps with one batch size and one learning rate.
 
     >>> Stage(steps=100, batch_size=64, lr=0.1).samples
     6400
 
     Args:
-        steps: need not be whole.
-        batch_size: samples over all ranks; need not be whole.
-        lr: learning rate.
+        steps: Number of training steps, not necessarily whole.
+        batch_size: Number of samples over all ranks, not necessarily whole.
+        lr: Learning rate.
 
     Raises:
-        ValueError: a number that is not above 0, or not finite.
+        ValueError: A number is not finite or not above 0.
     """
 
     steps: float
@@ -84,17 +88,21 @@ class Stage:
 
     @property
     def samples(self) -> float:
-        """What the stage costs: gradients of single samples (SFO complexity)."""
+        """Return the cost of the stage: the number of single-sample gradients (SFO complexity)."""
         return self.steps * self.batch_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """The two terms of the bound, in units of a squared gradient.
+    """Hold the two terms of the bound, in units of a squared gradient.
+
+    >>> Bound(bias=0.5, variance=0.25).total
+    0.75
 
     Args:
-        bias: what is left of the start; falls with the sum of learning rates.
-        variance: what the noise keeps up; falls with the batch.
+        bias: Term that comes from the distance at the start. This term falls as the sum of learning
+            rates grows.
+        variance: Term that comes from gradient noise. This term falls as the batch size grows.
     """
 
     bias: float
@@ -102,12 +110,12 @@ class Bound:
 
     @property
     def total(self) -> float:
-        """The bound: the least expected squared gradient norm of all steps is at most this."""
+        """Return the bound on the smallest expected squared gradient norm of all steps."""
         return self.bias + self.variance
 
 
 def gradient_bound(problem: Problem, *, lrs: Series, batch_sizes: Series | float) -> Bound:
-    """The bound after a number of steps, each with its learning rate and batch.
+    """Return the bound after a number of steps, each with its own learning rate and batch size.
 
     >>> one = Problem(smoothness=1.0, variance=3.0, gap=2.0)
     >>> bound = gradient_bound(one, lrs=[0.5, 0.5, 0.25], batch_sizes=[4, 4, 8])
@@ -115,24 +123,28 @@ def gradient_bound(problem: Problem, *, lrs: Series, batch_sizes: Series | float
     (2.1333, 0.2125)
 
     Args:
-        problem: of the loss.
-        lrs: learning rate of each step, [T], not negative, below 2 / smoothness.
-        batch_sizes: samples of each step, [T], or one number for all.
+        problem: Constants of the loss.
+        lrs: Learning rate of each step, of shape [T], at least 0 and below 2 / smoothness.
+        batch_sizes: Number of samples in each step, of shape [T], or one number for all steps.
 
     Raises:
-        ValueError: no steps, a rate past 2 / smoothness, or numbers outside their range.
+        ValueError: There are no steps, a learning rate is 2 / smoothness or more, or a number is
+            outside its range.
 
-    Reference: see the module; the constants are derived here.
+    Reference: see the docstring of the module. The constants are derived here.
     """
     rates = np.asarray(lrs, dtype=np.float64)
     batches = np.broadcast_to(np.asarray(batch_sizes, dtype=np.float64), rates.shape)
     if not (rates.ndim == 1 and rates.size and (rates >= 0.0).all() and rates.any()):
         raise ValueError(
-            "lrs has a learning rate of at least 0 for each step, not all 0, as in "
-            f"lrs=[0.1, 0.1]; got {lrs!r}."
+            f"lrs={lrs!r} was given, but lrs must have a learning rate of at least 0 for each "
+            "step, and at least one must be above 0. Pass lrs=[0.1, 0.1]."
         )
     if not (np.isfinite(batches) & (batches > 0.0)).all():
-        raise ValueError(f"batch_sizes are numbers of samples above 0; got {batch_sizes!r}.")
+        raise ValueError(
+            f"batch_sizes={batch_sizes!r} was given, but each must be a finite number of samples "
+            "above 0. Pass batch_sizes=64."
+        )
     room = stability_room(problem, lr=float(rates.max()))
     travelled = float(rates.sum())
     return Bound(
@@ -146,18 +158,27 @@ def gradient_bound(problem: Problem, *, lrs: Series, batch_sizes: Series | float
 
 
 def bound_of_stages(problem: Problem, stages: Sequence[Stage]) -> Bound:
-    """The bound after stages of constant batch and rate: `gradient_bound` in one term a stage.
+    """Return the bound after stages that each have a constant batch size and learning rate.
+
+    The result equals `gradient_bound`, computed with one term per stage.
 
     >>> one = Problem(smoothness=1.0, variance=3.0, gap=2.0)
     >>> stages = Stage(steps=2, batch_size=4, lr=0.5), Stage(steps=1, batch_size=8, lr=0.25)
     >>> round(bound_of_stages(one, stages).total, 4)
     2.3458
 
+    Args:
+        problem: Constants of the loss.
+        stages: Stages of the run, at least one.
+
     Raises:
-        ValueError: no stage, or a rate past 2 / smoothness.
+        ValueError: There is no stage, or a learning rate is 2 / smoothness or more.
     """
     if not stages:
-        raise ValueError("the bound is over stages; got none. Give [Stage(steps=..., ...)].")
+        raise ValueError(
+            "stages is empty, but the bound needs at least one stage. Pass "
+            "[Stage(steps=100, batch_size=64, lr=0.1)]."
+        )
     room = stability_room(problem, lr=max(stage.lr for stage in stages))
     travelled = math.fsum(stage.steps * stage.lr for stage in stages)
     noise = math.fsum(stage.steps * stage.lr**2 / stage.batch_size for stage in stages)
@@ -168,19 +189,23 @@ def bound_of_stages(problem: Problem, stages: Sequence[Stage]) -> Bound:
 
 
 def stability_room(problem: Problem, *, lr: float) -> float:
-    """2 - L lr, the factor that vanishes where a learning rate stops being stable.
+    """Return 2 - L lr, which is positive for stable learning rates.
 
     >>> stability_room(Problem(smoothness=4.0, variance=0.0, gap=1.0), lr=0.25)
     1.0
 
+    Args:
+        problem: Constants of the loss.
+        lr: Learning rate.
+
     Raises:
-        ValueError: a learning rate of 2 / smoothness or more.
+        ValueError: The learning rate is 2 / smoothness or more.
     """
     room = 2.0 - problem.smoothness * lr
     if not room > 0.0:
         cap = 2.0 / problem.smoothness
         raise ValueError(
-            f"the bound holds for learning rates below 2 / smoothness = {cap:.6g}; got {lr:.6g}. "
-            f"Cap the rate, for example lr=min(lr, {cap / 2:.6g})."
+            f"The learning rate {lr:.6g} was given, but the bound holds only for learning rates "
+            f"below 2 / smoothness = {cap:.6g}. Pass a smaller one: lr=min(lr, {cap / 2:.6g})."
         )
     return room

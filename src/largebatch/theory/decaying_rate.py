@@ -1,15 +1,18 @@
-"""Steps and samples at a constant batch where the rate falls as lr / t^a in step t.
+"""Compute steps and samples at a constant batch size if the learning rate falls as lr / t^a.
+
+The symbol t is the number of the training step.
 
     bound after T steps <= (bias + noise / b) / T^q,      q = min(a, 1 - a)
     steps T(b) = ((bias + noise / b) / target)^(1 / q)
-    critical batch b* = (1 / q - 1) noise / bias, whatever the target
+    critical batch b* = (1 / q - 1) noise / bias, for every target
 
-The bound's two terms fall as T^(a - 1) and T^-a (or T^(a - 1) both, for a above 1/2); the slower of
-the two powers is written for both, so b* is that of this looser bound. At a = 1/2 the noise has a
-factor log T and no closed form.
+The two terms of the exact bound fall as T^(a - 1) and T^-a, or both as T^(a - 1) if a is above 1/2.
+This module uses the slower power for both terms, so b* belongs to this looser bound. At a = 1/2 the
+noise has a factor log T, and there is no closed form.
 
-Derived here, constants included. That the critical batch of decaying rates exists and minimises the
-samples is what Imaizumi and Iiduka state (2024, arXiv 2402.15344); their constants may differ.
+The formulas and their constants are derived here. Imaizumi and Iiduka (2024, arXiv 2402.15344)
+state that decaying learning rates have a critical batch size, which needs the fewest samples. The
+constants in that paper may differ.
 """
 
 from __future__ import annotations
@@ -21,28 +24,28 @@ from largebatch.theory.checked import above_zero
 from largebatch.theory.constant_rate import RateTerms, rate_terms
 
 LARGEST = 709.0
-"""Exponent of e up to which a float is finite; more steps than that count as infinite."""
+"""Largest x for which exp(x) is a finite float. Larger numbers of steps count as infinite."""
 
 
 def decaying_rate_terms(problem: Problem, *, lr: float, decay: float) -> RateTerms:
-    """The constants of the bound for the rate lr / t^decay in step t = 1, 2, ...
+    """Return the constants of the bound for the learning rate lr / t^decay in step t = 1, 2, ...
 
-    From sum t^-a >= T^(1 - a), and sum t^-2a <= T^(1 - 2a) / (1 - 2a) for a < 1/2, or at most
-    2a / (2a - 1) for a > 1/2.
+    The constants follow from two facts: sum t^-a >= T^(1 - a), and sum t^-2a is at most T^(1 - 2a)
+    / (1 - 2a) for a < 1/2, or 2a / (2a - 1) for a > 1/2.
 
     >>> one = Problem(smoothness=1.0, variance=3.0, gap=2.0)
     >>> decaying_rate_terms(one, lr=0.5, decay=0.25).noise
     2.0
 
     Args:
-        problem: of the loss.
-        lr: of the first step, in (0, 2 / smoothness).
-        decay: a, in (0, 1) but not 1/2.
+        problem: Constants of the loss.
+        lr: Learning rate of the first step, in (0, 2 / smoothness).
+        decay: Exponent a, in (0, 1) but not 1/2.
 
     Raises:
-        ValueError: a rate or a decay outside its range.
+        ValueError: The learning rate or the exponent is outside its range.
 
-    Reference: derived here.
+    Reference: none. The formula is derived here.
     """
     slowest_power(decay)
     terms = rate_terms(problem, lr=lr)
@@ -51,18 +54,21 @@ def decaying_rate_terms(problem: Problem, *, lr: float, decay: float) -> RateTer
 
 
 def slowest_power(decay: float) -> float:
-    """q = min(a, 1 - a), with which power of the steps the bound falls.
+    """Return q = min(a, 1 - a): the bound falls as the number of steps to the power -q.
 
     >>> slowest_power(0.75)
     0.25
 
+    Args:
+        decay: Exponent a, in (0, 1) but not 1/2.
+
     Raises:
-        ValueError: a decay outside (0, 1), or 1/2.
+        ValueError: The exponent is outside (0, 1), or it is 1/2.
     """
     if not 0.0 < decay < 1.0 or decay == 0.5:
         raise ValueError(
-            "decay is the exponent of lr / t^decay, in (0, 1) but not 0.5, where a factor log T "
-            f"appears: take gradient_bound(problem, lrs=...) there; got {decay!r}."
+            f"decay={decay!r} was given, but the exponent of lr / t^decay must be in (0, 1) and "
+            "must not be 0.5. Pass decay=0.25. For 0.5, use gradient_bound(problem, lrs=...)."
         )
     return min(decay, 1.0 - decay)
 
@@ -70,22 +76,24 @@ def slowest_power(decay: float) -> float:
 def decaying_steps_needed(
     terms: RateTerms, *, decay: float, batch_size: float, target_sqnorm: float
 ) -> float:
-    """Steps until the looser bound is at the target; every batch reaches it.
+    """Return the number of steps until the bound of this module reaches the target.
+
+    Every batch size reaches the target.
 
     >>> round(decaying_steps_needed(
     ...     RateTerms(bias=40.0, noise=6.0), decay=1 / 3, batch_size=0.3, target_sqnorm=0.25))
     13824000
 
     Args:
-        terms: constants of the bound, without a floor.
-        decay: a, in (0, 1) but not 1/2.
-        batch_size: b, in samples, above 0.
-        target_sqnorm: the squared gradient norm to reach, above 0.
+        terms: Constants of the bound, with floor 0.
+        decay: Exponent a, in (0, 1) but not 1/2.
+        batch_size: Batch size b in samples, above 0.
+        target_sqnorm: Squared gradient norm to reach, above 0.
 
     Raises:
-        ValueError: a number outside its range, or terms with a floor.
+        ValueError: An argument is outside its range, or the floor is not 0.
 
-    Reference: see the module; derived here.
+    Reference: see the docstring of the module. The formula is derived here.
     """
     above_zero(
         "decaying_steps_needed(terms, decay=0.25, batch_size=64, target_sqnorm=0.25)",
@@ -98,24 +106,24 @@ def decaying_steps_needed(
 
 
 def decaying_critical_batch_size(terms: RateTerms, *, decay: float) -> float:
-    """The batch with fewest samples: (1 / q - 1) noise / bias.
+    """Return the batch size that needs the fewest samples: (1 / q - 1) noise / bias.
+
+    Arguments and errors are the same as for `decaying_steps_needed`.
 
     >>> round(decaying_critical_batch_size(RateTerms(bias=40.0, noise=6.0), decay=0.25), 6)
     0.45
-
-    Arguments and errors are those of `decaying_steps_needed`.
     """
     return (1.0 / _power_of(terms, decay) - 1.0) * terms.noise / terms.bias
 
 
 def decaying_fewest_samples(terms: RateTerms, *, decay: float, target_sqnorm: float) -> float:
-    """Samples to the target at the critical batch; 0 without noise.
+    """Return the number of samples to the target at the critical batch size, or 0 without noise.
+
+    Arguments and errors are the same as for `decaying_steps_needed`.
 
     >>> terms = RateTerms(bias=40.0, noise=6.0)
     >>> round(decaying_fewest_samples(terms, decay=1 / 3, target_sqnorm=0.25))
     4147200
-
-    Arguments and errors are those of `decaying_steps_needed`.
     """
     batch = decaying_critical_batch_size(terms, decay=decay)
     if batch == 0.0:
@@ -128,7 +136,7 @@ def decaying_fewest_samples(terms: RateTerms, *, decay: float, target_sqnorm: fl
 def _power_of(terms: RateTerms, decay: float) -> float:
     if terms.floor:
         raise ValueError(
-            "the formulas of a decaying rate are for terms without a floor, as those of "
-            f"decaying_rate_terms(problem, lr=0.1, decay=0.25); got {terms}."
+            f"{terms} was given, but the formulas for a decaying learning rate require floor=0. "
+            "Pass decaying_rate_terms(problem, lr=0.1, decay=0.25)."
         )
     return slowest_power(decay)

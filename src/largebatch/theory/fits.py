@@ -1,16 +1,17 @@
-"""The critical batch from measured pairs (batch size, steps to a target), with an interval.
+"""Fit the critical batch size to measured pairs (batch size, steps to a target), with an interval.
 
-    Iiduka       1 / T = (1 - b* / (2 b)) / T_min     T b is least at b*, infinite at b* / 2
-    McCandlish   T     = (1 + b* / b) T_min           T b grows with b, and is twice its least at b*
+    Iiduka       1 / T = (1 - b* / (2 b)) / T_min     T b is smallest at b*, infinite at b* / 2
+    McCandlish   T     = (1 + b* / b) T_min           T b grows with b, twice its minimum at b*
 
-Both are lines in 1 / b, in 1 / T and in T, whose ratio of slope to intercept is the critical batch.
-They are different curves and different meanings of "critical": report both. Steps scatter by a
-share of themselves, so the line is that of `largebatch.theory.lines`, and the interval Fieller's
-with Student's quantile. It takes the family for granted. No interval tells that the family is the
-wrong one; compare the spreads, and look whether samples fall before they rise.
+Both curves are straight lines in 1 / b: the first for 1 / T, the second for T. The ratio of slope
+to intercept gives the critical batch size. The two curves define "critical" differently, so report
+both. The scatter of the steps is proportional to the steps, so the line is fitted by
+`largebatch.theory.lines`. The interval is Fieller's with Student's quantile. The interval assumes
+that the curve is right and cannot show that it is wrong. Compare the spreads, and look whether
+samples fall before they rise.
 
-Umeda, Iiduka, 2025, arXiv 2508.05302 (the family is derived here from the bound of
-`constant_rate`). McCandlish, Kaplan, Amodei: An Empirical Model of Large-Batch Training, 2018,
+References: Umeda and Iiduka, 2025, arXiv 2508.05302 (the first curve is derived here from the bound
+of `constant_rate`). McCandlish, Kaplan, Amodei: An Empirical Model of Large-Batch Training, 2018,
 arXiv 1812.06162.
 """
 
@@ -28,39 +29,41 @@ from largebatch.analysis.student import t_quantile
 from largebatch.theory.lines import Array, line_through
 
 FEWEST_SIZES = 3
-"""Two batch sizes lie on a curve of each family, so they say nothing about either."""
+"""Fewest different batch sizes for a fit, because every curve passes through two points."""
 
 MISSING = {
     "intercept": (
-        "the steps of an unlimited batch are not told from their scatter",
-        "larger batches, or more runs of each",
+        "scatter hides the number of steps at very large batch sizes",
+        "larger batches, or more runs of each batch size",
     ),
     "slope": (
-        "that steps depend on the batch is not told from their scatter",
-        "smaller batches, or more runs of each",
+        "scatter hides whether the number of steps depends on the batch size",
+        "smaller batches, or more runs of each batch size",
     ),
 }
-"""Which end of the line is lost in the scatter: (reason, what is needed)."""
+"""Reason and needed data for each coefficient of the line that scatter makes uncertain."""
 
 Family = Literal["Iiduka", "McCandlish"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepsFit:
-    """A curve of steps over batch sizes.
+    """Hold a fitted curve of steps over batch sizes.
 
     >>> print(StepsFit(family="Iiduka", critical_batch_size=48.0, low=41.0, high=56.0,
     ...     fewest_steps=160.0, spread=0.05, pairs=8))
     Iiduka: critical batch 48 [41, 56] samples (95 % interval, 8 pairs, spread 5 %)
 
     Args:
-        family: the curve's name.
-        critical_batch_size: in samples; what it means depends on the family.
-        low, high: ends of its interval.
-        fewest_steps: T_min, those of an unlimited batch.
-        spread: standard deviation of the measured numbers about the curve, as a share of it.
-        pairs: how many were fitted.
-        level: probability with which [low, high] covers the critical batch of the family.
+        family: Name of the curve.
+        critical_batch_size: Critical batch size in samples. The meaning of "critical" depends on
+            the curve.
+        low: Lower bound of the interval of the critical batch size.
+        high: Upper bound of the interval of the critical batch size.
+        fewest_steps: Number of steps T_min of an infinite batch.
+        spread: Standard deviation of the measured numbers from the curve, relative to the curve.
+        pairs: Number of fitted pairs.
+        level: Probability that [low, high] contains the critical batch size, if the curve is right.
     """
 
     family: Family
@@ -73,7 +76,13 @@ class StepsFit:
     level: float = 0.95
 
     def steps(self, batch_size: float) -> float:
-        """Steps to the target with a batch, by the curve; `inf` where it is never reached."""
+        """Return the number of steps to the target at a batch size, by the fitted curve.
+
+        The result is `inf` if the curve never reaches the target.
+
+        Args:
+            batch_size: Batch size in samples.
+        """
         if self.family == "McCandlish":
             return self.fewest_steps * (1.0 + self.critical_batch_size / batch_size)
         room = 1.0 - self.critical_batch_size / (2.0 * batch_size)
@@ -81,7 +90,11 @@ class StepsFit:
 
     @property
     def fewest_samples(self) -> float:
-        """The fewest samples on the curve: at the critical batch, or of ever smaller batches."""
+        """Return the fewest samples on the curve.
+
+        Iiduka's curve needs the fewest samples at the critical batch size. McCandlish's curve needs
+        the fewest samples in the limit of small batch sizes.
+        """
         share = 2.0 if self.family == "Iiduka" else 1.0
         return share * self.fewest_steps * self.critical_batch_size
 
@@ -95,7 +108,16 @@ class StepsFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepsFits:
-    """The same pairs in both families."""
+    """Hold the fits of both curves to the same pairs.
+
+    >>> fits = fit_steps([60, 100, 200, 400], [266.67, 210.53, 181.82, 170.21])
+    >>> round(fits.iiduka.fewest_steps)
+    160
+
+    Args:
+        iiduka: Fit of Iiduka's curve, or the reason why there is none.
+        mccandlish: Fit of McCandlish's curve, or the reason why there is none.
+    """
 
     iiduka: StepsFit | NotEnough
     mccandlish: StepsFit | NotEnough
@@ -107,7 +129,7 @@ class StepsFits:
 def fit_steps(
     batch_sizes: Sequence[float] | Array, steps: Sequence[float] | Array, *, level: float = 0.95
 ) -> StepsFits:
-    """Both families through measured pairs; for each a fit, or what is missing for one.
+    """Fit both curves to measured pairs. Each result is a fit, or the reason why there is none.
 
     >>> fits = fit_steps([60, 100, 200, 400], [266.67, 210.53, 181.82, 170.21])
     >>> round(fits.iiduka.critical_batch_size, 1)
@@ -116,16 +138,16 @@ def fit_steps(
     not enough signal yet: 2 different batch sizes; needed: at least 3
 
     Args:
-        batch_sizes: [K], in samples, each with a rate that is good for it. A size may come several
-            times, with other seeds.
-        steps: [K], to one and the same target.
-        level: probability of covering the critical batch, in (0, 1).
+        batch_sizes: Batch sizes in samples, of shape [K], each measured with a learning rate that
+            suits it. A batch size may appear several times, with different seeds.
+        steps: Number of steps of each run to the same target, of shape [K].
+        level: Probability in (0, 1) that the interval contains the critical batch size.
 
     Raises:
-        ValueError: series of different lengths, numbers that are not finite and above 0, or a level
-            outside (0, 1).
+        ValueError: The series differ in length, a number is not finite or not above 0, or the level
+            is outside (0, 1).
 
-    Reference: see the module.
+    Reference: see the docstring of the module.
     """
     b, t = _checked(batch_sizes, steps, level=level)
     return StepsFits(
@@ -140,17 +162,17 @@ def _fit(family: Family, b: Array, t: Array, *, level: float) -> StepsFit | NotE
         return NotEnough(reason=f"{sizes} different batch sizes", needed=f"at least {FEWEST_SIZES}")
     inverted = family == "Iiduka"
     line = line_through(1.0 / b, 1.0 / t if inverted else t)
-    # per unit of the slope: Iiduka's is -b* / 2 over the intercept, McCandlish's b*
+    # slope / intercept is -b* / 2 for Iiduka's curve and b* for McCandlish's curve
     factor = -2.0 if inverted else 1.0
     if line is None or line.intercept <= 0.0:
         return NotEnough(
-            reason="no curve of the family lies near all pairs",
-            needed="larger batches, and more runs of each",
+            reason="no curve of this kind is close to all pairs",
+            needed="larger batches, and more runs of each batch size",
         )
     if factor * line.slope <= 0.0:
         return NotEnough(
-            reason="steps do not fall with the batch",
-            needed="smaller batches, or more runs of each",
+            reason="the number of steps does not fall as the batch size grows",
+            needed="smaller batches, or more runs of each batch size",
         )
     ends = line.ratio_interval(t_quantile(level, degrees=len(b) - 2))
     if not isinstance(ends, tuple):
@@ -174,15 +196,18 @@ def _checked(
     b, t = (np.asarray(series, dtype=np.float64) for series in (batch_sizes, steps))
     if b.ndim != 1 or b.shape != t.shape:
         raise ValueError(
-            "fit_steps takes one number of steps for each batch size, as in "
-            f"fit_steps([32, 64, 128], [900, 500, 300]); got shapes {b.shape} and {t.shape}."
+            f"Series of the shapes {b.shape} and {t.shape} were given, but fit_steps takes one "
+            "number of steps for each batch size. Example: "
+            "fit_steps([32, 64, 128], [900, 500, 300])."
         )
     for name, series in (("batch_sizes", b), ("steps", t)):
         if not (np.isfinite(series) & (series > 0.0)).all():
             raise ValueError(
-                f"{name} are finite numbers above 0; got {series.tolist()}. Leave out a run that "
-                "did not reach the target."
+                f"{name}={series.tolist()} was given, but all numbers must be finite and above 0. "
+                "Leave out runs that did not reach the target."
             )
     if not 0.0 < level < 1.0:
-        raise ValueError(f"level is a probability within (0, 1), such as 0.95; got {level!r}.")
+        raise ValueError(
+            f"level={level!r} was given, but it must be a probability in (0, 1). Pass level=0.95."
+        )
     return b, t

@@ -1,19 +1,22 @@
-"""What the bound gains where batch, rate and steps grow by a factor from stage to stage.
+"""Compute what the bound gains if batch size, learning rate and steps grow by factors per stage.
 
     batch b d^m,   learning rate lr g^m,   steps K k^m      in stage m = 0, 1, ...
     sum of lr ~ (g k)^M,   sum of lr^2 / batch ~ (g^2 k / d)^M,   samples N ~ (d k)^M
-    bound ~ N^-s,   s = ln(g k) / ln(d k) where g^2 k <= d,   ln(d / g) / ln(d k) where g^2 k >= d
+    bound ~ N^-s,   s = ln(g k) / ln(d k) if g^2 k <= d,   ln(d / g) / ln(d k) if g^2 k >= d
 
-s is at most 1/2, reached exactly on the growth relation d = g^2 k (delta = gamma^2 kappa), on which
-the bound loses a factor of the number of stages. So a batch that doubles wants the rate times
-sqrt(2) at stages of equally many steps, or a constant rate at stages of twice the steps. The
-relation is asymptotic and for rates far below 2 / L, which no growing rate stays for ever. Growth
-pays where the target is not known beforehand: for one target no schedule needs fewer samples than
-a batch in proportion to the rate, a constant pair of them among these.
+The exponent s is at most 1/2. The exponent s is exactly 1/2 on the growth relation d = g^2 k (delta
+= gamma^2 kappa), where the bound also has a factor equal to the number of stages. So if the batch
+size doubles, the learning rate should grow by sqrt(2) at stages of equally many steps, or stay
+constant at stages of twice the steps. The relation is asymptotic, and it holds for learning rates
+far below 2 / L, so it cannot hold forever for a growing learning rate. Growth pays if the target is
+not known in advance. For one fixed target, no schedule needs fewer samples than batch sizes
+proportional to the learning rate. A constant batch size with a constant learning rate is also
+proportional.
 
-Derived here. Iiduka and Umeda: Optimal Growth Schedules for Batch Size and Learning Rate in SGD
-that Reduce SFO Complexity, 2025, arXiv 2508.05297, ask the same question; the text of their
-theorems was not at hand. The authors' program for a follow-up names d ~ g^2 as its guideline.
+Derived here. Iiduka and Umeda (Optimal Growth Schedules for Batch Size and Learning Rate in SGD
+that Reduce SFO Complexity, 2025, arXiv 2508.05297) ask the same question. The text of the theorems
+in that paper was not available. The authors' program for a follow-up paper uses d ~ g^2 as its
+guideline.
 """
 
 from __future__ import annotations
@@ -23,58 +26,57 @@ import math
 from largebatch.theory.checked import above_zero
 
 LARGEST = 709.0
-"""Exponent of e up to which a float is finite."""
+"""Largest x for which exp(x) is a finite float."""
 
 
 def batch_growth_on_relation(*, lr_growth: float, steps_growth: float = 1.0) -> float:
-    """The factor on the batch that suits the factors on rate and steps: d = g^2 k.
+    """Return the growth factor of the batch size on the growth relation: d = g^2 k.
 
     >>> batch_growth_on_relation(lr_growth=1.0, steps_growth=2.0)
     2.0
 
     Args:
-        lr_growth: g, from stage to stage, above 0.
-        steps_growth: k, of optimizer steps a stage, above 0.
+        lr_growth: Factor g of the learning rate from stage to stage, above 0.
+        steps_growth: Factor k of the number of optimizer steps from stage to stage, above 0.
 
     Raises:
-        ValueError: a factor that is not above 0.
+        ValueError: A factor is not above 0.
 
-    Reference: derived here; see the module.
+    Reference: see the docstring of the module. The formula is derived here.
     """
     above_zero("growth(lr_growth=1.4)", lr_growth=lr_growth, steps_growth=steps_growth)
     return lr_growth**2 * steps_growth
 
 
 def lr_growth_on_relation(*, batch_growth: float, steps_growth: float = 1.0) -> float:
-    """The factor on the learning rate that suits those on batch and steps: sqrt(d / k).
+    """Return the growth factor of the learning rate on the growth relation: g = sqrt(d / k).
+
+    Arguments and errors are the same as for `bound_exponent`.
 
     >>> round(lr_growth_on_relation(batch_growth=2.0), 4)
     1.4142
-
-    Arguments and errors are those of `bound_exponent`.
     """
     above_zero("growth(batch_growth=2.0)", batch_growth=batch_growth, steps_growth=steps_growth)
     return math.sqrt(batch_growth / steps_growth)
 
 
 def steps_growth_on_relation(*, batch_growth: float, lr_growth: float = 1.0) -> float:
-    """The factor on a stage's steps that suits those on batch and rate: d / g^2.
+    """Return the growth factor of a stage's steps on the growth relation: k = d / g^2.
 
-    A stage's samples, or epochs, then grow by (d / g)^2.
+    On the growth relation, the samples (or epochs) of a stage grow by (d / g)^2. Arguments and
+    errors are the same as for `bound_exponent`.
 
     >>> steps_growth_on_relation(batch_growth=2.0)
     2.0
-
-    Arguments and errors are those of `bound_exponent`.
     """
     above_zero("growth(batch_growth=2.0)", batch_growth=batch_growth, lr_growth=lr_growth)
     return batch_growth / lr_growth**2
 
 
 def bound_exponent(*, batch_growth: float, lr_growth: float, steps_growth: float) -> float:
-    """s of bound ~ samples^-s: 1/2 on the growth relation, less on both sides of it.
+    """Return the exponent s of bound ~ samples^-s: 1/2 on the growth relation, and less elsewhere.
 
-    0 where the bound stays, below 0 where the noise grows it.
+    The exponent is 0 if the bound stays constant, and negative if noise makes the bound grow.
 
     >>> round(bound_exponent(batch_growth=2.0, lr_growth=2**0.5, steps_growth=1.0), 6)
     0.5
@@ -84,14 +86,14 @@ def bound_exponent(*, batch_growth: float, lr_growth: float, steps_growth: float
     0.234
 
     Args:
-        batch_growth: d, from stage to stage, above 0.
-        lr_growth: g, above 0.
-        steps_growth: k, of optimizer steps a stage, above 0.
+        batch_growth: Factor d of the batch size from stage to stage, above 0.
+        lr_growth: Factor g of the learning rate from stage to stage, above 0.
+        steps_growth: Factor k of the number of optimizer steps from stage to stage, above 0.
 
     Raises:
-        ValueError: a factor that is not above 0, or stages that shrink, d k <= 1.
+        ValueError: A factor is not above 0, or the stages do not grow (d k <= 1).
 
-    Reference: derived here; see the module.
+    Reference: see the docstring of the module. The formula is derived here.
     """
     samples = _samples_growth(batch_growth, steps_growth)
     above_zero("growth(lr_growth=1.4)", lr_growth=lr_growth)
@@ -101,12 +103,13 @@ def bound_exponent(*, batch_growth: float, lr_growth: float, steps_growth: float
 
 
 def steps_exponent(*, batch_growth: float, steps_growth: float) -> float:
-    """u of steps ~ samples^u: ln k / ln(d k); 0 where steps grow as the logarithm, or stay.
+    """Return the exponent u of steps ~ samples^u: ln k / ln(d k).
+
+    The exponent is 0 if the steps grow logarithmically or stay constant. Arguments and errors are
+    the same as for `bound_exponent`.
 
     >>> steps_exponent(batch_growth=2.0, steps_growth=2.0)
     0.5
-
-    Arguments and errors are those of `bound_exponent`.
     """
     samples = _samples_growth(batch_growth, steps_growth)
     return max(math.log(steps_growth), 0.0) / math.log(samples)
@@ -115,33 +118,35 @@ def steps_exponent(*, batch_growth: float, steps_growth: float) -> float:
 def contraction_batch_growth(
     *, curvature: float, smoothness: float, lr: float, steps: float
 ) -> float:
-    """The factor on the batch from stage to stage with which the loss keeps falling geometrically.
+    """Return the batch growth per stage with which the loss keeps falling geometrically.
 
-    (1 - mu lr (2 - L lr))^-steps, for losses with |grad f|^2 >= 2 mu (f - inf f), as strongly
-    convex ones: from gap_{t+1} <= (1 - mu lr (2 - L lr)) gap_t + L lr^2 variance_1 / (2 b_t), where
-    the batch has to grow as the gap falls.
+    The growth factor is (1 - mu lr (2 - L lr))^-steps. The factor holds for losses with |grad f|^2
+    >= 2 mu (f - inf f), such as strongly convex losses. The factor follows from gap_{t+1} <= (1 -
+    mu lr (2 - L lr)) gap_t + L lr^2 variance_1 / (2 b_t), where the batch size must grow as the gap
+    falls.
 
     >>> round(contraction_batch_growth(curvature=0.5, smoothness=1.0, lr=1.0, steps=3), 6)
     8.0
 
     Args:
-        curvature: mu, above 0, at most the smoothness.
-        smoothness: L, above 0.
-        lr: in (0, 2 / smoothness).
-        steps: of a stage, above 0.
+        curvature: Constant mu, above 0 and at most the smoothness.
+        smoothness: Lipschitz constant L of the gradient, above 0.
+        lr: Learning rate, in (0, 2 / smoothness).
+        steps: Number of steps in one stage, above 0.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: An argument is outside its range.
 
-    Reference: derived here.
+    Reference: none. The formula is derived here.
     """
     example = "contraction_batch_growth(curvature=0.1, smoothness=1.0, lr=0.5, steps=100)"
     above_zero(example, curvature=curvature, smoothness=smoothness, lr=lr, steps=steps)
     kept = 1.0 - curvature * lr * (2.0 - smoothness * lr)
     if not 0.0 < kept < 1.0 or curvature > smoothness:
         raise ValueError(
-            "the loss contracts where curvature <= smoothness and lr < 2 / smoothness, short of "
-            f"being solved in one step, as in {example}; got a factor {kept:.6g} a step."
+            f"curvature={curvature:.6g}, smoothness={smoothness:.6g} and lr={lr:.6g} were given, "
+            f"which multiply the loss gap by {kept:.6g} per step. The formula requires curvature "
+            f"<= smoothness and a factor in (0, 1). Example: {example}."
         )
     exponent = -steps * math.log(kept)
     return math.exp(exponent) if exponent < LARGEST else math.inf
@@ -152,7 +157,8 @@ def _samples_growth(batch_growth: float, steps_growth: float) -> float:
     samples = batch_growth * steps_growth
     if not samples > 1.0:
         raise ValueError(
-            "batch_growth x steps_growth, by which a stage's samples grow, is above 1, as in "
-            f"batch_growth=2.0, steps_growth=1.0; got {samples!r}: such stages use no budget up."
+            f"batch_growth x steps_growth is {samples!r}, but it must be above 1, because a stage "
+            "must have more samples than the stage before it. Pass batch_growth=2.0, "
+            "steps_growth=1.0."
         )
     return samples

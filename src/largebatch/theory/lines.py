@@ -1,14 +1,14 @@
-"""A line through points that scatter by a share of themselves, and the ratio of its coefficients.
+"""Fit a line to points whose scatter is proportional to the line.
 
     y_i = (intercept + slope x_i) (1 + e_i),    e_i independent, mean 0, equal variance
 
-Fitted with the weights 1 / y^2, y that of the line itself and not the measured one, which would
-draw the line to the points that came out low; the fit is repeated until the weights are its own.
-The interval of slope / intercept holds every q with |slope - q intercept| <= t se(slope - q
-intercept): no division by an intercept near 0 occurs.
+The weights of the fit are 1 / y^2, with the y of the line itself. With measured y, the line would
+be pulled towards points that are too low by chance. So the fit is repeated until the weights agree
+with the line. The interval of slope / intercept contains every q with |slope - q intercept| <= t
+se(slope - q intercept). The formula for the interval never divides by the intercept.
 
-Wedderburn: Quasi-likelihood Functions, Generalized Linear Models, and the Gauss-Newton Method,
-1974, Biometrika. Fieller: Some Problems in Interval Estimation, 1954, Journal of the Royal
+References: Wedderburn, Quasi-likelihood Functions, Generalized Linear Models, and the Gauss-Newton
+Method, 1974, Biometrika. Fieller, Some Problems in Interval Estimation, 1954, Journal of the Royal
 Statistical Society B.
 """
 
@@ -22,19 +22,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 REPEATS = 100
-"""Of the fit; some ten are enough where there is signal."""
+"""Largest number of repetitions of the fit. About ten are enough if the scatter is small."""
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """A fitted line.
+    """Hold a fitted line.
 
     Args:
-        intercept, slope: of the line.
-        covariance: of these two, [2, 2].
-        spread: standard deviation of the points about the line, as a share of it.
+        intercept: Value of the line at x = 0.
+        slope: Slope of the line.
+        covariance: Covariance of intercept and slope, of shape [2, 2].
+        spread: Standard deviation of the points from the line, relative to the line.
     """
 
     intercept: float
@@ -43,12 +44,17 @@ class Line:
     spread: float
 
     def ratio_interval(self, t: float) -> tuple[float, float] | Literal["intercept", "slope"]:
-        """The ends of slope / intercept, in no order; or which of the two may be 0, so that the
-        interval would reach to infinity or to 0.
+        """Return the bounds of slope / intercept in any order, or the coefficient that may be 0.
+
+        If the intercept may be 0, the interval would extend to infinity. If the slope may be 0, the
+        interval would contain 0.
 
         >>> line = Line(intercept=1.0, slope=2.0, covariance=np.zeros((2, 2)), spread=0.0)
         >>> line.ratio_interval(2.0)
         (2.0, 2.0)
+
+        Args:
+            t: Quantile of Student's t.
         """
         spread = t * t * self.covariance
         a = self.intercept**2 - float(spread[0, 0])
@@ -58,23 +64,24 @@ class Line:
             return "intercept"
         if c <= 0.0:
             return "slope"
-        # the ends solve a q^2 - 2 b q + c = 0; `far` is the numerator that does not cancel
+        # The bounds solve a q^2 - 2 b q + c = 0. `far` is the numerator without cancellation.
         far = b + math.copysign(math.sqrt(max(b * b - a * c, 0.0)), b)
         return far / a, c / far
 
 
 def line_through(x: Array, y: Array) -> Line | None:
-    """The line through points; None where it falls below 0 at one of them.
+    """Return the line through points, or None if the line is not above 0 at every point.
 
     >>> line = line_through(np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, 5.0]))
     >>> round(line.intercept, 9), round(line.slope, 9)
     (1.0, 2.0)
 
     Args:
-        x: [K], at least 0, of at least two different values; K at least 3.
-        y: [K], above 0.
+        x: Coordinates of shape [K], at least 0, with at least two different values; K is at least
+            3.
+        y: Values of shape [K], above 0.
     """
-    unit = x.max()  # so that the columns are of like size
+    unit = x.max()  # scales both columns to a similar size
     columns = np.stack([np.ones_like(x), x / unit], axis=1)
     fitted: Array = y
     found: Array = np.zeros(2)

@@ -1,19 +1,21 @@
-"""Where larger batches and longer delays stop paying when the noise grows with the gradient.
+"""Compute where larger batches and longer delays stop paying if noise grows with the gradient.
 
     variance of one sample's gradient <= M |grad f|^2 + v
     steps to |grad f|^2 <= eps  ~  L gap (v / (B eps^2) + (1 + M / B + delay) / eps)
     critical batch and delay    M + v / eps
     learning rate               at most 1 / (L (1 + M / B + delay))
 
-up to constants, for an L-smooth loss, a batch of B and gradients that are `delay` steps old. With
-|grad f|^2 = eps the critical batch B* is the noise scale. Without delay the steps are proportional
-to 1 + B* / B: those at B* are twice those of an infinite batch, and 4/3 of those at 2 B* (derived
-here). Below B = M the rate can grow with the batch, above it cannot.
+The formulas hold up to constants, for an L-smooth loss, a batch of B samples, and gradients that
+are `delay` steps old. If |grad f|^2 = eps, the critical batch size B* equals the noise scale.
+Without delay the steps are proportional to 1 + B* / B. So B* needs twice the steps of an infinite
+batch, and 4/3 of the steps of 2 B* (derived here). Below B = M the learning rate can grow with the
+batch size, and above B = M it cannot.
 
-Stich, Mohtashami, Jaggi: Critical Parameters for Scalable Distributed Learning with Large Batches
-and Asynchronous Updates, 2021, arXiv 2103.02351. The paper states that one number of the data
-decides where both batch and delay stop paying. Without delay the formulas are derived here. With
-delay they are recalled from memory. No constant was compared with the paper's text.
+Reference: Stich, Mohtashami, Jaggi: Critical Parameters for Scalable Distributed Learning with
+Large Batches and Asynchronous Updates, 2021, arXiv 2103.02351. The paper states that one number of
+the data determines where both batch size and delay stop paying. The formulas without delay are
+derived here. The formulas with delay are recalled from memory. No constant was compared with the
+paper's text.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ EXAMPLE = "relative_variance=50.0, variance_floor=4.0, target_sqnorm=0.1"
 def noise_model_variance(
     *, sqnorm: float, relative_variance: float, variance_floor: float
 ) -> float:
-    """The variance of one sample's gradient in the model: M |grad f|^2 + v.
+    """Return the variance of one sample's gradient in the model: M |grad f|^2 + v.
 
     A line through measured pairs (squared norm, variance) of a run has slope M and intercept v.
 
@@ -34,12 +36,12 @@ def noise_model_variance(
     9.0
 
     Args:
-        sqnorm: |grad f|^2, at least 0.
-        relative_variance: M, in samples, at least 0.
-        variance_floor: v, what is left where the gradient vanishes, at least 0.
+        sqnorm: Squared gradient norm |grad f|^2, at least 0.
+        relative_variance: Constant M in samples, at least 0.
+        variance_floor: Variance v that remains if the gradient is zero, at least 0.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: An argument is outside its range.
 
     Reference: Stich et al., 2021, arXiv 2103.02351.
     """
@@ -55,20 +57,21 @@ def noise_model_variance(
 def noise_model_critical_batch_size(
     *, relative_variance: float, variance_floor: float, target_sqnorm: float
 ) -> float:
-    """The batch, and the delay, up to which more costs hardly any samples: M + v / eps.
+    """Return the largest batch size, or delay, that costs only few extra samples: M + v / eps.
 
     >>> noise_model_critical_batch_size(
     ...     relative_variance=50.0, variance_floor=4.0, target_sqnorm=0.1)
     90.0
 
     Args:
-        relative_variance, variance_floor: M and v, at least 0.
-        target_sqnorm: eps, the squared gradient norm to reach, above 0.
+        relative_variance: Constant M in samples, at least 0.
+        variance_floor: Variance v that remains if the gradient is zero, at least 0.
+        target_sqnorm: Squared gradient norm eps to reach, above 0.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: An argument is outside its range.
 
-    Reference: Stich et al., 2021, arXiv 2103.02351; derived here up to constants.
+    Reference: Stich et al., 2021, arXiv 2103.02351. The formula is derived here, up to constants.
     """
     _check(relative_variance, variance_floor, target_sqnorm)
     return relative_variance + variance_floor / target_sqnorm
@@ -84,23 +87,28 @@ def noise_model_steps(
     gap: float,
     delay: float = 0.0,
 ) -> float:
-    """Steps to the target, up to a constant: L gap (v / (B eps^2) + (1 + M / B + delay) / eps).
+    """Return the number of steps to the target, up to a constant factor.
+
+    The formula is L gap (v / (B eps^2) + (1 + M / B + delay) / eps).
 
     >>> round(noise_model_steps(batch_size=90, relative_variance=50.0, variance_floor=4.0,
     ...     target_sqnorm=0.1, smoothness=2.0, gap=10.0))
     400
 
     Args:
-        batch_size: B, in samples, above 0.
-        relative_variance, variance_floor, target_sqnorm: M, v and eps.
-        smoothness: L, above 0.
-        gap: loss at the start less its infimum, above 0.
-        delay: by how many steps gradients are old, at least 0.
+        batch_size: Batch size B in samples, above 0.
+        relative_variance: Constant M in samples, at least 0.
+        variance_floor: Variance v that remains if the gradient is zero, at least 0.
+        target_sqnorm: Squared gradient norm eps to reach, above 0.
+        smoothness: Lipschitz constant L of the gradient, above 0.
+        gap: Loss at the start minus the infimum of the loss, above 0.
+        delay: Age of the gradients in steps, at least 0.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: An argument is outside its range.
 
-    Reference: Stich et al., 2021, arXiv 2103.02351; derived here without delay, recalled with it.
+    Reference: Stich et al., 2021, arXiv 2103.02351. The formula without delay is derived here; the
+    term with delay is recalled.
     """
     _check(relative_variance, variance_floor, target_sqnorm)
     example = f"noise_model_steps(batch_size=90, {EXAMPLE}, smoothness=2.0, gap=10.0)"
@@ -114,14 +122,15 @@ def noise_model_steps(
 def noise_model_max_rate(
     *, batch_size: float, relative_variance: float, smoothness: float, delay: float = 0.0
 ) -> float:
-    """The largest learning rate, up to a constant: 1 / (L (1 + M / B + delay)).
+    """Return the largest learning rate, up to a constant factor: 1 / (L (1 + M / B + delay)).
+
+    Arguments and errors are the same as for `noise_model_steps`.
 
     >>> noise_model_max_rate(batch_size=50, relative_variance=50.0, smoothness=2.0)
     0.25
 
-    Arguments and errors are those of `noise_model_steps`.
-
-    Reference: Stich et al., 2021, arXiv 2103.02351; derived here without delay, recalled with it.
+    Reference: Stich et al., 2021, arXiv 2103.02351. The formula without delay is derived here; the
+    term with delay is recalled.
     """
     example = "noise_model_max_rate(batch_size=50, relative_variance=50.0, smoothness=2.0)"
     above_zero(example, batch_size=batch_size, smoothness=smoothness)

@@ -1,11 +1,11 @@
-"""Stages that grow by factors, and how long each is within a budget.
+"""Compute stages whose batch size, learning rate and number of steps grow by constant factors.
 
     stage m = 0, 1, ...:  batch b d^m,  learning rate lr g^m,  steps K k^m
     length of stage m  =  total r^m / (1 + r + ... + r^(count - 1))
 
-With r the factor on a stage's length in the budget's unit. On the growth relation it is d / g^2 in
-steps and (d / g)^2 in samples or epochs: 2 where batch and rate grow by 2 and sqrt(2), 4 where the
-batch alone doubles. Derived here.
+The factor r is the growth of a stage's length, in the unit of the budget. On the growth relation,
+r is d / g^2 in steps and (d / g)^2 in samples or epochs. In samples, r is 2 if batch size and
+learning rate grow by 2 and sqrt(2), and 4 if only the batch size doubles. Derived here.
 """
 
 from __future__ import annotations
@@ -25,19 +25,22 @@ def geometric_stages(
     lr_growth: float = 1.0,
     steps_growth: float = 1.0,
 ) -> tuple[Stage, ...]:
-    """Stages that grow by the same factors, not rounded.
+    """Return stages that grow by constant factors. The numbers are not rounded.
 
     >>> first = Stage(steps=100, batch_size=16, lr=0.1)
     >>> [s.batch_size for s in geometric_stages(first, 3, batch_growth=2.0)]
     [16.0, 32.0, 64.0]
 
     Args:
-        first: the first of them.
-        count: number of stages, at least 1.
-        batch_growth, lr_growth, steps_growth: from stage to stage, above 0.
+        first: First stage.
+        count: Number of stages, at least 1.
+        batch_growth: Factor of the batch size from stage to stage, above 0.
+        lr_growth: Factor of the learning rate from stage to stage, above 0.
+        steps_growth: Factor of the number of steps from stage to stage, above 0.
 
     Raises:
-        ValueError: no stage, a factor that is not above 0, or numbers past the range of floats.
+        ValueError: `count` is below 1, a factor is not above 0, or a number is too large or too
+            small for a float.
     """
     _check_count(count)
     factors = {"batch_growth": batch_growth, "lr_growth": lr_growth, "steps_growth": steps_growth}
@@ -53,24 +56,24 @@ def geometric_stages(
         )
     except (OverflowError, ValueError) as error:
         raise ValueError(
-            f"{count} stages with the factors {factors} leave the range of floating point; take "
-            "fewer stages or factors nearer to 1."
+            f"{count} stages with the factors {factors} give numbers that are too large or too "
+            "small for a float. Pass fewer stages, or factors closer to 1."
         ) from error
 
 
 def stage_lengths(total: float, count: int, *, growth: float) -> tuple[float, ...]:
-    """A budget cut into stages whose lengths grow by a factor, in the budget's unit.
+    """Return the lengths of stages that share a budget and grow by a constant factor.
 
     >>> stage_lengths(70.0, 3, growth=2.0)
     (10.0, 20.0, 40.0)
 
     Args:
-        total: the budget, above 0.
-        count: number of stages, at least 1.
-        growth: of a stage's length over the one before, above 0.
+        total: Budget, above 0, in any unit.
+        count: Number of stages, at least 1.
+        growth: Length of a stage divided by the length of the stage before it, above 0.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: An argument is outside its range.
     """
     _check_count(count)
     above_zero("stage_lengths(200.0, 4, growth=2.0)", total=total, growth=growth)
@@ -81,24 +84,36 @@ def stage_lengths(total: float, count: int, *, growth: float) -> tuple[float, ..
 
 
 def stage_ends(total: int, count: int, *, growth: float) -> tuple[int, ...]:
-    """Where the stages of `stage_lengths` end, rounded to whole units; the last is `total`.
+    """Return the ends of the stages of `stage_lengths`, rounded to whole units.
+
+    The last end is `total`.
 
     >>> stage_ends(200, 4, growth=2.0)
     (13, 40, 93, 200)
 
+    Args:
+        total: Budget, above 0, in any unit.
+        count: Number of stages, at least 1.
+        growth: Length of a stage divided by the length of the stage before it, above 0.
+
     Raises:
-        ValueError: as `stage_lengths`, or a stage that rounds to nothing.
+        ValueError: An argument is outside its range, or a stage would have the length 0 after
+            rounding.
     """
     lengths = stage_lengths(total, count, growth=growth)
     ends = *(round(end) for end in itertools.accumulate(lengths[:-1])), total
     if min(end - start for start, end in itertools.pairwise((0, *ends))) < 1:
         raise ValueError(
-            f"{count} stages do not fit into {total}: one is never reached, the ends would be "
-            f"{list(ends)}. Take fewer stages or a growth nearer to 1 than {growth!r}."
+            f"{count} stages do not fit into {total} units: the ends would be {list(ends)}, so a "
+            f"stage would have the length 0. Pass fewer stages, or a growth closer to 1 than "
+            f"{growth!r}."
         )
     return ends
 
 
 def _check_count(count: int) -> None:
     if count < 1:
-        raise ValueError(f"count is a number of stages, at least 1; got {count!r}.")
+        raise ValueError(
+            f"count={count!r} was given, but it must be a number of stages, at least 1. Pass "
+            "count=4."
+        )

@@ -1,20 +1,21 @@
-"""The batch that reaches a target with least work where loss and constants are known.
+"""Compute the batch size that reaches a target with the least work, for known losses and constants.
 
-For f = mean of n losses f_i, mu-strongly convex and L-smooth, each f_i convex and at most
-L_max-smooth, and batches of T different samples drawn uniformly (tau-nice sampling):
+The loss f is the mean of n losses f_i. The loss f is mu-strongly convex and L-smooth, and each f_i
+is convex and at most L_max-smooth. A batch has T different samples, drawn uniformly (tau-nice
+sampling).
 
     smoothness(T) = n (T - 1) / (T (n - 1)) L + (n - T) / (T (n - 1)) L_max
     variance(T)   = (n - T) / (T (n - 1)) h,        h = mean |grad f_i|^2
     work(T)       ~ T max(2 smoothness(T) / mu, 4 variance(T) / (eps mu^2))
 
-The variance is exact at the optimum, smoothness follows from L and L_max in the same way; the least
-work is where the two terms meet, or at a batch of one. Constants of this kind are not known for
-deep networks: these are formulas to compare with, no rule.
+The variance is exact at the optimum. The smoothness follows from L and L_max in the same way. The
+work is least where the two terms are equal, or at a batch of one sample. Constants such as mu and L
+are not known for deep networks, so these formulas are only for comparisons.
 
-Alfarra, Hanzely, Albasyoni, Ghanem, Richtarik: Adaptive Learning of the Optimal Batch Size of SGD,
-2020, arXiv 2005.01097. Recalled: the formulas were written from memory of the paper and not
-compared with its text. They are derived here, and the tests check them by enumerating batches and
-by searching all of them for the least work.
+Reference: Alfarra, Hanzely, Albasyoni, Ghanem, Richtarik: Adaptive Learning of the Optimal Batch
+Size of SGD, 2020, arXiv 2005.01097. The formulas were recalled from memory of the paper and not
+compared with its text. The formulas are derived here. The tests check the formulas by enumerating
+batches and by searching all batch sizes for the least work.
 """
 
 from __future__ import annotations
@@ -25,21 +26,22 @@ from largebatch.theory.checked import above_zero, not_negative
 def tau_nice_smoothness(
     *, batch_size: float, dataset_size: int, smoothness: float, max_smoothness: float
 ) -> float:
-    """The expected smoothness of a batch: from L_max at one sample to L at all of them.
+    """Return the expected smoothness of a batch: L_max at one sample, and L at all samples.
 
     >>> tau_nice_smoothness(batch_size=4, dataset_size=10, smoothness=1.0, max_smoothness=7.0)
     2.0
 
     Args:
-        batch_size: T, in [1, dataset_size].
-        dataset_size: n, at least 2.
-        smoothness: L, of the mean of all losses, above 0.
-        max_smoothness: L_max, the largest of a single one, at least L.
+        batch_size: Batch size T in samples, in [1, dataset_size].
+        dataset_size: Number of samples n, at least 2.
+        smoothness: Lipschitz constant L of the mean loss's gradient, above 0.
+        max_smoothness: Largest Lipschitz constant L_max of a single loss's gradient, at least L.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: An argument is outside its range.
 
-    Reference: recalled from arXiv 2005.01097, not compared with its text; derived here.
+    Reference: arXiv 2005.01097. The formula is recalled from memory of the paper, was not compared
+    with its text, and is derived here.
     """
     _check_batch(batch_size, dataset_size)
     _check_smoothness(smoothness, max_smoothness)
@@ -49,20 +51,21 @@ def tau_nice_smoothness(
 
 
 def tau_nice_variance(*, batch_size: float, dataset_size: int, mean_sqnorm: float) -> float:
-    """The expected squared norm of a batch's gradient where the mean of all gradients is 0.
+    """Return the expected squared norm of a batch's gradient if the mean of all gradients is 0.
 
     >>> tau_nice_variance(batch_size=4, dataset_size=10, mean_sqnorm=6.0)
     1.0
 
     Args:
-        batch_size: T, in [1, dataset_size].
-        dataset_size: n, at least 2.
-        mean_sqnorm: h, the mean of the single gradients' squared norms, at least 0.
+        batch_size: Batch size T in samples, in [1, dataset_size].
+        dataset_size: Number of samples n, at least 2.
+        mean_sqnorm: Mean h of the single gradients' squared norms, at least 0.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: An argument is outside its range.
 
-    Reference: recalled from arXiv 2005.01097, not compared with its text; derived here.
+    Reference: arXiv 2005.01097. The formula is recalled from memory of the paper, was not compared
+    with its text, and is derived here.
     """
     _check_batch(batch_size, dataset_size)
     not_negative("tau_nice_variance(..., mean_sqnorm=6.0)", mean_sqnorm=mean_sqnorm)
@@ -79,21 +82,28 @@ def tau_nice_work(
     curvature: float,
     target: float,
 ) -> float:
-    """Gradients of single samples to the target, up to a factor that no batch changes.
+    """Return the number of single-sample gradients to the target, up to a factor.
+
+    The factor does not depend on the batch size.
 
     >>> round(tau_nice_work(batch_size=4, dataset_size=10, smoothness=1.0, max_smoothness=7.0,
     ...     mean_sqnorm=6.0, curvature=0.5, target=1.0))
     64
 
     Args:
-        batch_size, dataset_size, smoothness, max_smoothness, mean_sqnorm: as above.
-        curvature: mu, of the mean of all losses, above 0.
-        target: eps, the squared distance to the optimum that is wanted, above 0.
+        batch_size: Batch size T in samples, in [1, dataset_size].
+        dataset_size: Number of samples n, at least 2.
+        smoothness: Lipschitz constant L of the mean loss's gradient, above 0.
+        max_smoothness: Largest Lipschitz constant L_max of a single loss's gradient, at least L.
+        mean_sqnorm: Mean h of the single gradients' squared norms, at least 0.
+        curvature: Strong convexity mu of the mean loss, above 0.
+        target: Squared distance eps to the optimum that is to be reached, above 0.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: An argument is outside its range.
 
-    Reference: recalled from arXiv 2005.01097, not compared with its text; derived here.
+    Reference: arXiv 2005.01097. The formula is recalled from memory of the paper, was not compared
+    with its text, and is derived here.
     """
     above_zero("tau_nice_work(..., curvature=0.5, target=0.1)", curvature=curvature, target=target)
     expected = tau_nice_smoothness(
@@ -117,17 +127,17 @@ def tau_nice_optimal_batch_size(
     curvature: float,
     target: float,
 ) -> float:
-    """The batch with least work, not rounded, in [1, dataset_size].
+    """Return the batch size with the least work, in [1, dataset_size], not rounded.
 
-    n (q + L - L_max) / (q + n L - L_max) with q = 2 h / (eps mu), or 1 where that is below 1.
+    The formula is n (q + L - L_max) / (q + n L - L_max) with q = 2 h / (eps mu). The result is 1 if
+    the formula is below 1. Arguments and errors are the same as for `tau_nice_work`.
 
     >>> round(tau_nice_optimal_batch_size(dataset_size=10, smoothness=1.0, max_smoothness=7.0,
     ...     mean_sqnorm=6.0, curvature=0.5, target=1.0), 4)
     6.6667
 
-    Arguments and errors are those of `tau_nice_work`.
-
-    Reference: recalled from arXiv 2005.01097, not compared with its text; derived here.
+    Reference: arXiv 2005.01097. The formula is recalled from memory of the paper, was not compared
+    with its text, and is derived here.
     """
     _check_batch(1.0, dataset_size)
     _check_smoothness(smoothness, max_smoothness)
@@ -140,8 +150,8 @@ def tau_nice_optimal_batch_size(
     noise = 2.0 * mean_sqnorm / (target * curvature)
     above = noise + smoothness - max_smoothness
     if above <= 0.0:
-        return 1.0  # one sample's noise is below the target already
-    # the divisor is at least (n - 1) L, since noise is above L_max - L here
+        return 1.0  # the noise of one sample is already below the target
+    # The divisor is at least (n - 1) L, because noise is above L_max - L here.
     crossing = dataset_size * above / (noise + dataset_size * smoothness - max_smoothness)
     return min(max(crossing, 1.0), float(dataset_size))
 
@@ -149,20 +159,22 @@ def tau_nice_optimal_batch_size(
 def tau_nice_rate(
     *, expected_smoothness: float, variance: float, curvature: float, target: float
 ) -> float:
-    """The learning rate that goes with it: min(1 / smoothness(T), eps mu / (2 variance(T))) / 2.
+    """Return the learning rate of the method: min(1 / smoothness(T), eps mu / (2 variance(T))) / 2.
 
     >>> tau_nice_rate(expected_smoothness=2.0, variance=1.0, curvature=0.5, target=1.0)
     0.125
 
     Args:
-        expected_smoothness: of `tau_nice_smoothness`, above 0.
-        variance: of `tau_nice_variance`, at least 0.
-        curvature, target: as in `tau_nice_work`.
+        expected_smoothness: Result of `tau_nice_smoothness`, above 0.
+        variance: Result of `tau_nice_variance`, at least 0.
+        curvature: Strong convexity mu of the mean loss, above 0.
+        target: Squared distance eps to the optimum that is to be reached, above 0.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: An argument is outside its range.
 
-    Reference: recalled from arXiv 2005.01097, not compared with its text.
+    Reference: arXiv 2005.01097. The formula is recalled from memory of the paper and was not
+    compared with its text.
     """
     example = "tau_nice_rate(expected_smoothness=2.0, variance=1.0, curvature=0.5, target=1.0)"
     above_zero(example, smoothness=expected_smoothness, curvature=curvature, target=target)
@@ -174,8 +186,9 @@ def tau_nice_rate(
 def _check_batch(batch_size: float, dataset_size: int) -> None:
     if dataset_size < 2 or not 1.0 <= batch_size <= dataset_size:
         raise ValueError(
-            "a batch has 1 to dataset_size different samples, of at least 2, as in batch_size=4, "
-            f"dataset_size=10; got {batch_size!r} of {dataset_size!r}."
+            f"batch_size={batch_size!r} and dataset_size={dataset_size!r} were given, but "
+            "batch_size must be between 1 and dataset_size, and dataset_size must be at least 2. "
+            "Pass batch_size=4, dataset_size=10."
         )
 
 
@@ -183,6 +196,6 @@ def _check_smoothness(smoothness: float, max_smoothness: float) -> None:
     above_zero("tau_nice_smoothness(..., smoothness=1.0)", smoothness=smoothness)
     if not max_smoothness >= smoothness:
         raise ValueError(
-            "max_smoothness, of the roughest loss, is at least that of their mean, as in "
-            f"smoothness=1.0, max_smoothness=7.0; got {smoothness!r} and {max_smoothness!r}."
+            f"smoothness={smoothness!r} and max_smoothness={max_smoothness!r} were given, but "
+            "max_smoothness must be at least smoothness. Pass smoothness=1.0, max_smoothness=7.0."
         )

@@ -309,10 +309,10 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
         (["--checkpoint", "there", "--resume", "--budget", "2ep"], 1, "its budget is"),
         (["--checkpoint", "new", "--resume", "--record", "other.jsonl"], 1, "its scale is 2, here"),
         (["--checkpoint", "file"], 1, "cannot be written"),
-        (["--checkpoint", "new", "--keep", "0"], 2, "keep is a number of checkpoints"),
+        (["--checkpoint", "new", "--keep", "0"], 2, "at least 1 checkpoint must be kept"),
         (["--checkpoint", "new", "--checkpoint-every", "soon"], 2, "--checkpoint-every soon is no"),
         (["--checkpoint", "foreign", "--resume"], 1, "no checkpoint of this version"),
-        (["--checkpoint", "broken", "--resume"], 1, "No checkpoint in broken is whole"),
+        (["--checkpoint", "broken", "--resume"], 1, "All checkpoints in broken are corrupted"),
     ],
 )
 def test_bad_use_is_one_line_before_any_step(
