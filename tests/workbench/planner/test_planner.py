@@ -140,7 +140,7 @@ def test_the_model_has_the_noise_scales_that_were_given() -> None:
     assert two.exponent == pytest.approx(0.5, abs=0.02)
     reached = two.forecast([(64.0, 1.0, steps)]).noise_scale[-1]
     assert reached == pytest.approx(last, rel=0.05)
-    with pytest.raises(ValueError, match=r"and not to 0\.5"):
+    with pytest.raises(ValueError, match=r"and 0\.5 \(last steps\) were given"):
         model_of([700.0, 0.5], budget=10**7, base_batch_size=64)
 
 
@@ -160,15 +160,15 @@ def test_the_base_rate_is_the_best_one_for_a_cosine() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"minimise": "time"}, "price of a step"),
-        ({"budget": 100}, "no step of the base batch"),
-        ({"max_lr": 0.5}, "stability limit"),
-        ({"max_lr": math.nan}, "stability limit"),
-        ({"within": 0.0}, "margin on the loss"),
+        ({"minimise": "time"}, "duration of a step"),
+        ({"budget": 100}, "with one step of the base batch"),
+        ({"max_lr": 0.5}, "finite and at least 1"),
+        ({"max_lr": math.nan}, "finite and at least 1"),
+        ({"within": 0.0}, "excess of the loss"),
         ({"stages": 0}, "1 to 40 stages"),
         ({"stages": 41}, "1 to 40 stages"),
         ({"workers": 0}, "at least 1 worker"),
-        ({"memory_limit": 8}, "fewer than the base batch"),
+        ({"memory_limit": 8}, "less than the base batch size 64"),
     ],
 )
 def test_requests_that_mean_nothing_are_refused(change: dict[str, object], words: str) -> None:
