@@ -301,6 +301,16 @@ def test_the_lists_name_everything() -> None:
         assert f" {name} " in workloads
 
 
+@pytest.mark.parametrize(("columns", "width"), [("80", 80), ("140", 140), ("", 120), ("x", 120)])
+def test_a_piped_table_is_as_wide_as_columns_and_ends_no_line_with_a_blank(
+    columns: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    lines = call("methods").stdout.splitlines()
+    assert max(map(len, lines)) <= width
+    assert not [line for line in lines if line.endswith(" ")]
+
+
 def fake_probe(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Puts a probe in the place of the real one, which takes longer; its calls are listed."""
     calls: list[Any] = []

@@ -48,6 +48,14 @@ def test_a_plan_is_no_worse_than_any_other_schedule_in_its_table(name: str, plan
     assert found.notes[-1] == ALONE
 
 
+def test_no_forecast_curve_goes_beyond_the_budget(plans) -> None:  # type: ignore[no-untyped-def]
+    request, found = plans["steps"]
+    assert {max(x for x, _ in row.curve) for row in found.rows if row.schedule != "plan"} <= {
+        float(row.samples) for row in found.rows
+    }
+    assert all(x <= request.budget for row in found.rows for x, _ in row.curve)
+
+
 def test_a_plan_respects_the_caps_and_reports_them(plans) -> None:  # type: ignore[no-untyped-def]
     _, found = plans["time"]
     assert all(64 <= row.batch_size <= 2048 for row in found.table.rows)

@@ -40,6 +40,7 @@ def made_up(
     hostile: str = "",
     measured: bool = True,
     statistic: str = "moments",
+    base_lr: float = 0.1,
 ) -> Path:
     """A record of a run whose batch doubles twice and that lost a step."""
     record = JsonlRecord(path)
@@ -53,7 +54,8 @@ def made_up(
         )
         seen = Measurement(
             step=step, samples=samples, base_steps=float(step), batch_size=size,
-            base_batch_size=16, base_lr=0.1, loss=2.0 / (1.0 + step) if finite else float("nan"),
+            base_batch_size=16, base_lr=base_lr,
+            loss=2.0 / (1.0 + step) if finite else float("nan"),
             finite=finite, **({statistic: moments} if measured else {}),
         )  # fmt: skip
         following = 16 * 2 ** min(3 * (step + 1) // steps, 2)
@@ -188,6 +190,30 @@ def test_a_pointer_position_means_the_same_step_in_every_panel(
     assert int(noise.locator(".reading").inner_text().split()[0]) > 40  # near its last piece
     noise.locator(".u-over").hover(position={"x": 4, "y": 50})
     assert int(noise.locator(".reading").inner_text().split()[0]) < 20
+
+
+@needs_chromium
+def test_long_labels_of_an_axis_have_room(browser: Any, tmp_path: Path) -> None:
+    left = {}
+    for lr in (100.0, 0.000075):
+        run = made_up(tmp_path / f"{lr}.jsonl", steps=40, base_lr=lr)
+        window, _ = opened(browser, write_report([run], tmp_path / "page.html"))
+        figure = window.locator("figure[data-curve='learning rate']")
+        inner, outer = (figure.locator(part).bounding_box() for part in (".u-over", ".plot"))
+        left[lr] = inner["x"] - outer["x"]
+    assert left[100.0] < 60.0 < left[0.000075]
+
+
+def test_a_run_of_a_method_without_a_gain_shows_neither_gain_nor_base_steps(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run.jsonl"
+    train("digits", method="sqrt", scale=4, budget="1ep", record=run, evaluations=0)
+    page = write_report([run], tmp_path / "page.html").read_text()
+    assert 'data-curve="gain"' not in page
+    assert "base steps" not in page.split("<script")[0]
+    assert ">recorded by</th>" in page
+    assert ">last written</th>" in page
 
 
 @needs_chromium

@@ -83,12 +83,14 @@ def draw_on(panel: Any, result: Critical) -> None:
 def _points(panel: Any, answer: Answer, *, low: float, high: float) -> None:
     """Draw the findings along the run; without an upper bound, an arrow replaces the point."""
     colour = LOOKS[answer.method]
-    known = [f for f in answer.findings if f.start is not None and f.batch is not None]
     label = MEANINGS[answer.method]
     xs, ys = [], []
-    for finding in known:
+    for finding in [f for f in answer.findings if f.start is not None]:
         batch, x = finding.batch, _middle(finding) + APART[answer.method]
-        assert batch is not None, "findings without a batch were filtered out"
+        if batch is None:  # a gap, so that the line does not join the points around it
+            xs.append(x)
+            ys.append(math.nan)
+            continue
         bounded = math.isfinite(batch.high)
         top = batch.high if bounded else high
         panel.plot([x, x], [max(batch.low, low), top], color=colour, linewidth=1.6, alpha=0.8)
@@ -98,7 +100,7 @@ def _points(panel: Any, answer: Answer, *, low: float, high: float) -> None:
             panel.plot([x], [1.06 * low], "v", color=colour, markersize=6, clip_on=False)
         xs.append(x)
         ys.append(batch.value if bounded else math.nan)
-    if xs:
+    if not all(map(math.isnan, ys)):
         panel.plot(xs, ys, "o-", color=colour, linewidth=1.0, markersize=5, label=label)
 
 
