@@ -175,7 +175,7 @@ def test_a_run_without_noise_measurements_says_so(browser: Any, tmp_path: Path) 
     other = made_up(tmp_path / "b.jsonl", steps=5)
     window, _ = opened(browser, write_report([run, other], tmp_path / "page.html"))
     told = window.inner_text("figure[data-curve='noise scale']")
-    assert "a: the run did not measure it; b: not enough signal" in told
+    assert "a: the run did not measure the noise scale; b: not enough signal" in told
 
 
 @needs_chromium

@@ -379,7 +379,7 @@ def test_a_bound_is_drawn_as_an_arrow_and_not_as_a_point(small: Critical) -> Non
         ("--by sweep --tolerance 0.1", "--tolerance is for branches"),
         ("--by noise --steps 5", "No such option '--steps'"),
         ("--by noise --plot picture.txt", "A picture is one of"),
-        ("--by noise --budget 5parsecs", "is no length of a run"),
+        ("--by noise --budget 5parsecs", "is not the length of a run"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_before_training(

@@ -26,15 +26,22 @@ class FunctionCommand(click.Command):
             return super().invoke(ctx)
         except (ValueError, LargeBatchError) as error:
             if len(error.args) == 1 and isinstance(error.args[0], str):
-                error.args = (with_options(error.args[0], command=self),)
+                given = [ctx.params.get(str(p.name)) for p in self.params if _is_argument(p)]
+                words = " ".join(one for one in given if isinstance(one, str)) or "..."
+                error.args = (with_options(error.args[0], command=self, words=words),)
             raise
 
 
-def with_options(message: str, *, command: click.Command) -> str:
+def _is_argument(parameter: click.Parameter) -> bool:
+    return isinstance(parameter, click.Argument)
+
+
+def with_options(message: str, *, command: click.Command, words: str = "...") -> str:
     """Return the message with each `name=value` of the command written as an option.
 
     A call of the function behind the command, such as `lb.plan(..., budget=10)`, becomes a command
-    line. The arguments of other calls, as in `lb.Budget(samples=10)`, stay Python.
+    line, and `load('package.module:function')` becomes the name of the workload. The arguments of
+    other calls, as in `lb.Budget(samples=10)`, stay Python.
 
     >>> command = click.Command("plan", params=[click.Option(["--base-batch", "base_batch_size"])])
     >>> with_options("Pass base_batch_size=256.", command=command)
@@ -45,6 +52,7 @@ def with_options(message: str, *, command: click.Command) -> str:
     Args:
         message: Text of an error or of a note.
         command: Command whose options have the names of the function's arguments.
+        words: Positional arguments of the command, for calls that become a command line.
     """
     options = {
         str(parameter.name): parameter
@@ -53,8 +61,9 @@ def with_options(message: str, *, command: click.Command) -> str:
     }
     if not options:
         return message
+    message = re.sub(r"\bload\('([^']*)'\)", r"\1", message)
     own_call = rf"\blb\.(?:workbench\.)?{re.escape(command.name or '')}\(([^()]*)\)"
-    message = re.sub(own_call, lambda call: _command_line(command, call[1]), message)
+    message = re.sub(own_call, lambda call: _command_line(command, call[1], words=words), message)
     names = "|".join(map(re.escape, options))
     inside = _inside_calls(message)
 
@@ -66,10 +75,11 @@ def with_options(message: str, *, command: click.Command) -> str:
     return re.sub(rf"\b(?P<name>{names})={_VALUE}", shown, message)
 
 
-def _command_line(command: click.Command, arguments: str) -> str:
+def _command_line(command: click.Command, arguments: str, *, words: str) -> str:
     """Return a call's arguments as a command line; its options are translated later."""
-    words = [word.strip() for word in arguments.split(",")]
-    return " ".join(["largebatch", command.name or "", *words])
+    parts = [part.strip() for part in arguments.split(",")]
+    shown = [words if part == "..." else part for part in parts]
+    return " ".join(["largebatch", command.name or "", *shown])
 
 
 def _option_of(options: Mapping[str, click.Option], *, name: str, value: str) -> str:

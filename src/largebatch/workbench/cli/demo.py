@@ -61,8 +61,8 @@ def announcement() -> str:
     """Return a text that states the length of the runs and the path of the picture."""
     length = parse_length(BUDGET)
     return (
-        f"Each run takes {length.amount:g} {length.unit.replace('_', ' ')}. The probe used the "
-        f"workload's full {load('digits').budget_epochs:g} epochs. "
+        f"Each run takes {length.amount:g} {length.unit.replace('_', ' ')}. The estimates of the "
+        f"probe above are for the workload's full {load('digits').budget_epochs:g} epochs. "
         f"The picture will be written to {Path(OUT) / PICTURE}."
     )
 

@@ -67,7 +67,7 @@ def _evenly(count: int) -> list[int]:
 
 
 def plan_table(result: Plan) -> RenderableType:
-    """Return the planned schedule, the forecasts of all schedules, and the effect of workers."""
+    """Return the planned schedule, all forecasts, and the shortest time by number of workers."""
     compared = plain_table(
         "schedule",
         "forecast loss",

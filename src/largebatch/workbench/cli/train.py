@@ -68,7 +68,7 @@ BUDGET = (
 )
 @click.option(
     "--logger",
-    "log",  # not --log, which torchrun takes for one of its own options
+    "log",  # The option is not called --log, which torchrun takes for one of its own options.
     multiple=True,
     metavar="KIND=PLACE",
     help=f"Log the values of every step there; may be repeated. Write {FORMS_OF_LOGGERS}.",
@@ -77,7 +77,8 @@ BUDGET = (
 def train_command(as_json: bool, **options: Any) -> None:
     """Train WORKLOAD once.
 
-    WORKLOAD is a name from largebatch workloads, or package.module:function for your own.
+    WORKLOAD is a name that largebatch workloads lists, or package.module:function for a workload of
+    your own.
 
     Several processes can share the batch; the result is the same up to rounding:
     torchrun --nproc-per-node 2 -m largebatch train digits --scale 8

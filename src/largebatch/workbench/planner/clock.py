@@ -195,7 +195,7 @@ def _only_lr_changes(decider: Decider, growths: list[Growth | Milestones], last_
 
 
 def _certain_steps(decider: Decider, growths: list[Growth | Milestones]) -> int:
-    """Return a number of steps that certainly does not reach the next change of the batch size."""
+    """Return how many steps can be skipped without reaching a change of the batch size."""
     size, here = decider.batch_size, decider.samples
     points = [b for rule in growths for b in boundaries(decider, rule) if b > here]
     points.append(float(_budget(decider)))

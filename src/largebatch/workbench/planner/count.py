@@ -21,7 +21,7 @@ class ScheduleCount:
         mean_batch_size: Mean number of samples per step.
         constant_steps: Number of steps that a run at the constant base batch size takes.
         saved: Fraction of `constant_steps` that the schedule saves; negative if it takes more.
-        notes: Remarks about the result, each a sentence or more.
+        notes: Remarks about the result, as sentences.
     """
 
     schedule: str
@@ -105,8 +105,8 @@ def _check_alone(schedule: str, given: dict[str, float | None]) -> None:
     twice = [f"{name}={value}" for name, value in given.items() if value is not None]
     if twice:
         raise ValueError(
-            f"{' and '.join(twice)} was given, but the schedule file {schedule} already contains "
-            f"its budget and batch sizes. Leave out {' and '.join(twice)}"
+            f"The schedule file {schedule} already contains its budget and batch sizes, so it "
+            f"cannot be combined with other values. Leave out {' and '.join(twice)}"
         )
 
 

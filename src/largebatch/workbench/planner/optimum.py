@@ -1,10 +1,11 @@
-"""Search for the best schedule in stages over the logarithms of batch size, lr and length.
+"""Search for the best schedule in stages.
 
     least loss:       min loss at the budget
     cheapest:         min log cost + weight x log loss,   weight such that loss = target
     smallest budget:  the smallest budget whose lowest loss is the target
 
-The cost is the number of steps or seconds. The weight and the budget are found by bisection. A
+The variables of the search are the logarithms of the batch size, learning rate and length of each
+stage. The cost is the number of steps or seconds. The weight and the budget are found by bisection. A
 search with a weight finds only schedules on the convex part of the boundary between cost and loss.
 No batch is smaller than the base batch size, because smaller batches save few samples and need more
 steps.

@@ -36,8 +36,8 @@ ALONE = (
 )
 """Note on the accuracy of a forecast from a noise scale."""
 FITTED = (
-    "For ten schedules whose learning rates did not exceed the record's, forecasts from a record "
-    "had rank correlations of 0.90 to 0.95 with real runs. Schedules with higher learning rates "
+    "Forecasts from a record had rank correlations of 0.90 to 0.95 with real runs of ten schedules "
+    "whose learning rates did not exceed those of the record. Schedules with higher learning rates "
     "were not ranked correctly (experiments/growth/rank.md)."
 )
 """Note on the accuracy of a forecast from a record."""

@@ -73,9 +73,9 @@ class PlanRequest:
         recorded: Model that was fitted to a recorded run, instead of `noise_scales`.
         minimise: Cost to minimize: "steps", "time" or "samples".
         within: Allowed relative excess of the final loss over the lowest loss, above 0.
-        max_lr: Largest factor on the base learning rate, at least 1. It is capped at the largest
-            stable factor of the model. With None, the cap is that stable factor or, with a record,
-            the largest recorded factor.
+        max_lr: Largest factor on the base learning rate, at least 1. The factor never exceeds the
+            largest stable factor of the model. If max_lr is None and a record was fitted, the
+            factor does not exceed the largest recorded factor either.
         stages: Number of stages of the schedule, 1 to 40.
         price: Duration of a step; None if only steps and samples are counted.
         workers: Number of workers that share a batch.
@@ -162,7 +162,8 @@ def plan_request(
 
     Args:
         budget: Number of training samples of the run.
-        base_batch_size: Base batch size B0, in samples. If omitted, it is read from the record.
+        base_batch_size: Base batch size B0, in samples. If omitted, the base batch size is read
+            from the record.
         noise_scales: Gradient noise scale of the first steps and, optionally, that of the last
             steps, in samples. Pass either `noise_scales` or `record`.
         record: Path of a recorded run to which the model is fitted.

@@ -13,7 +13,7 @@ from largebatch.workbench.reports.facts import measures_gain, moments_of, places
 AXES = ("steps", "samples", "base steps")
 """Horizontal axes that a curve can be drawn over, each a count up to and including the step."""
 
-UNMEASURED = "the run did not measure it"
+UNMEASURED = "the run did not measure the noise scale"
 NO_GAIN = "the method measures no gain"
 
 
@@ -65,8 +65,8 @@ def noise_curve(steps: Sequence[Step], name: str) -> tuple[ReportCurve | None, b
 
     Args:
         steps: Steps of the run, all with finite values.
-        name: `NOISE` for the raw gradient, or `ADAM_NOISE` for the gradient divided as Adam
-            divides it.
+        name: Name of the noise scale: `NOISE` for the raw gradient, or `ADAM_NOISE` for the
+            gradient divided as Adam divides it.
     """
     measured = [step for step in steps if moments_of(step, name) is not None]
     if not measured:

@@ -76,7 +76,7 @@ def series_of(steps: Sequence[Step], name: str) -> list[tuple[float, float]]:
 
 
 def notes_of(record: Record) -> tuple[str, ...]:
-    """Return remarks about the record file, each a sentence or more."""
+    """Return remarks about the record file, as sentences."""
     notes = []
     if record.damage:
         notes.append(

@@ -55,7 +55,7 @@ class Replayed:
         method: Name of the replayed method.
         label: Sentence that explains what the replayed decisions mean.
         same: Number of steps with exactly the recorded learning-rate factor and next batch size.
-        notes: Remarks about the record file, each a sentence or more.
+        notes: Remarks about the record file, as sentences.
         steps: All steps of the record.
     """
 

@@ -147,7 +147,7 @@ def _check(paths: Sequence[Path], page: Path) -> None:
     if not 1 <= len(paths) <= MOST_RUNS:
         raise ValueError(
             f"{len(paths)} records were given, but a report shows 1 to {MOST_RUNS} runs. Pass "
-            f"at most {MOST_RUNS} records."
+            f"1 to {MOST_RUNS} records."
         )
     if page.suffix.lower() not in (".html", ".htm"):
         raise ValueError(

@@ -30,7 +30,7 @@ class ReportedRun:
             the last.
         left_out: Number of changes that are left out.
         kinds: Reasons of all steps, grouped by their wording.
-        notes: Remarks about the record file, each a sentence or more.
+        notes: Remarks about the record file, as sentences.
     """
 
     name: str
@@ -57,7 +57,7 @@ def reported_run(record: Record, *, name: str, points: int = 400) -> ReportedRun
     sound = [step for step in record.steps if step.seen.finite]
     curves = run_curves(sound, points=points)
     missing = {
-        curve.name: NO_GAIN if curve.name == "gain" else "the record does not contain it"
+        curve.name: NO_GAIN if curve.name == "gain" else "the record does not contain this quantity"
         for curve in curves
         if not curve.y
     }

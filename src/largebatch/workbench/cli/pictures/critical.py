@@ -50,8 +50,8 @@ def draw_critical(result: Critical, path: str | os.PathLike[str]) -> None:
 def draw_on(panel: Any, result: Critical) -> None:
     """Draw the answers on axes of matplotlib, with one color per method.
 
-    Bars are confidence intervals; an arrow marks an interval without an upper or lower bound. An
-    answer of the sweep is valid for the whole run and is drawn as a line with a band.
+    Bars are confidence intervals; an arrow marks an interval without an upper or lower bound. The
+    method sweep gives answers for the whole run, which are drawn as lines with bands.
     """
     from matplotlib import ticker
 
@@ -87,7 +87,7 @@ def _points(panel: Any, answer: Answer, *, low: float, high: float) -> None:
     xs, ys = [], []
     for finding in [f for f in answer.findings if f.start is not None]:
         batch, x = finding.batch, _middle(finding) + APART[answer.method]
-        if batch is None:  # a gap, so that the line does not join the points around it
+        if batch is None:  # NaN makes a gap, so that the line does not cross the missing point
             xs.append(x)
             ys.append(math.nan)
             continue

@@ -63,7 +63,10 @@ LABELS = {
 
 
 def _course(plan: Plan) -> tuple[list[float], list[float], list[float]]:
-    """Return the edges of the planned run's pieces in samples, their batch sizes and factors."""
+    """Return the pieces of the planned run: edges in samples, batch sizes, learning-rate factors.
+
+    Within a piece, the batch size and the learning rate are constant.
+    """
     table = plan.table
     schedule = clock_schedule(
         plan.rule,
