@@ -105,7 +105,7 @@ def test_bad_input_is_one_line(words: list[str], message: str) -> None:
         (["--workers", "0"], "--workers 0 was given"),
         (
             ["--budget", "20"],
-            "--budget 20 was given, but 2 stage(s) with one step",
+            "--budget 20 was given, but a plan with 2 stage(s) requires",
         ),
         (["--memory-limit", "8"], "Pass --memory-limit 16 or more workers"),
         (["--loss-exponent", "9"], "--loss-exponent 9.0 was given"),

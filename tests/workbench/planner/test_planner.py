@@ -169,7 +169,7 @@ def test_the_base_rate_is_the_best_one_for_a_cosine() -> None:
     ("change", "words"),
     [
         ({"minimise": "time"}, "duration of a step"),
-        ({"budget": 100}, "with one step of the base batch"),
+        ({"budget": 100}, "one step of the base batch size 64 per stage"),
         ({"max_lr": 0.5}, "finite and at least 1"),
         ({"max_lr": math.nan}, "finite and at least 1"),
         ({"within": 0.0}, "excess of the loss"),

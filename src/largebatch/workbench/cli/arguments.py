@@ -41,7 +41,7 @@ def with_options(message: str, *, command: click.Command, words: str = "...") ->
 
     A call of the function behind the command, such as `lb.plan(..., budget=10)`, becomes a command
     line, and `load('package.module:function')` becomes the name of the workload. The arguments of
-    other calls, as in `lb.Budget(samples=10)`, stay Python.
+    other calls, as in `lb.Budget(samples=10)`, are not changed.
 
     >>> command = click.Command("plan", params=[click.Option(["--base-batch", "base_batch_size"])])
     >>> with_options("Pass base_batch_size=256.", command=command)

@@ -29,8 +29,8 @@ def doctor_command(workload: str, *, method: str, scale: int, as_json: bool) -> 
     """Check a run of WORKLOAD for silent errors, without training.
 
     The checks cover the loss, the model, the optimizer, the data and the overhead of measuring,
-    and take a few seconds. Under torchrun, they run on all processes. The exit code is 1 if a
-    finding is an error, and 0 otherwise.
+    and take a few seconds. Under torchrun, the checks run on all processes. The exit code is 1 if
+    a finding is an error, and 0 otherwise.
     """
     from largebatch.workbench.cli import tables
     from largebatch.workbench.runs.doctor import doctor

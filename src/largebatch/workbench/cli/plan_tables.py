@@ -71,7 +71,7 @@ def plan_table(result: Plan) -> RenderableType:
     compared = plain_table(
         "schedule",
         "forecast loss",
-        "/ lowest",
+        "loss ratio",
         "samples",
         "steps",
         "time",
@@ -93,8 +93,8 @@ def plan_table(result: Plan) -> RenderableType:
         Text(f"Planned schedule ({result.name}; lr x is the factor on the base learning rate):"),
         stages_table(result.table),
         Text(
-            f"Forecasts of all schedules (target loss {result.target:.4g}; / lowest is the ratio "
-            "to the lowest forecast loss):"
+            f"Forecasts of all schedules. The target loss is {result.target:.4g}. The loss ratio "
+            "is the forecast loss divided by the lowest forecast loss."
         ),
         compared,
     ]

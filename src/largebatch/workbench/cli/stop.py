@@ -14,7 +14,9 @@ ALONE = " A second Ctrl-C stops the run at once, without saving."
 
 
 def announce_stop() -> None:
-    """Write on stderr, on the first rank, that the run stops; a signal handler may call this.
+    """Write on stderr that the run stops, on the first rank only.
+
+    A signal handler may call this function.
 
     The line is written directly to the file descriptor, because the signal may have interrupted a
     write to the buffers of Python or rich. It starts on a new line, because rich

@@ -223,7 +223,7 @@ def _metrics(metrics: Metrics) -> str:
 def _fitting(
     rows: Sequence[ComparisonRow], left: Sequence[Column], right: Sequence[Column], console: Console
 ) -> list[Table]:
-    """Return tables with the columns of `right` in order, each at most as wide as the console."""
+    """Distribute the columns of `right` over tables that are at most as wide as the console."""
     unbounded = console.options.update(max_width=1000)
     groups: list[list[Column]] = [[]]
     for column in right:

@@ -110,7 +110,7 @@ def start_decider(
     batch_size: int | None = None,
     dataset_size: int | None = None,
 ) -> Decider:
-    """Return the state before the first step of a run whose steps are only counted.
+    """Return the state before the first step of a run that is counted without training.
 
     Args:
         rule: Rule whose decisions depend only on the clock.
@@ -118,7 +118,8 @@ def start_decider(
         base_batch_size: Base batch size B0, in samples.
         batch_size: Size of the first batch in samples. If omitted, the schedule's first batch size
             or the base batch size is used.
-        dataset_size: Number of samples in an epoch, or None if batches may cross its end.
+        dataset_size: Number of samples in an epoch, or None if batches may cross the end of an
+            epoch.
 
     Raises:
         ValueError: The rule or the budget is invalid; see `clock_schedule`.

@@ -44,7 +44,7 @@ class ScheduleForecast:
 
 
 def pieces_of(schedule: ClockSchedule) -> Iterator[Stage]:
-    """Yield the run in pieces with a constant learning rate each.
+    """Split a run into pieces with a constant learning rate and yield the pieces.
 
     If the learning rate changes within a piece, its value in the middle of the piece is used.
     """

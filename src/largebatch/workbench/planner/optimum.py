@@ -5,10 +5,10 @@
     smallest budget:  the smallest budget whose lowest loss is the target
 
 The variables of the search are the logarithms of the batch size, learning rate and length of each
-stage. The cost is the number of steps or seconds. The weight and the budget are found by bisection. A
-search with a weight finds only schedules on the convex part of the boundary between cost and loss.
-No batch is smaller than the base batch size, because smaller batches save few samples and need more
-steps.
+stage. The cost is the number of steps or seconds. The weight and the budget are found by bisection.
+A search with a weight finds only schedules on the convex part of the boundary between cost and
+loss. No batch is smaller than the base batch size, because smaller batches save few samples and
+need more steps.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def least_loss(space: ScheduleSpace, start: Array | None = None) -> tuple[Array,
 def smallest_budget(
     space: ScheduleSpace, *, target: float, start: Array
 ) -> tuple[ScheduleSpace, Array]:
-    """Return the space with the smallest budget found that reaches the target, and the point.
+    """Return the smallest budget found that reaches the target loss, as a space and its best point.
 
     Args:
         space: Set of schedules with the whole budget.

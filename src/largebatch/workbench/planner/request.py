@@ -178,8 +178,8 @@ def plan_request(
     if (record is None) == (not noise_scales):
         given = "neither was given" if record is None else "both were given"
         raise ValueError(
-            "A plan requires either a noise scale or a recorded run as its source of the noise "
-            f"scale, but {given}. Pass one of noise_scales=[4000] and record='run.jsonl'"
+            f"A plan requires either a noise scale or a recorded run, but {given}. Pass one of "
+            "noise_scales=[4000] and record='run.jsonl'"
         )
     recorded = None if record is None else fit_record(record)
     if recorded is not None:
@@ -246,17 +246,17 @@ def _check_ranges(request: PlanRequest) -> None:
 
 
 def _check_sizes(request: PlanRequest) -> None:
-    if request.budget < request.base_batch_size * request.stages:
+    least = request.base_batch_size * request.stages
+    if request.budget < least:
         raise ValueError(
-            f"budget={request.budget} was given, but {request.stages} stage(s) with one step of "
-            f"the base batch size {request.base_batch_size:,} each require "
-            f"{request.base_batch_size * request.stages:,} samples. Pass more samples, or fewer "
-            "stages: stages=1"
+            f"budget={request.budget} was given, but a plan with {request.stages} stage(s) "
+            f"requires {least:,} samples: one step of the base batch size "
+            f"{request.base_batch_size:,} per stage. Pass budget={least} or stages=1"
         )
     if request.largest < request.base_batch_size:
-        least = -(-request.base_batch_size // request.workers)
+        held = -(-request.base_batch_size // request.workers)
         raise ValueError(
             f"memory_limit={request.memory_limit} was given, so {request.workers} worker(s) hold "
             f"{request.largest:,} samples, which is less than the base batch size "
-            f"{request.base_batch_size:,}. Pass memory_limit={least} or more workers"
+            f"{request.base_batch_size:,}. Pass memory_limit={held} or more workers"
         )

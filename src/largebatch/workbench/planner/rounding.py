@@ -16,8 +16,8 @@ def round_stages(stages: Sequence[Stage], *, base_batch_size: int) -> ClockSched
     """Return the stages as a schedule in whole samples and steps.
 
     The schedule never uses more samples than the stages. A stage that is shorter than one step of
-    its batch size becomes one smaller step. If that step were smaller than the base batch size, the
-    stage is merged into the next one.
+    its batch size becomes one smaller step. A stage with fewer samples than the base batch size is
+    merged into the next stage.
 
     Args:
         stages: Stages in order, with fractional numbers allowed.

@@ -135,7 +135,7 @@ def _decoded(plain: Any, path: str | os.PathLike[str]) -> ScheduleFile:
         schedule: ScheduleFile = decode(ScheduleFile, plain, kinds=KINDS, where=str(path))
         chain(schedule.rule)
     except (ValueError, TypeError, OverflowError) as error:
-        raise RecordError(f"{path} contains an invalid rule: {error}") from None
+        raise RecordError(_invalid_rule(path, error)) from None
     return schedule
 
 
@@ -184,13 +184,17 @@ def _check_rule(schedule: ScheduleFile, path: str | os.PathLike[str]) -> None:
             batch_size=schedule.batch_size,
         )
     except (ValueError, OverflowError) as error:
-        raise RecordError(f"{path} contains an invalid rule: {error}") from None
+        raise RecordError(_invalid_rule(path, error)) from None
     same = len(table.rows) == len(schedule.stages) and all(map(_same, table.rows, schedule.stages))
     if not same:
         raise RecordError(
             f"The stages in {path} do not match its rule, so the file was edited or corrupted. "
             f"{REMEDY}"
         )
+
+
+def _invalid_rule(path: str | os.PathLike[str], error: Exception) -> str:
+    return f"{path} contains an invalid rule: {str(error).rstrip('.')}. {REMEDY}"
 
 
 def _same(one: StageRow, other: StageRow) -> bool:

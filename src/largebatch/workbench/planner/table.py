@@ -125,7 +125,7 @@ def clock_schedule(
     batch_size: int | None = None,
     dataset_size: int | None = None,
 ) -> ClockSchedule:
-    """Return the schedule of a rule over a budget, for a rule that depends only on the clock.
+    """Return the schedule over a budget of a rule whose decisions depend only on the clock.
 
     Args:
         rule: Rule or chain of rules.
@@ -133,8 +133,8 @@ def clock_schedule(
         base_batch_size: Base batch size B0, in samples.
         batch_size: Size of the first batch in samples. If omitted, the schedule's first batch size
             or the base batch size is used.
-        dataset_size: Number of samples in an epoch, at whose end a batch is cut; None if batches
-            may cross it.
+        dataset_size: Number of samples in an epoch; no batch crosses the end of an epoch. With
+            None, batches may cross the end of an epoch.
 
     Raises:
         ValueError: The rule needs measurements, the budget is smaller than the first batch or
@@ -153,7 +153,7 @@ def clock_schedule(
         if len(stages) > MOST_STAGES:
             raise ValueError(
                 f"The batch size of {label_of(rule)} changes more than {MOST_STAGES:,} times, "
-                "which is not supported. Use a schedule with fewer stages."
+                "which is not supported. Use fewer stages, such as lb.methods.growth(stages=5)"
             )
     table = Table(
         base_batch_size=base_batch_size,
@@ -176,7 +176,10 @@ def _row_of(stage: ClockStage) -> StageRow:
 
 
 def _passed_over(rule: Chain, found: int) -> int:
-    """Return the number of stages that are shorter than one step; 0 if a rule limits the batch."""
+    """Return the number of stages that are shorter than one step.
+
+    The result is 0 if a rule limits the batch size.
+    """
     rules = list(within(rule))
     if {type(one).__name__ for one in rules} & {"ClampBatch", "LimitGrowth"}:
         return 0

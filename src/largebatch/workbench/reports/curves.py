@@ -65,8 +65,8 @@ def noise_curve(steps: Sequence[Step], name: str) -> tuple[ReportCurve | None, b
 
     Args:
         steps: Steps of the run, all with finite values.
-        name: Name of the noise scale: `NOISE` for the raw gradient, or `ADAM_NOISE` for the
-            gradient divided as Adam divides it.
+        name: Name of the noise scale, `NOISE` (raw gradient) or `ADAM_NOISE` (gradient divided as
+            Adam divides it).
     """
     measured = [step for step in steps if moments_of(step, name) is not None]
     if not measured:

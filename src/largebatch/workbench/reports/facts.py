@@ -65,12 +65,12 @@ def places_of(step: Step) -> tuple[float, float, float]:
 
 
 def moments_of(step: Step, name: str) -> GradientMoments | None:
-    """Return what a step measured for `NOISE` or `ADAM_NOISE`, or None."""
+    """Return the gradient moments that a step measured for `NOISE` or `ADAM_NOISE`, or None."""
     return step.seen.preconditioned_moments if name == ADAM_NOISE else step.seen.moments
 
 
 def series_of(steps: Sequence[Step], name: str) -> list[tuple[float, float]]:
-    """Return (variance, squared norm) of each step that measured them for this noise scale."""
+    """Return (variance, squared norm) for each step in which this noise scale was measured."""
     moments = [moments_of(step, name) for step in steps]
     return [(m.variance, m.sqnorm) for m in moments if m is not None]
 

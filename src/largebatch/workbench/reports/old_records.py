@@ -22,7 +22,7 @@ COUNTED_GRADIENTS = re.compile(r"0\.1(\.|$)")
 
 
 def recorded_note(record: Record) -> str:
-    """Return a note on the decisions in a record, or "" if its rule decides the same today."""
+    """Return a note if the rule in a record would decide differently today, else ""."""
     names = _old_averages(record)
     if not names:
         return ""
@@ -34,7 +34,7 @@ def recorded_note(record: Record) -> str:
 
 
 def replayed_note(record: Record, rule: Rule) -> str:
-    """Return a note if the version of the record explains other decisions in a replay, else "".
+    """Return a note if a replay decides differently because of the record's version, else "".
 
     Args:
         record: Record, perhaps of an earlier version.

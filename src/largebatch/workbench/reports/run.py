@@ -1,4 +1,4 @@
-"""Collect what a report shows of one run."""
+"""Collect the data that a report shows for one run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHANGES = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedRun:
-    """Hold what a report shows of one run.
+    """Hold the data that a report shows for one run.
 
     Args:
         name: Name of the record file.
@@ -26,8 +26,8 @@ class ReportedRun:
         open_ended: True if a confidence interval of the noise scale has no upper bound, so that its
             band is cut off.
         missing: Reasons for missing curves, by the name of the curve.
-        changes: Changes of the batch size, skipped steps and unique reasons; of many, the first and
-            the last.
+        changes: Changes of the batch size, skipped steps and unique reasons, at most `CHANGES`
+            entries: the first half and the last half of them.
         left_out: Number of changes that are left out.
         kinds: Reasons of all steps, grouped by their wording.
         notes: Remarks about the record file, as sentences.
@@ -45,7 +45,7 @@ class ReportedRun:
 
 
 def reported_run(record: Record, *, name: str, points: int = 400) -> ReportedRun:
-    """Return what a report shows of a record.
+    """Return the data that a report shows for one record.
 
     Args:
         record: Record of a run. Of a corrupted file, it contains the steps before the first

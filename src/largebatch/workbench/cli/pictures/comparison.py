@@ -136,7 +136,8 @@ def require_matplotlib() -> type[Any]:
     """Return matplotlib's class `Figure`, which draws to files without a display.
 
     Raises:
-        PlotMissing: matplotlib is not installed. The message contains the command that installs it.
+        PlotMissing: matplotlib is not installed. The message contains the command that installs
+            matplotlib.
     """
     try:
         from matplotlib.figure import Figure
