@@ -34,7 +34,10 @@ RESUME = "Finished runs are kept. To resume, run the same command again."
     help="Batch sizes as multiples of the base batch size. Scale 1 is always included.",
 )
 @click.option(
-    "--seeds", default=5, show_default=True, help="Number of runs per method and scale, by seed."
+    "--seeds",
+    default=5,
+    show_default=True,
+    help="Number of seeds; per scale, each method runs once with each seed.",
 )
 @click.option(
     "--at",
@@ -102,7 +105,10 @@ def compare_command(
 
 @click.command("demo")
 def demo_command() -> None:
-    """Compare AdaScale with linear scaling on small images, in a minute."""
+    """Compare AdaScale with linear scaling on small images.
+
+    The demo takes about a minute, prints the results and draws a picture.
+    """
     from largebatch.workbench.cli import tables
     from largebatch.workbench.cli.demo import announcement, demo
     from largebatch.workbench.cli.probe import run_probe

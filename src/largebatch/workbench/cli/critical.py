@@ -110,10 +110,11 @@ def critical_command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure the critical batch size of WORKLOAD by whole training runs.
+    """Measure the critical batch size of WORKLOAD.
 
-    Three methods measure it independently. The output shows the interval, the cost and the
-    assumptions of each method. Several processes can share the batch:
+    Three methods measure the critical batch size independently, by whole training runs. The output
+    shows the interval, the cost and the assumptions of each method. Several processes can share the
+    batch:
     torchrun --nproc-per-node 2 -m largebatch critical digits
     """
     from largebatch.workbench.cli.pictures.comparison import check_picture

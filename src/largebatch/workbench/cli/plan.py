@@ -175,9 +175,9 @@ def schedule_command(
 ) -> None:
     """Count the steps of SCHEDULE without training.
 
-    SCHEDULE is growth, linear-growth, warmup-growth, seesaw, smith, constant or cosine. It can
-    also be a string such as "0:768 250B:1536" (batch size 768 from the start, 1536 from sample
-    250B on), or a schedule file.
+    SCHEDULE is growth, linear-growth, warmup-growth, seesaw, smith, constant or cosine. SCHEDULE
+    can also be a schedule file, or a string such as "0:768 250B:1536" (batch size 768 from the
+    start, 1536 from sample 250B on).
     """
     from largebatch.workbench.cli.plan_tables import count_table
     from largebatch.workbench.planner.count import count_schedule

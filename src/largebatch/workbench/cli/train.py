@@ -25,8 +25,8 @@ BUDGET = (
 @click.argument("workload")
 @click.option(
     "--method",
-    show_default="adascale",
-    help="Method that sets the learning rate and batch size; largebatch methods lists the names.",
+    help="Method that sets the learning rate and batch size; largebatch methods lists the names.  "
+    "[default: adascale]",
 )
 @click.option(
     "--scale",

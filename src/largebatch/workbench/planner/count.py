@@ -52,8 +52,9 @@ def count_schedule(
     Args:
         schedule: Name of a schedule, string such as "0:768 250B:1536", or path of a schedule file.
             In the string, the batch size is 768 from the start and 1536 from sample 250B on.
-        budget: Number of training samples. Leave it out for a file, which contains the budget.
-        base_batch_size: Base batch size B0, in samples. Leave it out for a file.
+        budget: Number of training samples. Omit budget if the schedule is a file.
+        base_batch_size: Base batch size B0, in samples. Omit base_batch_size if the schedule is a
+            file.
         noise_scale: Gradient noise scale in samples, up to which seesaw and smith increase the
             batch size.
         max_batch_size: Largest batch size of seesaw and smith, in samples.

@@ -1,6 +1,6 @@
 """Model a run by a noisy quadratic that has the given gradient noise scale.
 
-    curvature 1 / i,   start i^-s,   noise as the curvature,   i = 1 ... directions
+    curvature 1 / i,   start i^-s,   noise proportional to the curvature,   i = 1 ... directions
 
 Without noise, the loss falls as steps^-s. The noise level is set so that the first steps have the
 given noise scale. The base learning rate is the best one for the base batch size with a cosine

@@ -124,7 +124,7 @@ def plan(request: PlanRequest) -> Plan:
 def _ranked(
     forecasts: Iterable[ScheduleForecast], *, request: PlanRequest, target: float
 ) -> tuple[ScheduleForecast, ...]:
-    """Return the forecasts, first the cheapest that reaches the target, last the search's plan."""
+    """Return the forecasts: first the cheapest that reaches the target, last the search's plan."""
     rows = [replace(row, reaches=row.loss <= target * (1.0 + 1e-9)) for row in forecasts]
     best = min((row for row in rows if row.reaches), key=lambda row: _cost(request, row))
     return tuple(sorted(rows, key=lambda row: (row is not best, row.schedule == "plan")))

@@ -131,8 +131,8 @@ def clock_schedule(
         rule: Rule or chain of rules.
         budget: Number of training samples of the run.
         base_batch_size: Base batch size B0, in samples.
-        batch_size: Size of the first batch in samples. If omitted, the schedule's first batch size
-            or the base batch size is used.
+        batch_size: Size of the first batch in samples. If batch_size is omitted, it is the first
+            batch size of the schedule or else the base batch size.
         dataset_size: Number of samples in an epoch; no batch crosses the end of an epoch. With
             None, batches may cross the end of an epoch.
 

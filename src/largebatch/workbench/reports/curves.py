@@ -39,8 +39,8 @@ class ReportCurve:
 def run_curves(steps: Sequence[Step], *, points: int) -> list[ReportCurve]:
     """Return the training loss, learning rate, batch size and gain over a run.
 
-    A curve has no values if the record does not contain them. The gain has no values if the method
-    does not measure a gain.
+    A curve is empty if the record does not contain its values. The curve of the gain is empty if
+    the method does not measure a gain.
 
     Args:
         steps: Steps of the run, all with finite values.
