@@ -348,6 +348,7 @@ def test_the_demo_probes_compares_draws_and_concludes(monkeypatch: pytest.Monkey
     assert calls == [("digits", {"steps": None, "seed": 0, "scale": None})]
     assert "noise scale 99" in result.stdout
     _, after = result.stdout.split("\n2. ")
+    after = " ".join(after.split())
     assert "Each run takes 10 base steps." in after
     assert "20 epochs" in after
     assert after.index("The picture will be written to") < after.index("times fewer steps")

@@ -311,7 +311,7 @@ def test_a_noise_scale_as_adam_sees_it_is_drawn_and_tabulated_under_its_own_name
     plain = made_up(tmp_path / "plain.jsonl", steps=480)
     run = reported_run(read_record(adam), name="adam")
     other = reported_run(read_record(plain), name="plain")
-    name = "noise scale as Adam sees it"
+    name = "noise scale, preconditioned gradient"
     assert run.curves[-1].name == name
     assert run.curves[-1].y == other.curves[-1].y
     assert run.facts[name] == other.facts["noise scale"]

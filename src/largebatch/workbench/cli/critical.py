@@ -46,30 +46,32 @@ METHOD_OPTIONS = (
     click.option(
         "--seeds",
         type=int,
-        help=f"Number of runs per batch size, for branches and sweep.  [default: {SEEDS}]",
+        help="Number of runs per batch size, for the methods branches and sweep.  "
+        f"[default: {SEEDS}]",
     ),
     click.option(
         "--points",
         type=int,
-        help="Number of points along the run at which noise and branches measure.  [default: "
-        f"{POINTS}]",
+        help="Number of points along the run at which the methods noise and branches measure.  "
+        f"[default: {POINTS}]",
     ),
     click.option(
         "--doublings",
         type=int,
-        help="Number of doublings of the base batch size to try, for branches and sweep.",
+        help="Number of doublings of the base batch size that the methods branches and sweep try.",
     ),
     click.option(
         "--tolerance",
         type=float,
-        help="Relative increase of the loss that branches accepts at a larger batch size.  "
+        help="Relative increase of the loss that the method branches accepts at a larger batch "
+        "size.  "
         f"[default: {TOLERANCE:g}]",
     ),
     click.option(
         "--target",
         type=float,
-        help="Validation loss at which the runs of sweep end.  [default: a loss that the base "
-        "batch size reaches]",
+        help="Validation loss at which the runs of the method sweep end.  [default: a loss that "
+        "the base batch size reaches]",
     ),
 )
 """Options that only some methods use, in the order of USED_BY."""

@@ -153,13 +153,13 @@ def plan_command(
 @click.option(
     "--noise-scale",
     metavar="SAMPLES",
-    help="Noise scale up to which seesaw and smith increase the batch size.",
+    help="Noise scale up to which the schedules seesaw and smith increase the batch size.",
 )
 @click.option(
     "--max-batch",
     "max_batch_size",
     metavar="SAMPLES",
-    help="Largest batch size of seesaw and smith.",
+    help="Largest batch size of the schedules seesaw and smith.",
 )
 @click.option(
     "--scale",

@@ -174,7 +174,7 @@ def _notes(comparison: Comparison) -> list[str]:
             "quality compares the validation loss with scale 1. held: no run diverged, and the "
             "whole interval of the difference is at most the margin. worse: a run diverged that "
             "did not diverge at scale 1, or the whole interval is above the margin. not shown: "
-            f"neither; more seeds may decide. {margin}"
+            f"neither held nor worse; more seeds may decide. {margin}"
         ),
         (
             "S: batch size / base batch size. lr x: mean factor on the base learning rate (for "

@@ -38,7 +38,7 @@ BUDGET = (
 @click.option(
     "--schedule",
     metavar="FILE",
-    help="Follow this schedule file, written by largebatch plan or largebatch schedule. It "
+    help="Follow this schedule file, written by largebatch plan or largebatch schedule. The file "
     "replaces --method, --scale and --budget.",
 )
 @seed_option

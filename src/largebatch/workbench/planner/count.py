@@ -120,8 +120,8 @@ def _notes(schedule: str, table: Table, noise_scale: float | None) -> tuple[str,
         )
     if schedule == "seesaw" and noise_scale is None:
         notes.append(
-            "No noise scale was given, so the batch size grows without limit. In a run, it grows "
-            "only up to the noise scale that the run measures. Pass noise_scale=4000 to set such a "
+            "No noise scale was given, so the batch size grows without limit. In a real run, the "
+            "batch size grows only up to the measured noise scale. Pass noise_scale=4000 to set a "
             "limit."
         )
     return tuple(notes)

@@ -11,12 +11,12 @@ from largebatch.record import Record, Step
 from largebatch.workbench.reports.old_records import recorded_note
 
 NOISE = "noise scale"
-ADAM_NOISE = "noise scale as Adam sees it"
+ADAM_NOISE = "noise scale, preconditioned gradient"
 """Noise scale of the gradient divided by Adam's sqrt(v) + eps, which adascale-adam measures."""
 
 
 TAIL_LOSS = "training loss, mean of the last 5 % of steps"
-TRUNCATED = "The last line of the record is incomplete, probably after a crash. It is left out."
+TRUNCATED = "The last line of the record is incomplete, probably after a crash, and is left out."
 
 
 def facts_of(record: Record) -> dict[str, str]:
@@ -80,7 +80,8 @@ def notes_of(record: Record) -> tuple[str, ...]:
     notes = []
     if record.damage:
         notes.append(
-            f"The record is corrupted: {record.damage} Only the steps before this line are shown."
+            f"The record is corrupted: {record.damage} Only the steps before the corrupted line are "
+            "shown."
         )
     if record.truncated:
         notes.append(TRUNCATED)

@@ -2,7 +2,7 @@
 (() => {
   const runs = JSON.parse(document.getElementById("data").textContent);
   const dashes = [[], [8, 4], [2, 3], [10, 3, 2, 3], [5, 2], [14, 4], [1, 2], [6, 2, 1, 2, 1, 2]];
-  const logarithmic = new Set(["noise scale", "noise scale as Adam sees it"]);
+  const logarithmic = new Set(["noise scale", "noise scale, preconditioned gradient"]);
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const short = (value) => {
     if (value == null) return "";
