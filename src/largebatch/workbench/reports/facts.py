@@ -80,8 +80,8 @@ def notes_of(record: Record) -> tuple[str, ...]:
     notes = []
     if record.damage:
         notes.append(
-            f"The record is corrupted: {record.damage} Only the steps before the corrupted line are "
-            "shown."
+            f"The record is corrupted: {record.damage} Only the steps before the corrupted line "
+            "are shown."
         )
     if record.truncated:
         notes.append(TRUNCATED)
