@@ -376,9 +376,9 @@ def test_a_bound_is_drawn_as_an_arrow_and_not_as_a_point(small: Critical) -> Non
         ("--by branches --seeds 1", "2 or more"),
         ("--by noise --points 0", "1 to 100"),
         ("--by sweep --target 99", "before the first step"),
-        ("--by sweep --tolerance 0.1", "--tolerance is for branches"),
+        ("--by sweep --tolerance 0.1", "--tolerance was given, but only branches can use it"),
         ("--by noise --steps 5", "No such option '--steps'"),
-        ("--by noise --plot picture.txt", "A picture is one of"),
+        ("--by noise --plot picture.txt", "a picture file must end with"),
         ("--by noise --budget 5parsecs", "is not the length of a run"),
     ],
 )
