@@ -313,7 +313,7 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
         (
             ["--checkpoint", "new", "--checkpoint-every", "soon"],
             2,
-            "--checkpoint-every soon is not",
+            "--checkpoint-every soon is",
         ),
         (["--checkpoint", "foreign", "--resume"], 1, "no checkpoint of this version"),
         (["--checkpoint", "broken", "--resume"], 1, "No checkpoint in broken is whole"),
