@@ -1,7 +1,7 @@
 """Translate the argument names in error messages into command-line options.
 
-The functions that the commands call know Python arguments only, so an error names `budget=10`. A
-command whose options have the same names as the arguments shows `--budget 10` instead.
+The functions that the commands call know Python arguments only, so an error names `budget=10`. On
+the command line, the same error shows the option `--budget 10`.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ def announce_stop() -> None:
     A signal handler may call this function.
 
     The line is written directly to the file descriptor, because the signal may have interrupted a
-    write to the buffers of Python or rich. It starts on a new line, because rich
-    erases the live line.
+    write to the buffers of Python or rich. The text starts on a new line, because
+    rich erases the live line.
     """
     if launched_rank() > 0:
         return

@@ -63,7 +63,8 @@ def on_the_clock(rule: Rule) -> Chain:
 def decides_by_the_clock(rule: Rule) -> bool:
     """Return whether a rule's decisions depend only on the clock and the current batch size.
 
-    Such a rule needs no measurement, does not change the clock and remembers nothing of past steps.
+    A rule that depends only on the clock needs no measurement, does not change the clock and
+    remembers nothing of past steps.
     The position in a table of stages is not counted as memory, because it follows from the clock.
 
     >>> from largebatch.rules import StepClock

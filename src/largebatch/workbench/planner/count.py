@@ -55,9 +55,9 @@ def count_schedule(
         budget: Number of training samples. Omit budget if the schedule is a file.
         base_batch_size: Base batch size B0, in samples. Omit base_batch_size if the schedule is a
             file.
-        noise_scale: Gradient noise scale in samples, up to which seesaw and smith increase the
-            batch size.
-        max_batch_size: Largest batch size of seesaw and smith, in samples.
+        noise_scale: Gradient noise scale in samples, which limits the batch size of the schedules
+            seesaw and smith.
+        max_batch_size: Largest batch size of the schedules seesaw and smith, in samples.
         scale: First batch size as a multiple S of the base batch size, for a schedule that does
             not set its first batch size.
         out: Path of a new file to which the schedule is written.

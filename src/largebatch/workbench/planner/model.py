@@ -6,8 +6,8 @@ Without noise, the loss falls as steps^-s. The noise level is set so that the fi
 given noise scale. The base learning rate is the best one for the base batch size with a cosine
 schedule over the budget. The largest stable factor keeps the learning rate at 0.9 times the
 stability limit. If two noise scales are given, the exponent s is chosen so that a run at the base
-batch size and base learning rate ends with the second noise scale. These are our own choices: the
-model serves to rank schedules and is not fitted to a real run.
+batch size and base learning rate ends with the second noise scale. The properties of the model are
+this library's own choice. The model serves to rank schedules and is not fitted to a real run.
 """
 
 from __future__ import annotations

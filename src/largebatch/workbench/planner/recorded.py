@@ -187,7 +187,8 @@ def _rate(step: Step) -> float:
 def _noise(part: Sequence[Step]) -> tuple[float, float]:
     """Return (variance, noise scale) of a section.
 
-    Both are NaN if nothing was measured, or if the noise scale is not finite and above 0.
+    The variance and the noise scale are NaN if nothing was measured, or if the measured noise scale
+    is not finite and above 0.
     """
     known = [step.seen.moments for step in part if step.seen.moments is not None]
     if not known:

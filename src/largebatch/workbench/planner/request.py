@@ -168,7 +168,7 @@ def plan_request(
             steps, in samples. Pass either `noise_scales` or `record`.
         record: Path of a recorded run to which the model is fitted.
         latency, throughput: Seconds per step that do not depend on the batch size, and samples per
-            second of one worker. Pass both or neither.
+            second of one worker. Pass latency and throughput together, or neither.
         workers, memory_limit, minimise, max_lr, within, stages, exponent: As in `PlanRequest`.
 
     Raises:

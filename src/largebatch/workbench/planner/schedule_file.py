@@ -105,8 +105,8 @@ def read_schedule(path: str | os.PathLike[str]) -> ScheduleFile:
     """Return the schedule in a file that `write_schedule` wrote.
 
     Raises:
-        RecordError: The file cannot be read or is not a schedule file. Or its stages overlap, are
-            not sorted, contain numbers out of range or do not match the rule.
+        RecordError: The file cannot be read or is not a schedule file, or the stages in the file
+            overlap, are not sorted, contain numbers out of range or do not match the rule.
     """
     try:
         plain = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)

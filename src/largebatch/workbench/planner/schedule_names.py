@@ -1,7 +1,7 @@
 """Return a schedule by its name or by a string of batch sizes, as rules that need no measurement.
 
-Some schedules grow the batch only up to the measured noise scale. Here the caller passes the noise
-scale, so that the steps can be counted before the run.
+In a run, some schedules grow the batch only up to the measured noise scale. A caller of this module
+passes the noise scale, so that the steps can be counted before the run.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def schedule_named(
     Args:
         text: Name in `NAMES` or `METHODS`, or a string that `lb.methods.batch_steps` accepts.
         base_batch_size: Base batch size B0 in samples; no limit on the batch size is below it.
-        noise_scale: Gradient noise scale in samples, up to which seesaw and smith increase the
-            batch size; None for no such limit.
-        most: Largest batch size of seesaw and smith, in samples; None for no limit.
+        noise_scale: Gradient noise scale in samples, up to which the schedules seesaw and smith
+            increase the batch size; None for no such limit.
+        most: Largest batch size of the schedules seesaw and smith, in samples; None for no limit.
 
     Raises:
         ValueError: The name is unknown, the string is invalid, or the noise scale is not above 0.

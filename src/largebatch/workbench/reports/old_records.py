@@ -1,7 +1,7 @@
 """Explain differences between decisions in records of version 0.1 and today's decisions.
 
-Before version 0.2, running averages counted micro-batch gradients. Since 0.2 they count base
-batches, so a rule with running averages decides differently from the same measurements.
+Before version 0.2, running averages counted micro-batch gradients. Since 0.2, running averages
+count base batches, so a rule with running averages decides differently from the same measurements.
 """
 
 from __future__ import annotations
