@@ -354,7 +354,7 @@ def test_a_bound_is_drawn_as_an_arrow_and_not_as_a_point(small: Critical) -> Non
     )
     panel = figures.Figure().subplots()
     draw_on(panel, replace(small, answers=(replace(small.answers[0], findings=findings),)))
-    (line,) = (line for line in panel.get_lines() if "along" in str(line.get_label()))
+    (line,) = (line for line in panel.get_lines() if str(line.get_label()).startswith("noise ("))
     assert line.get_ydata()[0] == 64.0
     assert math.isnan(line.get_ydata()[1])
     assert panel.get_ylim()[1] == 256.0, "no room is made for it"
