@@ -81,7 +81,7 @@ def test_noise_scales_that_are_none_are_refused(text: str) -> None:
 
 
 def test_errors_name_the_argument() -> None:
-    with pytest.raises(ValueError, match=r"^checkpoint_every='x' is no length of a run"):
+    with pytest.raises(ValueError, match=r"^checkpoint_every='x' is not the length of a run"):
         parse_length("x", argument="checkpoint_every")
     with pytest.raises(ValueError, match=r"^noise_scale='x' is not one or two noise scales"):
         parse_noise_scales("x", argument="noise_scale")

@@ -76,7 +76,7 @@ def test_at_scale_one_all_units_name_the_same_length(epochs: int, n: int, b: int
 
 @pytest.mark.parametrize("text", ["_5", "__0ep", "_.5base", "1.5.", "5e"])
 def test_what_is_no_number_is_refused_with_all_forms(text: str) -> None:
-    with pytest.raises(ValueError, match="is no length of a run") as error:
+    with pytest.raises(ValueError, match="is not the length of a run") as error:
         parse_length(text)
     assert FORMS in str(error.value)
 

@@ -1,4 +1,6 @@
-"""Whole studies on workloads: train, compare, probe, plan and report. The command line calls these.
+"""Run whole studies on workloads: train, compare, probe, plan and report.
+
+The command line calls the functions of this package.
 
     from largebatch import workbench
     result = workbench.train("digits", method="adascale", scale=8)

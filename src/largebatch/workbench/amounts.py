@@ -1,7 +1,6 @@
-"""What a text stands for: the length of a run, a number of samples, noise scales.
+"""Parse texts such as "5ep" or "10M": the length of a run, a number of samples, noise scales.
 
-Each function reads its text by `core.amounts` and refuses what means nothing for it. Its errors
-name the argument that the text was given for.
+An error names the argument whose value the text is.
 """
 
 from __future__ import annotations
@@ -16,16 +15,19 @@ FORMS = (
     "5ep (epochs), 10k, 500K, 2M, 1.5B or 1e6 (training samples), 500steps (optimizer steps), "
     "300base (steps of the base batch)"
 )
-"""How a length can be written, for help and errors."""
+"""Supported forms of a length, for help texts and errors."""
 
 MAX_SAMPLES = 10**13
-"""Most samples of a run that are counted. Beyond 2^53 a float misses whole samples, and a fraction
-of the run does so long before."""
+"""Largest supported number of samples of a run.
+
+Above 2^53, a float cannot represent every whole number of samples. Fractions of a run become
+inexact at smaller numbers already.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Length:
-    """An amount in a unit, before the size of an epoch is known.
+    """Hold the length of a run as an amount in a unit, before the size of an epoch is known.
 
     >>> Length(amount=5, unit="epochs").base_steps(dataset_size=320, base_batch_size=16)
     100.0
@@ -33,21 +35,21 @@ class Length:
     'base_steps'
 
     Args:
-        amount: above 0; samples and optimizer steps are whole.
-        unit: what is counted. An epoch is N / B0 base steps for EVERY method: a method with the
-            fixed clock then uses N samples an epoch, as at scale 1, while AdaScale, whose clock
-            counts its gain, uses more.
+        amount: Number of units, above 0; a whole number for samples and optimizer steps.
+        unit: Unit of the amount. An epoch is N / B0 base steps for EVERY method, where N is the
+            size of the data set and B0 the base batch size. An epoch uses N samples, except with a
+            method that measures its gain: AdaScale uses more.
     """
 
     amount: float
     unit: Unit
 
     def budget(self, *, dataset_size: int, base_batch_size: int) -> Budget:
-        """The budget of one run at any scale: epochs become base steps, the rest stays.
+        """Return the budget of a run at any scale; epochs are converted into base steps.
 
         Args:
-            dataset_size: N, samples in an epoch.
-            base_batch_size: B0, in samples.
+            dataset_size: Number N of samples in an epoch.
+            base_batch_size: Base batch size B0, in samples.
         """
         if self.unit == "samples":
             return Budget(samples=round(self.amount))
@@ -58,11 +60,11 @@ class Length:
         )
 
     def base_steps(self, *, dataset_size: int, base_batch_size: int) -> float:
-        """T, the base steps of a run of this length at scale 1.
+        """Return the number T of base steps of a run of this length at scale 1.
 
         Args:
-            dataset_size: N, samples in an epoch.
-            base_batch_size: B0, in samples.
+            dataset_size: Number N of samples in an epoch.
+            base_batch_size: Base batch size B0, in samples.
         """
         if self.unit == "epochs":
             return self.amount * dataset_size / base_batch_size
@@ -70,24 +72,28 @@ class Length:
 
 
 def parse_length(text: str, *, argument: str = "budget") -> Length:
-    """Return the length that a text such as "5ep" names.
+    """Return the length of a run that a text such as "5ep" describes.
 
     >>> parse_length("500k")
     Length(amount=500000.0, unit='samples')
 
     Args:
-        text: one of `FORMS`.
-        argument: that the text was given for; errors name it.
+        text: Text in one of the `FORMS`.
+        argument: Name of the argument whose value the text is, for errors.
 
     Raises:
-        ValueError: another form, an amount that is not positive and finite, or half a sample.
+        ValueError: The text has another form, or the amount is not above 0 and finite, or it is not
+            a whole number of samples or steps.
     """
     found = parse_amount(text)
     if found is None:
-        raise ValueError(f"{argument}={text!r} is no length of a run. Write {FORMS}.")
+        raise ValueError(f"{argument}={text!r} is not the length of a run. Write {FORMS}.")
     amount = found.value
     if not 0.0 < amount < math.inf:
-        raise ValueError(f"{argument}={text!r} is not above 0 and finite. Write {FORMS}.")
+        raise ValueError(
+            f"{argument}={text!r} was given, but the length of a run must be above 0 and finite. "
+            f"Write {FORMS}."
+        )
     if found.unit in ("samples", "steps") and found.whole is None:
         raise ValueError(
             f"{argument}={text!r} is not a whole number of {found.unit}. Write {FORMS}."
@@ -96,47 +102,47 @@ def parse_length(text: str, *, argument: str = "budget") -> Length:
 
 
 def parse_samples(text: str, *, argument: str = "budget") -> int:
-    """Return the number of samples that a text names.
+    """Return the number of samples that a text such as "1.5B" describes.
 
     >>> parse_samples("1.5B"), parse_samples("10M"), parse_samples("1e12")
     (1500000000, 10000000, 1000000000000)
 
     Args:
-        text: a number without a unit word.
-        argument: that the text was given for; errors name it.
+        text: Number without the name of a unit.
+        argument: Name of the argument whose value the text is, for errors.
 
     Raises:
-        ValueError: another form, part of a sample, nothing, or more than 10^13.
+        ValueError: The text is not a whole number of samples from 1 to 10^13.
     """
     found = parse_amount(text)
     samples = found.whole if found is not None and found.unit == "samples" else None
     if samples is None or not 1 <= samples <= MAX_SAMPLES:
         raise ValueError(
             f"{argument}={text!r} is not a whole number of samples from 1 to {MAX_SAMPLES:,}. "
-            f"Write {argument}=10M, 1.5B or 1e12."
+            f"Pass a number such as {argument}=10M"
         )
     return samples
 
 
 def parse_noise_scales(text: str, *, argument: str = "noise_scales") -> tuple[float, ...]:
-    """Return one noise scale, or that of the first and that of the last steps of a run.
+    """Return one noise scale, or two: that of the first steps and that of the last steps.
 
     >>> parse_noise_scales("4000"), parse_noise_scales("500,20K")
     ((4000.0,), (500.0, 20000.0))
 
     Args:
-        text: one number without a unit word, or two with a comma between.
-        argument: that the text was given for; errors name it.
+        text: One number without the name of a unit, or two such numbers separated by a comma.
+        argument: Name of the argument whose value the text is, for errors.
 
     Raises:
-        ValueError: another form, or a number that is not above 0 and finite.
+        ValueError: The text has another form, or a number is not above 0 and finite.
     """
     amounts = [parse_amount(part) for part in text.split(",")]
     found = tuple([one.value for one in amounts if one is not None and one.unit == "samples"])
     if not 1 <= len(amounts) <= 2 or len(found) < len(amounts) or not _positive(found):
         raise ValueError(
             f"{argument}={text!r} is not one or two noise scales, each a number of samples above "
-            f"0. Write {argument}=4000 or, for the first and the last steps, {argument}=500,20K."
+            f"0. Pass {argument}=4000 or, for the first and the last steps, {argument}=500,20K."
         )
     return found
 

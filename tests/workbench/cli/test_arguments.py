@@ -36,6 +36,19 @@ def test_arguments_become_options(message: str, shown: str) -> None:
     assert with_options(message, command=COMMAND) == shown
 
 
+def test_a_call_of_the_function_becomes_a_command_line() -> None:
+    shown = with_options("Pass more: lb.plan(..., base_batch_size=256)", command=COMMAND)
+    assert shown == "Pass more: largebatch plan ... --base-batch 256"
+
+
+def test_a_set_flag_has_no_value_and_a_list_no_quotes() -> None:
+    command = click.Command(
+        "train", params=[click.Option(["--resume"], is_flag=True), click.Option(["--methods"])]
+    )
+    message = "Pass resume=True and methods=['adascale', 'linear+']."
+    assert with_options(message, command=command) == "Pass --resume and --methods adascale,linear+."
+
+
 def test_a_command_without_options_changes_nothing() -> None:
     assert with_options("record=1", command=click.Command("bare")) == "record=1"
 

@@ -108,7 +108,7 @@ def test_the_version_is_that_of_the_package() -> None:
         ("compare digits --scales 1,0", "at least 1"),
         ("compare digits --seeds 0", "--seeds 5"),
         ("compare digits --at equal-epochs", "'equal-samples', 'equal-steps'"),
-        ("compare digits --plot a.xyz", "--plot runs.png"),
+        ("compare digits --plot a.xyz", "--plot picture.png"),
         ("methods --verbose", "No such option"),
     ],
 )
@@ -193,8 +193,8 @@ def test_runs_of_other_settings_are_not_mixed() -> None:
 @pytest.mark.parametrize(
     ("args", "name", "remedy"),
     [
-        ("train digits", "runs.train.train", "start it again"),
-        ("compare digits", "studies.compare.compare.compare", "the same command goes on"),
+        ("train digits", "runs.train.train", "start it with --checkpoint DIR"),
+        ("compare digits", "studies.compare.compare.compare", "run the same command again"),
     ],
 )
 def test_an_interruption_exits_with_130_and_says_how_to_go_on(
@@ -223,7 +223,7 @@ def test_a_bug_keeps_its_traceback() -> None:
 def test_training_prints_the_curve_and_the_final_metrics() -> None:
     result = call("train", "digits", "--scale", "2", "--budget", "64", "--record", "a.jsonl")
     assert result.exit_code == 0
-    for part in ("val. accuracy", "digits: adascale, scale 2, seed 0", "64 in all", "test: loss"):
+    for part in ("val. accuracy", "digits: adascale, scale 2, seed 0", "64 samples", "test: loss"):
         assert part in result.stdout
     assert "100 %  batch 32  loss" in result.stderr
     assert Path("a.jsonl").exists()
@@ -234,7 +234,7 @@ def test_a_last_step_cut_by_the_budget_is_marked_as_cut() -> None:
     first, last = err.splitlines()
     assert "57 %  step 1  batch 128  loss" in first
     assert "lr 0.08 x8.00  gain 8.00" in first
-    assert "step 2  batch 96 (last, cut)  loss" in last
+    assert "step 2  batch 96 (last)  loss" in last
     assert "lr 0.06 x6.00  gain 6.00" in last
 
 
@@ -301,6 +301,16 @@ def test_the_lists_name_everything() -> None:
         assert f" {name} " in workloads
 
 
+@pytest.mark.parametrize(("columns", "width"), [("80", 80), ("140", 140), ("", 120), ("x", 120)])
+def test_a_piped_table_is_as_wide_as_columns_and_ends_no_line_with_a_blank(
+    columns: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    lines = call("methods").stdout.splitlines()
+    assert max(map(len, lines)) <= width
+    assert not [line for line in lines if line.endswith(" ")]
+
+
 def fake_probe(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Puts a probe in the place of the real one, which takes longer; its calls are listed."""
     calls: list[Any] = []
@@ -338,10 +348,11 @@ def test_the_demo_probes_compares_draws_and_concludes(monkeypatch: pytest.Monkey
     assert calls == [("digits", {"steps": None, "seed": 0, "scale": None})]
     assert "noise scale 99" in result.stdout
     _, after = result.stdout.split("\n2. ")
-    assert "are 10 base steps long" in after
+    after = " ".join(after.split())
+    assert "Each run takes 10 base steps." in after
     assert "20 epochs" in after
-    assert after.index("The picture goes to runs/demo/demo.png") < after.index("times fewer steps")
-    assert result.stdout.splitlines()[-1] == "The picture is in runs/demo/demo.png."
+    assert after.index("The picture will be written to") < after.index("times fewer steps")
+    assert result.stdout.splitlines()[-1] == "The picture was written to runs/demo/demo.png."
     assert Path("runs/demo/demo.png").exists()
 
 

@@ -35,19 +35,19 @@ def test_the_sentences_are_three_and_hold_the_measured_numbers() -> None:
     assert len(text.splitlines()) == 3
     for part in ("5.0 times fewer steps", "1.6 times the samples", "+0.100 (95 % interval +0.0"):
         assert part in text
-    assert "where the loss is 1.000" in text
-    assert "1.300 (worse) with linear scaling and 2.000 (worse) with none" in text
-    assert "quality not shown." in text  # +.1 lies on the margin
+    assert "the validation loss is 1.000 at scale 1" in text
+    assert "1.300 (quality: worse) with linear scaling and 2.000 (quality: worse)" in text
+    assert "Quality: not shown." in text  # +.1 lies on the margin
 
 
 def test_who_is_better_follows_from_the_interval_alone() -> None:
     assert "AdaScale is better" in sentences(LOSSES)
     assert "linear scaling is better" in sentences({**LOSSES, "linear+": 1.0})
-    assert "neither is shown to be better" in sentences({**LOSSES, "linear+": 1.101})
+    assert "neither method is shown to be better" in sentences({**LOSSES, "linear+": 1.101})
 
 
 def test_diverged_runs_are_reported_and_not_averaged() -> None:
     text = sentences({**LOSSES, "linear": None, "linear+": None})
-    assert "not finite (worse) with linear scaling" in text
-    assert "at scale 8 is unknown, since runs diverged" in text
-    assert "nothing to compare" in sentences({**LOSSES, "adascale": None})
+    assert "not finite (quality: worse) with linear scaling" in text
+    assert "cannot be compared with linear scaling because runs diverged" in text
+    assert "AdaScale cannot be compared with scale 1" in sentences({**LOSSES, "adascale": None})

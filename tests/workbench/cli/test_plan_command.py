@@ -64,20 +64,20 @@ SCHEDULE = ["schedule", "growth", "--budget", "1M", "--base-batch", "16"]
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["plan"], "needs its budget"),
-        (["plan", "--budget", "1M"], "noise scale, either as a number or from a recorded run"),
-        (["plan", "--budget", "1M", "--noise-scale", "10"], "needs the base batch"),
-        ([*PLAN, "--latency", "1"], "its latency and the throughput"),
+        (["plan"], "requires a budget"),
+        (["plan", "--budget", "1M"], "either a noise scale or a recorded run"),
+        (["plan", "--budget", "1M", "--noise-scale", "10"], "requires the base batch size"),
+        ([*PLAN, "--latency", "1"], "Only one of latency and throughput was given"),
         ([*PLAN, "--latency", "-1", "--throughput", "3"], "above 0"),
-        ([*PLAN, "--minimise", "time"], "price of a step"),
-        ([*PLAN, "--max-lr", "0.1"], "stability limit"),
+        ([*PLAN, "--minimise", "time"], "duration of a step"),
+        ([*PLAN, "--max-lr", "0.1"], "at least 1"),
         ([*PLAN, "--within", "100"], "--within 100 was given"),
         ([*PLAN, "--scale", "2"], "No such option"),
-        ([*PLAN, "--plot", "a.txt"], "A picture is one of"),
+        ([*PLAN, "--plot", "a.txt"], "must end with .png, .pdf or .svg"),
         ([*SCHEDULE[:3], "10", *SCHEDULE[4:]], "first batch"),
-        (["schedule", "adascale", *SCHEDULE[2:]], "measures"),
+        (["schedule", "adascale", *SCHEDULE[2:]], "measurements"),
         ([*SCHEDULE, "--plot", "a.png"], "No such option"),
-        ([*SCHEDULE, "--noise-scale", "1,2"], "takes one noise scale"),
+        ([*SCHEDULE, "--noise-scale", "1,2"], "accepts only one noise scale"),
         ([*SCHEDULE, "--scale", "0"], "--scale 0 was given"),
         (["schedule", "growth", "--budget", "1M"], "Pass --budget 10_000_000 and --base-batch 256"),
     ],
@@ -96,14 +96,20 @@ def test_bad_input_is_one_line(words: list[str], message: str) -> None:
         (["--memory-limit", "0"], "--memory-limit 0 is not a whole number"),
         (["--noise-scale", "1,2,3"], "--noise-scale 1,2,3 is not one or two noise scales"),
         (["--latency", "0", "--throughput", "9"], "--latency 0.0 and --throughput 9.0 were given"),
-        (["--minimise", "time"], "--minimise time needs the price of a step. Pass --latency 0.05"),
+        (
+            ["--minimise", "time"],
+            "--minimise time requires the duration of a step",
+        ),
         (["--max-lr", "0.5"], "--max-lr 0.5 was given"),
         (["--stages", "41"], "--stages 41 was given, but a plan has 1 to 40 stages"),
         (["--workers", "0"], "--workers 0 was given"),
-        (["--budget", "20"], "--budget 20 was given, but it has no step of the base batch"),
+        (
+            ["--budget", "20"],
+            "--budget 20 was given, but a plan with 2 stage(s) requires",
+        ),
         (["--memory-limit", "8"], "Pass --memory-limit 16 or more workers"),
         (["--loss-exponent", "9"], "--loss-exponent 9.0 was given"),
-        (["--noise-scale", "700,0.5"], "Pass the first one alone: --noise-scale 700"),
+        (["--noise-scale", "700,0.5"], "Pass only the first one: --noise-scale 700"),
     ],
 )
 def test_an_error_of_the_planner_names_the_option(more: list[str], message: str) -> None:
@@ -134,7 +140,7 @@ def test_the_dry_run_of_0_1_names_the_command_in_its_place(words: list[str], lin
 
 def test_a_schedules_notes_name_the_option() -> None:
     ended = CliRunner().invoke(cli, ["schedule", "seesaw", *SCHEDULE[2:]])
-    assert "Pass --noise-scale 4000 to end it there." in ended.output
+    assert "Pass --noise-scale 4000 to set a" in ended.output
 
 
 def test_a_schedule_is_written_and_never_overwritten(tmp_path: Path) -> None:
@@ -159,7 +165,7 @@ def test_a_record_that_is_too_short_names_the_line_that_makes_a_longer_one(tmp_p
     ended = CliRunner().invoke(cli, ["plan", "--budget", "20K", "--record", str(record)])
     assert ended.exit_code == 1
     message = " ".join(ended.stderr.split())
-    assert "Pass --noise-scale 4000" in message
+    assert "pass --noise-scale 4000" in message
     assert "largebatch train WORKLOAD --method adascale --record FILE" in message
 
 
@@ -175,7 +181,7 @@ def test_a_plan_from_a_record_stays_below_its_largest_rate(tmp_path: Path) -> No
     record = quadratic_record(tmp_path / "a.jsonl")
     found = plan(plan_request(budget=50_000, record=record, stages=2))
     assert all(row.last_lr <= 1.0 for row in found.table.rows)
-    assert any("capped at x1 by the largest rate in the record" in note for note in found.notes)
+    assert any("by the largest learning rate in the record" in note for note in found.notes)
     faster = plan(plan_request(budget=50_000, record=record, stages=2, max_lr=1.5))
     assert max(row.lr for row in faster.table.rows) <= 1.5
     assert not any("in the record" in note for note in faster.notes)
@@ -187,5 +193,5 @@ def test_a_record_is_planned_from_on_the_command_line(tmp_path: Path) -> None:
         cli, ["plan", "--budget", "20K", "--record", record, "--stages", "2"]
     )
     assert ended.exit_code == 0, ended.output
-    assert "The record as a quadratic: lambda ~ i^-" in ended.output
+    assert "Quadratic fitted to the record: lambda ~ i^-" in ended.output
     assert FITTED in " ".join(ended.output.split())

@@ -37,7 +37,7 @@ ARGUMENTS = {
     "rule", [lb.AdaScale(), lb.methods.seesaw(), lb.methods.adaptive_growth(), lb.NormTest()]
 )
 def test_a_rule_that_measures_has_no_table(rule: Rule) -> None:
-    with pytest.raises(ValueError, match="decides by what a run measures"):
+    with pytest.raises(ValueError, match="decides by measurements during the run"):
         table_of(rule, budget=6400, base_batch_size=16)
 
 
@@ -86,7 +86,9 @@ def test_rules_on_the_clock_stay_as_they_are(name: str) -> None:
 
 @pytest.mark.parametrize("budget", [15, 0, -1, MAX_SAMPLES + 1, 1e6])
 def test_a_table_refuses_a_budget_that_is_no_integer_in_range(budget: int) -> None:
-    with pytest.raises(ValueError, match="a whole number of samples from the first batch"):
+    with pytest.raises(
+        ValueError, match="must be a whole number of samples between the size of the first batch"
+    ):
         table_of(lb.Growth(), budget=budget, base_batch_size=16)
 
 

@@ -48,6 +48,14 @@ def test_a_plan_is_no_worse_than_any_other_schedule_in_its_table(name: str, plan
     assert found.notes[-1] == ALONE
 
 
+def test_no_forecast_curve_goes_beyond_the_budget(plans) -> None:  # type: ignore[no-untyped-def]
+    request, found = plans["steps"]
+    assert {max(x for x, _ in row.curve) for row in found.rows if row.schedule != "plan"} <= {
+        float(row.samples) for row in found.rows
+    }
+    assert all(x <= request.budget for row in found.rows for x, _ in row.curve)
+
+
 def test_a_plan_respects_the_caps_and_reports_them(plans) -> None:  # type: ignore[no-untyped-def]
     _, found = plans["time"]
     assert all(64 <= row.batch_size <= 2048 for row in found.table.rows)
@@ -140,7 +148,7 @@ def test_the_model_has_the_noise_scales_that_were_given() -> None:
     assert two.exponent == pytest.approx(0.5, abs=0.02)
     reached = two.forecast([(64.0, 1.0, steps)]).noise_scale[-1]
     assert reached == pytest.approx(last, rel=0.05)
-    with pytest.raises(ValueError, match=r"and not to 0\.5"):
+    with pytest.raises(ValueError, match=r"and 0\.5 \(last steps\) were given"):
         model_of([700.0, 0.5], budget=10**7, base_batch_size=64)
 
 
@@ -160,15 +168,15 @@ def test_the_base_rate_is_the_best_one_for_a_cosine() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"minimise": "time"}, "price of a step"),
-        ({"budget": 100}, "no step of the base batch"),
-        ({"max_lr": 0.5}, "stability limit"),
-        ({"max_lr": math.nan}, "stability limit"),
-        ({"within": 0.0}, "margin on the loss"),
+        ({"minimise": "time"}, "duration of a step"),
+        ({"budget": 100}, "one step of the base batch size 64 per stage"),
+        ({"max_lr": 0.5}, "finite and at least 1"),
+        ({"max_lr": math.nan}, "finite and at least 1"),
+        ({"within": 0.0}, "excess of the loss"),
         ({"stages": 0}, "1 to 40 stages"),
         ({"stages": 41}, "1 to 40 stages"),
         ({"workers": 0}, "at least 1 worker"),
-        ({"memory_limit": 8}, "fewer than the base batch"),
+        ({"memory_limit": 8}, "less than the base batch size 64"),
     ],
 )
 def test_requests_that_mean_nothing_are_refused(change: dict[str, object], words: str) -> None:

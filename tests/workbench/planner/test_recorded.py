@@ -133,7 +133,7 @@ def test_less_than_a_run_gives_no_number(
     with pytest.raises(NotEnoughSignal, match=told) as refused:
         fit_record(quadratic_record(tmp_path / "a.jsonl", **wanting))  # type: ignore[arg-type]
     assert "such as adascale" in str(refused.value)
-    assert "Pass noise_scales=[4000]" in str(refused.value)
+    assert "pass noise_scales=[4000]" in str(refused.value)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

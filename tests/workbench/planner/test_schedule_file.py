@@ -43,27 +43,27 @@ def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
 
 Change = Callable[[dict[str, Any]], object]
 CHANGES: dict[str, tuple[Change, str]] = {
-    "unsorted": (lambda f: f["stages"].reverse(), "begins at 0"),
-    "back": (lambda f: f["stages"][2].update(samples=10), "sorted by where they begin"),
+    "unsorted": (lambda f: f["stages"].reverse(), "must begin at sample 0"),
+    "back": (lambda f: f["stages"][2].update(samples=10), "sorted by their beginning"),
     "overlap": (lambda f: f["stages"][1].update(samples=1000), "overlaps with"),
     "gap": (lambda f: f["stages"][1].update(samples=5000), "leaves a gap"),
-    "another batch": (lambda f: f["stages"][4].update(batch_size=257), "changed"),
-    "another rate": (lambda f: f["stages"][1].update(lr=1.5, last_lr=1.5), "changed"),
-    "another rule": (lambda f: f["rule"]["rules"][0].update(at=[0.1, 0.2, 0.3, 0.4]), "changed"),
-    "unsorted rule": (lambda f: f["rule"]["rules"][0].update(at=[0.2, 0.1, 0.3, 0.4]), "refused"),
+    "another batch": (lambda f: f["stages"][4].update(batch_size=257), "not match"),
+    "another rate": (lambda f: f["stages"][1].update(lr=1.5, last_lr=1.5), "not match"),
+    "another rule": (lambda f: f["rule"]["rules"][0].update(at=[0.1, 0.2, 0.3, 0.4]), "not match"),
+    "unsorted rule": (lambda f: f["rule"]["rules"][0].update(at=[0.2, 0.1, 0.3, 0.4]), "invalid"),
     "no rule": (lambda f: f["rule"].update(kind="Nothing"), "unknown kind"),
-    "measures": (lambda f: f.update(rule={"kind": "Observe"}), "refused"),
-    "infinite": (lambda f: f["stages"][1].update(lr="inf"), "finite rates"),
+    "measures": (lambda f: f.update(rule={"kind": "Observe"}), "missing fields"),
+    "infinite": (lambda f: f["stages"][1].update(lr="inf"), "learning rates finite"),
     "no batch": (lambda f: f["stages"][1].update(batch_size=0), "at least 1"),
-    "overflow": (lambda f: f.update(budget=10**40), "at most"),
+    "overflow": (lambda f: f.update(budget=10**40), "must lie between 1 and"),
     "never reached": (lambda f: f.update(budget=20_000), "never"),
     "missing": (lambda f: f.pop("base_batch_size"), "missing fields"),
     "unknown": (lambda f: f.update(more=1), "unknown fields"),
     "no stages": (lambda f: f.update(stages=[]), "0 stages"),
     "half a sample": (lambda f: f["stages"][1].update(samples=2064.5), "should be int"),
     "version": (lambda f: f.update(version=2), "version"),
-    "another base batch": (lambda f: f.update(base_batch_size=32), "changed"),
-    "no base batch": (lambda f: f.update(base_batch_size=0), "refused"),
+    "another base batch": (lambda f: f.update(base_batch_size=32), "not match"),
+    "no base batch": (lambda f: f.update(base_batch_size=0), "invalid"),
 }  # fmt: skip
 
 
@@ -80,13 +80,13 @@ def test_a_damaged_file_is_refused(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "3", "{", '{"version": NaN}', "[" * 100_000])
 def test_a_file_that_is_no_schedule_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(text)
-    with pytest.raises(lb.errors.RecordError, match="no schedule"):
+    with pytest.raises(lb.errors.RecordError, match="not a schedule file"):
         read_schedule(tmp_path / "b.json")
 
 
 def test_bytes_that_are_no_text_and_no_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_bytes(bytes(range(256)))
-    with pytest.raises(lb.errors.RecordError, match="no schedule"):
+    with pytest.raises(lb.errors.RecordError, match="not a schedule file"):
         read_schedule(tmp_path / "b.json")
     with pytest.raises(lb.errors.RecordError, match="cannot be read"):
         read_schedule(tmp_path / "missing.json")

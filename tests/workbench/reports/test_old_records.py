@@ -51,7 +51,7 @@ def test_a_replay_of_an_old_record_says_why_decisions_differ(tmp_path: Path) -> 
     assert "largebatch 0.1.0" in note
     assert "averages of AdaScale" in note
     assert WHY in note
-    assert "sound" in note
+    assert "intact" in note
     assert replay_file(path, method="adascale") == result
     shown = CliRunner().invoke(cli, ["replay", str(path), "--method", "adascale"])
     assert shown.exit_code == 0, shown.output
@@ -63,7 +63,7 @@ def test_a_report_of_an_old_record_says_it_too_and_calls_nothing_damaged(tmp_pat
     path = record_of(tmp_path / "run.jsonl", rule)
     page = write_report([path], tmp_path / "page.html").read_text()
     assert "averages of NormTest counted gradients" in page
-    assert "Damaged" not in page
+    assert "corrupted" not in page
 
 
 @pytest.mark.parametrize("version", ["0.1", "0.1.0", "0.1.9"])

@@ -83,7 +83,7 @@ def test_pages_and_table_name_just_the_methods_that_bring_an_optimizer() -> None
     assert set(re.findall(r"`([a-z-]+)`", said)) == bring
     shown = Console(width=1000, file=io.StringIO(), record=True)
     shown.print(methods_table(METHODS.values()))
-    note = shown.export_text().partition("workload's, or with ")[2].partition(" their own")[0]
+    note = shown.export_text().partition("is made for. ")[2].partition(" bring their own")[0]
     assert set(re.findall(r"[a-z-]+", note)) - {"and"} == bring
 
 
@@ -119,7 +119,7 @@ def test_a_run_grows_and_its_report_shows_each_growth_with_its_reason(
         before, after = map(int, re.findall(r"\d+", change.what))
         sign = ">" if after > before else "<"
         assert re.match(rf"theta_max [^;]*\] {sign} 1;", change.reason)
-    assert growths[0].what.startswith("batch 16 to ")
+    assert growths[0].what.startswith("batch size 16 to ")
 
 
 @every_paper

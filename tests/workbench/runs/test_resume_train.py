@@ -83,7 +83,7 @@ def test_a_run_ended_by_a_signal_resumes_to_the_same_bits(
     assert run.returncode == code
     if number != signal.SIGKILL:
         assert "Go on: repeat the command with --resume" in told
-        assert told.count("the step in hand is finished") == 1
+        assert told.count("the current training step is finished") == 1
         assert "Traceback" not in told
         steps = saved(tmp_path / "ck")["control"]["step"]
         assert f"stopped after {steps} steps" in told
@@ -127,14 +127,14 @@ def test_a_signal_is_answered_before_the_step_in_hand_is_done(
     run = started_slow(tmp_path)
     run.send_signal(number)
     line = run.stderr.readline()
-    assert "the step in hand is finished" in line
-    assert "A second Ctrl-C ends it" in line
+    assert "the current training step is finished" in line
+    assert "A second Ctrl-C stops the run" in line
     assert not list((tmp_path / "ck").glob("*.pt"))
     run.send_signal(signal.SIGINT)
     _, told = run.communicate(timeout=60)
     assert run.returncode == 130
     assert "interrupted" in told
-    assert "the step in hand" not in told
+    assert "the current training step" not in told
 
 
 def test_ctrl_c_stays_ignored_where_the_caller_ignores_it(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_ctrl_c_stays_ignored_where_the_caller_ignores_it(tmp_path: Path) -> Non
     run.send_signal(signal.SIGTERM)
     _, told = run.communicate(timeout=60)
     assert run.returncode == 143
-    assert told.count("the step in hand is finished") == 1
+    assert told.count("the current training step is finished") == 1
 
 
 @pytest.mark.distributed
@@ -310,7 +310,11 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
         (["--checkpoint", "new", "--resume", "--record", "other.jsonl"], 1, "its scale is 2, here"),
         (["--checkpoint", "file"], 1, "cannot be written"),
         (["--checkpoint", "new", "--keep", "0"], 2, "at least 1 checkpoint must be kept"),
-        (["--checkpoint", "new", "--checkpoint-every", "soon"], 2, "--checkpoint-every soon is no"),
+        (
+            ["--checkpoint", "new", "--checkpoint-every", "soon"],
+            2,
+            "--checkpoint-every soon is",
+        ),
         (["--checkpoint", "foreign", "--resume"], 1, "no checkpoint of this version"),
         (["--checkpoint", "broken", "--resume"], 1, "All checkpoints in broken are corrupted"),
     ],

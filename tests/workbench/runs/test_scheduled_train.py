@@ -131,9 +131,9 @@ def test_a_batch_above_the_data_set_is_refused(tmp_path: Path) -> None:
 def test_the_count_of_a_file_is_that_of_the_schedule(tmp_path: Path) -> None:
     table = planned("growth", tmp_path / "a.json")
     assert count_schedule(str(tmp_path / "a.json")).table.rows == table.rows
-    with pytest.raises(ValueError, match="has a budget and batches of its own"):
+    with pytest.raises(ValueError, match="already contains its budget and batch sizes"):
         count_schedule(str(tmp_path / "a.json"), budget=100)
-    with pytest.raises(ValueError, match="the budget in samples and the base batch are needed"):
+    with pytest.raises(ValueError, match="requires the budget in samples and the base batch size"):
         count_schedule("growth", base_batch_size=16)
 
 

@@ -354,7 +354,7 @@ def test_a_bound_is_drawn_as_an_arrow_and_not_as_a_point(small: Critical) -> Non
     )
     panel = figures.Figure().subplots()
     draw_on(panel, replace(small, answers=(replace(small.answers[0], findings=findings),)))
-    (line,) = (line for line in panel.get_lines() if "along" in str(line.get_label()))
+    (line,) = (line for line in panel.get_lines() if str(line.get_label()).startswith("noise ("))
     assert line.get_ydata()[0] == 64.0
     assert math.isnan(line.get_ydata()[1])
     assert panel.get_ylim()[1] == 256.0, "no room is made for it"
@@ -376,10 +376,10 @@ def test_a_bound_is_drawn_as_an_arrow_and_not_as_a_point(small: Critical) -> Non
         ("--by branches --seeds 1", "2 or more"),
         ("--by noise --points 0", "1 to 100"),
         ("--by sweep --target 99", "before the first step"),
-        ("--by sweep --tolerance 0.1", "--tolerance is for branches"),
+        ("--by sweep --tolerance 0.1", "--tolerance was given, but only branches can use it"),
         ("--by noise --steps 5", "No such option '--steps'"),
-        ("--by noise --plot picture.txt", "A picture is one of"),
-        ("--by noise --budget 5parsecs", "is no length of a run"),
+        ("--by noise --plot picture.txt", "a picture file must end with"),
+        ("--by noise --budget 5parsecs", "is not the length of a run"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_before_training(

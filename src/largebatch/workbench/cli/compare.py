@@ -1,4 +1,4 @@
-"""The commands that compare methods: `compare` and `demo`."""
+"""Define the commands `compare` and `demo`, which compare methods by whole training runs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import click
 
 from largebatch.workbench.cli.arguments import FunctionCommand
 from largebatch.workbench.cli.faults import interruptible
-from largebatch.workbench.cli.output import as_json, console_of_results, print_json, say
+from largebatch.workbench.cli.output import as_json, console_of_results, print_json, print_text
 from largebatch.workbench.cli.train import BUDGET
 
 if TYPE_CHECKING:
     from largebatch.workbench.studies.compare.contenders import At
+
+
+RESUME = "Finished runs are kept. To resume, run the same command again."
 
 
 @click.command("compare", cls=FunctionCommand)
@@ -21,23 +24,39 @@ if TYPE_CHECKING:
     "--methods",
     default="adascale,linear,none",
     show_default=True,
-    help="Names with commas between; linear+ is linear for as many steps as adascale took.",
+    help="Names of methods, separated by commas. linear+ runs linear for as many steps as adascale "
+    "took.",
 )
 @click.option(
-    "--scales", default="1,8,32", show_default=True, help="Batches in base batches; 1 always runs."
+    "--scales",
+    default="1,8,32",
+    show_default=True,
+    help="Batch sizes as multiples of the base batch size. Scale 1 is always included.",
 )
-@click.option("--seeds", default=5, show_default=True, help="How many.")
+@click.option(
+    "--seeds",
+    default=5,
+    show_default=True,
+    help="Number of seeds; per scale, each method runs once with each seed.",
+)
 @click.option(
     "--at",
     type=click.Choice(["equal-samples", "equal-steps"]),
     default="equal-samples",
     show_default=True,
-    help="What methods with the fixed clock get: scale 1's samples, or adascale's steps.",
+    help="Length of the runs of methods that do not measure a gain: as many samples as the run at "
+    "scale 1, or as many steps as adascale.",
 )
-@click.option("--budget", help=f"Of the run at scale 1. {BUDGET}")
-@click.option("--out", metavar="DIR", help="Of the runs; by default runs/compare-<settings>.")
+@click.option("--budget", help=f"Length of the run at scale 1. {BUDGET}")
+@click.option(
+    "--out",
+    metavar="DIR",
+    help="Directory for the runs.  [default: runs/compare-<settings>]",
+)
 @as_json
-@click.option("--plot", metavar="FILE", help="Draw the validation losses, as PNG, PDF or SVG.")
+@click.option(
+    "--plot", metavar="FILE", help="Draw the validation losses in this PNG, PDF or SVG file."
+)
 def compare_command(
     workload: str,
     *,
@@ -52,8 +71,8 @@ def compare_command(
 ) -> None:
     """Compare methods on WORKLOAD, over scales and seeds.
 
-    Every finished run is kept: an interrupted comparison goes on when it is called again, and more
-    methods, scales and seeds may be added to it.
+    Every finished run is kept. To resume an interrupted comparison, run the same command again.
+    You can also add methods, scales and seeds later.
     """
     from largebatch.workbench.cli import tables
     from largebatch.workbench.cli.pictures.comparison import check_picture, draw_comparison
@@ -62,8 +81,7 @@ def compare_command(
 
     if plot is not None:
         check_picture(plot)
-    resume = "Finished runs are kept: the same command goes on with them."
-    with interruptible(resume), progress_on_stderr(parts=1) as progress:
+    with interruptible(RESUME), progress_on_stderr(parts=1) as progress:
         result = compare(
             workload,
             methods=_names(methods),
@@ -82,12 +100,15 @@ def compare_command(
     console = console_of_results()
     console.print(tables.comparison_table(result, console))
     if plot is not None:
-        say(console, f"The picture is in {plot}.")
+        print_text(console, f"The picture was written to {plot}.")
 
 
 @click.command("demo")
 def demo_command() -> None:
-    """AdaScale against plain scaling on small images of digits, in a minute."""
+    """Compare AdaScale with linear scaling on small images.
+
+    The demo takes about a minute, prints the results and draws a picture.
+    """
     from largebatch.workbench.cli import tables
     from largebatch.workbench.cli.demo import announcement, demo
     from largebatch.workbench.cli.probe import run_probe
@@ -95,18 +116,17 @@ def demo_command() -> None:
     from largebatch.workbench.cli.study_tables import print_probe
 
     console = console_of_results()
-    resume = "Finished runs are kept: the same command goes on with them."
-    with interruptible(resume):
-        say(console, "1. How noisy is the gradient? largebatch probe digits")
+    with interruptible(RESUME):
+        print_text(console, "1. Measure the gradient noise, as largebatch probe digits does.")
         print_probe(run_probe("digits"), console)
-        say(console, "\n2. What do methods make of it? largebatch compare digits ...")
-        say(console, announcement())
+        print_text(console, "\n2. Compare methods, as largebatch compare digits does.")
+        print_text(console, announcement())
         with progress_on_stderr(parts=1) as progress:
             result = demo(progress=progress)
     console.print(tables.comparison_table(result.comparison, console))
     for sentence in result.sentences:
-        say(console, f"- {sentence}")
-    say(console, f"The picture is in {result.picture}.")
+        print_text(console, f"- {sentence}")
+    print_text(console, f"The picture was written to {result.picture}.")
 
 
 def _names(text: str) -> list[str]:
@@ -118,5 +138,6 @@ def _numbers(text: str) -> list[int]:
         return [int(number) for number in text.split(",")]
     except ValueError:
         raise ValueError(
-            f"Scales are whole numbers with commas between, as in --scales 1,8,32; got {text!r}."
+            f"--scales {text} was given, but scales are whole numbers, separated by commas. Pass "
+            "--scales 1,8,32"
         ) from None

@@ -1,4 +1,4 @@
-"""The command `critical`."""
+"""Define the command `critical`, which measures the critical batch size of a workload."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from largebatch.workbench.amounts import FORMS
+from largebatch.workbench.cli.arguments import FunctionCommand
 from largebatch.workbench.cli.faults import interruptible
 from largebatch.workbench.cli.output import (
     as_json,
     console_of_results,
     print_json,
-    say,
+    print_text,
     seed_option,
 )
 from largebatch.workbench.runs.launcher import launched_rank
@@ -28,8 +29,8 @@ from largebatch.workbench.studies.critical.settings import (
 )
 
 LOST = (
-    "The answers found so far are not saved. Start it again, or with less: --by noise, or fewer "
-    "--seeds."
+    "The answers found so far were not saved. Run the command again; for a shorter run, pass "
+    "--by noise or a smaller --seeds."
 )
 
 USED_BY: Mapping[str, frozenset[CriticalMethod]] = {
@@ -39,45 +40,67 @@ USED_BY: Mapping[str, frozenset[CriticalMethod]] = {
     "tolerance": frozenset({"branches"}),
     "target": frozenset({"sweep"}),
 }
-"""Option -> the methods that have a use for it."""
+"""Methods that use an option, by the name of the option."""
 
 METHOD_OPTIONS = (
-    click.option("--seeds", type=int, help=f"Runs for branches and sweep.  [{SEEDS}]"),
-    click.option("--points", type=int, help=f"Of the run, for noise and branches.  [{POINTS}]"),
-    click.option("--doublings", type=int, help="Of the base batch, for branches and sweep."),
+    click.option(
+        "--seeds",
+        type=int,
+        help="Number of runs per batch size, for the methods branches and sweep.  "
+        f"[default: {SEEDS}]",
+    ),
+    click.option(
+        "--points",
+        type=int,
+        help="Number of points along the run at which the methods noise and branches measure.  "
+        f"[default: {POINTS}]",
+    ),
+    click.option(
+        "--doublings",
+        type=int,
+        help="Number of doublings of the base batch size that the methods branches and sweep try.",
+    ),
     click.option(
         "--tolerance",
         type=float,
-        help=f"Of branches: excess of the loss that counts as none, a share.  [{TOLERANCE:g}]",
+        help="Relative increase of the loss that the method branches accepts at a larger batch "
+        "size.  "
+        f"[default: {TOLERANCE:g}]",
     ),
     click.option(
         "--target",
         type=float,
-        help="Validation loss to which sweep trains; by default one that the base batch has.",
+        help="Validation loss at which the runs of the method sweep end.  [default: a loss that "
+        "the base batch size reaches]",
     ),
 )
-"""The options that some methods use; one for each name in USED_BY."""
+"""Options that only some methods use, in the order of USED_BY."""
 
 
 def method_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add METHOD_OPTIONS to a command."""
+    """Add the options in METHOD_OPTIONS to a command."""
     for option in reversed(METHOD_OPTIONS):
         command = option(command)
     return command
 
 
-@click.command("critical")
+@click.command("critical", cls=FunctionCommand)
 @click.argument("workload")
 @click.option(
     "--by",
     multiple=True,
     metavar="METHOD",
-    help=f"{', '.join(CRITICAL_METHODS)}, several with commas between, or all.  [all]",
+    help=f"Methods to use, separated by commas: {', '.join(CRITICAL_METHODS)}, or all.  "
+    "[default: all]",
 )
-@click.option("--budget", help=f"Length of the base run: {FORMS}. The workload's epochs.")
+@click.option(
+    "--budget",
+    help=f"Length of the run at the base batch size. Write {FORMS}.  [default: the epochs of the "
+    "workload]",
+)
 @seed_option
 @method_options
-@click.option("--plot", metavar="FILE", help="Draw the answers, as PNG, PDF or SVG.")
+@click.option("--plot", metavar="FILE", help="Draw the answers in this PNG, PDF or SVG file.")
 @as_json
 def critical_command(
     workload: str,
@@ -89,10 +112,11 @@ def critical_command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Find the critical batch of WORKLOAD by whole runs.
+    """Measure the critical batch size of WORKLOAD.
 
-    Three methods answer side by side, each with its interval, its cost and what it assumes.
-    Several processes share the batch:
+    Three methods measure the critical batch size independently, by whole training runs. The output
+    shows the interval, the cost and the assumptions of each method. Several processes can share the
+    batch:
     torchrun --nproc-per-node 2 -m largebatch critical digits
     """
     from largebatch.workbench.cli.pictures.comparison import check_picture
@@ -113,23 +137,29 @@ def critical_command(
         draw_critical(found, plot)
     print_json(found) if as_json else print_critical(found, console_of_results())
     if plot is not None and not as_json:
-        say(console_of_results(), f"The picture is in {plot}.")
+        print_text(console_of_results(), f"The picture was written to {plot}.")
 
 
 def settings_of(
     methods: Sequence[CriticalMethod], *, seed: int, options: Mapping[str, Any]
 ) -> Settings:
-    """Return the settings for these methods; an option without a value keeps its default.
+    """Return the settings for these methods; an option with the value None keeps its default.
+
+    Args:
+        methods: Names of the methods that will run.
+        seed: Seed of the initial weights and the sample order.
+        options: Values by the names in USED_BY.
 
     Raises:
-        ValueError: an option that no method uses, or a value that means nothing.
+        ValueError: An option is given that none of the methods uses, or a value is out of range.
     """
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:
         users = USED_BY[name]
         if not users & set(methods):
             raise ValueError(
-                f"--{name} is for {' and '.join(sorted(users))}, and --by names "
-                f"{', '.join(methods)}. Leave it out, or: --by {','.join(sorted(users))}"
+                f"--{name} was given, but only {' and '.join(sorted(users))} can use it, and --by "
+                f"names {', '.join(methods)}. Leave out --{name}, or pass "
+                f"--by {','.join(sorted(users))}"
             )
     return Settings(seed=seed, **given)

@@ -1,4 +1,4 @@
-"""`largebatch demo`: AdaScale against plain scaling on a small problem, in a minute."""
+"""Compare AdaScale with linear scaling on the digits workload, for `largebatch demo`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PICTURE = "demo.png"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demo:
-    """A comparison on the digits, its picture, and what it showed in plain words."""
+    """Hold the comparison on the digits, the path of its picture, and its results in sentences."""
 
     comparison: Comparison
     picture: str
@@ -33,14 +33,14 @@ class Demo:
 
 
 def demo(*, out: str | os.PathLike[str] = OUT, progress: Report | None = None) -> Demo:
-    """Compares AdaScale with linear scaling and with none, at equal samples and at equal steps.
+    """Compare AdaScale with linear scaling and with no scaling, at equal samples and equal steps.
 
     Args:
-        out: directory of the picture; the runs are kept in one below it.
-        progress: called after each step of each run.
+        out: Directory for the picture; the runs are kept in its subdirectory `runs`.
+        progress: Function that receives a report after each step of each run.
 
     Raises:
-        LargeBatchError: scikit-learn or matplotlib is not installed.
+        LargeBatchError: The package scikit-learn or matplotlib is not installed.
     """
     require_matplotlib()
     comparison = compare(
@@ -58,57 +58,66 @@ def demo(*, out: str | os.PathLike[str] = OUT, progress: Report | None = None) -
 
 
 def announcement() -> str:
-    """How long the runs are, beside what the probe looked at, and where the picture goes."""
+    """Return a text that states the length of the runs and the path of the picture."""
     length = parse_length(BUDGET)
     return (
-        f"Its runs are {length.amount:g} {length.unit.replace('_', ' ')} long, where the probe "
-        f"looked at the workload's full {load('digits').budget_epochs:g} epochs. "
-        f"The picture goes to {Path(OUT) / PICTURE}."
+        f"Each run takes {length.amount:g} {length.unit.replace('_', ' ')}. The estimates of the "
+        f"probe above are for the workload's full {load('digits').budget_epochs:g} epochs. "
+        f"The picture will be written to {Path(OUT) / PICTURE}."
     )
 
 
 def sentences_about(comparison: Comparison) -> tuple[str, ...]:
-    """What the numbers say, with the words of the table's quality column: of AdaScale beside scale
-    1, of fixed methods at scale 1's samples, and of AdaScale beside linear scaling at its steps."""
+    """Return the results in sentences, three per scale.
+
+    The first sentence compares AdaScale with scale 1. The second sentence states the losses of
+    linear scaling and of no scaling at as many samples as scale 1. The third sentence compares
+    AdaScale with linear scaling at the same number of steps. The word after "quality" is taken from
+    the comparison's table.
+    """
     scales = sorted({row.scale for row in comparison.rows} - {1})
     rows = {(row.scale, row.method): row for row in comparison.rows}
     base = rows[1, ANY]
-    beside_base = [_beside_base(rows[scale, "adascale"], base) for scale in scales]
-    fixed = [
-        f"at scale {scale} {_judged(rows[scale, 'linear'])} with linear scaling and "
-        f"{_judged(rows[scale, 'none'])} with none"
-        for scale in scales
-    ]
-    beside_linear = [_beside_linear(comparison, scale) for scale in scales]
-    return (
-        f"Beside scale 1, AdaScale {'; '.join(beside_base)}.",
-        f"With the samples of scale 1, where the loss is {_loss(base)}, it is {'; '.join(fixed)}.",
-        f"At AdaScale's own steps, its loss less linear scaling's {'; '.join(beside_linear)}.",
-    )
+    sentences = []
+    for scale in scales:
+        linear, none = rows[scale, "linear"], rows[scale, "none"]
+        equal_samples = (
+            f"Scale {scale}, as many samples as scale 1: the validation loss is {_loss(base)} at "
+            f"scale 1, {_judged(linear)} with linear scaling and {_judged(none)} without scaling "
+            "the learning rate."
+        )
+        against_base = _against_base(rows[scale, "adascale"], base)
+        sentences += [against_base, equal_samples, _against_linear(comparison, scale)]
+    return tuple(sentences)
 
 
-def _beside_base(row: ComparisonRow, base: ComparisonRow) -> str:
+def _against_base(row: ComparisonRow, base: ComparisonRow) -> str:
     if row.steps is None or row.samples is None or base.steps is None or base.samples is None:
-        return f"at scale {row.scale} gave nothing to compare, since runs diverged"
+        return f"Scale {row.scale}: AdaScale cannot be compared with scale 1 because runs diverged."
     return (
-        f"at scale {row.scale} takes {base.steps.value / row.steps.value:.1f} times fewer steps "
-        f"and {row.samples.value / base.samples.value:.1f} times the samples, and its loss differs "
-        f"by {_difference(row.difference[LOSS])}, quality {row.quality}"
+        f"Scale {row.scale}: AdaScale takes {base.steps.value / row.steps.value:.1f} times fewer "
+        f"steps than scale 1 and uses {row.samples.value / base.samples.value:.1f} times the "
+        f"samples. Its validation loss minus that of scale 1 is {_difference(row.difference[LOSS])}"
+        f". Quality: {row.quality}."
     )
 
 
-def _beside_linear(comparison: Comparison, scale: int) -> str:
+def _against_linear(comparison: Comparison, scale: int) -> str:
     runs = [run for run in comparison.runs if run.scale == scale]
     stretched = {run.seed: run for run in runs if run.method == "linear+"}
     found = differences([run for run in runs if run.method == "adascale"], stretched)
+    start = f"Scale {scale}, as many steps as AdaScale: "
     if not found:
-        return f"at scale {scale} is unknown, since runs diverged"
+        return f"{start}AdaScale cannot be compared with linear scaling because runs diverged."
     low, high = found[LOSS].low, found[LOSS].high
     if low is None or high is None or low <= 0.0 <= high:
-        verdict = "neither is shown to be better"
+        verdict = "neither method is shown to be better"
     else:
         verdict = "AdaScale is better" if high < 0.0 else "linear scaling is better"
-    return f"at scale {scale} is {_difference(found[LOSS])}: {verdict}"
+    return (
+        f"{start}the validation loss of AdaScale minus that of linear scaling is "
+        f"{_difference(found[LOSS])}; {verdict}."
+    )
 
 
 def _loss(row: ComparisonRow) -> str:
@@ -119,7 +128,7 @@ def _loss(row: ComparisonRow) -> str:
 
 
 def _judged(row: ComparisonRow) -> str:
-    return f"{_loss(row)} ({row.quality})"
+    return f"{_loss(row)} (quality: {row.quality})"
 
 
 def _difference(mean: Mean) -> str:

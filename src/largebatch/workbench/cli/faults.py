@@ -1,8 +1,8 @@
-"""Errors on the command line: one red line with cause and remedy, and an exit code.
+"""Print an error of the command line as one red line and set the exit code.
 
-2 for what was asked for wrongly, 1 for what went wrong, 130 for an interruption, 143 for SIGTERM.
-An error that this package did not raise on purpose keeps its traceback: it is a bug, here or in a
-user's own workload.
+The exit code is 2 for wrong arguments, 1 for a failure, 130 for Ctrl-C and 143 for SIGTERM. An
+error that this package did not raise on purpose keeps its traceback, because it is a bug of the
+package or of the user's workload.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from largebatch.workbench.runs.launcher import launched_rank
 PACKAGE = Path(__file__).parents[2]
 
 ON_EVERY_RANK = (ValueError, NotFinite, RanksDisagree, Stopped, click.ClickException)
-"""Errors that all ranks raise alike, so that the first one tells them for all."""
+"""Errors that all ranks raise together, so that only the first rank prints them."""
 
 
 class Interrupted(click.ClickException):
-    """Ctrl-C, with what to do about it."""
+    """Report an interruption by Ctrl-C and what to do next."""
 
     exit_code = 130
 
 
 @contextmanager
 def interruptible(remedy: str) -> Iterator[None]:
-    """Turn Ctrl-C into one line that names the remedy."""
+    """Turn an interruption by Ctrl-C into one error line that ends with the remedy."""
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted. {remedy}") from None
+        raise Interrupted(f"The command was interrupted. {remedy}") from None
 
 
 class Cli(click.Group):
-    """A group of commands whose errors are one line each."""
+    """Run the commands and print each error as one line."""
 
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any
     ) -> Any:
-        """Runs a command and exits; without `standalone_mode`, errors are left to the caller."""
+        """Run a command and exit; with `standalone_mode=False`, errors reach the caller."""
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **extra)
         try:
@@ -62,33 +62,35 @@ class Cli(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, with the closest command for an unknown one."""
+        """Resolve a command as click does; for an unknown name, suggest the closest command."""
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
             close = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
             raise click.UsageError(
                 f"There is no command {name!r}."
                 + (f" Did you mean {close[0]!r}?" if close else "")
-                + f" Known: {', '.join(self.list_commands(ctx))}.",
+                + f" The commands are {', '.join(self.list_commands(ctx))}.",
                 ctx,
             )
         return super().resolve_command(ctx, args)
 
 
 def error_line(error: Exception) -> tuple[str, int]:
-    """The line that tells an error, and the exit code.
+    """Return the line that describes an error, and the exit code.
 
     >>> error_line(click.UsageError("No such option: --scal"))
-    ('No such option: --scal See: largebatch --help', 2)
+    ('No such option: --scal. For help, run: largebatch --help', 2)
 
     Raises:
-        Exception: the error itself, where it is a bug.
+        Exception: The error is a bug; it is raised again with its traceback.
     """
     if isinstance(error, click.Abort):
-        return "interrupted.", Interrupted.exit_code
+        return "The command was interrupted.", Interrupted.exit_code
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx is not None else "largebatch"
-        return f"{error.format_message()} See: {path} --help", error.exit_code
+        message = error.format_message()
+        stop = "" if message.endswith((".", "?")) else "."
+        return f"{message}{stop} For help, run: {path} --help", error.exit_code
     if isinstance(error, click.ClickException):
         return error.format_message(), error.exit_code
     if isinstance(error, Stopped):
@@ -101,7 +103,7 @@ def error_line(error: Exception) -> tuple[str, int]:
 
 
 def _raised_here(error: ValueError) -> bool:
-    """Whether this package raised it, as it does for each bad argument."""
+    """Return whether this package raised the error, as it does for each invalid argument."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and PACKAGE in Path(frames[-1].filename).parents
 

@@ -1,4 +1,4 @@
-"""The tables of `largebatch methods` and `largebatch workloads`."""
+"""Build the tables of `largebatch methods` and `largebatch workloads`."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ if TYPE_CHECKING:
 
 
 def methods_table(methods: Iterable[Method]) -> RenderableType:
-    """Return name, summary and reference of each method."""
+    """Return a table with the name, summary and reference of each method."""
     table = plain_table("method", "what it does", "reference")
     for method in methods:
         table.add_row(method.name, method.summary, method.reference or "-")
     note = (
-        "S is the scale: the batch in base batches. In compare, a + after a method with the fixed "
-        "clock (linear+) gives it the steps that adascale took. (SGD) and (Adam) say what a method "
-        "is for; the optimizer is the workload's, or with adadagrad-norm, adadagrad and adadam "
-        "their own."
+        "S is the scale: the batch size divided by the base batch size. In largebatch compare, "
+        "linear+ runs linear for as many steps as adascale took; other methods with a fixed number "
+        "of samples accept the + too. (SGD) and (Adam) name the optimizer that a method is made "
+        "for. adadagrad-norm, adadagrad and adadam bring their own optimizer; all other methods "
+        "use the optimizer of the workload."
     )
     return Group(table, Text(note, style="dim"))
 
 
 def workloads_table(workloads: Iterable[Workload]) -> RenderableType:
-    """Return each workload with its settings at the base batch."""
-    table = plain_table("workload", "what it is", "base batch", "base rate", "epochs")
+    """Return a table with each workload and its settings at the base batch size."""
+    table = plain_table("workload", "what it is", "base batch", "base lr", "epochs")
     for workload in workloads:
         table.add_row(
             workload.name,
@@ -40,5 +41,8 @@ def workloads_table(workloads: Iterable[Workload]) -> RenderableType:
             f"{workload.base_lr:g}",
             f"{workload.budget_epochs:g}",
         )
-    note = "Your own: largebatch train package.module:factory (examples/own_workload.py)."
+    note = (
+        "To train your own workload, name the function that returns it: "
+        "largebatch train package.module:function (see examples/own_workload.py)."
+    )
     return Group(table, Text(note, style="dim"))

@@ -1,7 +1,6 @@
-"""The command line of `largebatch`: its commands.
+"""Define the command line of `largebatch` from its commands.
 
-A command's module imports what computes inside the command, so that help needs neither torch nor
-rich.
+Each command imports heavy modules only when it runs, so that --help needs neither torch nor rich.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from largebatch.workbench.cli.train import train_command
 @click.version_option(__version__, prog_name="largebatch")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Large-batch training: measure the gradient's noise, set rate and batch from it.
+    """Measure gradient noise; set the learning rate and batch size from it.
 
     Start with: largebatch demo
     """

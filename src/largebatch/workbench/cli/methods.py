@@ -1,4 +1,4 @@
-"""The commands that list what may be named: `methods` and `workloads`."""
+"""Define the commands `methods` and `workloads`, which list the known names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from largebatch.workbench.cli.output import console_of_results
 
 @click.command("methods")
 def methods_command() -> None:
-    """List the methods: name, what each does, reference."""
+    """List all methods with a summary and a reference."""
     from largebatch.methods import METHODS
     from largebatch.workbench.cli.list_tables import methods_table
 
@@ -18,7 +18,7 @@ def methods_command() -> None:
 
 @click.command("workloads")
 def workloads_command() -> None:
-    """List the workloads and their settings at the base batch."""
+    """List all workloads with their base settings."""
     from largebatch.workbench.cli.list_tables import workloads_table
     from largebatch.workbench.workloads import load, names
 

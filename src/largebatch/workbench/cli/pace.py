@@ -1,4 +1,4 @@
-"""How fast a run goes and how long it still takes, from when its reports came."""
+"""Estimate the speed of a run and its remaining time from the times of its progress reports."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 
 LEAST_STEPS = 3
-"""Fewer say nothing: the first ones are slower than those that follow."""
+"""Number of reports before a speed is shown, because the first steps of a run are slower."""
 
 LEAST_SECONDS = 0.5
-"""A rest is not told from less than this."""
+"""Seconds of observation before a remaining time is shown."""
 
 
 class Rate:
-    """Amount per second, averaged exponentially over time; changes state.
+    """Compute an amount per second, averaged exponentially over time. Mutable.
 
     >>> rate = Rate(memory=10.0)
     >>> rate.add(100.0, seconds=1.0)
@@ -23,7 +23,7 @@ class Rate:
     True
 
     Args:
-        memory: after this many seconds 1 / e of a past second's weight is left.
+        memory: Time in seconds after which the weight of a past second has fallen to 1 / e.
     """
 
     def __init__(self, *, memory: float) -> None:
@@ -31,25 +31,25 @@ class Rate:
         self._amount = self._seconds = 0.0
 
     def add(self, amount: float, *, seconds: float) -> None:
-        """Adds what was done in the seconds since the last call."""
+        """Add the amount that was done in the given number of seconds."""
         keep = math.exp(-seconds / self.memory)
         self._amount = keep * self._amount + amount
         self._seconds = keep * self._seconds + seconds
 
     @property
     def value(self) -> float:
-        """Amount per second; 0 before any time has passed."""
+        """Return the amount per second, or 0 if no time has passed."""
         return self._amount / self._seconds if self._seconds > 0.0 else 0.0
 
 
 class Pace:
-    """The speed of a run as it is watched; changes state with each report.
+    """Estimate the speed of a run from its progress reports. Mutable.
 
-    Only what is done while it watches counts: the first report, after a run's first step or the
-    first one since it was resumed, is where it begins.
+    The first report only sets the starting point, so the time before it and the work before a
+    resume do not count.
 
     Args:
-        clock: seconds.
+        clock: Function that returns the current time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -59,7 +59,12 @@ class Pace:
         self._steps, self._seconds, self._at = 0, 0.0, 0.0
 
     def see(self, *, samples: int, fraction: float) -> None:
-        """Take the run's position after a step."""
+        """Add the position of the run after a training step.
+
+        Args:
+            samples: Number of samples used so far.
+            fraction: Fraction of the budget used so far, 0 to 1.
+        """
         now = self.clock()
         if self._last is not None:
             before, samples_before, fraction_before = self._last
@@ -71,14 +76,19 @@ class Pace:
 
     @property
     def samples_per_second(self) -> float | None:
-        """Over the last ten seconds or so, evaluations included; None in the first steps."""
+        """Return the samples per second of about the last ten seconds, or None in the first steps.
+
+        The time for evaluations is included.
+        """
         known = self._steps >= LEAST_STEPS and self._samples.value > 0.0
         return self._samples.value if known else None
 
     @property
     def seconds_left(self) -> float | None:
-        """At the budget's pace of the last minute or so; None in the first steps, at the end, and
-        where the budget does not move."""
+        """Return the remaining seconds at the speed of about the last minute.
+
+        The result is None in the first steps, at the end, and if the fraction does not advance.
+        """
         known = self._steps >= LEAST_STEPS and self._seconds >= LEAST_SECONDS and self._at < 1.0
         if not known or not self._fraction.value > 0.0:
             return None

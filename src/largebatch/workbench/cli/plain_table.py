@@ -1,11 +1,11 @@
-"""The table that all results share: few lines, text to the left, numbers to the right."""
+"""Build the plain table that all printed results share."""
 
 from __future__ import annotations
 
 from rich import box
 from rich.table import Table
 
-WRAPPED = frozenset({"what it does", "what it is", "reference", "finding"})
+WRAPPED = frozenset({"what it does", "what it is", "reference", "finding", "reason"})
 LEFT = WRAPPED | {"method", "workload", "quality", "level", "check", "schedule"}
 
 

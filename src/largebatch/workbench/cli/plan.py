@@ -1,4 +1,4 @@
-"""The commands about runs that are not made yet: `plan` and `schedule`."""
+"""Define the commands `plan` and `schedule`, which prepare a run without training."""
 
 from __future__ import annotations
 
@@ -10,36 +10,40 @@ import click
 
 from largebatch.workbench.amounts import parse_noise_scales, parse_samples
 from largebatch.workbench.cli.arguments import FunctionCommand, with_options
-from largebatch.workbench.cli.output import as_json, console_of_results, print_json, say
+from largebatch.workbench.cli.output import as_json, console_of_results, print_json, print_text
 
 if TYPE_CHECKING:
     from largebatch.workbench.planner.request import PlanRequest
 
-budget_option = click.option("--budget", metavar="SAMPLES", help="Such as 10M, 1.5B or 1e12.")
+budget_option = click.option(
+    "--budget", metavar="SAMPLES", help="Number of training samples, such as 10M, 1.5B or 1e12."
+)
 base_batch_option = click.option(
     "--base-batch",
     "base_batch_size",
     metavar="SAMPLES",
-    help="B0, for which the base rate was tuned.",
+    help="Base batch size, for which the base learning rate was tuned.",
 )
 out_option = click.option(
-    "--out", metavar="FILE", help="Write the schedule, for largebatch train --schedule."
+    "--out",
+    metavar="FILE",
+    help="Write the schedule to this new file, for largebatch train --schedule.",
 )
 
 
 class PlanCommand(FunctionCommand):
-    """`plan`, which names the command that counts a schedule's steps."""
+    """Run `plan`; for the former option `--dry-run`, raise an error that names the new command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments as click does.
 
         Raises:
-            ValueError: `--dry-run`, which was an option until 0.1.
+            ValueError: The option `--dry-run` was given, which became a command in version 0.2.
         """
         if any(word.partition("=")[0] == "--dry-run" for word in args):
             raise ValueError(
-                "largebatch plan --dry-run is a command of its own now. Run: "
-                f"{_schedule_line(args)}"
+                "largebatch plan no longer has the option --dry-run. The command schedule counts "
+                f"the steps of a schedule. Run: {_schedule_line(args)}"
             )
         return super().parse_args(ctx, args)
 
@@ -51,53 +55,74 @@ class PlanCommand(FunctionCommand):
     "--noise-scale",
     "noise_scales",
     metavar="SAMPLES",
-    help="Measured; two with a comma: at first and at last.",
+    help="Measured noise scale, or two noise scales separated by a comma: that of the first steps "
+    "and that of the last steps.",
 )
 @click.option(
     "--record",
     metavar="FILE",
-    help="Of a run, to which the forecast is fitted; says the base batch.",
+    help="Fit the forecast to this recorded run. The record also contains the base batch size.",
 )
-@click.option("--latency", type=float, metavar="SECONDS", help="Of a step, whatever its batch.")
-@click.option("--throughput", type=float, metavar="SAMPLES", help="Per second, of one worker.")
-@click.option("--workers", default=1, show_default=True, help="That share a batch.")
-@click.option("--memory-limit", metavar="SAMPLES", help="Largest batch of one worker.")
+@click.option(
+    "--latency",
+    type=float,
+    metavar="SECONDS",
+    help="Seconds per step that do not depend on the batch size.",
+)
+@click.option(
+    "--throughput", type=float, metavar="SAMPLES", help="Samples per second of one worker."
+)
+@click.option(
+    "--workers", default=1, show_default=True, help="Number of workers that share a batch."
+)
+@click.option(
+    "--memory-limit",
+    metavar="SAMPLES",
+    help="Largest number of samples that one worker can hold in a step.",
+)
 @click.option(
     "--minimise",
     type=click.Choice(["steps", "time", "samples"]),
     default="steps",
     show_default=True,
-    help="steps or time: with a loss near the least one at the budget. samples: to the loss of the "
-    "best usual schedule.",
+    help="Cost to minimize. steps and time: use the whole budget, with a final loss close to the "
+    "lowest possible loss. samples: end the run when it reaches the loss of the best baseline.",
 )
 @click.option(
     "--max-lr",
     type=float,
-    help="Largest factor on the base rate; by default the stable or seen one.",
+    help="Largest factor on the base learning rate.  [default: the largest stable factor or, "
+    "with --record, the largest recorded factor]",
 )
 @click.option(
-    "--within", default=1.0, show_default=True, help="Percent of loss above the least one."
+    "--within",
+    default=1.0,
+    show_default=True,
+    help="Allowed excess of the final loss over the lowest possible loss, in percent.",
 )
-@click.option("--stages", default=6, show_default=True, help="Of the schedule, at most 40.")
+@click.option(
+    "--stages", default=6, show_default=True, help="Number of stages of the schedule, 1 to 40."
+)
 @click.option(
     "--loss-exponent",
     "exponent",
     default=0.5,
     show_default=True,
-    help="s of a loss that falls as steps^-s without noise; two noise scales or a record tell it.",
+    help="Exponent s of the loss without noise, which falls as steps^-s. Two noise scales or "
+    "--record replace it.",
 )
 @out_option
-@click.option("--plot", metavar="FILE", help="Draw the plan, as PNG, PDF or SVG.")
+@click.option("--plot", metavar="FILE", help="Draw the plan in this PNG, PDF or SVG file.")
 @as_json
 @click.pass_context
 def plan_command(
     context: click.Context, /, *, as_json: bool, out: str | None, plot: str | None, **options: Any
 ) -> None:
-    """Plan batch and rate of a run before it is made.
+    """Plan the batch size and learning rate of a run before training.
 
-    The schedule with the fewest steps, the least time or the fewest samples, forecast on a noisy
-    quadratic that has the measured noise scale, or is fitted to a recorded run. The usual
-    schedules are forecast as well.
+    The plan is the schedule with the fewest steps, the shortest time or the fewest samples. Its
+    loss is a forecast: the loss of a noisy quadratic that has the measured noise scale or is
+    fitted to a recorded run. Baseline schedules are forecast for comparison.
     """
     from largebatch.workbench.cli.pictures.comparison import check_picture
     from largebatch.workbench.cli.pictures.plan import draw_plan
@@ -116,30 +141,43 @@ def plan_command(
     console = console_of_results()
     print_json(found) if as_json else console.print(plan_table(found))
     if out is not None and not as_json:
-        say(console, _written(out))
+        print_text(console, _written(out))
     if plot is not None and not as_json:
-        say(console, f"The picture is in {plot}.")
+        print_text(console, f"The picture was written to {plot}.")
 
 
 @click.command("schedule", cls=FunctionCommand)
 @click.argument("schedule")
 @budget_option
 @base_batch_option
-@click.option("--noise-scale", metavar="SAMPLES", help="Bounds the batches of seesaw and smith.")
 @click.option(
-    "--max-batch", "max_batch_size", metavar="SAMPLES", help="Largest batch of seesaw and smith."
+    "--noise-scale",
+    metavar="SAMPLES",
+    help="Noise scale up to which the schedules seesaw and smith increase the batch size.",
 )
-@click.option("--scale", default=1, show_default=True, help="S: the first batch in base batches.")
+@click.option(
+    "--max-batch",
+    "max_batch_size",
+    metavar="SAMPLES",
+    help="Largest batch size of the schedules seesaw and smith.",
+)
+@click.option(
+    "--scale",
+    default=1,
+    show_default=True,
+    help="First batch size as a multiple S of the base batch size.",
+)
 @out_option
 @as_json
 @click.pass_context
 def schedule_command(
     context: click.Context, /, schedule: str, *, as_json: bool, **options: Any
 ) -> None:
-    """Count the stages and steps of SCHEDULE over a budget, without training.
+    """Count the steps of SCHEDULE without training.
 
-    SCHEDULE is growth, linear-growth, warmup-growth, seesaw, smith, constant, cosine, a string of
-    steps such as "0:768 250B:1536", or a schedule's file.
+    SCHEDULE is growth, linear-growth, warmup-growth, seesaw, smith, constant or cosine. SCHEDULE
+    can also be a schedule file, or a string such as "0:768 250B:1536" (batch size 768 from the
+    start, 1536 from sample 250B on).
     """
     from largebatch.workbench.cli.plan_tables import count_table
     from largebatch.workbench.planner.count import count_schedule
@@ -149,11 +187,14 @@ def schedule_command(
     scales = () if noise_scale is None else parse_noise_scales(noise_scale, argument="noise_scale")
     if len(scales) > 1:
         raise ValueError(
-            f"noise_scale={noise_scale!r} was given, but a schedule takes one noise scale. Pass "
-            "noise_scale=4000"
+            f"noise_scale={noise_scale!r} was given, but a schedule accepts only one noise scale. "
+            "Pass noise_scale=4000"
         )
     if not 1 <= scale <= LARGEST_SCALE:
-        raise ValueError(f"scale={scale} was given, but it is from 1 to {LARGEST_SCALE:,}.")
+        raise ValueError(
+            f"scale={scale} was given, but the scale must lie between 1 and {LARGEST_SCALE:,}. "
+            "Pass scale=8"
+        )
     counted = count_schedule(
         schedule,
         budget=_samples(options, "budget"),
@@ -167,22 +208,22 @@ def schedule_command(
     console = console_of_results()
     print_json(counted) if as_json else console.print(count_table(counted))
     if out is not None and not as_json:
-        say(console, _written(out))
+        print_text(console, _written(out))
 
 
 def _request(**options: Any) -> PlanRequest:
-    """Read the texts of the options, and the record."""
+    """Return the request that the options describe; reads the record if one is given."""
     from largebatch.workbench.planner.recorded import NotEnoughSignal
     from largebatch.workbench.planner.request import plan_request
 
     scales, within = options["noise_scales"], options["within"]
     budget = _samples(options, "budget")
     if budget is None:
-        raise ValueError("A plan needs its budget in samples: largebatch plan --budget 10M")
+        raise ValueError("largebatch plan requires a budget in training samples. Pass --budget 10M")
     if not 0.0 < within < 100.0:
         raise ValueError(
-            f"--within {within:g} was given, but the margin on the loss is a percentage above 0 "
-            "and below 100. Pass --within 1"
+            f"--within {within:g} was given, but the allowed excess of the loss is a percentage "
+            "above 0 and below 100. Pass --within 1"
         )
     numbers = {
         "budget": budget,
@@ -195,7 +236,8 @@ def _request(**options: Any) -> PlanRequest:
         return plan_request(**{**options, **numbers})
     except NotEnoughSignal as error:
         raise NotEnoughSignal(
-            f"{error} To record a run: largebatch train WORKLOAD --method adascale --record FILE"
+            f"{error} To record a run, use largebatch train WORKLOAD --method adascale "
+            "--record FILE"
         ) from None
 
 
@@ -209,11 +251,14 @@ def _notes(notes: tuple[str, ...], context: click.Context) -> tuple[str, ...]:
 
 
 def _written(out: str) -> str:
-    return f"The schedule is in {out}: largebatch train WORKLOAD --schedule {out}"
+    return (
+        f"The schedule was written to {out}. To train with it, run: "
+        f"largebatch train WORKLOAD --schedule {out}"
+    )
 
 
 def _schedule_line(args: list[str]) -> str:
-    """The line of `schedule` that does what a line of `plan --dry-run` did."""
+    """Return the `schedule` command that replaces a call of `plan --dry-run`."""
     words = [word.removeprefix("--dry-run=") for word in args if word != "--dry-run"]
     renamed = [
         word.replace("--memory-limit", "--max-batch", 1)

@@ -1,4 +1,4 @@
-"""Plans as tables for the terminal."""
+"""Build the tables of `largebatch plan` and `largebatch schedule`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from largebatch.workbench.planner.plan import Plan
 from largebatch.workbench.planner.table import StageRow, Table
 
 ROWS = 40
-"""Most stages in a table; --json and the schedule's file have them all."""
+"""Largest number of stages in a printed table; --json and the schedule file contain all stages."""
 
 
 def count_table(result: ScheduleCount) -> RenderableType:
-    """Return a row for each stage, and what they come to."""
-    lines = [f"{result.schedule}: {result.table.budget:,} samples"]
+    """Return a table with one row per stage, followed by the totals."""
+    lines = [f"Schedule {result.schedule} over {result.table.budget:,} samples:"]
     return Group(
         Text(lines[0]), stages_table(result.table), *map(Text, [_summed(result), *result.notes])
     )
 
 
 def stages_table(table: Table) -> RenderableType:
-    """The stages, evenly chosen from many."""
-    shown = plain_table("stage", "from sample", "batch", "lr x", "steps", "cumulative steps")
+    """Return a table with one row per stage; of many stages, an even selection."""
+    shown = plain_table("stage", "from sample", "batch size", "lr x", "steps", "steps so far")
     for m in _evenly(len(table.rows)):
         row = table.rows[m]
         shown.add_row(
@@ -36,12 +36,15 @@ def stages_table(table: Table) -> RenderableType:
             f"{row.cumulative_steps:,}",
         )
     if len(table.rows) > ROWS:
-        return Group(shown, Text(f"{ROWS} of {len(table.rows)} stages; --json has all."))
+        return Group(
+            shown,
+            Text(f"The table shows {ROWS} of {len(table.rows)} stages; --json prints all of them."),
+        )
     return shown
 
 
 def rates(row: StageRow) -> str:
-    """The factor on the base rate, and where it goes within a stage."""
+    """Return the factor on the base learning rate; if it changes, the first and last factor."""
     first, last = f"{row.lr:.4g}", f"{row.last_lr:.4g}"
     return first if first == last else f"{first} to {last}"
 
@@ -50,8 +53,10 @@ def _summed(result: ScheduleCount) -> str:
     base = result.table.base_batch_size
     more = f"{result.saved:.1%} fewer" if result.saved >= 0.0 else f"{-result.saved:.1%} more"
     return (
-        f"{result.table.steps:,} steps, mean batch {result.mean_batch_size:,.1f}; "
-        f"{more} than the {result.constant_steps:,} steps of the base batch, {base:,}."
+        f"{result.table.steps:,} steps, {more} than the {result.constant_steps:,} steps at the "
+        f"constant base batch size {base:,}. The mean batch size is "
+        f"{result.mean_batch_size:,.1f} samples.\n"
+        "lr x: factor on the base learning rate."
     )
 
 
@@ -62,16 +67,16 @@ def _evenly(count: int) -> list[int]:
 
 
 def plan_table(result: Plan) -> RenderableType:
-    """Return the schedule, the forecasts it is compared with, and what more workers bring."""
+    """Return the planned schedule, all forecasts, and the shortest time by number of workers."""
     compared = plain_table(
         "schedule",
         "forecast loss",
-        "/ least",
+        "loss ratio",
         "samples",
         "steps",
         "time",
         "largest batch",
-        "target",
+        "target loss",
     )
     for row in result.rows:
         compared.add_row(
@@ -85,9 +90,12 @@ def plan_table(result: Plan) -> RenderableType:
             "reached" if row.reaches else "missed",
         )
     parts: list[RenderableType] = [
-        Text(f"The schedule ({result.name}):"),
+        Text(f"Planned schedule ({result.name}; lr x is the factor on the base learning rate):"),
         stages_table(result.table),
-        Text(f"Compared with others (target: a loss of {result.target:.4g}):"),
+        Text(
+            f"Forecasts of all schedules. The target loss is {result.target:.4g}. The loss ratio "
+            "is the forecast loss divided by the lowest forecast loss."
+        ),
         compared,
     ]
     if result.workers:
@@ -100,12 +108,12 @@ def plan_table(result: Plan) -> RenderableType:
                 f"{one.steps:,}",
                 f"{one.largest_batch:,}",
             )
-        parts += [Text("What more workers bring, each with its own schedule of least time:"), more]
+        parts += [Text("Shortest time by number of workers, each with its own schedule:"), more]
     return Group(*parts, *map(Text, result.notes))
 
 
 def duration(seconds: float) -> str:
-    """Seconds as one reads them.
+    """Return a time in seconds, minutes, hours or days as text.
 
     >>> duration(90.0), duration(200_000.0)
     ('90 s', '55.6 h')

@@ -1,4 +1,4 @@
-"""The command `probe`."""
+"""Define the command `probe`, which measures the noise scale of a workload."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from largebatch.workbench.cli.arguments import FunctionCommand
 from largebatch.workbench.cli.faults import interruptible
 from largebatch.workbench.cli.output import as_json, console_of_results, print_json, seed_option
 
@@ -14,31 +15,36 @@ if TYPE_CHECKING:
     from largebatch.studies.probe_result import ProbeResult
 
 
-class ProbeCommand(click.Command):
-    """The command `probe`, which names the command that `probe --by` became."""
+class ProbeCommand(FunctionCommand):
+    """Run `probe`; for the former option `--by`, raise an error that names the new command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Refuse `--by` with the line to paste, whatever else was given."""
+        """Parse the arguments as click does.
+
+        Raises:
+            ValueError: The option `--by` was given, which became a command in version 0.2.
+        """
         if any(word == "--by" or word.startswith("--by=") for word in args):
             raise ValueError(
-                "largebatch probe --by is a command of its own now. Run: largebatch critical "
-                f"{shlex.join(args)}"
+                "largebatch probe no longer has the option --by. Its methods are now in the "
+                f"command critical. Run: largebatch critical {shlex.join(args)}"
             )
         return super().parse_args(ctx, args)
 
 
 @click.command("probe", cls=ProbeCommand)
 @click.argument("workload")
-@click.option("--steps", type=int, help="Optimizer steps to measure over.")
+@click.option("--steps", type=int, help="Number of optimizer steps to measure.")
 @seed_option
-@click.option("--scale", type=int, help="S: the batch is S base batches.")
+@click.option("--scale", type=int, help="Batch size as a multiple S of the base batch size.")
 @as_json
 def probe_command(
     workload: str, *, steps: int | None, seed: int, scale: int | None, as_json: bool
 ) -> None:
-    """Measure the noise scale of WORKLOAD: how large a batch pays.
+    """Measure the gradient noise scale of WORKLOAD.
 
-    A short run; largebatch critical asks whole runs.
+    The noise scale shows up to which batch size a larger batch saves steps. The probe is one short
+    run. The command largebatch critical measures this batch size by whole training runs.
     """
     from largebatch.workbench.cli.study_tables import print_probe
     from largebatch.workbench.runs.distributed import alone
@@ -51,10 +57,11 @@ def probe_command(
 def run_probe(
     workload: str, *, steps: int | None = None, seed: int = 0, scale: int | None = None
 ) -> ProbeResult:
-    """Probe a workload with a line of progress."""
+    """Probe a workload and show its progress on stderr."""
     from largebatch.workbench.cli.progress import progress_on_stderr
     from largebatch.workbench.studies.probe import probe_workload
 
-    with interruptible("Start it again."), progress_on_stderr() as progress:
+    restart = "Nothing was saved. Run the same command again."
+    with interruptible(restart), progress_on_stderr() as progress:
         count = progress.counting(f"probe of {workload}")
         return probe_workload(workload, steps=steps, seed=seed, scale=scale, progress=count)

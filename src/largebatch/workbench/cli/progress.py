@@ -1,4 +1,4 @@
-"""How a run shows on the terminal: one live line, or plain lines where nobody watches."""
+"""Show the progress of a run: one live line on a terminal, a few plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ from largebatch.workbench.runs.launcher import launched_rank
 from largebatch.workbench.runs.results import Progress
 
 WIDTH = 120
-"""Columns of a line where the console is no terminal."""
+"""Width in columns of a progress line if the output is not a terminal."""
 
 
 class ProgressLine:
-    """A line that follows the run; call it with what the run reports.
-
-    Mutable: holds the last report.
+    """Show each progress report of a run as one line. Mutable: holds the last report.
 
     Args:
-        console: of stderr, so that results alone go to stdout.
-        parts: plain lines a run where the console is no terminal.
-        silent: whether to show nothing, as on all ranks but the first.
+        console: Console on stderr; stdout is for results only.
+        parts: Number of plain lines per run if the console is not a terminal.
+        silent: If true, nothing is shown; used on all ranks except the first.
     """
 
     def __init__(self, console: Console, *, parts: int = 10, silent: bool = False) -> None:
@@ -65,7 +63,7 @@ class ProgressLine:
         self._follow(report.label, report.fraction, line_of(report, pace=self._pace, width=width))
 
     def counting(self, label: str) -> Callable[[int, int], None]:
-        """What to call with (steps done, steps in all) of something that reports no more."""
+        """Return a function that shows (steps done, total steps) under this label."""
 
         def count(done: int, total: int) -> None:
             fraction = done / total
@@ -90,25 +88,25 @@ class ProgressLine:
 
 
 def progress_on_stderr(*, parts: int = 10) -> ProgressLine:
-    """Return the line that follows a run on the terminal, which only the first rank shows."""
+    """Return a progress line on stderr, which only the first rank shows."""
     return ProgressLine(Console(stderr=True), parts=parts, silent=launched_rank() > 0)
 
 
 def line_of(progress: Progress, *, pace: Pace | None = None, width: int = WIDTH) -> str:
-    """One line about a run after a step; what is not known is left out.
+    """Return one line about a run after a training step; unknown values are left out.
 
-    Where it could come to more than `width` columns, the samples are left out, then the step, then
-    the gain: what the percentage and the rate say, too. That does not wait for the speed, for
-    which there is always room, so that a run's lines look alike.
+    If the line could exceed `width` columns, the samples are left out first, then the step, then
+    the gain, because the percentage and the learning rate contain similar information. Space for
+    the speed is always reserved, so that all lines of a run show the same values.
 
     >>> line_of(Progress(label="digits", step=3, samples=384, batch_size=128, lr=0.25,
     ...     lr_multiplier=2.5, gain=2.0, loss=0.5, fraction=0.1))
     'digits   10 %  step 3  samples 384  batch 128  loss 0.500  lr 0.25 x2.50  gain 2.00'
 
     Args:
-        progress: the run's report.
-        pace: its speed.
-        width: in columns.
+        progress: Report of the run after a training step.
+        pace: Speed of the run, or None to leave out speed and remaining time.
+        width: Largest length of the line in columns.
     """
     parts = _parts(progress)
     for least in ("samples", "step", "gain"):
@@ -122,7 +120,7 @@ def line_of(progress: Progress, *, pace: Pace | None = None, width: int = WIDTH)
 
 
 def _parts(progress: Progress) -> dict[str, str]:
-    cut = " (last, cut)" if progress.cut else ""
+    cut = " (last)" if progress.cut else ""
     rate = "lr" if progress.lr is None else f"lr {progress.lr:.3g}"
     noise, adam_noise = progress.noise_scale, progress.adam_noise_scale
     return {
@@ -145,7 +143,7 @@ def _joined(parts: Iterable[str]) -> str:
 
 
 def _rounded(value: float) -> str:
-    """Three digits; thousands from ten thousand on.
+    """Format a value with three digits; from 10,000 on, in thousands (k) or millions (M).
 
     >>> _rounded(0.1234), _rounded(1234.5), _rounded(98765.0), _rounded(2.5e6)
     ('0.123', '1230', '98.8k', '2.5M')
@@ -158,7 +156,7 @@ def _rounded(value: float) -> str:
 
 
 def _lasting(seconds: float) -> str:
-    """A time in its two largest units.
+    """Format a time with its two largest units.
 
     >>> _lasting(0.4), _lasting(59.7), _lasting(200), _lasting(7500), _lasting(100_000)
     ('1s', '1m00s', '3m20s', '2h05m', '1d04h')

@@ -1,34 +1,45 @@
-"""The commands about records: `report` and `replay`."""
+"""Define the commands `report` and `replay`, which read recorded runs."""
 
 from __future__ import annotations
 
 import click
 
-from largebatch.workbench.cli.output import as_json, console_of_results, print_json, say
+from largebatch.workbench.cli.arguments import FunctionCommand
+from largebatch.workbench.cli.output import as_json, console_of_results, print_json, print_text
 
 
-@click.command("report")
+@click.command("report", cls=FunctionCommand)
 @click.argument("records", nargs=-1, required=True, metavar="RECORD...")
-@click.option("--out", default="report.html", show_default=True, help="The page to write.")
+@click.option("--out", default="report.html", show_default=True, help="HTML file to write.")
 def report_command(records: tuple[str, ...], *, out: str) -> None:
-    """Draw one run, or several side by side, as a page that needs no network.
+    """Draw one or several recorded runs as one HTML page.
 
-    A RECORD is what train --record wrote; one that a crash cut is shown up to the cut.
+    Each RECORD is a file that largebatch train --record wrote. If a record is corrupted or
+    truncated, the page shows the steps before the fault. The page needs no network connection.
     """
     from largebatch.workbench.reports.report import write_report
 
     page = write_report(records, out)
-    say(console_of_results(), f"The report is in {page}: open it in a browser.")
+    print_text(
+        console_of_results(), f"The report was written to {page}. Open this file in a browser."
+    )
 
 
-@click.command("replay")
+@click.command("replay", cls=FunctionCommand)
 @click.argument("record")
-@click.option("--method", required=True, help="See: largebatch methods.")
+@click.option(
+    "--method", required=True, help="Method to replay; largebatch methods lists the names."
+)
 @as_json
 def replay_command(record: str, *, method: str, as_json: bool) -> None:
-    """Tell what a method would have said about the run in RECORD, not what it would have done."""
+    """Show what a method would decide about a recorded run.
+
+    The method receives the measurements in RECORD step by step, and nothing is trained. In a run
+    with this method, the later measurements would have been different.
+    """
     from largebatch.workbench.cli.tables import replay_table
     from largebatch.workbench.reports.replay import replay_file
 
     result = replay_file(record, method=method)
-    print_json(result) if as_json else console_of_results().print(replay_table(result))
+    console = console_of_results()
+    print_json(result) if as_json else console.print(replay_table(result, console))

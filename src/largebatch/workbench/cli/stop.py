@@ -1,4 +1,4 @@
-"""What a signal is answered with, while the step in hand still takes its time."""
+"""Announce on stderr that a run stops after its current step."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from contextlib import suppress
 
 from largebatch.workbench.runs.launcher import launched, launched_rank
 
-STOPPING = "Stopping: the step in hand is finished and the run saved."
-ALONE = " A second Ctrl-C ends it at once, without saving."
-"""Not under torchrun, which itself sends several."""
+STOPPING = "Stopping: the current training step is finished, then the run is saved."
+ALONE = " A second Ctrl-C stops the run at once, without saving."
+"""Text that is left out under torchrun, because torchrun itself sends several signals."""
 
 
 def announce_stop() -> None:
-    """Says so on stderr, on the first rank; a signal's handler may call it.
+    """Write on stderr that the run stops, on the first rank only.
 
-    The line goes past Python's and rich's buffers, which the signal may have come into, and below
-    the live line, whose place rich clears.
+    A signal handler may call this function.
+
+    The line is written directly to the file descriptor, because the signal may have interrupted a
+    write to the buffers of Python or rich. The text starts on a new line, because
+    rich erases the live line.
     """
     if launched_rank() > 0:
         return
     line = STOPPING if launched() else STOPPING + ALONE
     start = "\n" if sys.stderr.isatty() else ""
-    with suppress(OSError):  # nobody reads it any more; the run is saved all the same
+    with suppress(OSError):  # stderr may be closed; the run is saved anyway
         os.write(2, f"{start}{line}\n".encode())

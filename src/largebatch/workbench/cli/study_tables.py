@@ -1,4 +1,4 @@
-"""Results of studies, printed with tables: a probe, and answers to the critical batch."""
+"""Print the results of `probe` and `critical` as text and tables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def print_probe(result: ProbeResult, console: Console) -> None:
 
 
 def print_critical(result: Critical, console: Console) -> None:
-    """Print the answers side by side, then what each method assumes."""
+    """Print the answers of all methods in one table, then the assumptions of each method."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for column, head in enumerate(HEADS):
         left = column in FIRST_TEXT

@@ -1,4 +1,4 @@
-"""Results as tables for the terminal."""
+"""Build the tables of the results of `train`, `compare`, `doctor` and `replay`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Column = tuple[str, Callable[[ComparisonRow], str]]
 
 
 def doctor_table(result: Diagnosis) -> RenderableType:
-    """A row for each finding, the worst first, with its reason and its remedy."""
+    """Return a table of the findings, the most severe first, with reasons and remedies."""
     table = plain_table("level", "check", "finding")
     findings = result.check_up.worst_first
     for finding in findings:
@@ -47,14 +47,18 @@ def doctor_table(result: Diagnosis) -> RenderableType:
 STYLES: Mapping[Level, str] = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
 
 ROWS = 40
-"""Most steps of a replay in a table; --json has them all."""
+"""Largest number of steps in a printed replay; --json prints all steps."""
 
 
-def replay_table(result: Replayed) -> RenderableType:
-    """Recorded and replayed decisions side by side, evenly chosen from many."""
-    table = plain_table(
-        "step", "samples", "batch", "recorded lr x", "would be lr x", "next", "would be", "why"
-    )
+REASON_WIDTH = 100
+"""Smallest console width at which a replay shows the reasons of the decisions."""
+
+
+def replay_table(result: Replayed, console: Console) -> RenderableType:
+    """Return recorded and replayed decisions in one table; of many steps, an even selection."""
+    reasons = console.width >= REASON_WIDTH
+    names = ["step", "samples", "batch size", "lr x", "replayed", "next batch", "replayed"]
+    table = plain_table(*names, *(["reason"] if reasons else []))
     for step in _evenly(result.steps):
         table.add_row(
             str(step.step),
@@ -64,12 +68,25 @@ def replay_table(result: Replayed) -> RenderableType:
             f"{step.multiplier:.4g}",
             str(step.recorded_next),
             str(step.next_batch_size),
-            step.reason,
+            *([step.reason] if reasons else []),
         )
     count = len(result.steps)
-    shown = f"{min(count, ROWS)} of {count} steps; --json has all. " if count > ROWS else ""
-    same = f"{shown}In {result.same} of {count} steps it says what the record says."
-    return Group(Text(result.label), table, Text(same), *map(Text, result.notes))
+    lines = [
+        (
+            "lr x: recorded factor on the base learning rate. next batch: recorded size of the "
+            f"next batch. replayed: the same value as decided by {result.method}."
+        ),
+        f"The replayed decision equals the recorded decision in {result.same} of {count} steps.",
+        *result.notes,
+    ]
+    if not reasons:
+        lines.append(
+            f"The reasons of the decisions are shown in a terminal of at least {REASON_WIDTH} "
+            "columns and by --json."
+        )
+    if count > ROWS:
+        lines.insert(0, f"The table shows {ROWS} of {count} steps; --json prints all of them.")
+    return Group(Text(result.label), table, *map(Text, lines))
 
 
 def _evenly(steps: Sequence[ReplayedStep]) -> list[ReplayedStep]:
@@ -79,7 +96,7 @@ def _evenly(steps: Sequence[ReplayedStep]) -> list[ReplayedStep]:
 
 
 def train_table(result: RunResult) -> RenderableType:
-    """The validation curve of a run, and what it came to."""
+    """Return the validation curve of a run as a table, followed by its totals."""
     names = list(result.validation)
     table = plain_table(
         "steps", "samples", "base steps", "train loss", *[f"val. {n}" for n in names]
@@ -93,20 +110,25 @@ def train_table(result: RunResult) -> RenderableType:
             *[f"{point.validation[name]:.4f}" for name in names],
         )
     mean = result.samples / max(result.steps + result.skipped, 1)
-    size = f"{result.batch_size} samples"
+    size = f"batch size {result.batch_size}"
     if mean > result.batch_size:
-        size = f"{mean:.0f} samples in the mean, from {result.batch_size} on"
+        size = f"mean batch size {mean:.0f}, first batch size {result.batch_size}"
     own_clock = result.method in METHODS and METHODS[result.method].own_clock
     worth = "mean gain" if own_clock else "mean scale"
-    lost = f", {result.skipped} steps lost to non-finite values" if result.skipped else ""
-    extra = f" and {result.extra_samples} for measuring" if result.extra_samples else ""
     words = [
         f"{result.workload}: {result.method}, scale {result.scale}, seed {result.seed}",
+        f"{result.steps} optimizer steps, {size}, {result.samples} samples, {result.seconds:.1f} s",
         (
-            f"{result.steps} optimizer steps of {size}, {result.samples} in all{extra}, "
-            f"worth {result.base_steps:.0f} base steps; {worth} {result.mean_gain:.2f}, "
-            f"mean lr x{result.mean_lr_multiplier:.2f}{lost}; {result.seconds:.1f} s"
+            f"{worth} {result.mean_gain:.2f}: the run counts as {result.base_steps:.0f} base "
+            "steps, which are steps of the base batch size"
         ),
+        f"mean factor on the base learning rate: {result.mean_lr_multiplier:.2f}",
+    ]
+    if result.extra_samples:
+        words.append(f"additional samples for measuring: {result.extra_samples}")
+    if result.skipped:
+        words.append(f"steps skipped because of non-finite values: {result.skipped}")
+    words += [
         f"validation: {_metrics(result.validation)}",
         f"test: {_metrics(result.test)}",
     ]
@@ -114,8 +136,10 @@ def train_table(result: RunResult) -> RenderableType:
 
 
 def comparison_table(comparison: Comparison, console: Console) -> RenderableType:
-    """A row for each scale and method, in as many tables as the console's width asks for; what the
-    columns mean stands below."""
+    """Return one row per scale and method, followed by the meaning of the columns.
+
+    If the columns do not fit into the width of the console, they are split into several tables.
+    """
     rows = comparison.rows
     metrics = list(dict.fromkeys(name for row in rows for name in row.validation))
     tested = list(dict.fromkeys(name for row in rows for name in row.test))
@@ -136,24 +160,26 @@ def comparison_table(comparison: Comparison, console: Console) -> RenderableType
 
 def _notes(comparison: Comparison) -> list[str]:
     seeds = len({run.seed for run in comparison.runs})
-    margin = "unknown, since scale 1 diverged"
+    margin = "The margin is unknown because scale 1 diverged."
     if comparison.margin is not None:
-        margin = f"+{comparison.margin:.4f}"
+        margin = f"The margin is +{comparison.margin:.4f}."
     found = f"{comparison.found} of {len(comparison.runs)} runs were found"
     where = f"{found} in" if comparison.found else "The runs are kept in"
     return [
         (
-            f"Means over {seeds} seed(s) ± half of their 95 % interval; differences are paired by "
-            "seed. Runs that diverged are in no mean."
+            f"Values are means over {seeds} seed(s) ± half of the 95 % confidence interval. "
+            "Differences are paired by seed. Diverged runs are left out of the means."
         ),
         (
-            "held: none diverged, and the whole interval of the difference lies at or below the "
-            f"margin, {margin}. worse: one diverged where scale 1 did not, or the whole interval "
-            "lies above the margin. not shown: neither; more seeds may tell."
+            "quality compares the validation loss with scale 1. held: no run diverged, and the "
+            "whole interval of the difference is at most the margin. worse: a run diverged that "
+            "did not diverge at scale 1, or the whole interval is above the margin. not shown: "
+            f"neither held nor worse; more seeds may decide. {margin}"
         ),
         (
-            "lr x: mean factor on the base rate (of adascale, its mean gain). A method with + ran "
-            "for as many steps as adascale. Choose by validation; test is for the report."
+            "S: batch size / base batch size. lr x: mean factor on the base learning rate (for "
+            "adascale, the mean gain). A method with + ran for as many steps as adascale. Choose "
+            "settings by the validation columns; report the test columns."
         ),
         f"{where} {comparison.directory}.",
     ]
@@ -197,7 +223,7 @@ def _metrics(metrics: Metrics) -> str:
 def _fitting(
     rows: Sequence[ComparisonRow], left: Sequence[Column], right: Sequence[Column], console: Console
 ) -> list[Table]:
-    """Tables that hold the columns of `right` in turn, each no wider than the console."""
+    """Distribute the columns of `right` over tables that are at most as wide as the console."""
     unbounded = console.options.update(max_width=1000)
     groups: list[list[Column]] = [[]]
     for column in right:
@@ -217,6 +243,3 @@ def _columns(rows: Sequence[ComparisonRow], columns: Sequence[Column]) -> Table:
         before = row.scale
         table.add_row(*[cell(row) for _, cell in columns])
     return table
-
-
-"""Columns of text."""

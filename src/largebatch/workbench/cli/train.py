@@ -1,4 +1,4 @@
-"""The command `train`: one run on a workload."""
+"""Define the command `train`, which trains a workload once."""
 
 from __future__ import annotations
 
@@ -15,64 +15,84 @@ from largebatch.workbench.runs.launcher import launched_rank
 from largebatch.workbench.runs.logger_options import FORMS as FORMS_OF_LOGGERS
 
 BUDGET = (
-    f"How long: {FORMS}. An epoch is N / B0 base steps for every method: one with the fixed clock "
-    "uses N samples in it, as at scale 1, while adascale, whose clock counts its gain, uses more. "
-    "By default the workload's epochs."
+    f"Write {FORMS}. Epochs are counted in base steps, N / B0 per epoch, where N is the number of "
+    "training samples and B0 the base batch size. An epoch uses N samples, except with a method "
+    "that measures its gain: adascale uses more.  [default: the epochs of the workload]"
 )
 
 
 @click.command("train", cls=FunctionCommand)
 @click.argument("workload")
-@click.option("--method", show_default="adascale", help="See: largebatch methods.")
-@click.option("--scale", default=1, show_default=True, help="S: the batch is S base batches.")
-@click.option("--budget", help=BUDGET)
+@click.option(
+    "--method",
+    help="Method that sets the learning rate and batch size; largebatch methods lists the names.  "
+    "[default: adascale]",
+)
+@click.option(
+    "--scale",
+    default=1,
+    show_default=True,
+    help="Batch size as a multiple S of the base batch size.",
+)
+@click.option("--budget", help=f"Length of the run. {BUDGET}")
 @click.option(
     "--schedule",
     metavar="FILE",
-    help="Follow this file of largebatch plan or schedule, in place of --method, --scale and "
-    "--budget.",
+    help="Follow this schedule file, written by largebatch plan or largebatch schedule. The file "
+    "replaces --method, --scale and --budget.",
 )
 @seed_option
-@click.option("--lr", type=float, help="Rate at the base batch, instead of the workload's.")
-@click.option("--record", metavar="FILE", help="Write each step to a new file of JSON lines.")
-@click.option("--clip-norm", type=float, help="Largest norm of the gradient.")
+@click.option(
+    "--lr",
+    type=float,
+    help="Learning rate at the base batch size.  [default: that of the workload]",
+)
+@click.option(
+    "--record", metavar="FILE", help="Write every training step to this new file (JSON lines)."
+)
+@click.option("--clip-norm", type=float, help="Clip the gradient to this norm.")
 @click.option(
     "--max-micro-batch-size",
     metavar="N",
-    help="Samples of one backward at most; auto: what fits. By default one base batch.",
+    help="Largest number of samples in one backward pass; auto finds what fits into memory.  "
+    "[default: the base batch size]",
 )
-@click.option("--checkpoint", metavar="DIR", help="Save the run in this directory as it goes.")
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint, if there is one.")
-@click.option("--keep", default=3, show_default=True, help="Checkpoints kept.")
+@click.option("--checkpoint", metavar="DIR", help="Save checkpoints of the run in this directory.")
+@click.option("--resume", is_flag=True, help="Resume from the newest checkpoint if there is one.")
+@click.option("--keep", default=3, show_default=True, help="Number of checkpoints to keep.")
 @click.option(
     "--checkpoint-every",
     metavar="LENGTH",
-    help="Such as 0.5ep or 10k (samples); by default a hundredth of the budget.",
+    help="Length between checkpoints, such as 0.5ep or 10k (samples).  [default: 1/100 of the "
+    "budget]",
 )
 @click.option(
     "--logger",
-    "log",  # not --log, which torchrun takes for one of its own options
+    "log",  # The option is not called --log, which torchrun takes for one of its own options.
     multiple=True,
     metavar="KIND=PLACE",
-    help=f"Give each step's numbers to it; may be repeated: {FORMS_OF_LOGGERS}.",
+    help=f"Log the values of every step there; may be repeated. Write {FORMS_OF_LOGGERS}.",
 )
 @as_json
 def train_command(as_json: bool, **options: Any) -> None:
-    """Train WORKLOAD once: a name (see: largebatch workloads) or package.module:factory.
+    """Train WORKLOAD once.
 
-    Several processes share the batch, with the same result up to rounding:
+    WORKLOAD is a name that largebatch workloads lists, or package.module:function for a workload of
+    your own.
+
+    Several processes can share the batch; the result is the same up to rounding:
     torchrun --nproc-per-node 2 -m largebatch train digits --scale 8
 
-    With --checkpoint DIR the run survives a crash, SIGTERM and Ctrl-C: the same command with
-    --resume goes on at the step where it stopped, with the same bits.
+    With --checkpoint DIR, a run can be resumed after a crash, SIGTERM or Ctrl-C: run the same
+    command with --resume. The resumed run is bit-identical to an uninterrupted run.
     """
     from largebatch.workbench.cli import tables
     from largebatch.workbench.cli.progress import progress_on_stderr
     from largebatch.workbench.runs.train import train
 
-    remedy = "Not saved: start it again with --checkpoint DIR and Ctrl-C saves first."
+    remedy = "The run was not saved. To save it on Ctrl-C, start it with --checkpoint DIR"
     if options["checkpoint"] is not None:
-        remedy = "Go on from the last checkpoint: repeat the command with --resume"
+        remedy = "To resume from the last checkpoint, run the same command with --resume"
     with interruptible(remedy), progress_on_stderr() as progress:
         result = train(**options, progress=progress, on_stop=announce_stop)
     if launched_rank() == 0:

@@ -1,1 +1,1 @@
-"""Schedules before a run: tables, files, what they are forecast to reach, and the best one."""
+"""Count, store, forecast and optimize schedules before a run."""

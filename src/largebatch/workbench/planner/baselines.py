@@ -1,4 +1,4 @@
-"""The usual schedules that a plan is compared with, within the same bounds."""
+"""Define the baseline schedules that a plan is compared with."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from largebatch.workbench.planner.table import ClockSchedule, clock_schedule
 def baselines(
     *, budget: int, base_batch_size: int, largest: int, max_lr: float, noise_scale: float
 ) -> dict[str, ClockSchedule]:
-    """Return constant, cosine, Seesaw and the growth relation by name.
+    """Return the constant, cosine, Seesaw and growth schedules by name.
 
     Args:
-        budget: in samples.
-        base_batch_size: B0, in samples.
-        largest: batch, in samples.
-        max_lr: largest factor on the base rate.
-        noise_scale: in samples, at which Seesaw's growth ends.
+        budget: Number of training samples of the run.
+        base_batch_size: Base batch size B0, in samples.
+        largest: Largest batch size, in samples.
+        max_lr: Largest factor on the base learning rate.
+        noise_scale: Gradient noise scale in samples, up to which Seesaw increases the batch size.
     """
     rules: dict[str, Rule] = {
         "constant": chain(),
@@ -36,6 +36,14 @@ def baselines(
 
 
 def late_noise_scale(model: QuadraticModel, *, budget: int, base_batch_size: int) -> float:
-    """Return the noise scale of the last steps of a run with base batch and rate, at least 1."""
+    """Return the noise scale at the end of a run at the base batch size and base learning rate.
+
+    The result is at least 1 sample.
+
+    Args:
+        model: Quadratic that stands for the run.
+        budget: Number of training samples of the run.
+        base_batch_size: Base batch size B0, in samples.
+    """
     constant = (base_batch_size, 1.0, budget // base_batch_size)
     return max(model.forecast([constant]).noise_scale[-1], 1.0)

@@ -1,7 +1,7 @@
-"""A run that decides by the clock alone: its steps are counted and not made.
+"""Count the steps of a run whose schedule depends only on the number of samples and steps.
 
-A rule on the clock is asked at the points at which something may change, and the steps between are
-counted. So a budget of 10^13 samples costs no more than one of 10^4.
+The rule is evaluated only at the points at which its batch size may change. The steps between these
+points are counted, so a budget of 10^13 samples takes no longer than a budget of 10^4.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from largebatch.workbench.amounts import MAX_SAMPLES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClockStage:
-    """The steps of one batch size, in a row.
+    """Describe consecutive steps with one batch size.
 
     Args:
-        first: before the first of the steps.
-        last: after the last one.
-        lr, last_lr: factors on the base rate in the first and in the last step.
+        first: State before the first step of the stage.
+        last: State after the last step of the stage.
+        lr, last_lr: Factors on the base learning rate in the first and in the last step.
     """
 
     first: Decider
@@ -34,37 +34,38 @@ class ClockStage:
 
     @property
     def steps(self) -> int:
-        """How many steps the stage has."""
+        """Return the number of steps of the stage."""
         return self.last.step - self.first.step
 
     def lr_after(self, steps: int) -> float:
-        """Return the factor on the base rate after so many steps of the stage."""
+        """Return the factor on the base learning rate after this number of steps of the stage."""
         return next_lr(skip_steps(self.first, steps))
 
 
 def on_the_clock(rule: Rule) -> Chain:
-    """Return the rule as a chain, if all of it decides by the clock.
+    """Return the rule as a chain after checking that its decisions depend only on the clock.
 
     Raises:
-        ValueError: a rule that looks at more.
+        ValueError: A part of the rule needs measurements or remembers past steps.
     """
     whole = chain(rule)
     other = sorted({name_of(one) for one in within(whole) if not decides_by_the_clock(one)})
     if other:
         raise ValueError(
-            f"{', '.join(other)} decides by what a run measures, so its steps are not "
-            "known before the run. Schedules with known steps are growth, linear-growth, "
+            f"{', '.join(other)} decides by measurements during the run, so its steps cannot be "
+            "counted before the run. Use a schedule with known steps: growth, linear-growth, "
             'warmup-growth, seesaw, smith, constant, cosine, a string such as "0:768 250B:1536", '
-            "or a schedule's file."
+            "or a schedule file."
         )
     return whole
 
 
 def decides_by_the_clock(rule: Rule) -> bool:
-    """Return whether a rule's decisions follow from the clock, its table and the batch in hand.
+    """Return whether a rule's decisions depend only on the clock and the current batch size.
 
-    It then needs nothing that is measured, leaves the clock as it is and remembers nothing of past
-    steps. A table's position is no memory, since it follows from the clock.
+    A rule that depends only on the clock needs no measurement, does not change the clock and
+    remembers nothing of past steps.
+    The position in a table of stages is not counted as memory, because it follows from the clock.
 
     >>> from largebatch.rules import StepClock
     >>> decides_by_the_clock(Growth()), decides_by_the_clock(StepClock())
@@ -76,12 +77,12 @@ def decides_by_the_clock(rule: Rule) -> bool:
 
 
 def growths_of(rule: Rule) -> list[Growth | Milestones]:
-    """Return those of its rules that change the batch at given points."""
+    """Return the rules within a chain that change the batch size at given points of the run."""
     return [one for one in within(rule) if isinstance(one, (Growth, Milestones))]
 
 
 def boundaries(decider: Decider, rule: Growth | Milestones) -> Iterator[float]:
-    """Yield where the batch may change, in samples from the start of the run."""
+    """Yield the points at which the batch size may change, in samples from the start of the run."""
     over = rule.over or decider.budget
     assert over is not None
     for at in rule.at:
@@ -94,7 +95,10 @@ def boundaries(decider: Decider, rule: Growth | Milestones) -> Iterator[float]:
 
 
 def first_batch_of(rule: Chain) -> int | None:
-    """Return the samples of the first batch if the table's batches are absolute, else None."""
+    """Return the size of the first batch if the schedule gives batch sizes in samples, else None.
+
+    A schedule can also give batch sizes as multiples of the base batch size.
+    """
     absolute = [g.stages for g in growths_of(rule) if isinstance(g, Growth) and g.stages.of]
     return math.ceil(absolute[0].required(0, first=1) * (1.0 - 1e-12)) if absolute else None
 
@@ -107,17 +111,27 @@ def start_decider(
     batch_size: int | None = None,
     dataset_size: int | None = None,
 ) -> Decider:
-    """Return the decider before the first step of a run that is not made.
+    """Return the state before the first step of a run that is counted without training.
+
+    Args:
+        rule: Rule whose decisions depend only on the clock.
+        budget: Number of training samples of the run.
+        base_batch_size: Base batch size B0, in samples.
+        batch_size: Size of the first batch in samples. If batch_size is omitted, it is the first
+            batch size of the schedule or else the base batch size.
+        dataset_size: Number of samples in an epoch, or None if batches may cross the end of an
+            epoch.
 
     Raises:
-        ValueError: as `clock_schedule`.
+        ValueError: The rule or the budget is invalid; see `clock_schedule`.
     """
     whole = on_the_clock(rule)
     first = batch_size or first_batch_of(whole) or base_batch_size
     if not isinstance(budget, int) or not first <= budget <= MAX_SAMPLES:
         raise ValueError(
-            f"budget={budget!r} is not a whole number of samples from the first batch, {first:,}, "
-            f"to {MAX_SAMPLES:,}. Pass budget=10_000_000"
+            f"budget={budget!r} was given, but the budget must be a whole number of samples "
+            f"between the size of the first batch, {first:,}, and {MAX_SAMPLES:,}. Pass "
+            "budget=10_000_000"
         )
     return Decider.start(
         whole,
@@ -132,7 +146,7 @@ def run_stages(decider: Decider) -> Iterator[ClockStage]:
     """Yield the stages of a run, from the first step to the last one.
 
     Args:
-        decider: as `start_decider` returns it.
+        decider: State before the first step, as `start_decider` returns it.
     """
     growths = growths_of(decider.rule)
     while not decider.finished:
@@ -143,19 +157,20 @@ def run_stages(decider: Decider) -> Iterator[ClockStage]:
             decider = _step(decider)
             if not decider.finished and _only_lr_changes(decider, growths, last_lr):
                 break
-            if decider.batch_size == first.batch_size:  # else a bound lets it move step by step
+            # A bound on growth may change the batch size in every step; then nothing is skipped.
+            if decider.batch_size == first.batch_size:
                 decider = skip_steps(decider, _certain_steps(decider, growths))
         yield ClockStage(first=first, last=decider, lr=lr, last_lr=last_lr)
 
 
 def next_lr(decider: Decider) -> float:
-    """Return the factor on the base rate in the coming step, at its whole batch."""
+    """Return the factor on the base learning rate in the next step, with a full batch."""
     whole = Reading(samples=decider.batch_size, loss=1.0)
     return decider.decide(decider.see(whole, base_lr=1.0))[1].lr_multiplier
 
 
 def skip_steps(decider: Decider, steps: int) -> Decider:
-    """Return the decider after so many more steps of its batch; its state stays as it is."""
+    """Return the decider after this number of steps with its batch size; rule states are kept."""
     base_steps = steps * decider.batch_size / decider.base_batch_size
     return replace(
         decider,
@@ -171,7 +186,7 @@ def _step(decider: Decider) -> Decider:
 
 
 def _only_lr_changes(decider: Decider, growths: list[Growth | Milestones], last_lr: float) -> bool:
-    """Whether a stage of the table with the same batch and another rate begins here."""
+    """Return whether a stage with the same batch size and another learning rate begins here."""
     before, here = decider.samples - decider.batch_size, decider.samples * (1.0 + 1e-12)
     for growth in growths:
         if isinstance(growth, Growth) and growth.stages.lr:
@@ -182,11 +197,11 @@ def _only_lr_changes(decider: Decider, growths: list[Growth | Milestones], last_
 
 
 def _certain_steps(decider: Decider, growths: list[Growth | Milestones]) -> int:
-    """Steps after which the batch is still the same for certain, and some are left to be made."""
+    """Return how many steps can be skipped without reaching a change of the batch size."""
     size, here = decider.batch_size, decider.samples
     points = [b for rule in growths for b in boundaries(decider, rule) if b > here]
     points.append(float(_budget(decider)))
-    # two steps are left for what a point is rounded by
+    # Two steps are kept back, because rounding may move a change by up to two steps.
     return max(math.floor((min(points) - here) / size) - 2, 0)
 
 

@@ -1,4 +1,4 @@
-"""The stages and steps of a schedule, counted and not trained."""
+"""Count the stages and steps of a schedule without training."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from largebatch.workbench.planner.table import Table, clock_schedule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleCount:
-    """The stages and steps of a schedule over a budget.
+    """Hold the stages and the number of steps of a schedule over a budget.
 
     Args:
-        schedule: its name, its steps or its file.
-        table: the stages.
-        mean_batch_size: samples per step.
-        constant_steps: of the base batch throughout.
-        saved: fraction of these steps that the schedule saves; below 0 if it takes more.
-        notes: what to know about it.
+        schedule: Name, string or file of the schedule.
+        table: Stages of the schedule.
+        mean_batch_size: Mean number of samples per step.
+        constant_steps: Number of steps that a run at the constant base batch size takes.
+        saved: Fraction of `constant_steps` that the schedule saves; negative if it takes more.
+        notes: Remarks about the result, as sentences.
     """
 
     schedule: str
@@ -42,21 +42,30 @@ def count_schedule(
     scale: int = 1,
     out: str | os.PathLike[str] | None = None,
 ) -> ScheduleCount:
-    """Return the table of a schedule over a budget.
+    """Return the stages and the number of steps of a schedule over a budget.
+
+    >>> from largebatch import workbench
+    >>> count = workbench.count_schedule("0:16 3200:32", budget=6400, base_batch_size=16)
+    >>> [(row.batch_size, row.steps) for row in count.table.rows], count.saved
+    ([(16, 200), (32, 100)], 0.25)
 
     Args:
-        schedule: a name, a string of steps such as "0:768 250B:1536", or a schedule's file.
-        budget: in samples; that of a file is its own.
-        base_batch_size: B0, in samples; that of a file is its own.
-        noise_scale: in samples; bounds the batches of seesaw and smith.
-        max_batch_size: largest batch, in samples, of seesaw and smith.
-        scale: S, the first batch in base batches, where the schedule does not say it.
-        out: a new file for the schedule.
+        schedule: Name of a schedule, string such as "0:768 250B:1536", or path of a schedule file.
+            In the string, the batch size is 768 from the start and 1536 from sample 250B on.
+        budget: Number of training samples. Omit budget if the schedule is a file.
+        base_batch_size: Base batch size B0, in samples. Omit base_batch_size if the schedule is a
+            file.
+        noise_scale: Gradient noise scale in samples, which limits the batch size of the schedules
+            seesaw and smith.
+        max_batch_size: Largest batch size of the schedules seesaw and smith, in samples.
+        scale: First batch size as a multiple S of the base batch size, for a schedule that does
+            not set its first batch size.
+        out: Path of a new file to which the schedule is written.
 
     Raises:
-        ValueError: an unknown schedule, one that decides by what it measures, a budget smaller
-            than the first batch, or a missing or doubled number.
-        RecordError: a damaged file.
+        ValueError: The schedule is unknown or decides by measurements, the budget is smaller than
+            the first batch, or an argument is missing or given twice.
+        RecordError: The schedule file is corrupted.
     """
     first: int | None = scale * base_batch_size if scale != 1 and base_batch_size else None
     if Path(schedule).suffix == ".json" or Path(schedule).is_file():
@@ -67,8 +76,8 @@ def count_schedule(
         first = read.batch_size
     elif budget is None or base_batch_size is None:
         raise ValueError(
-            f"To count the steps of {schedule!r}, the budget in samples and the base batch are "
-            "needed. Pass budget=10_000_000 and base_batch_size=256"
+            f"Counting the steps of {schedule!r} requires the budget in samples and the base batch "
+            "size. Pass budget=10_000_000 and base_batch_size=256"
         )
     else:
         rule = schedule_named(
@@ -93,11 +102,12 @@ def count_schedule(
 
 
 def _check_alone(schedule: str, given: dict[str, float | None]) -> None:
-    """Refuse what a schedule's file says itself."""
+    """Raise ValueError if an argument is given that the schedule file already contains."""
     twice = [f"{name}={value}" for name, value in given.items() if value is not None]
     if twice:
         raise ValueError(
-            f"{schedule} has a budget and batches of its own. Leave out {' and '.join(twice)}"
+            f"The schedule file {schedule} already contains its budget and batch sizes, so it "
+            f"cannot be combined with other values. Leave out {' and '.join(twice)}"
         )
 
 
@@ -105,12 +115,13 @@ def _notes(schedule: str, table: Table, noise_scale: float | None) -> tuple[str,
     notes = []
     if table.passed_over:
         notes.append(
-            f"{table.passed_over} of its stages are shorter than one step of their batch and are "
-            "passed over."
+            f"{table.passed_over} stage(s) of the schedule are skipped, because they are shorter "
+            "than one step of their batch size."
         )
     if schedule == "seesaw" and noise_scale is None:
         notes.append(
-            "No noise scale was given, so nothing ends the growth. A run would end it at the noise "
-            "scale that it measures. Pass noise_scale=4000 to end it there."
+            "No noise scale was given, so the batch size grows without limit. In a real run, the "
+            "batch size grows only up to the measured noise scale. Pass noise_scale=4000 to set a "
+            "limit."
         )
     return tuple(notes)

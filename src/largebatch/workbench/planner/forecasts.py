@@ -1,4 +1,4 @@
-"""What a schedule is forecast to reach, and what it costs."""
+"""Forecast the loss and the cost of a schedule."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from largebatch.workbench.planner.request import Price
 from largebatch.workbench.planner.table import ClockSchedule
 
 PIECES = 96
-"""How many pieces a run is cut into, if its rate moves within stages."""
+"""Number of pieces of a run in a forecast if the learning rate changes within stages."""
 
 POINTS = 24
-"""How many pieces a run is cut into, if its rate stays within stages."""
+"""Number of pieces of a run in a forecast if the learning rate is constant within stages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleForecast:
-    """A schedule and its forecast.
+    """Hold the forecast of one schedule.
 
     Args:
-        schedule: its name.
-        loss: forecast at its end; `inf` where it diverges.
-        samples, steps: of the run.
-        seconds: of the run; None without a price.
-        largest_batch: in samples.
-        reaches: whether the loss is at most the plan's target.
-        curve: (samples, loss) along the run.
+        schedule: Name of the schedule.
+        loss: Forecast loss at the end of the run; `inf` if the run diverges.
+        samples, steps: Number of samples and optimizer steps of the run.
+        seconds: Duration of the run in seconds; None if no price of a step is known.
+        largest_batch: Largest batch size, in samples.
+        reaches: True if the loss is at most the target loss of the plan.
+        curve: Pairs (samples, loss) along the run.
     """
 
     schedule: str
@@ -44,7 +44,10 @@ class ScheduleForecast:
 
 
 def pieces_of(schedule: ClockSchedule) -> Iterator[Stage]:
-    """Yield the run in pieces of one rate each; a rate that moves is that of the piece's middle."""
+    """Split a run into pieces with a constant learning rate and yield the pieces.
+
+    If the learning rate changes within a piece, its value in the middle of the piece is used.
+    """
     smooth = names_within(schedule.rule) & {"Schedule", "WarmUp", "Legw"}
     most = max(2, math.ceil((PIECES if smooth else POINTS) / len(schedule.stages)))
     for stage in schedule.stages:
@@ -58,13 +61,13 @@ def pieces_of(schedule: ClockSchedule) -> Iterator[Stage]:
 def forecast_schedule(
     name: str, schedule: ClockSchedule, *, model: QuadraticModel, price: Price | None
 ) -> ScheduleForecast:
-    """Return a schedule's forecast; whether it reaches a target is for the plan to say.
+    """Return the forecast of a schedule; the field `reaches` is false until a plan sets it.
 
     Args:
-        name: of the schedule.
-        schedule: to follow.
-        model: whose loss it is.
-        price: of a step, or None.
+        name: Name of the schedule.
+        schedule: Schedule to follow.
+        model: Quadratic that predicts the loss.
+        price: Price of a step in seconds, or None.
     """
     reached = model.forecast(list(pieces_of(schedule)))
     steps, samples = schedule.table.steps, schedule.table.budget
@@ -76,5 +79,8 @@ def forecast_schedule(
         seconds=None if price is None else price.total(steps=steps, samples=samples),
         largest_batch=max(row.batch_size for row in schedule.table.rows),
         reaches=False,
-        curve=tuple(zip(reached.samples, reached.loss, strict=True)),
+        # The last batch is cut at the budget, but the pieces contain whole batches.
+        curve=tuple(
+            (min(x, float(samples)), y) for x, y in zip(reached.samples, reached.loss, strict=True)
+        ),
     )

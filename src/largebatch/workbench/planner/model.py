@@ -1,12 +1,13 @@
-"""The noisy quadratic that stands for a run of which a noise scale is known.
+"""Model a run by a noisy quadratic that has the given gradient noise scale.
 
-    curvature 1 / i,   start i^-s,   noise as the curvature,   i = 1 ... directions
+    curvature 1 / i,   start i^-s,   noise proportional to the curvature,   i = 1 ... directions
 
-Without noise its loss falls as steps^-s. The noise is as large as makes the noise scale of the
-first steps the given one. The base rate is the best one for the base batch with a cosine over the
-budget, as a tuned rate is; the largest stable factor on it leads to nine tenths of the limit.
-Of two noise scales the second is that of the last steps of a run with the base batch and the base
-rate, and gives s. All of this is a choice of ours: it ranks schedules and knows no real run.
+Without noise, the loss falls as steps^-s. The noise level is set so that the first steps have the
+given noise scale. The base learning rate is the best one for the base batch size with a cosine
+schedule over the budget. The largest stable factor keeps the learning rate at 0.9 times the
+stability limit. If two noise scales are given, the exponent s is chosen so that a run at the base
+batch size and base learning rate ends with the second noise scale. The properties of the model are
+this library's own choice. The model serves to rank schedules and is not fitted to a real run.
 """
 
 from __future__ import annotations
@@ -22,29 +23,32 @@ from largebatch.workbench.quadratic import Forecast, Phase, Spectrum, forecast
 from largebatch.workbench.quadratic.sgd import decay
 
 Stage: TypeAlias = tuple[float, float, float]
-"""Batch in samples, factor on the base rate, steps; none of them has to be whole."""
+"""Batch size in samples, factor on the base learning rate, and number of steps, all as floats."""
 
 LEAST_DIRECTIONS = 2000
+"""Smallest number of directions of the quadratic."""
 
 STABLE = 0.9
-"""The part of the stability limit that the largest stable factor on the rate leads to."""
+"""Largest learning rate that counts as stable, as a fraction of the stability limit."""
 
 LEAST_EXPONENT, LARGEST_EXPONENT = 0.05, 3.0
-"""Of how the loss falls, where it is looked for."""
+"""Range in which the exponent s of the loss is searched."""
 
 COARSE, FINE = 250, 2000
-"""Bins where much is tried, and where a number is shown."""
+"""Number of bins of the spectrum during a search, and for the numbers that are reported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuadraticModel:
-    """A quadratic, and the learning rate in it that corresponds to the base rate.
+    """Hold a noisy quadratic and the learning rate that corresponds to the base learning rate.
 
     Args:
-        spectrum: the quadratic.
-        lr: for a factor of 1.
-        exponent: s; None where the quadratic was fitted to a record.
-        seen: the largest factor in that record, at least 1; None without one.
+        spectrum: Curvature, noise and start of the quadratic.
+        lr: Learning rate in the quadratic for a factor of 1 on the base learning rate.
+        exponent: Exponent s of the loss without noise; None if the quadratic was fitted to a
+            record.
+        seen: Largest factor on the base learning rate in the record, at least 1; None without a
+            record.
     """
 
     spectrum: Spectrum
@@ -53,16 +57,16 @@ class QuadraticModel:
     seen: float | None = None
 
     def forecast(self, stages: Sequence[Stage]) -> Forecast:
-        """Return what a schedule comes to, stage by stage."""
+        """Return the forecast loss and noise scale after each stage of a schedule."""
         return forecast(
             self.spectrum,
             [Phase(batch_size=b, lr=self.lr * f, steps=k) for b, f, k in stages],
         )
 
     def final_loss(self, stages: Sequence[Stage]) -> float:
-        """Return the loss at the end of a schedule, `inf` if the run diverges.
+        """Return the loss at the end of a schedule, or `inf` if the run diverges.
 
-        The number is that of `forecast`, in less time: a search asks for thousands of them.
+        The result equals the last loss of `forecast` and takes less time to compute.
         """
         spectrum = self.spectrum
         moment = spectrum.second_moment
@@ -76,7 +80,7 @@ class QuadraticModel:
 
     @property
     def max_lr(self) -> float:
-        """The largest stable factor on the base rate, which is stable itself."""
+        """Return the largest stable factor on the base learning rate, at least 1."""
         return max(STABLE * self.spectrum.max_lr / self.lr, 1.0)
 
 
@@ -88,26 +92,28 @@ def model_of(
     exponent: float = 0.5,
     bins: int = FINE,
 ) -> QuadraticModel:
-    """The model of one or two noise scales.
+    """Return the model of a run with one or two given noise scales.
 
     >>> model = model_of([1000.0], budget=10**6, base_batch_size=64)
     >>> round(model.spectrum.noise_scale)
     1000
 
     Args:
-        noise_scales: of the first steps, and maybe of the last ones, in samples, above 0.
-        budget: in samples.
-        base_batch_size: B0, in samples.
-        exponent: s, above 0; of no use where two noise scales are given.
-        bins: at most.
+        noise_scales: Gradient noise scale of the first steps and, optionally, that of the last
+            steps, in samples, above 0.
+        budget: Number of training samples of the run.
+        base_batch_size: Base batch size B0, in samples.
+        exponent: Exponent s of the loss without noise, above 0; ignored if two noise scales are
+            given.
+        bins: Largest number of bins of the spectrum.
 
     Raises:
-        ValueError: a number outside its range, or a second noise scale that no s leads to.
+        ValueError: A number is out of range, or no exponent s gives the second noise scale.
     """
     if not 0.0 < exponent <= LARGEST_EXPONENT:
         raise ValueError(
-            f"exponent={exponent!r} was given, but the exponent of the loss is above 0 and at most "
-            f"{LARGEST_EXPONENT:g}. Pass exponent=0.5"
+            f"exponent={exponent!r} was given, but the exponent of the loss must be above 0 and at "
+            f"most {LARGEST_EXPONENT:g}. Pass exponent=0.5"
         )
     steps = max(budget // base_batch_size, 1)
 
@@ -128,9 +134,10 @@ def model_of(
     wanted, least, most = noise_scales[1], last(low), last(high)
     if not least <= wanted <= most:
         raise ValueError(
-            f"From a noise scale of {noise_scales[0]:.4g} a run with the base batch and a constant "
-            f"rate comes to one between {least:.4g} and {most:.4g} in this model, and not to "
-            f"{wanted:.4g}. Pass the first one alone: noise_scales=[{noise_scales[0]:g}]"
+            f"The noise scales {noise_scales[0]:.4g} (first steps) and {wanted:.4g} (last steps) "
+            f"were given. In this model, a run that starts at {noise_scales[0]:.4g} ends between "
+            f"{least:.4g} and {most:.4g}. Pass only the first one: "
+            f"noise_scales=[{noise_scales[0]:g}]"
         )
     for _ in range(16):
         middle = 0.5 * (low + high)
@@ -139,13 +146,15 @@ def model_of(
 
 
 def tuned_lr(spectrum: Spectrum, *, steps: int, batch: float) -> float:
-    """The rate with the least loss after a cosine over so many steps of one batch: of 10 for each
-    power of 10 below the largest stable one, and between them by a parabola.
+    """Return the learning rate with the lowest loss at the end of a cosine schedule.
+
+    Ten learning rates per power of ten are tried, starting at the largest stable one. A parabola
+    through the three best points refines the result.
 
     Args:
-        spectrum: the quadratic.
-        steps: at least 1.
-        batch: in samples.
+        spectrum: Curvature, noise and start of the quadratic.
+        steps: Number of steps of the schedule, at least 1.
+        batch: Batch size in samples.
     """
     parts = min(24, steps)
     shape = [0.5 * (1.0 + math.cos(math.pi * (i + 0.5) / parts)) for i in range(parts)]

@@ -1,12 +1,14 @@
-"""The best schedule in stages: each one's batch, rate and length, as logarithms.
+"""Search for the best schedule in stages.
 
     least loss:       min loss at the budget
     cheapest:         min log cost + weight x log loss,   weight such that loss = target
-    smallest budget:  the least budget whose least loss is the target
+    smallest budget:  the smallest budget whose lowest loss is the target
 
-with the cost in steps or seconds. Weight and budget are found by bisection; with a weight the
-schedule lies on the convex part of the border between cost and loss. The base batch is the smallest
-one: below it, samples are hardly saved and steps are lost.
+The variables of the search are the logarithms of the batch size, learning rate and length of each
+stage. The cost is the number of steps or seconds. The weight and the budget are found by bisection.
+A search with a weight finds only schedules on the convex part of the boundary between cost and
+loss. No batch is smaller than the base batch size, because smaller batches save few samples and
+need more steps.
 """
 
 from __future__ import annotations
@@ -22,22 +24,22 @@ from largebatch.workbench.quadratic.minimise import coordinate_search
 from largebatch.workbench.quadratic.spectrum import Array
 
 SMALLEST_LR = 1e-5
-"""Factor on the base rate."""
+"""Smallest factor on the base learning rate."""
 
 BISECTIONS = 12
-"""Of a weight or a budget."""
+"""Number of bisection steps for a weight or a budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleSpace:
-    """Where schedules are looked for.
+    """Describe the set of schedules to search.
 
     Args:
-        model: whose loss counts.
-        budget: in samples.
-        smallest, largest: batches, in samples.
-        max_lr: largest factor on the base rate.
-        stages: how many.
+        model: Quadratic that predicts the loss.
+        budget: Number of training samples of the run.
+        smallest, largest: Smallest and largest batch size, in samples.
+        max_lr: Largest factor on the base learning rate.
+        stages: Number of stages of a schedule.
     """
 
     model: QuadraticModel
@@ -49,21 +51,21 @@ class ScheduleSpace:
 
     @property
     def start(self) -> Array:
-        """The smallest batch at a rate that falls by 2 from each stage to the next."""
+        """Return the start point: the smallest batch size, with lr halved from stage to stage."""
         m = self.stages
         lrs = np.maximum(-math.log(2.0) * np.arange(m), math.log(SMALLEST_LR))
         return np.concatenate([np.full(m, math.log(self.smallest)), lrs, np.zeros(m)])
 
     @property
     def bounds(self) -> tuple[Array, Array]:
-        """The lowest and the highest value of each coordinate."""
+        """Return the lower and the upper bound of each coordinate."""
         m = self.stages
         low = [math.log(self.smallest)] * m + [math.log(SMALLEST_LR)] * m + [-9.0] * m
         high = [math.log(self.largest)] * m + [math.log(self.max_lr)] * m + [3.0] * m
         return np.array(low), np.array(high)
 
     def stages_of(self, x: Array) -> list[Stage]:
-        """The stages of a point, not rounded."""
+        """Return the stages that a point describes, not rounded to whole samples."""
         m = self.stages
         lengths = np.exp(x[2 * m : 3 * m])
         samples = self.budget * lengths / lengths.sum()
@@ -75,11 +77,11 @@ class ScheduleSpace:
 
 
 def least_loss(space: ScheduleSpace, start: Array | None = None) -> tuple[Array, float]:
-    """Return the schedule with the least loss at the budget, and that loss.
+    """Return the point with the lowest loss found at the budget, and this loss.
 
     Args:
-        space: where to look.
-        start: where to begin; None for `ScheduleSpace.start`.
+        space: Set of schedules to search.
+        start: Point at which the search begins; None for `ScheduleSpace.start`.
     """
     low, high = space.bounds
     x, value = coordinate_search(
@@ -94,12 +96,12 @@ def least_loss(space: ScheduleSpace, start: Array | None = None) -> tuple[Array,
 def smallest_budget(
     space: ScheduleSpace, *, target: float, start: Array
 ) -> tuple[ScheduleSpace, Array]:
-    """Return the space with the least budget found that reaches the target, and where it does.
+    """Return the smallest budget found that reaches the target loss, as a space and its best point.
 
     Args:
-        space: of the whole budget.
-        target: a loss that `start` reaches.
-        start: where to begin.
+        space: Set of schedules with the whole budget.
+        target: Target loss, which the schedule at `start` reaches.
+        start: Point at which the search begins.
     """
     short, long = math.log(space.smallest * space.stages), math.log(space.budget)
     best = space, start
@@ -121,13 +123,13 @@ def smallest_budget(
 def cheapest(
     space: ScheduleSpace, *, price: Callable[[list[Stage]], float], target: float, start: Array
 ) -> Array:
-    """Return the cheapest schedule found whose loss is at most the target.
+    """Return the point of the cheapest schedule found with a loss of at most the target.
 
     Args:
-        space: where to look.
-        price: of the stages, above 0.
-        target: a loss that `start` reaches.
-        start: where to begin.
+        space: Set of schedules to search.
+        price: Function that returns the cost of a list of stages, above 0.
+        target: Target loss, which the schedule at `start` reaches.
+        start: Point at which the search begins.
     """
     low, high = space.bounds
     best, least = start, price(space.stages_of(start))

@@ -1,12 +1,12 @@
-"""A plan: the schedule that costs least among those whose forecast loss is near the best.
+"""Plan a run: find the cheapest schedule whose forecast loss is close to the lowest loss.
 
-    least     = least loss found at the budget
+    least     = lowest forecast loss found at the budget
     target    = (1 + within) least
-    plan      = fewest steps or least time with loss <= target
+    plan      = fewest steps or shortest time with loss <= target
 
-If samples are minimised, the plan is the shortest run that reaches the loss of the best baseline
-at the whole budget. The baselines, constant, cosine, Seesaw and the growth relation, are forecast
-as well. If one of them is better than the plan, it is the plan.
+If samples are minimized, the plan is the shortest run that reaches the loss of the best baseline.
+The baselines are the constant, cosine, Seesaw and growth schedules at the whole budget. If a
+baseline costs less than the schedule found by the search, the baseline becomes the plan.
 """
 
 from __future__ import annotations
@@ -30,27 +30,31 @@ from largebatch.workbench.planner.table import Table
 from largebatch.workbench.planner.workers import SpeedUp, speed_ups
 
 ALONE = (
-    "Forecasts from a noise scale alone do not rank schedules: their rank correlation with real "
-    "runs was 0.35 to 0.93 (experiments/growth/rank.md). Pass record=FILE to plan from a run."
+    "Forecasts from a noise scale alone do not rank schedules reliably: their rank correlation "
+    "with real runs was 0.35 to 0.93 (experiments/growth/rank.md). Pass record=FILE to plan from a "
+    "recorded run."
 )
+"""Note on the accuracy of a forecast from a noise scale."""
 FITTED = (
-    "Forecasts from a record ranked ten schedules of no higher rate with correlations of 0.90 to "
-    "0.95 with real runs, but not those of higher rates (experiments/growth/rank.md)."
+    "Forecasts from a record had rank correlations of 0.90 to 0.95 with real runs of ten schedules "
+    "whose learning rates did not exceed those of the record. Schedules with higher learning rates "
+    "were not ranked correctly (experiments/growth/rank.md)."
 )
-"""What is known of the forecast's worth."""
+"""Note on the accuracy of a forecast from a record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The schedule that was found, and the schedules that it was compared with.
+    """Hold the planned schedule and the forecasts of the schedules it was compared with.
 
     Args:
-        name: of the row that is the plan.
-        rule, table: the schedule.
-        rows: forecasts, the plan's first.
-        least_loss, target: see the module.
-        workers: what more of them bring; () without a price.
-        notes: what was fitted, bounds that are in force, and what the forecast is worth.
+        name: Name of the planned schedule, which is the first of `rows`.
+        rule, table: Planned schedule as a rule and as a table of stages.
+        rows: Forecasts of all schedules, that of the planned schedule first.
+        least_loss: Lowest forecast loss of all schedules.
+        target: Loss that the planned schedule had to reach.
+        workers: Shortest time for each number of workers; () if no price of a step is known.
+        notes: Quality of the fit, active bounds and accuracy of the forecast, as sentences.
     """
 
     name: str
@@ -64,10 +68,21 @@ class Plan:
 
 
 def plan(request: PlanRequest) -> Plan:
-    """Return the best schedule found, and the forecasts of the baselines.
+    """Return the cheapest schedule found, and the forecasts of the baselines.
+
+    >>> from largebatch import workbench
+    >>> request = workbench.plan_request(
+    ...     budget=20_000, base_batch_size=16, noise_scales=[100.0], stages=2
+    ... )
+    >>> found = workbench.plan(request)
+    >>> found.rows[0].reaches, found.table.steps < found.table.constant_steps
+    (True, True)
+
+    Args:
+        request: Budget, base batch size, noise scales or record, and bounds of the plan.
 
     Raises:
-        ValueError: numbers that `model_of` refuses.
+        ValueError: The noise scales or the exponent do not describe a model; see `model_of`.
     """
     coarse, fine = request.model(bins=COARSE), request.model(bins=FINE)
     sizes = {"budget": request.budget, "base_batch_size": request.base_batch_size}
@@ -109,7 +124,7 @@ def plan(request: PlanRequest) -> Plan:
 def _ranked(
     forecasts: Iterable[ScheduleForecast], *, request: PlanRequest, target: float
 ) -> tuple[ScheduleForecast, ...]:
-    """The forecasts, first the cheapest one that reaches the target, and the plan at the end."""
+    """Return the forecasts: first the cheapest that reaches the target, last the search's plan."""
     rows = [replace(row, reaches=row.loss <= target * (1.0 + 1e-9)) for row in forecasts]
     best = min((row for row in rows if row.reaches), key=lambda row: _cost(request, row))
     return tuple(sorted(rows, key=lambda row: (row is not best, row.schedule == "plan")))
@@ -123,7 +138,7 @@ def _cost(request: PlanRequest, row: ScheduleForecast) -> float:
 
 def _notes(request: PlanRequest, space: ScheduleSpace, table: Table) -> tuple[str, ...]:
     recorded = request.recorded
-    fit = [] if recorded is None else [f"The record as a quadratic: {recorded.fit}."]
+    fit = [] if recorded is None else [f"Quadratic fitted to the record: {recorded.fit}."]
     return (*fit, *_caps(request, space, table), ALONE if recorded is None else FITTED)
 
 
@@ -133,17 +148,21 @@ def _caps(request: PlanRequest, space: ScheduleSpace, table: Table) -> list[str]
     large = [m for m, row in enumerate(table.rows, 1) if row.batch_size >= 0.999 * request.largest]
     why = {
         request.max_lr: f"max_lr={request.max_lr}",
-        space.model.max_lr: "the model's stability",
-    }.get(space.max_lr, "the largest rate in the record (pass max_lr=4 to go above it)")
+        space.model.max_lr: "the stability limit of the model",
+    }.get(
+        space.max_lr,
+        "the largest learning rate in the record (pass max_lr=4 to exceed it)",
+    )
     if fast:
         notes.append(
-            f"The rate is capped at x{space.max_lr:.4g} by {why} in stage {_listed(fast)}."
+            f"In stage {_listed(fast)}, the learning rate is capped at {space.max_lr:.4g} times "
+            f"the base learning rate by {why}."
         )
     if large:
-        cause = "the budget" if request.memory_limit is None else "memory or budget"
+        cause = "the budget" if request.memory_limit is None else "the memory limit or the budget"
         notes.append(
-            f"The batch is capped at {request.largest:,} samples by {cause} in stage "
-            f"{_listed(large)}."
+            f"In stage {_listed(large)}, the batch size is capped at {request.largest:,} samples "
+            f"by {cause}."
         )
     return notes
 

@@ -1,9 +1,11 @@
-"""The noisy quadratic that a recorded run was like, for a plan.
+"""Fit a noisy quadratic to a recorded run, for a plan.
 
-    mean losses, rates, batches, noise scales of parts of the record  ->  `fit_quadratic`  ->  model
+    mean loss, lr, batch size and noise scale of each section of the record
+    ->  `fit_quadratic`  ->  model
 
-The parts are evenly long in the logarithm of the step, since the loss falls ever more slowly. The
-first steps are one part: so far from its minimum no loss is a quadratic.
+The sections have equal lengths in the logarithm of the step, because the loss falls ever more
+slowly. The first 2 % of the steps are one section, because the loss there is far from its minimum
+and not close to a quadratic.
 """
 
 from __future__ import annotations
@@ -23,27 +25,29 @@ from largebatch.workbench.planner.model import QuadraticModel
 from largebatch.workbench.quadratic import QuadraticFit, fit_quadratic
 
 PARTS = 20
-"""Of a record."""
+"""Largest number of sections of a record."""
 
 FIRST = 0.02
-"""Of the steps, that are one part."""
+"""Fraction of the steps that forms the first section."""
 
 
 class NotEnoughSignal(RecordError):
-    """A record is too short or too noisy to plan from."""
+    """Raised if a record is too short or too noisy to plan from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A part of a record, with the values at its middle.
+    """Hold the values of one section of a record.
 
     Args:
-        steps, samples: that were trained on so far, at the middle.
-        loss: mean over the part.
-        batch_size: mean over the steps since the entry before, in samples.
-        lr: the same of the rate.
-        noise_scale: of the part, in samples; not a number where it was not measured.
-        variance: of one sample's gradient, in the part's mean; not a number as well.
+        steps, samples: Number of steps and samples from the start of the run to the middle of the
+            section.
+        loss: Mean loss over the section.
+        batch_size: Mean batch size since the previous entry, in samples.
+        lr: Mean learning rate since the previous entry.
+        noise_scale: Gradient noise scale of the section, in samples; NaN if it was not measured.
+        variance: Mean variance of one sample's gradient over the section; NaN if it was not
+            measured.
     """
 
     steps: int
@@ -57,12 +61,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordFit:
-    """What a plan takes from a record.
+    """Hold the model that was fitted to a record.
 
     Args:
-        model: fitted to it.
-        base_batch_size: B0, in samples.
-        fit: how near it lies, in words.
+        model: Fitted quadratic.
+        base_batch_size: Base batch size B0 of the record, in samples.
+        fit: Description of the fitted quadratic and of its distance from the record.
     """
 
     model: QuadraticModel
@@ -71,12 +75,12 @@ class RecordFit:
 
 
 def fit_record(path: str | os.PathLike[str]) -> RecordFit:
-    """The noisy quadratic nearest to a recorded run.
+    """Return the noisy quadratic that fits a recorded run best.
 
     Raises:
-        RecordError: a damaged file.
-        NotEnoughSignal: a record without losses or measured noise, too short, or of no such law;
-            what is missing is said.
+        RecordError: The file is corrupted.
+        NotEnoughSignal: The record is too short, lacks losses or noise measurements, or does not
+            follow a power law. The message names the reason.
     """
     record = read_record(path)
     steps = [step for step in record.steps if step.seen.finite]
@@ -84,8 +88,9 @@ def fit_record(path: str | os.PathLike[str]) -> RecordFit:
     found = fit_of(entries_of(steps), factor=factor)
     if isinstance(found, NotEnough):
         raise NotEnoughSignal(
-            f"{path}: {found}. Record a longer run of a method that measures the noise, such as "
-            "adascale. Or plan from the noise scale alone. Pass noise_scales=[4000]"
+            f"The record {path} cannot be fitted: {found}. Record a longer run of a method that "
+            "measures the noise, such as adascale. To plan from a noise scale without a record, "
+            "pass noise_scales=[4000]"
         )
     base_lr = max(step.seen.base_lr for step in steps)
     model = QuadraticModel(
@@ -99,8 +104,8 @@ def fit_record(path: str | os.PathLike[str]) -> RecordFit:
 def sgd_factor(optimizer: object) -> float | None:
     """Return the effective learning rate of SGD with momentum as a multiple of its learning rate.
 
-    It is (1 - dampening) / (1 - momentum). The result is None for another optimizer, or if the
-    record's header does not name it as `Controller` does.
+    The formula is (1 - dampening) / (1 - momentum). The result is None if the record's header does
+    not name SGD as `Controller` does.
 
     >>> sgd_factor({"name": "SGD", "momentum": 0.9, "dampening": 0.0})
     10.000000000000002
@@ -114,16 +119,15 @@ def sgd_factor(optimizer: object) -> float | None:
 
 
 def fit_of(entries: Sequence[Entry], *, factor: float | None) -> QuadraticFit | NotEnough:
-    """The power law nearest to a record's entries, or what they lack.
+    """Return the quadratic that fits the entries of a record best, or the reason for none.
 
     Args:
-        entries: of the record.
-        factor: on the rates, see `sgd_factor`; None where the variance is not in SGD's units.
+        entries: Sections of the record.
+        factor: Factor on the learning rates, see `sgd_factor`. With None, the measured variance is
+            not used, because its unit is not that of SGD.
     """
     if any(entry.loss <= 0.0 for entry in entries):
-        return NotEnough(
-            reason="some losses are not above 0", needed="a loss that is bounded by 0 from below"
-        )
+        return NotEnough(reason="some losses are not above 0", needed="losses that are all above 0")
     variances = [entry.variance for entry in entries if math.isfinite(entry.variance)]
     known = factor is not None and len(variances) > 0
     return fit_quadratic(
@@ -138,13 +142,13 @@ def fit_of(entries: Sequence[Entry], *, factor: float | None) -> QuadraticFit | 
 
 
 def entries_of(steps: Sequence[Step], *, parts: int = PARTS) -> list[Entry]:
-    """Cut a record into parts.
+    """Split a record into sections and return their values.
 
-    Parts without a loss, or before the first learning rate above 0, are left out.
+    Sections without a loss, or before the first learning rate above 0, are left out.
 
     Args:
-        steps: that were taken, each finite.
-        parts: at most so many; a short record has fewer.
+        steps: Steps of the run, all with finite values.
+        parts: Largest number of sections; a short record has fewer.
     """
     if not steps:
         return []
@@ -181,7 +185,11 @@ def _rate(step: Step) -> float:
 
 
 def _noise(part: Sequence[Step]) -> tuple[float, float]:
-    """(variance, noise scale); not numbers where nothing was measured or noise hides the signal."""
+    """Return (variance, noise scale) of a section.
+
+    The variance and the noise scale are NaN if nothing was measured, or if the measured noise scale
+    is not finite and above 0.
+    """
     known = [step.seen.moments for step in part if step.seen.moments is not None]
     if not known:
         return math.nan, math.nan

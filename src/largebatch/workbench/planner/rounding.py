@@ -1,4 +1,4 @@
-"""Stages of any numbers, as a schedule of whole samples and whole steps."""
+"""Round the stages of a schedule to whole samples and whole steps."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from largebatch.workbench.planner.table import ClockSchedule, clock_schedule
 
 
 def round_stages(stages: Sequence[Stage], *, base_batch_size: int) -> ClockSchedule:
-    """Return stages as a schedule that never takes more samples than they have.
+    """Return the stages as a schedule in whole samples and steps.
 
-    A stage that is shorter than a step of its batch is one step of its length, or a part of the
-    next stage where that is below the base batch.
+    The schedule never uses more samples than the stages. A stage that is shorter than one step of
+    its batch size becomes one smaller step. A stage with fewer samples than the base batch size is
+    merged into the next stage.
 
     Args:
-        stages: in their order.
-        base_batch_size: B0, in samples.
+        stages: Stages in order, with fractional numbers allowed.
+        base_batch_size: Base batch size B0, in samples.
     """
     whole: list[tuple[int, float, int]] = []
     end, here = 0.0, 0

@@ -1,9 +1,9 @@
-"""A schedule as a file: the table that one reads, and the rule that makes it.
+"""Read and write schedule files, which contain a schedule as a table and as a rule.
 
     {"version": 1, "base_batch_size": ..., "budget": ..., "stages": [...], "rule": {...}}
 
-The rule is what a run follows; the stages are what it comes to. A file in which they differ was
-changed by hand or damaged, and is refused.
+A run follows the rule; the stages show the result to a reader. If the stages do not match the rule,
+the file was edited or corrupted, and reading it raises RecordError.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from largebatch.workbench.amounts import MAX_SAMPLES
 from largebatch.workbench.planner.table import StageRow, Table, table_of
 
 VERSION = 1
-"""Of the file's form."""
+"""Version of the file format."""
 
-REMEDY = "Make the schedule again, and write it to a new file."
+REMEDY = "Write the schedule to a new file with largebatch schedule or largebatch plan."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleFile:
-    """A schedule, its budget, and the batch for which the base rate is meant.
+    """Hold the contents of a schedule file.
 
     Args:
-        version: of the form.
-        base_batch_size: B0, in samples.
-        budget: in samples.
-        stages: what the rule comes to, from the first batch on.
-        rule: a chain of rules on the clock.
+        version: Version of the file format.
+        base_batch_size: Base batch size B0 in samples, for which the base learning rate was tuned.
+        budget: Number of training samples of the run.
+        stages: Stages of the run, from the first batch on.
+        rule: Chain of rules whose decisions depend only on the clock.
     """
 
     version: int
@@ -49,21 +49,21 @@ class ScheduleFile:
 
     @property
     def batch_size(self) -> int:
-        """Samples of the first step."""
+        """Return the batch size of the first step, in samples."""
         return self.stages[0].batch_size
 
     @property
     def table(self) -> Table:
-        """The stages with their sums."""
+        """Return the stages as a table, which also computes totals."""
         return Table(base_batch_size=self.base_batch_size, budget=self.budget, rows=self.stages)
 
 
 def schedule_of(rule: Rule, table: Table) -> ScheduleFile:
-    """Return a rule and its table as a schedule that can be written.
+    """Return a rule and its table of stages as the contents of a schedule file.
 
     Args:
-        rule: a chain, as `clock_schedule` returns it.
-        table: what it does.
+        rule: Chain of rules, as `clock_schedule` returns it.
+        table: Stages that follow from the rule.
     """
     return ScheduleFile(
         version=VERSION,
@@ -78,7 +78,7 @@ def write_schedule(schedule: ScheduleFile, out: str | os.PathLike[str]) -> None:
     """Write a schedule to a new file.
 
     Raises:
-        RecordError: there is a file already, or it cannot be written.
+        RecordError: The file exists already or cannot be written.
     """
     plain = encode(schedule)
     stages = ",\n  ".join(json.dumps(row, allow_nan=False) for row in plain.pop("stages"))
@@ -91,30 +91,38 @@ def write_schedule(schedule: ScheduleFile, out: str | os.PathLike[str]) -> None:
             file.write(text)
     except FileExistsError:
         raise RecordError(
-            f"{out} exists, and a schedule is never overwritten. Pass another file: out='new.json'"
+            f"The file {out} exists, and an existing schedule is never overwritten. Pass another "
+            "file: out='new.json'"
         ) from None
     except OSError as error:
-        raise RecordError(f"{out} cannot be written ({error.strerror}).") from error
+        raise RecordError(
+            f"The schedule cannot be written to {out} ({error.strerror}). Pass another file: "
+            "out='new.json'"
+        ) from error
 
 
 def read_schedule(path: str | os.PathLike[str]) -> ScheduleFile:
     """Return the schedule in a file that `write_schedule` wrote.
 
     Raises:
-        RecordError: a file that cannot be read, is no schedule, or in which stages overlap, are
-            not sorted, leave the range of numbers or are not those of the rule.
+        RecordError: The file cannot be read or is not a schedule file, or the stages in the file
+            overlap, are not sorted, contain numbers out of range or do not match the rule.
     """
     try:
         plain = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
     except OSError as error:
-        raise RecordError(f"{path} cannot be read ({error.strerror}).") from error
+        raise RecordError(
+            f"The schedule file {path} cannot be read ({error.strerror}). Check the path."
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path} is no schedule: not JSON, {error!s:.120}. {REMEDY}") from None
+        raise RecordError(
+            f"{path} is not a schedule file, because it is not valid JSON: {error!s:.120}. {REMEDY}"
+        ) from None
     version = plain.get("version") if isinstance(plain, dict) else None
     if version != VERSION:
         raise RecordError(
-            f"{path} is no schedule of this version, which writes version {VERSION}; found "
-            f"{version!r:.40}. {REMEDY}"
+            f"{path} is not a schedule file of version {VERSION}: its version is {version!r:.40}. "
+            f"{REMEDY}"
         )
     schedule = _decoded(plain, path)
     _check_stages(schedule, path)
@@ -127,7 +135,7 @@ def _decoded(plain: Any, path: str | os.PathLike[str]) -> ScheduleFile:
         schedule: ScheduleFile = decode(ScheduleFile, plain, kinds=KINDS, where=str(path))
         chain(schedule.rule)
     except (ValueError, TypeError, OverflowError) as error:
-        raise RecordError(f"{path} holds a rule that is refused: {error}") from None
+        raise RecordError(_invalid_rule(path, error)) from None
     return schedule
 
 
@@ -135,33 +143,35 @@ def _check_stages(schedule: ScheduleFile, path: str | os.PathLike[str]) -> None:
     rows = schedule.stages
     if not rows or rows[0].samples != 0 or not 0 < schedule.budget <= MAX_SAMPLES:
         raise RecordError(
-            f"{path}: the first stage begins at 0 samples, and the budget is at most "
-            f"{MAX_SAMPLES:,}; found {len(rows)} stages and a budget of {schedule.budget:,}."
+            f"{path} has {len(rows)} stages and a budget of {schedule.budget:,} samples, but the "
+            "first stage must begin at sample 0, and the budget must lie between 1 and "
+            f"{MAX_SAMPLES:,}. {REMEDY}"
         )
     for m, row in enumerate(rows, start=1):
         rates = (row.lr, row.last_lr)
         if row.batch_size < 1 or row.steps < 1 or not all(0.0 <= r < math.inf for r in rates):
             raise RecordError(
-                f"{path}: stage {m} has a batch and steps of at least 1 and finite rates; found "
-                f"{row}."
+                f"In {path}, stage {m} is {row}, but its batch size and steps must be at least 1 "
+                f"and its learning rates finite and at least 0. {REMEDY}"
             )
     for m, (row, after) in enumerate(pairwise(rows), start=1):
         end = row.samples + row.steps * row.batch_size
         if after.samples <= row.samples:
             raise RecordError(
-                f"{path}: stages are sorted by where they begin; stage {m + 1} begins at "
-                f"{after.samples:,}, stage {m} at {row.samples:,}."
+                f"In {path}, stage {m + 1} begins at sample {after.samples:,}, but stage {m} "
+                f"begins at sample {row.samples:,}. Stages must be sorted by their beginning. "
+                f"{REMEDY}"
             )
         if after.samples != end:
             what = "overlaps with" if after.samples < end else "leaves a gap before"
             raise RecordError(
-                f"{path}: stage {m} ends at {end:,} samples and {what} stage {m + 1}, which begins "
-                f"at {after.samples:,}."
+                f"In {path}, stage {m} ends at sample {end:,} and {what} stage {m + 1}, which "
+                f"begins at sample {after.samples:,}. {REMEDY}"
             )
     if rows[-1].samples >= schedule.budget:
         raise RecordError(
-            f"{path}: stage {len(rows)} begins at {rows[-1].samples:,} samples and is never "
-            f"reached within {schedule.budget:,}."
+            f"In {path}, stage {len(rows)} begins at sample {rows[-1].samples:,} and is never "
+            f"reached, because the budget is {schedule.budget:,} samples. {REMEDY}"
         )
 
 
@@ -174,16 +184,21 @@ def _check_rule(schedule: ScheduleFile, path: str | os.PathLike[str]) -> None:
             batch_size=schedule.batch_size,
         )
     except (ValueError, OverflowError) as error:
-        raise RecordError(f"{path} holds a rule that is refused: {error}") from None
+        raise RecordError(_invalid_rule(path, error)) from None
     same = len(table.rows) == len(schedule.stages) and all(map(_same, table.rows, schedule.stages))
     if not same:
         raise RecordError(
-            f"{path}: its stages are not those of its rule, so one of them was changed. {REMEDY}"
+            f"The stages in {path} do not match its rule, so the file was edited or corrupted. "
+            f"{REMEDY}"
         )
 
 
+def _invalid_rule(path: str | os.PathLike[str], error: Exception) -> str:
+    return f"{path} contains an invalid rule: {str(error).rstrip('.')}. {REMEDY}"
+
+
 def _same(one: StageRow, other: StageRow) -> bool:
-    """Whether two rows agree; rates up to what machines round differently."""
+    """Return whether two rows agree; learning rates may differ by rounding."""
     counts = ("samples", "batch_size", "steps", "cumulative_steps")
     rates = ("lr", "last_lr")
     return all(getattr(one, n) == getattr(other, n) for n in counts) and all(
@@ -192,4 +207,4 @@ def _same(one: StageRow, other: StageRow) -> bool:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not legal JSON")
+    raise ValueError(f"{constant} is not valid JSON")

@@ -1,7 +1,7 @@
-"""Schedules by their names and by strings of steps, each as rules on the clock alone.
+"""Return a schedule by its name or by a string of batch sizes, as rules that need no measurement.
 
-What the noise scale bounds in a run is bounded here by the one that is given, so that the steps
-are known before.
+In a run, some schedules grow the batch only up to the measured noise scale. A caller of this module
+passes the noise scale, so that the steps can be counted before the run.
 """
 
 from __future__ import annotations
@@ -16,29 +16,31 @@ from largebatch.rules.batch_steps import parse_steps
 EXAMPLE = '"0:768 250B:1536"'
 
 NAMES = tuple(SCHEDULES)
-"""The names; a string of steps is a schedule, too, and each method that decides by the clock."""
+"""Names of the schedules; methods whose decisions depend only on the clock are accepted too."""
 
 
 def schedule_named(
     text: str, *, base_batch_size: int, noise_scale: float | None = None, most: int | None = None
 ) -> Rule:
-    """The rules that a name or a string of steps means.
+    """Return the rules of a schedule given by its name or as a string.
 
     >>> schedule_named("0:768 250B:1536", base_batch_size=768).rules[0].over.samples
     250000000000
 
     Args:
-        text: one of `NAMES`, of `METHODS`, or steps as `lb.methods.batch_steps` takes them.
-        base_batch_size: B0, in samples, below which no bound goes.
-        noise_scale: in samples; bounds the batches of seesaw and smith. None for no such bound.
-        most: largest batch in samples, of seesaw and smith; None for no bound.
+        text: Name in `NAMES` or `METHODS`, or a string that `lb.methods.batch_steps` accepts.
+        base_batch_size: Base batch size B0 in samples; no limit on the batch size is below it.
+        noise_scale: Gradient noise scale in samples, up to which the schedules seesaw and smith
+            increase the batch size; None for no such limit.
+        most: Largest batch size of the schedules seesaw and smith, in samples; None for no limit.
 
     Raises:
-        ValueError: neither, or a noise scale that is not above 0.
+        ValueError: The name is unknown, the string is invalid, or the noise scale is not above 0.
     """
     if noise_scale is not None and not 0.0 < noise_scale < math.inf:
         raise ValueError(
-            f"noise_scale={noise_scale!r} is not a number of samples above 0. Pass noise_scale=4000"
+            f"noise_scale={noise_scale!r} was given, but the noise scale must be a finite number "
+            "of samples above 0. Pass noise_scale=4000"
         )
     if ":" in text:
         parse_steps(text)
@@ -56,5 +58,6 @@ def schedule_named(
     raise ValueError(
         f"There is no schedule {text!r}."
         + (f" Did you mean {close[0]!r}?" if close else "")
-        + f" Known: {', '.join(NAMES)}, a string of steps such as {EXAMPLE}, and a schedule file."
+        + f" Pass one of {', '.join(NAMES)}, a string such as {EXAMPLE}, or the path of a schedule "
+        "file."
     )

@@ -1,4 +1,4 @@
-"""The schedule in whole steps that a request asks for, from the best stages of any numbers."""
+"""Search for the schedule that a request asks for, rounded to whole samples and steps."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from largebatch.workbench.planner.table import ClockSchedule
 from largebatch.workbench.quadratic.spectrum import Array
 
 MARGINS = (0.95, 0.8, 0.5, 0.2)
-"""Parts of the margin on the loss that are tried; the rest is for what rounding costs."""
+"""Fractions of the allowed excess of the loss that are tried; the rest is kept for rounding."""
 
 
 def space_of(request: PlanRequest, model: QuadraticModel) -> ScheduleSpace:
-    """Return where the schedules of a request are looked for, by the loss of a model."""
+    """Return the set of schedules to search for a request."""
     seen = model.seen if request.max_lr is None else request.max_lr
     return ScheduleSpace(
         model=model,
@@ -31,21 +31,21 @@ def space_of(request: PlanRequest, model: QuadraticModel) -> ScheduleSpace:
 
 
 def whole_schedule(request: PlanRequest, space: ScheduleSpace, at: Array) -> ClockSchedule:
-    """Return a point of the space as a schedule of whole samples and steps."""
+    """Return the schedule of a point in the search space, rounded to whole samples and steps."""
     return round_stages(space.stages_of(at), base_batch_size=request.base_batch_size)
 
 
 def cheapest_schedule(
     request: PlanRequest, space: ScheduleSpace, start: Array, *, fine: QuadraticModel, target: float
 ) -> ClockSchedule:
-    """Return the cheapest schedule found that reaches the target in whole steps, too.
+    """Return the cheapest schedule found that reaches the target after rounding.
 
     Args:
-        request: whose cost counts, steps or seconds.
-        space: where to look.
-        start: the point of least loss; it is the answer if no cheaper one reaches the target.
-        fine: the model that tells whether the target is reached.
-        target: a loss.
+        request: Request that defines the cost, steps or seconds.
+        space: Set of schedules to search.
+        start: Point with the lowest loss, which is returned if no cheaper one reaches the target.
+        fine: Model with many bins, which decides whether a schedule reaches the target.
+        target: Target loss.
     """
     least = space.model.final_loss(space.stages_of(start))
     for part in MARGINS:
@@ -63,10 +63,10 @@ def shortest_schedule(
     """Return the schedule with the fewest samples found that reaches the target.
 
     Args:
-        request: whose base batch counts.
-        space: of the whole budget.
-        start: the point of least loss; it is the answer if the target is infinite.
-        target: a loss.
+        request: Request that defines the base batch size.
+        space: Set of schedules with the whole budget.
+        start: Point with the lowest loss, which is returned if the target is infinite.
+        target: Target loss.
     """
     if target < math.inf:
         space, start = smallest_budget(space, target=0.99 * target, start=start)

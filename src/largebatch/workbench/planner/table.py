@@ -1,6 +1,6 @@
-"""A schedule as a table of stages, without training: what a run on the clock alone would do.
+"""Compute the stages of a schedule without training.
 
-stage = all steps of one batch size,    steps = ceil(samples of the stage / batch)
+stage = consecutive steps of one batch size,    steps = ceil(samples of the stage / batch size)
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from largebatch.rules import Growth
 from largebatch.workbench.planner.clock import ClockStage, run_stages, start_decider
 
 MOST_STAGES = 100_000
-"""Most stages of a table."""
+"""Largest number of stages of a table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageRow:
-    """The steps of one batch size, in a row.
+    """Describe one stage: consecutive steps with one batch size.
 
     Args:
-        samples: used before the first of them.
-        batch_size: in samples; the last step of the run may be shorter.
-        lr: factor on the base rate in the first step.
-        last_lr: in the last step.
-        steps: how many.
-        cumulative_steps: with those of the stages before.
+        samples: Number of samples used before the stage.
+        batch_size: Batch size in samples; the last batch of the run may be smaller.
+        lr: Factor on the base learning rate in the first step of the stage.
+        last_lr: Factor on the base learning rate in the last step of the stage.
+        steps: Number of steps of the stage.
+        cumulative_steps: Number of steps from the start of the run to the end of the stage.
     """
 
     samples: int
@@ -39,13 +39,13 @@ class StageRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """What a schedule does over a budget.
+    """Hold the stages of a schedule over a budget.
 
     Args:
-        base_batch_size: B0, in samples.
-        budget: in samples.
-        rows: the stages, in their order.
-        passed_over: stages that were too short for a step of their batch.
+        base_batch_size: Base batch size B0, in samples.
+        budget: Number of training samples of the run.
+        rows: Stages in order.
+        passed_over: Number of skipped stages, which were shorter than one step of their batch size.
     """
 
     base_batch_size: int
@@ -55,33 +55,36 @@ class Table:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the run."""
+        """Return the number of optimizer steps of the run."""
         return self.rows[-1].cumulative_steps
 
     @property
     def constant_steps(self) -> int:
-        """Steps of a run that keeps the base batch."""
+        """Return the number of steps of a run at the constant base batch size."""
         return -(-self.budget // self.base_batch_size)
 
     @property
     def mean_batch_size(self) -> float:
-        """Samples a step."""
+        """Return the mean number of samples per step."""
         return self.budget / self.steps
 
     @property
     def saved(self) -> float:
-        """Fraction of steps saved relative to a constant base batch; below 0 if it takes more."""
+        """Return the fraction of steps saved compared with the constant base batch size.
+
+        The result is negative if the schedule takes more steps.
+        """
         return 1.0 - self.steps / self.constant_steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClockSchedule:
-    """A rule on the clock, and what it does over a budget.
+    """Hold a rule whose decisions depend only on the clock, and its stages over a budget.
 
     Args:
-        rule: decides by the clock alone.
-        table: its stages as numbers.
-        stages: its stages as runs of the rule, which know the rate within a stage.
+        rule: Chain of rules.
+        table: Stages as numbers.
+        stages: Stages with their deciders, which give the learning rate at every step.
     """
 
     rule: Chain
@@ -97,13 +100,13 @@ def table_of(
     batch_size: int | None = None,
     dataset_size: int | None = None,
 ) -> Table:
-    """Return the table of a rule that decides by the clock.
+    """Return the stages of a rule whose decisions depend only on the clock.
 
     >>> rule = Growth(at=(0.25, 0.5, 0.75))
     >>> [row.steps for row in table_of(rule, budget=6400, base_batch_size=16).rows]
     [100, 50, 25, 13]
 
-    Takes the arguments of `clock_schedule`, and raises its errors.
+    The arguments and exceptions are those of `clock_schedule`.
     """
     return clock_schedule(
         rule,
@@ -122,19 +125,20 @@ def clock_schedule(
     batch_size: int | None = None,
     dataset_size: int | None = None,
 ) -> ClockSchedule:
-    """Follow a rule that decides by the clock over a budget.
+    """Return the schedule over a budget of a rule whose decisions depend only on the clock.
 
     Args:
-        rule: usually a chain.
-        budget: of the run, in samples.
-        base_batch_size: B0, in samples.
-        batch_size: of the first step; None for the base batch, or the table's first where its
-            batches are absolute.
-        dataset_size: samples in an epoch, at which batches end; None for no such end.
+        rule: Rule or chain of rules.
+        budget: Number of training samples of the run.
+        base_batch_size: Base batch size B0, in samples.
+        batch_size: Size of the first batch in samples. If batch_size is omitted, it is the first
+            batch size of the schedule or else the base batch size.
+        dataset_size: Number of samples in an epoch; no batch crosses the end of an epoch. With
+            None, batches may cross the end of an epoch.
 
     Raises:
-        ValueError: a rule that looks at more than the clock, a budget smaller than the first batch
-            or larger than 10^13 samples, or an absolute point that the run does not reach.
+        ValueError: The rule needs measurements, the budget is smaller than the first batch or
+            larger than 10^13 samples, or the run ends before a point of the schedule.
     """
     start = start_decider(
         rule,
@@ -148,8 +152,8 @@ def clock_schedule(
         stages.append(stage)
         if len(stages) > MOST_STAGES:
             raise ValueError(
-                f"The batch changes more than {MOST_STAGES:,} times: {label_of(rule)} is no "
-                "schedule in stages. Take fewer of them, as in lb.methods.growth(stages=5)."
+                f"The batch size of {label_of(rule)} changes more than {MOST_STAGES:,} times, "
+                "which is not supported. Use fewer stages, such as lb.methods.growth(stages=5)"
             )
     table = Table(
         base_batch_size=base_batch_size,
@@ -172,7 +176,10 @@ def _row_of(stage: ClockStage) -> StageRow:
 
 
 def _passed_over(rule: Chain, found: int) -> int:
-    """Stages of the tables that were too short for a step of theirs, where nothing bounds them."""
+    """Return the number of stages that are shorter than one step.
+
+    The result is 0 if a rule limits the batch size.
+    """
     rules = list(within(rule))
     if {type(one).__name__ for one in rules} & {"ClampBatch", "LimitGrowth"}:
         return 0

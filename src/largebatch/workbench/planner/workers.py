@@ -1,4 +1,4 @@
-"""What more workers bring: for each number of them a plan of its own, with the least time."""
+"""Plan the fastest schedule for each of several numbers of workers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from largebatch.workbench.planner.request import PlanRequest, Price
 from largebatch.workbench.planner.search import cheapest_schedule, space_of
 
 MULTIPLES = (1, 2, 4, 8, 16, 32)
-"""Of the workers that were asked for."""
+"""Numbers of workers that are planned, as multiples of the requested number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedUp:
-    """The plan for a number of workers, and its time compared with the first row's."""
+    """Hold the plan for one number of workers; `speed_up` compares its time with the first row."""
 
     workers: int
     steps: int
@@ -25,12 +25,12 @@ class SpeedUp:
 
 
 def speed_ups(request: PlanRequest, price: Price, *, model: QuadraticModel) -> tuple[SpeedUp, ...]:
-    """Return a row for each number of workers.
+    """Return the fastest plan for each number of workers, fewest workers first.
 
     Args:
-        request: what is planned.
-        price: of a step with the workers of the request.
-        model: whose loss counts.
+        request: Run to be planned.
+        price: Duration of a step with the requested number of workers.
+        model: Quadratic that predicts the loss.
     """
     rows: list[SpeedUp] = []
     for times in MULTIPLES:

@@ -1,4 +1,4 @@
-"""The curves of a report, thinned to what a page can show."""
+"""Compute the curves of a report, with few enough points for a page."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from dataclasses import dataclass
 
 from largebatch.analysis.noise import NoiseEstimate, along
 from largebatch.record import Step
-from largebatch.workbench.reports.facts import moments_of, places_of, series_of
+from largebatch.workbench.reports.facts import measures_gain, moments_of, places_of, series_of
 
 AXES = ("steps", "samples", "base steps")
-"""What a curve may be drawn over: the clocks after each step."""
+"""Horizontal axes that a curve can be drawn over, each a count up to and including the step."""
 
-UNMEASURED = "the run did not measure it"
+UNMEASURED = "the run did not measure the noise scale"
+NO_GAIN = "the method measures no gain"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportCurve:
-    """A line over each axis, with a band where one point stands for several or has an interval.
+    """Hold one curve of a report.
 
     Args:
-        name: of what is drawn.
-        x: axis -> places, as many as values.
-        y, low, high: the values and the band; low and high are empty without one.
+        name: Name of the quantity.
+        x: Horizontal positions by the name of the axis, one position per value.
+        y: Values of the curve; None is a gap.
+        low, high: Lower and upper edge of the band around the curve; empty if there is no band. The
+            band is a confidence interval, or the range of several steps that one point stands for.
     """
 
     name: str
@@ -34,25 +37,36 @@ class ReportCurve:
 
 
 def run_curves(steps: Sequence[Step], *, points: int) -> list[ReportCurve]:
-    """Return loss, rate, batch size and gain over a run; those that it lacks have no values.
+    """Return the training loss, learning rate, batch size and gain over a run.
+
+    A curve is empty if the record does not contain its values. The curve of the gain is empty if
+    the method does not measure a gain.
 
     Args:
-        steps: of the run, each finite.
-        points: most points of a curve; beyond, each is the mean of several, with their range.
+        steps: Steps of the run, all with finite values.
+        points: Largest number of points of a curve. In a longer run, each point is the mean of
+            several steps, and the band is their range.
     """
+    gained = measures_gain(steps)
     values: dict[str, list[float | None]] = {
         "training loss": [step.seen.loss for step in steps],
         "learning rate": [lr_of(step) for step in steps],
         "batch size": [float(step.seen.batch_size) for step in steps],
-        "gain": [step.decision.base_steps for step in steps],
+        "gain": [step.decision.base_steps if gained else None for step in steps],
     }
     return [_thinned(title, steps, ys, points=points) for title, ys in values.items()]
 
 
 def noise_curve(steps: Sequence[Step], name: str) -> tuple[ReportCurve | None, bool, str]:
-    """Return the noise scale's curve, whether its band is cut, and why there is no curve.
+    """Return the curve of a noise scale, whether its band is cut off, and the reason for no curve.
 
-    The curve has a gap where nothing is known.
+    The curve has a gap where the noise scale cannot be estimated. The band is cut off where the
+    confidence interval has no upper bound.
+
+    Args:
+        steps: Steps of the run, all with finite values.
+        name: Name of the noise scale, `NOISE` (raw gradient) or `ADAM_NOISE` (gradient divided as
+            Adam divides it).
     """
     measured = [step for step in steps if moments_of(step, name) is not None]
     if not measured:
@@ -77,13 +91,13 @@ def noise_curve(steps: Sequence[Step], name: str) -> tuple[ReportCurve | None, b
 
 
 def lr_of(step: Step) -> float | None:
-    """Return the learning rate of a step, or None if the record does not hold it."""
+    """Return the learning rate of a step, or None if the record does not contain it."""
     base = step.seen.base_lr
     return None if base is None else base * step.decision.lr_multiplier
 
 
 def short(value: float) -> float:
-    """Return a number with six digits."""
+    """Return a number rounded to six significant digits."""
     return float(f"{value:.6g}")
 
 

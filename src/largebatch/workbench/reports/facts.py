@@ -1,4 +1,4 @@
-"""What a report says of a record in words: the run's settings, what it came to, and notes."""
+"""Collect the facts of a record for the summary of a report: settings, totals and notes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ from largebatch.record import Record, Step
 from largebatch.workbench.reports.old_records import recorded_note
 
 NOISE = "noise scale"
-ADAM_NOISE = "noise scale as Adam sees it"
-"""Of the gradient divided by Adam's sqrt(v) + eps, the one that adascale-adam measures."""
+ADAM_NOISE = "noise scale, preconditioned gradient"
+"""Noise scale of the gradient divided by Adam's sqrt(v) + eps, which adascale-adam measures."""
+
+
+TAIL_LOSS = "training loss, mean of the last 5 % of steps"
+TRUNCATED = "The last line of the record is incomplete, probably after a crash, and is left out."
 
 
 def facts_of(record: Record) -> dict[str, str]:
-    """Label -> text, always the same labels; empty where the record does not say."""
+    """Return the facts of a record by label, "" if unknown; the labels do not depend on the record.
+
+    Args:
+        record: Record of a run.
+    """
     sound = [step for step in record.steps if step.seen.finite]
     header, last = record.header, sound[-1] if sound else None
     steps, samples, base_steps = places_of(last) if last else (0.0, 0.0, 0.0)
@@ -27,26 +35,27 @@ def facts_of(record: Record) -> dict[str, str]:
         "workload": header.get("workload"),
         "scale": header.get("scale"),
         "seed": header.get("seed"),
-        "base rate": header.get("lr"),
+        "base learning rate": header.get("lr"),
         "clipping norm": header.get("clip_norm"),
-        "base batch": header.get("base_batch_size"),
+        "base batch size": header.get("base_batch_size"),
         "processes": header.get("ranks"),
+        "recorded by": f"largebatch {header['version']}" if "version" in header else None,
     }
     return {
         **{name: "" if value is None else str(value) for name, value in settings.items()},
-        "batch": _range([step.seen.batch_size for step in sound]),
-        "steps": f"{steps:.0f}",
-        "samples": f"{samples:.0f}",
-        "base steps": f"{base_steps:.1f}",
-        **_mean_worth(sound),
-        "skipped": str(len(record.steps) - len(sound)),
-        "loss, last 5 % of steps": f"{math.fsum(losses) / len(losses):.4g}" if losses else "",
+        "batch size": _range([step.seen.batch_size for step in sound]),
+        "steps": f"{steps:,.0f}",
+        "samples": f"{samples:,.0f}",
+        "base steps": f"{base_steps:,.1f}" if measures_gain(sound) else "",
+        **_mean_gain_or_scale(sound),
+        "skipped steps": str(len(record.steps) - len(sound)),
+        TAIL_LOSS: f"{math.fsum(losses) / len(losses):.4g}" if losses else "",
         **_noises(sound),
     }
 
 
 def places_of(step: Step) -> tuple[float, float, float]:
-    """The clocks after a step: steps, samples, base steps."""
+    """Return the numbers of steps, samples and base steps up to and including a step."""
     seen, decision = step
     return (
         float(seen.step + 1),
@@ -56,39 +65,50 @@ def places_of(step: Step) -> tuple[float, float, float]:
 
 
 def moments_of(step: Step, name: str) -> GradientMoments | None:
-    """What a step measured for the noise scale of this name."""
+    """Return the gradient moments that a step measured for `NOISE` or `ADAM_NOISE`, or None."""
     return step.seen.preconditioned_moments if name == ADAM_NOISE else step.seen.moments
 
 
 def series_of(steps: Sequence[Step], name: str) -> list[tuple[float, float]]:
-    """(variance, sqnorm) for the noise scale of this name, of each step that measured them."""
+    """Return (variance, squared norm) for each step in which this noise scale was measured."""
     moments = [moments_of(step, name) for step in steps]
     return [(m.variance, m.sqnorm) for m in moments if m is not None]
 
 
 def notes_of(record: Record) -> tuple[str, ...]:
-    """Return what a reader should know about the file."""
+    """Return remarks about the record file, as sentences."""
     notes = []
     if record.damage:
-        notes.append(f"Damaged: {record.damage} Only the steps before it are shown.")
+        notes.append(
+            f"The record is corrupted: {record.damage} Only the steps before the corrupted line "
+            "are shown."
+        )
     if record.truncated:
-        notes.append("The last line was cut by a crash and is left out.")
+        notes.append(TRUNCATED)
     if record.redone:
-        notes.append(f"A resumed run took {record.redone} steps again; the later ones are shown.")
+        notes.append(
+            f"After the run was resumed, {record.redone} steps were repeated. The page shows the "
+            "repeated steps, not the original ones."
+        )
     old = recorded_note(record)
     if old:
         notes.append(old)
     return tuple(notes)
 
 
-def _mean_worth(steps: Sequence[Step]) -> dict[str, str]:
-    """Return what a step is worth in base steps: a gain, or the scale if the clock is the scale."""
+def measures_gain(steps: Sequence[Step]) -> bool:
+    """Return whether the method counted base steps by a measured gain, not by the scale."""
+    return any(
+        not math.isclose(decision.base_steps, seen.scale, rel_tol=1e-9) for seen, decision in steps
+    )
+
+
+def _mean_gain_or_scale(steps: Sequence[Step]) -> dict[str, str]:
+    """Return the mean gain, or the mean scale if the method does not measure a gain."""
     if not steps:
         return {"mean gain": "", "mean scale": ""}
     mean = f"{places_of(steps[-1])[2] / len(steps):.2f}"
-    own = any(
-        not math.isclose(decision.base_steps, seen.scale, rel_tol=1e-9) for seen, decision in steps
-    )
+    own = measures_gain(steps)
     return {"mean gain": mean if own else "", "mean scale": "" if own else mean}
 
 
@@ -108,7 +128,7 @@ def _range(sizes: Sequence[int]) -> str:
 
 
 def _rule(plain: object) -> str:
-    """A rule's name from its plain form; a chain's are joined."""
+    """Return the name of a rule from its JSON form; the names in a chain are joined by commas."""
     if not isinstance(plain, Mapping):
         return ""
     rules = plain.get("rules")

@@ -1,7 +1,7 @@
-"""What a reader should know of a record that an earlier version wrote.
+"""Explain differences between decisions in records of version 0.1 and today's decisions.
 
-Until version 0.2 running averages counted small gradients. Now they count base batches, so a rule
-that has averages decides otherwise about the same measurements.
+Before version 0.2, running averages counted micro-batch gradients. Since 0.2, running averages
+count base batches, so a rule with running averages decides differently from the same measurements.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from largebatch.rules.kinds import KINDS
 from largebatch.rules.old_states import averaging_names
 
 COUNTED_GRADIENTS = re.compile(r"0\.1(\.|$)")
-"""Versions whose averages counted small gradients."""
+"""Pattern of the versions whose running averages counted micro-batch gradients."""
 
 
 def recorded_note(record: Record) -> str:
-    """Return what to know of the decisions in a record; "" if its rule decides the same today."""
+    """Return a note if the rule in a record would decide differently today, else ""."""
     names = _old_averages(record)
     if not names:
         return ""
     return (
-        f"Recorded by largebatch {record.header['version']}, where the averages of {names} counted "
-        "gradients. They count base batches since 0.2, so a replay decides otherwise than what is "
-        "shown here."
+        f"This record was written by largebatch {record.header['version']}, in which the running "
+        f"averages of {names} counted gradients. Since version 0.2, they count base batches, so a "
+        "replay makes other decisions than those shown here."
     )
 
 
 def replayed_note(record: Record, rule: Rule) -> str:
-    """Return why a rule decides otherwise than the record says; "" if its version is not why.
+    """Return a note if a replay decides differently because of the record's version, else "".
 
     Args:
-        record: which may be of an earlier version.
-        rule: that is replayed.
+        record: Record, perhaps of an earlier version.
+        rule: Rule that is replayed.
     """
     names = " and ".join(averaging_names(rule))
     if not names or not _old_averages(record):
         return ""
     return (
-        f"The record was written by largebatch {record.header['version']}. Since 0.2 the averages "
-        f"of {names} count base batches, where they counted gradients, so today's decisions differ "
-        "from the recorded ones. The record itself is sound."
+        f"This record was written by largebatch {record.header['version']}, in which the running "
+        f"averages of {names} counted gradients. Since version 0.2, they count base batches, so "
+        "today's decisions differ from the recorded ones. The record itself is intact."
     )
 
 
 def _old_averages(record: Record) -> str:
-    """Return the names of the rules in a record whose averages counted gradients, or ""."""
+    """Return the names of the rules in a record whose running averages counted gradients, or ""."""
     version = record.header.get("version")
     if not isinstance(version, str) or not COUNTED_GRADIENTS.match(version):
         return ""
@@ -60,6 +60,6 @@ def _old_averages(record: Record) -> str:
         return ""
     try:
         rule = decode(Rule, plain, kinds=KINDS, where="the header's rule")
-    except (RecordError, ValueError):  # a user's own rule, whose class is not known here
+    except (RecordError, ValueError):  # a user-supplied rule, whose class is not registered here
         return ""
     return " and ".join(averaging_names(rule))

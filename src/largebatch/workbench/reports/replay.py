@@ -1,4 +1,4 @@
-"""`largebatch replay`: what a method would have said about a recorded run."""
+"""Replay a method on a recorded run: compute its decisions from the recorded measurements."""
 
 from __future__ import annotations
 
@@ -8,18 +8,32 @@ from dataclasses import dataclass
 from largebatch.core.rule import Rule
 from largebatch.record import read_record
 from largebatch.record.replay_rule import replay
+from largebatch.workbench.reports.facts import TRUNCATED
 from largebatch.workbench.reports.old_records import replayed_note
 from largebatch.workbench.runs.method_names import rule_of
 
 WOULD = (
-    "What {method} WOULD HAVE SAID about the recorded gradients, not what it would have done: had "
-    "it steered, the weights, the batches and so the later measurements would have been others."
+    "These are the decisions of {method} about the recorded measurements. A run with {method} "
+    "would be different: its decisions would change the weights and therefore all later "
+    "measurements."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayedStep:
-    """One step of the record, and what the method decides about it."""
+    """Hold one step of the record and the decision of the replayed method about it.
+
+    Args:
+        step: Number of the step, counted from 1.
+        samples: Number of samples used up to and including the step.
+        batch_size: Batch size of the step, in samples.
+        recorded_multiplier: Factor on the base learning rate in the record.
+        multiplier: Factor on the base learning rate that the replayed method decides.
+        recorded_next: Next batch size in the record, in samples.
+        next_batch_size: Next batch size that the replayed method decides, in samples.
+        base_steps: Number of base steps that the replayed method counts for the step.
+        reason: Reason of the replayed decision.
+    """
 
     step: int
     samples: int
@@ -34,15 +48,15 @@ class ReplayedStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """A method over a record.
+    """Hold the decisions of a method about a recorded run.
 
     Args:
-        record: the file.
-        method: what was replayed.
-        label: what the numbers are, and are not.
-        same: steps in which batch and multiplier are those of the record, bit for bit.
-        notes: what to know about the file.
-        steps: all of them.
+        record: Path of the record.
+        method: Name of the replayed method.
+        label: Sentence that explains what the replayed decisions mean.
+        same: Number of steps with exactly the recorded learning-rate factor and next batch size.
+        notes: Remarks about the record file, as sentences.
+        steps: All steps of the record.
     """
 
     record: str
@@ -54,15 +68,23 @@ class Replayed:
 
 
 def replay_file(record: str | os.PathLike[str], *, method: str | Rule) -> Replayed:
-    """Return the decisions of a method, from its first step, about each step of a recorded run.
+    """Return the decisions of a method about each step of a recorded run.
+
+    >>> import tempfile
+    >>> from largebatch import workbench
+    >>> path = f"{tempfile.mkdtemp()}/run.jsonl"
+    >>> run = workbench.train("digits", scale=4, budget="8steps", record=path, evaluations=0)
+    >>> {step.multiplier for step in workbench.replay_file(path, method="sqrt").steps}
+    {2.0}
 
     Args:
-        record: a file that `JsonlRecord` wrote; a damaged one is read up to the damage.
-        method: a name of `METHODS`, or a rule.
+        record: Path of a file that `JsonlRecord` wrote. A corrupted file is read up to the first
+            corrupted line.
+        method: Name in `METHODS`, or a rule.
 
     Raises:
-        ValueError: an unknown method, or one that needs a statistic which the run did not measure.
-        RecordError: a file that is no record.
+        ValueError: The method is unknown, or it needs a statistic that the run did not measure.
+        RecordError: The file is not a record.
     """
     rule, name = rule_of(method)
     read = read_record(record, up_to_damage=True)
@@ -88,7 +110,7 @@ def replay_file(record: str | os.PathLike[str], *, method: str | Rule) -> Replay
         )
     notes = [read.damage] if read.damage else []
     if read.truncated:
-        notes.append("The last line was cut by a crash and is left out.")
+        notes.append(TRUNCATED)
     why = replayed_note(read, rule)
     if why:
         notes.append(why)

@@ -1,4 +1,4 @@
-"""`largebatch report`: one run or several side by side, as one page that needs no network."""
+"""Write one HTML page that shows one or several recorded runs and needs no network connection."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,30 +22,46 @@ from largebatch.workbench.reports.run import ReportedRun, names_of, reported_run
 
 PAGE = files("largebatch.workbench.reports") / "page"
 MOST_RUNS = 8
-"""More could not be told apart by colour and dash."""
+"""Largest number of runs on a page, because there are 8 pairs of color and dash pattern."""
 
 NOISES = (NOISE, ADAM_NOISE)
-CURVES = ("training loss", "learning rate", "batch size", "gain")
+GAIN = "gain"
+CURVES = ("training loss", "learning rate", "batch size", GAIN)
+
+TIME = "%Y-%m-%d %H:%M"
+"""Format of dates on the page."""
 
 
 def write_report(records: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:
-    """Write the page and return its path.
+    """Write a page that shows recorded runs, and return its path.
+
+    >>> import tempfile
+    >>> from largebatch import workbench
+    >>> folder = tempfile.mkdtemp()
+    >>> run = workbench.train("digits", budget="8steps", record=f"{folder}/a.jsonl", evaluations=0)
+    >>> workbench.write_report([f"{folder}/a.jsonl"], f"{folder}/report.html").name
+    'report.html'
 
     Args:
-        records: files that `JsonlRecord` wrote; a damaged one is shown up to the damage.
-        out: the page to write; one that is there is replaced.
+        records: Paths of 1 to 8 files that `JsonlRecord` wrote. Of a corrupted file, the steps
+            before the first corrupted line are shown.
+        out: Path of the HTML file to write. An existing file is replaced.
 
     Raises:
-        ValueError: no record or too many, or a page that is no .html file or one of the records.
-        RecordError: a file that is no record, or without any step.
-        LargeBatchError: jinja2 is not installed, or the page cannot be written.
+        ValueError: The number of records is not supported, or `out` is not an .html file or is one
+            of the records.
+        RecordError: A file is not a record, or contains no step.
+        LargeBatchError: The package jinja2 is not installed, or the page cannot be written.
     """
     paths, page = [Path(path) for path in records], Path(out)
     _check(paths, page)
     try:
         from jinja2 import Environment
     except ImportError:
-        raise LargeBatchError("A report needs jinja2: pip install 'largebatch[report]'") from None
+        raise LargeBatchError(
+            "A report requires the package jinja2, which is not installed. Install it: "
+            "pip install 'largebatch[report]'"
+        ) from None
     runs = _runs_of(paths)
     template = Environment(autoescape=True).from_string(_part("report.html.jinja"))
     _write(page, template.render(**_values(runs)))
@@ -56,15 +74,18 @@ def _runs_of(paths: Sequence[Path]) -> list[ReportedRun]:
         record = read_record(path, up_to_damage=True)
         if not record.steps:
             raise RecordError(
-                f"{path} has no step to show{': ' + record.damage if record.damage else '.'} "
-                "Leave it out."
+                f"The record {path} contains no step to show"
+                f"{': ' + record.damage if record.damage else '.'} Leave out this record."
             )
-        runs.append(reported_run(record, name=name, points=max(60, 1200 // len(paths))))
+        run = reported_run(record, name=name, points=max(60, 1200 // len(paths)))
+        written = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+        runs.append(replace(run, facts={**run.facts, "last written": f"{written:{TIME}}"}))
     return runs
 
 
 def _values(runs: Sequence[ReportedRun]) -> dict[str, Any]:
-    """What the page's template shows, by the names that it uses."""
+    """Return the values of the variables in the page's template."""
+    gained = any(GAIN not in run.missing for run in runs)
     data = [
         {
             "name": run.name,
@@ -76,11 +97,16 @@ def _values(runs: Sequence[ReportedRun]) -> dict[str, Any]:
     return {
         "runs": runs,
         "data": json.dumps(data, separators=(",", ":"), allow_nan=False),
-        "axes": AXES,
+        "axes": AXES if gained else AXES[:-1],
+        "gained": gained,
+        "workload": runs[0].facts["workload"]
+        if len({run.facts["workload"] for run in runs}) == 1
+        else "",
+        "written": f"{datetime.now().astimezone():{TIME}}",
         "facts": [fact for fact in runs[0].facts if any(run.facts[fact] for run in runs)],
         "thinned": any(c.low for run in runs for c in run.curves if c.name not in NOISES),
         "open_ended": any(run.open_ended for run in runs),
-        "curves": CURVES + _noises(runs),
+        "curves": tuple(name for name in CURVES if gained or name != GAIN) + _noises(runs),
         "noises": NOISES,
         "version": __version__,
         "library": _part("uPlot.iife.min.js"),
@@ -101,12 +127,13 @@ def _write(page: Path, text: str) -> None:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise LargeBatchError(
-            f"{page} cannot be written ({error.strerror}). Name another file: --out report.html"
+            f"The report cannot be written to {page} ({error.strerror}). Pass another file: "
+            "out='report.html'"
         ) from error
 
 
 def _noises(runs: Sequence[ReportedRun]) -> tuple[str, ...]:
-    """The noise scales that any run measured; the plain one where none did, to say so."""
+    """Return the noise scales that at least one run measured; if none did, return `NOISE`."""
     return tuple(
         name for name in NOISES if any(run.missing.get(name) != UNMEASURED for run in runs)
     ) or (NOISE,)
@@ -119,19 +146,21 @@ def _part(name: str) -> str:
 def _check(paths: Sequence[Path], page: Path) -> None:
     if not 1 <= len(paths) <= MOST_RUNS:
         raise ValueError(
-            f"A report shows 1 to {MOST_RUNS} runs; got {len(paths)}. "
-            "Example: largebatch report run.jsonl --out report.html"
+            f"{len(paths)} records were given, but a report shows 1 to {MOST_RUNS} runs. Pass "
+            f"1 to {MOST_RUNS} records."
         )
     if page.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"A report is a page, such as --out report.html; got {page}.")
+        raise ValueError(
+            f"out='{page}' was given, but a report is an .html file. Pass out='report.html'"
+        )
     for path in paths:
         if path.is_dir() or not path.exists():
             raise RecordError(
-                f"There is no record {path}. One is written by: largebatch train digits --record "
-                "run.jsonl"
+                f"The record {path} does not exist or is a directory. To record a run, use "
+                "largebatch train digits --record run.jsonl"
             )
         if page.exists() and page.samefile(path):
             raise ValueError(
-                f"{page} is one of the records, which the page would replace. Name another file: "
-                "--out report.html"
+                f"out='{page}' was given, but this file is one of the records and would be "
+                "replaced. Pass another file: out='report.html'"
             )

@@ -1,4 +1,4 @@
-"""One run as a report shows it."""
+"""Collect the data that a report shows for one run."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from pathlib import Path
 
 from largebatch.record import Record
 from largebatch.workbench.reports.changes import Change, ReasonGroup, changes_of, reasons_of
-from largebatch.workbench.reports.curves import ReportCurve, noise_curve, run_curves
+from largebatch.workbench.reports.curves import NO_GAIN, ReportCurve, noise_curve, run_curves
 from largebatch.workbench.reports.facts import ADAM_NOISE, NOISE, facts_of, notes_of
 
 CHANGES = 200
-"""Most rows of one list in a report."""
+"""Largest number of changes that a report lists for one run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedRun:
-    """One run as a report shows it.
+    """Hold the data that a report shows for one run.
 
     Args:
-        name: of its file.
-        facts: label -> text, for the table.
-        curves: what is drawn; one without values says in `missing` why.
-        open_ended: whether an interval of the noise scale has no upper end; its band is cut.
-        missing: name of a curve -> why there is none.
-        changes: of the batch, steps skipped, reasons given once; the first and last of many.
-        left_out: changes beyond them.
-        kinds: the reasons of all steps, grouped.
-        notes: what to know about the file.
+        name: Name of the record file.
+        facts: Texts of the summary table by label.
+        curves: Curves with at least one value.
+        open_ended: True if a confidence interval of the noise scale has no upper bound, so that its
+            band is cut off.
+        missing: Reasons for missing curves, by the name of the curve.
+        changes: Changes of the batch size, skipped steps and unique reasons, at most `CHANGES`
+            entries: the first half and the last half of them.
+        left_out: Number of changes that are left out.
+        kinds: Reasons of all steps, grouped by their wording.
+        notes: Remarks about the record file, as sentences.
     """
 
     name: str
@@ -43,16 +45,22 @@ class ReportedRun:
 
 
 def reported_run(record: Record, *, name: str, points: int = 400) -> ReportedRun:
-    """Return what to show of a record.
+    """Return the data that a report shows for one record.
 
     Args:
-        record: of a run, whole or up to its damage.
-        name: how the run is called.
-        points: most points of a curve; beyond, each is the mean of several, with their range.
+        record: Record of a run. Of a corrupted file, it contains the steps before the first
+            corrupted line.
+        name: Name of the run in the report.
+        points: Largest number of points of a curve. In a longer run, each point is the mean of
+            several steps, and the band is their range.
     """
     sound = [step for step in record.steps if step.seen.finite]
     curves = run_curves(sound, points=points)
-    missing = {curve.name: "the record has no such number" for curve in curves if not curve.y}
+    missing = {
+        curve.name: NO_GAIN if curve.name == "gain" else "the record does not contain this quantity"
+        for curve in curves
+        if not curve.y
+    }
     noises = {name: noise_curve(sound, name) for name in (NOISE, ADAM_NOISE)}
     curves += [noise for noise, _, _ in noises.values() if noise is not None]
     missing |= {name: why for name, (_, _, why) in noises.items() if why}
@@ -74,6 +82,6 @@ def reported_run(record: Record, *, name: str, points: int = 400) -> ReportedRun
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """Return short names that tell the files apart."""
+    """Return the file names without their endings, or the paths if two names are the same."""
     stems = [path.stem for path in paths]
     return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]

@@ -2,7 +2,7 @@
 (() => {
   const runs = JSON.parse(document.getElementById("data").textContent);
   const dashes = [[], [8, 4], [2, 3], [10, 3, 2, 3], [5, 2], [14, 4], [1, 2], [6, 2, 1, 2, 1, 2]];
-  const logarithmic = new Set(["noise scale", "noise scale as Adam sees it"]);
+  const logarithmic = new Set(["noise scale", "noise scale, preconditioned gradient"]);
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const short = (value) => {
     if (value == null) return "";
@@ -13,7 +13,7 @@
   };
   const charts = [];
 
-  // What all curves span, so that a place means the same in each of them.
+  // Return the range of all curves, so that all panels have the same horizontal axis.
   function span(axis) {
     const places = runs.flatMap((run) => Object.values(run.curves)).map((curve) => curve.x[axis]);
     return [Math.min(...places.map((x) => x[0])), Math.max(...places.map((x) => x.at(-1)))];
@@ -28,12 +28,12 @@
     if (!shown.length) {
       const text = document.createElement("p");
       text.className = "none";
-      text.textContent = "Nothing to draw. " + runs.map((run) => `${run.name}: ${run.missing[name]}`).join("; ");
+      text.textContent = "There is nothing to draw. " + runs.map((run) => `${run.name}: ${run.missing[name]}`).join("; ");
       place.append(text);
       return null;
     }
     const whole = span(axis), wide = whole[0] < whole[1];
-    // Circles that would run into one another are left out.
+    // Circles are drawn only if they do not overlap.
     const apart = (x) => x.length < 2 || x.length < 30 && ((x.at(-1) - x[0]) / (whole[1] - whole[0])) * place.clientWidth > 14 * x.length;
     const tables = [], series = [{ label: axis }], bands = [];
     for (const { at, run, curve } of shown) {
@@ -56,19 +56,21 @@
     const decades = (u, ticks) => ticks.map((tick) => (Math.abs(Math.log10(tick) % 1) < 1e-9 ? tick : null));
     const lines = logarithmic.has(name) ? { ...grid, filter: decades } : grid;
     const values = (u, ticks) => ticks.map((tick) => (tick == null ? "" : short(tick)));
+    // An axis is as wide as its longest label, such as 0.00075.
+    const axisWidth = (u, labels) => 18 + 7 * Math.max(3, ...(labels || []).map((label) => label.length));
     const options = {
-      width: place.clientWidth, height: 230, series, bands,
+      width: place.clientWidth, height: 240, series, bands, padding: [8, 12, 0, 0],
       legend: { show: false },
       cursor: { y: false, drag: { x: true, y: false } },
       scales: { x: { time: false, ...(wide && { range: (u, low, high) => (low === u.data[0][0] && high === u.data[0].at(-1) ? whole : [low, high]) }) }, y: logarithmic.has(name) ? { distr: 3 } : {} },
       axes: [
-        { stroke: ink, grid, ticks: grid, font, values, size: 32, label: axis, labelSize: 20, labelFont: font },
-        { stroke: ink, grid: lines, ticks: lines, font, values, size: 58 },
+        { stroke: ink, grid, ticks: grid, font, values, size: 30, label: axis, labelSize: 18, labelFont: font },
+        { stroke: ink, grid: lines, ticks: lines, font, values, size: axisWidth },
       ],
       hooks: {
         setCursor: [(u) => {
           const at = u.cursor.idx;
-          if (at == null) { reading.textContent = "\u00a0"; return; }
+          if (at == null) { reading.textContent = ""; return; }
           const parts = series.map((one, index) => [one, u.data[index][at]])
             .filter(([one, value], index) => index && one.label && !one.band && value != null)
             .map(([one, value]) => `${one.label} ${short(value)}`);
