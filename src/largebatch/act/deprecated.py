@@ -29,8 +29,7 @@ def call_fit_micro_batch(control: Any, loss: Any, **options: Any) -> Any:
 
 def _warn(*, old: str, new: str) -> None:
     warnings.warn(
-        f"{old} is now a function; the method is deprecated and will be removed in 0.3. Call "
-        f"{new} instead.",
+        f"{old} is deprecated and will be removed in 0.3. Call {new} instead.",
         DeprecationWarning,
         stacklevel=4,  # points to the line that calls the method
     )

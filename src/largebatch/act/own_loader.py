@@ -102,9 +102,9 @@ class OwnLoader:
         doubt = doubt_of_size(self._held[0]) if self._size_of is leading_size else ""
         if batch_size < ranks * size or -(-batch_size // (ranks * size)) < self._least:
             raise ValueError(
-                f"A batch of {batch_size} samples over {ranks} ranks needs at least {self._least} "
-                f"micro-batches per rank, but each micro-batch of the loader holds {size} samples. "
-                "Use a larger batch, "
+                f"A batch of {batch_size} samples over {ranks} rank(s) needs at least "
+                f"{self._least} micro-batches per rank, but each micro-batch of the loader "
+                f"holds {size} samples. Use a larger batch, "
                 f"BatchLoader(loader, batch_size={ranks * size * self._least}), or smaller "
                 f"micro-batches: DataLoader(dataset, batch_size="
                 f"{max(batch_size // (ranks * self._least), 1)}).{doubt}"

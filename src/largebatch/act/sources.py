@@ -177,16 +177,16 @@ def _tensors_of(source: Any) -> tuple[Tensor, ...] | None:
         return None
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
         raise ValueError(
-            "The tuple given to BatchLoader holds something that is not a tensor. Pass tensors "
-            "with equal first dimensions. To convert NumPy arrays: "
+            "The tuple given to BatchLoader is empty or holds something that is not a tensor. "
+            "Pass tensors with equal first dimensions. To convert NumPy arrays: "
             "BatchLoader((torch.from_numpy(x), torch.from_numpy(y)), batch_size=64)."
         )
     if any(tensor.ndim == 0 for tensor in tensors) or len({t.shape[0] for t in tensors}) > 1:
         shapes = [tuple(tensor.shape) for tensor in tensors]
         raise ValueError(
-            f"The tensors given to BatchLoader have the shapes {shapes}, but their "
-            "first dimensions, the numbers of samples, must be equal. Check that x "
-            "and y hold the same samples: BatchLoader((x, y), batch_size=64)."
+            f"The tensors given to BatchLoader have the shapes {shapes}, but they must have the "
+            "same first dimension, the number of samples. Check that x and y hold the same "
+            "samples: BatchLoader((x, y), batch_size=64)."
         )
     if len({tensor.device for tensor in tensors}) > 1:
         devices = [str(tensor.device) for tensor in tensors]

@@ -40,8 +40,8 @@ from largebatch.measure.observer import Observer
 MOMENTS = frozenset({"moments"})
 
 PAIRS_ARE_OFF = (
-    "the weights moved between the two steps of a pair; in our tests, the median estimate was "
-    "1.5 times the true noise scale"
+    "the weights moved between the two steps of a pair (in our tests, the median estimate was "
+    "1.5 times the true noise scale)"
 )
 """Why the noise scale is approximate if it comes from pairs of consecutive steps. The factor is
 from `experiments/batch_norm_rows`, at the learning rate of that experiment.
@@ -148,11 +148,11 @@ class Watch:
             exact = "exact if the loss is a mean over the examples"
         parts = "pairs of consecutive steps" if source == "temporal" else source
         if self._dataset_size is not None:
-            exact += f"; for the data set of {self._dataset_size} samples, {MOVING}"
+            exact += f"; for the data set of {self._dataset_size} samples, it is {MOVING}"
         left = f"; {self.dropped} steps were left out" if self.dropped else ""
         return (
-            f"measured from {parts}, {often}; for the raw gradient, before {self._optimizer_name} "
-            f"changes it; {exact}{left}"
+            f"measured from {parts}, {often}; noise scale of the raw gradient, before "
+            f"{self._optimizer_name} changes it; the estimate is {exact}{left}"
         )
 
     @property
