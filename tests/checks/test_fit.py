@@ -270,7 +270,7 @@ def test_wrong_uses_are_refused_with_the_line_to_paste() -> None:
     for wrong in ("automatic", 0, 2.5):
         with pytest.raises(ValueError, match="max_micro_batch_size=64"):
             control_of(most=wrong)
-    with pytest.raises(ValueError, match="Drop max_micro_batch_size"):
+    with pytest.raises(ValueError, match="Remove max_micro_batch_size"):
         lb.BatchLoader(iter([class_data(4)]), batch_size=4, max_micro_batch_size="auto")
     control = control_of()
     control.batches.fit(16)

@@ -59,7 +59,8 @@ class Attached(Control):
         optimizer: Optimizer, or list of optimizers, of the run.
         rule: Rule, or chain of rules, that decides about the learning rate.
         observer: Observer that measures the gradients of the loop.
-        base_batch_size, dataset_size, budget, patience, scaler: Same meaning as in `attach`.
+        base_batch_size, dataset_size, budget, patience, scaler: These arguments have the same
+            meaning as in `attach`.
         record: Object that writes one entry per optimizer step on this rank; None writes nothing.
         decides_in_step: Whether the pre-hook of `optimizer.step` makes the decision. Pass False for
             a loop that runs its last backward call inside `optimizer.step(closure)`, as Lightning's
@@ -174,8 +175,8 @@ class Attached(Control):
         copy of the gradient.
 
         Args:
-            samples, weight: Same meaning as in `micro_batch`. None gives all micro-batches equal
-                shares of the batch.
+            samples, weight: These arguments have the same meaning as in `micro_batch`. None gives
+                all micro-batches equal shares of the batch.
 
         Raises:
             ValueError: `samples` or `weight` is out of range.
@@ -231,8 +232,8 @@ class Attached(Control):
 
         Raises:
             CheckpointError: The state was saved by another version or with another rule, data set,
-                base batch size or budget, or the state is corrupted or truncated. The run is then
-                left unchanged.
+                base batch size or budget, or the state is corrupted or truncated. The error leaves
+                the run unchanged.
             RanksDisagree: The ranks loaded different states.
         """
         if isinstance(plain, Mapping) and "batches" in plain:

@@ -205,8 +205,8 @@ class ChunkSource:
         )
 
     def peek(self, position: int, batch_size: int, most: int) -> tuple[list[tuple[Any, int]], int]:
-        """Return the first `most` micro-batches of the step at a position, and the step's number of
-        them.
+        """Return the first `most` micro-batches of a step, and how many micro-batches the step
+        has.
         """
         step = self.step(position, batch_size)
         with keep_random_state():  # the step reads these samples again, with the same random draws

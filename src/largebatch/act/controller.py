@@ -222,8 +222,8 @@ class Controller(Control):
 
         Raises:
             CheckpointError: The state was saved by another version or with another rule, data set,
-                base batch size or budget, or the state is corrupted or truncated. The run is then
-                left unchanged.
+                base batch size or budget, or the state is corrupted or truncated. The error leaves
+                the run unchanged.
             RanksDisagree: The ranks loaded different states.
         """
         self._check_between_steps("loaded")
@@ -383,7 +383,7 @@ class Controller(Control):
 
     def _iterate(self) -> Iterator[MicroBatches]:
         self._claim_optimizer()
-        self._drop_step()  # the step of an earlier loop that was left, but still has a reference
+        self._drop_step()  # of an earlier loop that was left, but is still referenced
         step: MicroBatches | None = None
         guard = self.optimizer.register_step_pre_hook(self._refuse_foreign_step)
         try:

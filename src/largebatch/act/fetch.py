@@ -99,7 +99,7 @@ class FetchMany:
     they therefore depend on how the batch is cut.
 
     Args:
-        dataset, collate, seed: Same meaning as in `FetchItems`.
+        dataset, collate, seed: These arguments have the same meaning as in `FetchItems`.
     """
 
     dataset: ReadsMany

@@ -76,10 +76,11 @@ class BatchLoader:
             set on every rank; a loader gives each rank its own samples.
         batch_size: Number of samples in the first step, over all ranks.
         max_micro_batch_size: Largest number of samples in one micro-batch on one rank; larger
-            batches are accumulated. If omitted, it is each rank's share of the first batch, because
-            the user has shown that this size fits; if a rule sets the batch size by measuring, it
-            is at most half of the first batch. With "auto", `lb.fit_micro_batch` finds the largest
-            size that fits into memory before the first step, and a resumed run keeps that size.
+            batches are accumulated. If omitted, the size is each rank's share of the first batch,
+            because the user has shown that this size fits; if a rule sets the batch size by
+            measuring, it is at most half of the first batch. With "auto", `lb.fit_micro_batch`
+            finds the largest size that fits into memory before the first step, and a resumed run
+            keeps that size.
         seed: Seed of the permutations and of the samples' randomness.
         shuffle: Whether the samples of each epoch are permuted.
         collate: Function (list of samples) -> micro-batch; by default torch's `default_collate`.
@@ -282,8 +283,8 @@ class BatchLoader:
         """Return this rank's next micro-batches with their sizes, and the number of them in the
         next step.
 
-        Nothing is taken from the stream. For your own data loader, the result has only the one
-        micro-batch that is held ahead.
+        The call takes no sample from the stream. For your own data loader, the result has only the
+        one micro-batch that is held ahead.
 
         Args:
             most: Largest number of micro-batches to return.
@@ -297,8 +298,8 @@ class BatchLoader:
     def coming(self, count: int) -> Any:
         """Return the next samples of the stream as one micro-batch, the same on every rank.
 
-        Nothing is taken from the stream. The result is None for your own data loader, which gives
-        each rank its own samples.
+        The call takes no sample from the stream. The result is None for your own data loader, which
+        gives each rank its own samples.
 
         Args:
             count: Number of samples to return.

@@ -16,8 +16,8 @@ from largebatch.core.errors import LargeBatchError, MicroBatchMissed
 class MicroBatches(Iterable[Any]):
     """Yield the micro-batches of one optimizer step; pass the loss of each to `control.backward`.
 
-    Iterate over this object once. Meanwhile, DistributedDataParallel synchronizes the gradients in
-    the last micro-batch only.
+    Iterate over this object once. During the iteration, DistributedDataParallel synchronizes the
+    gradients in the last micro-batch only.
 
     This class is mutable: it knows which micro-batch is in progress.
 

@@ -112,7 +112,7 @@ class OwnLoader:
 
     def limit(self, most: int) -> None:
         """Raise an AssertionError, because the user's own loader decides the micro-batch sizes."""
-        raise AssertionError("the loader cuts its own micro-batches")
+        raise AssertionError("the user's own loader decides the micro-batch sizes")
 
     def step(self, position: int, batch_size: int) -> PlannedStep | None:
         """Plan the next step; None if the data has ended."""
@@ -190,7 +190,7 @@ class OwnLoader:
     def _hold(self) -> None:
         if self._held is not None or self._ended:
             return
-        assert self._iterator is not None, "bind comes before the first micro-batch"
+        assert self._iterator is not None, "bind must be called before the first micro-batch"
         micro_batch = next(self._iterator, _END)
         if micro_batch is _END and self._taken and not self._is_iterator:
             self._begin(self._pass + 1)

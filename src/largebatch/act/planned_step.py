@@ -85,11 +85,10 @@ class Source(Protocol):
         ...
 
     def peek(self, position: int, batch_size: int, most: int) -> tuple[list[tuple[Any, int]], int]:
-        """Return at most `most` micro-batches of the step at a position, and the step's number of
-        them.
+        """Return at most `most` micro-batches of a step, and how many micro-batches the step has.
 
-        The number counts the micro-batches on this rank. Each micro-batch comes with its number of
-        samples, and nothing is taken from the stream.
+        The step is the one at the given position, and the count is that of this rank. Each
+        micro-batch comes with its number of samples. The call takes no sample from the stream.
         """
         ...
 

@@ -43,13 +43,13 @@ PAIRS_ARE_OFF = (
     "the weights moved between the two steps of a pair (in our tests, the median estimate was "
     "1.5 times the true noise scale)"
 )
-"""Why the noise scale is approximate if it comes from pairs of consecutive steps. The factor is
-from `experiments/batch_norm_rows`, at the learning rate of that experiment.
+"""Reason why the noise scale is approximate if it comes from pairs of consecutive steps. The factor
+is from `experiments/batch_norm_rows`, at the learning rate of that experiment.
 """
 
 MOVING = "approximate while the weights move within an epoch"
-"""Why the noise scale of a data set is approximate: while the weights move, the samples that remain
-in the epoch have another mean gradient.
+"""Reason why the noise scale of a data set is approximate: while the weights move, the samples that
+remain in the epoch have another mean gradient.
 """
 
 
@@ -321,7 +321,7 @@ def watch(
             processes share the batch.
         optimizer: Any torch optimizer, or a list of the optimizers that together move the model.
         batch_size: Number of samples per optimizer step, over all ranks and micro-batches.
-        micro_batches, samples: Same meaning as in `attach`.
+        micro_batches, samples: These arguments have the same meaning as in `attach`.
         meter: Meter that measures the gradients; if None, `watch` chooses how to measure.
         scaler: GradScaler that scales the losses of the loop for half precision.
         steps: Number of measured steps to keep; older steps are forgotten.

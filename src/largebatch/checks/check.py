@@ -56,7 +56,8 @@ def check(
     Args:
         control: Object that `lb.Controller` or `lb.attach` returned.
         loss: Function (model, micro-batch) -> mean loss, as in the training loop, but neither
-            scaled nor divided by the number of micro-batches. If omitted, nothing is computed.
+            scaled nor divided by the number of micro-batches. If the loss is omitted, nothing is
+            computed.
         batch: One micro-batch of this rank. Pass it only under `lb.attach`, because `lb.Controller`
             reads its own micro-batches.
         seconds: Approximate time in seconds for timing the overhead of measuring; 0 skips the

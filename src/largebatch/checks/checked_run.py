@@ -68,7 +68,8 @@ def checked_run_of(
 
     Args:
         control: Object that `lb.Controller` or `lb.attach` returned.
-        loss, micro_batches, accumulation, samples: Same meaning as in `CheckedRun`.
+        loss, micro_batches, accumulation, samples: These arguments have the same meaning as in
+            `CheckedRun`.
     """
     return CheckedRun(
         model=control.meter.model,

@@ -40,7 +40,7 @@ def check_sample_dimension(
         subject: Run to check.
         loss: Loss function of the user.
         batch: Micro-batch of the run.
-        close: Same meaning as in `check_mean`.
+        close: These arguments have the same meaning as in `check_mean`.
     """
     model = bare(subject.model)
     lead = _leading_two(batch)
@@ -103,7 +103,8 @@ def _evidence(
     """Return the evidence that the samples are along the second dimension; None without evidence.
 
     Args:
-        subject, loss, batch, close: Same meaning as in `check_sample_dimension`.
+        subject, loss, batch, close: These arguments have the same meaning as in
+            `check_sample_dimension`.
         lead: Lengths of the first two dimensions.
         found: Findings of `check_mean` along the first dimension.
     """

@@ -155,7 +155,7 @@ class _TrialPasses:
     """
 
     def __init__(self, subject: CheckedRun, loss: Loss) -> None:
-        assert subject.batches is not None, "only a Controller has a loader"
+        assert subject.batches is not None, "only lb.Controller has a BatchLoader"
         self._batches, self._loss = subject.batches, loss
         self._model = bare(subject.model)
         for module in self._model.modules():

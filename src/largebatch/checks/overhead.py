@@ -186,7 +186,9 @@ def check_overhead(
             name="cost of measuring",
             level="note",
             seen=seen,
-            why="The less work a micro-batch is, the larger is the relative overhead.",
+            why=(
+                "The overhead is relatively large because one micro-batch needs little computation."
+            ),
             remedy="Measure only some steps, lb.Every(rule, steps=10), or use larger "
             "micro-batches, max_micro_batch_size=256.",
         )

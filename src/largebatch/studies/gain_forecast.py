@@ -12,12 +12,12 @@ base batch size after t steps. Two effects break this assumption if the learning
 compared with the curvature (x is their product):
 
 - One long step contracts the weights by 1 - r x, but r short steps contract them by (1 - x)^r.
-- Noise itself keeps up a part of the squared norm. At scale S, this part is (r / S) (1 - x / 2) /
+- A part of the squared norm is due to noise. At scale S, this part is (r / S) (1 - x / 2) /
   (1 - r x / 2) times as large, which may be less or more.
 
 On noisy quadratics with x up to 0.3, the forecast at 8 times the batch is therefore 1 to 4 % too
 high. On digits with momentum 0.9 and lr 0.05, it is 28 % too high in the mean of ten runs. A probe
-does not measure x. For SGD, `useful_signal` gives an upper bound of the part that noise keeps up.
+does not measure x. For SGD, `useful_signal` gives an upper bound of the part due to noise.
 The lower bound of the interval comes from a run in which this part shrinks by r / S.
 
 Each step reads as many base steps as the previous step counted as. Its average is then about as
@@ -100,9 +100,9 @@ def forecast_gain(
 
     The 95 % confidence interval is the value +- WIDTH standard deviations of simulated runs along
     variations of the path, limited to [T / S, T]. Quantiles of these runs would cover less: if the
-    path is lower than the truth by chance, the variations are spread too little upwards. With
-    `useful`, one more run is simulated, in which noise keeps up less of the squared norm at the
-    larger batch. If this run takes fewer steps, the lower bound is measured from its steps.
+    path is lower than the truth by chance, the variations are spread too little upwards. If
+    `useful` is given, one more run is simulated, in which a smaller part of the squared norm is due
+    to noise. If this run takes fewer steps, the lower bound is computed from its steps.
 
     Measured coverage for artificial paths of 200 and 400 steps, falling and flat: 0.93 to 1.0 with
     independent errors, and 0.83 to 0.93 if half of the errors' variance lasts for five steps.
@@ -117,8 +117,8 @@ def forecast_gain(
         run_steps: Length T of the run in base steps.
         scale: Scale S, at least 1.
         seed: Seed of the variations.
-        useful: Part of each step's sqnorm that noise does not keep up (see `useful_signal`); None
-            if unknown.
+        useful: Part of each step's sqnorm that is not due to noise (see `useful_signal`); None if
+            unknown.
     """
     run: _Run = {"base_batch_size": base_batch_size, "run_steps": run_steps, "scale": scale}
     paths = NoisePath.of(series), *variations(series, count=VARIATIONS, seed=seed)
@@ -164,8 +164,8 @@ def simulated_steps(
         run_steps: Length T of the run in base steps.
         scale: Scale S, at least 1.
         rule: Rule that decides; None is `AdaScale()`.
-        useful: Path without the squared norm that noise keeps up; the simulated run has gain / S
-            times as much of this squared norm. None uses `path` unchanged.
+        useful: Path without the part of the squared norm that is due to noise; in the simulated run
+            this part is multiplied by gain / S. None uses `path` unchanged.
     """
     rule = rule or AdaScale()
     batch, budget = scale * base_batch_size, Budget(base_steps=run_steps)

@@ -47,7 +47,8 @@ class ProbeTarget:
 
     Args:
         name: Name of the workload, or of the model's class.
-        model, optimizer, loss, batches, base_batch_size: Same meaning as in `probe`.
+        model, optimizer, loss, batches, base_batch_size: These arguments have the same meaning as
+            in `probe`.
         micro_batch_size: Largest number of samples in one backward call; None sets no limit.
         run_steps: Number of steps of the whole run at the base batch size.
         schedule: Function from the fraction of the run that is done to a factor of the learning

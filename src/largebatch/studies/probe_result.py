@@ -150,8 +150,8 @@ def _head(result: ProbeResult) -> Section:
     found = (
         f"Gradient noise scale{which}: {interval(span)} samples, over the whole run. The gradient "
         "of a batch of this size is half signal, half noise. Much smaller batches are mostly "
-        "noise, so one step of twice the batch makes nearly as much progress as two steps. For "
-        "much larger batches, a larger batch saves hardly any steps."
+        "noise, so one step of twice the batch makes nearly as much progress as two steps. "
+        "Increasing a batch that is already much larger saves hardly any steps."
     )
     paragraphs = [how, found]
     if result.adam and not result.preconditioned:

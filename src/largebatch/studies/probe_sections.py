@@ -138,11 +138,12 @@ def forecast_section(
     )
     trust = (
         "The forecast assumes that a large batch reaches the same weights after the same number "
-        "of base steps. It is therefore more reliable at scale 2 than at scale 32. At a large "
-        "lr / (1 - momentum), noise keeps up a part of the gradient's norm, and this part is "
-        "smaller for a larger batch. AdaScale then takes fewer steps than the forecast: 154 "
-        "instead of 189 in one of our tests. With SGD at one learning rate, the lower bound of "
-        "the interval includes this effect; otherwise it does not."
+        "of base steps. The forecast is therefore more reliable at scale 2 than at scale 32. At "
+        "a large lr / (1 - momentum), a part of the gradient's norm is due to noise, and this "
+        "part is smaller for a larger batch. AdaScale then takes fewer steps than the forecast: "
+        "154 instead of 189 in one of our tests. With SGD at a constant learning rate, the "
+        "lower bound of the interval includes this effect. With other optimizers or several "
+        "learning rates, the interval does not include the effect."
     )
     notes = [gain, trust]
     largest = max((each.scale for each in outlook.forecasts), default=1)

@@ -81,7 +81,7 @@ def outlook_of(
         seed: Seed of the forecasts' intervals.
         known_samples: Number of samples in the data set; larger batches are not forecast. None if
             unknown.
-        useful: Same meaning as in `forecast_gain`.
+        useful: These arguments have the same meaning as in `forecast_gain`.
     """
     known = noise.estimate
     if known is None:

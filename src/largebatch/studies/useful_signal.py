@@ -1,20 +1,22 @@
 """Compute the part of the gradient's squared norm that lowers the loss, for runs with SGD.
 
 The noise of earlier steps keeps the weights away from the path that they would take without noise.
-Noise therefore keeps up a part of the squared norm of the true gradient G. Plain SGD changes the
+A part of the squared norm of the true gradient G is therefore due to noise. Plain SGD changes the
 mean loss by
 
     E[change] = -lr |G|^2 + lr^2 / 2 (G'HG + tr(H Sigma) / B)
 
-and noise alone keeps up |G|^2 = lr / 2 tr(H Sigma) / B. If G'HG is neglected, the two parts are
+and the part of |G|^2 that is due to noise is lr / 2 tr(H Sigma) / B. If G'HG is neglected, the two
+parts are
 
-    useful part = fall of the loss per step / lr,    kept part = sqnorm - useful part
+    useful part = fall of the loss per step / lr,    noise part = sqnorm - useful part
 
-With momentum, lr / (1 - momentum) replaces lr. The kept part is proportional to lr / B. In a run at
-S times the batch and r times the learning rate, the kept part is therefore r / S times as large.
+With momentum, lr / (1 - momentum) replaces lr. The noise part is proportional to lr / B. In a run
+at S times the batch and r times the learning rate, the noise part is therefore r / S times as
+large.
 
-This method counts G'HG as a part of the kept part. Near the largest stable learning rate, G'HG is
-not small, so the computed kept part is too large. The useful part is therefore a lower bound, and
+This method counts G'HG as a part of the noise part. Near the largest stable learning rate, G'HG is
+not small, so the computed noise part is too large. The useful part is therefore a lower bound, and
 it is used only for the lower bound of an interval. Weight decay also moves the weights; its effect
 is neglected.
 """
@@ -39,14 +41,14 @@ only.
 """
 
 SURE = 2.0
-"""Smallest kept part over the whole probe, in standard errors, that counts as detected. The
-standard error is that of the loss divided by lr, so at a small learning rate no kept part is
+"""Smallest noise part over the whole probe, in standard errors, that counts as detected. The
+standard error is that of the loss divided by lr, so at a small learning rate no noise part is
 detected.
 """
 
 
 def useful_signal(series: Pairs, *, losses: Sequence[float], lrs: Sequence[float]) -> Series | None:
-    """Return the useful part of each step's squared norm; None if no kept part is detected.
+    """Return the useful part of each step's squared norm; None if no noise part is detected.
 
     >>> losses = [1.0 - 0.01 * t for t in range(40)]
     >>> useful = useful_signal([(8.0, 0.5)] * 40, losses=losses, lrs=[0.1] * 40)
