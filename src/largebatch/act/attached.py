@@ -49,9 +49,9 @@ class Attached(Control):
 
     If the loss or the gradient of a step is not finite, the step changes no weight: the control
     removes its gradients, and torch's optimizers ignore parameters without a gradient. The rule
-    does not see such a step. Of the clocks, only `samples` advances, and `skipped` counts the step.
-    After `patience` non-finite steps in a row, training stops with `NotFinite`. If a GradScaler
-    skips a step, `advance` counts the skipped step.
+    does not see a step with a non-finite loss or gradient. Of the clocks, only `samples` advances,
+    and `skipped` counts the step. After `patience` non-finite steps in a row, training stops with
+    `NotFinite`. If a GradScaler skips a step, `advance` counts the skipped step.
 
     This class is mutable: it holds the state of the current optimizer step.
 
@@ -171,8 +171,8 @@ class Attached(Control):
                 loss_2(model(x), y).backward()
 
         Use `part` if one micro-batch has several backward calls: for example several losses, or the
-        real and the generated samples of a GAN's discriminator. It needs additional memory for one
-        copy of the gradient.
+        real and the generated samples of a GAN's discriminator. A `part` block needs additional
+        memory for one copy of the gradient.
 
         Args:
             samples, weight: These arguments have the same meaning as in `micro_batch`. None gives
@@ -203,9 +203,9 @@ class Attached(Control):
 
         Call `advance` after `optimizer.step()`. If gradients were measured but no optimizer step
         used them, or the optimizer step did not finish, `advance` discards them, and the next step
-        starts with empty statistics. A call without a scheduler does only this. With a GradScaler,
-        call `advance` after `scaler.update()`: a step that the scaler skipped is counted in
-        `skipped`.
+        starts with empty statistics. A call without a scheduler only discards an unfinished pass.
+        With a GradScaler, call `advance` after `scaler.update()`: a step that the scaler skipped is
+        counted in `skipped`.
         """
         self._lr.restore()
         try:

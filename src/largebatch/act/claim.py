@@ -33,8 +33,8 @@ class Claim:
     """Mark an optimizer as controlled, until the claim is released or its control is
     garbage-collected.
 
-    The claim is a pre-hook of the optimizer that does nothing. It can therefore be found on the
-    optimizer itself, and a copy of the optimizer does not have it.
+    The claim is a pre-hook of the optimizer that does nothing. The claim can therefore be found on
+    the optimizer itself, and a copy of the optimizer does not have the claim.
 
     Args:
         optimizer: Optimizer that is controlled.

@@ -180,7 +180,8 @@ class Control:
         `state_dict`, because a resumed run counts from the saved clock.
 
         Args:
-            every: Interval in base steps, above 0. A whole number gives whole multiples.
+            every: Interval in base steps, above 0. If `every` is a whole number, the multiples are
+                whole numbers.
 
         Raises:
             ValueError: The interval is not above 0, or it is not finite.
@@ -191,11 +192,11 @@ class Control:
         """Advance a torch scheduler that is written in base steps.
 
         Call `advance` after each optimizer step, in place of `scheduler.step()`. If there are
-        several schedulers, call it once for each.
+        several schedulers, call `advance` once for each scheduler.
 
         Args:
             scheduler: Any torch scheduler, also as `accelerate.prepare` returns it.
-            metric: Value that `ReduceLROnPlateau` watches; pass it after each evaluation.
+            metric: Value that `ReduceLROnPlateau` watches; pass this value after each evaluation.
 
         Returns:
             Number of times the scheduler was stepped.
@@ -214,9 +215,9 @@ class Control:
         """Return rule states, clocks, averages and the next batch size as plain values.
 
         The values are numbers, None and text, under the same keys for every run.
-        `torch.load(weights_only=True)` and torch.distributed.checkpoint can therefore read them.
-        Save the states of model, optimizer, schedulers and scaler separately. Call `state_dict`
-        between two steps, after `advance`.
+        `torch.load(weights_only=True)` and torch.distributed.checkpoint can therefore read the
+        state. Save the states of model, optimizer, schedulers and scaler separately. Call
+        `state_dict` between two steps, after `advance`.
 
         The state does not hold the last gradient of `TemporalMoments`, so the first step after
         resuming has no temporal estimate.

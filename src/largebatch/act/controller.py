@@ -51,7 +51,7 @@ class Controller(Control):
             control.step(clip_norm=1.0)
 
     Each optimizer step measures the gradient, decides, applies the decision and commits the result.
-    `measure` does the first of these four parts; `step` does the parts that remain.
+    `measure` only measures the gradient; `step` does the parts that remain.
 
     >>> import torch, largebatch as lb
     >>> model = torch.nn.Linear(3, 1)
@@ -300,7 +300,7 @@ class Controller(Control):
         between the two calls, for example to clip it in your own way.
 
         Raises:
-            MicroBatchMissed: Some micro-batch of the step had no backward call.
+            MicroBatchMissed: Backward was not called for some micro-batch of the step.
             RanksDisagree: The ranks made different decisions in earlier steps.
         """
         step = self._step
@@ -328,11 +328,11 @@ class Controller(Control):
                 together, above 0. The statistics are measured before clipping.
 
         Returns:
-            The decision of this step.
+            Decision that the rule made for this step.
 
         Raises:
             ValueError: `clip_norm` is not above 0.
-            MicroBatchMissed: Some micro-batch of the step had no backward call.
+            MicroBatchMissed: Backward was not called for some micro-batch of the step.
             NotFinite: The loss of the first step is not finite, or `patience` steps in a row are
                 not finite.
         """

@@ -1,7 +1,7 @@
 """Support methods of version 0.1 that are now functions; they are removed in 0.3.
 
-The functions are in `checks`, which imports this package. This module therefore looks up their
-public names only when a method is called.
+The functions are in the package `checks`, which imports the package `act`. This module therefore
+looks up the functions' public names only when a method is called.
 """
 
 from __future__ import annotations

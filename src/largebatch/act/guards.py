@@ -53,7 +53,7 @@ def check_loads_batches(batches: object) -> None:
     """Check that the batches come from a `BatchLoader`.
 
     Raises:
-        ValueError: Another kind of loader was given; the message shows how to wrap it.
+        ValueError: Another kind of loader was given; the message shows how to wrap that loader.
     """
     if not isinstance(batches, BatchLoader):
         raise ValueError(
@@ -167,7 +167,8 @@ def check_scaler_of_one(members: Sequence[Optimizer], scaler: GradScaler | None)
 
 
 def check_one_optimizer(optimizer: object) -> None:
-    """Check that `lb.Controller` was given one optimizer, because it cannot step several together.
+    """Check that `lb.Controller` was given one optimizer, because `lb.Controller` cannot step
+    several optimizers together.
 
     Raises:
         ValueError: A list of optimizers was given.

@@ -14,7 +14,7 @@ class JointOptimizers:
     """Show the parameter groups of several optimizers as those of one optimizer.
 
     A step of the control begins with the first optimizer that steps, and ends when each optimizer
-    has stepped once. This object does not step the optimizers itself.
+    has stepped once. `JointOptimizers` does not step the optimizers itself.
 
     Args:
         members: Optimizers, in the order in which they were given.

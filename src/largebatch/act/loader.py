@@ -72,8 +72,8 @@ class BatchLoader:
     Args:
         source: A map-style data set; a tensor `[N, ...]` or a tuple of such tensors; or a
             `DataLoader` or other iterable whose batches are the micro-batches (`OwnLoader`
-            describes how it is counted, repeated and resumed). On several ranks, pass the same data
-            set on every rank; a loader gives each rank its own samples.
+            describes how these batches are counted, repeated and resumed). On several ranks, pass
+            the same data set on every rank; a loader gives each rank its own samples.
         batch_size: Number of samples in the first step, over all ranks.
         max_micro_batch_size: Largest number of samples in one micro-batch on one rank; larger
             batches are accumulated. If omitted, the size is each rank's share of the first batch,
@@ -90,9 +90,9 @@ class BatchLoader:
         seed_samples: Whether to seed Python's, NumPy's and torch's global CPU generators before
             each sample, so that augmentation is a function of (seed, position). A data set with
             `__getitems__` is seeded once per call, by the first sample of the call. Seeding costs
-            about 20 microseconds per sample. This is negligible compared with decoding an image,
-            but more than reading a row. Pass False if the data set draws no random numbers. Tensors
-            are never seeded.
+            about 20 microseconds per sample. This time is negligible compared with decoding an
+            image, but longer than reading a row. Pass False if the data set draws no random
+            numbers. Tensors are never seeded.
         size_of: Function (micro-batch of your own data loader) -> number of samples in it; by
             default the first dimension of the first tensor found.
         dataset_size: Number of samples in one pass of your own data loader over all ranks. Pass it
@@ -149,7 +149,7 @@ class BatchLoader:
         """Exchange the number of samples per pass between the ranks; the controller calls this
         before `bind`.
 
-        It uses one collective operation, and none on a single process.
+        The exchange takes one collective operation, and none on a single process.
         """
         self._source.share(ranks.gather(self._source.counts()))
 
@@ -251,8 +251,8 @@ class BatchLoader:
         If a step of a data set was not committed, the next call returns the same step again.
 
         Args:
-            limit: Number of samples left in the run's budget, at least 1. The step has at most this
-                many samples, but at least one per rank.
+            limit: Number of samples left in the run's budget, at least 1. The step has at most
+                `limit` samples, but at least one sample per rank.
 
         Raises:
             ValueError: The limit is below 1, or a loader gives no data in a later pass.

@@ -63,11 +63,12 @@ class MicroBatches(Iterable[Any]):
         return self._done == self.accumulation - 1
 
     def take(self) -> bool:
-        """Record that the current micro-batch had its backward call; return whether it is the last
-        one.
+        """Record the backward call of the current micro-batch; return whether it is the last
+        micro-batch.
 
         Raises:
-            MicroBatchMissed: No micro-batch is in progress, or it already had its backward call.
+            MicroBatchMissed: No micro-batch is in progress, or backward was already called for the
+                current micro-batch.
         """
         if not self._waiting:
             raise MicroBatchMissed(
@@ -80,10 +81,10 @@ class MicroBatches(Iterable[Any]):
         return self._done == self.accumulation
 
     def check_complete(self) -> None:
-        """Check that each micro-batch of the step had its backward call.
+        """Check that backward was called for each micro-batch of the step.
 
         Raises:
-            MicroBatchMissed: Some micro-batches had no backward call.
+            MicroBatchMissed: Backward was not called for some micro-batches.
         """
         if self._done != self.accumulation:
             raise MicroBatchMissed(
@@ -121,9 +122,9 @@ SUM = 2
 def check_loss(loss: Tensor, *, samples: int) -> None:
     """Raise an error if the value cannot be the mean loss of a micro-batch.
 
-    Only torch's own loss functions show that they sum. A sum that is written out, `losses.sum()`,
-    may be a mean whose weights were already multiplied in. `lb.check` detects such a sum by
-    repeating samples.
+    Only torch's own loss functions show in the autograd graph that they compute a sum. A sum that
+    is written out, `losses.sum()`, may be a mean whose weights were already multiplied in.
+    `lb.check` detects a written-out sum by repeating samples.
 
     Args:
         loss: Loss of the micro-batch.

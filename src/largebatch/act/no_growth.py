@@ -19,7 +19,7 @@ FEWEST = 20
 def chooses_by_measuring(rule: Rule) -> bool:
     """Return whether a measured statistic decides about the batch size from the first step on.
 
-    `AutoWarmUp` is excluded, because it keeps the batch size during the warm-up.
+    `AutoWarmUp` is excluded, because `AutoWarmUp` keeps the batch size during the warm-up.
     """
     return any(_measured(one) for one in _batch_rules(rule)) and (
         "AutoWarmUp" not in names_within(rule)
@@ -107,8 +107,8 @@ def _clock_asks(seen: Measurement, after: Decider, *, first: int) -> bool:
     """Return whether a rule that follows the clock would use a larger batch now if nothing bounded
     it.
 
-    Such a rule decides from the clocks alone, so this function asks the rule again from its initial
-    state.
+    A rule that follows the clock decides from the clocks alone, so `_clock_asks` asks it again from
+    its initial state.
     """
     proposed = Decision(next_batch_size=first, base_steps=seen.scale)
     proposers = [one for one in _batch_rules(after.rule) if "batch" in one.changes]

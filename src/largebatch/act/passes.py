@@ -48,8 +48,8 @@ def samples_of_pass(loader: Any, *, most: int | None = None) -> int | None:
 def sampler_of(loader: DataLoader[Any]) -> Any:
     """Return the object that sets the order of a loader's samples.
 
-    It is the sampler inside the loader's batch sampler. A batch sampler that is not a
-    `BatchSampler` sets the order itself.
+    Usually, this object is the sampler inside the loader's batch sampler. A batch sampler that is
+    not a `BatchSampler` sets the order itself.
 
     >>> sampler_of(DataLoader(range(9), batch_sampler=BatchSampler(range(3), 2, drop_last=False)))
     range(0, 3)

@@ -48,8 +48,8 @@ class Source(Protocol):
     Attributes:
         dataset_size: Number of samples in one epoch over all ranks; None if unknown.
         stored_size: Number of samples in the data, saved with the state so that a state of other
-            data is detected. It depends neither on a sampler nor on the number of ranks. None if
-            unknown.
+            data is detected. This number depends neither on a sampler nor on the number of ranks.
+            None if unknown.
         exhausted: Whether there is no data for another step.
     """
 
@@ -106,7 +106,7 @@ class Source(Protocol):
     def state(self) -> tuple[int, int]:
         """Return (number of completed passes, micro-batches taken in the current pass).
 
-        Both are 0 for a data set; only the user's own data loader needs them.
+        Both numbers are 0 for a data set; only the user's own data loader needs them.
         """
         ...
 

@@ -23,8 +23,8 @@ class StepGuard:
     only.
 
     If another program calls a `step` that it had stored before the guard was installed, the guard
-    does not see the exception. In this case `optimizer.state_dict()` calls `abandon`, and `reset`
-    forgets the interrupted step.
+    does not see the exception. After such an interrupted step, `optimizer.state_dict()` calls
+    `abandon`, and `reset` forgets the step.
 
     This class is mutable: it counts the nested steps.
 
@@ -52,12 +52,12 @@ class StepGuard:
         self._saving = optimizer.register_state_dict_pre_hook(self._before_saving)
 
     def enter(self) -> bool:
-        """Count a step that begins; return whether it is the outermost one."""
+        """Count a step that begins; return whether this step is the outermost one."""
         self._depth += 1
         return self._depth == 1 or not self._may_be_nested()
 
     def leave(self) -> bool:
-        """Count a step that ends; return whether it is the outermost one."""
+        """Count a step that ends; return whether this step is the outermost one."""
         self._depth -= 1
         return self._depth == 0 or not self._may_be_nested()
 
@@ -97,8 +97,8 @@ class StepGuard:
         """Return whether one step may run inside another step.
 
         If the guard does not wrap the running step, the depth counter may also come from an
-        interrupted step. Then nested steps are possible only if several classes' steps call the
-        hooks.
+        interrupted step. In this case, nested steps are possible only if the `step` methods of
+        several classes call the hooks.
         """
         steps = (vars(kind).get("step") for kind in type(self._optimizer).__mro__)
         hooked = [step for step in steps if inspect.isfunction(step) and "hooked" in vars(step)]

@@ -22,8 +22,9 @@ class StepHooks:
 
     Args:
         members: Optimizers of the control.
-        before: Function called before each optimizer steps. Its arguments are whether this
-            optimizer is the first one in the step, the optimizer, and the arguments of its `step`.
+        before: Function called before each optimizer steps. The arguments of `before` are: whether
+            this optimizer is the first one in the step, the optimizer, and the arguments of the
+            optimizer's `step`.
         after: Function called after each optimizer has stepped, with whether it was the last one in
             the step.
         refuse: Function called with an error instead of `before`, if an optimizer steps twice in

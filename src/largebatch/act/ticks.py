@@ -30,7 +30,8 @@ class Ticks:
         ([10, 20, 30], [], [40])
 
         Args:
-            every: Interval in base steps, above 0. A whole number gives whole multiples.
+            every: Interval in base steps, above 0. If `every` is a whole number, the multiples are
+                whole numbers.
             now: Clock in base steps.
 
         Raises:

@@ -300,13 +300,13 @@ def watch(
     On one process, a loop with one backward call per step is measured from the gradients of single
     examples: in every 8th of the first 128 steps, and in every 160th step after that. If the
     model's examples depend on each other, or cannot be separated, `watch` compares consecutive
-    steps instead. This comparison is approximate, and the printed label says so.
+    steps instead. Comparing consecutive steps is approximate, and the printed label says so.
 
     By default, the true gradient is the mean gradient over fresh samples of the distribution. If
     training repeats a small data set many times, pass `dataset_size`: the noise scale is then that
-    of the data set's own gradient. It is approximate while the weights move within an epoch. In one
-    test, late in training and at a large learning rate, the estimate was a third of the true noise
-    scale (docs/noise-scale.md).
+    of the data set's own gradient. This noise scale is approximate while the weights move within an
+    epoch. In one test, late in training and at a large learning rate, the estimate was a third of
+    the true noise scale (docs/noise-scale.md).
 
     >>> import torch, largebatch as lb
     >>> model = torch.nn.Linear(3, 1)

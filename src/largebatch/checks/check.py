@@ -58,8 +58,8 @@ def check(
         loss: Function (model, micro-batch) -> mean loss, as in the training loop, but neither
             scaled nor divided by the number of micro-batches. If the loss is omitted, nothing is
             computed.
-        batch: One micro-batch of this rank. Pass it only under `lb.attach`, because `lb.Controller`
-            reads its own micro-batches.
+        batch: One micro-batch of this rank. Pass a micro-batch only under `lb.attach`, because
+            `lb.Controller` reads its own micro-batches.
         seconds: Approximate time in seconds for timing the overhead of measuring; 0 skips the
             timing.
 
@@ -165,7 +165,7 @@ def _with_loss(subject: CheckedRun, loss: Loss, micro_batch: Any) -> list[Findin
 
 
 def _with_copy(subject: CheckedRun, loss: Loss, *, seconds: float) -> list[Finding]:
-    """Run the checks that need optimizer steps; a copy of the run takes these steps."""
+    """Run the checks that need optimizer steps; a copy of the run takes the steps."""
     parts = max(min(subject.accumulation, PARTS), 1 if subject.ranks > 1 else 2)
     given = subject.micro_batches
     names = optimizer_names(subject.optimizer)

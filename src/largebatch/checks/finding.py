@@ -21,7 +21,7 @@ class Finding:
         level: "ok"; "note" for a fact worth knowing; "warning" if numbers may mean something else
             than expected; "error" if the run would be wrong or fail.
         seen: What the check saw, with numbers.
-        why: Reason why it matters.
+        why: Reason why the finding matters.
         remedy: What to do, with a line to paste.
     """
 
@@ -66,7 +66,7 @@ def merged(ranks: Sequence[Sequence[Finding]]) -> list[Finding]:
     """Return one list from the findings of all ranks.
 
     For each check, the list has the findings of a rank with the worst level. The text names the
-    ranks with this level, unless all ranks have it.
+    ranks with the worst level, unless all ranks have this level.
 
     >>> ok, bad = (Finding(name="x", level=level, seen="Seen.") for level in ("ok", "error"))
     >>> merged([[ok], [bad]])[0].seen

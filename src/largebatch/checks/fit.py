@@ -49,10 +49,11 @@ def fit_micro_batch(
         control = lb.Controller(model, optimizer, rule, batches, base_batch_size=64)
         print(lb.fit_micro_batch(control, lambda model, batch: loss_fn(model(batch[0]), batch[1])))
 
-    Call it before the first step, on every rank. All ranks get the same size: the smallest size
-    that any rank found. Forward and backward passes run on larger and larger micro-batches of the
-    next samples, up to the largest micro-batch that the run can need. The passes change nothing in
-    the run, as in `check`. A size that was found before, or that is in a loaded state, is kept.
+    Call `fit_micro_batch` before the first step, on every rank. All ranks get the same size: the
+    smallest size that any rank found. Forward and backward passes run on larger and larger
+    micro-batches of the next samples, up to the largest micro-batch that the run can need. The
+    passes change nothing in the run, as in `check`. A size that was found before, or that is in a
+    loaded state, is kept.
 
     >>> import torch, largebatch as lb
     >>> model, data = torch.nn.Linear(3, 1), torch.randn(64, 3)
@@ -66,7 +67,7 @@ def fit_micro_batch(
         control: Object that `lb.Controller` returned.
         loss: Function (model, micro-batch) -> mean loss, as in the training loop.
         most: Largest micro-batch size to try, in samples. All tries together cost about two and a
-            half times the work of this size.
+            half times the work of the largest size.
         memory_limit: Number of bytes that this process may hold; only for the CPU. None allows what
             the process already holds plus half of the available memory, shared by the ranks on this
             machine.

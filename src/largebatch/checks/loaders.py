@@ -65,7 +65,7 @@ def _left_out(batches: BatchSampler) -> list[Finding]:
 def _worker_seeds(loader: DataLoader[Any]) -> list[Finding]:
     """Find a `worker_init_fn` that gives two workers the same random seed.
 
-    Such a function overrides the different seeds that torch gives the workers.
+    A `worker_init_fn` with a fixed seed overrides the different seeds that torch gives the workers.
     """
     if loader.num_workers < 2 or loader.worker_init_fn is None:
         return []

@@ -44,8 +44,8 @@ def check_closure(optimizer: Optimizer) -> list[Finding]:
 def check_rule(optimizer: Optimizer, decider: Decider) -> list[Finding]:
     """Check the rule against the optimizer, the base batch size and the data set.
 
-    It reports AdaScale with Adam, a batch below the base batch size, and a batch above the data
-    set's size.
+    The check reports AdaScale with Adam, a batch below the base batch size, and a batch above the
+    data set's size.
     """
     found = []
     batch, base = decider.batch_size, decider.base_batch_size

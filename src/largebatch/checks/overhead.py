@@ -1,7 +1,8 @@
 """Time the overhead of measuring: compare a plain loop, the same loop again, and a measured loop.
 
-The three loops take turns on one copy of the model. Their learning rate is 0, so the weights do not
-change. Only the ratios within one round count, because the machine's speed drifts between rounds.
+The three loops take turns on one copy of the model. The learning rate of all three loops is 0, so
+the weights do not change. Only the ratios within one round count, because the machine's speed
+drifts between rounds.
 """
 
 from __future__ import annotations

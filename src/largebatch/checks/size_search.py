@@ -37,8 +37,8 @@ class MicroBatchFit:
 
 
 Attempt = Callable[[int], str | None]
-"""Function that tries a micro-batch of the given number of samples. It returns the reason why the
-micro-batch does not fit, or None if it fits.
+"""Function that tries a micro-batch of the given number of samples. The function returns the reason
+why the micro-batch does not fit, or None if it fits.
 """
 
 
@@ -80,7 +80,7 @@ class SizeTrials:
 
     Args:
         run: Function that runs forward and backward on the given number of samples. The memory that
-            it still holds afterwards stays allocated until the next call.
+            `run` still holds when it returns stays allocated until the next call.
         limit: Number of bytes that this process may hold, on the CPU. None detects the limit by the
             out-of-memory error instead.
         device: Device that holds the model.
@@ -109,8 +109,9 @@ class SizeTrials:
         """Return the predicted memory of the process in bytes for a micro-batch, from the previous
         tries.
 
-        The prediction continues the line through the last two tries. It is steeper if the memory
-        use has become steeper, as with a loss that compares each sample with every other sample.
+        The prediction continues the line through the last two tries. The line is made steeper if
+        the memory use has become steeper, as with a loss that compares each sample with every other
+        sample.
         """
         if not self._took:
             return resident() if self._limit is not None else 0

@@ -17,13 +17,13 @@ compared with the curvature (x is their product):
 
 On noisy quadratics with x up to 0.3, the forecast at 8 times the batch is therefore 1 to 4 % too
 high. On digits with momentum 0.9 and lr 0.05, it is 28 % too high in the mean of ten runs. A probe
-does not measure x. For SGD, `useful_signal` gives an upper bound of the part due to noise.
-The lower bound of the interval comes from a run in which this part shrinks by r / S.
+does not measure x. For SGD, `useful_signal` gives an upper bound of the part due to noise. The
+lower bound of the interval comes from a run in which this part shrinks by r / S.
 
-Each step reads as many base steps as the previous step counted as. Its average is then about as
-exact as the batch of a real step. A steep fall at the start of a run, where the gain is small, also
-stays steep. Reading S base steps gave up to 7 % too many steps on these quadratics at 8 times the
-batch, and up to 48 % too many at 128 times.
+Each step reads as many base steps as the previous step counted as. The average over these base
+steps is about as exact as the measurement in a real step. A steep fall at the start of a run, where
+the gain is small, also stays steep. Reading S base steps gave up to 7 % too many steps on these
+quadratics at 8 times the batch, and up to 48 % too many at 128 times.
 
 Johnson et al.: AdaScale SGD, 2020, arXiv 2007.05105.
 """
@@ -49,8 +49,8 @@ VARIATIONS = 48
 WIDTH = 2.306
 """Half of a 95 % confidence interval, in standard deviations.
 
-It is Student's t with 8 degrees of freedom, because the errors of the few blocks with a large
-gradient count most.
+The value is Student's t with 8 degrees of freedom, because the errors of the few blocks with a
+large gradient count most.
 """
 
 SETTLED = 2e-6
@@ -102,7 +102,8 @@ def forecast_gain(
     variations of the path, limited to [T / S, T]. Quantiles of these runs would cover less: if the
     path is lower than the truth by chance, the variations are spread too little upwards. If
     `useful` is given, one more run is simulated, in which a smaller part of the squared norm is due
-    to noise. If this run takes fewer steps, the lower bound is computed from its steps.
+    to noise. If this additional run takes fewer steps, the lower bound is computed from the steps
+    of the additional run.
 
     Measured coverage for artificial paths of 200 and 400 steps, falling and flat: 0.93 to 1.0 with
     independent errors, and 0.83 to 0.93 if half of the errors' variance lasts for five steps.

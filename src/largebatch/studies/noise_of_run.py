@@ -8,8 +8,9 @@ therefore take the integral of 1 / r over the base steps, which is linear in s:
     steps = T (1 / S + (1 - 1 / S) mean(s)),    where each base step has the same weight
 
 If the noise scale changes along a run, one number therefore represents the whole run at every
-scale: b (1 - mean(s)) / mean(s). The gain of this noise scale is T / steps. AdaScale itself decides
-from running averages, which lag behind the current noise; `gain_forecast` simulates this lag.
+scale: b (1 - mean(s)) / mean(s). The gain that follows from this noise scale is T / steps. AdaScale
+itself decides from running averages, which lag behind the current noise; `gain_forecast` simulates
+this lag.
 """
 
 from __future__ import annotations
@@ -122,7 +123,8 @@ def noise_of_run(
         pieces: Pieces of the probe.
         base_batch_size: Base batch size b in samples.
         run_steps: Base steps of the whole run, at least the probed steps.
-        pooled: Estimate over all steps; it gives the reason if no piece has an estimate.
+        pooled: Estimate over all steps; the pooled estimate gives the reason if no piece has an
+            estimate.
     """
     if pooled.estimate is not None and pooled.estimate.dataset_size is not None:
         return pooled
@@ -223,9 +225,10 @@ def overscaled(series: Sequence[tuple[float, float]], *, batch_size: int, parame
     """Return whether Adam's denominators are too small for the gradients of these steps.
 
     Adam divides each element of a gradient by the root of its average square, so the squared norm
-    of the result is about the number of elements. It is much larger if an element is rarely used,
-    such as a row of an embedding: when the element is used, it is divided by almost zero, and it
-    hides the noise of all other elements. The limit is OVERSCALED times the number of elements.
+    of the result is about the number of elements. The squared norm is much larger if an element is
+    rarely used, such as a row of an embedding. When such an element is used, Adam divides it by
+    almost zero, and the element hides the noise of all other elements. `overscaled` returns True if
+    the mean squared norm exceeds OVERSCALED times the number of elements.
 
     >>> overscaled([(16.0, 3.0)], batch_size=16, parameters=4)
     False

@@ -9,8 +9,8 @@ times (one core). So 4 micro-batches give the best ratio of precision to cost.
 Accumulating several base batches at the same weights would give more precision per sample, because
 only gradients at the same weights can be compared. But such a step costs the samples of several
 steps and moves the weights only once. The probe would therefore see only a small part of the run,
-although the noise scale changes along the run. If no noise scale is found otherwise, set a larger
-`batch_size=` to do this.
+although the noise scale changes along the run. If the probe finds no noise scale, pass a larger
+`batch_size=` to accumulate several base batches per measured step.
 """
 
 from __future__ import annotations

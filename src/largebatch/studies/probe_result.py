@@ -38,8 +38,8 @@ class ProbeResult:
         optimizer: Class name of the optimizer.
         adam: Whether the optimizer belongs to the Adam family.
         preconditioned: Whether noise scales are those of the preconditioned gradient (divided as
-            Adam divides it). With Adam, it is False if Adam's denominators are too small
-            (`overscaled`). The noise scales of blocks are always those of the raw gradient.
+            Adam divides it). With Adam, `preconditioned` is False if Adam's denominators are too
+            small (`overscaled`). The noise scales of blocks are always those of the raw gradient.
         base_lr: Learning rate of the first parameter group.
         base_batch_size: Base batch size b in samples.
         batch_size: Number of samples in one measured step.

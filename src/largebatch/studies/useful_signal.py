@@ -17,8 +17,8 @@ large.
 
 This method counts G'HG as a part of the noise part. Near the largest stable learning rate, G'HG is
 not small, so the computed noise part is too large. The useful part is therefore a lower bound, and
-it is used only for the lower bound of an interval. Weight decay also moves the weights; its effect
-is neglected.
+it is used only for the lower bound of an interval. The effect of weight decay, which also moves the
+weights, is neglected.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _error(losses: Sequence[float], means: Series, weights: Series) -> float:
     """Return a bound on the standard error of the sum over all steps of weight times fall of the
     loss.
 
-    This sum depends on the first mean, on the last mean, and on the other means times the
+    The sum can be written with the first mean, the last mean, and the other means times the
     differences of consecutive weights.
     """
     away = np.asarray(losses) - (means[:-1] + means[1:]) / 2.0
