@@ -53,7 +53,7 @@ def test_the_model_is_described() -> None:
     found = probe(model, optimizer, cross_entropy, blobs(), base_batch_size=32, steps=4)
     by_name = {finding.name: finding for finding in found.checks}
     assert by_name["batch normalization"].level == "warning"
-    assert "1 batch normalization layers" in by_name["batch normalization"].seen
+    assert "1 batch normalization layer(s)" in by_name["batch normalization"].seen
     assert "of 8 samples, but the base batch size is 32" in by_name["batch normalization"].seen
     assert "dropout with probability 0.3" in by_name["dropout"].seen
     assert by_name["frozen parameters"].seen.endswith(": 3.bias.")

@@ -239,8 +239,8 @@ class Attached(Control):
         if isinstance(plain, Mapping) and "batches" in plain:
             raise CheckpointError(
                 "The state holds a position in the data ('batches'), so lb.Controller saved it. "
-                "It cannot be loaded after lb.attach. Build an lb.Controller, or start a new "
-                "run from the model's weights."
+                "A run built by lb.attach cannot load this state. Build an lb.Controller, or "
+                "start a new run from the model's weights."
             )
         resumed = self._read_state(plain, decider=self.decider)
         decider = replace(resumed.decider, batch_size=self.observer.batch_size)
@@ -390,8 +390,8 @@ class Attached(Control):
             return None
         names = rule_names(self.decider.rule, lambda rule: "loss" in rule.needs)
         return LargeBatchError(
-            f"{names} needs the loss, but no loss was passed in this step. Pass the loss of each "
-            "micro-batch before its loss.backward(): control.loss(loss)."
+            f"{names} needs the loss, but no loss was passed in this step. Before each "
+            "loss.backward(), pass the loss: control.loss(loss)."
         )
 
     def _enter(self, reading: Reading) -> Measurement:
@@ -483,8 +483,8 @@ def attach(
             and lets the control detect missing or repeated micro-batches. None takes the number
             from the first step.
         samples: Function (args, kwargs) of the model's forward call -> number of samples in that
-            call. Pass it if the samples are not along the first dimension of the first argument, or
-            if micro-batches have unequal sizes.
+            call. Pass this function if the samples are not along the first dimension of the first
+            argument, or if micro-batches have unequal sizes.
         reduction: "mean" if each rank's loss is a mean over the rank's own samples, as is usual
             under DistributedDataParallel. "sum" if each rank divides by the number of samples, or
             tokens, of all ranks. The choice scales the recorded variance and squared norm, but not

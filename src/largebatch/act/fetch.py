@@ -4,9 +4,9 @@ Tensors are indexed as a whole, `__getitems__` is called once per micro-batch, a
 are read item by item.
 
 The content of a sample is a function of (seed, position in the stream), even if its data set draws
-random numbers. For this, Python's, NumPy's and torch's global CPU generators are seeded before each
-sample and restored after the micro-batch. Augmentation therefore does not depend on the number of
-ranks, on the chunks or on the workers.
+random numbers. To achieve this, Python's, NumPy's and torch's global CPU generators are seeded
+before each sample and restored after the micro-batch. Augmentation therefore does not depend on the
+number of ranks, on the chunks or on the workers.
 """
 
 from __future__ import annotations

@@ -185,8 +185,8 @@ def check_reduced_by_ddp(meter: Meter) -> None:
     """Check that the meter does not expect the user's own loop to average the gradients over the
     ranks.
 
-    `lb.Controller` takes the optimizer step itself, so the user's code has no place for this
-    average.
+    `lb.Controller` takes the optimizer step itself, so the user's code cannot average the gradients
+    before the step.
 
     Raises:
         ValueError: The meter was built with `replicated=True`.

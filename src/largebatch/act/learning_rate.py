@@ -79,7 +79,8 @@ def tick(
 
     Returns:
         Number of times the scheduler was stepped: floor(after) - floor(before). Steps past the end
-        of a `OneCycleLR` are left out, because it would raise an error there, also inside a
+        of a `OneCycleLR` are left out, because `OneCycleLR` would raise an error there, also inside
+        a
         `SequentialLR` or a `ChainedScheduler`.
 
     Raises:

@@ -95,9 +95,10 @@ class BatchLoader:
             numbers. Tensors are never seeded.
         size_of: Function (micro-batch of your own data loader) -> number of samples in it; by
             default the first dimension of the first tensor found.
-        dataset_size: Number of samples in one pass of your own data loader over all ranks. Pass it
-            if the samplers do not show it: an `IterableDataset`, a sampler without a length, or an
-            iterable that is not a `DataLoader`. None counts the samples as `OwnLoader` describes.
+        dataset_size: Number of samples in one pass of your own data loader over all ranks. Pass
+            this number if the samplers do not show it: an `IterableDataset`, a sampler without a
+            length, or an iterable that is not a `DataLoader`. None counts the samples as
+            `OwnLoader` describes.
 
     Raises:
         ValueError: A size is below 1, the source cannot be read, or an option does not apply to the

@@ -39,7 +39,7 @@ class Notices:
             self._growth.resume(decider)
 
     def tell(self, seen: Measurement, decision: Decision, *, after: Decider) -> None:
-        """Warn about the events of one step.
+        """Warn if a step gave a notice, or if its batch should have grown by now.
 
         Args:
             seen, decision: Measurement and decision of the step.

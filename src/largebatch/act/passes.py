@@ -95,8 +95,8 @@ def sizes_of_batches(batches: Any, *, dataset: Any) -> list[int] | None:
     [2, 1]
 
     Args:
-        batches: Batch sampler; it is not changed.
-        dataset: Data set of the loader; it is not copied.
+        batches: Batch sampler, which is not changed.
+        dataset: Data set of the loader, which is not copied.
     """
     count = known_length(batches)
     if count is None:

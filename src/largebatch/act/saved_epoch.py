@@ -13,10 +13,10 @@ from largebatch.core.decider import Decider
 def with_saved_epoch(decider: Decider, plain: Any) -> Decider:
     """Return the decider with the `dataset_size` of a saved state.
 
-    Use it if the epoch length was counted from a loader: this count depends on the number of ranks,
-    and version 0.1 counted the data set behind the loader. Budgets and schedules were computed from
-    the saved number, so a resumed run keeps it. The state of the loader checks whether the data are
-    the same.
+    Use `with_saved_epoch` if the epoch length was counted from a loader, because this count depends
+    on the number of ranks, and version 0.1 counted the data set behind the loader. Budgets and
+    schedules were computed from the saved number, so a resumed run keeps it. The state of the
+    loader checks whether the data are the same.
     """
     if not isinstance(plain, Mapping) or "dataset_size" not in plain:
         return decider

@@ -79,7 +79,7 @@ def check_norms(
             Finding(
                 name="synchronised batch normalization",
                 level="warning",
-                seen=f"The model has {len(together)} SyncBatchNorm layers: {named(together)}.",
+                seen=f"The model has {len(together)} SyncBatchNorm layer(s): {named(together)}.",
                 why="The gradient of each rank then depends on the samples of the other ranks, so "
                 "the gradients are not independent and the measured noise is too small.",
                 remedy="Normalize within each sample, nn.GroupNorm(8, channels), or within each "
@@ -93,7 +93,7 @@ def check_norms(
             Finding(
                 name="batch normalization",
                 level="note" if same else "warning",
-                seen=f"The model has {apart} batch normalization layers, the first of which is "
+                seen=f"The model has {apart} batch normalization layer(s), the first of which is "
                 f"{next(iter(norms))!r}. They normalize over one micro-batch {size}"
                 + (
                     ", which equals the base batch size."

@@ -99,11 +99,11 @@ def forecast_gain(
     """Return the forecast of AdaScale's steps and samples at one scale over the whole run.
 
     The 95 % confidence interval is the value +- WIDTH standard deviations of simulated runs along
-    variations of the path, limited to [T / S, T]. Quantiles of these runs would cover less: if the
-    path is lower than the truth by chance, the variations are spread too little upwards. If
-    `useful` is given, one more run is simulated, in which a smaller part of the squared norm is due
-    to noise. If this additional run takes fewer steps, the lower bound is computed from the steps
-    of the additional run.
+    variations of the path, limited to [T / S, T]. Quantiles of the simulated runs would cover the
+    true value less often: if the path is lower than the truth by chance, the variations are spread
+    too little upwards. If `useful` is given, one more run is simulated, in which a smaller part of
+    the squared norm is due to noise. If this additional run takes fewer steps, the lower bound is
+    computed from the steps of the additional run.
 
     Measured coverage for artificial paths of 200 and 400 steps, falling and flat: 0.93 to 1.0 with
     independent errors, and 0.83 to 0.93 if half of the errors' variance lasts for five steps.
@@ -156,8 +156,8 @@ def simulated_steps(
 ) -> float:
     """Return the number of steps that AdaScale takes for `run_steps` base steps along a path.
 
-    The last step counts only by the fraction that the run still needs. The parts of a step are its
-    base batches.
+    The last step counts only by the fraction that the run still needs. In the simulation, each base
+    batch of a step is measured separately.
 
     Args:
         path: Path of the noise along the run.

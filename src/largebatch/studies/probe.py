@@ -71,7 +71,7 @@ def probe(
         optimizer: Optimizer of the model, with the learning rate that suits `base_batch_size`.
         loss: Function (model, batch) -> mean loss of the batch, a scalar tensor.
         batches: Data set, tensors, or a loader whose batches are cut into smaller ones. On several
-            ranks, each rank has its own loader. An iterator is used up.
+            ranks, each rank has its own loader. If `batches` is an iterator, the probe uses it up.
         base_batch_size: Base batch size b: number of samples per step over all ranks, at least 2.
         steps: Number of steps to train.
         run_steps: Number of steps of the whole run at the base batch size, for the forecast, at

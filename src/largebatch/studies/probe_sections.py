@@ -82,7 +82,7 @@ def _stretch(piece: Stretch) -> tuple[str, ...]:
 def batches_section(outlook: BatchOutlook, *, base_batch_size: int, adam: bool) -> Section:
     """Return the section about the learning rate, steps and samples of larger batches."""
     base = base_batch_size
-    heads = ("batch", "scale", "learning rate, x base", "steps, x base", "samples, x base")
+    heads = ("batch", "scale", "learning rate (x base)", "steps (x base)", "samples (x base)")
     rows = [
         (
             f"{row.batch_size:,}",
@@ -101,9 +101,10 @@ def batches_section(outlook: BatchOutlook, *, base_batch_size: int, adam: bool) 
     else:
         pays = f"Even doubling the base batch of {base:,} saves less than a quarter of the steps."
     half = (
-        "Half efficiency: the run needs twice the samples of the base batch at a batch of "
-        f"{interval(outlook.twice_base)}, and twice the samples of the smallest possible batch at "
-        f"{interval(outlook.twice_fewest)}."
+        f"Half efficiency: with a batch of {interval(outlook.twice_base)} samples, the run needs "
+        "twice the samples of a run with the base batch. With a batch of "
+        f"{interval(outlook.twice_fewest)}, the run needs twice the smallest possible number of "
+        "samples."
     )
     rate = ("Adam's learning rate is multiplied by the square root of the gain: a rule of thumb.",)
     return Section(

@@ -26,7 +26,7 @@ class Block:
 
     Args:
         name: Name of the module.
-        parameters: Number of elements of its parameters.
+        parameters: Number of elements in the parameters of the module.
         noise_share: Share of this part in the variance of one sample's gradient, over all steps.
         noise: Noise scale of this part over the run.
     """
