@@ -205,7 +205,7 @@ def test_synchronised_normalization_is_a_warning_on_several_ranks() -> None:
     """Torch runs it on GPUs alone, so the model is looked at and not run."""
     model = nn.SyncBatchNorm.convert_sync_batchnorm(classifier(nn.BatchNorm1d(7)))
     (found,) = check_norms(model, micro_batch=16, base=16, ranks=2)
-    assert (found.name, found.level) == ("synchronised batch normalization", "warning")
+    assert (found.name, found.level) == ("synchronized batch normalization", "warning")
     assert "1 SyncBatchNorm layer(s): 1." in found.seen
     (alone,) = check_norms(model, micro_batch=16, base=16, ranks=1)
     assert (alone.name, alone.level) == ("batch normalization", "note")

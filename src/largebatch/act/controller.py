@@ -26,7 +26,7 @@ from largebatch.act.guards import (
     check_variance,
 )
 from largebatch.act.loader import BatchLoader
-from largebatch.act.micro_batches import MicroBatches, check_loss, smaller, weight_of
+from largebatch.act.micro_batches import MicroBatches, check_loss, memory_advice, weight_of
 from largebatch.act.needs import check_needs
 from largebatch.act.prepared import bare_optimizer
 from largebatch.act.run_facts import clocks_of, digest_of, optimizer_facts, run_facts
@@ -290,7 +290,7 @@ class Controller(Control):
         try:
             self.meter.backward(loss, share=share, weight=weight, samples=step.size, last=last)
         except torch.OutOfMemoryError as error:
-            error.add_note(smaller(step.size))
+            error.add_note(memory_advice(step.size))
             raise
 
     def measure(self) -> Reading:

@@ -27,12 +27,12 @@ def leading_size(micro_batch: Any) -> int:
     return found.shape[0]
 
 
-def doubt_of_size(micro_batch: Any) -> str:
+def dimension_advice(micro_batch: Any) -> str:
     """Return advice in case the first dimension is not that of the samples.
 
     The result is "" if the first dimensions of all tensors of the micro-batch are equal.
 
-    >>> doubt_of_size((Tensor(50, 8, 3), Tensor(8)))[:53]
+    >>> dimension_advice((Tensor(50, 8, 3), Tensor(8)))[:53]
     ' The first dimensions of its tensors are 50, 8. If th'
     """
     lengths = [tensor.shape[0] for tensor in _tensors(micro_batch) if tensor.ndim]

@@ -42,8 +42,8 @@ class MicroBatches(Iterable[Any]):
         self._planned = planned
         self._replica = replica
         self._quiet = quiet
-        unsynchronised = quiet or planned.accumulation > 1
-        if replica is not None and replica.static_graph and unsynchronised:
+        unsynchronized = quiet or planned.accumulation > 1
+        if replica is not None and replica.static_graph and unsynchronized:
             raise LargeBatchError(
                 "DistributedDataParallel(static_graph=True) was given, but torch raises an error "
                 "with it if the first backward call does not synchronize the gradients. Several "
@@ -168,7 +168,7 @@ def weight_of(weight: float | Tensor | None, *, samples: int) -> float:
     return weight
 
 
-def smaller(samples: int) -> str:
+def memory_advice(samples: int) -> str:
     """Return advice for a micro-batch that is too large for the memory.
 
     Args:

@@ -14,7 +14,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from largebatch.act.leading_size import doubt_of_size, leading_size
+from largebatch.act.leading_size import dimension_advice, leading_size
 from largebatch.act.passes import known_length, sampler_of, samples_of_pass, sum_of_known
 from largebatch.act.planned_step import PassCounts, PlannedStep
 
@@ -99,7 +99,7 @@ class OwnLoader:
         if self._held is None:
             return  # a resumed iterator may be at its end
         size = self._first  # in a resumed run, the size of the first micro-batch of the pass
-        doubt = doubt_of_size(self._held[0]) if self._size_of is leading_size else ""
+        advice = dimension_advice(self._held[0]) if self._size_of is leading_size else ""
         if batch_size < ranks * size or -(-batch_size // (ranks * size)) < self._least:
             raise ValueError(
                 f"A batch of {batch_size} samples over {ranks} rank(s) needs at least "
@@ -107,7 +107,7 @@ class OwnLoader:
                 f"holds {size} samples. Use a larger batch, "
                 f"BatchLoader(loader, batch_size={ranks * size * self._least}), or smaller "
                 f"micro-batches: DataLoader(dataset, batch_size="
-                f"{max(batch_size // (ranks * self._least), 1)}).{doubt}"
+                f"{max(batch_size // (ranks * self._least), 1)}).{advice}"
             )
 
     def limit(self, most: int) -> None:

@@ -77,7 +77,7 @@ def check_norms(
     if together and ranks > 1:
         found.append(
             Finding(
-                name="synchronised batch normalization",
+                name="synchronized batch normalization",
                 level="warning",
                 seen=f"The model has {len(together)} SyncBatchNorm layer(s): {named(together)}.",
                 why="The gradient of each rank then depends on the samples of the other ranks, so "

@@ -57,8 +57,8 @@ def keep_run_state(
         stack.enter_context(keep_module_state(inside, also=list(inside.parameters())))
         if wrapper is not None:
             stack.enter_context(wrapper.no_sync())
-            synchronises = wrapper.require_forward_param_sync
-            stack.callback(setattr, wrapper, "require_forward_param_sync", synchronises)
+            synchronizes = wrapper.require_forward_param_sync
+            stack.callback(setattr, wrapper, "require_forward_param_sync", synchronizes)
         try:
             for parameter in held:
                 parameter.grad = None
