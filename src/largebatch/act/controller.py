@@ -150,7 +150,9 @@ class Controller(Control):
 
     @property
     def in_step(self) -> bool:
-        """Whether a step is in progress: `steps` has yielded it, and `step` was not called yet."""
+        """Whether a step is in progress, that is, after `steps` has yielded a step and before
+        `step` is called.
+        """
         return self._step is not None
 
     def resize(self, batch_size: int) -> None:
