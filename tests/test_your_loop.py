@@ -114,7 +114,7 @@ def test_under_batch_normalization_attach_refuses_and_watch_shows_pairs_of_steps
     with pytest.raises(LargeBatchError, match="Single examples cannot be measured by themselves"):
         run([edited(attached, "control = lb", head + "control = lb")])
     noise = run([edited(watched, "noise = lb", head + "noise = lb")])["noise"]
-    assert noise.label.startswith("from pairs of consecutive steps")
+    assert noise.label.startswith("measured from pairs of consecutive steps")
 
 
 def test_a_batch_that_was_given_up_counts_nothing() -> None:

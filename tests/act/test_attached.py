@@ -347,7 +347,7 @@ def test_a_second_rule_on_one_optimizer_is_refused() -> None:
     model = small_model()
     optimizer = sgd(model)
     first = attach(model, optimizer, Factor(), batch_size=12, base_batch_size=4)
-    with pytest.raises(ValueError, match=r"attached to this optimizer already.*control\.close\(\)"):
+    with pytest.raises(ValueError, match=r"already uses this optimizer.*control\.close\(\)"):
         attach(model, optimizer, Factor(), batch_size=12, base_batch_size=4)
     first.close()
     attach(model, optimizer, Factor(), batch_size=12, base_batch_size=4)
@@ -360,7 +360,7 @@ def test_a_parameter_group_added_later_is_refused_at_the_next_step() -> None:
     control.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
     before = weights(model)
     accumulate(model, 1)
-    with pytest.raises(LargeBatchError, match=r"moved 4 trainable parameters .* moves 5 now"):
+    with pytest.raises(LargeBatchError, match=r"moved 4 trainable parameters .* now it moves 5"):
         control.optimizer.step()
     assert all(map(torch.equal, before, weights(model)))
 
@@ -603,7 +603,7 @@ def test_calling_decide_is_refused_if_the_optimizer_step_already_decides() -> No
         model, sgd(model), AdaScale(), batch_size=12, base_batch_size=4, micro_batches=3
     ) as control:
         accumulate(model, 0, parts=3)
-        with pytest.raises(LargeBatchError, match=r"control\.decide\(\) would decide twice"):
+        with pytest.raises(LargeBatchError, match=r"decide\(\) would decide a second time"):
             control.decide()
         control.optimizer.step()
         control.complete()  # nothing is left to close

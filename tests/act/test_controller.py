@@ -226,7 +226,7 @@ def test_a_data_set_smaller_than_the_batch_is_read_again() -> None:
 )  # fmt: skip
 def test_a_budget_that_is_not_one_amount_above_zero_is_refused(budget: dict[str, float]) -> None:
     control = controller(small_model())
-    with pytest.raises(ValueError, match=r"one amount above 0 .*control\.steps\(epochs=90\)"):
+    with pytest.raises(ValueError, match=r"one amount above 0.*control\.steps\(epochs=90\)"):
         control.steps(**budget)
     train(control, samples=12.0)  # nothing was begun, and 1.2e1 samples are 12
     assert control.samples == 12
@@ -246,7 +246,7 @@ def test_epochs_of_data_without_a_size_are_refused() -> None:
 def test_the_budget_is_given_once() -> None:
     control = controller(small_model())
     train(control, samples=24)
-    with pytest.raises(ValueError, match=r"budget is samples=24; .*control\.steps\(samples=24\)"):
+    with pytest.raises(ValueError, match=r"budget samples=24, .*control\.steps\(samples=24\)"):
         control.steps(samples=25)
     assert train(control, samples=24) == []
 
@@ -425,7 +425,7 @@ def controller_on(source: Any, model: nn.Module, **options: Any) -> Controller:
 def test_a_first_loss_that_is_not_finite_ends_training_before_a_weight_moves() -> None:
     model = small_model()
     control = controller_on(poisoned(5), model)
-    with pytest.raises(NotFinite, match="no weight was changed"):
+    with pytest.raises(NotFinite, match="changed no weight"):
         train(control, steps=3)
     for a, b in zip(weights(model), weights(small_model()), strict=True):
         assert torch.equal(a, b)
@@ -538,7 +538,7 @@ def test_parameters_added_or_released_during_the_run_are_refused() -> None:
     steps = _stepping(control, steps=2)
     next(steps)
     model[0].bias.requires_grad_(True)
-    with pytest.raises(LargeBatchError, match=r"moved 3 trainable parameters .* moves 4 now"):
+    with pytest.raises(LargeBatchError, match=r"moved 3 trainable parameters .* now it moves 4"):
         next(steps)
     assert control.optimizer_steps == 1
 
@@ -607,7 +607,7 @@ def test_close_ends_a_run_that_was_left_early() -> None:
     next(control.steps(samples=36))
     control.close()
     assert record.calls == ["start", "close"]
-    with pytest.raises(MicroBatchMissed, match="no step in hand"):
+    with pytest.raises(MicroBatchMissed, match="No step is in progress"):
         control.step()
 
 

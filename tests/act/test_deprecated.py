@@ -32,8 +32,8 @@ def points_here(caught: Sequence[warnings.WarningMessage]) -> bool:
 def test_a_controllers_check_warns_and_finds_what_the_function_finds() -> None:
     control = controller()
     text = (
-        "control.check is a function now, and the method is removed in 0.3. "
-        "Write lb.check(control, loss)."
+        "control.check is deprecated and will be removed in 0.3. "
+        "Call lb.check(control, loss) instead."
     )
     with pytest.warns(DeprecationWarning, match=f"^{re.escape(text)}$") as caught:
         found = control.check(mean_loss, seconds=0.0)
@@ -47,7 +47,7 @@ def test_an_attached_runs_check_warns_and_finds_what_the_function_finds() -> Non
         model, sgd(model), lb.AdaScale(), batch_size=8, base_batch_size=4, micro_batches=2
     ) as control:
         batch = tuple(tensor[:4] for tensor in data())
-        text = re.escape("Write lb.check(control, loss, batch).")
+        text = re.escape("Call lb.check(control, loss, batch) instead.")
         with pytest.warns(DeprecationWarning, match=text) as caught:
             found = control.check(mean_loss, batch, seconds=0.0)
         assert points_here(list(caught))
@@ -56,7 +56,7 @@ def test_an_attached_runs_check_warns_and_finds_what_the_function_finds() -> Non
 
 def test_a_controllers_fit_micro_batch_warns_and_finds_what_the_function_finds() -> None:
     control = controller(most="auto")
-    text = re.escape("Write lb.fit_micro_batch(control, loss).")
+    text = re.escape("Call lb.fit_micro_batch(control, loss) instead.")
     with pytest.warns(DeprecationWarning, match=text) as caught:
         found = control.fit_micro_batch(mean_loss, most=2)
     assert points_here(list(caught))

@@ -164,5 +164,5 @@ def test_two_processes_find_together_what_one_of_them_sees_is_not_finite() -> No
 
 
 def test_a_cap_below_the_start_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"starts at 8 samples, above its cap of 4"):
+    with pytest.raises(ValueError, match=r"8 samples, but the rule caps the batch size at 4"):
         build(max=4)

@@ -243,7 +243,7 @@ def test_the_batch_size_can_be_changed_before_and_after_binding():
 def test_a_commit_of_other_samples_than_planned_is_refused_and_moves_nothing():
     loader = bound(torch.arange(9), batch_size=4)
     loader.next_step()
-    with pytest.raises(MicroBatchMissed, match="planned with 4 samples over all ranks and taken"):
+    with pytest.raises(MicroBatchMissed, match="planned with 4 samples over all ranks, but"):
         loader.commit(3)
     assert loader.position == 0
 
@@ -262,12 +262,12 @@ def test_the_position_moves_by_the_samples_of_the_step_and_not_by_the_requested_
 def test_a_step_is_committed_once():
     loader = bound(torch.arange(9), batch_size=4)
     take(loader)
-    with pytest.raises(LargeBatchError, match="committed once"):
+    with pytest.raises(LargeBatchError, match="no step was requested since the last commit"):
         loader.commit(4)
 
 
 def test_a_step_before_binding_is_refused():
-    with pytest.raises(LargeBatchError, match="Hand it to a Controller"):
+    with pytest.raises(LargeBatchError, match=r"Pass it to lb\.Controller"):
         BatchLoader(torch.arange(9), batch_size=4).next_step()
 
 
@@ -275,7 +275,7 @@ def test_a_loader_in_use_is_not_bound_again():
     loader = bound(torch.arange(9), batch_size=4)
     loader.bind(rank=0, ranks=2, least_parts=1)
     assert [len(m) for m in take(loader)] == [2]
-    with pytest.raises(ValueError, match="serves another controller"):
+    with pytest.raises(ValueError, match=r"Another lb\.Controller already uses"):
         loader.bind(rank=0, ranks=1, least_parts=1)
 
 
@@ -292,30 +292,34 @@ class Unsized(Dataset):
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        (torch.arange(9), {"batch_size": 0}, "batch_size is a whole number, at least 1"),
-        (torch.arange(9), {"max_micro_batch_size": 0}, "a number of samples, at least 1"),
-        (torch.arange(9), {"num_workers": -1}, "num_workers is at least 0"),
-        (torch.arange(9), {"num_workers": 2}, "Drop num_workers .* tensors are indexed whole"),
-        (torch.arange(9), {"size_of": len}, "Drop size_of"),
-        (Squares(3), {"worker_options": {"timeout": 1}}, "Use num_workers=2"),
+        (
+            torch.arange(9),
+            {"batch_size": 0},
+            "batch_size=0 .* a whole number of at least 1",
+        ),
+        (torch.arange(9), {"max_micro_batch_size": 0}, "must be a number of samples of at least 1"),
+        (torch.arange(9), {"num_workers": -1}, "num_workers=-1 was given"),
+        (torch.arange(9), {"num_workers": 2}, "Remove num_workers .* without workers"),
+        (torch.arange(9), {"size_of": len}, "Remove size_of"),
+        (Squares(3), {"worker_options": {"timeout": 1}}, "Pass num_workers=2"),
         (
             Squares(3),
             {"num_workers": 1, "worker_options": {"in_order": False}},
-            "worker_options may hold",
+            "unknown keys .*'in_order'",
         ),
         (torch.arange(0), {}, "The Tensor is empty"),
         (Squares(0), {}, "The Squares is empty"),
         (Subset(Squares(3), []), {}, "The Subset is empty"),
         (torch.tensor(3), {}, "same first dimension"),
-        ((torch.arange(3), torch.arange(4)), {}, r"same first dimension.*\(3,\), \(4,\)"),
-        ((), {}, "tuple given to BatchLoader holds tensors"),
+        ((torch.arange(3), torch.arange(4)), {}, r"\(3,\), \(4,\).*same first dimension"),
+        ((), {}, "tuple given to BatchLoader is empty"),
         ((torch.arange(3), [1, 2, 3]), {}, "from_numpy"),
         ((torch.arange(3), torch.arange(3).to("meta")), {}, "on one device"),
-        ({"x": torch.arange(3)}, {}, "dict is no data set"),
+        ({"x": torch.arange(3)}, {}, "dict was given, but BatchLoader needs a data set"),
         (Numbers(), {}, r"BatchLoader\(DataLoader\(dataset, batch_size=64\)"),
-        (Unsized(), {}, "Unsized cannot be read"),
-        (7, {}, "int cannot be read"),
-        (DataLoader(Squares(3)), {"max_micro_batch_size": 4}, "Drop max_micro_batch_size"),
+        (Unsized(), {}, "BatchLoader cannot read a Unsized"),
+        (7, {}, "BatchLoader cannot read a int"),
+        (DataLoader(Squares(3)), {"max_micro_batch_size": 4}, "Remove max_micro_batch_size"),
         (DataLoader(Squares(3)), {"collate": len, "num_workers": 1}, "collate and num_workers"),
     ],
 )
@@ -337,16 +341,16 @@ def test_fewer_samples_than_ranks_are_refused_everywhere():
     small = BatchLoader(torch.arange(9), batch_size=1).state_dict()
     with pytest.raises(ValueError, match="1 samples cannot be shared by 3 ranks"):
         loader.load_state_dict(small)
-    with pytest.raises(ValueError, match="limit is at least 1"):
+    with pytest.raises(ValueError, match="limit=0 was given"):
         loader.next_step(0)
 
 
 @pytest.mark.parametrize(
     ("size", "options", "message"),
     [
-        (9, {"seed": 1}, "saved with seed=0, but this BatchLoader has 1"),
+        (9, {"seed": 1}, "saved with seed=0, but this BatchLoader has seed=1"),
         (9, {"shuffle": False}, "saved with shuffle=True"),
-        (8, {}, "saved with dataset_size=9, but this BatchLoader has 8"),
+        (8, {}, "with dataset_size=9, but this BatchLoader has dataset_size=8"),
     ],
 )
 def test_the_state_of_another_stream_is_refused(size, options, message):
@@ -375,6 +379,6 @@ def test_a_step_from_before_a_state_was_loaded_is_not_committed_after_it():
     state = loader.state_dict()
     loader.next_step()
     loader.load_state_dict(state)
-    with pytest.raises(LargeBatchError, match="committed once"):
+    with pytest.raises(LargeBatchError, match="no step was requested since the last commit"):
         loader.commit(4)
     assert loader.position == 0

@@ -267,9 +267,7 @@ def test_a_loss_scale_that_is_no_grad_scaler_is_refused() -> None:
 
 def test_a_loss_scale_that_always_overflows_is_named_in_the_error() -> None:
     always = {(step, 0): float("inf") for step in range(20)}
-    with pytest.raises(
-        lb.errors.NotFinite, match=r"Only the gradient overflows: .*init_scale=1024"
-    ):
+    with pytest.raises(lb.errors.NotFinite, match=r"only the gradient overflows.*init_scale=1024"):
         controlled(20, at=always, scale=scaler())
 
 

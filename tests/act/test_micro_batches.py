@@ -89,16 +89,16 @@ def does_not_step(control: Controller, batch: MicroBatches) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lists, "Micro-batch 1 of 3 was passed over"),
-        (prefetches, "Micro-batch 1 of 3 was passed over"),
-        (skips_one, "Micro-batch 2 of 3 was passed over"),
-        (skips_the_last, "Micro-batch 3 of 3 was passed over"),
+        (lists, "Micro-batch 1 of 3 had no control"),
+        (prefetches, "Micro-batch 1 of 3 had no control"),
+        (skips_one, "Micro-batch 2 of 3 had no control"),
+        (skips_the_last, "Micro-batch 3 of 3 had no control"),
         (goes_backward_twice, r"control\.backward\(loss_a \+ loss_b\)"),
-        (goes_backward_after_the_loop, "outside the loop over the step"),
+        (goes_backward_after_the_loop, "outside the loop over the micro-batches"),
         (steps_before_all, "after 1 of 3 micro-batches"),
         (measures_before_all, "after 1 of 3 micro-batches"),
         (steps_without_the_loop, "after 0 of 3 micro-batches"),
-        (does_not_step, r"asked for before control\.step\(\)"),
+        (does_not_step, r"next step before control\.step\(\)"),
     ],
 )
 def test_a_micro_batch_not_seen_exactly_once_is_refused_before_a_weight_moves(
@@ -124,7 +124,7 @@ def test_a_second_step_on_one_batch_is_refused() -> None:
         for x, y in batch:
             control.backward(loss_of(control.model, x, y))
         control.step()
-        with pytest.raises(MicroBatchMissed, match="no step in hand"):
+        with pytest.raises(MicroBatchMissed, match="No step is in progress"):
             control.step()
     assert control.optimizer_steps == 1
 
@@ -133,7 +133,7 @@ def test_backward_and_step_outside_a_run_are_refused() -> None:
     control = controller()
     with pytest.raises(MicroBatchMissed, match=r"for batch in control\.steps\(samples=\.\.\.\)"):
         control.backward(loss_of(control.model, *data()))
-    with pytest.raises(MicroBatchMissed, match="no step in hand"):
+    with pytest.raises(MicroBatchMissed, match="No step is in progress"):
         control.step()
 
 

@@ -57,8 +57,8 @@ def go(control: lb.Controller, *, until: int | None = None, **budget: float) -> 
 def test_a_batch_that_did_not_grow_in_a_quarter_of_the_budget_is_named_once() -> None:
     (text,) = go(build(Measuring()))
     assert text.startswith(
-        "30: The batch did not grow: it is 8 samples after 25% of the budget (30 optimizer steps, "
-        "240 samples). The last measurement said: test 29."
+        "30: The batch did not grow: it has 8 samples after 25% of the budget (30 optimizer steps, "
+        "240 samples). The reason after the last measurement was: test 29."
     )
     assert "lb.chain(), batches, base_batch_size=8)" in text
     assert "lb.methods.adasgd(every=2)" in text
@@ -136,7 +136,7 @@ def told_of_bound(at: float, *, noise_scale: float) -> list[str]:
 
 def test_a_bound_by_the_noise_is_named_where_it_held_what_the_clock_asked_for() -> None:
     (text,) = told_of_bound(0.1, noise_scale=4.0)
-    assert "The last measurement said: batch 16 bounded to 8, noise scale 4 [4, 4]." in text
+    assert "last measurement was: batch 16 bounded to 8, noise scale 4 [4, 4]." in text
     assert told_of_bound(0.9, noise_scale=4.0) == [], "the clock has not asked yet"
     assert told_of_bound(0.1, noise_scale=40.0) == []
 

@@ -128,7 +128,7 @@ def test_a_smaller_batch_size_still_takes_two_micro_batches_if_a_variance_is_nee
     [
         ({"batch_size": 1}, r"BatchLoader\(loader, batch_size=2\).*DataLoader\(dataset, .*=1\)"),
         ({"batch_size": 3, "ranks": 2}, r"BatchLoader\(loader, batch_size=4\)"),
-        ({"batch_size": 2, "least_parts": 2}, "at least 2 micro-batches a rank"),
+        ({"batch_size": 2, "least_parts": 2}, "at least 2 micro-batches per rank"),
     ],
 )
 def test_micro_batches_too_large_for_the_first_batch_are_refused(options, message):
@@ -184,12 +184,12 @@ def test_the_samples_of_a_pass_may_be_given_and_are_then_not_counted():
 
 @pytest.mark.parametrize("wrong", [0, -3, 2.5, "6"])
 def test_a_given_number_of_samples_must_be_one(wrong):
-    with pytest.raises(ValueError, match=r"dataset_size is the samples .* in one pass.*60_000"):
+    with pytest.raises(ValueError, match=r"the samples that the loaders .* in one pass.*60_000"):
         BatchLoader(Again(micro_batches(3)), batch_size=4, dataset_size=wrong)
 
 
 def test_a_data_set_counts_its_samples_itself():
-    with pytest.raises(ValueError, match=r"Drop dataset_size .* counted already"):
+    with pytest.raises(ValueError, match=r"Remove dataset_size .* counted by its len"):
         BatchLoader(torch.arange(6), batch_size=4, dataset_size=6)
 
 
@@ -294,7 +294,7 @@ def test_an_iterator_cannot_go_back():
     loader = bound(iter(micro_batches(6)), batch_size=4)
     start = loader.state_dict()
     take(loader)
-    with pytest.raises(ValueError, match="cannot go back to 0"):
+    with pytest.raises(ValueError, match="cannot return to 0"):
         loader.load_state_dict(start)
 
 
@@ -325,7 +325,7 @@ def test_an_own_loaders_batch_that_cannot_be_counted_is_refused_with_the_line_to
 
 
 def test_an_empty_micro_batch_is_refused():
-    with pytest.raises(ValueError, match="size_of gave 0"):
+    with pytest.raises(ValueError, match="size_of returned 0"):
         bound(Again([torch.ones(0)]), batch_size=4)
 
 

@@ -94,7 +94,7 @@ def in_a_join(door: str) -> None:
     rank = dist.get_rank()
     try:
         with model.join():
-            with pytest.raises(lb.LargeBatchError, match=r"model\.join\(\) context"):
+            with pytest.raises(lb.LargeBatchError, match=r"is inside model\.join\(\)"):
                 trained(model, door, seed=0, rank=rank, ranks=2)
             raise InterruptedError  # else the context waits for the other ranks
     except InterruptedError:

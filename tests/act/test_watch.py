@@ -153,9 +153,11 @@ def test_no_bit_of_the_training_changes(name, parts) -> None:
     if parts == 3:
         source, often, exact, measured = "micro-batches", "every step", True, STEPS
     assert len(noise.series) == measured
-    assert noise.label.startswith(f"from {source}, {often}; of the bare gradient, before ")
-    assert ("; exact" in noise.label) == exact
-    assert ("; approximate: the weights moved between the two steps" in noise.label) == (not exact)
+    assert noise.label.startswith(
+        f"measured from {source}, {often}; noise scale of the raw gradient, before "
+    )
+    assert ("; the estimate is exact" in noise.label) == exact
+    assert ("approximate: the weights moved between the two steps" in noise.label) == (not exact)
 
 
 @pytest.mark.parametrize("parts", [1, 3])
@@ -175,7 +177,7 @@ def test_a_step_that_is_not_finite_trains_exactly_as_without(name, parts, poison
 def test_steps_with_a_closure_are_left_out_and_train_as_without(closure, parts) -> None:
     case = CASES["dropout"]
     bare, _ = train(case, watched=False, parts=parts, closure=closure, steps=6)
-    with pytest.warns(RuntimeWarning, match=r"leaves out a step .* closure\(\); optimizer\.step"):
+    with pytest.warns(RuntimeWarning, match=r"not measure a step .* closure\(\); optimizer\.step"):
         ours, noise = train(case, watched=True, parts=parts, closure=closure, steps=6)
     assert same(bare, ours)
     assert noise.dropped >= len(closure)
@@ -305,10 +307,11 @@ def test_under_attach_memory_that_runs_out_in_a_hook_is_torchs_error() -> None:
 def test_what_is_measured_is_named_before_the_first_step_and_after_a_failure() -> None:
     model = classifier()
     noise = lb.watch(model, sgd(model), batch_size=BATCH)
-    assert noise.label == "nothing is measured yet"
+    assert noise.label == "no step has been measured yet"
     _, noise = train(CASES["dropout"], watched=True, parts=3, steps=2)
     assert noise.label == (
-        "from micro-batches, every step; of the bare gradient, before SGD changes it; exact"
+        "measured from micro-batches, every step; noise scale of the raw gradient, before SGD "
+        "changes it; the estimate is exact"
     )
     assert str(noise).endswith(noise.label)
 
@@ -316,7 +319,8 @@ def test_what_is_measured_is_named_before_the_first_step_and_after_a_failure() -
 def test_the_noise_scale_of_a_data_set_is_named_as_approximate() -> None:
     _, noise = train(CASES["dropout"], watched=True, parts=3, steps=2, dataset_size=24)
     assert noise.label.endswith(
-        "; exact; of the data set of 24 samples, approximate while the weights move within an epoch"
+        "; the estimate is exact; for the data set of 24 samples, it is approximate while the "
+        "weights move within an epoch"
     )
 
 
@@ -341,7 +345,10 @@ def on_ranks(parts: int) -> str:
 def test_the_label_names_the_ranks(parts, source) -> None:
     first, second = run_on_ranks(on_ranks, 2, parts)
     assert first == second
-    assert first == f"from {source}, every step; of the bare gradient, before SGD changes it; exact"
+    assert first == (
+        f"measured from {source}, every step; noise scale of the raw gradient, before SGD changes "
+        "it; the estimate is exact"
+    )
 
 
 def test_submodules_called_directly_fall_back_to_consecutive_steps() -> None:
@@ -354,7 +361,7 @@ def test_submodules_called_directly_fall_back_to_consecutive_steps() -> None:
         nn.functional.cross_entropy(x, y).backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert noise.label.startswith(f"from {PAIRS}, {OFTEN};")
+    assert noise.label.startswith(f"measured from {PAIRS}, {OFTEN};")
 
 
 def rows(model: nn.Module) -> lb.Meter:
@@ -379,7 +386,7 @@ def temporal(model: nn.Module) -> lb.Meter:
             temporal,
             [nn.BatchNorm1d(7)],
             PAIRS,
-            "approximate: the weights moved between the two steps, .*",
+            "approximate: the weights moved between the two steps of a pair .*",
         ),
     ],
 )
@@ -395,7 +402,8 @@ def test_a_meter_that_is_passed_measures_every_step_and_is_named(
         optimizer.zero_grad()
     assert len(noise.series) == 3 - (source == PAIRS)
     assert re.fullmatch(
-        f"from {source}, every step; of the bare gradient, before SGD changes it; {exactness}",
+        f"measured from {source}, every step; noise scale of the raw gradient, before SGD changes "
+        f"it; the estimate is {exactness}",
         noise.label,
     ), noise.label
 
@@ -432,7 +440,7 @@ def test_a_mistake_in_what_is_told_leaves_the_step_out_and_stops_no_training(mis
     before = model[0].weight.clone()
     for step, (x, y) in enumerate(batches(3)):
         if step == 0:
-            with pytest.warns(RuntimeWarning, match="leaves out a step"):
+            with pytest.warns(RuntimeWarning, match="could not measure a step"):
                 mistake(noise)
         for own, target in zip(x.chunk(3), y.chunk(3), strict=True):
             (class_loss(model, own, target) / 3).backward()
@@ -452,7 +460,7 @@ def test_a_block_of_one_backward_call_is_measured_by_its_examples(samples) -> No
             class_loss(model, x, y).backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert noise.label.startswith("from examples")
+    assert noise.label.startswith("measured from examples")
     assert (noise.dropped, len(noise.series)) == (0, 1)
 
 
@@ -489,7 +497,7 @@ def test_parameters_that_come_later_are_named_and_their_steps_left_out() -> None
         for own, target in zip(x.chunk(2), y.chunk(2), strict=True):
             (class_loss(model, own, target) / 2).backward()
         if step == 2:
-            with pytest.warns(RuntimeWarning, match=r"moved 2 trainable parameters .* 4 now"):
+            with pytest.warns(RuntimeWarning, match=r"moved 2 trainable parameters .* moves 4"):
                 optimizer.step()
         else:
             optimizer.step()

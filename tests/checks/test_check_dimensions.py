@@ -101,9 +101,9 @@ def dimension_findings(found: CheckUp) -> list[Any]:
 def test_time_steps_that_are_counted_as_samples_are_named() -> None:
     (finding,) = dimension_findings(checked(Recurrent(), one_target, of_pair))
     assert finding.level == "warning"
-    assert "50 samples are counted" in finding.seen
+    assert "counts 50 samples" in finding.seen
     assert "first dimension" in finding.seen
-    assert "probably 8 samples" in finding.seen
+    assert "probably has 8 samples" in finding.seen
     assert "size_of=lambda batch: batch[0].shape[1]" in finding.remedy
 
 
@@ -221,7 +221,7 @@ def test_under_attach_the_loss_is_cut_where_it_can_be() -> None:
 
 
 def test_a_batch_that_is_too_small_for_the_steps_that_are_counted_names_the_remedy() -> None:
-    with pytest.raises(ValueError, match=r"hold 50 samples.* are 50, 8\..*batch\[0\]\.shape\[1\]"):
+    with pytest.raises(ValueError, match=r"holds 50 samples.* are 50, 8\..*batch\[0\]\.shape\[1\]"):
         checked_batch(16)
     assert checked_batch(16, size_of=lambda batch: batch[0].shape[1]) == 16
 

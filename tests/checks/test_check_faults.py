@@ -82,7 +82,7 @@ def test_a_loss_of_neighbours_is_a_warning() -> None:
 
     found = check(controlled(), contrast)
     assert the(found, "mean loss").level == "warning"
-    assert "which samples are together" in the(found, "mean loss").seen
+    assert "which samples are in one micro-batch" in the(found, "mean loss").seen
 
 
 def test_a_random_mean_is_a_note_and_a_random_sum_an_error() -> None:
@@ -119,7 +119,7 @@ def number(model: nn.Module, batch: tuple[Tensor, Tensor]) -> float:
 
 @pytest.mark.parametrize(
     ("loss", "what"),
-    [(each_sample, "shape (16,)"), (detached, "without a graph"), (number, "float")],
+    [(each_sample, "shape (16,)"), (detached, "without an autograd graph"), (number, "float")],
 )
 def test_a_check_reports_an_error_if_the_loss_is_no_scalar_with_a_graph(
     loss: Any, what: str
@@ -172,7 +172,7 @@ def test_a_check_reports_frozen_and_tied_parameters() -> None:
     model[2].weight = model[0].weight
     model[3].bias.requires_grad_(False)
     found = check(controlled(model))
-    assert the(found, "frozen parameters").seen.startswith("3.bias frozen")
+    assert the(found, "frozen parameters").seen.endswith(": 3.bias.")
     assert the(found, "tied parameters").seen.startswith("1 parameters are tied")
     assert alarms(found) == []
 
@@ -205,15 +205,15 @@ def test_synchronised_normalization_is_a_warning_on_several_ranks() -> None:
     """Torch runs it on GPUs alone, so the model is looked at and not run."""
     model = nn.SyncBatchNorm.convert_sync_batchnorm(classifier(nn.BatchNorm1d(7)))
     (found,) = check_norms(model, micro_batch=16, base=16, ranks=2)
-    assert (found.name, found.level) == ("synchronised batch normalization", "warning")
-    assert "1 layers of SyncBatchNorm: 1." in found.seen
+    assert (found.name, found.level) == ("synchronized batch normalization", "warning")
+    assert "1 SyncBatchNorm layer(s): 1." in found.seen
     (alone,) = check_norms(model, micro_batch=16, base=16, ranks=1)
     assert (alone.name, alone.level) == ("batch normalization", "note")
 
 
 def test_evaluation_mode_is_a_warning() -> None:
     found = check(controlled(classifier().eval()))
-    assert the(found, "training mode").remedy == "model.train()"
+    assert the(found, "training mode").remedy == "Call model.train()."
     assert alarms(found) == ["training mode"]
 
 
@@ -295,16 +295,16 @@ def test_adascale_of_the_bare_gradient_with_adam_is_a_note() -> None:
 
 def test_a_batch_larger_than_the_data_set_is_a_note() -> None:
     found = check(controlled(batch_size=128))
-    assert f"{SAMPLES} samples and the largest batch 128" in the(found, "data set").seen
+    assert f"{SAMPLES} samples, but the largest batch has 128" in the(found, "data set").seen
     found = check(controlled(rule=lb.chain(lb.AdaScale(), lb.ClampBatch(max=500))))
-    assert "largest batch 500" in the(found, "data set").seen
+    assert "largest batch has 500" in the(found, "data set").seen
     assert f"ClampBatch(max={SAMPLES})" in the(found, "data set").remedy
     assert alarms(found) == ["data set"]
 
 
 def test_a_batch_below_the_base_batch_is_a_note() -> None:
     found = check(controlled(base=64))
-    assert "a scale of 0.5" in the(found, "base batch").seen
+    assert "the scale is 0.5" in the(found, "base batch").seen
 
 
 # A loader of the user's
@@ -324,19 +324,19 @@ def test_a_check_reports_samples_that_drop_last_leaves_out() -> None:
         controlled(source=loaded(batch_size=20, shuffle=True, drop_last=True), batch_size=40)
     )
     assert the(found, "drop_last").level == "note"
-    assert "leaves 16 of 96 samples" in the(found, "drop_last").seen
+    assert "leaves out 16 of 96 samples" in the(found, "drop_last").seen
     found = check(controlled(source=loaded(batch_size=20, drop_last=True), batch_size=40))
     assert the(found, "drop_last").level == "warning"
     assert "always the same" in the(found, "drop_last").seen
     batches = BatchSampler(SubsetRandomSampler(range(50)), 20, drop_last=True)
     loader = DataLoader(TensorDataset(*class_data(SAMPLES)), batch_sampler=batches)
     found = check(controlled(source=loader, batch_size=40))
-    assert "leaves 10 of 50 samples" in the(found, "drop_last").seen
+    assert "leaves out 10 of 50 samples" in the(found, "drop_last").seen
 
 
 def test_a_check_warns_if_batches_have_another_size_than_was_asked_for() -> None:
     found = check(controlled(source=loaded(), batch_size=40))
-    assert "40 samples was asked for, and a step takes 48" in the(found, "batch").seen
+    assert "batch_size=40 was given, but each step takes 48" in the(found, "batch").seen
     assert alarms(found) == ["batch"]
 
 
@@ -395,7 +395,7 @@ def test_the_cost_of_measuring_is_reported_with_the_bare_loop_timed_against_itse
     monkeypatch.setattr(overhead, "RUN_SECONDS", 1e-4)
     finding = the(lb.check(controlled(), mean_loss, seconds=0.3), "cost of measuring")
     assert finding.level in ("ok", "note")
-    assert "the bare loop against itself" in finding.seen
+    assert "the plain loop timed twice" in finding.seen
     assert "2 micro-batches" in finding.seen
 
 
@@ -408,7 +408,7 @@ def test_a_cost_that_is_clear_of_its_null_is_a_note(monkeypatch: pytest.MonkeyPa
     finding = the(lb.check(controlled(), mean_loss, seconds=0.3), "cost of measuring")
     assert finding.level == "note"
     assert "3.000 [3.000, 3.000]" in finding.seen
-    assert "against itself 1.000" in finding.seen
+    assert "timed twice gives 1.000" in finding.seen
     assert "lb.Every(rule, steps=10)" in finding.remedy
 
 
@@ -447,16 +447,16 @@ def test_the_worst_is_printed_first_with_reason_and_remedy() -> None:
 
 
 def test_a_check_refuses_a_bare_model_and_a_batch_for_a_controller() -> None:
-    with pytest.raises(ValueError, match=r"got Linear\. lb\.check\(control, loss\)"):
+    with pytest.raises(ValueError, match=r"given a Linear.* lb\.check\(control, loss\)"):
         lb.check(nn.Linear(1, 1), mean_loss)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"Leave it out: lb\.check\(control, loss\)"):
+    with pytest.raises(ValueError, match=r"Remove the batch: lb\.check\(control, loss\)"):
         lb.check(controlled(), mean_loss, class_data(4))
 
 
 def test_in_the_middle_of_a_step_there_is_no_check() -> None:
     control = controlled()
     for batch in control.steps(steps=2):
-        with pytest.raises(LargeBatchError, match="between two steps"):
+        with pytest.raises(LargeBatchError, match="while a step is in progress"):
             lb.check(control, mean_loss)
         for micro_batch in batch:
             control.backward(mean_loss(control.model, micro_batch))

@@ -129,10 +129,10 @@ def test_sound_runs_have_no_alarm(fault: str, by_rank: list[dict[str, CheckUp]])
 @pytest.mark.parametrize(
     ("fault", "name", "level", "seen"),
     [
-        ("other data", "samples", "error", "data sets differ"),
+        ("other data", "samples", "error", "ranks read different data"),
         ("same samples", "samples", "error", "1 of the first 2 micro-batches of 2 ranks"),
         ("whole data", "samples", "warning", "Each of 2 ranks reads all 96 samples"),
-        ("seeds", "samples", "error", "another seed on each rank: 0, 1"),
+        ("seeds", "samples", "error", "different seeds on the ranks: 0, 1"),
         ("replicas", "samples", "error", "num_replicas=4"),
         ("unused", "unused parameters", "error", "2 of 4"),
         ("outside", "parameters outside the model", "error", "moves 2 parameters"),
@@ -181,4 +181,4 @@ def test_training_on_two_ranks_is_unchanged_by_a_timed_check() -> None:
     for same, equal, found in run_on_ranks(kept, 2):
         assert same
         assert equal
-        assert "against itself" in the(found, "cost of measuring").seen
+        assert "timed twice" in the(found, "cost of measuring").seen

@@ -154,7 +154,9 @@ def test_a_resumed_fit_keeps_the_epoch_that_it_was_started_with(tmp_path: Path) 
     _, trainer = fit(scaled(), train=loader(48), max_epochs=1)
     trainer.save_checkpoint(path)
     resumed = scaled()
-    with pytest.warns(UserWarning, match=r"with 48 samples in an epoch.* has 24\..* with 48"):
+    with pytest.warns(
+        UserWarning, match=r"saved run has 48 samples per epoch.* has 24 samples\..* with 48"
+    ):
         trainer_of(resumed, max_epochs=2, limit_train_batches=6).fit(
             Module(), loader(48), ckpt_path=path
         )

@@ -197,7 +197,7 @@ def test_only_asked_steps_measure_and_only_a_meter_that_has_it_serves_the_strict
     )
     train(control, loss=class_loss, steps=2)
     assert [step.coordinate_noise_scale for step in seen.steps] == [None, None]
-    with pytest.raises(ValueError, match="Add it: meter="):
+    with pytest.raises(ValueError, match="Add the statistic to the meter: meter="):
         measuring_controller(
             model, torch.optim.SGD(model.parameters(), lr=0.1), ask=("coordinate_noise_scale",)
         )

@@ -465,7 +465,7 @@ def test_watch_has_the_numbers_of_ddp_and_changes_no_bit(answers) -> None:
         ("mean before adding", "LargeBatchError", "gave the same gradients on all 2 ranks"),
         ("other weights", "RanksDisagree", "weights of the 2 ranks differ in the first step"),
         ("one other weight", "RanksDisagree", "weights of the 2 ranks differ in the first step"),
-        ("controller", "ValueError", "lb.Controller has no such place"),
+        ("controller", "ValueError", "lb.Controller leaves no place"),
         ("not said", "ValueError", "meter=lb.Meter(model, replicated=True)"),
     ],
 )

@@ -42,7 +42,7 @@ def test_a_loss_that_depends_on_its_neighbours_is_reported() -> None:
     found = probe(model, optimizer, contrast, blobs(), base_batch_size=32, steps=4)
     (mean,) = [finding for finding in found.checks if finding.name == "mean loss"]
     assert mean.level == "warning"
-    assert "depends on which samples are together" in mean.seen
+    assert "depends on which samples are in one micro-batch" in mean.seen
 
 
 def test_the_model_is_described() -> None:
@@ -53,10 +53,10 @@ def test_the_model_is_described() -> None:
     found = probe(model, optimizer, cross_entropy, blobs(), base_batch_size=32, steps=4)
     by_name = {finding.name: finding for finding in found.checks}
     assert by_name["batch normalization"].level == "warning"
-    assert "1 layers of batch normalization" in by_name["batch normalization"].seen
-    assert "of 8 samples; the base batch has 32" in by_name["batch normalization"].seen
+    assert "1 batch normalization layer(s)" in by_name["batch normalization"].seen
+    assert "of 8 samples, but the base batch size is 32" in by_name["batch normalization"].seen
     assert "dropout with probability 0.3" in by_name["dropout"].seen
-    assert by_name["frozen parameters"].seen.startswith("3.bias frozen")
+    assert by_name["frozen parameters"].seen.endswith(": 3.bias.")
     assert by_name["tied parameters"].seen.startswith("1 parameters are tied")
 
 

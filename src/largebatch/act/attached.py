@@ -1,4 +1,4 @@
-"""`attach`: sets the learning rate inside a loop that stays as it is."""
+"""Define `lb.attach`, which sets the learning rate inside an existing training loop."""
 
 from __future__ import annotations
 
@@ -41,28 +41,34 @@ from largebatch.measure.observer import Observer
 
 
 class Attached(Control):
-    """Sets the learning rate inside the user's own `optimizer.step`; `lb.attach` builds it.
+    """Set the learning rate inside the user's own `optimizer.step`; `lb.attach` builds this
+    control.
 
-    In the step's pre-hook: read, decide, multiply the learning rate; in its post-hook: restore it.
-    A step whose loss or gradient is not finite changes no weight: its gradients are taken away,
-    and torch's optimizers pass over a parameter without one. No rule sees it, no clock but the
-    samples advances, and it is counted in `skipped`; `patience` of them in a row end the run. A
-    step that the scaler left out is counted in `advance`.
+    Before each optimizer step, a pre-hook reads the gradient statistics, lets the rule decide, and
+    multiplies the learning rate. After the step, a post-hook restores the learning rate.
 
-    Mutable: holds the step in hand.
+    If the loss or the gradient of a step is not finite, the step changes no weight: the control
+    removes its gradients, and torch's optimizers ignore parameters without a gradient. The rule
+    does not see a step with a non-finite loss or gradient. Of the clocks, only `samples` advances,
+    and `skipped` counts the step. After `patience` non-finite steps in a row, training stops with
+    `NotFinite`. If a GradScaler skips a step, `advance` counts the skipped step.
+
+    This class is mutable: it holds the state of the current optimizer step.
 
     Args:
-        optimizer, rule: of the run.
-        observer: measures the gradients of the loop.
-        base_batch_size, dataset_size, budget, patience, scaler: as in `attach`.
-        record: where each step is written, on this rank.
-        decides_in_step: whether `optimizer.step` itself decides, in its pre-hook. False is for a
-            loop that runs its last backward inside `optimizer.step(closure)`, as Lightning's
-            Trainer does. It calls `decide` after that backward, before it clips, and `complete`
-            after the step.
+        optimizer: Optimizer, or list of optimizers, of the run.
+        rule: Rule, or chain of rules, that decides about the learning rate.
+        observer: Observer that measures the gradients of the loop.
+        base_batch_size, dataset_size, budget, patience, scaler: These arguments have the same
+            meaning as in `attach`.
+        record: Object that writes one entry per optimizer step on this rank; None writes nothing.
+        decides_in_step: Whether the pre-hook of `optimizer.step` makes the decision. Pass False for
+            a loop that runs its last backward call inside `optimizer.step(closure)`, as Lightning's
+            Trainer does. Such a loop calls `decide` after its last backward call and before it
+            clips the gradient, and calls `complete` after the optimizer step.
 
     Raises:
-        ValueError, RanksDisagree: as in `attach`.
+        ValueError, RanksDisagree: For the same reasons as in `attach`.
     """
 
     def __init__(
@@ -120,76 +126,86 @@ class Attached(Control):
 
     @property
     def loss_scale(self) -> float:
-        """What the scaler multiplies the step's losses with; 1 without one."""
+        """Factor by which the GradScaler multiplies the losses of the step; 1 without a scaler."""
         return self._scale.value
 
     @property
     def gain(self) -> float:
-        """What the last step was worth in base steps; 0 before the first."""
+        """Number of base steps that the last optimizer step counts as; 0 before the first step."""
         return 0.0 if self.decision is None else self.decision.base_steps
 
     @property
     def last_batch_size(self) -> int:
-        """Samples of the last step, over all ranks; 0 before the first."""
+        """Number of samples in the last optimizer step, over all ranks; 0 before the first step."""
         return self.decider.samples - self._before.samples
 
     def micro_batch(self, samples: float | Tensor, *, weight: float | Tensor | None = None) -> None:
-        """Set the samples of one micro-batch, once for each of the step, in the order of their
-        backward calls; before or after the backward.
+        """Set the number of samples, and optionally the weight, of one micro-batch.
+
+        Call `micro_batch` once per micro-batch, in the order of the backward calls, before or after
+        the micro-batch's own backward call. If `samples` or `weight` is a tensor, reading its value
+        waits for the device.
 
         Args:
-            samples: in this rank's micro-batch, at least 1.
-            weight: of its mean loss in the step's loss, in any unit, above 0: its tokens, if the
-                summed loss of all tokens is divided by their number; its samples, if the loss is a
-                mean over all samples. None means that all micro-batches have equal weights.
-
-        A tensor is read by the host.
+            samples: Number of samples in this rank's micro-batch, at least 1.
+            weight: Weight of the micro-batch's mean loss in the loss of the step, in any unit,
+                above 0. Pass the number of tokens if the summed loss of all tokens is divided by
+                the number of all tokens. Pass the number of samples if the loss is a mean over all
+                samples. None gives all micro-batches equal weights.
 
         Raises:
-            ValueError: samples or a weight out of range. On several ranks all of them raise a
-                LargeBatchError, from `optimizer.step()`.
-            MicroBatchMissed: from `optimizer.step()`, for weights of some micro-batches only.
+            ValueError: `samples` or `weight` is out of range. With several ranks, every rank raises
+                a LargeBatchError from `optimizer.step()` instead.
+            MicroBatchMissed: Only some micro-batches of the step were given a weight;
+                `optimizer.step()` raises this error.
         """
         self.observer.size(samples, weight=weight)
 
     def part(
         self, *, samples: float | Tensor | None = None, weight: float | Tensor | None = None
     ) -> AbstractContextManager[None]:
-        """Take all backward calls within the block for one micro-batch.
+        """Count all backward calls inside the `with` block as one micro-batch.
 
             with control.part(samples=len(x)):
                 loss_1(model(x), y).backward()
                 loss_2(model(x), y).backward()
 
-        Use it where one micro-batch has several backward calls: several losses, or the real and
-        the generated samples of a GAN's discriminator. It needs one more gradient of memory.
+        Use `part` if one micro-batch has several backward calls: for example several losses, or the
+        real and the generated samples of a GAN's discriminator. A `part` block needs additional
+        memory for one copy of the gradient.
 
         Args:
-            samples, weight: as in `micro_batch`; None means equal shares of the batch.
+            samples, weight: These arguments have the same meaning as in `micro_batch`. None gives
+                all micro-batches equal shares of the batch.
 
         Raises:
-            ValueError: samples or a weight out of range.
-            MicroBatchMissed: inside another block, or from `optimizer.step()` if other backward
-                calls of the step ran outside of a block.
+            ValueError: `samples` or `weight` is out of range.
+            MicroBatchMissed: `part` was called inside another `part` block. `optimizer.step()` also
+                raises this error if some backward calls of the step ran outside a `part` block.
         """
         return self.observer.part(samples=samples, weight=weight)
 
     def drop(self) -> None:
-        """Drop the pass in hand, whose gradients the optimizer shall not get: the first pass of
-        SAM, or a pass that ran out of memory. Clear its gradients, too: optimizer.zero_grad()."""
+        """Discard the gradients measured so far in the current step, because the optimizer will not
+        use them.
+
+        Call `drop` after the first pass of SAM, or after a pass that ran out of memory. Clear the
+        gradients of that pass, too, with `optimizer.zero_grad()`.
+        """
         self.observer.drop(by="control.drop()")
 
     def loss(self, loss: Tensor) -> None:
-        """Tells the mean loss of one micro-batch, for the record and for rules that need it."""
+        """Pass the mean loss of one micro-batch to the record and to rules that need the loss."""
         self.observer.loss(loss)
 
     def advance(self, scheduler: LRScheduler | None = None, *, metric: float | None = None) -> int:
-        """Advance a scheduler as `Control.advance` does, and drop a pass that is open.
+        """Advance a scheduler as `Control.advance` does, and discard an unfinished pass.
 
-        Call it after `optimizer.step()`. A pass that did not come to its step, or did not complete
-        it, is dropped at any time, and the next step starts afresh; for that alone it needs no
-        scheduler. With a scaler, call it after scaler.update(): a step that the scaler left out is
-        counted as skipped.
+        Call `advance` after `optimizer.step()`. If gradients were measured but no optimizer step
+        used them, or the optimizer step did not finish, `advance` discards them, and the next step
+        starts with empty statistics. A call without a scheduler only discards an unfinished pass.
+        With a GradScaler, call `advance` after `scaler.update()`: a step that the scaler skipped is
+        counted in `skipped`.
         """
         self._lr.restore()
         try:
@@ -208,18 +224,23 @@ class Attached(Control):
         return 0 if scheduler is None else super().advance(scheduler, metric=metric)
 
     def load_state_dict(self, plain: Mapping[str, Any]) -> None:
-        """Resumes where `state_dict` was taken, in a run built as that one was; call it on every
-        rank. The number of ranks may differ. The batch is that of this run, whose loop makes it.
+        """Resume from a saved `state_dict`, in a run that was built with the same settings.
+
+        Call `load_state_dict` on every rank. The number of ranks may differ from that of the saved
+        run. The batch size remains that of the current run, because the user's own loop makes the
+        batches.
 
         Raises:
-            CheckpointError: a state of another rule, version, data set, base batch or budget, or
-                one that is damaged or cut; the run is left as it was.
-            RanksDisagree: the ranks loaded different states.
+            CheckpointError: The state was saved by another version or with another rule, data set,
+                base batch size or budget, or the state is corrupted or truncated. The error leaves
+                the run unchanged.
+            RanksDisagree: The ranks loaded different states.
         """
         if isinstance(plain, Mapping) and "batches" in plain:
             raise CheckpointError(
-                "The state has a place in the data ('batches'): it is that of lb.Controller. Build "
-                "one, or start a new run from the model's weights."
+                "The state holds a position in the data ('batches'), so lb.Controller saved it. "
+                "A run built by lb.attach cannot load this state. Build an lb.Controller, or "
+                "start a new run from the model's weights."
             )
         resumed = self._read_state(plain, decider=self.decider)
         decider = replace(resumed.decider, batch_size=self.observer.batch_size)
@@ -230,21 +251,24 @@ class Attached(Control):
         self.meter.agree(clocks_of(self.decider))
 
     def decide(self, *, share: float = 1.0) -> None:
-        """Measures, decides and multiplies the learning rate until the step is over; for a loop
-        whose steps do not decide by themselves (`decides_in_step=False`).
+        """Measure, decide, and multiply the learning rate until the step is complete.
+
+        Call `decide` only in a loop whose optimizer steps do not decide by themselves, that is,
+        with `decides_in_step=False`.
 
         Args:
-            share: the factor by which the step's gradient falls short of the mean over its
-                micro-batches, above 0; it is made the mean.
+            share: Step's gradient divided by the mean gradient over the step's micro-batches, above
+                0. `decide` divides the gradient by this number, so that the optimizer gets the
+                mean.
 
         Raises:
-            LargeBatchError: as `optimizer.step()` under `lb.attach`, or the steps decide by
-                themselves.
+            LargeBatchError: For the same reasons as `optimizer.step()` under `lb.attach`, or
+                because the optimizer steps decide by themselves.
         """
         if self._decides_in_step:
             raise LargeBatchError(
-                "optimizer.step() decides by itself in this run, so control.decide() would decide "
-                "twice. Leave it out."
+                "optimizer.step() already decides in this run, so control.decide() would decide "
+                "a second time in the same step. Remove the call of control.decide()."
             )
         seen = self._decide(share=share)
         if seen.finite:
@@ -252,13 +276,17 @@ class Attached(Control):
                 self.meter.multiply_gradients(1.0 / share)
             self._lr.apply(self.lr_multiplier)
         elif self.scaler is None:
-            drop_gradients(self.optimizer)  # else the scaler must see them, to lower its scale
+            # With a scaler, keep the gradients: the scaler must see them to lower its scale.
+            drop_gradients(self.optimizer)
         self._check_going_on(seen)
 
     def complete(self) -> None:
-        """Closes the step that was decided: restores the learning rate, writes the record and opens
-        the next step. The optimizer's post-hook calls it, unless a scaler left the step out. Does
-        nothing if no step was decided."""
+        """Close the decided step: restore the learning rate, write the record and open the next
+        step.
+
+        The optimizer's post-hook calls `complete`, unless a GradScaler skipped the step. `complete`
+        does nothing if no step was decided.
+        """
         if self._decided:
             self._decided = False
             self._lr.restore()
@@ -270,8 +298,11 @@ class Attached(Control):
                 self._notices.tell(self._seen, self.decision, after=self.decider)
 
     def close(self) -> None:
-        """Takes every hook off model and optimizer, restores the learning rate and closes the
-        record; a second call does nothing."""
+        """Remove every hook from model and optimizer, restore the learning rate and close the
+        record.
+
+        A second call does nothing.
+        """
         self._hooks.close()
         self._release_optimizer()
         self._lr.restore()
@@ -280,7 +311,7 @@ class Attached(Control):
         self._close_record()
 
     def check(self, loss: Any = None, batch: Any = None, *, seconds: float = 3.0) -> Any:
-        """Deprecated, and removed in 0.3: call `lb.check(control, loss, batch)`."""
+        """Deprecated, and removed in 0.3: call `lb.check(control, loss, batch)` instead."""
         return call_check(self, loss, batch, seconds=seconds)
 
     def __enter__(self) -> Self:
@@ -297,7 +328,8 @@ class Attached(Control):
     def _before_step(self, first: bool, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if not self._decides_in_step:
             if self._decided and self._seen is not None and not self._seen.finite:
-                drop_gradients(optimizer)  # the squares overflowed before what the scaler looks at
+                # The squared gradients overflowed, although the scaler saw only finite gradients.
+                drop_gradients(optimizer)
             return
         refuse_closure(args, kwargs)
         if first:
@@ -307,8 +339,9 @@ class Attached(Control):
             self._check_going_on(seen)
         elif self.observer.saw_more:
             raise LargeBatchError(
-                f"A backward call came between the steps of {optimizer_names(self.optimizer)}, "
-                "which belong to one step. Call every backward first, then each optimizer.step()."
+                "A backward call ran between the step() calls of "
+                f"{optimizer_names(self.optimizer)}, but these optimizers share one step. Run "
+                "every backward call first, then call each optimizer's step()."
             )
         self._lr.apply(self.lr_multiplier)
 
@@ -322,13 +355,17 @@ class Attached(Control):
         raise error
 
     def _abandon(self) -> None:
-        """Closes a step whose `optimizer.step` raised: the learning rate is the user's again."""
+        """Close a step whose `optimizer.step` raised an exception, and restore the user's learning
+        rate.
+        """
         self._hooks.begin()
         self._lr.restore()
         self.complete()
 
     def _decide(self, *, share: float = 1.0) -> Measurement:
-        """Reads and decides about a gradient that is `share` times the mean over the batch."""
+        """Read the statistics and decide about a gradient that is `share` times the batch's mean
+        gradient.
+        """
         check_not_joined(self.meter.replica)
         self._lr.restore()
         digest = digest_of(self._alike()) if self.decider.ranks > 1 else 0
@@ -344,7 +381,7 @@ class Attached(Control):
         return seen
 
     def _problem(self) -> LargeBatchError | None:
-        """Return what this rank cannot go on with."""
+        """Return the error that prevents this rank from taking the step, or None."""
         try:
             self.check_optimizer()
         except LargeBatchError as error:
@@ -353,8 +390,8 @@ class Attached(Control):
             return None
         names = rule_names(self.decider.rule, lambda rule: "loss" in rule.needs)
         return LargeBatchError(
-            f"{names} needs the loss, and none was passed in this step. Before each "
-            "loss.backward(): control.loss(loss)."
+            f"{names} needs the loss, but no loss was passed in this step. Before each "
+            "loss.backward(), pass the loss: control.loss(loss)."
         )
 
     def _enter(self, reading: Reading) -> Measurement:
@@ -376,7 +413,7 @@ class Attached(Control):
         try:
             self._check_finite(seen)
         except NotFinite:
-            self._write()  # no post-hook comes
+            self._write()  # the exception prevents the post-hook, which usually writes the record
             self._decided = False
             self._open()
             raise
@@ -408,48 +445,63 @@ def attach(
     patience: int = 10,
     scaler: GradScaler | None = None,
 ) -> Attached:
-    """Lets a rule set the learning rate inside a loop that stays as it is.
+    """Let a rule set the learning rate inside an existing training loop.
 
         control = lb.attach(model, optimizer, lb.AdaScale(), batch_size=512, base_batch_size=64)
         for micro_batches in steps:
             for x, y in micro_batches:               # two or more, or several processes
                 (loss_fn(model(x), y) / len(micro_batches)).backward()
-            optimizer.step()                         # lr x gain inside it only
+            optimizer.step()                         # lr x gain inside this call only
             optimizer.zero_grad()
             control.advance(scheduler)               # was scheduler.step(): ticks in base steps
             if control.base_steps >= 10_000:
                 break
 
-    The micro-batches of a step count equally unless `control.micro_batch(samples, weight=...)` says
-    otherwise. Gain and noise scale do not depend on a factor that all losses have in common.
+    All micro-batches of a step have equal weights unless `control.micro_batch(samples, weight=...)`
+    sets other weights. The gain and the gradient noise scale do not change if all losses are
+    multiplied by one common factor.
+
+    >>> import torch, largebatch as lb
+    >>> model = torch.nn.Linear(3, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> control = lb.attach(model, optimizer, lb.AdaScale(), batch_size=8, base_batch_size=4)
+    >>> for x in torch.randn(2, 4, 3): (model(x).square().mean() / 2).backward()
+    >>> optimizer.step(); 1.0 <= control.gain <= 2.0
+    True
 
     Args:
-        model: bare, or in DistributedDataParallel when several processes share the batch.
-        optimizer: any torch optimizer, also as `accelerate.prepare` returns it, with the learning
-            rate that suits `base_batch_size`. A list of optimizers, each of which moves some of the
-            parameters, has one control: all their learning rates are multiplied, and a step ends
-            when each of them has stepped once.
-        rule: a rule or a chain of rules that leaves the batch alone.
-        batch_size: samples of one optimizer step, over all ranks and micro-batches.
-        base_batch_size: B0, the batch in samples for which the learning rate was tuned.
-        micro_batches: micro-batches per step on each rank. Passing it saves work and finds missing
-            or double ones; None takes what the first step shows.
-        samples: (args, kwargs) of the model's forward pass -> samples in it, if the first dimension
-            of the first argument is not the samples or if micro-batches are unequal.
-        reduction: "mean" if each rank's loss is a mean over its own samples, as usual under
-            DistributedDataParallel; "sum" if each rank divides by the samples, or tokens, of all
-            ranks. It changes the recorded variance and squared norm, not their ratio.
-        dataset_size: samples in one epoch, for rules that need it.
-        budget: how long the run is, for schedules.
-        meter: how gradients are measured; None is `Meter(model)`.
-        record: where each step is written, by the first rank only.
-        patience: non-finite steps in a row after which training ends.
-        scaler: the one that scales the loop's losses, whose factor the measured gradients carry.
+        model: Model to train: a plain module, or one in DistributedDataParallel if several
+            processes share the batch.
+        optimizer: Any torch optimizer, also as `accelerate.prepare` returns it, with the learning
+            rate that suits `base_batch_size`. Pass a list if several optimizers each move some of
+            the parameters. One control then multiplies all their learning rates, and a step ends
+            when each optimizer has stepped once.
+        rule: Rule, or chain of rules, that does not change the batch size.
+        batch_size: Number of samples per optimizer step, over all ranks and micro-batches.
+        base_batch_size: Base batch size B0 in samples, for which the learning rate was tuned.
+        micro_batches: Number of micro-batches per step on each rank. Passing the number saves work
+            and lets the control detect missing or repeated micro-batches. None takes the number
+            from the first step.
+        samples: Function (args, kwargs) of the model's forward call -> number of samples in that
+            call. Pass this function if the samples are not along the first dimension of the first
+            argument, or if micro-batches have unequal sizes.
+        reduction: "mean" if each rank's loss is a mean over the rank's own samples, as is usual
+            under DistributedDataParallel. "sum" if each rank divides by the number of samples, or
+            tokens, of all ranks. The choice scales the recorded variance and squared norm, but not
+            their ratio.
+        dataset_size: Number of samples in one epoch, for rules that need it.
+        budget: Length of the run, for schedules.
+        meter: Meter that measures the gradients; None is `Meter(model)`.
+        record: Object that writes one entry per optimizer step, on the first rank only.
+        patience: Number of non-finite steps in a row after which training stops.
+        scaler: GradScaler that scales the losses of the loop; the measured gradients carry its
+            factor.
 
     Raises:
-        ValueError: parts that do not fit together, before any training step.
-        RanksDisagree: the ranks were started with different settings.
-        NotFinite: within an `optimizer.step()`, when `patience` is at its end.
+        ValueError: The arguments do not fit together. The error is raised before any training step.
+        RanksDisagree: The ranks were started with different settings.
+        NotFinite: `patience` non-finite steps occurred in a row; `optimizer.step()` raises this
+            error.
     """
     check_parts(model, optimizer, record)
     check_micro_batches(micro_batches)

@@ -1,4 +1,6 @@
-"""Steps from a data set: each is cut by `BatchPlan` and read chunk by chunk from the stream."""
+"""Plan steps from a data set: `BatchPlan` cuts each step into chunks, which are read from the
+stream.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +21,23 @@ from largebatch.core.plan import BatchPlan
 from largebatch.measure.random_state import keep_random_state
 
 Chunk = tuple[int, int]
-"""(position of the first sample, samples) of one micro-batch."""
+"""Pair (position of the first sample in the stream, number of samples) of one micro-batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkSlice:
-    """The chunks of one rank in every step of one batch size.
+    """Describe the chunks that one rank reads in every step of one batch size.
 
     Args:
-        batch_size: samples of a step over all ranks.
-        offsets: (offset within the step, samples) of each chunk.
+        batch_size: Number of samples in a step, over all ranks.
+        offsets: Pair (offset within the step, number of samples) of each chunk.
     """
 
     batch_size: int
     offsets: tuple[tuple[int, int], ...]
 
     def from_position(self, position: int) -> Iterator[Chunk]:
-        """The chunks of the step at a position and of all that would follow at this size."""
+        """Yield the chunks of the step at a position, and of all later steps of this batch size."""
         while True:
             for offset, size in self.offsets:
                 yield position + offset, size
@@ -43,21 +45,22 @@ class ChunkSlice:
 
 
 class Delivery(Protocol):
-    """What turns chunks into micro-batches."""
+    """Define how chunks are turned into micro-batches."""
 
     def micro_batches(self, position: int, cut: ChunkSlice) -> Iterator[tuple[Any, int]]:
-        """The micro-batches of the step at a position, with their samples."""
+        """Yield the micro-batches of the step at a position, each with its number of samples."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class InProcess:
-    """Each micro-batch is read when it is asked for."""
+    """Read each micro-batch in this process, at the moment it is requested."""
 
     fetch: Fetch
     stream: SampleStream
 
     def micro_batches(self, position: int, cut: ChunkSlice) -> Iterator[tuple[Any, int]]:
+        """Yield the micro-batches of the step at a position, each with its number of samples."""
         fetch, indices = self.fetch, self.stream.indices
         for offset, size in cut.offsets:
             start = position + offset
@@ -65,10 +68,13 @@ class InProcess:
 
 
 class Workers:
-    """Worker processes read ahead, as planned for the current batch size; changes state.
+    """Read micro-batches ahead in worker processes, as planned for the current batch size.
 
-    They are torch's: a `DataLoader` whose sampler gives index lists. When the plan changes, the
-    lists that workers already have are read and dropped, and the right ones are issued after them.
+    The workers belong to a torch `DataLoader` whose sampler yields lists of indices. If the plan
+    changes, the lists that the workers already have are read and discarded, and the new lists are
+    issued after them.
+
+    This class is mutable: it remembers which chunks were issued to the workers.
     """
 
     def __init__(
@@ -76,7 +82,7 @@ class Workers:
     ) -> None:
         self._ahead = _ReadAheadSampler(stream)
         self._results: Iterator[Any] | None = None
-        generator = torch.Generator()  # the caller's would be drawn from
+        generator = torch.Generator()  # by default, the DataLoader would draw from the global one
         generator.seed()
         self._loader: DataLoader[Any] = DataLoader(
             _Chunks(fetch),
@@ -89,13 +95,14 @@ class Workers:
         )
 
     def micro_batches(self, position: int, cut: ChunkSlice) -> Iterator[tuple[Any, int]]:
+        """Yield the micro-batches of the step at a position, each with its number of samples."""
         results = self._aligned(position, cut)
         for _, size in cut.offsets:
             self._ahead.issued.popleft()
             yield next(results), size
 
     def _aligned(self, position: int, cut: ChunkSlice) -> Iterator[Any]:
-        """The workers' results, the next of which is the first chunk of this step."""
+        """Return the workers' results, positioned at the first chunk of this step."""
         ahead, plan = self._ahead, cut.from_position(position)
         stale = len(ahead.issued)
         if list(islice(plan, stale)) == list(ahead.issued):
@@ -111,7 +118,9 @@ class Workers:
 
 
 class _ReadAheadSampler:
-    """The sampler of the workers: `plan` is still to be issued, `issued` not yet delivered."""
+    """Yield index lists for the workers; `plan` is not issued yet, `issued` is not delivered
+    yet.
+    """
 
     def __init__(self, stream: SampleStream) -> None:
         self.plan: Iterator[Chunk] = iter(())
@@ -126,7 +135,7 @@ class _ReadAheadSampler:
 
 
 class _Chunks(Dataset[Any]):
-    """What a worker reads: a chunk is one item."""
+    """Read one chunk as one item, inside a worker."""
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
@@ -141,12 +150,15 @@ def _as_it_is(micro_batch: Any) -> Any:
 
 
 class ChunkSource:
-    """The steps of an endless stream; remembers its last cut.
+    """Plan the steps of an endless stream of samples.
+
+    This class is mutable: it remembers how the last step was cut.
 
     Args:
-        delivery: what reads the chunks.
-        dataset_size: samples in an epoch.
-        max_micro_batch_size: most samples of a chunk; None for the largest chunk of the first step.
+        delivery: Object that reads the chunks.
+        dataset_size: Number of samples in one epoch.
+        max_micro_batch_size: Largest number of samples in one chunk; None uses the largest chunk of
+            the first step.
     """
 
     exhausted = False
@@ -160,14 +172,16 @@ class ChunkSource:
         self._max_micro_batch_size = max_micro_batch_size
 
     def counts(self) -> PassCounts:
+        """Return what this rank's data set holds."""
         return PassCounts(samples=self.dataset_size, data=self.stored_size)
 
     def share(self, everyone: Sequence[PassCounts]) -> None:
-        """Nothing to do: every rank has the whole data set."""
+        """Do nothing, because every rank has the whole data set."""
 
     def bind(
         self, *, batch_size: int, rank: int, ranks: int, least_parts: int, alike: bool
     ) -> None:
+        """Set which ranks share the batches, and cut the first step."""
         self._rank, self._ranks = rank, ranks
         self._least_parts, self._alike = least_parts, alike
         share = max(ranks, least_parts) if alike else ranks
@@ -175,11 +189,12 @@ class ChunkSource:
         self._cut = self._cut_of(batch_size)
 
     def limit(self, most: int) -> None:
-        """Cut the steps to come into chunks of at most so many samples."""
+        """Cut all later steps into chunks of at most `most` samples."""
         self._most = most
         self._cut = self._cut_of(self._cut.batch_size)
 
     def step(self, position: int, batch_size: int) -> PlannedStep:
+        """Plan the step at a position of the stream."""
         cut = self._cut
         if cut.batch_size != batch_size:
             cut = self._cut = self._cut_of(batch_size)
@@ -190,28 +205,38 @@ class ChunkSource:
         )
 
     def peek(self, position: int, batch_size: int, most: int) -> tuple[list[tuple[Any, int]], int]:
+        """Return the first `most` micro-batches of a step, and how many micro-batches the step
+        has.
+        """
         step = self.step(position, batch_size)
-        with keep_random_state():  # they are read again, then with the same draws
+        with keep_random_state():  # the step reads these samples again, with the same random draws
             return list(islice(step.micro_batches, most)), step.accumulation
 
     def coming(self, position: int, count: int) -> Any:
+        """Return the next `count` samples from a position as one micro-batch."""
         cut = ChunkSlice(batch_size=count, offsets=((0, count),))
         ((micro_batch, _),) = self._delivery.micro_batches(position, cut)
         return micro_batch
 
     def commit(self, planned: int, samples: int) -> None:
+        """Check that the step had the planned number of samples.
+
+        Raises:
+            MicroBatchMissed: The step had another number of samples.
+        """
         if samples != planned:
             raise MicroBatchMissed(
-                f"The step was planned with {planned} samples over all ranks and taken with "
-                f"{samples}. Use each micro-batch of a step once, on every rank: "
+                f"The step was planned with {planned} samples over all ranks, but {samples} "
+                "samples were used. Use each micro-batch of a step exactly once, on every rank: "
                 "for micro_batch, size in step: ..."
             )
 
     def state(self) -> tuple[int, int]:
+        """Return (0, 0), because the position in the stream describes the whole state."""
         return 0, 0
 
     def resume(self, state: tuple[int, int]) -> None:
-        """Nothing to do: the position says it all."""
+        """Do nothing, because the position in the stream describes the whole state."""
 
     def _cut_of(self, batch_size: int) -> ChunkSlice:
         plan = BatchPlan(

@@ -1,4 +1,4 @@
-"""Refuses a second control on one optimizer."""
+"""Prevent two controls from acting on the same optimizer."""
 
 from __future__ import annotations
 
@@ -8,35 +8,40 @@ from weakref import ref
 
 from torch.optim import Optimizer
 
-_DOORS = {"Attached": "lb.attach or lb.watch", "Controller": "lb.Controller"}
+_ENTRY_POINTS = {
+    "Attached": "lb.attach",
+    "Watch": "lb.watch",
+    "Controller": "lb.Controller",
+}
 
 
 class Claimant(Protocol):
-    """A control of an optimizer."""
+    """Define what a control of an optimizer offers to `refuse_second`."""
 
     @property
     def exclusive(self) -> bool:
-        """Whether no other control may claim the optimizer, now or later."""
+        """Whether this control excludes any other control of the same optimizer, now and later."""
         ...
 
     @property
     def finished(self) -> bool:
-        """Whether its budget is used up."""
+        """Whether the budget of this control is used up."""
         ...
 
 
 class Claim:
-    """Marks an optimizer as controlled, until it is released or its control is garbage-collected.
+    """Mark an optimizer as controlled, until the claim is released or its control is
+    garbage-collected.
 
-    It is a pre-hook of the optimizer that does nothing, so it is found on the optimizer itself, and
-    a copy of the optimizer does not have it.
+    The claim is a pre-hook of the optimizer that does nothing. The claim can therefore be found on
+    the optimizer itself, and a copy of the optimizer does not have the claim.
 
     Args:
-        optimizer: that is controlled.
-        control: that controls it.
+        optimizer: Optimizer that is controlled.
+        control: Object that controls the optimizer.
 
     Raises:
-        ValueError: as in `refuse_second`.
+        ValueError: Another control has already claimed the optimizer.
     """
 
     def __init__(self, optimizer: Optimizer, control: Claimant) -> None:
@@ -46,45 +51,50 @@ class Claim:
 
     @property
     def control(self) -> Claimant | None:
-        """The control; None when it was garbage-collected."""
+        """Control that made this claim; None after it was garbage-collected."""
         return self._control()
 
     def release(self) -> None:
-        """Leaves the optimizer to others; a second call does nothing."""
+        """Release the optimizer for another control; a second call does nothing."""
         self._hook.remove()
 
     def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Does nothing: the optimizer's hooks are only where a claim is found."""
+        """Do nothing: a claim is a hook only so that it can be found on the optimizer."""
 
     def _forget(self, _: ref[Claimant]) -> None:
         self._hook.remove()
 
 
 def refuse_second(optimizer: Optimizer, control: Claimant) -> None:
-    """Refuses a control of an optimizer that another control has claimed.
+    """Raise an error if another control has claimed the optimizer.
 
     Two controls that are not exclusive may claim one optimizer, one after the other.
 
+    Args:
+        optimizer: Optimizer to check.
+        control: Object that wants to control the optimizer.
+
     Raises:
-        ValueError: naming both.
+        ValueError: Another control has claimed the optimizer; the message names both controls.
     """
     if _other(optimizer, control) is None:
         return
-    gc.collect()  # a control in a reference cycle lives on until then
+    gc.collect()  # frees an unused control that is part of a reference cycle
     other = _other(optimizer, control)
     if other is None:
         return
     first, second = (type(each).__name__ for each in (other, control))
     raise ValueError(
-        f"A rule is attached to this optimizer already, by {_DOORS.get(first, first)}, and "
-        f"{_DOORS.get(second, second)} would act on the same steps. Call control.close() on the "
-        "first, or build the optimizer anew if the first is out of reach. To use two rules, make "
-        "one of them: lb.attach(model, optimizer, lb.chain(rule, another), ...)."
+        f"{_ENTRY_POINTS.get(first, first)} already uses this optimizer, and "
+        f"{_ENTRY_POINTS.get(second, second)} would act on the same steps. Call control.close() "
+        "on the first control, or build a new optimizer if you no longer have the first control. "
+        "To use two rules, combine them: "
+        "lb.attach(model, optimizer, lb.chain(rule, another), ...)."
     )
 
 
 def _other(optimizer: Optimizer, control: Claimant) -> Claimant | None:
-    # The only list of an optimizer's hooks is private.
+    # torch has no public list of an optimizer's hooks.
     for hook in optimizer._optimizer_step_pre_hooks.values():
         other = hook.control if isinstance(hook, Claim) else None
         if other is None or other is control or (other.finished and not other.exclusive):

@@ -1,4 +1,4 @@
-"""The clocks of a run, which `Controller` and `Attached` share."""
+"""Define the clocks of a run, which `Controller` and `Attached` share."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ from largebatch.measure.running_statistics import RunningStatistics
 
 
 class Control:
-    """The clocks of a run and what follows them.
+    """Hold the clocks of a run, and drive everything that follows these clocks.
 
-    Mutable: holds the decider before and after the last step.
+    This class is mutable: it holds the decider before and after the last optimizer step.
 
     Args:
-        decider: before the first step.
-        optimizer: whose steps are counted and whose learning rate is multiplied.
-        meter: measures the gradients.
-        scaler: scales the losses in half precision.
-        record: where each step is written, on this rank.
-        patience: non-finite steps in a row after which training ends.
+        decider: Decider before the first step.
+        optimizer: Optimizer whose steps are counted and whose learning rate is multiplied.
+        meter: Meter that measures the gradients.
+        scaler: GradScaler that scales the losses for half precision.
+        record: Object that writes one entry per optimizer step on this rank.
+        patience: Number of non-finite steps in a row after which training stops.
 
     Attributes:
-        decider: rule, state and clocks before the coming step.
-        decision: of the last step; None before the first.
-        optimizer: whose steps are counted.
-        meter: measures the gradients.
-        patience: non-finite steps in a row after which training ends.
+        decider: Rule, rule state and clocks before the next step.
+        decision: Decision of the last step; None before the first step.
+        optimizer: Optimizer whose steps are counted.
+        meter: Meter that measures the gradients.
+        patience: Number of non-finite steps in a row after which training stops.
 
     Raises:
-        ValueError: a rule is attached to the optimizer already, or it has a parameter group without
-            a learning rate.
+        ValueError: A rule is already attached to the optimizer, or one of the optimizer's parameter
+            groups has no learning rate.
     """
 
     exclusive = True
-    """Whether no other control may act on the same optimizer."""
+    """Whether this control excludes any other control of the same optimizer."""
 
     def __init__(
         self,
@@ -88,41 +88,43 @@ class Control:
 
     @property
     def scaler(self) -> GradScaler | None:
-        """The scaler of half precision; None without one, or with a disabled one."""
+        """GradScaler for half precision; None if there is none or it is disabled."""
         return self._scale.scaler
 
     @property
     def base_steps(self) -> float:
-        """Steps of the base batch that the run is worth so far."""
+        """Number of base steps that the run has taken so far (steps of the base batch size)."""
         return self.decider.base_steps
 
     @property
     def samples(self) -> int:
-        """Training samples used so far, over all ranks."""
+        """Number of training samples used so far, over all ranks."""
         return self.decider.samples
 
     @property
     def optimizer_steps(self) -> int:
-        """Optimizer steps taken so far; those lost to non-finite values are not counted."""
+        """Number of optimizer steps taken so far, without the steps that were skipped as
+        non-finite.
+        """
         return self.decider.step
 
     @property
     def skipped(self) -> int:
-        """Steps lost to a non-finite loss or gradient."""
+        """Number of steps that were skipped because the loss or the gradient was not finite."""
         return self.decider.skipped
 
     @property
     def lr_multiplier(self) -> float:
-        """Factor on the learning rate in the last step; 1 before the first."""
+        """Factor that multiplied the learning rate in the last step; 1 before the first step."""
         return 1.0 if self.decision is None else self.decision.lr_multiplier
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is used up; False without a budget."""
+        """Whether the budget is used up; always False without a budget."""
         return self.decider.finished
 
     def __repr__(self) -> str:
-        """Return the clocks and the last decision in one line."""
+        """Return the clocks and the last learning-rate factor in one line."""
         seen = f"lr x {self.lr_multiplier:.4g}" if self.decision else "no step yet"
         return (
             f"<{type(self).__name__}: {self.optimizer_steps} optimizer steps, {self.samples} "
@@ -136,15 +138,19 @@ class Control:
         base_steps: float | None = None,
         steps: float | None = None,
     ) -> bool:
-        """Whether the last step passed a multiple of one of these, for evaluation and checkpoints.
+        """Return whether the last step reached or passed a multiple of the given interval.
 
-        "Every 100 steps" means ever more samples while a batch grows; this does not.
+        Use `every` to schedule evaluations and checkpoints. While the batch grows, "every 100
+        steps" would cover more and more samples; an interval in samples or base steps does not
+        change.
 
         Args:
-            samples, base_steps, steps: exactly one interval, above 0.
+            samples: Interval in training samples over all ranks, above 0.
+            base_steps: Interval in base steps, above 0.
+            steps: Interval in optimizer steps, above 0.
 
         Raises:
-            ValueError: not exactly one interval.
+            ValueError: Not exactly one interval was given, or the interval is not above 0.
         """
         before, after = self._before, self.decider
         spans = (
@@ -154,41 +160,50 @@ class Control:
         )
         given = [(interval, a, b) for interval, a, b in spans if interval is not None]
         if len(given) != 1 or not given[0][0] > 0:
-            raise ValueError("Give one interval above 0, as in control.every(samples=50_000).")
+            raise ValueError(
+                "control.every takes exactly one interval above 0; got "
+                f"samples={samples}, base_steps={base_steps}, steps={steps}. For "
+                "example: control.every(samples=50_000)."
+            )
         interval, a, b = given[0]
         return math.floor(b / interval) > math.floor(a / interval)
 
     def ticks(self, *, every: float) -> list[float]:
-        """Return the multiples of `every` base steps that the run passed since the last call with
-        the same `every`; the first call starts where the run began or was resumed.
+        """Return the multiples of `every` base steps that the run has passed since the last call.
 
             for tick in control.ticks(every=10):         # was: if iteration % 10 == 0
                 print(tick, float(loss))
 
-        Base steps jump by the gain, so `iteration % 10` would miss most multiples of 10. Call it
-        before `state_dict`: a resumed run starts from the saved clock.
+        Calls with different values of `every` are counted separately. The first call counts from
+        the start of the run, or from where the run was resumed. Base steps advance by the gain, so
+        a test such as `iteration % 10 == 0` would miss most multiples of 10. Call `ticks` before
+        `state_dict`, because a resumed run counts from the saved clock.
 
         Args:
-            every: interval in base steps, above 0; a whole number gives whole numbers.
+            every: Interval in base steps, above 0. If `every` is a whole number, the multiples are
+                whole numbers.
 
         Raises:
-            ValueError: an interval that is not above 0, or not finite.
+            ValueError: The interval is not above 0, or it is not finite.
         """
         return self._ticks.passed(every, now=self.base_steps)
 
     def advance(self, scheduler: LRScheduler, *, metric: float | None = None) -> int:
-        """Advances a torch scheduler that is written in steps of the base batch: call it after each
-        step, where `scheduler.step()` stood; several schedulers each have their call.
+        """Advance a torch scheduler that is written in base steps.
+
+        Call `advance` after each optimizer step, in place of `scheduler.step()`. If there are
+        several schedulers, call `advance` once for each scheduler.
 
         Args:
-            scheduler: any torch scheduler, also as `accelerate.prepare` returns it.
-            metric: for `ReduceLROnPlateau`, after each evaluation.
+            scheduler: Any torch scheduler, also as `accelerate.prepare` returns it.
+            metric: Value that `ReduceLROnPlateau` watches; pass this value after each evaluation.
 
         Returns:
-            How often the scheduler was stepped.
+            Number of times the scheduler was stepped.
 
         Raises:
-            ValueError: `ReduceLROnPlateau` without a metric.
+            ValueError: The scheduler is a `ReduceLROnPlateau` and no metric was given, or another
+                scheduler was given a metric.
         """
         scheduler = bare_scheduler(scheduler)
         before = self._ticked.get(scheduler, self._first_tick)
@@ -197,21 +212,24 @@ class Control:
         return ticks
 
     def state_dict(self) -> dict[str, Any]:
-        """Rule states, clocks, averages and the wished batch as plain values: numbers, None and
-        text under the same keys for every run, so that `torch.load(weights_only=True)` and
-        torch.distributed.checkpoint read them. Model, optimizer, schedulers and a scaler have their
-        own. Take it between two steps, after `advance`.
+        """Return rule states, clocks, averages and the next batch size as plain values.
 
-        Of `TemporalMoments` the last gradient is not kept: the first step after resuming has no
-        temporal estimate.
+        The values are numbers, None and text, under the same keys for every run.
+        `torch.load(weights_only=True)` and torch.distributed.checkpoint can therefore read the
+        state. Save the states of model, optimizer, schedulers and scaler separately. Call
+        `state_dict` between two steps, after `advance`.
+
+        The state does not hold the last gradient of `TemporalMoments`, so the first step after
+        resuming has no temporal estimate.
         """
         return state_of(self.decider, decision=self.decision, lost_in_a_row=self._lost_in_a_row)
 
     def check_optimizer(self) -> None:
-        """Checks that the optimizer moves the same parameters as when the run was built.
+        """Check that the optimizer moves the same parameters as when the run was built.
 
         Raises:
-            LargeBatchError: a parameter was replaced, frozen or released, or a group added.
+            LargeBatchError: A parameter was replaced, frozen or unfrozen, or a parameter group was
+                added.
         """
         self._moved.check()
 
@@ -225,8 +243,11 @@ class Control:
         self._claims = []
 
     def _restore_running_statistics(self, seen: Measurement) -> None:
-        """Undoes what the forward of a step that is skipped did to the running statistics. A loss
-        scale makes gradients infinite after a forward that was right."""
+        """Undo the changes that the forward pass of a skipped step made to the running statistics.
+
+        With a GradScaler, they are restored only if a statistic is not finite, because a loss scale
+        can make gradients infinite after a correct forward pass.
+        """
         if seen.finite:
             return
         if self._scale.scaler is None:
@@ -236,7 +257,7 @@ class Control:
 
     def _read_state(self, plain: Mapping[str, Any], *, decider: Decider) -> Resumed:
         """Check a saved state against a decider of this run and return where it resumes."""
-        # every rule: only a run that resumes needs them
+        # These modules import every rule, and only a run that resumes needs them.
         from largebatch.rules.kinds import KINDS_TO_RESUME
         from largebatch.rules.old_states import revive
 
@@ -256,21 +277,21 @@ class Control:
         at_once = seen.samples == 0 and seen.loss is not None and not math.isfinite(seen.loss)
         if at_once or self._lost_in_a_row >= self.patience:
             cause = (
-                "It is the first step, so look at the data and the loss."
+                "This is the first step, so check the data and the loss function for NaN."
                 if at_once
-                else "Look at the data, or lower the learning rate: optimizer = "
+                else "Check the data, or lower the learning rate: optimizer = "
                 "torch.optim.SGD(model.parameters(), lr=0.5 * lr)."
             )
             if seen.loss is not None and math.isfinite(seen.loss):
                 cause += (
-                    " Only the gradient overflows: with a GradScaler, begin with a lower scale, "
-                    "torch.amp.GradScaler(init_scale=1024.0), or give it more steps to find one, "
-                    f"patience={2 * self.patience}."
+                    " The loss is finite, so only the gradient overflows. With a GradScaler, start "
+                    "with a lower loss scale, torch.amp.GradScaler(init_scale=1024.0), or allow "
+                    f"more steps to find one, patience={2 * self.patience}."
                 )
             loss = "the loss was not passed" if seen.loss is None else f"loss {seen.loss}"
             raise NotFinite(
                 f"{self._lost_in_a_row} step(s) in a row had a loss or gradient that is not finite "
-                f"({loss}); no weight was changed by them. {cause}"
+                f"({loss}). These steps changed no weight. {cause}"
             )
 
     def _close_record(self) -> None:

@@ -1,4 +1,4 @@
-"""`Controller`: loads, measures, decides and steps, so that the batch may change."""
+"""Define `Controller`, which drives training steps whose batch size may change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from largebatch.act.guards import (
     check_variance,
 )
 from largebatch.act.loader import BatchLoader
-from largebatch.act.micro_batches import MicroBatches, check_loss, smaller, weight_of
+from largebatch.act.micro_batches import MicroBatches, check_loss, memory_advice, weight_of
 from largebatch.act.needs import check_needs
 from largebatch.act.prepared import bare_optimizer
 from largebatch.act.run_facts import clocks_of, digest_of, optimizer_facts, run_facts
@@ -41,7 +41,7 @@ from largebatch.measure.meter import Meter
 
 
 class Controller(Control):
-    """A run in which the batch may change: it loads, measures, decides and steps.
+    """Run training steps whose batch size may change: load, measure, decide and step.
 
         batches = lb.BatchLoader(dataset, batch_size=512, max_micro_batch_size=64)
         control = lb.Controller(model, optimizer, lb.AdaScale(), batches, base_batch_size=64)
@@ -50,27 +50,39 @@ class Controller(Control):
                 control.backward(loss_fn(model(x), y))
             control.step(clip_norm=1.0)
 
-    One step is `measure` (observe), decide, apply and commit, in this order; `step` does what is
-    left of them.
+    Each optimizer step measures the gradient, decides, applies the decision and commits the result.
+    `measure` only measures the gradient; `step` does the parts that remain.
 
-    Mutable: holds the run and the step in hand.
+    >>> import torch, largebatch as lb
+    >>> model = torch.nn.Linear(3, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> batches = lb.BatchLoader(torch.randn(64, 3), batch_size=8)
+    >>> control = lb.Controller(model, optimizer, lb.AdaScale(), batches, base_batch_size=4)
+    >>> for batch in control.steps(steps=3):
+    ...     for x in batch: control.backward(model(x).square().mean())
+    ...     decision = control.step()
+    >>> control.samples
+    24
+
+    This class is mutable: it holds the run and the current step.
 
     Args:
-        model: bare, or in DistributedDataParallel when several processes share the batch.
-        optimizer: any torch optimizer, also as `accelerate.prepare` returns it, with the learning
+        model: Model to train: a plain module, or one in DistributedDataParallel if several
+            processes share the batch.
+        optimizer: Any torch optimizer, also as `accelerate.prepare` returns it, with the learning
             rate that suits `base_batch_size`.
-        rule: what to do about the measurements: a rule or a chain of rules.
-        batches: the samples.
-        base_batch_size: B0, the batch in samples for which the learning rate was tuned.
-        meter: how gradients are measured; None is `Meter(model)`.
-        record: where each step is written, by the first rank only.
-        patience: non-finite steps in a row after which training ends.
-        scaler: for float16; `backward` takes the true loss, and unscaling, its optimizer step and
-            its update are the Controller's.
+        rule: Rule, or chain of rules, that decides from the measurements.
+        batches: BatchLoader that provides the samples.
+        base_batch_size: Base batch size B0 in samples, for which the learning rate was tuned.
+        meter: Meter that measures the gradients; None is `Meter(model)`.
+        record: Object that writes one entry per optimizer step, on the first rank only.
+        patience: Number of non-finite steps in a row after which training stops.
+        scaler: GradScaler for float16. Pass the unscaled loss to `backward`; the Controller itself
+            scales the loss, unscales the gradients, and steps and updates the scaler.
 
     Raises:
-        ValueError: parts that do not fit together, before any training step.
-        RanksDisagree: the ranks were started with different settings.
+        ValueError: The arguments do not fit together. The error is raised before any training step.
+        RanksDisagree: The ranks were started with different settings.
     """
 
     exclusive = False
@@ -133,19 +145,24 @@ class Controller(Control):
 
     @property
     def batch_size(self) -> int:
-        """Samples wished for the coming step, over all ranks."""
+        """Number of samples planned for the next step, over all ranks."""
         return self.decider.batch_size
 
     @property
     def in_step(self) -> bool:
-        """Whether a step is in hand: it was given by `steps`, and `step` was not called yet."""
+        """Whether a step is in progress, that is, after `steps` has yielded a step and before
+        `step` is called.
+        """
         return self._step is not None
 
     def resize(self, batch_size: int) -> None:
-        """Sets the next step's batch by hand, as when workers come or go.
+        """Set the batch size of the next step by hand, for example when workers join or leave.
+
+        Args:
+            batch_size: Number of samples over all ranks, at least one per rank.
 
         Raises:
-            ValueError: fewer samples than ranks.
+            ValueError: The batch size is not a whole number, or it is below one sample per rank.
         """
         self.batches.resize(batch_size)
         self.decider = replace(self.decider, batch_size=batch_size)
@@ -158,50 +175,58 @@ class Controller(Control):
         epochs: float | None = None,
         steps: float | None = None,
     ) -> Iterator[MicroBatches]:
-        """The run's steps until the budget, given in exactly one unit, is used up.
+        """Yield the steps of the run until the budget, given in exactly one unit, is used up.
 
-        Leaving the loop early restores model and optimizer; calling it again with the same budget
-        goes on where it stopped.
+        If the loop is left early, model and optimizer are restored to their state between two
+        steps. Another call with the same budget continues where the loop stopped.
 
         Args:
-            base_steps: steps of the base batch.
-            samples: training samples over all ranks; the last step is cut to end there, or to one
-                sample a rank.
-            epochs: passes over the data set, or of a loader of the user's over all ranks, counted
-                in samples.
-            steps: optimizer steps.
+            base_steps: Budget in base steps (steps of the base batch size).
+            samples: Budget in training samples over all ranks. The last step is shortened to end at
+                this number, but keeps at least one sample per rank.
+            epochs: Budget in passes over the data set, or over your own data loader on all ranks,
+                converted to samples.
+            steps: Budget in optimizer steps.
 
         Raises:
-            ValueError: no budget or several, one that is not above 0, or another than before.
-            RanksDisagree: the ranks were started with different settings.
+            ValueError: No budget or more than one was given, the budget is not above 0, or it
+                differs from the budget of an earlier call.
+            RanksDisagree: The ranks were started with different settings.
         """
         units = {"base_steps": base_steps, "samples": samples, "epochs": epochs, "steps": steps}
         self._begin(budget_of(units, dataset_size=self.decider.dataset_size))
         return self._iterate()
 
     def stop(self) -> None:
-        """Ends the loop over `steps` with the next `step` that is taken, on all ranks alike when
-        one asks; as a signal's handler may. The record is closed, `finished` stays False, and a
-        new run goes on from the `state_dict`."""
+        """End the loop over `steps` at the next call of `step`.
+
+        A signal handler may call `stop`. All ranks stop at the same step, even if only one rank
+        calls `stop`. The record is closed, and `finished` stays False. A new run can resume from
+        the `state_dict`.
+        """
         self._stop_wanted = True
 
     def state_dict(self) -> dict[str, Any]:
-        """As `Control.state_dict`, and the place in the data under "batches".
+        """Return the state of `Control.state_dict`, and the position in the data under the key
+        "batches".
 
         Raises:
-            CheckpointError: in the middle of a step.
+            CheckpointError: A step is in progress.
         """
         self._check_between_steps("saved")
         return {**super().state_dict(), "batches": self.batches.state_dict()}
 
     def load_state_dict(self, plain: Mapping[str, Any]) -> None:
-        """Goes on where `state_dict` was taken, in a run built as that one was; call it on every
-        rank, before `steps`. The number of ranks and of workers may differ.
+        """Resume from a saved `state_dict`, in a run that was built with the same settings.
+
+        Call `load_state_dict` on every rank, before `steps`. The numbers of ranks and of loader
+        workers may differ from those of the saved run.
 
         Raises:
-            CheckpointError: a state of another rule, version, data set, base batch or budget, or
-                one that is damaged or cut; the run is left as it was.
-            RanksDisagree: the ranks loaded different states.
+            CheckpointError: The state was saved by another version or with another rule, data set,
+                base batch size or budget, or the state is corrupted or truncated. The error leaves
+                the run unchanged.
+            RanksDisagree: The ranks loaded different states.
         """
         self._check_between_steps("loaded")
         batches = plain.get("batches") if isinstance(plain, Mapping) else None
@@ -212,7 +237,9 @@ class Controller(Control):
         resumed = self._read_state(plain, decider=decider)
         if not isinstance(batches, Mapping):
             raise CheckpointError(
-                "The state has no place in the data ('batches'): it is cut, or that of lb.attach."
+                "The state holds no position in the data ('batches'): it is truncated, or "
+                "lb.attach saved it. Load the whole result of control.state_dict() of an "
+                "lb.Controller."
             )
         try:
             self.batches.load_state_dict(batches)
@@ -227,30 +254,35 @@ class Controller(Control):
         self.meter.agree(clocks_of(self.decider))
 
     def close(self) -> None:
-        """Ends the run: drops the step in hand and closes the record. A run that uses up its budget
-        or its data does so by itself."""
+        """End the run: discard the current step and close the record.
+
+        A run that has used up its budget or its data closes itself.
+        """
         self._drop_step()
         self._release_optimizer()
         self._close_record()
 
     def backward(self, loss: Tensor, *, weight: float | Tensor | None = None) -> None:
-        """Runs the micro-batch's backward, weighted so that the step's gradient is the mean.
+        """Run the backward pass of one micro-batch, weighted so that the step's gradient is the
+        mean.
 
         Args:
-            loss: the micro-batch's MEAN loss, a scalar.
-            weight: what it averages over, where that is not its samples (tokens, say); above 0.
-                A tensor is read by the host.
+            loss: Mean loss of the micro-batch, a scalar tensor.
+            weight: Number of items that the loss is a mean over, above 0, if these items are not
+                the samples (for example tokens). Reading a tensor's value waits for the device.
 
         Raises:
-            ValueError: a loss that is a sum or no scalar with a graph, a weight not above 0.
-            MicroBatchMissed: no micro-batch is in hand.
-            torch.OutOfMemoryError: with a note on what to do about it.
+            ValueError: The loss is a sum, is not a scalar or has no autograd graph, or the weight
+                is not above 0.
+            MicroBatchMissed: No micro-batch is in progress.
+            torch.OutOfMemoryError: The device ran out of memory; a note on the error explains how
+                to use smaller micro-batches.
         """
         step = self._step
         if step is None:
             raise MicroBatchMissed(
-                "control.backward was called outside a step. Use it inside "
-                "for batch in control.steps(samples=...): for x, y in batch: ..."
+                "control.backward was called outside a step. Call it inside the two loops: for "
+                "batch in control.steps(samples=...): for x, y in batch: ..."
             )
         check_loss(loss, samples=step.size)
         weight = weight_of(weight, samples=step.size)
@@ -260,20 +292,26 @@ class Controller(Control):
         try:
             self.meter.backward(loss, share=share, weight=weight, samples=step.size, last=last)
         except torch.OutOfMemoryError as error:
-            error.add_note(smaller(step.size))
+            error.add_note(memory_advice(step.size))
             raise
 
     def measure(self) -> Reading:
-        """Completes the step's gradient and reads the meter; for clipping of your own between it
-        and `step`, which calls it otherwise.
+        """Complete the gradient of the step and return the measured statistics.
+
+        `step` calls `measure` by itself. Call `measure` before `step` to change the gradient
+        between the two calls, for example to clip it in your own way.
 
         Raises:
-            MicroBatchMissed: not every micro-batch had its backward.
-            RanksDisagree: the ranks took different decisions before.
+            MicroBatchMissed: Backward was not called for some micro-batch of the step.
+            RanksDisagree: The ranks made different decisions in earlier steps.
         """
         step = self._step
         if step is None:
-            raise MicroBatchMissed("There is no step in hand; iterate control.steps(...).")
+            raise MicroBatchMissed(
+                "No step is in progress, so there is no gradient to measure. "
+                "Iterate over the steps: for batch in "
+                "control.steps(samples=...): ..."
+            )
         if self.reading is None:
             step.check_complete()
             step.close()
@@ -285,22 +323,26 @@ class Controller(Control):
         return self.reading
 
     def step(self, *, clip_norm: float | None = None) -> Decision:
-        """Measures, decides, takes the optimizer's step and prepares the next one.
+        """Measure, decide, take the optimizer step and prepare the next step.
 
         Args:
-            clip_norm: largest norm of the gradient that the optimizer gets, over all parameters
-                together, above 0; the statistics are those before clipping.
+            clip_norm: Largest norm of the gradient that the optimizer gets, over all parameters
+                together, above 0. The statistics are measured before clipping.
 
         Returns:
-            What was decided.
+            Decision that the rule made for this step.
 
         Raises:
-            ValueError: a `clip_norm` that is not above 0.
-            MicroBatchMissed: not every micro-batch had its backward.
-            NotFinite: the first step's loss is not finite, or `patience` steps in a row.
+            ValueError: `clip_norm` is not above 0.
+            MicroBatchMissed: Backward was not called for some micro-batch of the step.
+            NotFinite: The loss of the first step is not finite, or `patience` steps in a row are
+                not finite.
         """
         if clip_norm is not None and not clip_norm > 0.0:
-            raise ValueError(f"clip_norm is above 0, as in clip_norm=1.0; got {clip_norm!r}.")
+            raise ValueError(
+                f"clip_norm={clip_norm!r} was given, but it must be above 0. For "
+                "example: control.step(clip_norm=1.0)."
+            )
         reading = self.measure()
         seen = self.decider.see(reading, base_lr=self._lr.base_lr)
         after, decision = self.decider.decide(seen)
@@ -315,19 +357,20 @@ class Controller(Control):
         return decision
 
     def check(self, loss: Any = None, *, seconds: float = 3.0) -> Any:
-        """Deprecated, and removed in 0.3: call `lb.check(control, loss)`."""
+        """Deprecated, and removed in 0.3: call `lb.check(control, loss)` instead."""
         return call_check(self, loss, seconds=seconds)
 
     def fit_micro_batch(self, loss: Any, **options: Any) -> Any:
-        """Deprecated, and removed in 0.3: call `lb.fit_micro_batch(control, loss)`."""
+        """Deprecated, and removed in 0.3: call `lb.fit_micro_batch(control, loss)` instead."""
         return call_fit_micro_batch(self, loss, **options)
 
     def _begin(self, budget: Budget) -> None:
         there = self.decider.budget
         if there is not None and there != budget:
             raise ValueError(
-                f"This run's budget is {budget_text(there)}; it is given once, since schedules are "
-                f"fractions of it. Got {budget_text(budget)}. Go on with "
+                f"This run has the budget {budget_text(there)}, but "
+                f"control.steps({budget_text(budget)}) was called. The budget of a run cannot "
+                "change, because schedules are fractions of it. Continue with "
                 f"control.steps({budget_text(there)}), or build another lb.Controller."
             )
         if not self._begun:
@@ -342,7 +385,7 @@ class Controller(Control):
 
     def _iterate(self) -> Iterator[MicroBatches]:
         self._claim_optimizer()
-        self._drop_step()  # of a loop that was left, but that somebody still holds
+        self._drop_step()  # of an earlier loop that was left, but is still referenced
         step: MicroBatches | None = None
         guard = self.optimizer.register_step_pre_hook(self._refuse_foreign_step)
         try:
@@ -360,8 +403,9 @@ class Controller(Control):
                 yield step
                 if self._step is not None:
                     raise MicroBatchMissed(
-                        "The next step was asked for before control.step(). Call it once after "
-                        "the loop over the micro-batches: control.step()."
+                        "The loop asked for the next step before control.step() was called. "
+                        "Call it once per step, after the loop over the micro-batches: "
+                        "control.step()."
                     )
                 if self.reading is not None and self.reading.exhausted:
                     break
@@ -370,7 +414,7 @@ class Controller(Control):
         finally:
             guard.remove()
             self._running_statistics.close()
-            if self._step in (step, None):  # not that of another loop
+            if self._step in (step, None):  # a newer loop may have begun a step of its own
                 self._drop_step()
 
     def _samples_left(self) -> int | None:
@@ -419,15 +463,16 @@ class Controller(Control):
     def _check_between_steps(self, what: str) -> None:
         if self._step is not None:
             raise CheckpointError(
-                f"A run's state is {what} between two steps, and one is in hand: after "
-                "control.step() is the place."
+                f"The state of a run can be {what} only between two steps, but a step is in "
+                "progress. Do it after control.step()."
             )
 
     def _refuse_foreign_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._step is not None and not self._stepping:
             raise LargeBatchError(
-                "optimizer.step() was called inside a step of the Controller, which takes it in "
-                "control.step(): the weights would move twice. Leave it out, and zero_grad, too."
+                "optimizer.step() was called inside a step of lb.Controller, but control.step() "
+                "already takes the optimizer step, so the weights would move twice. Remove "
+                "optimizer.step() and optimizer.zero_grad() from the loop."
             )
 
     def _drop_step(self) -> None:
@@ -435,4 +480,4 @@ class Controller(Control):
             self._step.close()
         self._step, self.reading = None, None
         self.meter.clear(self.optimizer)
-        self.meter.open(frozenset())  # takes the hooks off
+        self.meter.open(frozenset())  # removes the hooks

@@ -1,7 +1,7 @@
-"""Methods of 0.1 that are functions now; removed in 0.3.
+"""Support methods of version 0.1 that are now functions; they are removed in 0.3.
 
-The functions stand in `checks`, which imports this package. So they are reached through the public
-names, when a method is called.
+The functions are in the package `checks`, which imports the package `act`. This module therefore
+looks up the functions' public names only when a method is called.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def call_check(control: Any, *inputs: Any, seconds: float) -> Any:
-    """Warns and calls `lb.check(control, *inputs)`."""
+    """Warn about the deprecated method and call `lb.check(control, *inputs)`."""
     import largebatch
 
     names = ", ".join(("control", "loss", "batch")[: 1 + len(inputs)])
@@ -20,7 +20,7 @@ def call_check(control: Any, *inputs: Any, seconds: float) -> Any:
 
 
 def call_fit_micro_batch(control: Any, loss: Any, **options: Any) -> Any:
-    """Warns and calls `lb.fit_micro_batch(control, loss)`."""
+    """Warn about the deprecated method and call `lb.fit_micro_batch(control, loss)`."""
     import largebatch
 
     _warn(old="control.fit_micro_batch", new="lb.fit_micro_batch(control, loss)")
@@ -29,7 +29,7 @@ def call_fit_micro_batch(control: Any, loss: Any, **options: Any) -> Any:
 
 def _warn(*, old: str, new: str) -> None:
     warnings.warn(
-        f"{old} is a function now, and the method is removed in 0.3. Write {new}.",
+        f"{old} is deprecated and will be removed in 0.3. Call {new} instead.",
         DeprecationWarning,
-        stacklevel=4,  # the line that calls the method
+        stacklevel=4,  # points to the line that calls the method
     )

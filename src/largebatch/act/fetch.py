@@ -1,8 +1,12 @@
-"""From indices to a micro-batch, in the process that asks: tensors, `__getitems__`, item by item.
+"""Build a micro-batch from indices, in the process that requests it.
 
-What a sample looks like is a function of (seed, position in the stream), also where its data set
-draws at random: Python's, NumPy's and torch's global CPU generators are seeded before each sample
-and put back after the micro-batch, so augmentation does not depend on ranks, chunks or workers.
+Tensors are indexed as a whole, `__getitems__` is called once per micro-batch, and other data sets
+are read item by item.
+
+The content of a sample is a function of (seed, position in the stream), even if its data set draws
+random numbers. To achieve this, Python's, NumPy's and torch's global CPU generators are seeded
+before each sample and restored after the micro-batch. Augmentation therefore does not depend on the
+number of ranks, on the chunks or on the workers.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from largebatch.measure.random_state import keep_random_state, seed_generators
 
 @runtime_checkable
 class MapStyle(Protocol):
-    """A data set of N samples, read one at a time."""
+    """Describe a data set of N samples that are read one at a time."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Any: ...
@@ -27,20 +31,23 @@ class MapStyle(Protocol):
 
 @runtime_checkable
 class ReadsMany(Protocol):
-    """A data set that reads many samples in one call and gives them as a list."""
+    """Describe a data set that reads many samples in one call and returns them as a list."""
 
     def __getitems__(self, indices: list[int]) -> Any: ...
 
 
 class Fetch(Protocol):
-    """How the micro-batch of some indices is made; `position` is that of the first of them."""
+    """Define how a micro-batch is built from indices.
+
+    `position` is the position of the first index in the stream.
+    """
 
     def __call__(self, position: int, indices: Tensor) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
 class FetchTensor:
-    """Rows of one tensor `[N, ...]`."""
+    """Build micro-batches from the rows of one tensor `[N, ...]`."""
 
     tensor: Tensor
 
@@ -50,7 +57,7 @@ class FetchTensor:
 
 @dataclass(frozen=True, slots=True)
 class FetchTensors:
-    """A tuple of rows of several tensors `[N, ...]`."""
+    """Build micro-batches as tuples of rows of several tensors `[N, ...]`."""
 
     tensors: tuple[Tensor, ...]
 
@@ -60,12 +67,13 @@ class FetchTensors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchItems:
-    """`dataset[i]` for each index, collated; each sample is seeded by its own position.
+    """Read `dataset[i]` for each index and collate the samples; each sample is seeded by its
+    position.
 
     Args:
-        dataset: what is read.
-        collate: list of samples -> micro-batch.
-        seed: of the samples' randomness; None leaves the global generators alone.
+        dataset: Data set that is read.
+        collate: Function (list of samples) -> micro-batch.
+        seed: Seed of the samples' randomness; None leaves the global generators unchanged.
     """
 
     dataset: MapStyle
@@ -85,8 +93,13 @@ class FetchItems:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchMany:
-    """One `dataset.__getitems__` call, collated; the call is seeded by its first sample's position,
-    so where it draws at random the draws depend on how the batch is cut. Arguments: `FetchItems`.
+    """Read a micro-batch with one call of `dataset.__getitems__`, and collate the samples.
+
+    The call is seeded by the position of its first sample. If the data set draws random numbers,
+    they therefore depend on how the batch is cut.
+
+    Args:
+        dataset, collate, seed: These arguments have the same meaning as in `FetchItems`.
     """
 
     dataset: ReadsMany

@@ -1,4 +1,4 @@
-"""Refuses parts that do not fit together, before any training step."""
+"""Raise errors for arguments that do not fit together, before any training step."""
 
 from __future__ import annotations
 
@@ -24,210 +24,231 @@ def check_parts(
     optimizer: Optimizer | Sequence[Optimizer],
     record: Sink | None,
 ) -> None:
-    """Refuses what is no model, no optimizer or no record, and L-BFGS.
+    """Check the model, the optimizer and the record, and that no optimizer is L-BFGS.
 
     Raises:
-        ValueError: with a line to paste.
+        ValueError: An argument has the wrong type, or an optimizer is L-BFGS.
     """
     members = optimizer if isinstance(optimizer, (list, tuple)) else [optimizer]
     if not isinstance(model, nn.Module) or not all(isinstance(m, Optimizer) for m in members):
         raise ValueError(
-            "model comes first and is a torch.nn.Module, then an optimizer that was built from it; "
-            f"got {_kind(model)} and {_kind(optimizer)}. "
-            "lb.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), lb.AdaScale(), ...)"
+            f"The first two arguments were {_kind(model)} and {_kind(optimizer)}, but they must be "
+            "a torch.nn.Module and an optimizer that was built from its parameters. For example: "
+            "lb.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), lb.AdaScale(), ...)."
         )
     if any(isinstance(member, LBFGS) for member in members):
         raise ValueError(
-            "L-BFGS calls its closure several times in a step, so there is no one gradient to "
-            "decide about. Use another optimizer: torch.optim.SGD(model.parameters(), lr=0.1)."
+            "torch.optim.LBFGS is not supported: it computes several gradients per step, so a "
+            "rule has no single gradient to decide about. Use another optimizer: "
+            "torch.optim.SGD(model.parameters(), lr=0.1)."
         )
     if isinstance(record, (str, os.PathLike)):
         raise ValueError(
-            f"A record is an object that writes, not a path: lb.JsonlRecord({os.fspath(record)!r})."
+            f"record={os.fspath(record)!r} is a path, but a record must be an object that "
+            f"writes. Pass record=lb.JsonlRecord({os.fspath(record)!r})."
         )
 
 
 def check_loads_batches(batches: object) -> None:
-    """Refuses to load through anything but a `BatchLoader`.
+    """Check that the batches come from a `BatchLoader`.
 
     Raises:
-        ValueError: another loader, with the line that wraps it.
+        ValueError: Another kind of loader was given; the message shows how to wrap that loader.
     """
     if not isinstance(batches, BatchLoader):
         raise ValueError(
-            f"The Controller loads through a BatchLoader; got {type(batches).__name__}. Wrap "
-            "it: lb.BatchLoader(loader_or_dataset, batch_size=64)."
+            f"batches is a {type(batches).__name__}, but lb.Controller needs a BatchLoader. Wrap "
+            "your loader or data set: lb.BatchLoader(loader_or_dataset, batch_size=64)."
         )
 
 
 def check_cap(rule: Rule, *, batch_size: int) -> None:
-    """Refuses a first batch that is larger than a rule allows.
+    """Check that the first batch is not larger than the largest batch size that the rule allows.
 
     Raises:
-        ValueError: naming both sizes.
+        ValueError: The first batch is larger; the message names both sizes.
     """
     for one in within(rule):
         if isinstance(one, ClampBatch) and one.max is not None and one.max < batch_size:
             raise ValueError(
-                f"The batch starts at {batch_size} samples, above its cap of {one.max}. Start at "
-                f"or below it, lb.BatchLoader(dataset, batch_size={one.max}), or raise it, "
+                f"The first batch has {batch_size} samples, but the rule caps the batch size at "
+                f"{one.max}. Start with a smaller batch, "
+                f"lb.BatchLoader(dataset, batch_size={one.max}), or raise the cap, "
                 f"lb.ClampBatch(max={batch_size})."
             )
 
 
 def check_variance(decider: Decider, *, least: int) -> None:
-    """Refuses a first batch from which a rule that sets the batch would never see a variance.
+    """Check that a rule that sets the batch size can measure a variance in the first batch.
 
     Args:
-        decider: before the first step.
-        least: samples that a step needs for a variance.
+        decider: Decider before the first step.
+        least: Smallest number of samples that a step needs for a variance.
 
     Raises:
-        ValueError: fewer samples than that.
+        ValueError: The first batch has fewer samples than `least`.
     """
     if "batch" in decider.rule.changes and decider.batch_size < least:
         raise ValueError(
-            f"A batch of {decider.batch_size} sample has no variance, so it would never grow. "
-            "Start with two or more: lb.BatchLoader(dataset, batch_size=2)."
+            f"The first batch has {decider.batch_size} sample, so no variance can be measured and "
+            "the batch would never grow. Start with at least two samples: "
+            "lb.BatchLoader(dataset, batch_size=2)."
         )
 
 
 def rule_names(rules: Chain, chosen: Callable[[Rule], bool]) -> str:
-    """Return the names of the rules of a chain for which `chosen` is true."""
+    """Return the names of the rules of a chain for which `chosen` returns True."""
     return ", ".join(name_of(rule) for rule in rules.rules if chosen(rule))
 
 
 def check_no_batch_rule(decider: Decider) -> None:
-    """Refuses a rule that changes or bounds the batch, where the user's own loader makes it.
+    """Check that no rule changes or bounds the batch size, because the user's own loader sets it.
 
     Raises:
-        ValueError: naming the rule.
+        ValueError: A rule changes or bounds the batch size; the message names the rule.
     """
     names = rule_names(decider.rule, lambda rule: "batch" in rule.changes | rule.bounds)
     if names:
         raise ValueError(
-            f"{names} changes or bounds the batch, but under lb.attach your own loader makes it. "
-            "Hand loading over: lb.Controller(model, optimizer, rule, "
+            f"{names} changes or bounds the batch size, but with lb.attach your own data loader "
+            "sets the batch size. Use lb.Controller, which loads the data itself: "
+            "lb.Controller(model, optimizer, rule, "
             "lb.BatchLoader(dataset, batch_size=64), base_batch_size=64)."
         )
 
 
 def check_not_joined(replica: nn.parallel.DistributedDataParallel | None) -> None:
-    """Refuses a step within `model.join()`, before the ranks communicate.
+    """Check that the step is not inside `model.join()`, before the ranks communicate.
 
     Args:
-        replica: the model's DistributedDataParallel; None without one.
+        replica: DistributedDataParallel wrapper of the model; None without one.
 
     Raises:
-        LargeBatchError: torch's `Join` is on.
+        LargeBatchError: torch's `Join` is active.
     """
     if replica is not None and replica._join_config.enable:
         raise LargeBatchError(
-            "The model is in a model.join() context, or was in one before, which torch leaves on. "
-            "A rank that has run out of data takes part in DistributedDataParallel's "
-            "communication alone, so the other ranks would wait for it here without end. Leave "
-            "model.join() out, give every rank equally many batches, "
-            "DistributedSampler(dataset, drop_last=True), and wrap the model anew: "
+            "The model is inside model.join(), or was inside it before (torch leaves the setting "
+            "on afterwards). model.join() is not supported: a rank without data takes part only "
+            "in DistributedDataParallel's communication, so the other ranks would wait for it "
+            "forever. Remove model.join(), give every rank the same number of batches, "
+            "DistributedSampler(dataset, drop_last=True), and wrap the model again: "
             "model = DistributedDataParallel(module)."
         )
 
 
 def check_patience(patience: int) -> None:
-    """Refuses a patience below 1.
+    """Check that the patience is at least 1.
 
     Raises:
-        ValueError: naming it.
+        ValueError: The patience is below 1.
     """
     if patience < 1:
-        raise ValueError(f"patience is a number of steps, at least 1; got {patience!r}.")
+        raise ValueError(
+            f"patience={patience!r} was given, but it must be a number of steps of "
+            "at least 1. For example: patience=10."
+        )
 
 
 def check_scaler_of_one(members: Sequence[Optimizer], scaler: GradScaler | None) -> None:
-    """Refuse a gradient scaler for several optimizers, of which it could skip one alone.
+    """Check that a GradScaler is used with one optimizer only.
+
+    A GradScaler could skip the step of one of several optimizers and not the others.
 
     Raises:
-        ValueError: an enabled scaler and several optimizers.
+        ValueError: An enabled scaler and several optimizers were given.
     """
     if len(members) > 1 and scaler is not None and scaler.is_enabled():
         raise ValueError(
-            f"A GradScaler was given for {len(members)} optimizers, and it may skip the step of "
-            "one of them alone. Use bfloat16, which needs no scaler: "
+            f"A GradScaler was given for {len(members)} optimizers, but it may skip the step of "
+            "only one of them. Use bfloat16, which needs no scaler: "
             "torch.autocast(device, dtype=torch.bfloat16)."
         )
 
 
 def check_one_optimizer(optimizer: object) -> None:
-    """Refuse a list of optimizers, which `lb.Controller` cannot step together.
+    """Check that `lb.Controller` was given one optimizer, because `lb.Controller` cannot step
+    several optimizers together.
 
     Raises:
-        ValueError: naming the remedy.
+        ValueError: A list of optimizers was given.
     """
     if isinstance(optimizer, (list, tuple)):
         raise ValueError(
-            f"lb.Controller takes one optimizer; got a list of {len(optimizer)}. Keep your own "
-            "loop: lb.attach(model, [adam, muon], rule, batch_size=512, base_batch_size=64)."
+            f"A list of {len(optimizer)} optimizers was given, but lb.Controller takes only one. "
+            "Keep your own loop: lb.attach(model, [adam, muon], rule, batch_size=512, "
+            "base_batch_size=64)."
         )
 
 
 def check_reduced_by_ddp(meter: Meter) -> None:
-    """Refuse a meter for gradients that the user reduces: `lb.Controller` leaves no place for it.
+    """Check that the meter does not expect the user's own loop to average the gradients over the
+    ranks.
+
+    `lb.Controller` takes the optimizer step itself, so the user's code cannot average the gradients
+    before the step.
 
     Raises:
-        ValueError: naming the remedy.
+        ValueError: The meter was built with `replicated=True`.
     """
     if meter.replicated:
         raise ValueError(
-            "lb.Meter(model, replicated=True) is for a loop that averages the gradients by itself, "
-            "and lb.Controller has no such place. Use "
-            "model = torch.nn.parallel.DistributedDataParallel(model), or lb.attach."
+            "lb.Meter(model, replicated=True) was given, but lb.Controller leaves no place in the "
+            "loop for your own averaging of the gradients. Wrap the model, "
+            "model = torch.nn.parallel.DistributedDataParallel(model), or use lb.attach."
         )
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Refuse a batch size that is no whole number of samples.
+    """Check that the batch size is a whole number of samples.
 
     Raises:
-        ValueError: naming it.
+        ValueError: The batch size is not a whole number, or it is below 1.
     """
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(
-            f"batch_size is a whole number of samples, at least 1; got {batch_size!r}. "
-            "lb.watch(model, optimizer, batch_size=512)"
+            f"batch_size={batch_size!r} was given, but it must be a whole number of samples of at "
+            "least 1. For example: lb.watch(model, optimizer, batch_size=512)."
         )
 
 
 def check_micro_batches(micro_batches: int | None) -> None:
-    """Refuse a number of micro-batches below 1.
+    """Check that the number of micro-batches is at least 1.
 
     Raises:
-        ValueError: naming it.
+        ValueError: The number is below 1.
     """
     if micro_batches is not None and micro_batches < 1:
-        raise ValueError(f"micro_batches is at least 1; got {micro_batches!r}.")
+        raise ValueError(
+            f"micro_batches={micro_batches!r} was given, but it must be at least 1, "
+            "or None to take it from the first step. For example: micro_batches=4."
+        )
 
 
 def has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Return whether an `optimizer.step` was given a closure.
+    """Return whether `optimizer.step` was called with a closure.
 
     Args:
-        args, kwargs: what torch gives a pre-hook; the first of `args` is the optimizer.
+        args, kwargs: Arguments that torch passes to a step's pre-hook; the first of `args` is the
+            optimizer.
     """
     return any(callable(value) for value in (*args[1:], *kwargs.values()))
 
 
 def refuse_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Refuses an `optimizer.step` that is given a closure.
+    """Raise an error if `optimizer.step` was called with a closure.
 
     Args:
-        args, kwargs: what torch gives a pre-hook; the first of `args` is the optimizer.
+        args, kwargs: Arguments that torch passes to a step's pre-hook; the first of `args` is the
+            optimizer.
 
     Raises:
-        LargeBatchError: one of them can be called.
+        LargeBatchError: One of the arguments is callable.
     """
     if has_closure(args, kwargs):
         raise LargeBatchError(
-            "optimizer.step(closure) runs its backward inside the step, too late to be "
-            "measured. Run the closure yourself: closure(); optimizer.step()."
+            "optimizer.step(closure) runs the backward call inside the step, after the moment of "
+            "measuring. Run the closure before the step: closure(); optimizer.step()."
         )
 
 

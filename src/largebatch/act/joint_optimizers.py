@@ -1,4 +1,4 @@
-"""Several optimizers over one model, which one control steers together."""
+"""Treat several optimizers of one model as one optimizer, which a single control drives."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from largebatch.act.prepared import bare_optimizer
 
 
 class JointOptimizers:
-    """Shows the parameter groups of several optimizers as those of one.
+    """Show the parameter groups of several optimizers as those of one optimizer.
 
-    A step of the control begins with the first optimizer that steps, and ends when each of them has
-    stepped once. It takes no step itself.
+    A step of the control begins with the first optimizer that steps, and ends when each optimizer
+    has stepped once. `JointOptimizers` does not step the optimizers itself.
 
     Args:
-        members: the optimizers, in the order given.
+        members: Optimizers, in the order in which they were given.
     """
 
     def __init__(self, members: Sequence[Optimizer]) -> None:
@@ -25,20 +25,21 @@ class JointOptimizers:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The groups of all members, in their order; each is the member's own."""
+        """Parameter groups of all member optimizers in order, as the members' own dictionaries."""
         return [group for member in self.members for group in member.param_groups]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients of all members."""
+        """Clear the gradients of all member optimizers."""
         for member in self.members:
             member.zero_grad(set_to_none=set_to_none)
 
 
 def joined(optimizer: Optimizer | Sequence[Optimizer]) -> Optimizer:
-    """Return one optimizer as it is, bare, and several as `JointOptimizers`.
+    """Return a single optimizer without accelerate's wrapper, or several as one `JointOptimizers`.
 
     Raises:
-        ValueError: no optimizer, one that is given twice, or two that share a parameter.
+        ValueError: The list is empty, an optimizer is listed twice, or two optimizers share a
+            parameter.
     """
     if isinstance(optimizer, (list, tuple)):
         members = [bare_optimizer(one) for one in optimizer]
@@ -50,13 +51,15 @@ def joined(optimizer: Optimizer | Sequence[Optimizer]) -> Optimizer:
 
 
 def members_of(optimizer: Optimizer) -> tuple[Optimizer, ...]:
-    """Return the optimizers that step: the members, or the optimizer itself."""
+    """Return the optimizers that step: the members of a `JointOptimizers`, or `optimizer`
+    itself.
+    """
     one: object = optimizer
     return one.members if isinstance(one, JointOptimizers) else (optimizer,)
 
 
 def optimizer_names(optimizer: Optimizer) -> str:
-    """Return the class names of the optimizers that step.
+    """Return the class names of the optimizers that step, joined by " + ".
 
     >>> import torch
     >>> optimizer_names(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1))
@@ -67,13 +70,16 @@ def optimizer_names(optimizer: Optimizer) -> str:
 
 def _check(members: Sequence[Any]) -> None:
     if not members:
-        raise ValueError("No optimizer was given. Pass one, or a list: [adam, muon].")
+        raise ValueError(
+            "The list of optimizers is empty. Pass one optimizer, or a list such as [adam, muon]."
+        )
     owner: dict[Any, int] = {}
     for at, member in enumerate(members):
         if not isinstance(member, Optimizer):
             raise ValueError(
-                f"Optimizer {at} of the list is a {type(member).__name__}. Pass torch optimizers: "
-                "lb.attach(model, [adam, muon], rule, ...)."
+                f"Element {at} of the list of optimizers is a {type(member).__name__}, not a "
+                "torch optimizer. Pass torch optimizers: lb.attach(model, [adam, muon], rule, "
+                "...)."
             )
         for group in member.param_groups:
             for parameter in group["params"]:
@@ -82,6 +88,7 @@ def _check(members: Sequence[Any]) -> None:
                     shape = tuple(parameter.shape)
                     raise ValueError(
                         f"Optimizers {other} ({type(members[other]).__name__}) and {at} "
-                        f"({type(member).__name__}) share a parameter of shape {shape}, so it "
-                        "would move twice in a step. Give each parameter to one optimizer."
+                        f"({type(member).__name__}) share a parameter of shape {shape}, which "
+                        "would therefore move twice per step. Pass each parameter to only one "
+                        "optimizer."
                     )

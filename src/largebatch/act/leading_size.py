@@ -1,4 +1,4 @@
-"""The samples of a micro-batch by the first dimension of its first tensor."""
+"""Count the samples of a micro-batch by the first dimension of its first tensor."""
 
 from __future__ import annotations
 
@@ -9,38 +9,39 @@ from torch import Tensor
 
 
 def leading_size(micro_batch: Any) -> int:
-    """Samples of a micro-batch: the first dimension of the first tensor found in it.
+    """Return the number of samples in a micro-batch: the first dimension of the first tensor found.
 
     >>> leading_size({"x": ["text", Tensor(5, 3)]})
     5
 
     Raises:
-        ValueError: no tensor with a first dimension.
+        ValueError: The micro-batch holds no tensor with a first dimension.
     """
     found = next(_tensors(micro_batch), None)
     if found is None or found.ndim == 0:
         raise ValueError(
-            f"The samples of a micro-batch of type {type(micro_batch).__name__} cannot be counted: "
-            "it holds no tensor with a first dimension. Say how: "
-            "BatchLoader(loader, batch_size=64, size_of=lambda micro_batch: len(micro_batch.ids))"
+            f"The samples of a micro-batch of type {type(micro_batch).__name__} cannot be counted, "
+            "because it holds no tensor with a first dimension. Pass a function that counts them: "
+            "BatchLoader(loader, batch_size=64, size_of=lambda micro_batch: len(micro_batch.ids))."
         )
     return found.shape[0]
 
 
-def doubt_of_size(micro_batch: Any) -> str:
-    """Return what to do if the first dimension is not that of the samples; "" if all tensors of the
-    micro-batch agree in it.
+def dimension_advice(micro_batch: Any) -> str:
+    """Return advice in case the first dimension is not that of the samples.
 
-    >>> doubt_of_size((Tensor(50, 8, 3), Tensor(8)))[:52]
-    " Its tensors' first dimensions are 50, 8. If the sam"
+    The result is "" if the first dimensions of all tensors of the micro-batch are equal.
+
+    >>> dimension_advice((Tensor(50, 8, 3), Tensor(8)))[:53]
+    ' The first dimensions of its tensors are 50, 8. If th'
     """
     lengths = [tensor.shape[0] for tensor in _tensors(micro_batch) if tensor.ndim]
     if len(set(lengths)) < 2:
         return ""
     return (
-        f" Its tensors' first dimensions are {', '.join(map(str, lengths))}. If the samples are "
-        "along another dimension, as in (T, B, ...), pass BatchLoader(loader, batch_size=64, "
-        "size_of=lambda batch: batch[0].shape[1])."
+        f" The first dimensions of its tensors are {', '.join(map(str, lengths))}. If the samples "
+        "are along another dimension, as in (T, B, ...), pass BatchLoader(loader, "
+        "batch_size=64, size_of=lambda batch: batch[0].shape[1])."
     )
 
 

@@ -1,4 +1,4 @@
-"""The learning rate: multiplied inside one optimizer step, and schedulers driven by a clock."""
+"""Multiply the learning rate inside one optimizer step, and drive schedulers by a clock."""
 
 from __future__ import annotations
 
@@ -18,43 +18,48 @@ from torch.optim.lr_scheduler import (
 
 
 class LrActuator:
-    """Multiplies every group's learning rate during one `optimizer.step` and restores it.
+    """Multiply the learning rate of every parameter group during one `optimizer.step`, and restore
+    it.
 
-    Outside the step the optimizer shows the user's own learning rate, so schedulers, logs and
-    checkpoints never see the multiplier. A schedule-free optimizer that averages with the learning
-    rate as weight sees it, since its average is formed inside the step.
+    Outside the step, the optimizer shows the user's own learning rate, so schedulers, logs and
+    checkpoints never see the factor. A schedule-free optimizer that uses the learning rate as an
+    averaging weight does see the factor, because it averages inside the step.
 
-    Mutable: remembers the rates while a step runs.
+    This class is mutable: it remembers the user's learning rates while a step runs.
 
     Raises:
-        ValueError: a parameter group without a learning rate.
+        ValueError: A parameter group has no learning rate.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
         if any(group.get("lr") is None for group in optimizer.param_groups):
             raise ValueError(
-                f"{type(optimizer).__name__} has a parameter group without a learning rate, which "
-                "is what a rule multiplies. Give one: torch.optim.SGD(model.parameters(), lr=0.1)."
+                f"{type(optimizer).__name__} has a parameter group without a learning rate, but "
+                "the rule multiplies the learning rate of every group. Set one: "
+                "torch.optim.SGD(model.parameters(), lr=0.1)."
             )
         self.optimizer = optimizer
         self._before: list[float | Tensor] = []
 
     @property
     def base_lr(self) -> float:
-        """The first group's learning rate without any multiplier; a tensor is read by the host."""
+        """Learning rate of the first parameter group, without any factor.
+
+        If the learning rate is a tensor, reading it waits for the device.
+        """
         return float(self._before[0] if self._before else self.optimizer.param_groups[0]["lr"])
 
     def apply(self, multiplier: float) -> None:
-        """Multiplies the rates, from those that were there before any earlier `apply`."""
+        """Multiply the user's learning rates; a new factor replaces an earlier one."""
         if self._before:
             self.restore()
         groups = self.optimizer.param_groups
         self._before = [_copied(group["lr"]) for group in groups]
         for group, before in zip(groups, self._before, strict=True):
-            _set(group, before * multiplier)  # groups may share one tensor
+            _set(group, before * multiplier)  # from `before`: groups may share one tensor
 
     def restore(self) -> None:
-        """Puts the user's rates back; does nothing where none was multiplied."""
+        """Restore the user's learning rates; do nothing if they are not multiplied."""
         groups = self.optimizer.param_groups
         for group, before in zip(groups, self._before, strict=False):
             _set(group, before)
@@ -64,33 +69,36 @@ class LrActuator:
 def tick(
     scheduler: LRScheduler, *, before: float, after: float, metric: float | None = None
 ) -> int:
-    """Advances a torch scheduler from one value of a clock to another, by whole ticks.
+    """Advance a torch scheduler from one clock value to another, by whole base steps.
 
     Args:
-        scheduler: any torch scheduler, written in steps of the base batch.
-        before, after: the clock in base steps.
-        metric: for `ReduceLROnPlateau`, which is stepped once for each metric and never by clock.
+        scheduler: Any torch scheduler that is written in base steps.
+        before, after: Clock in base steps, before and after the optimizer step.
+        metric: Value for `ReduceLROnPlateau`, which is stepped once per metric and never by the
+            clock.
 
     Returns:
-        How often the scheduler was stepped: floor(after) - floor(before), less what would lead past
-        the end of `OneCycleLR`, which raises there, also within `SequentialLR` and
-        `ChainedScheduler`.
+        Number of times the scheduler was stepped: floor(after) - floor(before). Steps past the end
+        of a `OneCycleLR` are left out, because `OneCycleLR` would raise an error there, also inside
+        a
+        `SequentialLR` or a `ChainedScheduler`.
 
     Raises:
-        ValueError: `ReduceLROnPlateau` without a metric, or a metric for another scheduler.
+        ValueError: A `ReduceLROnPlateau` has no metric, or another scheduler was given a metric.
     """
     if isinstance(scheduler, ReduceLROnPlateau):
         if metric is None:
             raise ValueError(
-                "ReduceLROnPlateau follows a metric and not a clock. After each evaluation call "
+                "control.advance was called for ReduceLROnPlateau without a metric, but this "
+                "scheduler follows a metric, not the clock. After each evaluation, call "
                 "control.advance(scheduler, metric=validation_loss)."
             )
         scheduler.step(metric)
         return 1
     if metric is not None:
         raise ValueError(
-            f"{type(scheduler).__name__} follows the clock and takes no metric. Call "
-            "control.advance(scheduler) once after each step."
+            f"A metric was given for {type(scheduler).__name__}, but this scheduler follows the "
+            "clock. Call control.advance(scheduler) once after each step, without a metric."
         )
     ticks = _whole(after) - _whole(before)
     ticks = min(ticks, _left(scheduler))
@@ -100,7 +108,10 @@ def tick(
 
 
 def _left(scheduler: LRScheduler) -> int:
-    """Steps before the end of a `OneCycleLR`; what others hold is told by private names alone."""
+    """Return how many steps remain before the end of a `OneCycleLR`, also inside other schedulers.
+
+    The schedulers inside `ChainedScheduler` and `SequentialLR` are known only by private names.
+    """
     if isinstance(scheduler, OneCycleLR):
         return max(scheduler.total_steps - 1 - max(scheduler.last_epoch, 0), 0)
     if isinstance(scheduler, ChainedScheduler):
@@ -112,7 +123,7 @@ def _left(scheduler: LRScheduler) -> int:
 
 
 def _whole(clock: float) -> int:
-    """floor(clock), where ten steps worth a tenth each make one whatever their sum's rounding."""
+    """Return floor(clock), so that ten steps of 0.1 make one base step despite rounding."""
     return math.floor(clock + 1e-6)
 
 
@@ -122,6 +133,6 @@ def _copied(lr: float | Tensor) -> float | Tensor:
 
 def _set(group: dict[str, Any], lr: float | Tensor) -> None:
     if isinstance(group["lr"], Tensor):
-        group["lr"].fill_(lr)  # a compiled or captured step holds on to this very tensor
+        group["lr"].fill_(lr)  # a compiled or captured step refers to this same tensor
     else:
         group["lr"] = lr

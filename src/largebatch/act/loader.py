@@ -1,4 +1,4 @@
-"""`BatchLoader`: batches whose size may change at every step, cut into micro-batches."""
+"""Define `BatchLoader`, which cuts batches of changing size into micro-batches."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from largebatch.core.errors import LargeBatchError, RecordError
 from largebatch.measure.ranks import Ranks
 
 VERSION = 2
-"""Of the stored state; one with another version names another place in the stream."""
+"""Version of the saved state; a state of another version describes the position in another way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderState:
-    """Where a run stands in its data.
+    """Describe the position of a run in its data.
 
     Args:
-        version: of this form.
-        position: samples taken over all ranks.
-        batch_size: the wish for the next step.
-        seed: of the stream.
-        shuffle: whether epochs are permuted.
-        dataset_size: samples of the data set, for a loader of the user's of the one behind it; None
-            where unknown.
-        passes: passes that a loader of the user's has completed.
-        micro_batches: taken on this rank in the pass after them.
-        max_micro_batch_size: most samples of one micro-batch, where it was given or found.
-        digest: of all the others.
+        version: Version of this state's format.
+        position: Number of samples taken so far, over all ranks.
+        batch_size: Planned number of samples in the next step, over all ranks.
+        seed: Seed of the sample order.
+        shuffle: Whether the samples of each epoch are permuted.
+        dataset_size: Number of samples in the data set, or in the data set behind your own data
+            loader; None if unknown.
+        passes: Number of passes that your own data loader has completed.
+        micro_batches: Number of micro-batches taken on this rank in the current pass.
+        max_micro_batch_size: Largest number of samples in one micro-batch, if it was given or
+            found.
+        digest: Checksum of all other fields.
     """
 
     version: int
@@ -51,12 +52,15 @@ class LoaderState:
 
 
 class BatchLoader:
-    """The sample stream and its micro-batches; changes state in `resize`, `next_step` and `commit`.
+    """Deliver batches of changing size as micro-batches; `resize`, `next_step` and `commit` change
+    state.
 
-    A data set becomes an endless stream perm_0, perm_1, ... by (seed, epoch). Each step takes the
-    next batch of it, cut as `BatchPlan` says, so the samples and their order do not depend on the
-    number of ranks or workers, on micro-batch sizes or on where a run was interrupted. Tensors are
-    indexed whole and `__getitems__` is called once a micro-batch, both without a `DataLoader`.
+    A data set becomes an endless stream of permutations perm_0, perm_1, ..., each computed from
+    (seed, epoch). Each step takes the next batch of the stream, cut into micro-batches by
+    `BatchPlan`. The samples and their order therefore do not depend on the number of ranks or
+    workers, on the micro-batch sizes, or on interruptions of the run. A tensor is indexed as a
+    whole, and a data set with `__getitems__` is called once per micro-batch; neither needs a
+    `DataLoader`.
 
     >>> from torch import arange
     >>> loader = BatchLoader(arange(10), batch_size=4, max_micro_batch_size=2, shuffle=False)
@@ -66,36 +70,39 @@ class BatchLoader:
     >>> loader.commit(4)
 
     Args:
-        source: a map-style data set; a tensor `[N, ...]` or a tuple of such; or a `DataLoader` or
-            other iterable, whose batches are the micro-batches (`OwnLoader` says how they are
-            counted, repeated and resumed). On several ranks all have the same data set; a loader
-            gives each rank its own samples.
-        batch_size: samples of the first step over all ranks.
-        max_micro_batch_size: most samples of one micro-batch on one rank. By default each rank's
-            share of the first batch, the size that the user has shown to fit, and half of that
-            batch at most where a rule sets the batch by what it measures; what is larger later is
-            accumulated. "auto" is the largest that fits into memory: the controller finds it
-            before the first step (`lb.fit_micro_batch`), and a resumed run keeps it.
-        seed: of the permutations and of the samples' randomness.
-        shuffle: whether epochs are permuted.
-        collate: list of samples -> micro-batch, by default torch's `default_collate`.
-        num_workers: processes that read ahead; 0 reads in this one.
-        worker_options: arguments of the workers' `DataLoader`: pin_memory, prefetch_factor,
+        source: A map-style data set; a tensor `[N, ...]` or a tuple of such tensors; or a
+            `DataLoader` or other iterable whose batches are the micro-batches (`OwnLoader`
+            describes how these batches are counted, repeated and resumed). On several ranks, pass
+            the same data set on every rank; a loader gives each rank its own samples.
+        batch_size: Number of samples in the first step, over all ranks.
+        max_micro_batch_size: Largest number of samples in one micro-batch on one rank; larger
+            batches are accumulated. If omitted, the size is each rank's share of the first batch,
+            because the user has shown that this size fits; if a rule sets the batch size by
+            measuring, it is at most half of the first batch. With "auto", `lb.fit_micro_batch`
+            finds the largest size that fits into memory before the first step, and a resumed run
+            keeps that size.
+        seed: Seed of the permutations and of the samples' randomness.
+        shuffle: Whether the samples of each epoch are permuted.
+        collate: Function (list of samples) -> micro-batch; by default torch's `default_collate`.
+        num_workers: Number of worker processes that read ahead; 0 reads in this process.
+        worker_options: Arguments of the workers' `DataLoader`: pin_memory, prefetch_factor,
             multiprocessing_context, timeout, worker_init_fn.
-        seed_samples: whether Python's, NumPy's and torch's global CPU generators are seeded before
-            each sample (each `__getitems__` call: by its first sample), so that augmentation is a
-            function of (seed, position). It costs about 20 microseconds a sample: nothing beside
-            decoding an image, but more than reading a row, and a data set that draws nothing can
-            save it. Tensors never pay it.
-        size_of: micro-batch of a loader -> samples in it, by default the first dimension of the
-            first tensor found.
-        dataset_size: samples of one pass of a loader over all ranks, where its samplers do not show
-            it: an `IterableDataset`, a sampler without a length, an iterable that is no
-            `DataLoader`. None counts them as `OwnLoader` says.
+        seed_samples: Whether to seed Python's, NumPy's and torch's global CPU generators before
+            each sample, so that augmentation is a function of (seed, position). A data set with
+            `__getitems__` is seeded once per call, by the first sample of the call. Seeding costs
+            about 20 microseconds per sample. This time is negligible compared with decoding an
+            image, but longer than reading a row. Pass False if the data set draws no random
+            numbers. Tensors are never seeded.
+        size_of: Function (micro-batch of your own data loader) -> number of samples in it; by
+            default the first dimension of the first tensor found.
+        dataset_size: Number of samples in one pass of your own data loader over all ranks. Pass
+            this number if the samplers do not show it: an `IterableDataset`, a sampler without a
+            length, or an iterable that is not a `DataLoader`. None counts the samples as
+            `OwnLoader` describes.
 
     Raises:
-        ValueError: sizes below 1, a source that cannot be read, or an option that it has no use
-            for.
+        ValueError: A size is below 1, the source cannot be read, or an option does not apply to the
+            source.
     """
 
     def __init__(
@@ -115,7 +122,8 @@ class BatchLoader:
     ) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(
-                f"batch_size is a whole number, at least 1, as in batch_size=64; got {batch_size}."
+                f"batch_size={batch_size} was given, but it must be a whole number of at least "
+                "1. For example: batch_size=64."
             )
         options = Options(
             max_micro_batch_size=max_micro_batch_size,
@@ -139,27 +147,32 @@ class BatchLoader:
         self._in_use = False
 
     def share(self, ranks: Ranks) -> None:
-        """Count the samples of a pass over all ranks, which each knows of its own loader; the
-        controller does so before `bind`. One collective, none on a single process."""
+        """Exchange the number of samples per pass between the ranks; the controller calls this
+        before `bind`.
+
+        The exchange takes one collective operation, and none on a single process.
+        """
         self._source.share(ranks.gather(self._source.counts()))
 
     def bind(self, *, rank: int, ranks: int, least_parts: int, alike: bool = False) -> None:
-        """Say who shares the batches; the controller does so before the first step.
+        """Set which processes share the batches; the controller calls this before the first step.
 
         Args:
-            rank: of this process.
-            ranks: processes that share each batch.
-            least_parts: fewest micro-batches of a step over all ranks.
-            alike: whether they are to be the same on 1, 2, 4 and 8 ranks, as `BatchPlan` says.
+            rank: Rank of this process.
+            ranks: Number of processes that share each batch.
+            least_parts: Smallest number of micro-batches per step, over all ranks.
+            alike: Whether the micro-batches must be the same on 1, 2, 4 and 8 ranks, as `BatchPlan`
+                describes.
 
         Raises:
-            ValueError: fewer samples than ranks in a batch, a loader without data or with
-                micro-batches too large for the batch, or a loader already in use.
+            ValueError: A batch has fewer samples than there are ranks, a loader has no data or its
+                micro-batches are too large for the batch, or another controller already uses this
+                loader.
         """
         if self._in_use:
             raise ValueError(
-                "This BatchLoader serves another controller already. Build one for each: "
-                "BatchLoader(dataset, batch_size=64)"
+                "Another lb.Controller already uses this BatchLoader. Build one BatchLoader per "
+                "controller: BatchLoader(dataset, batch_size=64)."
             )
         self._check_shared(min(self._first_batch_size, self._batch_size), ranks)
         self._source.bind(
@@ -175,129 +188,155 @@ class BatchLoader:
 
     @property
     def batch_size(self) -> int:
-        """Samples wished for the next step, over all ranks."""
+        """Number of samples planned for the next step, over all ranks."""
         return self._batch_size
 
     @property
     def source(self) -> Any:
-        """The data set, tensors or loader that it was given."""
+        """Data set, tensors or loader that was passed to this BatchLoader."""
         return self._given
 
     @property
     def max_micro_batch_size(self) -> int | Literal["auto"] | None:
-        """Most samples of one micro-batch on one rank, as given or found; "auto" until then."""
+        """Largest number of samples in one micro-batch on one rank, as given or found.
+
+        The value is "auto" until `lb.fit_micro_batch` has found the size, and None if no size was
+        given.
+        """
         return "auto" if self._wants_fit and self._most is None else self._most
 
     @property
     def wants_fit(self) -> bool:
-        """Whether the largest micro-batch that fits was asked for."""
+        """Whether the user asked for the largest micro-batch that fits, with "auto"."""
         return self._wants_fit
 
     @property
     def dataset_size(self) -> int | None:
-        """Samples of one pass, once the ranks have shared it over all ranks; None if unknown."""
+        """Number of samples in one pass, over all ranks after `share`; None if unknown."""
         return self._source.dataset_size
 
     @property
     def counts_passes(self) -> bool:
-        """Whether `dataset_size` was counted from the samplers of a loader of the user's."""
+        """Whether `dataset_size` was counted from the samplers of the user's own data loader."""
         return isinstance(self._source, OwnLoader) and not self._size_was_given
 
     @property
     def position(self) -> int:
-        """Samples of the stream taken by committed steps, over all ranks."""
+        """Number of samples that committed steps have taken from the stream, over all ranks."""
         return self._position
 
     @property
     def exhausted(self) -> bool:
-        """Whether this rank has no data for another step, which only an iterator can come to."""
+        """Whether this rank has no data for another step; only an iterator can be exhausted."""
         return self._ranks > 0 and self._source.exhausted
 
     def resize(self, batch_size: int) -> None:
-        """Wish for the next step's samples over all ranks.
+        """Set the number of samples planned for the next step, over all ranks.
 
         Raises:
-            ValueError: fewer than one a rank.
+            ValueError: The number is not whole, or it is below one sample per rank.
         """
         self._check_shared(batch_size, max(self._ranks, 1))
         self._batch_size = batch_size
 
     def fit(self, size: int) -> None:
-        """The largest micro-batch that fits was found to have so many samples."""
-        assert self._wants_fit, "only where it was asked for"
+        """Set the largest micro-batch size that was found to fit into memory, in samples."""
+        assert self._wants_fit, 'fit needs max_micro_batch_size="auto"'
         self._most = size
         if self._ranks:
             self._source.limit(size)
 
     def next_step(self, limit: int | None = None) -> PlannedStep | None:
-        """The next step, from the last committed one on; None when this rank has no more data.
+        """Return the step that follows the last committed one; None if this rank has no more data.
 
-        A data set's step that was not committed is given again.
+        If a step of a data set was not committed, the next call returns the same step again.
 
         Args:
-            limit: samples left in the run's budget, at least 1: the step has no more, but one a
-                rank.
+            limit: Number of samples left in the run's budget, at least 1. The step has at most
+                `limit` samples, but at least one sample per rank.
 
         Raises:
-            ValueError: a limit below 1, or a loader that gives nothing in a later pass.
-            LargeBatchError: no controller has bound the loader, or the largest micro-batch that
-                fits was asked for and not yet found.
+            ValueError: The limit is below 1, or a loader gives no data in a later pass.
+            LargeBatchError: No controller has bound the loader, or max_micro_batch_size="auto" was
+                given and the size was not found yet.
         """
         self._check_bound()
         if self.max_micro_batch_size == "auto":
             raise LargeBatchError(
-                'max_micro_batch_size="auto" is found before the first step, by the loss as in '
-                "the loop: lb.fit_micro_batch(control, lambda model, batch: "
-                "loss_fn(model(batch[0]), batch[1]))"
+                'max_micro_batch_size="auto" was given, but the largest micro-batch that fits was '
+                "not found yet. Find it before the first step, with the loss of your loop: "
+                "lb.fit_micro_batch(control, lambda model, batch: "
+                "loss_fn(model(batch[0]), batch[1]))."
             )
         wish = self._batch_size
         if limit is not None and limit < wish:
             if limit < 1:
-                raise ValueError(f"limit is at least 1 sample, or None for no limit; got {limit}.")
+                raise ValueError(
+                    f"limit={limit} was given, but it must be at least 1 sample, or "
+                    "None for no limit: loader.next_step(limit=None)."
+                )
             wish = max(limit, self._ranks)
         self._in_use = True
         self._step = step = self._source.step(self._position, wish)
         return step
 
     def peek(self, most: int) -> tuple[list[tuple[Any, int]], int]:
-        """At most so many of this rank's coming micro-batches with their samples, and how many the
-        coming step has; nothing is taken. Of a loader of the user's, the one that is held ahead.
+        """Return this rank's next micro-batches with their sizes, and the number of them in the
+        next step.
+
+        The call takes no sample from the stream. For your own data loader, the result has only the
+        one micro-batch that is held ahead.
+
+        Args:
+            most: Largest number of micro-batches to return.
 
         Raises:
-            LargeBatchError: no controller has bound the loader.
+            LargeBatchError: No controller has bound the loader.
         """
         self._check_bound()
         return self._source.peek(self._position, self._batch_size, most)
 
     def coming(self, count: int) -> Any:
-        """The next samples of the stream as one micro-batch, the same on every rank; nothing is
-        taken. None for a loader of the user's, which gives each rank its own.
+        """Return the next samples of the stream as one micro-batch, the same on every rank.
+
+        The call takes no sample from the stream. The result is None for your own data loader, which
+        gives each rank its own samples.
+
+        Args:
+            count: Number of samples to return.
 
         Raises:
-            LargeBatchError: no controller has bound the loader.
+            LargeBatchError: No controller has bound the loader.
         """
         self._check_bound()
         return self._source.coming(self._position, count)
 
     def commit(self, step_samples: int) -> None:
-        """The last step was taken: only now does the position move.
+        """Confirm that the last step was taken, and only then advance the position in the stream.
 
         Args:
-            step_samples: its true samples over all ranks.
+            step_samples: Actual number of samples in the step, over all ranks.
 
         Raises:
-            MicroBatchMissed: not the samples that a data set's step was planned with.
-            LargeBatchError: no step since the last commit.
+            MicroBatchMissed: The number differs from the number that was planned for a step of a
+                data set.
+            LargeBatchError: No step was requested since the last commit.
         """
         if self._step is None:
-            raise LargeBatchError("Each step is committed once: step = loader.next_step()")
+            raise LargeBatchError(
+                "loader.commit() was called, but no step was requested since "
+                "the last commit. Request a step first: step = "
+                "loader.next_step()."
+            )
         self._source.commit(self._step.batch_size, step_samples)
         self._step = None
         self._position += step_samples
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values that say where the run stands after the last committed step; the same on
-        every rank, but for loaders of the user's that give ranks unequal numbers of micro-batches.
+        """Return the position after the last committed step as plain values.
+
+        The state is the same on every rank, except if your own data loaders give the ranks unequal
+        numbers of micro-batches.
         """
         passes, micro_batches = self._source.state()
         state = LoaderState(
@@ -315,14 +354,15 @@ class BatchLoader:
         return plain
 
     def load_state_dict(self, plain: Mapping[str, Any]) -> None:
-        """Go on where a `state_dict` was taken, on any number of ranks and workers. With
-        max_micro_batch_size="auto" steps are cut as they were there.
+        """Resume from a saved `state_dict`, on any number of ranks and workers.
 
-        A loader of the user's is read again from the start of its pass up to there.
+        With max_micro_batch_size="auto", steps are cut as in the saved run. Your own data loader is
+        read again from the start of the saved pass up to the saved position.
 
         Raises:
-            ValueError: another seed, order, data set or version, or a loader that cannot go there.
-            RecordError: something that is no such state.
+            ValueError: The seed, the order, the data set or the version differs, or the loader
+                cannot return to the saved position.
+            RecordError: The value is not a state of a BatchLoader, or it is corrupted.
         """
         state: LoaderState = decode(LoaderState, plain, where="the BatchLoader's state")
         here = {
@@ -335,37 +375,38 @@ class BatchLoader:
             saved = getattr(state, name)
             if saved != value:
                 raise ValueError(
-                    f"The state was saved with {name}={saved}, but this BatchLoader has {value}: "
-                    "it would go on with other samples. Build it as it was, or start a new run."
+                    f"The state was saved with {name}={saved}, but this BatchLoader has "
+                    f"{name}={value}, so it would continue with other samples. Build the "
+                    "BatchLoader with the saved value, or start a new run."
                 )
         if state.digest != checksum(state):
             raise RecordError(
-                "The BatchLoader's state is damaged: its values are not those that were written. "
-                "Take the checkpoint before it."
+                "The BatchLoader's state is corrupted: its values do not match its checksum. "
+                "Load an earlier checkpoint."
             )
         self._check_shared(state.batch_size, max(self._ranks, 1))
         self._source.resume((state.passes, state.micro_batches))
         if self._wants_fit and state.max_micro_batch_size is not None:
             self.fit(state.max_micro_batch_size)
         self._position, self._batch_size = state.position, state.batch_size
-        self._step = None  # of another place
+        self._step = None  # the step belongs to the old position
 
     def _check_bound(self) -> None:
         if not self._ranks:
             raise LargeBatchError(
-                "A BatchLoader gives steps once it is bound. Hand it to a Controller, or "
-                "loader.bind(rank=0, ranks=1, least_parts=1)"
+                "This BatchLoader is not bound to a run yet, so it cannot give steps. Pass it to "
+                "lb.Controller, or call loader.bind(rank=0, ranks=1, least_parts=1)."
             )
 
     @staticmethod
     def _check_shared(batch_size: int, ranks: int) -> None:
         if not isinstance(batch_size, int):
             raise ValueError(
-                f"A batch is a whole number of samples; got {batch_size!r}. Round it: "
-                "control.resize(int(1.5 * control.batch_size))."
+                f"batch_size={batch_size!r} was given, but it must be a whole number of samples. "
+                "Round it: control.resize(int(1.5 * control.batch_size))."
             )
         if batch_size < ranks:
             raise ValueError(
-                f"A batch of {batch_size} samples cannot be shared by {ranks} ranks: each needs at "
-                f"least one. Use batch_size={ranks} or more, or fewer ranks."
+                f"A batch of {batch_size} samples cannot be shared by {ranks} ranks, because each "
+                f"rank needs at least one sample. Use batch_size={ranks} or more, or fewer ranks."
             )

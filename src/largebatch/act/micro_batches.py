@@ -1,4 +1,4 @@
-"""One optimizer step's micro-batches on one rank, each to be seen exactly once."""
+"""Yield one optimizer step's micro-batches on one rank, and check that each is used once."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from largebatch.core.errors import LargeBatchError, MicroBatchMissed
 
 
 class MicroBatches(Iterable[Any]):
-    """The micro-batches of one optimizer step: iterate it once and pass each loss to
-    `control.backward`.
+    """Yield the micro-batches of one optimizer step; pass the loss of each to `control.backward`.
 
-    While it is iterated, DistributedDataParallel synchronises in the last micro-batch only.
+    Iterate over this object once. During the iteration, DistributedDataParallel synchronizes the
+    gradients in the last micro-batch only.
 
-    Mutable: knows which micro-batch is in hand.
+    This class is mutable: it knows which micro-batch is in progress.
 
     Args:
-        planned: what the loader gives this rank.
-        replica: what must be kept from synchronising; None on a single process.
-        quiet: whether even the last micro-batch must not synchronise.
+        planned: Micro-batches that the loader gives this rank.
+        replica: DistributedDataParallel wrapper that must not synchronize too early; None on a
+            single process.
+        quiet: Whether even the last micro-batch must not synchronize.
 
     Attributes:
-        batch_size: samples planned for the step, over all ranks.
-        accumulation: micro-batches on this rank.
-        size: samples in the micro-batch in hand.
+        batch_size: Number of samples planned for the step, over all ranks.
+        accumulation: Number of micro-batches of the step on this rank.
+        size: Number of samples in the current micro-batch.
     """
 
     def __init__(
@@ -41,12 +42,13 @@ class MicroBatches(Iterable[Any]):
         self._planned = planned
         self._replica = replica
         self._quiet = quiet
-        unsynchronised = quiet or planned.accumulation > 1
-        if replica is not None and replica.static_graph and unsynchronised:
+        unsynchronized = quiet or planned.accumulation > 1
+        if replica is not None and replica.static_graph and unsynchronized:
             raise LargeBatchError(
-                "DistributedDataParallel(static_graph=True) fails in torch when its first backward "
-                "is not synchronised, as several micro-batches per step (and lb.measure.Detached, "
-                "lb.measure.Flat) need. Leave it out: DistributedDataParallel(model)."
+                "DistributedDataParallel(static_graph=True) was given, but torch raises an error "
+                "with it if the first backward call does not synchronize the gradients. Several "
+                "micro-batches per step, lb.measure.Detached and lb.measure.Flat need such a "
+                "backward call. Remove static_graph: DistributedDataParallel(model)."
             )
         self._done = 0
         self._waiting = False
@@ -57,40 +59,42 @@ class MicroBatches(Iterable[Any]):
 
     @property
     def last(self) -> bool:
-        """Whether the micro-batch in hand is this rank's last one of the step."""
+        """Whether the current micro-batch is the last one of the step on this rank."""
         return self._done == self.accumulation - 1
 
     def take(self) -> bool:
-        """Notes that the micro-batch in hand has its backward; whether it is the last one.
+        """Record the backward call of the current micro-batch; return whether it is the last
+        micro-batch.
 
         Raises:
-            MicroBatchMissed: none is in hand, or it had its backward already.
+            MicroBatchMissed: No micro-batch is in progress, or backward was already called for the
+                current micro-batch.
         """
         if not self._waiting:
             raise MicroBatchMissed(
                 "control.backward was called twice for one micro-batch, or outside the loop over "
-                "the step. Add the losses up, control.backward(loss_a + loss_b), inside "
-                "for x, y in batch: ..."
+                "the micro-batches. Call it once per micro-batch, with the sum of its losses, "
+                "control.backward(loss_a + loss_b), inside for x, y in batch: ..."
             )
         self._waiting = False
         self._done += 1
         return self._done == self.accumulation
 
     def check_complete(self) -> None:
-        """Checks that each micro-batch had its backward.
+        """Check that backward was called for each micro-batch of the step.
 
         Raises:
-            MicroBatchMissed: some did not.
+            MicroBatchMissed: Backward was not called for some micro-batches.
         """
         if self._done != self.accumulation:
             raise MicroBatchMissed(
-                f"control.step() came after {self._done} of {self.accumulation} micro-batches, so "
-                "the gradient is not that of the batch. Iterate the whole step and call "
-                "control.backward(loss) for each: for x, y in batch: ..."
+                f"control.step() was called after {self._done} of {self.accumulation} "
+                "micro-batches, so the gradient is not that of the whole batch. Iterate over all "
+                "micro-batches and call control.backward(loss) for each: for x, y in batch: ..."
             )
 
     def close(self) -> None:
-        """Leaves the loop over the micro-batches and restores the model's synchronisation."""
+        """End the loop over the micro-batches and restore the model's gradient synchronization."""
         self._micro_batches.close()
 
     def _iterate(self) -> Generator[Any, None, None]:
@@ -104,65 +108,75 @@ class MicroBatches(Iterable[Any]):
                 yield micro_batch
             if self._waiting:
                 raise MicroBatchMissed(
-                    f"Micro-batch {at + 1} of {self.accumulation} was passed over: the next one "
-                    "was asked for before control.backward(loss). Take them one by one, without "
-                    "list(batch) or a prefetcher around it; move them to the device in the loop."
+                    f"Micro-batch {at + 1} of {self.accumulation} had no control.backward(loss) "
+                    "before the next micro-batch was requested. Take the micro-batches one by one, "
+                    "without list(batch) or a prefetcher, and move each to the device inside the "
+                    "loop: for x, y in batch: ..."
                 )
 
 
 SUM = 2
-"""How torch's losses save `reduction="sum"`."""
+"""Number that torch's losses save for `reduction="sum"`."""
 
 
 def check_loss(loss: Tensor, *, samples: int) -> None:
-    """Refuses what cannot be the mean loss of a micro-batch of so many samples.
+    """Raise an error if the value cannot be the mean loss of a micro-batch.
 
-    A sum is known by torch's own losses alone: one that is written out, `losses.sum()`, may be a
-    mean whose weights were multiplied in before. `lb.check` tells it by repeating samples.
+    Only torch's own loss functions show in the autograd graph that they compute a sum. A sum that
+    is written out, `losses.sum()`, may be a mean whose weights were already multiplied in.
+    `lb.check` detects a written-out sum by repeating samples.
+
+    Args:
+        loss: Loss of the micro-batch.
+        samples: Number of samples in the micro-batch.
 
     Raises:
-        ValueError: no scalar, one without a graph, or a sum.
+        ValueError: The loss is not a scalar, has no autograd graph, or is a sum.
     """
     if not isinstance(loss, Tensor) or not loss.requires_grad:
         raise ValueError(
-            "control.backward takes the loss itself, with the graph that made it: no "
-            "loss.item(), no loss.detach(), no torch.no_grad() around the model. "
-            "control.backward(loss_fn(model(x), y))"
+            "control.backward was given a value without an autograd graph, but it needs the loss "
+            "tensor itself. Do not call loss.item() or loss.detach(), and do not run the model "
+            "under torch.no_grad(). For example: control.backward(loss_fn(model(x), y))."
         )
     if loss.dim() != 0:
         raise ValueError(
-            f"The loss has the shape {tuple(loss.shape)}; control.backward takes the mean over "
-            "the micro-batch: control.backward(loss.mean())."
+            f"The loss has the shape {tuple(loss.shape)}, but control.backward needs a scalar, the "
+            "mean over the micro-batch. Pass control.backward(loss.mean())."
         )
     if samples > 1 and getattr(loss.grad_fn, "_saved_reduction", None) == SUM:
         raise ValueError(
-            "The loss is a sum (reduction='sum'), which would make a larger micro-batch a larger "
-            "step, too. Give the mean, control.backward(loss / len(x)), and multiply the learning "
-            "rate by the micro-batch that it was tuned with."
+            "The loss is a sum (reduction='sum'), so a larger micro-batch would also take a larger "
+            "step. Pass the mean, control.backward(loss / len(x)), and multiply the learning rate "
+            "by the micro-batch size for which it was tuned."
         )
 
 
 def weight_of(weight: float | Tensor | None, *, samples: int) -> float:
-    """What a micro-batch counts: the weight given, or its samples.
+    """Return the weight of a micro-batch: the given weight, or its number of samples.
 
     Raises:
-        ValueError: a weight that is not finite and above 0.
+        ValueError: The weight is not finite, or it is not above 0.
     """
     weight = samples if weight is None else float(weight)
     if not 0.0 < weight < math.inf:
         raise ValueError(
-            f"A micro-batch's weight is finite and above 0; got {weight!r}. One in which "
-            "nothing counts has no mean loss; let it count for next to nothing: "
+            f"weight={weight!r} was given, but the weight of a micro-batch must be finite and "
+            "above 0. If nothing in the micro-batch counts, give it a tiny weight: "
             "control.backward(0.0 * model(x).sum(), weight=1e-6)."
         )
     return weight
 
 
-def smaller(samples: int) -> str:
-    """What to do when a micro-batch of so many samples is too large for the memory."""
+def memory_advice(samples: int) -> str:
+    """Return advice for a micro-batch that is too large for the memory.
+
+    Args:
+        samples: Number of samples in the micro-batch.
+    """
     half = max(samples // 2, 1)
     return (
-        f"A micro-batch of {samples} samples was too large for the memory. Cut the batch into "
-        f"smaller ones, which are accumulated: lb.BatchLoader(dataset, batch_size=512, "
-        f'max_micro_batch_size={half}), or "auto" to find the largest that fits.'
+        f"A micro-batch of {samples} samples was too large for the memory. Accumulate smaller "
+        f"micro-batches: lb.BatchLoader(dataset, batch_size=512, max_micro_batch_size={half}). "
+        'Or pass max_micro_batch_size="auto" to find the largest size that fits.'
     )

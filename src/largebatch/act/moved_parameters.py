@@ -1,4 +1,4 @@
-"""Compares the parameters that an optimizer moves with those that a run measures."""
+"""Compare the parameters that an optimizer moves with the parameters that a run measures."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from largebatch.measure.parameters import Parameters
 
 
 class MovedParameters:
-    """The trainable parameters of an optimizer when the run was built.
+    """Hold the trainable parameters that an optimizer had when the run was built.
 
-    Mutable: takes over another order of the same parameters.
+    This class is mutable: if the optimizer has the same parameters in another order, it adopts this
+    order.
 
     Args:
-        optimizer: that moves them.
-        parameters: that the run measures, with their names.
+        optimizer: Optimizer that moves the parameters.
+        parameters: Parameters that the run measures, with their names.
     """
 
     def __init__(self, optimizer: Optimizer, parameters: Parameters) -> None:
@@ -26,10 +27,11 @@ class MovedParameters:
         self._moved = _moved(optimizer)
 
     def check(self) -> None:
-        """Checks that the optimizer moves the same parameters still, by identity.
+        """Check that the optimizer still moves the same parameter tensors, compared by identity.
 
         Raises:
-            LargeBatchError: a parameter was replaced, frozen or released, or a group added.
+            LargeBatchError: A parameter was replaced, frozen or unfrozen, or a parameter group was
+                added.
         """
         before, now = self._moved, _moved(self._optimizer)
         if len(before) == len(now) and all(map(operator.is_, before, now)):
@@ -39,17 +41,17 @@ class MovedParameters:
             self._moved = now
             return
         what = (
-            f"The optimizer moved {len(before)} trainable parameters when this run was built and "
-            f"moves {len(now)} now"
+            f"The optimizer moved {len(before)} trainable parameters when this run was built, but "
+            f"now it moves {len(now)}"
         )
         if missing:
             pairs = zip(self._parameters.names, self._parameters.tensors, strict=True)
             names = ", ".join(name for name, tensor in pairs if id(tensor) in missing)
             what += f"; {names} was replaced, removed or frozen"
         raise LargeBatchError(
-            f"{what}. So some are not measured. Add parameter groups, replace, freeze and release "
-            "parameters first, then build lb.Controller(...) or, after close(), lb.attach(...) or "
-            "lb.watch(...) anew."
+            f"{what}. Some parameters are therefore not measured. First finish all changes to the "
+            "parameter groups and to requires_grad. Then build lb.Controller(...) again, or call "
+            "close() and build lb.attach(...) or lb.watch(...) again."
         )
 
 

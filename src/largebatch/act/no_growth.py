@@ -1,4 +1,4 @@
-"""Finds a run whose rule could grow the batch, and that has not done so in part of its budget."""
+"""Detect a run whose rule could grow the batch but has not done so for a part of the budget."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from largebatch.core.measurement import STATISTICS, Measurement
 from largebatch.core.rule import Chain, Rule, Wrapper, label_of, names_within, within
 
 PART = 0.25
-"""Fraction of the budget after which a batch that has not grown is named."""
+"""Fraction of the budget after which a warning names a batch that has not grown."""
 
 FEWEST = 20
-"""Optimizer steps before which that says nothing."""
+"""Number of optimizer steps below which an unchanged batch size is no reason for a warning."""
 
 
 def chooses_by_measuring(rule: Rule) -> bool:
-    """Return whether a measured statistic decides about the batch, from the first step on.
+    """Return whether a measured statistic decides about the batch size from the first step on.
 
-    `AutoWarmUp` keeps the batch for as long as it warms up, and is left out.
+    `AutoWarmUp` is excluded, because `AutoWarmUp` keeps the batch size during the warm-up.
     """
     return any(_measured(one) for one in _batch_rules(rule)) and (
         "AutoWarmUp" not in names_within(rule)
@@ -27,15 +27,16 @@ def chooses_by_measuring(rule: Rule) -> bool:
 
 
 class NoGrowth:
-    """Waits for the first growth of a batch, or for the end of the first quarter of the budget.
+    """Wait for the first growth of the batch, or for the end of the first quarter of the budget.
 
-    Mutable: holds the last reason given with a measurement, and whether the wait is over.
+    This class is mutable: it holds the last reason that came with a measurement, and whether the
+    wait is over.
 
     Args:
-        first: samples of the run's first batch.
+        first: Number of samples in the first batch of the run.
 
     Attributes:
-        settled: whether nothing is left to wait for.
+        settled: Whether the wait is over.
     """
 
     def __init__(self, *, first: int) -> None:
@@ -44,21 +45,22 @@ class NoGrowth:
         self.settled = False
 
     def resume(self, decider: Decider) -> None:
-        """Goes on from a saved run, of which the clocks alone are known.
+        """Continue from a saved run, of which only the clocks are known.
 
-        The wait is over if the run is past the quarter, where it was warned before, or if its mean
-        batch or the batch in hand is larger than the first one.
+        The wait is over if the run is past the first quarter of its budget, because the saved run
+        has then already warned. The wait is also over if the mean batch or the current batch is
+        larger than the first batch.
         """
         steps = decider.step + decider.skipped
         grown = decider.batch_size > self._first or decider.samples > steps * self._first
         self.settled = self.settled or grown or _is_due(decider)
 
     def check(self, seen: Measurement, decision: Decision, *, after: Decider) -> str:
-        """Return what to warn of after a step; "" for nothing.
+        """Return the warning to give after a step; "" for no warning.
 
         Args:
-            seen, decision: of the step.
-            after: the decider after it.
+            seen, decision: Measurement and decision of the step.
+            after: Decider after the step.
         """
         self.settled = self.settled or after.batch_size > self._first
         if self.settled:
@@ -78,7 +80,7 @@ class NoGrowth:
 
 
 def _batch_rules(rule: Rule) -> Iterator[Rule]:
-    """Yield the rules within a rule that change or bound the batch by themselves."""
+    """Yield the rules inside a rule that themselves change or bound the batch size."""
     for one in within(rule):
         if not isinstance(one, (Chain, Wrapper)) and "batch" in one.changes | one.bounds:
             yield one
@@ -89,8 +91,10 @@ def _measured(rule: Rule) -> bool:
 
 
 def _is_due(decider: Decider) -> bool:
-    """Return whether a quarter of the budget is used, in FEWEST steps or more; False without a
-    budget."""
+    """Return whether a quarter of the budget is used after at least FEWEST optimizer steps.
+
+    The result is False without a budget.
+    """
     if decider.budget is None or decider.step < FEWEST:
         return False
     used = decider.budget.used(
@@ -100,9 +104,11 @@ def _is_due(decider: Decider) -> bool:
 
 
 def _clock_asks(seen: Measurement, after: Decider, *, first: int) -> bool:
-    """Return whether a rule on the clock would have a larger batch by now, if nothing bounded it.
+    """Return whether a rule that follows the clock would use a larger batch now if nothing bounded
+    it.
 
-    Such a rule decides from the clocks alone, so it is asked anew, from its first state.
+    A rule that follows the clock decides from the clocks alone, so `_clock_asks` asks it again from
+    its initial state.
     """
     proposed = Decision(next_batch_size=first, base_steps=seen.scale)
     proposers = [one for one in _batch_rules(after.rule) if "batch" in one.changes]
@@ -113,7 +119,7 @@ def _clock_asks(seen: Measurement, after: Decider, *, first: int) -> bool:
 def _text(names: str, *, seen: Measurement, after: Decider, reason: str) -> str:
     size = after.batch_size
     begin = (
-        f"The batch did not grow: it is {size} samples after {PART:.0%} of the budget "
+        f"The batch did not grow: it has {size} samples after {PART:.0%} of the budget "
         f"({after.step} optimizer steps, {after.samples} samples). "
     )
     often = (
@@ -122,13 +128,14 @@ def _text(names: str, *, seen: Measurement, after: Decider, reason: str) -> str:
     )
     if not reason:
         return (
-            f"{begin}{names} has measured nothing so far, so no larger batch could be tried. "
+            f"{begin}{names} has measured nothing so far, so it could not choose a larger batch. "
             f"{often}"
         )
     return (
-        f"{begin}The last measurement said: {reason}. If the noise scale is below the batch, a "
-        "larger batch saves hardly any steps. Then nothing is wrong with the run, and a constant "
-        "batch without measurements is as good: lb.Controller(model, optimizer, lb.chain(), "
-        f"batches, base_batch_size={after.base_batch_size}). If the noise scale is not known yet: "
-        f"{often} If a bound keeps the batch, raise it, as in lb.methods.adasgd(max=4096)."
+        f"{begin}The reason after the last measurement was: {reason}. If the noise scale is below "
+        "the batch size, nothing is wrong: a larger batch would save hardly any steps. A constant "
+        "batch without measurements is then as good: lb.Controller(model, optimizer, lb.chain(), "
+        f"batches, base_batch_size={after.base_batch_size}). If the noise scale is not known yet, "
+        f"more measurements help. {often} If a bound prevents the growth, raise the bound, as in "
+        "lb.methods.adasgd(max=4096)."
     )

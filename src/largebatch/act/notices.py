@@ -1,4 +1,4 @@
-"""What a run tells its user by warnings: once each, and on the first rank alone."""
+"""Warn the user about events in a run: once per event, and on the first rank only."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from largebatch.core.measurement import Measurement
 
 
 class Notices:
-    """Warns of each notice that a rule gives, and of a batch that does not grow.
+    """Warn about each notice that a rule gives, and about a batch that does not grow.
 
-    Mutable: holds what the run has seen of a batch that may still grow.
+    This class is mutable: it holds what the run has seen of a batch that may still grow.
 
     Args:
-        decider: before the first step.
-        leader: whether this rank warns.
+        decider: Decider before the first step.
+        leader: Whether this rank gives the warnings.
     """
 
     def __init__(self, decider: Decider, *, leader: bool) -> None:
@@ -27,11 +27,11 @@ class Notices:
             self._growth = NoGrowth(first=decider.batch_size)
 
     def resume(self, decider: Decider, *, notice: str = "") -> None:
-        """Goes on where a saved run was: what it warned of before is not said again.
+        """Continue from a saved run without repeating the warnings of that run.
 
         Args:
-            decider: of the run that resumes.
-            notice: what to warn of at once; "" for nothing.
+            decider: Decider of the run that resumes.
+            notice: Text of a warning to give at once; "" for none.
         """
         if notice and self._leader:
             warnings.warn(notice, RuntimeWarning, stacklevel=2)
@@ -39,11 +39,11 @@ class Notices:
             self._growth.resume(decider)
 
     def tell(self, seen: Measurement, decision: Decision, *, after: Decider) -> None:
-        """Warns of what one step brought.
+        """Warn if a step gave a notice, or if its batch should have grown by now.
 
         Args:
-            seen, decision: of the step.
-            after: the decider after it.
+            seen, decision: Measurement and decision of the step.
+            after: Decider after the step.
         """
         if decision.notice and self._leader:
             warnings.warn(decision.notice, RuntimeWarning, stacklevel=2)

@@ -1,4 +1,4 @@
-"""Steps from a loader of the user's: its batches are the micro-batches."""
+"""Plan steps from the user's own data loader, whose batches are the micro-batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from largebatch.act.leading_size import doubt_of_size, leading_size
+from largebatch.act.leading_size import dimension_advice, leading_size
 from largebatch.act.passes import known_length, sampler_of, samples_of_pass, sum_of_known
 from largebatch.act.planned_step import PassCounts, PlannedStep
 
@@ -23,24 +23,25 @@ _UNREPEATABLE = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
 class OwnLoader:
-    """The steps of a loader or an iterable; changes state as it is read.
+    """Plan the steps of the user's own loader or iterable; reading from it changes state.
 
-    One that can be iterated again is repeated for ever, a new pass after each; an iterator ends. A
-    step takes k whole micro-batches on this rank, the fewest whose samples reach its share,
+    A loader that can be iterated again is repeated without end, pass after pass; an iterator ends.
+    Each step takes k whole micro-batches on this rank. k is the smallest number whose samples reach
+    this rank's share of the batch:
 
-        k = ceil(batch size / (ranks * size)),
+        k = ceil(batch size / (ranks * size))
 
-    with `size` the largest micro-batch seen in this pass: the short one that ends a pass says
-    nothing about the next. One micro-batch is held ahead, so that its size and the end of data are
-    known before a step. Of an iterator all k are drawn before the first is given, since only then
-    is it known which is the last.
+    Here `size` is the largest micro-batch seen in the current pass, because the short micro-batch
+    at the end of a pass does not predict the next sizes. One micro-batch is held ahead, so that its
+    size and the end of the data are known before a step. From an iterator, all k micro-batches are
+    drawn before the first one is yielded, because only then is the last one known.
 
     Args:
-        loader: gives micro-batches; on several ranks, each rank its own.
-        size_of: micro-batch -> samples in it.
-        dataset_size: samples of a pass over all ranks, if the user gave it. None counts them: the
-            sum of what each rank's loader gives in a pass (`samples_of_pass`), so a loader that is
-            not sharded counts once for each rank that reads it.
+        loader: Iterable of micro-batches; on several ranks, each rank has its own iterable.
+        size_of: Function (micro-batch) -> number of samples in it.
+        dataset_size: Number of samples in one pass over all ranks, if the user gave it. None counts
+            them as the sum of what each rank's loader gives in a pass (`samples_of_pass`). A loader
+            that is not sharded therefore counts once for each rank that reads it.
     """
 
     def __init__(
@@ -63,45 +64,58 @@ class OwnLoader:
         self.share([self._counts])
 
     def counts(self) -> PassCounts:
+        """Return what this rank's loader holds."""
         return self._counts
 
     def share(self, everyone: Sequence[PassCounts]) -> None:
+        """Store the number of samples per pass over all ranks, from the counts of each rank's
+        loader.
+        """
         samples = [counts.samples for counts in everyone]
         data = [counts.data for counts in everyone]
-        # a pass without samples is refused by `bind`
+        # `bind` raises an error for a pass without samples.
         self.dataset_size = self._given_size or sum_of_known(samples) or None
-        # one data set that the ranks share, or a shard of its own for each
+        # Either the ranks share one data set, or each rank has a shard of its own.
         self.stored_size = data[0] if len(set(data)) == 1 else sum_of_known(data)
 
     @property
     def exhausted(self) -> bool:
+        """Whether the iterator has no data for another step; a loader that can be repeated never
+        ends.
+        """
         self._hold()
         return self._ended
 
     def bind(
         self, *, batch_size: int, rank: int, ranks: int, least_parts: int, alike: bool
     ) -> None:
+        """Set which ranks share the batches, and check that the first micro-batch fits into the
+        batch.
+        """
         self._ranks, self._least = ranks, -(-least_parts // ranks)
         if self._iterator is None:
             self._open()
         self._hold()
         if self._held is None:
-            return  # a resumed iterator at its end
-        size = self._first  # a resumed run is let in where the run was
-        doubt = doubt_of_size(self._held[0]) if self._size_of is leading_size else ""
+            return  # a resumed iterator may be at its end
+        size = self._first  # in a resumed run, the size of the first micro-batch of the pass
+        advice = dimension_advice(self._held[0]) if self._size_of is leading_size else ""
         if batch_size < ranks * size or -(-batch_size // (ranks * size)) < self._least:
             raise ValueError(
-                f"A batch of {batch_size} samples over {ranks} ranks needs at least {self._least} "
-                f"micro-batches a rank, but the loader's hold {size} samples each. Use a larger "
-                f"batch, BatchLoader(loader, batch_size={ranks * size * self._least}), or smaller "
+                f"A batch of {batch_size} samples over {ranks} rank(s) needs at least "
+                f"{self._least} micro-batches per rank, but each micro-batch of the loader "
+                f"holds {size} samples. Use a larger batch, "
+                f"BatchLoader(loader, batch_size={ranks * size * self._least}), or smaller "
                 f"micro-batches: DataLoader(dataset, batch_size="
-                f"{max(batch_size // (ranks * self._least), 1)}).{doubt}"
+                f"{max(batch_size // (ranks * self._least), 1)}).{advice}"
             )
 
     def limit(self, most: int) -> None:
-        raise AssertionError("the loader cuts its own micro-batches")
+        """Raise an AssertionError, because the user's own loader decides the micro-batch sizes."""
+        raise AssertionError("the user's own loader decides the micro-batch sizes")
 
     def step(self, position: int, batch_size: int) -> PlannedStep | None:
+        """Plan the next step; None if the data has ended."""
         self._hold()
         if self._ended:
             return None
@@ -115,27 +129,38 @@ class OwnLoader:
         )
 
     def peek(self, position: int, batch_size: int, most: int) -> tuple[list[tuple[Any, int]], int]:
+        """Return the micro-batch that is held ahead, and the number of micro-batches in the next
+        step.
+        """
         self._hold()
         held = [] if self._held is None else [self._held]
         return held, max(self._wanted(batch_size), self._least) if held else 0
 
     def coming(self, position: int, count: int) -> Any:
+        """Return None, because each rank reads its own samples."""
         return None
 
     def commit(self, planned: int, samples: int) -> None:
+        """Confirm that the last step was taken, and store the position after it."""
         self._committed = (self._pass, self._taken)
 
     def state(self) -> tuple[int, int]:
+        """Return (number of completed passes, micro-batches taken in the current pass)."""
         return self._committed
 
     def resume(self, state: tuple[int, int]) -> None:
-        """Begin that pass and read again, to drop it, what was taken from it.
+        """Begin the saved pass, and read and discard the micro-batches that were already taken from
+        it.
 
-        Where it cannot, it stands where it stood; but an iterator was read as far as it goes.
+        If this fails, the position stays unchanged; but an iterator has then been read up to its
+        end.
+
+        Args:
+            state: The pair (number of completed passes, micro-batches taken in the current pass).
 
         Raises:
-            ValueError: a loader whose order cannot be repeated, or that gives fewer micro-batches
-                than were taken, or an iterator that is further on.
+            ValueError: The loader's order cannot be repeated, the loader gives fewer micro-batches
+                than were taken, or the iterator is already past the saved position.
         """
         if state != (0, 0) and isinstance(self._loader, DataLoader):
             self._refuse_unrepeatable(self._loader)
@@ -165,7 +190,7 @@ class OwnLoader:
     def _hold(self) -> None:
         if self._held is not None or self._ended:
             return
-        assert self._iterator is not None, "bind comes before the first micro-batch"
+        assert self._iterator is not None, "bind must be called before the first micro-batch"
         micro_batch = next(self._iterator, _END)
         if micro_batch is _END and self._taken and not self._is_iterator:
             self._begin(self._pass + 1)
@@ -175,16 +200,20 @@ class OwnLoader:
             return
         size = self._size_of(micro_batch)
         if size < 1:
-            raise ValueError(f"A micro-batch holds at least one sample; size_of gave {size}.")
+            raise ValueError(
+                f"size_of returned {size} samples for a micro-batch, but a "
+                "micro-batch holds at least one sample. Pass a function that "
+                "counts them: size_of=lambda batch: len(batch[0])."
+            )
         self._held, self._largest = (micro_batch, size), max(self._largest, size)
         self._first = self._first or size
 
     def _end(self) -> None:
         if not self._is_iterator or self._taken == 0:
             raise ValueError(
-                f"The {type(self._loader).__name__} gave no micro-batch in pass {self._pass}. Give "
-                "one that holds data in every pass; if it can be read only once: "
-                "BatchLoader(iter(loader), batch_size=64)"
+                f"The {type(self._loader).__name__} gave no micro-batch in pass {self._pass}. Pass "
+                "a loader that gives data in every pass. If it can be read only once, pass its "
+                "iterator: BatchLoader(iter(loader), batch_size=64)."
             )
         self._ended = True
 
@@ -198,21 +227,22 @@ class OwnLoader:
         self._first = self._largest = 0
 
     def _open(self) -> None:
-        """Stand behind the last committed micro-batch."""
+        """Move to the position after the last committed micro-batch."""
         number, taken = self._committed
         if self._iterator is None or not self._is_iterator:
             self._begin(number)
         if self._taken > taken:
             raise ValueError(
-                f"The iterator has given {self._taken} micro-batches and cannot go back to "
-                f"{taken}. Load the state into a BatchLoader around a new iterator."
+                f"The iterator has already given {self._taken} micro-batches and cannot return "
+                f"to {taken}. Load the state into a BatchLoader around a new iterator: "
+                "BatchLoader(iter(loader), batch_size=64)."
             )
         for _ in range(taken - self._taken):
             self._hold()
             if self._held is None or self._pass != number:
                 raise ValueError(
                     f"The state was saved after {taken} micro-batches of a pass, but this loader "
-                    "gives fewer. Give the loader that the run was started with."
+                    "gives fewer per pass. Pass the same loader as in the saved run."
                 )
             self._held = None
             self._taken += 1
@@ -223,9 +253,9 @@ class OwnLoader:
         if isinstance(sampler, _UNREPEATABLE):
             raise ValueError(
                 f"The order of a DataLoader with a {type(sampler).__name__} cannot be "
-                "repeated, so the run cannot go on where it stopped. Give the data set itself, "
-                "BatchLoader(dataset, batch_size=64, seed=0), or a sampler whose order depends on "
-                "the pass alone: DistributedSampler(dataset, num_replicas=1, rank=0)"
+                "repeated, so the run cannot resume where it stopped. Pass the data set itself, "
+                "BatchLoader(dataset, batch_size=64, seed=0), or use a sampler whose order depends "
+                "only on the pass: DistributedSampler(dataset, num_replicas=1, rank=0)."
             )
 
 

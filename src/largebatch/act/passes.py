@@ -1,4 +1,4 @@
-"""How many samples a `DataLoader` gives one rank in a pass, by its samplers."""
+"""Count the samples that a `DataLoader` gives one rank in one pass, from its samplers."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from largebatch.measure.random_state import keep_random_state
 
 
 def samples_of_pass(loader: Any, *, most: int | None = None) -> int | None:
-    """Return the samples that a loader gives this rank in one pass; None where unknown.
+    """Return the number of samples that a loader gives this rank in one pass; None if unknown.
 
         drop_last:  floor(n / b) b,    else  n      n: len(sampler), b: batch_size
 
-    A batch sampler of the user's own may make batches of unequal size: a copy of it is iterated
-    once, so its generators and the global ones stay where they are. Unknown are an
-    `IterableDataset`, a loader with `batch_size=None`, a sampler without a length, and what is not
-    a `DataLoader`.
+    A user-defined batch sampler may make batches of unequal size. A copy of it is therefore
+    iterated once, so that its random generators and the global generators do not change. The number
+    is unknown for an `IterableDataset`, a loader with `batch_size=None`, a sampler without a
+    length, and anything that is not a `DataLoader`.
 
     >>> loader = DataLoader(range(1000), batch_size=30, sampler=range(200), drop_last=True)
     >>> samples_of_pass(loader), samples_of_pass(loader, most=2)
     (180, 60)
 
     Args:
-        loader: whose samplers are asked; no sample is read.
-        most: batches after which the pass ends; None for all of them.
+        loader: Loader whose samplers are examined; no sample is read.
+        most: Number of batches after which the pass ends; None for all batches.
     """
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
@@ -46,8 +46,10 @@ def samples_of_pass(loader: Any, *, most: int | None = None) -> int | None:
 
 
 def sampler_of(loader: DataLoader[Any]) -> Any:
-    """Return what gives the order of a loader's samples: the sampler within its batch sampler. A
-    batch sampler that is no `BatchSampler` gives the order itself.
+    """Return the object that sets the order of a loader's samples.
+
+    Usually, this object is the sampler inside the loader's batch sampler. A batch sampler that is
+    not a `BatchSampler` sets the order itself.
 
     >>> sampler_of(DataLoader(range(9), batch_sampler=BatchSampler(range(3), 2, drop_last=False)))
     range(0, 3)
@@ -57,11 +59,11 @@ def sampler_of(loader: DataLoader[Any]) -> Any:
         return loader.sampler
     if not isinstance(batches, BatchSampler):
         return batches
-    return vars(batches).get("sampler", batches)  # a subclass may hold none
+    return vars(batches).get("sampler", batches)  # a subclass may have no sampler
 
 
 def known_length(values: Any) -> int | None:
-    """Return `len(values)`; None without a length.
+    """Return `len(values)`; None if the values have no length.
 
     >>> known_length([1, 2]), known_length(iter([1, 2]))
     (2, None)
@@ -75,7 +77,7 @@ def known_length(values: Any) -> int | None:
 
 
 def sum_of_known(numbers: Sequence[int | None]) -> int | None:
-    """Return the sum of what each rank knows; None if one of them does not know it.
+    """Return the sum of the numbers that the ranks know; None if one rank does not know its number.
 
     >>> sum_of_known([101, 99]), sum_of_known([101, None])
     (200, None)
@@ -85,26 +87,28 @@ def sum_of_known(numbers: Sequence[int | None]) -> int | None:
 
 
 def sizes_of_batches(batches: Any, *, dataset: Any) -> list[int] | None:
-    """Return the samples of each batch of one pass, which a copy of the batch sampler makes; None
-    without a length, or if no copy can be made.
+    """Return the number of samples in each batch of one pass, from a copy of the batch sampler.
+
+    The result is None if the batch sampler has no length or cannot be copied.
 
     >>> sizes_of_batches([[0, 1], [2]], dataset=range(3))
     [2, 1]
 
     Args:
-        batches: a batch sampler, which is left as it is.
-        dataset: that of its loader, which is not copied.
+        batches: Batch sampler, which is not changed.
+        dataset: Data set of the loader, which is not copied.
     """
     count = known_length(batches)
     if count is None:
         return None
-    shared = {id(dataset): dataset}  # data sets are large, and a sampler does not change them
+    # Data sets are not copied: they are large, and a sampler does not change them.
+    shared = {id(dataset): dataset}
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
         shared[id(dataset)] = dataset
     try:
         twin = copy.deepcopy(batches, shared)
-    except Exception:  # whatever the sampler holds: a lock, a file, a process group
+    except Exception:  # the sampler may hold anything: a lock, a file, a process group
         return None
     with keep_random_state():
         return [len(batch) for batch in islice(twin, count)]

@@ -1,4 +1,4 @@
-"""One step's micro-batches on this rank, and what delivers them."""
+"""Describe one step's micro-batches on this rank, and define the source that delivers them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from typing import Any, Protocol
 
 @dataclass(slots=True, kw_only=True)
 class PlannedStep:
-    """Iterate once over (micro-batch, its samples), in the order of the stream.
+    """Yield the pairs (micro-batch, number of samples in it) of one step, in the order of the
+    stream.
+
+    Iterate over this object once.
 
     Args:
-        batch_size: planned samples over all ranks; for a loader of the user's the wish.
-        accumulation: micro-batches on this rank.
-        micro_batches: what is iterated, read when asked for.
+        batch_size: Planned number of samples over all ranks; your own data loader may deliver
+            another number.
+        accumulation: Number of micro-batches on this rank.
+        micro_batches: Iterator over the pairs; each micro-batch is read when it is requested.
     """
 
     batch_size: int
@@ -27,11 +31,11 @@ class PlannedStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassCounts:
-    """What one rank's loader holds.
+    """Describe what the loader of one rank holds.
 
     Args:
-        samples: what it gives in a pass; None where unknown.
-        data: samples of the data set behind it; None where unknown.
+        samples: Number of samples that the loader gives in one pass; None if unknown.
+        data: Number of samples in the data set behind the loader; None if unknown.
     """
 
     samples: int | None
@@ -39,13 +43,14 @@ class PassCounts:
 
 
 class Source(Protocol):
-    """Where the steps of a `BatchLoader` come from.
+    """Define the source of the steps of a `BatchLoader`.
 
     Attributes:
-        dataset_size: samples in an epoch over all ranks, None where unknown.
-        stored_size: samples of the data, by which a saved state is told from that of other data;
-            it depends neither on a sampler nor on the number of ranks. None where unknown.
-        exhausted: whether there is no data for another step.
+        dataset_size: Number of samples in one epoch over all ranks; None if unknown.
+        stored_size: Number of samples in the data, saved with the state so that a state of other
+            data is detected. This number depends neither on a sampler nor on the number of ranks.
+            None if unknown.
+        exhausted: Whether there is no data for another step.
     """
 
     @property
@@ -56,45 +61,55 @@ class Source(Protocol):
     def exhausted(self) -> bool: ...
 
     def counts(self) -> PassCounts:
-        """Return what this rank's part of the data holds."""
+        """Return the numbers of samples that this rank's part of the data holds."""
         ...
 
     def share(self, everyone: Sequence[PassCounts]) -> None:
-        """Take over what each rank's part holds, before `bind`."""
+        """Store the numbers of samples that each rank's part holds; called before `bind`."""
         ...
 
     def bind(
         self, *, batch_size: int, rank: int, ranks: int, least_parts: int, alike: bool
     ) -> None:
-        """Say who shares the batches, before the first step."""
+        """Set which ranks share the batches; called before the first step."""
         ...
 
     def limit(self, most: int) -> None:
-        """The micro-batches of the steps to come have at most so many samples; after `bind`."""
+        """Limit the micro-batches of all later steps to at most `most` samples; called after
+        `bind`.
+        """
         ...
 
     def step(self, position: int, batch_size: int) -> PlannedStep | None:
-        """The step at a position of the stream; None when there is no more data."""
+        """Return the step at a position of the stream; None if there is no more data."""
         ...
 
     def peek(self, position: int, batch_size: int, most: int) -> tuple[list[tuple[Any, int]], int]:
-        """At most so many micro-batches of the step at a position with their samples, and how many
-        the step has on this rank, without taking them."""
+        """Return at most `most` micro-batches of a step, and how many micro-batches the step has.
+
+        The step is the one at the given position, and the count is that of this rank. Each
+        micro-batch comes with its number of samples. The call takes no sample from the stream.
+        """
         ...
 
     def coming(self, position: int, count: int) -> Any:
-        """So many samples from a position on, the same on every rank; None where each rank reads
-        its own."""
+        """Return the next `count` samples from a position, the same on every rank.
+
+        The result is None if each rank reads its own samples.
+        """
         ...
 
     def commit(self, planned: int, samples: int) -> None:
-        """The last step was taken, planned with so many samples and taken with so many."""
+        """Confirm that the last step was taken, with its planned and actual numbers of samples."""
         ...
 
     def state(self) -> tuple[int, int]:
-        """(passes begun, micro-batches taken in this one) of a loader of the user's."""
+        """Return (number of completed passes, micro-batches taken in the current pass).
+
+        Both numbers are 0 for a data set; only the user's own data loader needs them.
+        """
         ...
 
     def resume(self, state: tuple[int, int]) -> None:
-        """Go on after the last committed step of such a state."""
+        """Continue after the last committed step of a saved state."""
         ...

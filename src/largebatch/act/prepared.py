@@ -1,4 +1,4 @@
-"""Finds torch's own optimizer and scheduler inside those that `accelerate.prepare` returns."""
+"""Unwrap torch's optimizers and schedulers from the objects that `accelerate.prepare` returns."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Any
 
 
 def bare_optimizer(optimizer: Any) -> Any:
-    """Return the optimizer inside accelerate's `AcceleratedOptimizer`, else `optimizer` itself."""
+    """Return the optimizer inside accelerate's `AcceleratedOptimizer`, or `optimizer` itself."""
     while _is_a(optimizer, "accelerate.optimizer", "AcceleratedOptimizer"):
         optimizer = optimizer.optimizer
     return optimizer
 
 
 def bare_scheduler(scheduler: Any) -> Any:
-    """Return the scheduler inside accelerate's `AcceleratedScheduler`, else `scheduler` itself.
+    """Return the scheduler inside accelerate's `AcceleratedScheduler`, or else `scheduler` itself.
 
-    accelerate's own steps once per process. A clock in base steps knows the whole batch already.
+    accelerate's scheduler steps once per process. The clock in base steps already counts the whole
+    batch, so each base step must step the scheduler only once.
     """
     while _is_a(scheduler, "accelerate.scheduler", "AcceleratedScheduler"):
         scheduler = scheduler.scheduler
@@ -24,5 +25,5 @@ def bare_scheduler(scheduler: Any) -> Any:
 
 
 def _is_a(value: object, module: str, name: str) -> bool:
-    loaded = sys.modules.get(module)  # whoever has such an object has imported it
+    loaded = sys.modules.get(module)  # an object of this class exists only if it was imported
     return loaded is not None and isinstance(value, vars(loaded)[name])

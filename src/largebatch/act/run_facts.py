@@ -1,4 +1,4 @@
-"""What describes a run, and what must be the same on every rank, as plain values."""
+"""Collect the plain values that describe a run, or that must be the same on every rank."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from largebatch.core.decider import Decider
 
 
 def clocks_of(decider: Decider) -> dict[str, Any]:
-    """What must be the same on every rank before each step, as plain values."""
+    """Return the values that must be the same on every rank before each step."""
     return {
         "step": decider.step,
         "samples": decider.samples,
@@ -26,15 +26,17 @@ def clocks_of(decider: Decider) -> dict[str, Any]:
 
 
 def digest_of(facts: Mapping[str, Any]) -> int:
-    """A number below 2^32 that differs when one of the facts does.
+    """Return a number below 2^32 that almost certainly changes when one of the facts changes.
 
-    The same on every rank and in every process, unlike `hash`.
+    Unlike `hash`, the number is the same on every rank and in every process.
     """
     return zlib.crc32(repr(facts).encode())
 
 
 def run_facts(decider: Decider) -> dict[str, Any]:
-    """What describes a run, as plain values: for the record's header and the ranks' agreement."""
+    """Return the values that describe a run, for the record's header and the comparison of the
+    ranks.
+    """
     return {
         "rule": encode(decider.rule, kind=True),
         "base_batch_size": decider.base_batch_size,
@@ -46,7 +48,9 @@ def run_facts(decider: Decider) -> dict[str, Any]:
 
 
 def optimizer_facts(optimizer: Optimizer) -> dict[str, Any]:
-    """What the record's header says of the optimizer, by its first group."""
+    """Return the optimizer's name and momentum for the record's header, from its first parameter
+    group.
+    """
     group = optimizer.param_groups[0]
     numbers = {name: float(group.get(name) or 0.0) for name in ("momentum", "dampening")}
     return {"name": optimizer_names(optimizer), **numbers}

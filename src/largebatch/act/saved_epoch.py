@@ -1,4 +1,4 @@
-"""A resumed run keeps the epoch that it was started with."""
+"""Keep the epoch length with which a resumed run was started."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from largebatch.core.decider import Decider
 def with_saved_epoch(decider: Decider, plain: Any) -> Decider:
     """Return the decider with the `dataset_size` of a saved state.
 
-    It is for an epoch that was counted: the count follows the number of ranks, and version 0.1
-    counted the data set behind the loader. Budgets and schedules were fixed with the saved number.
-    Whether the data are the same is checked by the state of the loader.
+    Use `with_saved_epoch` if the epoch length was counted from a loader, because this count depends
+    on the number of ranks, and version 0.1 counted the data set behind the loader. Budgets and
+    schedules were computed from the saved number, so a resumed run keeps it. The state of the
+    loader checks whether the data are the same.
     """
     if not isinstance(plain, Mapping) or "dataset_size" not in plain:
         return decider
@@ -23,11 +24,11 @@ def with_saved_epoch(decider: Decider, plain: Any) -> Decider:
 
 
 def warn_of_other_epoch(*, saved: int | None, counted: int | None) -> None:
-    """Warn if a resumed run keeps another number than its loader gives now."""
+    """Warn if a resumed run keeps another number of samples per epoch than its loader gives now."""
     if saved != counted:
         warnings.warn(
-            f"The run was started with {saved} samples in an epoch, but one pass of this loader "
-            f"over all ranks has {counted}. The run resumes with {saved}, so that its budget and "
-            "schedules stay as they were. To use the new number, start a new run.",
+            f"The saved run has {saved} samples per epoch, but one pass of this loader over all "
+            f"ranks has {counted} samples. The run resumes with {saved}, so that its budget and "
+            "schedules do not change. To use the new number, start a new run.",
             stacklevel=4,
         )

@@ -1,4 +1,4 @@
-"""From what the user has, a data set, tensors or a loader, to the `Source` that serves it."""
+"""Choose the `Source` for what the user has: a data set, tensors or a loader."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WORKER_OPTIONS = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How a source is read, as the user gave it: see `BatchLoader`."""
+    """Hold the user's options for reading a source; `BatchLoader` describes them."""
 
     max_micro_batch_size: int | Literal["auto"] | None = None
     seed: int = 0
@@ -48,55 +48,64 @@ class Options:
         most = self.max_micro_batch_size
         if most not in (None, "auto") and not (isinstance(most, int) and most >= 1):
             raise ValueError(
-                'max_micro_batch_size is a number of samples, at least 1, or "auto" for the '
-                f"largest that fits; got {most!r}. Example: max_micro_batch_size=64"
+                f"max_micro_batch_size={most!r} was given, but it must be a number of samples of "
+                'at least 1, or "auto" for the largest size that fits. For example: '
+                "max_micro_batch_size=64."
             )
         size = self.dataset_size
         if size is not None and not (isinstance(size, int) and size >= 1):
             raise ValueError(
-                "dataset_size is the samples that all ranks' loaders give in one pass, a whole "
-                f"number of at least 1; got {size!r}. Example: dataset_size=60_000"
+                f"dataset_size={size!r} was given, but it must be a whole number of at least 1: "
+                "the samples that the loaders of all ranks give in one pass. For example: "
+                "dataset_size=60_000."
             )
         if self.num_workers < 0:
-            raise ValueError(f"num_workers is at least 0; got {self.num_workers}.")
+            raise ValueError(
+                f"num_workers={self.num_workers} was given, but it must be at least "
+                "0. For example: num_workers=2."
+            )
         if self.worker_options and not self.num_workers:
             raise ValueError(
-                "worker_options are for worker processes, and there are none. Use num_workers=2 "
-                "or drop worker_options."
+                "worker_options was given, but num_workers=0, so there are no worker processes. "
+                "Pass num_workers=2, or remove worker_options."
             )
 
         unknown = set(self.worker_options or {}) - _WORKER_OPTIONS
         if unknown:
             raise ValueError(
-                f"worker_options may hold {sorted(_WORKER_OPTIONS)}, as in "
-                f"worker_options={{'pin_memory': True}}; got {sorted(unknown)}."
+                f"worker_options has the unknown keys {sorted(unknown)}. The known keys are "
+                f"{sorted(_WORKER_OPTIONS)}. For example: worker_options={{'pin_memory': True}}."
             )
 
     def refuse(self, *names: str, because: str) -> None:
-        """Raise if one of these was given: the source has no use for it."""
+        """Raise a ValueError if one of the named options was given, because it does not apply to
+        the source.
+        """
         defaults = {field.name: field.default for field in fields(self)}
         given = [name for name in names if getattr(self, name) != defaults[name]]
         if given:
-            raise ValueError(f"Drop {' and '.join(given)} from BatchLoader(...): {because}.")
+            raise ValueError(
+                f"Remove {' and '.join(given)} from BatchLoader(...), because {because}."
+            )
 
 
 def open_source(source: Any, options: Options) -> Source:
-    """The source that serves a data set, tensors, a loader or another iterable.
+    """Return the source that serves a data set, tensors, a loader or another iterable.
 
     Raises:
-        ValueError: nothing that can be read, or an option that it has no use for.
+        ValueError: The value cannot be read, or an option does not apply to it.
     """
     _refuse_unreadable(source)
     if isinstance(source, MapStyle):
         options.refuse(
-            "size_of", "dataset_size", because="the samples of a data set are counted already"
+            "size_of", "dataset_size", because="the samples of a data set are counted by its len()"
         )
         return _chunk_source(source, options)
     options.refuse(
         "max_micro_batch_size",
         "collate",
         "num_workers",
-        because="the loader's batches are the micro-batches, read and collated by itself",
+        because="the loader itself reads and collates its batches, which are the micro-batches",
     )
     return OwnLoader(
         source, size_of=options.size_of or leading_size, dataset_size=options.dataset_size
@@ -109,10 +118,12 @@ def _chunk_source(source: Any, options: Options) -> ChunkSource:
     size = len(whole) if tensors is None else tensors[0].shape[0]
     size = size if members is None else len(members)
     if size == 0:
-        raise ValueError(f"The {type(source).__name__} is empty: give one with samples.")
+        raise ValueError(
+            f"The {type(source).__name__} is empty. Pass one that has at least one sample."
+        )
     device = None
     if tensors is not None and options.collate is None:
-        options.refuse("num_workers", because="tensors are indexed whole, faster than by workers")
+        options.refuse("num_workers", because="indexing tensors is faster without workers")
         device = tensors[0].device
         fetch: Fetch = FetchTensors(tensors)
         if isinstance(whole, Tensor):
@@ -141,9 +152,10 @@ def _fetch(dataset: Any, options: Options) -> Fetch:
 
 
 def _unwrapped(source: Any) -> tuple[Any, Tensor | None]:
-    """The data set within a `Subset` (what `random_split` gives), and the indices it has there.
+    """Return the data set inside a `Subset`, and the indices that the subset selects from it.
 
-    A subset offers `__getitems__` whatever it holds; the data set within says how it is best read.
+    `random_split` also returns a `Subset`. A `Subset` always offers `__getitems__`, so only the
+    data set inside shows the best way to read it.
     """
     members: Tensor | None = None
     while type(source) is Subset:
@@ -154,7 +166,7 @@ def _unwrapped(source: Any) -> tuple[Any, Tensor | None]:
 
 
 def _tensors_of(source: Any) -> tuple[Tensor, ...] | None:
-    """The tensors of a source that is nothing but tensors."""
+    """Return the tensors of a source that consists only of tensors; None for another source."""
     if type(source) is TensorDataset:
         tensors = source.tensors
     elif isinstance(source, Tensor):
@@ -165,15 +177,23 @@ def _tensors_of(source: Any) -> tuple[Tensor, ...] | None:
         return None
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
         raise ValueError(
-            "A tuple given to BatchLoader holds tensors of equal first dimension. Convert arrays: "
-            "BatchLoader((torch.from_numpy(x), torch.from_numpy(y)), batch_size=64)"
+            "The tuple given to BatchLoader is empty or holds something that is not a tensor. "
+            "Pass tensors with equal first dimensions. To convert NumPy arrays: "
+            "BatchLoader((torch.from_numpy(x), torch.from_numpy(y)), batch_size=64)."
         )
     if any(tensor.ndim == 0 for tensor in tensors) or len({t.shape[0] for t in tensors}) > 1:
         shapes = [tuple(tensor.shape) for tensor in tensors]
-        raise ValueError(f"Tensors need the same first dimension, the samples; got {shapes}.")
+        raise ValueError(
+            f"The tensors given to BatchLoader have the shapes {shapes}, but they must have the "
+            "same first dimension, the number of samples. Check that x and y hold the same "
+            "samples: BatchLoader((x, y), batch_size=64)."
+        )
     if len({tensor.device for tensor in tensors}) > 1:
         devices = [str(tensor.device) for tensor in tensors]
-        raise ValueError(f"Tensors must be on one device, as in y.to(x.device); got {devices}.")
+        raise ValueError(
+            f"The tensors given to BatchLoader are on the devices {devices}, but "
+            "they must be on one device. Move them: y = y.to(x.device)."
+        )
     return tensors
 
 
@@ -181,18 +201,19 @@ def _refuse_unreadable(source: Any) -> None:
     name = type(source).__name__
     if isinstance(source, IterableDataset):
         raise ValueError(
-            f"{name} is an IterableDataset: only a DataLoader knows how it is batched. Wrap it: "
-            "BatchLoader(DataLoader(dataset, batch_size=64), batch_size=64)"
+            f"{name} is an IterableDataset, and BatchLoader cannot make batches from it. Wrap it "
+            "in a DataLoader: BatchLoader(DataLoader(dataset, batch_size=64), batch_size=64)."
         )
     if isinstance(source, Mapping):
         raise ValueError(
-            f"A {name} is no data set. Give one of its splits, BatchLoader(data['train'], ...), or "
-            "its tensors as a tuple, BatchLoader((data['x'], data['y']), ...)"
+            f"A {name} was given, but BatchLoader needs a data set. Pass one of its splits, "
+            "BatchLoader(data['train'], ...), or its tensors as a tuple, "
+            "BatchLoader((data['x'], data['y']), ...)."
         )
     if isinstance(source, MapStyle):
         return
     if isinstance(source, Dataset) or not isinstance(source, Iterable):
         raise ValueError(
-            f"{name} cannot be read: a data set has __len__ and __getitem__, a loader __iter__. "
-            "For instance BatchLoader(TensorDataset(x, y), batch_size=64)"
+            f"BatchLoader cannot read a {name}. Pass a data set with __len__ and __getitem__, or a "
+            "loader with __iter__. For example: BatchLoader(TensorDataset(x, y), batch_size=64)."
         )

@@ -1,7 +1,7 @@
-"""Restores the learning rate after an exception in `optimizer.step`, and finds the outermost step.
+"""Restore the learning rate after an exception in `optimizer.step`, and detect the outermost step.
 
-Torch calls no hook when a step raises, so the instance's own `step` is wrapped, as torch's
-`LRScheduler` wraps it.
+Torch calls no hook when a step raises an exception. Therefore the instance's own `step` is wrapped,
+in the same way as torch's `LRScheduler` wraps it.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from torch.optim import Optimizer
 
 
 class StepGuard:
-    """Stands around `optimizer.step`; `close` removes it.
+    """Wrap `optimizer.step` to notice exceptions and nested steps; `close` removes the wrapper.
 
-    A class whose `step` calls `super().step()` runs the step's hooks more than once. `enter` and
-    `leave`, called by the pre-hook and the post-hook, return True for the outermost call only.
+    If a class's `step` calls `super().step()`, torch runs the step's hooks more than once. The
+    pre-hook calls `enter` and the post-hook calls `leave`; both return True for the outermost call
+    only.
 
-    If another program calls a `step` that it had taken before the guard was installed, the guard
-    sees no exception. Then `optimizer.state_dict()` calls `abandon`, and `reset` forgets the step
-    that was broken off.
+    If another program calls a `step` that it had stored before the guard was installed, the guard
+    does not see the exception. After such an interrupted step, `optimizer.state_dict()` calls
+    `abandon`, and `reset` forgets the step.
 
-    Mutable: counts the nested steps.
+    This class is mutable: it counts the nested steps.
 
     Args:
-        optimizer: whose `step` is wrapped.
-        abandon: called when a step raised, before the exception goes on to the caller.
+        optimizer: Optimizer whose `step` is wrapped.
+        abandon: Function called when a step raised an exception, before the exception reaches the
+            caller.
     """
 
     def __init__(self, optimizer: Optimizer, abandon: Callable[[], None]) -> None:
@@ -39,8 +41,8 @@ class StepGuard:
         self._own_step = vars(optimizer).get("step")
         inner = optimizer.step
 
-        # LRScheduler marks the step that it has wrapped by an attribute, which `wraps` copies; it
-        # wants a bound method, and GradScaler reads the signature.
+        # LRScheduler marks a step that it has wrapped with an attribute, and `wraps` copies this
+        # attribute. LRScheduler requires a bound method, and GradScaler reads the signature.
         @functools.wraps(inner.__func__ if inspect.ismethod(inner) else inner)
         def step(_: Optimizer, *args: Any, **kwargs: Any) -> Any:
             return self._run(inner, args, kwargs)
@@ -50,22 +52,25 @@ class StepGuard:
         self._saving = optimizer.register_state_dict_pre_hook(self._before_saving)
 
     def enter(self) -> bool:
-        """Counts a step that begins; returns whether it is the outermost one."""
+        """Count a step that begins; return whether this step is the outermost one."""
         self._depth += 1
         return self._depth == 1 or not self._may_be_nested()
 
     def leave(self) -> bool:
-        """Counts a step that ends; returns whether it is the outermost one."""
+        """Count a step that ends; return whether this step is the outermost one."""
         self._depth -= 1
         return self._depth == 0 or not self._may_be_nested()
 
     def reset(self) -> None:
-        """Forgets a step that was broken off; called between two steps."""
+        """Forget an interrupted step; called between two steps."""
         self._depth = 0
 
     def close(self) -> None:
-        """Gives the optimizer its own `step` back. If another program has wrapped the guard, it
-        stays below that wrapper and does nothing."""
+        """Restore the optimizer's own `step`.
+
+        If another program has wrapped the guard, the guard stays below that wrapper and does
+        nothing.
+        """
         self._abandon = None
         self._saving.remove()
         if vars(self._optimizer).get("step") is not self._step:
@@ -89,8 +94,12 @@ class StepGuard:
             self._depth, self._running = 0, False
 
     def _may_be_nested(self) -> bool:
-        """Return whether a step can be within another. If the guard does not stand around them, an
-        earlier one may also have been broken off, unless a single class's step calls the hooks."""
+        """Return whether one step may run inside another step.
+
+        If the guard does not wrap the running step, the depth counter may also come from an
+        interrupted step. In this case, nested steps are possible only if the `step` methods of
+        several classes call the hooks.
+        """
         steps = (vars(kind).get("step") for kind in type(self._optimizer).__mro__)
         hooked = [step for step in steps if inspect.isfunction(step) and "hooked" in vars(step)]
         return self._running or len(hooked) > 1

@@ -1,4 +1,4 @@
-"""The hooks around the `step` of one or several optimizers that belong to one control."""
+"""Install hooks around the `step` of the optimizers that belong to one control."""
 
 from __future__ import annotations
 
@@ -13,17 +13,24 @@ from largebatch.core.errors import LargeBatchError
 
 
 class StepHooks:
-    """Calls back around each outermost `step`, and knows the first and the last one of a step.
+    """Call functions around each optimizer's outermost `step`, and detect the first and the last of
+    them.
 
-    Mutable: counts which optimizers have stepped.
+    One step of the control consists of one `step` of every optimizer.
+
+    This class is mutable: it counts which optimizers have stepped.
 
     Args:
-        members: the optimizers.
-        before: called before each of them steps, with whether it is the step's first one, and with
-            the optimizer and its arguments.
-        after: called after each of them, with whether it is the step's last one.
-        refuse: called with the error in place of `before` if one of them steps twice in a step.
-        abandon: called when one of them has raised, before the exception goes on.
+        members: Optimizers of the control.
+        before: Function called before each optimizer steps. The arguments of `before` are: whether
+            this optimizer is the first one in the step, the optimizer, and the arguments of the
+            optimizer's `step`.
+        after: Function called after each optimizer has stepped, with whether it was the last one in
+            the step.
+        refuse: Function called with an error instead of `before`, if an optimizer steps twice in
+            one step.
+        abandon: Function called when an optimizer's step raised an exception, before the exception
+            reaches the caller.
     """
 
     def __init__(
@@ -54,27 +61,27 @@ class StepHooks:
         return bool(self._hooks)
 
     def reset(self) -> None:
-        """Begin a step between two steps: no optimizer has stepped yet.
+        """Begin a new step between two steps, so that no optimizer counts as stepped.
 
         Raises:
-            LargeBatchError: some of the optimizers have stepped, and others not.
+            LargeBatchError: Some of the optimizers have stepped, and others have not.
         """
         if self._stepped:
             stepped, waiting = self._names(stepped=True), self._names(stepped=False)
             self._stepped.clear()
             raise LargeBatchError(
-                f"control.advance() was called after {stepped} stepped and before {waiting} did. "
-                "Let every optimizer of the list step once, then call control.advance()."
+                f"control.advance() was called after {stepped} had stepped, but before {waiting}. "
+                "First step every optimizer of the list once, then call control.advance()."
             )
         for guard in self._guards:
             guard.reset()
 
     def begin(self) -> None:
-        """Begin a step within the hook of the last one."""
+        """Begin a new step from within a hook of the previous step."""
         self._stepped.clear()
 
     def close(self) -> None:
-        """Take the hooks off; a second call does nothing."""
+        """Remove the hooks; a second call does nothing."""
         if self._hooks:
             for handle in self._hooks:
                 handle.remove()
@@ -84,7 +91,7 @@ class StepHooks:
 
     def _enters(self, at: int, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if not self._guards[at].enter():
-            return  # the step of a parent class, within this one
+            return  # a parent class's step, called by the outermost step
         if at in self._stepped:
             self._refuse(LargeBatchError(self._twice(at)))
         else:
@@ -97,14 +104,14 @@ class StepHooks:
 
     def _twice(self, at: int) -> str:
         return (
-            f"{type(self._members[at]).__name__} (number {at} of the list) stepped twice, and "
-            f"{self._names(stepped=False)} not yet. One control for several optimizers needs each "
-            "of them to step once in every step. If they take turns, use one lb.attach for each, "
-            "with the parameters of the others frozen."
+            f"{type(self._members[at]).__name__} (number {at} of the list) stepped twice before "
+            f"{self._names(stepped=False)} stepped. If one control has several optimizers, each "
+            "must step exactly once per step. If the optimizers take turns, call lb.attach once "
+            "per optimizer, and freeze the parameters of the other optimizers."
         )
 
     def _names(self, *, stepped: bool) -> str:
-        """Return the optimizers that have stepped, or those that have not."""
+        """Return the names of the optimizers that have stepped, or of those that have not."""
         return ", ".join(
             f"{type(member).__name__} (number {number})"
             for number, member in enumerate(self._members)

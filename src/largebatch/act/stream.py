@@ -1,9 +1,9 @@
-"""The sample stream: from a position to indices of the data set, the same on every rank.
+"""Map positions of the sample stream to indices of the data set, the same on every rank.
 
     stream = perm_0, perm_1, perm_2, ...      perm_e a permutation of the N samples by (seed, e)
 
-A position counts samples from the start of the run, so one integer says where a run is, a batch may
-reach over the end of an epoch, and nothing depends on how the stream was cut.
+A position counts samples from the start of the run. One integer therefore describes where a run is,
+a batch may cross the end of an epoch, and nothing depends on how the stream was cut.
 """
 
 from __future__ import annotations
@@ -15,34 +15,36 @@ from torch import Tensor
 
 
 def seed_of(purpose: str, seed: int, number: int) -> int:
-    """A 64-bit seed for one epoch or one position, unrelated to those of its neighbours.
+    """Return a 64-bit seed for one epoch or one position, unrelated to the seeds of its neighbors.
 
     >>> seed_of("epoch", 0, 1) == seed_of("epoch", 0, 1) != seed_of("epoch", 1, 0)
     True
 
     Args:
-        purpose: keeps seeds of different uses apart.
-        seed: the run's seed.
-        number: which epoch or position.
+        purpose: Text that separates the seeds of different uses.
+        seed: Seed of the run.
+        number: Number of the epoch or of the position.
     """
     key = f"{purpose} {seed} {number}".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
 
 
 class SampleStream:
-    """Indices of the endless stream at any position; keeps the two epochs read last, no more.
+    """Return the indices of the endless stream at any position.
 
     >>> SampleStream(3, shuffle=False).indices(2, 5).tolist()
     [2, 0, 1, 2, 0]
 
+    This class is mutable: it keeps the permutations of the two epochs that were read last.
+
     Args:
-        size: N, samples in an epoch, at least 1.
-        seed: of the permutations.
-        shuffle: whether epochs are permuted, each in its own way; otherwise 0, 1, ... N-1.
-        members: `[N]` int64, the index that each sample has in the data set (a subset's); all of
-            0 ... N-1 if absent.
-        device: where the indices are wanted. Permutations are drawn on the CPU, so they do not
-            depend on it.
+        size: Number of samples in one epoch, N, at least 1.
+        seed: Seed of the permutations.
+        shuffle: Whether each epoch has its own permutation; otherwise every epoch is 0, 1, ... N-1.
+        members: `[N]` int64 tensor with the index of each sample in the data set (for a subset);
+            None for 0 ... N-1.
+        device: Device of the returned indices. Permutations are drawn on the CPU, so they do not
+            depend on the device.
     """
 
     def __init__(
@@ -62,7 +64,9 @@ class SampleStream:
         self._epochs: dict[int, Tensor] = {}
 
     def indices(self, position: int, count: int) -> Tensor:
-        """`[count]` int64: the samples at position, position + 1, ... of the stream."""
+        """Return the `[count]` int64 indices of the samples at position, position + 1, ... of the
+        stream.
+        """
         epoch, start = divmod(position, self.size)
         stop = start + count
         if stop <= self.size:
@@ -77,7 +81,7 @@ class SampleStream:
 
     def _epoch(self, epoch: int) -> Tensor:
         if not self._shuffle:
-            epoch = 0  # all are the same
+            epoch = 0  # without shuffling, all epochs are the same
         order = self._epochs.get(epoch)
         if order is None:
             order = self._drawn(epoch)

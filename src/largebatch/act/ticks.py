@@ -1,20 +1,21 @@
-"""Multiples of base steps that a run has passed."""
+"""Compute the multiples of an interval in base steps that a run has passed."""
 
 from __future__ import annotations
 
 import math
 
 SLACK = 1e-6
-"""Ten steps worth a tenth each make one base step, whatever the rounding of their sum."""
+"""Slack in base steps, so that ten steps of 0.1 base steps count as one base step despite rounding.
+"""
 
 
 class Ticks:
-    """Remembers, for each interval, up to where the run was asked for.
+    """Remember, for each interval, the clock at the last call of `passed`.
 
-    Mutable: holds one number for each interval.
+    This class is mutable: it holds one number per interval.
 
     Args:
-        start: base steps of the run before its first step, or where it was resumed.
+        start: Clock in base steps before the first step of the run, or where the run was resumed.
     """
 
     def __init__(self, *, start: float) -> None:
@@ -22,23 +23,24 @@ class Ticks:
         self._asked: dict[float, float] = {}
 
     def passed(self, every: float, *, now: float) -> list[float]:
-        """Return the multiples of `every` above the last call's clock, up to `now`.
+        """Return the multiples of `every` above the clock of the last call, up to `now`.
 
         >>> ticks = Ticks(start=0.0)
         >>> ticks.passed(10, now=34.5), ticks.passed(10, now=39.0), ticks.passed(10, now=40.0)
         ([10, 20, 30], [], [40])
 
         Args:
-            every: interval in base steps, above 0; a whole number gives whole numbers.
-            now: the clock in base steps.
+            every: Interval in base steps, above 0. If `every` is a whole number, the multiples are
+                whole numbers.
+            now: Clock in base steps.
 
         Raises:
-            ValueError: an interval that is not above 0, or not finite.
+            ValueError: The interval is not above 0, or it is not finite.
         """
         if not 0.0 < every < math.inf:
             raise ValueError(
-                f"every is a number of base steps above 0; got {every!r}. "
-                "for tick in control.ticks(every=10): ..."
+                f"every={every!r} was given, but it must be a number of base steps above 0. For "
+                "example: for tick in control.ticks(every=10): ..."
             )
         before = self._asked.get(every, self._start)
         self._asked[every] = now

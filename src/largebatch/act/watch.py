@@ -1,4 +1,4 @@
-"""`watch`: measures the gradient noise of a loop that stays as it is."""
+"""Define `lb.watch`, which measures the gradient noise of an existing training loop."""
 
 from __future__ import annotations
 
@@ -40,36 +40,43 @@ from largebatch.measure.observer import Observer
 MOMENTS = frozenset({"moments"})
 
 PAIRS_ARE_OFF = (
-    "the weights moved between the two steps, and in our tests the noise scale came out 1.5 times "
-    "too large in the median"
+    "the weights moved between the two steps of a pair (in our tests, the median estimate was "
+    "1.5 times the true noise scale)"
 )
-"""Of the noise scale from pairs of steps: `experiments/batch_norm_rows`, at its learning rate."""
+"""Reason why the noise scale is approximate if it comes from pairs of consecutive steps. The factor
+is from `experiments/batch_norm_rows`, at the learning rate of that experiment.
+"""
 
 MOVING = "approximate while the weights move within an epoch"
-"""Of the noise scale of a data set: the samples that are left then have another mean gradient."""
+"""Reason why the noise scale of a data set is approximate: while the weights move, the samples that
+remain in the epoch have another mean gradient.
+"""
 
 
 class Watch:
-    """Shows the gradient noise of a training loop; `watch` builds it, `print` prints it.
+    """Measure and show the gradient noise of a training loop; `lb.watch` builds this object.
 
-    It changes no bit of the training. Once it is built, neither its hooks nor `part`, `micro_batch`
-    and `drop` raise. A step that cannot be measured is left out and counted; the first one is named
-    in a warning. A step that a scaler skips is left out without a word.
+    A watch does not change the training by a single bit. After construction, neither its hooks nor
+    `part`, `micro_batch` and `drop` raise an exception. A step that cannot be measured is left out
+    and counted, and a warning explains the first such step. A step that a GradScaler skips is left
+    out without a warning.
 
-    Mutable: gathers a pair of numbers per measured step.
+    This class is mutable: it stores two numbers per measured step.
 
     Args:
-        optimizer: whose steps are measured.
-        observer: measures the gradients of the loop; this binds it.
-        steps: how many of the last measured steps are kept.
-        scaler: scales the losses in half precision.
-        dataset_size: samples of a data set whose epochs are drawn without replacement.
+        optimizer: Optimizer, or list of optimizers, whose steps are measured.
+        observer: Observer that measures the gradients of the loop; the watch binds the observer to
+            the optimizer.
+        steps: Number of measured steps to keep; older steps are forgotten.
+        scaler: GradScaler that scales the losses for half precision.
+        dataset_size: Number of samples of a data set whose epochs are drawn without replacement.
 
     Attributes:
-        dropped: steps left out because they could not be measured.
+        dropped: Number of steps that were left out because they could not be measured.
 
     Raises:
-        ValueError: optimizer and model do not match, or the optimizer is under control already.
+        ValueError: The optimizer does not belong to the model, or another control already uses the
+            optimizer.
     """
 
     def __init__(
@@ -95,7 +102,7 @@ class Watch:
         observer.skipped = self._skipped
         self._series: deque[tuple[float, float]] = deque(maxlen=steps)
         self._last: GradientMoments | None = None
-        self._left_out = False  # whether the step in hand is
+        self._left_out = False  # whether the current step is left out
         observer.open(MOMENTS)
         self._claims = [Claim(member, self) for member in members]
         self._hooks = StepHooks(
@@ -107,25 +114,29 @@ class Watch:
         )
 
     exclusive = True
-    """Whether no other control may act on the same optimizer."""
+    """Whether this watch excludes any other control of the same optimizer; always True."""
     finished = False
-    """Whether its budget is used up; it has none."""
+    """Whether the budget is used up; always False, because a watch has no budget."""
 
     @property
     def series(self) -> list[tuple[float, float]]:
-        """(variance of one sample, squared norm of the true gradient) of each measured step."""
+        """Pairs (variance of one sample's gradient, squared norm of the true gradient), one per
+        measured step.
+        """
         return list(self._series)
 
     @property
     def estimate(self) -> NoiseEstimate | NotEnough:
-        """The noise scale in samples with its 95 % interval, or why there is none yet."""
+        """Noise scale in samples with its 95 % confidence interval, or the reason why it is
+        unknown.
+        """
         return estimate_noise(self.series, dataset_size=self._dataset_size)
 
     @property
     def label(self) -> str:
-        """What the estimate is of: the parts it comes from, how often, and whether it is exact."""
+        """One line that says how, how often, and how exactly the noise scale was measured."""
         if self._last is None:
-            return "nothing is measured yet"
+            return "no step has been measured yet"
         often = self.observer.schedule.words
         source = self._last.source
         examples = self.observer.meter.examples
@@ -137,34 +148,36 @@ class Watch:
             exact = "exact if the loss is a mean over the examples"
         parts = "pairs of consecutive steps" if source == "temporal" else source
         if self._dataset_size is not None:
-            exact += f"; of the data set of {self._dataset_size} samples, {MOVING}"
-        left = f"; {self.dropped} steps left out" if self.dropped else ""
+            exact += f"; for the data set of {self._dataset_size} samples, it is {MOVING}"
+        left = f"; {self.dropped} steps were left out" if self.dropped else ""
         return (
-            f"from {parts}, {often}; of the bare gradient, before {self._optimizer_name} changes "
-            f"it; {exact}{left}"
+            f"measured from {parts}, {often}; noise scale of the raw gradient, before "
+            f"{self._optimizer_name} changes it; the estimate is {exact}{left}"
         )
 
     @property
     def control(self) -> Watch:
-        """Deprecated, and removed in 0.3: the watch itself."""
+        """Deprecated, and removed in 0.3: use the watch itself instead of its `control`."""
         warnings.warn(
-            "noise.control is deprecated, and removed in 0.3. Use noise itself: noise.close().",
+            "noise.control is deprecated and will be removed in 0.3. Call the methods of noise "
+            "itself, for example noise.close().",
             DeprecationWarning,
             stacklevel=2,
         )
         return self
 
     def drop(self) -> None:
-        """Drop the pass in hand, as `Attached.drop` does."""
+        """Discard the gradients measured so far in the current step, as `Attached.drop` does."""
         self._without_raising(lambda: self.observer.drop(by="noise.drop()"))
 
     @contextmanager
     def part(
         self, *, samples: float | Tensor | None = None, weight: float | Tensor | None = None
     ) -> Iterator[None]:
-        """Take all backward calls within the block for one micro-batch, as `Attached.part` does.
+        """Count all backward calls inside the `with` block as one micro-batch, as `Attached.part`
+        does.
 
-        An exception of the user's own code inside the block goes on to the user.
+        An exception that the user's own code raises inside the block reaches the user unchanged.
         """
         block = self.observer.part(samples=samples, weight=weight)
         entered = self._without_raising(block.__enter__)
@@ -179,11 +192,11 @@ class Watch:
             self._without_raising(lambda: block.__exit__(None, None, None))
 
     def micro_batch(self, samples: float | Tensor, *, weight: float | Tensor | None = None) -> None:
-        """Set the samples of one micro-batch, as `Attached.micro_batch` does."""
+        """Set the number of samples of one micro-batch, as `Attached.micro_batch` does."""
         self._without_raising(lambda: self.observer.size(samples, weight=weight))
 
     def close(self) -> None:
-        """Take every hook off model and optimizer; the numbers stay."""
+        """Remove every hook from model and optimizer; the measured numbers remain available."""
         self._hooks.close()
         for claim in self._claims:
             claim.release()
@@ -198,8 +211,8 @@ class Watch:
             return
         if has_closure(args, kwargs):
             self._leave_out(
-                "optimizer.step(closure) runs its backward inside the step, too late to be "
-                "measured. Run the closure yourself: closure(); optimizer.step()."
+                "optimizer.step(closure) runs the backward call inside the step, after the moment "
+                "of measuring. Run the closure before the step: closure(); optimizer.step()."
             )
         elif self.observer.measures and not self._left_out:
             self._without_raising(self._measure)
@@ -210,7 +223,7 @@ class Watch:
 
     def _refuse(self, error: LargeBatchError) -> None:
         self._leave_out(str(error))
-        # else its backward calls would be kept until a step ends
+        # Without this, the gradients of the refused step would be kept until a step ends.
         self._without_raising(lambda: self.observer.open(MOMENTS))
 
     def _begin(self) -> None:
@@ -239,7 +252,9 @@ class Watch:
         return True
 
     def _without_raising(self, act: Callable[[], object]) -> bool:
-        """Return whether it went without an error; else the step in hand is left out."""
+        """Call `act` and return whether it raised no exception; otherwise leave out the current
+        step.
+        """
         try:
             act()
         except LargeBatchError as error:
@@ -257,8 +272,8 @@ class Watch:
         self.dropped += 1
         if self.dropped == 1:
             warnings.warn(
-                f"lb.watch leaves out a step that it cannot measure; the training is not changed, "
-                f"and noise.dropped counts such steps. {cause}",
+                "lb.watch could not measure a step and left it out. The training is not "
+                f"changed, and noise.dropped counts such steps. {cause}",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -276,35 +291,46 @@ def watch(
     steps: int = 2000,
     dataset_size: int | None = None,
 ) -> Watch:
-    """Measure the gradient noise of a loop that stays as it is, and act on nothing.
+    """Measure the gradient noise of an existing training loop without changing the training.
 
         noise = lb.watch(model, optimizer, batch_size=512)
         ...                                          # train as before
         print(noise)                                 # noise scale 1240 [980, 1610] samples (...)
 
-    A loop with one backward call per step on one process is measured by its single examples in
-    every 8th of the first 128 steps, and in every 160th later. If the model's examples depend on
-    each other or cannot be told apart, consecutive steps are compared, which is approximate; the
-    printed label says so.
+    On one process, a loop with one backward call per step is measured from the gradients of single
+    examples: in every 8th of the first 128 steps, and in every 160th step after that. If the
+    model's examples depend on each other, or cannot be separated, `watch` compares consecutive
+    steps instead. Comparing consecutive steps is approximate, and the printed label says so.
 
-    The true gradient is that of the distribution of fresh samples. If a small data set is passed
-    over many times, give its size: the noise scale is then that of the data set's own gradient. It
-    is approximate while the weights move within an epoch. Late in training, at a large learning
-    rate, the estimate was a third of the true one (docs/noise-scale.md).
+    By default, the true gradient is the mean gradient over fresh samples of the distribution. If
+    training repeats a small data set many times, pass `dataset_size`: the noise scale is then that
+    of the data set's own gradient. This noise scale is approximate while the weights move within an
+    epoch. In one test, late in training and at a large learning rate, the estimate was a third of
+    the true noise scale (docs/noise-scale.md).
+
+    >>> import torch, largebatch as lb
+    >>> model = torch.nn.Linear(3, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> noise = lb.watch(model, optimizer, batch_size=8)
+    >>> for x in torch.randn(16, 2, 4, 3): sum(model(part).square().mean() for part in x).backward()
+    >>> print(noise.label)
+    no step has been measured yet
 
     Args:
-        model: bare, or in DistributedDataParallel if several processes share the batch.
-        optimizer: any torch optimizer, or a list of those that together move the model.
-        batch_size: samples of one optimizer step, over all ranks and micro-batches.
-        micro_batches, samples: as in `attach`.
-        meter: how gradients are measured; None chooses.
-        scaler: scales the loop's losses in half precision.
-        steps: how many of the last measured steps are kept.
-        dataset_size: samples of a data set whose epochs are drawn without replacement, as shuffling
-            loaders do, over all ranks; None if samples are fresh or drawn with replacement.
+        model: Model to train: a plain module, or one in DistributedDataParallel if several
+            processes share the batch.
+        optimizer: Any torch optimizer, or a list of the optimizers that together move the model.
+        batch_size: Number of samples per optimizer step, over all ranks and micro-batches.
+        micro_batches, samples: These arguments have the same meaning as in `attach`.
+        meter: Meter that measures the gradients; if None, `watch` chooses how to measure.
+        scaler: GradScaler that scales the losses of the loop for half precision.
+        steps: Number of measured steps to keep; older steps are forgotten.
+        dataset_size: Number of samples, over all ranks, of a data set whose epochs are drawn
+            without replacement, as shuffling loaders do. None if samples are fresh or drawn with
+            replacement.
 
     Raises:
-        ValueError: arguments that do not fit together, before any training step.
+        ValueError: The arguments do not fit together. The error is raised before any training step.
     """
     check_parts(model, optimizer, None)
     check_batch_size(batch_size)
@@ -327,7 +353,7 @@ def _check_dataset_size(size: int | None, *, batch_size: int) -> None:
     check_dataset_size(size)
     if size < batch_size:
         raise ValueError(
-            f"dataset_size={size} was given, but a batch has {batch_size} samples, more than can "
-            "be drawn without replacement. Count samples and not batches: "
+            f"dataset_size={size} was given, but one batch has {batch_size} samples, which is "
+            "more than can be drawn without replacement. Count samples, not batches: "
             "dataset_size=len(dataset)."
         )

@@ -1,4 +1,4 @@
-"""`check`: all checks of a run, in one call that changes nothing of it."""
+"""Define `lb.check`, which runs all checks of a run in one call and changes nothing in the run."""
 
 from __future__ import annotations
 
@@ -35,26 +35,37 @@ def check(
     *,
     seconds: float = 3.0,
 ) -> CheckUp:
-    """Looks for what would go silently wrong, before a long run.
+    """Look for silent mistakes in a run, before a long training.
 
         print(lb.check(control, lambda model, batch: loss_fn(model(batch[0]), batch[1])))
 
-    Call it on every rank; all get the same findings. Under `lb.Controller` call it between two
-    steps, under `lb.attach` at any point of the loop. It changes nothing: weights, buffers,
-    gradients, optimizer, generators, the place in the data and the clocks keep their bits. What
-    the loss raises is a finding, too. While it lasts it holds a copy of model and optimizer.
+    Call `check` on every rank; all ranks get the same findings. Under `lb.Controller`, call it
+    between two steps; under `lb.attach`, call it at any point of the loop. `check` changes nothing:
+    weights, buffers, gradients, optimizer, random generators, position in the data and clocks keep
+    every bit. If your loss function raises an exception, `check` reports the exception as a
+    finding. While `check` runs, it holds a copy of model and optimizer in memory.
+
+    >>> import torch, largebatch as lb
+    >>> model = torch.nn.Linear(3, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> control = lb.attach(model, optimizer, lb.AdaScale(), batch_size=8, base_batch_size=4)
+    >>> found = lb.check(control, lambda model, x: model(x).sum(), torch.randn(4, 3), seconds=0)
+    >>> found.sound, found.worst_first[0].name
+    (False, 'mean loss')
 
     Args:
-        control: what `lb.Controller` or `lb.attach` returned.
-        loss: (model, micro-batch) -> mean loss, as in the loop, but neither scaled nor divided by
-            the number of micro-batches. If omitted, nothing is computed.
-        batch: one micro-batch of this rank, under `lb.attach`, whose loop has the loader. A
-            Controller reads its own.
-        seconds: about how long to time the overhead of measuring; 0 leaves it out.
+        control: Object that `lb.Controller` or `lb.attach` returned.
+        loss: Function (model, micro-batch) -> mean loss, as in the training loop, but neither
+            scaled nor divided by the number of micro-batches. If the loss is omitted, nothing is
+            computed.
+        batch: One micro-batch of this rank. Pass a micro-batch only under `lb.attach`, because
+            `lb.Controller` reads its own micro-batches.
+        seconds: Approximate time in seconds for timing the overhead of measuring; 0 skips the
+            timing.
 
     Raises:
-        ValueError: a `control` that is none, or a batch for a Controller.
-        LargeBatchError: a Controller in the middle of a step.
+        ValueError: `control` has the wrong type, or a batch was given for an `lb.Controller`.
+        LargeBatchError: A step of the `lb.Controller` is in progress.
     """
     if isinstance(control, Controller):
         subject = _subject_of_controller(control, loss, batch)
@@ -67,8 +78,8 @@ def check(
         )
     else:
         raise ValueError(
-            "lb.check takes what lb.Controller(...) or lb.attach(...) returned; got "
-            f"{type(control).__name__}. lb.check(control, loss)"
+            f"lb.check was given a {type(control).__name__}, but it needs the object that "
+            "lb.Controller(...) or lb.attach(...) returned. Call lb.check(control, loss)."
         )
     return _check_up(subject, seconds=seconds)
 
@@ -77,8 +88,8 @@ def _subject_of_controller(control: Controller, loss: Loss | None, batch: Any) -
     check_between_steps(control, call="lb.check(control, loss)")
     if batch is not None:
         raise ValueError(
-            "A Controller's micro-batches are read from its loader, and a batch was given. Leave "
-            "it out: lb.check(control, loss)."
+            "A batch was given, but lb.Controller reads the micro-batches from its own loader. "
+            "Remove the batch: lb.check(control, loss)."
         )
     coming, accumulation = control.batches.peek(PARTS)
     micro_batches = tuple(micro_batch for micro_batch, _ in coming)
@@ -126,7 +137,8 @@ def _without_loss(subject: CheckedRun) -> list[Finding]:
 
 def _with_loss(subject: CheckedRun, loss: Loss, micro_batch: Any) -> list[Finding]:
     model = bare(subject.model)
-    scaler = subject.scaler if subject.batches is not None else None  # else the user's loop scales
+    # Under lb.attach, the user's own loop scales the loss.
+    scaler = subject.scaler if subject.batches is not None else None
     precisions: set[torch.dtype] = set()
 
     def gradients() -> list[Finding]:
@@ -153,12 +165,15 @@ def _with_loss(subject: CheckedRun, loss: Loss, micro_batch: Any) -> list[Findin
 
 
 def _with_copy(subject: CheckedRun, loss: Loss, *, seconds: float) -> list[Finding]:
-    """What needs steps: a copy takes them."""
+    """Run the checks that need optimizer steps; a copy of the run takes the steps."""
     parts = max(min(subject.accumulation, PARTS), 1 if subject.ranks > 1 else 2)
     given = subject.micro_batches
     names = optimizer_names(subject.optimizer)
     if len(members_of(subject.optimizer)) > 1:
-        seen = f"The cost of measuring is not timed for several optimizers ({names})."
+        seen = (
+            "The overhead of measuring was not timed, because the run has several optimizers "
+            f"({names})."
+        )
         return [Finding(name="cost of measuring", level="note", seen=seen)]
     try:
         model, optimizer = copy_run(subject.model, subject.optimizer)
@@ -179,12 +194,16 @@ def _with_copy(subject: CheckedRun, loss: Loss, *, seconds: float) -> list[Findi
         gather = subject.meter.ranks.gather
         return check_overhead(timed, seconds=seconds, agree=lambda number: max(gather(number)))
     except Exception as error:
-        seen = f"Measuring could not be timed on a copy of the model: {error}"
+        seen = f"The overhead of measuring could not be timed on a copy of the model: {error}"
         return [Finding(name="cost of measuring", level="note", seen=seen)]
 
 
 def _guarded(check: Callable[[], list[Finding]]) -> tuple[list[Finding], bool]:
-    """What a check found, and whether the user's loss raised in it, which is a finding, too."""
+    """Return the findings of a check, and whether the user's loss function raised an exception in
+    it.
+
+    The exception becomes a finding, too.
+    """
     try:
         return check(), False
     except Exception as error:
@@ -194,8 +213,9 @@ def _guarded(check: Callable[[], list[Finding]]) -> tuple[list[Finding], bool]:
             name="loss",
             level="error",
             seen=f"loss(model, micro_batch) raised {cause}",
-            why="What follows from the loss was not looked at.",
-            remedy="It is called with the bare model and a micro-batch as the loop gets it: "
+            why="The checks that need the loss were skipped.",
+            remedy="The loss function gets the model without wrappers, and a micro-batch as in "
+            "your loop: "
             "lb.check(control, lambda model, batch: loss_fn(model(batch[0]), batch[1]))",
         )
     ], True
@@ -214,6 +234,7 @@ def _not_computed(subject: CheckedRun) -> Finding:
     return Finding(
         name="loss",
         level="note",
-        seen=f"Loss, gradients and the cost of measuring were not looked at without {missing}.",
-        remedy=f"lb.check({inputs}), with loss(model, micro_batch) -> mean loss",
+        seen="The loss, the gradients and the overhead of measuring were not checked, because "
+        f"{missing} was not given.",
+        remedy=f"Call lb.check({inputs}), where loss(model, micro_batch) returns the mean loss.",
     )

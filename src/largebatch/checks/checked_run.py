@@ -1,4 +1,4 @@
-"""The run that the checks look at."""
+"""Describe the run that the checks examine."""
 
 from __future__ import annotations
 
@@ -18,20 +18,25 @@ from largebatch.core.errors import LargeBatchError
 from largebatch.measure.meter import Meter
 
 Loss = Callable[[nn.Module, Any], Tensor]
-"""(model, micro-batch) -> mean loss over the micro-batch's samples, a scalar."""
+"""Function (model, micro-batch) -> mean loss over the micro-batch's samples, a scalar tensor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedRun:
-    """A run in hand.
+    """Hold the parts of a run that the checks examine.
 
     Args:
-        model, optimizer, meter, decider, scaler: of the run.
-        loss: of a micro-batch; without it nothing is computed.
-        micro_batches: some of this rank's coming ones, without taking them.
-        accumulation: micro-batches of a step on this rank.
-        samples: counted in the first of the micro-batches; None where the run does not count them.
-        batches: the loader; None where the user has the loop.
+        model: Model of the run.
+        optimizer: Optimizer of the run.
+        meter: Meter of the run.
+        decider: Decider of the run.
+        scaler: GradScaler of the run; None without one.
+        loss: Loss function of a micro-batch; if None, nothing is computed.
+        micro_batches: Some of this rank's next micro-batches, which are not taken from the stream.
+        accumulation: Number of micro-batches per step on this rank.
+        samples: Number of samples counted in the first micro-batch; None if the run does not count
+            them.
+        batches: BatchLoader of the run; None if the user's own loop loads the data.
     """
 
     model: nn.Module
@@ -47,7 +52,7 @@ class CheckedRun:
 
     @property
     def ranks(self) -> int:
-        """Processes that share the batch."""
+        """Number of processes that share the batch."""
         return self.meter.rank_count
 
 
@@ -59,11 +64,12 @@ def checked_run_of(
     accumulation: int,
     samples: int | None = None,
 ) -> CheckedRun:
-    """Return what the checks look at in a run.
+    """Return the parts of a run that the checks examine.
 
     Args:
-        control: what `lb.Controller` or `lb.attach` returned.
-        loss, micro_batches, accumulation, samples: as in `CheckedRun`.
+        control: Object that `lb.Controller` or `lb.attach` returned.
+        loss, micro_batches, accumulation, samples: These arguments have the same meaning as in
+            `CheckedRun`.
     """
     return CheckedRun(
         model=control.meter.model,
@@ -80,17 +86,17 @@ def checked_run_of(
 
 
 def check_between_steps(control: Controller, *, call: str) -> None:
-    """Refuses a run that is in the middle of a step.
+    """Raise an error if a step of the run is in progress.
 
     Args:
-        control: the run.
-        call: what was called, as a line to paste.
+        control: Controller of the run.
+        call: Call that was made, as a line to paste.
 
     Raises:
-        LargeBatchError: a step is in hand.
+        LargeBatchError: A step is in progress.
     """
     if control.in_step:
         raise LargeBatchError(
-            f"{call} is called between two steps, and one is in hand: before the "
-            "loop, or after control.step()."
+            f"{call} was called while a step is in progress. Call it before the loop, or after "
+            "control.step()."
         )

@@ -1,4 +1,4 @@
-"""Whether every rank reads the samples that it should."""
+"""Check that every rank reads the samples that it should read."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from largebatch.checks.samples import fingerprint
 from largebatch.measure.random_state import keep_random_state, seed_generators
 
 COMPARED = 16
-"""Samples of the stream that are compared over the ranks."""
+"""Number of samples of the stream that are compared between the ranks."""
 
 
 def facts_of_data(batches: BatchLoader | None, micro_batches: Sequence[Any]) -> dict[str, Any]:
-    """What one rank tells the others of its samples, as plain values."""
+    """Return what one rank reports to the others about its samples, as plain values."""
     if batches is not None:
         count = min(COMPARED, batches.dataset_size or COMPARED)
         first = batches.coming(count)
@@ -41,17 +41,20 @@ def facts_of_data(batches: BatchLoader | None, micro_batches: Sequence[Any]) -> 
 
 
 def compare_ranks(everyone: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """What the ranks' facts say when they are laid side by side."""
+    """Return the findings from comparing the facts of all ranks."""
     ranks = len(everyone)
     streams = [facts.get("stream") for facts in everyone]
     if any(stream != streams[0] for stream in streams):
         return [_streams_differ([stream[0] for stream in streams if stream is not None])]
     if streams[0] is not None:
         size, code = streams[0]
-        where = f", the same on all {ranks} ranks" if ranks > 1 else ""
+        where = f", in the same order on all {ranks} ranks" if ranks > 1 else ""
         if ranks > 1 and code is None:
-            where = f"; the {ranks} ranks' could not be compared, as each reading draws them anew"
-        seen = f"Each of {size} samples is read once a pass{where}."
+            where = (
+                f"; the samples of the {ranks} ranks could not be compared, because the data set "
+                "draws random numbers at each reading"
+            )
+        seen = f"Each of {size} samples is read once per pass{where}."
         return [Finding(name="samples", level="ok", seen=seen)]
     codes = [code for facts in everyone for code in facts["micro-batches"]]
     again = len(codes) - len(set(codes))
@@ -67,7 +70,7 @@ def compare_ranks(everyone: Sequence[Mapping[str, Any]]) -> list[Finding]:
 
 
 def _first_of(dataset: Any) -> int | None:
-    """The first sample's fingerprint; None where it cannot be read."""
+    """Return the fingerprint of the first sample; None if the sample cannot be read."""
     try:
         with keep_random_state():
             seed_generators(0)
@@ -86,17 +89,17 @@ def _samplers(everyone: Sequence[Mapping[str, Any]]) -> Finding | None:
             level="error",
             seen=f"DistributedSampler has num_replicas={max(replicas - {ranks})}, but the batch "
             f"is shared by {ranks} ranks.",
-            why="Ranks read the same samples, or some are never read.",
-            remedy=f"DistributedSampler(dataset, num_replicas={ranks}, rank=dist.get_rank())",
+            why="Several ranks then read the same samples, or some samples are never read.",
+            remedy=f"Use DistributedSampler(dataset, num_replicas={ranks}, rank=dist.get_rank()).",
         )
     if replicas and len(set(seeds)) > 1:
         return Finding(
             name="samples",
             level="error",
-            seen=f"DistributedSampler has another seed on each rank: {named(map(str, seeds))}.",
-            why="Each rank takes its share of another permutation, so some samples are read by "
-            "several ranks and others by none.",
-            remedy="DistributedSampler(dataset, seed=0) on every rank",
+            seen=f"DistributedSampler has different seeds on the ranks: {named(map(str, seeds))}.",
+            why="Each rank takes its share of a different permutation, so some samples are read "
+            "by several ranks and others by no rank.",
+            remedy="Use the same seed on every rank: DistributedSampler(dataset, seed=0).",
         )
     size, first = everyone[0].get("whole", (0, None))
     if first is None or any(facts.get("whole") != (size, first) for facts in everyone):
@@ -104,11 +107,12 @@ def _samplers(everyone: Sequence[Mapping[str, Any]]) -> Finding | None:
     return Finding(
         name="samples",
         level="warning",
-        seen=f"Each of {ranks} ranks reads all {size} samples, by a "
-        f"{everyone[0]['sampler']} of its own.",
-        why=f"A pass of the loaders is {ranks} passes over the data, and a step may hold a sample "
-        "twice.",
-        remedy="DataLoader(dataset, sampler=DistributedSampler(dataset), batch_size=64)",
+        seen=f"Each of {ranks} ranks reads all {size} samples, with its own "
+        f"{everyone[0]['sampler']}.",
+        why=f"One pass of the loaders therefore reads every sample {ranks} times, and a step may "
+        "hold a sample twice.",
+        remedy="Share the samples between the ranks: "
+        "DataLoader(dataset, sampler=DistributedSampler(dataset), batch_size=64).",
     )
 
 
@@ -116,12 +120,14 @@ def _streams_differ(sizes: Sequence[int]) -> Finding:
     return Finding(
         name="samples",
         level="error",
-        seen=f"The ranks' data sets differ, with {named(map(str, sizes))} samples: the next "
-        f"{min(COMPARED, *sizes)} of the stream are not the same.",
+        seen="The ranks read different data: their data sets have "
+        f"{named(map(str, sizes))} samples, and the next {min(COMPARED, *sizes)} samples of the "
+        "stream are not the same on all ranks.",
         why="Each rank takes its share of one common order, so every rank needs the whole data set "
-        "and the same seed; otherwise samples are read twice or never.",
-        remedy="lb.BatchLoader(dataset, batch_size=512, seed=0) with the same data set on each "
-        "rank, or ranks' own loaders: lb.BatchLoader(loader, batch_size=512).",
+        "and the same seed. Otherwise some samples are read twice and others never.",
+        remedy="Pass the same data set and seed on every rank, "
+        "lb.BatchLoader(dataset, batch_size=512, seed=0), or one loader per rank, "
+        "lb.BatchLoader(loader, batch_size=512).",
     )
 
 
@@ -130,10 +136,12 @@ def _repeated(again: int, total: int, *, ranks: int) -> Finding:
     return Finding(
         name="samples",
         level="error",
-        seen=f"{again} of the first {total} micro-batches{where} repeat the samples of another.",
-        why="The batch holds fewer samples than it counts, and less noise is measured than there "
-        "is.",
-        remedy="Give each rank its own: DataLoader(dataset, sampler=DistributedSampler(dataset))"
+        seen=f"{again} of the first {total} micro-batches{where} repeat the samples of another "
+        "micro-batch.",
+        why="The batch holds fewer different samples than are counted, so the measured noise is "
+        "too small.",
+        remedy="Give each rank its own samples: "
+        "DataLoader(dataset, sampler=DistributedSampler(dataset))."
         if ranks > 1
-        else "Look at how the loader chooses its samples.",
+        else "Check how the loader selects its samples.",
     )

@@ -1,4 +1,4 @@
-"""Whether the dimension whose length a loader counts is that of the samples."""
+"""Check that the dimension whose length a loader counts is the dimension of the samples."""
 
 from __future__ import annotations
 
@@ -17,27 +17,30 @@ from largebatch.checks.samples import tensors_in
 from largebatch.measure.parameters import bare
 
 APART, SAME = 1e-4, 1e-5
-"""Relative differences of two losses in full precision: above the first they are not the same, and
-below the second they are."""
+"""Relative differences of two losses in full precision. Above `APART` the losses are different, and
+below `SAME` they are equal.
+"""
 
 
 def check_sample_dimension(
     subject: CheckedRun, loss: Loss, batch: Any, *, close: float
 ) -> list[Finding]:
-    """Check that the loss is a mean over the samples, and that the samples are what is counted.
+    """Check that the loss is a mean over the samples, and that the counted dimension is that of the
+    samples.
 
-    A mean over samples can be cut at any of them. If the loss of a batch `[T, B, ...]` cannot be
-    cut along T, which is counted, the samples are along B if one of these is true:
+    A mean over samples can be computed from pieces, wherever the batch is cut. Assume that a batch
+    has the shape `[T, B, ...]`, and that T is counted as the number of samples. If the loss cannot
+    be computed from pieces along T, the samples are along B if one of these conditions holds:
 
-    - the loss can be cut along B,
-    - the model's output has the length B in its first dimension,
-    - the DataLoader makes batches of B samples.
+    - The loss can be computed from pieces along B.
+    - The first dimension of the model's output has the length B.
+    - The DataLoader makes batches of B samples.
 
     Args:
-        subject: the run.
-        loss: of the user.
-        batch: a micro-batch of the run.
-        close: as in `check_mean`.
+        subject: Run to check.
+        loss: Loss function of the user.
+        batch: Micro-batch of the run.
+        close: These arguments have the same meaning as in `check_mean`.
     """
     model = bare(subject.model)
     lead = _leading_two(batch)
@@ -46,7 +49,7 @@ def check_sample_dimension(
     if subject.samples == lead[1]:
         return check_mean(model, loss, batch, close=close, dimension=1)
     found = check_mean(model, loss, batch, close=close)
-    if subject.samples is None:  # the user's own loop, which does not count by a dimension
+    if subject.samples is None:  # the user's own loop does not count a dimension
         if not _changes(found):
             return found
         along_second = _along_second(model, loss, batch, close=close)
@@ -58,12 +61,16 @@ def check_sample_dimension(
 
 
 def _reads_a_data_set(subject: CheckedRun) -> bool:
-    """Whether the samples are counted before they are collated, in whatever layout."""
+    """Return whether the samples are counted before they are collated, so that the layout is
+    irrelevant.
+    """
     return subject.batches is not None and isinstance(subject.batches.source, MapStyle)
 
 
 def _leading_two(batch: Any) -> tuple[int, int] | None:
-    """The lengths of the first two dimensions of the batch's first tensor."""
+    """Return the lengths of the first two dimensions of the batch's first tensor; None if it has
+    fewer.
+    """
     first = next((tensor for tensor in tensors_in(batch) if tensor.ndim), None)
     return None if first is None or first.ndim < 2 else (first.shape[0], first.shape[1])
 
@@ -73,14 +80,14 @@ def _is_mean(found: list[Finding]) -> bool:
 
 
 def _changes(found: list[Finding]) -> bool:
-    """Whether the loss is neither a mean, nor a sum, nor another from call to call."""
+    """Return whether the loss depends on the cut, but is neither a sum nor random."""
     return all(finding.level == "warning" for finding in found)
 
 
 def _along_second(model: nn.Module, loss: Loss, batch: Any, *, close: float) -> list[Finding]:
     try:
         return check_mean(model, loss, batch, close=close, dimension=1)
-    except Exception as error:  # a model refuses a batch with, say, fewer features
+    except Exception as error:  # a model may reject a batch with fewer features, for example
         return [Finding(name="mean loss", level="note", seen=f"{type(error).__name__}: {error}")]
 
 
@@ -93,16 +100,18 @@ def _evidence(
     found: list[Finding],
     close: float,
 ) -> str | None:
-    """What says that the samples are in the second dimension; None if nothing does.
+    """Return the evidence that the samples are along the second dimension; None without evidence.
 
     Args:
-        subject, loss, batch, close: as in `check_sample_dimension`.
-        lead: the lengths of the first two dimensions.
-        found: by `check_mean` along the first dimension.
+        subject, loss, batch, close: These arguments have the same meaning as in
+            `check_sample_dimension`.
+        lead: Lengths of the first two dimensions.
+        found: Findings of `check_mean` along the first dimension.
     """
     model = bare(subject.model)
     if _is_mean(found):
-        # A recurrent model forgets, so pieces of a long sequence may give nearly the whole's loss.
+        # A recurrent model forgets early inputs, so the pieces of a long sequence may have nearly
+        # the same mean loss as the whole sequence.
         if close > FINE or _is_mean(check_mean(model, loss, batch, close=APART)):
             return None
         close = SAME
@@ -127,7 +136,9 @@ def _made_by_loader(subject: CheckedRun) -> int | None:
 
 @torch.no_grad()
 def _output_length(model: nn.Module, loss: Loss, batch: Any) -> int | None:
-    """The first dimension of the first tensor that the model gives."""
+    """Return the first dimension of the first tensor that the model returns; None without a
+    tensor.
+    """
     outputs: list[Tensor] = []
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
@@ -147,18 +158,18 @@ def _other_dimension(lead: tuple[int, int], batch: Any, *, evidence: str) -> Fin
     return Finding(
         name="first dimension",
         level="warning",
-        seen=f"{counted} samples are counted in a micro-batch, by the first dimension of its first "
-        f"tensor, whose shape begins with {list(lead)}. But the loss is not a mean over it, and "
-        f"{evidence}: there are probably {samples} samples.",
-        why="The batch, the clock and the scale, and with it the learning rate, follow from the "
-        "number of samples.",
-        remedy="lb.BatchLoader(loader, batch_size=64, "
-        f"size_of=lambda batch: batch{_path_of_first(batch)}.shape[1])",
+        seen=f"The run counts {counted} samples in a micro-batch: the first dimension of its first "
+        f"tensor, whose shape begins with {list(lead)}. But the loss is not a mean over this "
+        f"dimension, and {evidence}. The micro-batch probably has {samples} samples.",
+        why="The batch size, the clock, the scale and the learning rate all depend on the number "
+        "of samples.",
+        remedy="Pass a function that counts the samples: lb.BatchLoader(loader, batch_size=64, "
+        f"size_of=lambda batch: batch{_path_of_first(batch)}.shape[1]).",
     )
 
 
 def _path_of_first(batch: Any) -> str:
-    """How the first tensor of a batch is reached, as in `[0]["x"]`."""
+    """Return the expression that selects the first tensor of a batch, for example `[0]["x"]`."""
     if isinstance(batch, Tensor):
         return ""
     items = batch.items() if isinstance(batch, Mapping) else enumerate(batch)

@@ -1,4 +1,4 @@
-"""What a check of a run found, as plain values."""
+"""Describe the findings of a run's checks, as plain values."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Literal
 Level = Literal["ok", "note", "warning", "error"]
 
 LEVELS: tuple[Level, ...] = ("ok", "note", "warning", "error")
-"""From what needs nothing to what must not be run."""
+"""Levels of findings, from "ok" (nothing to do) to "error" (the run must not be started)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at.
+    """Describe one result of a check.
 
     Args:
-        name: of the check, such as "mean loss"; a check may have several findings.
-        level: "ok"; "note", worth knowing; "warning", numbers may mean something else than thought;
-            "error", the run would be wrong or fail.
-        seen: with numbers.
-        why: it matters.
-        remedy: with a line to paste.
+        name: Name of the check, such as "mean loss"; one check may have several findings.
+        level: "ok"; "note" for a fact worth knowing; "warning" if numbers may mean something else
+            than expected; "error" if the run would be wrong or fail.
+        seen: What the check saw, with numbers.
+        why: Reason why the finding matters.
+        remedy: What to do, with a line to paste.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckUp:
-    """All findings, the same on every rank; `print` shows them, the worst first.
+    """Hold all findings, which are the same on every rank; `print` shows them, the worst first.
 
     >>> print(CheckUp(findings=(Finding(name="mean loss", level="ok", seen="It is a mean."),)))
     ok: It is a mean.
@@ -48,12 +48,14 @@ class CheckUp:
 
     @property
     def sound(self) -> bool:
-        """Whether there is no error among them."""
+        """Whether no finding is an error."""
         return not any(finding.level == "error" for finding in self.findings)
 
     @property
     def worst_first(self) -> list[Finding]:
-        """The findings by level, each level in the order of the checks."""
+        """Findings sorted by level, the worst level first; each level is in the order of the
+        checks.
+        """
         return sorted(self.findings, key=lambda finding: -LEVELS.index(finding.level))
 
     def __str__(self) -> str:
@@ -61,8 +63,10 @@ class CheckUp:
 
 
 def merged(ranks: Sequence[Sequence[Finding]]) -> list[Finding]:
-    """One list of what each rank found: of each check the findings of the rank that has the worst
-    one, which says where it comes from unless all ranks found as bad a one.
+    """Return one list from the findings of all ranks.
+
+    For each check, the list has the findings of a rank with the worst level. The text names the
+    ranks with the worst level, unless all ranks have this level.
 
     >>> ok, bad = (Finding(name="x", level=level, seen="Seen.") for level in ("ok", "error"))
     >>> merged([[ok], [bad]])[0].seen
@@ -73,7 +77,7 @@ def merged(ranks: Sequence[Sequence[Finding]]) -> list[Finding]:
 
 
 def named(names: Iterable[str]) -> str:
-    """The first names of a list, and how many more there are."""
+    """Return the first three names of a list, and how many more there are."""
     listed = list(names)
     shown = ", ".join(listed[:3])
     return shown if len(listed) <= 3 else f"{shown} and {len(listed) - 3} more"

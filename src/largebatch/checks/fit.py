@@ -1,11 +1,11 @@
-"""`fit_micro_batch`: the largest micro-batch that fits into memory, by trying ever larger ones.
+"""Find the largest micro-batch that fits into memory, by trying larger and larger sizes.
 
-    sizes 2, 4, 8, ... up to the largest that a run can need, each tried with a quarter more
+    sizes 2, 4, 8, ... up to the largest size that a run can need; each try has 25 % more samples
 
-The first try that fails ends the search, and the size before it is the result, so that small
-differences in free memory give the same one. On an accelerator a try fails by its out-of-memory
-error. On the CPU that error would be the end of the process: there a size is tried only when what
-the smaller ones took says that it fits.
+The first try that fails ends the search, and the previous size is the result. Because each try has
+25 % more samples than the size itself, small differences in free memory give the same result. On an
+accelerator, a try fails with an out-of-memory error. On the CPU, running out of memory could kill
+the process, so a size is tried only if the memory use of the smaller sizes predicts that it fits.
 """
 
 from __future__ import annotations
@@ -31,58 +31,75 @@ from largebatch.measure.parameters import bare
 from largebatch.rules import ClampBatch
 
 MOST = 4096
-"""Largest size that is tried by default: a larger micro-batch is hardly faster, and the tries take
-two and a half times its work."""
+"""Largest size that is tried by default. A larger micro-batch is hardly faster, and all tries
+together cost about two and a half times the work of this size.
+"""
 
 SHARE = 0.5
-"""Of the memory that is available, what the tries may take by default."""
+"""Fraction of the available memory that the tries may use by default."""
 
 
 def fit_micro_batch(
     control: Controller, loss: Loss, *, most: int = MOST, memory_limit: int | None = None
 ) -> MicroBatchFit:
-    """Finds the largest micro-batch that fits into memory, for a loader that asks for it.
+    """Find the largest micro-batch that fits into memory, for a loader with
+    max_micro_batch_size="auto".
 
         batches = lb.BatchLoader(dataset, batch_size=64, max_micro_batch_size="auto")
         control = lb.Controller(model, optimizer, rule, batches, base_batch_size=64)
         print(lb.fit_micro_batch(control, lambda model, batch: loss_fn(model(batch[0]), batch[1])))
 
-    Call it before the first step, on every rank; all get the same size, the smallest that any rank
-    found. Ever larger micro-batches of the coming samples go forward and backward, up to the
-    largest that the run can need. They change nothing of the run, as in `check`. A size that was
-    found before, or is in a loaded state, is kept.
+    Call `fit_micro_batch` before the first step, on every rank. All ranks get the same size: the
+    smallest size that any rank found. Forward and backward passes run on larger and larger
+    micro-batches of the next samples, up to the largest micro-batch that the run can need. The
+    passes change nothing in the run, as in `check`. A size that was found before, or that is in a
+    loaded state, is kept.
+
+    >>> import torch, largebatch as lb
+    >>> model, data = torch.nn.Linear(3, 1), torch.randn(64, 3)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> batches = lb.BatchLoader(data, batch_size=16, max_micro_batch_size="auto")
+    >>> control = lb.Controller(model, optimizer, lb.chain(), batches, base_batch_size=16)
+    >>> lb.fit_micro_batch(control, lambda model, x: model(x).square().mean()).size
+    16
 
     Args:
-        control: what `lb.Controller` returned.
-        loss: (model, micro-batch) -> mean loss, as in the loop.
-        most: largest size to try; the tries take two and a half times its work.
-        memory_limit: on the CPU, bytes that this process may hold. None is what it holds and half
-            of what is available, shared by the ranks on this machine.
+        control: Object that `lb.Controller` returned.
+        loss: Function (model, micro-batch) -> mean loss, as in the training loop.
+        most: Largest micro-batch size to try, in samples. All tries together cost about two and a
+            half times the work of the largest size.
+        memory_limit: Number of bytes that this process may hold; only for the CPU. None allows what
+            the process already holds plus half of the available memory, shared by the ranks on this
+            machine.
 
     Raises:
-        ValueError: a run that loads by itself or a loader that does not ask for it, or a limit that
-            is none or cannot be known.
-        LargeBatchError: in the middle of a step, not one sample fits on some rank, or the loss
-            raised on another one.
+        ValueError: `control` is not an `lb.Controller`, its loader has no
+            max_micro_batch_size="auto", or a limit is invalid or cannot be determined.
+        LargeBatchError: A step is in progress, not even one sample fits on some rank, or the loss
+            function raised an exception on another rank.
     """
     if not isinstance(control, Controller):
         raise ValueError(
-            "lb.fit_micro_batch takes a run whose loader cuts the micro-batches; got "
-            f"{type(control).__name__}. Build one: lb.Controller(model, optimizer, rule, "
+            f"lb.fit_micro_batch was given a {type(control).__name__}, but it needs an "
+            "lb.Controller, whose loader cuts the micro-batches. Build one: "
+            "lb.Controller(model, optimizer, rule, "
             'lb.BatchLoader(dataset, batch_size=64, max_micro_batch_size="auto"), '
             "base_batch_size=64)."
         )
     check_between_steps(control, call="lb.fit_micro_batch(control, loss)")
     if not control.batches.wants_fit:
         raise ValueError(
-            "The loader has its largest micro-batch already. To have it found: "
+            'The BatchLoader was not built with max_micro_batch_size="auto", so there is no size '
+            "to find. Build it with "
             'lb.BatchLoader(dataset, batch_size=64, max_micro_batch_size="auto").'
         )
     if most < 1:
-        raise ValueError(f"most is at least 1 sample, as in most=512; got {most}.")
+        raise ValueError(
+            f"most={most} was given, but it must be at least 1 sample. For example: most=512."
+        )
     there = control.batches.max_micro_batch_size
     if isinstance(there, int):
-        return MicroBatchFit(size=there, reason="as found before")
+        return MicroBatchFit(size=there, reason="this size was found before")
     subject = checked_run_of(control, loss=loss, micro_batches=(), accumulation=1)
     found = _fit(subject, loss, most=min(most, _most_needed(subject)), memory_limit=memory_limit)
     control.batches.fit(found.size)
@@ -107,7 +124,7 @@ def _most_needed(subject: CheckedRun) -> int:
 
 
 def _fit(subject: CheckedRun, loss: Loss, *, most: int, memory_limit: int | None) -> MicroBatchFit:
-    """Tries micro-batches of the coming samples, leaving the run as it is."""
+    """Try micro-batches of the next samples, and leave the run unchanged."""
     device = subject.meter.parameters.tensors[0].device
     names = subject.meter.ranks.gather(socket.gethostname())
     limit = _limit(memory_limit, device=device, processes=names.count(socket.gethostname()))
@@ -132,22 +149,23 @@ def _fit(subject: CheckedRun, loss: Loss, *, most: int, memory_limit: int | None
 
 
 class _TrialPasses:
-    """Forward and backward of the coming samples, measured as the run measures single examples.
+    """Run forward and backward passes of the next samples, measured as the run measures single
+    examples.
 
-    Mutable: hooks of a meter of its own, until it is closed.
+    This class is mutable: its own meter has hooks on the model until `close` is called.
     """
 
     def __init__(self, subject: CheckedRun, loss: Loss) -> None:
-        assert subject.batches is not None, "only a Controller has a loader"
+        assert subject.batches is not None, "only lb.Controller has a BatchLoader"
         self._batches, self._loss = subject.batches, loss
         self._model = bare(subject.model)
         for module in self._model.modules():
             if isinstance(module, nn.SyncBatchNorm):
-                module.training = False  # its statistics would need the other ranks
+                module.training = False  # in training mode, it would wait for the other ranks
         self._wanted = subject.decider.rule.needs & OF_THE_STEP & subject.meter.provides
         self._meter: Meter | None = None
         examples = subject.meter.examples
-        subject.meter.open(frozenset())  # takes the hooks off; the next step opens it anew
+        subject.meter.open(frozenset())  # removes the hooks; the next step opens the meter again
         if examples is not None and self._wanted:
             self._meter = Meter(subject.model, examples=PerExample(groups=examples.groups))
             self._meter.bind(subject.optimizer)
@@ -162,7 +180,7 @@ class _TrialPasses:
         meter.backward(loss, share=1.0, weight=samples, samples=samples, last=False)
 
     def close(self) -> None:
-        """Takes the hooks off."""
+        """Remove the hooks."""
         if self._meter is not None:
             self._meter.open(frozenset())
 
@@ -172,7 +190,8 @@ class _TrialPasses:
         if isinstance(loss, Tensor) and loss.dim() == 0 and loss.requires_grad:
             return loss
         raise ValueError(
-            "loss(model, micro_batch) gives no scalar with the graph that made it. As in the loop: "
+            "loss(model, micro_batch) did not return a scalar tensor with an autograd graph. "
+            "Return the mean loss as in your loop: "
             "lb.fit_micro_batch(control, lambda model, batch: loss_fn(model(batch[0]), batch[1]))."
         )
 
@@ -180,27 +199,32 @@ class _TrialPasses:
 def _limit(given: int | None, *, device: torch.device, processes: int) -> int | None:
     if given is not None and not given > 0:
         raise ValueError(
-            f"memory_limit is a number of bytes above 0, as in memory_limit=8 * 10**9; got {given}."
+            f"memory_limit={given} was given, but it must be a number of bytes above 0. For "
+            "example: memory_limit=8 * 10**9."
         )
     if device.type != "cpu":
         if given is not None:
             raise ValueError(
-                f"memory_limit is for the CPU; on {device.type} the device's own memory is the "
-                "limit. Leave it out: lb.fit_micro_batch(control, loss)."
+                f"memory_limit was given, but the model is on {device.type}, where the memory of "
+                "the device is the limit. Remove memory_limit: lb.fit_micro_batch(control, loss)."
             )
         return None
     left = available() if given is None else 0
     if left is None:
         raise ValueError(
-            "This system does not tell how much memory is available. Say what this process may "
-            "hold, in bytes: lb.fit_micro_batch(control, loss, memory_limit=8 * 10**9)."
+            "This system does not report how much memory is available. Pass the number of bytes "
+            "that this process may hold: "
+            "lb.fit_micro_batch(control, loss, memory_limit=8 * 10**9)."
         )
     return given or resident() + int(SHARE * left / processes)
 
 
 def _reserve(subject: CheckedRun) -> list[Tensor]:
-    """Return a copy of the weights if the optimizer has no state yet. With the copy that
-    `keep_run_state` holds it stands for what Adam will keep."""
+    """Return a copy of the weights if the optimizer has no state yet, as a reserve of memory.
+
+    Together with the copy that `keep_run_state` holds, it takes as much memory as Adam's state will
+    take.
+    """
     if subject.optimizer.state:
         return []
     return [parameter.detach().clone() for parameter in subject.meter.parameters.tensors]
@@ -209,5 +233,7 @@ def _reserve(subject: CheckedRun) -> list[Tensor]:
 def _least(everyone: list[MicroBatchFit | str]) -> MicroBatchFit:
     for rank, theirs in enumerate(everyone):
         if isinstance(theirs, str):
-            raise LargeBatchError(f"On rank {rank} no micro-batch was found to fit: {theirs}")
+            raise LargeBatchError(
+                f"No micro-batch size that fits was found on rank {rank}: {theirs}"
+            )
     return min((fit for fit in everyone if isinstance(fit, MicroBatchFit)), key=lambda f: f.size)

@@ -1,4 +1,4 @@
-"""What one backward says: a loss that is none, unused parameters, reentrant checkpoints."""
+"""Check what one backward pass shows: an invalid loss, unused parameters, reentrant checkpoints."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from largebatch.checks.models import tied_in
 from largebatch.measure.parameters import bare, replica
 
 REENTRANT = "CheckpointFunctionBackward"
-"""The node of `torch.utils.checkpoint.checkpoint(use_reentrant=True)`."""
+"""Name of the autograd node of `torch.utils.checkpoint.checkpoint(use_reentrant=True)`."""
 
 
 def check_gradients(subject: CheckedRun, loss: Loss, micro_batch: Any) -> list[Finding]:
-    """Whether the loss is a scalar with a graph, which parameters get no gradient, and reentrant
-    checkpoints. No `.grad` is written and no hook of a run fires."""
+    """Check the loss, and find parameters without a gradient and reentrant checkpoints.
+
+    The loss must be a scalar with an autograd graph. The check writes no `.grad` and fires no hook
+    of the run.
+    """
     model = bare(subject.model)
     for module in model.modules():
         if isinstance(module, nn.SyncBatchNorm):
-            module.training = False  # its statistics would need the other ranks
+            module.training = False  # in training mode, it would wait for the other ranks
     with torch.enable_grad():
         value = loss(model, micro_batch)
     wrong = _no_loss(value)
@@ -36,7 +39,7 @@ def check_gradients(subject: CheckedRun, loss: Loss, micro_batch: Any) -> list[F
 
 
 def check_unused(subject: CheckedRun) -> list[Finding]:
-    """Find the trainable parameters that got no gradient in the step in hand."""
+    """Find the trainable parameters that have no gradient in the current step."""
     return _usage(subject, [tensor.grad for tensor in subject.meter.parameters.tensors])
 
 
@@ -56,12 +59,12 @@ def _no_loss(value: Any) -> Finding | None:
     what = type(value).__name__
     if isinstance(value, Tensor):
         what = f"a tensor of shape {tuple(value.shape)}"
-        what += "" if value.requires_grad else " without a graph"
+        what += "" if value.requires_grad else " without an autograd graph"
     return Finding(
         name="loss",
         level="error",
-        seen=f"loss(model, micro_batch) gives {what}.",
-        why="A backward needs one number and the graph that made it.",
+        seen=f"loss(model, micro_batch) returned {what}.",
+        why="The backward call needs a scalar tensor with its autograd graph.",
         remedy="Return loss.mean(), without .item(), .detach() and torch.no_grad().",
     )
 
@@ -81,12 +84,12 @@ def _reentrant(*, tied: int) -> Finding:
     return Finding(
         name="activation checkpointing",
         level="warning" if tied else "note",
-        seen="Activations are checkpointed by the reentrant variant"
+        seen="Activation checkpointing uses torch's reentrant variant"
         + (f", and {tied} parameters are tied." if tied else "."),
-        why="A parameter that is used inside and outside of a checkpoint gets several gradients in "
-        "one backward, of which no micro-batch's gradient can be measured; unused parameters "
-        "were not looked for.",
-        remedy="torch.utils.checkpoint.checkpoint(function, x, use_reentrant=False)",
+        why="A parameter that is used both inside and outside of a checkpoint gets several "
+        "gradients in one backward call, so the gradient of a micro-batch cannot be measured. "
+        "The check did not search for unused parameters.",
+        remedy="Use torch.utils.checkpoint.checkpoint(function, x, use_reentrant=False).",
     )
 
 
@@ -99,14 +102,18 @@ def _unused(names: list[str], *, total: int, subject: CheckedRun) -> Finding:
         level="error" if fails or every else "warning",
         seen=f"{len(names)} of {total} trainable parameters get no gradient from the loss: "
         f"{named(names)}.",
-        why="The loss does not use the model that it is given."
+        why="The loss function does not use the model that it is given."
         if every
-        else "They are never trained"
+        else "These parameters are not trained"
         + (", and DistributedDataParallel waits for their gradients." if fails else "."),
-        remedy="Compute the loss with its first argument: "
-        "lb.check(control, lambda model, batch: loss_fn(model(batch[0]), batch[1]))"
+        remedy="Compute the loss with the model that is passed as the first argument: "
+        "lb.check(control, lambda model, batch: loss_fn(model(batch[0]), batch[1]))."
         if every
-        else f"Freeze them, model.get_parameter({names[0]!r}).requires_grad_(False), or, where "
-        "only some micro-batches use them, leave it so"
-        + (": DistributedDataParallel(model, find_unused_parameters=True)." if fails else "."),
+        else "If no micro-batch uses these parameters, freeze them: "
+        f"model.get_parameter({names[0]!r}).requires_grad_(False). If other micro-batches use "
+        + (
+            "them, pass DistributedDataParallel(model, find_unused_parameters=True)."
+            if fails
+            else "them, nothing needs to change."
+        ),
     )

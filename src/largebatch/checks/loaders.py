@@ -1,4 +1,4 @@
-"""What a DataLoader of the user's does beside a run."""
+"""Check a user's own DataLoader: its batch sizes, samples left out, and worker seeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from largebatch.measure.random_state import keep_random_state, seed_generators
 
 
 def check_loader(batches: BatchLoader, *, accumulation: int, ranks: int) -> list[Finding]:
-    """A DataLoader's samples left out, its batch beside the one asked for, its workers' seeds."""
+    """Check a DataLoader for another batch size than requested, samples left out, and equal worker
+    seeds.
+    """
     loader = batches.source
     if not isinstance(loader, DataLoader):
         return []
@@ -34,11 +36,11 @@ def _other_batch(wish: int, taken: int, *, size: int, ranks: int) -> Finding:
     return Finding(
         name="batch",
         level="warning",
-        seen=f"A batch of {wish} samples was asked for, and a step takes {taken}: whole "
-        f"micro-batches of {size} on {ranks} rank(s).",
-        why="The scale, and with it rate and clock, follow from what is taken.",
-        remedy=f"lb.BatchLoader(loader, batch_size={taken}), or a DataLoader whose batch_size "
-        "divides the batch.",
+        seen=f"batch_size={wish} was given, but each step takes {taken} samples: whole "
+        f"micro-batches of {size} samples on {ranks} rank(s).",
+        why="The scale, the learning rate and the clock depend on the number of samples taken.",
+        remedy=f"Use lb.BatchLoader(loader, batch_size={taken}), or a DataLoader whose batch_size "
+        "divides the batch size.",
     )
 
 
@@ -51,16 +53,20 @@ def _left_out(batches: BatchSampler) -> list[Finding]:
         Finding(
             name="drop_last",
             level="warning" if always else "note",
-            seen=f"drop_last leaves {samples % size} of {samples} samples "
-            f"out of every pass{', always the same ones' if always else ''}.",
-            why="A short micro-batch needs no special care: it is weighted by its samples.",
-            remedy=f"DataLoader(dataset, batch_size={size}, drop_last=False)",
+            seen=f"drop_last=True leaves out {samples % size} of {samples} samples in every pass"
+            f"{', always the same samples' if always else ''}.",
+            why="drop_last is not needed, because a short micro-batch is weighted by its number of "
+            "samples.",
+            remedy=f"Use DataLoader(dataset, batch_size={size}, drop_last=False).",
         )
     ]
 
 
 def _worker_seeds(loader: DataLoader[Any]) -> list[Finding]:
-    """Whether `worker_init_fn` gives two workers the same generator, whatever torch had seeded."""
+    """Find a `worker_init_fn` that gives two workers the same random seed.
+
+    A `worker_init_fn` with a fixed seed overrides the different seeds that torch gives the workers.
+    """
     if loader.num_workers < 2 or loader.worker_init_fn is None:
         return []
     states = []
@@ -70,7 +76,7 @@ def _worker_seeds(loader: DataLoader[Any]) -> list[Finding]:
             try:
                 loader.worker_init_fn(worker)
             except Exception:
-                return []  # it needs a worker around it
+                return []  # the function can run only inside a worker
             states.append((np.random.random(), float(torch.rand(()))))
     same = [n for n, a, b in zip(("NumPy", "torch"), *states, strict=True) if a == b]
     if not same:
@@ -79,9 +85,9 @@ def _worker_seeds(loader: DataLoader[Any]) -> list[Finding]:
         Finding(
             name="workers' seeds",
             level="warning",
-            seen=f"worker_init_fn gives {loader.num_workers} workers the same {same[0]} seed.",
-            why="Their random augmentations are the same, so samples of a batch are more alike "
-            "than they should be.",
-            remedy="Leave worker_init_fn out: torch seeds each worker differently, NumPy included.",
+            seen=f"worker_init_fn gives all {loader.num_workers} workers the same {same[0]} seed.",
+            why="The workers then draw the same random augmentations, so the samples of a batch "
+            "are too similar.",
+            remedy="Remove worker_init_fn: torch seeds each worker differently, also for NumPy.",
         )
     ]

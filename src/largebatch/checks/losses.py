@@ -1,4 +1,4 @@
-"""Whether a loss is a mean over the micro-batch, and is what `backward` takes."""
+"""Check that a loss is a mean over the micro-batch, and that it is unscaled."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from largebatch.checks.finding import Finding
 from largebatch.checks.samples import cut, leading_shape, repeated, samples_in
 
 DRAWS = 8
-"""Over how many draws a loss is averaged that is random even in evaluation mode."""
+"""Number of draws over which a loss is averaged if it is random even in evaluation mode."""
 
 COARSE, FINE = 0.01, 0.001
-"""Relative difference below which two losses count as the same, in half precision and else."""
+"""Relative differences below which two losses count as equal: `COARSE` in half precision, `FINE` in
+full precision.
+"""
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is in evaluation mode; every module goes back to the mode it was in."""
+    """Put the model into evaluation mode for the `with` block, then restore each module's mode."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
@@ -38,15 +40,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def check_mean(
     model: nn.Module, loss: Loss, batch: Any, *, close: float = FINE, dimension: int = 0
 ) -> list[Finding]:
-    """Whether repeating every sample leaves the loss as it is, and whether the losses of two
-    pieces, weighted by their samples, give the whole's, wherever it is cut.
+    """Check that the loss is a mean over the samples.
+
+    Two properties are tested. Repeating every sample must not change the loss. For several cuts
+    into two pieces, the mean of the pieces' losses, weighted by their samples, must be the loss of
+    the whole.
 
     Args:
-        model: bare.
-        loss: of the user.
-        batch: whose samples can be counted.
-        close: relative difference below which two losses count as the same.
-        dimension: of the batch's first tensor, that of the samples.
+        model: Model without wrappers.
+        loss: Loss function of the user.
+        batch: Micro-batch whose samples can be counted.
+        close: Relative difference below which two losses count as equal.
+        dimension: Dimension of the samples in the batch's first tensor.
     """
     draw = 0
 
@@ -75,7 +80,10 @@ def check_mean(
             parts = (sizes[0] * mean(first) + sizes[1] * mean(second)) / sum(sizes)
             if abs(parts - whole) > close * abs(whole):
                 return [_other_weights(whole, parts, sizes)]
-    text = "The loss is a mean over samples: the same ones twice, and pieces, give the same."
+    text = (
+        "The loss is a mean over the samples: repeating the samples does not change it, and "
+        "its pieces average to the whole."
+    )
     return [Finding(name="mean loss", level="ok", seen=text)]
 
 
@@ -83,7 +91,9 @@ def check_mean(
 def check_scaled(
     model: nn.Module, loss: Loss, batch: Any, scaler: GradScaler | None
 ) -> list[Finding]:
-    """Whether the loss carries the scaler's factor already; the caller restores the scaler."""
+    """Check that the loss does not already contain the scaler's factor; the caller restores the
+    scaler.
+    """
     if scaler is None or not scaler.is_enabled():
         return []
     state = scaler.state_dict()
@@ -100,9 +110,11 @@ def check_scaled(
         Finding(
             name="gradient scaler",
             level="error",
-            seen=f"The loss doubles with the scaler's factor, {state['scale']:g}: it is scaled.",
-            why="The Controller scales it once more, so gradients overflow and steps are skipped.",
-            remedy="Give the true loss: control.backward(loss) instead of scaler.scale(loss).",
+            seen=f"The loss is already multiplied by the GradScaler's factor, {state['scale']:g}.",
+            why="lb.Controller scales the loss a second time, so gradients overflow and steps are "
+            "skipped.",
+            remedy="Pass the unscaled loss: control.backward(loss) instead of "
+            "control.backward(scaler.scale(loss)).",
         )
     ]
 
@@ -123,9 +135,9 @@ def _not_finite(value: float) -> Finding:
         name="finite loss",
         level="error",
         seen=f"The loss of the first micro-batch is {value}.",
-        why="A run that begins so is ended at its first step.",
-        remedy="Look for NaN in the data, and for a logarithm or a division in the loss: "
-        "torch.autograd.set_detect_anomaly(True) names it.",
+        why="The run would stop with an error at its first step.",
+        remedy="Search for NaN in the data, and for a logarithm or a division in the loss. "
+        "torch.autograd.set_detect_anomaly(True) names the operation.",
     )
 
 
@@ -133,11 +145,12 @@ def _sum(ratio: float, samples: int) -> Finding:
     return Finding(
         name="mean loss",
         level="error",
-        seen=f"The loss is {ratio:.3g} times as large when each of {samples} samples stands twice: "
+        seen=f"The loss is {ratio:.3g} times as large if each of {samples} samples is repeated, so "
         "it is a sum.",
-        why="A larger micro-batch is then also a larger step, and noise cannot be told from size.",
-        remedy="Return the mean, reduction='mean' or loss.sum() / len(x), and multiply the "
-        "learning rate by the batch that it was tuned with.",
+        why="With a sum, a larger micro-batch also takes a larger step, and the gradient noise "
+        "cannot be measured.",
+        remedy="Return the mean, with reduction='mean' or loss.sum() / len(x), and multiply the "
+        "learning rate by the batch size for which it was tuned.",
     )
 
 
@@ -145,10 +158,10 @@ def _random() -> Finding:
     return Finding(
         name="mean loss",
         level="note",
-        seen="The loss differs from call to call on the same samples, even in evaluation mode; "
-        f"over {DRAWS} draws it is no sum.",
-        why="What it draws counts as noise of the gradient; whether it is exactly a mean over "
-        "samples cannot be seen.",
+        seen="The loss differs from call to call on the same samples, even in evaluation mode. "
+        f"Averaged over {DRAWS} calls, it is not a sum over the samples.",
+        why="The loss function's random numbers count as gradient noise. Because of them, the "
+        "check cannot show that the loss is exactly a mean over the samples.",
     )
 
 
@@ -156,11 +169,11 @@ def _neighbours(ratio: float) -> Finding:
     return Finding(
         name="mean loss",
         level="warning",
-        seen=f"The loss changes by a factor {ratio:.3g} when every sample stands twice: it depends "
-        "on which samples are together.",
-        why="The mean of micro-batches' gradients is then not the gradient of the batch, and the "
-        "noise scale holds for this size of micro-batch only.",
-        remedy="Keep the micro-batch size where it was tuned: "
+        seen=f"The loss changes by a factor of {ratio:.3g} if every sample is repeated, so it "
+        "depends on which samples are in one micro-batch.",
+        why="The mean of the micro-batches' gradients is then not the gradient of the batch, and "
+        "the measured noise scale is valid only for this micro-batch size.",
+        remedy="Keep the micro-batch size for which the run was tuned: "
         "lb.BatchLoader(dataset, batch_size=512, max_micro_batch_size=64).",
     )
 
@@ -169,11 +182,12 @@ def _other_weights(whole: float, parts: float, sizes: tuple[int, int]) -> Findin
     return Finding(
         name="mean loss",
         level="warning",
-        seen=f"The loss of {sum(sizes)} samples is {whole:.4g}, but cut into {sizes[0]} and "
-        f"{sizes[1]}, the mean of both losses, weighted by their samples, is {parts:.4g}.",
-        why="It averages over something else than samples, such as tokens or class weights, or "
-        "depends on which samples are together; weighted by samples, the step's gradient is then "
-        "not the mean that one large batch would have.",
-        remedy="Tell what each loss averages over, unless the loop does already: "
-        "control.backward(loss, weight=mask.sum()).",
+        seen=f"The loss of {sum(sizes)} samples is {whole:.4g}. If the samples are cut into pieces "
+        f"of {sizes[0]} and {sizes[1]}, the mean of the pieces' losses, weighted by their samples, "
+        f"is {parts:.4g}.",
+        why="The loss is a mean over something other than samples, such as tokens or class "
+        "weights, or it depends on which samples are in one micro-batch. If micro-batches are "
+        "weighted by their samples, the step's gradient is then not that of one large batch.",
+        remedy="Pass the number of items that each loss is a mean over, unless your loop already "
+        "does: control.backward(loss, weight=mask.sum()).",
     )

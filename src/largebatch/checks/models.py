@@ -1,4 +1,4 @@
-"""What a model's parameters and modules say about a run."""
+"""Check the parameters and modules of a model."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ DROPOUTS = (nn.modules.dropout._DropoutNd,)
 
 
 def frozen_in(model: nn.Module) -> list[str]:
-    """Names of the parameters that are not trained."""
+    """Return the names of the parameters that are not trained."""
     return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
 
 
 def tied_in(model: nn.Module) -> int:
-    """How many parameters are another one under a second name."""
+    """Return how many parameter names refer to a parameter that also has another name."""
     return len(list(model.named_parameters(remove_duplicate=False))) - len(list(model.parameters()))
 
 
 def check_parameters(subject: CheckedRun) -> list[Finding]:
-    """Frozen and tied parameters, and those that only the optimizer knows."""
+    """Report frozen parameters, tied parameters, and parameters that only the optimizer knows."""
     model = bare(subject.model)
     frozen, tied = frozen_in(model), tied_in(model)
     foreign = _foreign(model, subject.optimizer)
     found = []
     if frozen:
-        seen = f"{named(frozen)} frozen: left out, as they have no noise of their own."
+        seen = f"Frozen parameters have no gradient, so they are not measured: {named(frozen)}."
         found.append(Finding(name="frozen parameters", level="ok", seen=seen))
     if tied:
-        seen = f"{tied} parameters are tied to another one: each tensor counts once."
+        seen = f"{tied} parameters are tied to another parameter; each tensor counts once."
         found.append(Finding(name="tied parameters", level="ok", seen=seen))
     if foreign:
         found.append(_foreign_finding(len(foreign), ranks=subject.ranks))
@@ -41,7 +41,7 @@ def check_parameters(subject: CheckedRun) -> list[Finding]:
 
 
 def check_modes(subject: CheckedRun) -> list[Finding]:
-    """Evaluation mode, and batch normalization beside the size of a micro-batch."""
+    """Report a model that is in evaluation mode."""
     model = bare(subject.model)
     found = []
     if not model.training:
@@ -50,8 +50,8 @@ def check_modes(subject: CheckedRun) -> list[Finding]:
                 name="training mode",
                 level="warning",
                 seen="The model is in evaluation mode.",
-                why="Dropout and batch statistics are then off in training.",
-                remedy="model.train()",
+                why="Dropout and batch statistics are then inactive during training.",
+                remedy="Call model.train().",
             )
         )
     return found
@@ -60,13 +60,13 @@ def check_modes(subject: CheckedRun) -> list[Finding]:
 def check_norms(
     model: nn.Module, *, micro_batch: int | None, base: int, ranks: int
 ) -> list[Finding]:
-    """Batch normalization, whose statistics are those of a micro-batch.
+    """Report batch normalization, whose statistics depend on the micro-batch.
 
     Args:
-        model: bare.
-        micro_batch: samples in one of this rank, where known.
-        base: batch in samples for which the learning rate was tuned.
-        ranks: processes that share the batch.
+        model: Model without wrappers.
+        micro_batch: Number of samples in one micro-batch of this rank; None if unknown.
+        base: Base batch size in samples, for which the learning rate was tuned.
+        ranks: Number of processes that share the batch.
     """
     norms = {n: m for n, m in model.named_modules() if isinstance(m, BATCH_NORMS)}
     if not norms:
@@ -77,13 +77,13 @@ def check_norms(
     if together and ranks > 1:
         found.append(
             Finding(
-                name="synchronised batch normalization",
+                name="synchronized batch normalization",
                 level="warning",
-                seen=f"{len(together)} layers of SyncBatchNorm: {named(together)}.",
-                why="A rank's gradient then depends on the other ranks' samples, so the parts of a "
-                "step are not independent and less noise is measured than there is.",
-                remedy="Normalize within a sample, as with nn.GroupNorm(8, channels), or within "
-                "the rank: nn.BatchNorm2d(channels).",
+                seen=f"The model has {len(together)} SyncBatchNorm layer(s): {named(together)}.",
+                why="The gradient of each rank then depends on the samples of the other ranks, so "
+                "the gradients are not independent and the measured noise is too small.",
+                remedy="Normalize within each sample, nn.GroupNorm(8, channels), or within each "
+                "rank, nn.BatchNorm2d(channels).",
             )
         )
     apart = len(norms) - (len(together) if ranks > 1 else 0)
@@ -93,14 +93,16 @@ def check_norms(
             Finding(
                 name="batch normalization",
                 level="note" if same else "warning",
-                seen=f"{apart} layers of batch normalization, first {next(iter(norms))!r}: their "
-                f"statistics are those of one micro-batch {size}, as large as the base batch."
-                if same
-                else f"{apart} layers of batch normalization, first {next(iter(norms))!r}: their "
-                f"statistics are those of one micro-batch {size}; the base batch has {base}.",
-                why="Gradients, their noise and the running statistics change with the size of the "
-                "micro-batch; of several ranks, the first one's running statistics are kept.",
-                remedy="Keep the micro-batch at what the learning rate was tuned with, "
+                seen=f"The model has {apart} batch normalization layer(s), the first of which is "
+                f"{next(iter(norms))!r}. They normalize over one micro-batch {size}"
+                + (
+                    ", which equals the base batch size."
+                    if same
+                    else f", but the base batch size is {base}."
+                ),
+                why="Gradients, gradient noise and running statistics change with the micro-batch "
+                "size. With several ranks, only the first rank's running statistics are kept.",
+                remedy="Use the micro-batch size for which the learning rate was tuned, "
                 f"max_micro_batch_size={base}, or use group or layer normalization.",
             )
         )
@@ -114,7 +116,7 @@ def check_dropout(model: nn.Module) -> list[Finding]:
         return []
     listed = ", ".join(f"{rate:g}" for rate in sorted(rates))
     seen = f"The model has dropout with probability {listed}."
-    why = "Its randomness counts as noise of the gradient."
+    why = "The randomness of dropout counts as gradient noise."
     return [Finding(name="dropout", level="ok", seen=seen, why=why)]
 
 
@@ -128,10 +130,11 @@ def _foreign_finding(count: int, *, ranks: int) -> Finding:
     return Finding(
         name="parameters outside the model",
         level="error" if ranks > 1 else "note",
-        seen=f"The optimizer moves {count} parameters that are not the model's.",
-        why="DistributedDataParallel does not average their gradients, so ranks drift apart."
+        seen=f"The optimizer moves {count} parameters that do not belong to the model.",
+        why="DistributedDataParallel does not average the gradients of these parameters, so the "
+        "ranks' weights drift apart."
         if ranks > 1
-        else "They are measured as the others are, if the loss uses them; what is not in the model "
-        "is also not in its state_dict.",
-        remedy="Put them into the model, model.head = head, before the optimizer is built.",
+        else "These parameters are measured like the others if the loss uses them, but the "
+        "model's state_dict does not contain them.",
+        remedy="Add them to the model before the optimizer is built: model.head = head.",
     )

@@ -1,4 +1,4 @@
-"""What an optimizer and a rule say about each other."""
+"""Check that the optimizer and the rule fit together."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from largebatch.rules import AdaScale, ClampBatch
 
 
 def check_closure(optimizer: Optimizer) -> list[Finding]:
-    """Whether a step can be taken without a closure; the optimizer is a copy that may be stepped,
-    its parameters have gradients."""
+    """Check that the optimizer can step without a closure.
+
+    Args:
+        optimizer: Copy of the optimizer, which may be stepped; its parameters have gradients.
+    """
     name = type(optimizer).__name__
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     required = closure is not None and closure.default is inspect.Parameter.empty
-    cause = "step(closure) needs one"
+    cause = "step(closure) requires one"
     if not required:
         try:
             optimizer.step()
@@ -30,17 +33,20 @@ def check_closure(optimizer: Optimizer) -> list[Finding]:
         Finding(
             name="optimizer",
             level="error",
-            seen=f"{name} takes no step without a closure: {cause}.",
-            why="L-BFGS, SAM and their like compute several gradients in a step, so there is no "
-            "one gradient to decide about.",
-            remedy="torch.optim.SGD(model.parameters(), lr=0.1)",
+            seen=f"{name} cannot step without a closure: {cause}.",
+            why="L-BFGS, SAM and similar optimizers compute several gradients per step, so a rule "
+            "has no single gradient to decide about.",
+            remedy="Use another optimizer: torch.optim.SGD(model.parameters(), lr=0.1).",
         )
     ]
 
 
 def check_rule(optimizer: Optimizer, decider: Decider) -> list[Finding]:
-    """Returns what the rule says about the optimizer, the base batch and the data set: AdaScale for
-    Adam, a batch below the base batch, a batch above the data set."""
+    """Check the rule against the optimizer, the base batch size and the data set.
+
+    The check reports AdaScale with Adam, a batch below the base batch size, and a batch above the
+    data set's size.
+    """
     found = []
     batch, base = decider.batch_size, decider.base_batch_size
     adascale = next((rule for rule in within(decider.rule) if isinstance(rule, AdaScale)), None)
@@ -61,10 +67,11 @@ def _bare_gradient(optimizer: str) -> Finding:
     return Finding(
         name="AdaScale and Adam",
         level="note",
-        seen=f"AdaScale measures the bare gradient, and {optimizer} divides "
-        "it by its own running size.",
-        why="The gain is derived for SGD, and the noise of Adam's step is another one.",
-        remedy='lb.AdaScale(statistic="preconditioned_moments", exponent=0.5)',
+        seen=f"AdaScale measures the raw gradient, but {optimizer} divides the gradient by its "
+        "running size.",
+        why="The gain is derived for SGD, and the noise of Adam's preconditioned gradient is "
+        "different.",
+        remedy='Use lb.AdaScale(statistic="preconditioned_moments", exponent=0.5).',
     )
 
 
@@ -72,10 +79,11 @@ def _below_base(batch: int, base: int) -> Finding:
     return Finding(
         name="base batch",
         level="note",
-        seen=f"The batch has {batch} samples and the base batch {base}: a scale of "
-        f"{batch / base:.3g}.",
-        why="Below 1 rules lower the learning rate; they are made for larger batches.",
-        remedy="base_batch_size is the batch for which the learning rate was tuned.",
+        seen=f"The batch has {batch} samples and the base batch has {base} samples, so the scale "
+        f"is {batch / base:.3g}.",
+        why="At a scale below 1, rules lower the learning rate, but they are made for scales "
+        "above 1.",
+        remedy="Check base_batch_size: it is the batch size for which the learning rate was tuned.",
     )
 
 
@@ -83,9 +91,9 @@ def _above_dataset(largest: int, size: int, *, grows: bool) -> Finding:
     return Finding(
         name="data set",
         level="note",
-        seen=f"The data set has {size} samples and the largest batch {largest}.",
-        why="A step then uses samples more than once, and its noise is not that of fresh ones.",
-        remedy=f"lb.chain(rule, lb.ClampBatch(max={size}))"
+        seen=f"The data set has {size} samples, but the largest batch has {largest} samples.",
+        why="A step then uses samples more than once, and its noise is not that of fresh samples.",
+        remedy=f"Cap the batch size: lb.chain(rule, lb.ClampBatch(max={size}))."
         if grows
-        else f"batch_size={size} or less",
+        else f"Pass batch_size={size} or less.",
     )

@@ -1,7 +1,8 @@
-"""What measuring costs here, beside its null: a bare loop, the same again, and one that measures.
+"""Time the overhead of measuring: compare a plain loop, the same loop again, and a measured loop.
 
-The three take turns on one copy of the model, at a rate of zero, so that its weights stay where
-they are. What counts are the ratios within a round: the machine's speed drifts.
+The three loops take turns on one copy of the model. The learning rate of all three loops is 0, so
+the weights do not change. Only the ratios within one round count, because the machine's speed
+drifts between rounds.
 """
 
 from __future__ import annotations
@@ -29,18 +30,20 @@ from largebatch.measure.parameters import replica
 from largebatch.rules import Observe
 
 PARTS = 4
-"""Most micro-batches of a timed step."""
+"""Largest number of micro-batches in a timed step."""
 
 LEAST, MOST = 5, 40
-"""Rounds."""
+"""Smallest and largest number of rounds."""
 
 RUN_SECONDS = 0.01
-"""Of one timed run, at least."""
+"""Shortest duration of one timed run, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """The median of the rounds' ratios and its 95 % interval, from the order statistics."""
+    """Hold the median of the rounds' ratios and its 95 % confidence interval, from order
+    statistics.
+    """
 
     median: float
     low: float
@@ -48,7 +51,7 @@ class Ratio:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Ratio:
-        """Of one ratio a round."""
+        """Return the median and the interval of the given ratios, one per round."""
         ordered, n = sorted(values), len(values)
         half = 0.98 * math.sqrt(n)
         low, high = max(0, math.floor(n / 2 - half)), min(n - 1, math.ceil(n / 2 + half))
@@ -59,19 +62,20 @@ class Ratio:
 
 
 SAMPLES = 10**6
-"""Of a micro-batch; the cost of measuring does not depend on it."""
+"""Number of samples that each timed micro-batch reports; the overhead does not depend on it."""
 
 
 class Timed:
-    """The timed loops over a copy of a run.
+    """Hold the timed loops over a copy of a run.
 
-    Mutable: trains the copy, at a rate of zero.
+    This class is mutable: it trains the copy, at a learning rate of 0.
 
     Args:
-        model, optimizer: the copy.
-        loss: of the user.
-        micro_batches: of every step.
-        statistics: what is measured.
+        model: Copy of the model.
+        optimizer: Copy of the optimizer.
+        loss: Loss function of the user.
+        micro_batches: Micro-batches of every step.
+        statistics: Names of the statistics to measure.
     """
 
     def __init__(
@@ -94,14 +98,16 @@ class Timed:
                 group["lr"] = 0.0
 
     def bare(self, steps: int) -> float:
-        """Seconds that so many steps take."""
+        """Return the seconds that `steps` steps take without measuring."""
         began = self._clock()
         for _ in range(steps):
             self._step()
         return self._clock() - began
 
     def watched(self, steps: int) -> float:
-        """The same while the statistics are measured in each step."""
+        """Return the seconds that `steps` steps take while the statistics are measured in each
+        step.
+        """
         parts = len(self.micro_batches)
         observer = Observer(Meter(self.model), batch_size=parts * SAMPLES, micro_batches=parts)
         rule = Observe(statistics=self.statistics)
@@ -125,8 +131,11 @@ class Timed:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the model computes on the processor; what is counted is then its time alone,
-        which other programs on the machine change less."""
+        """Whether the model runs on the CPU.
+
+        On the CPU, only the processor time of this process counts, because other programs on the
+        machine change it less than the elapsed time.
+        """
         return next(self.model.parameters()).device.type == "cpu"
 
     def _clock(self) -> float:
@@ -140,18 +149,21 @@ class Timed:
 def check_overhead(
     timed: Timed, *, seconds: float, agree: Callable[[float], float]
 ) -> list[Finding]:
-    """Bare against watched and bare against bare, interleaved, for about so many seconds.
+    """Compare the plain loop with the measured loop, and with itself, in alternating rounds.
 
     Args:
-        timed: the loops.
-        seconds: at most about so many; a few rounds are taken in any case.
-        agree: the largest of all ranks' numbers.
+        timed: Loops to time.
+        seconds: Approximate total time in seconds; at least LEAST rounds run in any case.
+        agree: Function that returns the largest of all ranks' numbers.
     """
     timed.bare(1)
     timed.watched(1)
     one = agree(timed.bare(3) / 3)
     if one * 3 * LEAST > 10 * seconds:
-        seen = f"A step takes {one:.3g} s: too long to time measuring within {seconds:g} s."
+        seen = (
+            f"The overhead of measuring was not timed: one step takes {one:.3g} s, which is "
+            f"too long for a limit of {seconds:g} s."
+        )
         return [Finding(name="cost of measuring", level="ok", seen=seen)]
     steps = max(math.ceil(RUN_SECONDS / one), 1)
     rounds = min(max(round(seconds / (3 * steps * one)), LEAST), MOST)
@@ -163,10 +175,10 @@ def check_overhead(
     ratios = _interleaved(runs, rounds=rounds)
     cost, null = Ratio.of(ratios["watched"]), Ratio.of(ratios["null"])
     seen = (
-        f"Measuring every step takes {cost} times the bare loop's "
-        f"{'processor time' if timed.on_cpu else 'time'}; the bare loop against itself {null} "
-        f"({rounds} rounds, {one * 1e3:.3g} ms a step of {len(timed.micro_batches)} "
-        "micro-batches)."
+        f"A loop that measures every step takes {cost} times the "
+        f"{'processor time' if timed.on_cpu else 'time'} of the plain loop. For comparison, the "
+        f"plain loop timed twice gives {null} ({rounds} rounds; one step of "
+        f"{len(timed.micro_batches)} micro-batches takes {one * 1e3:.3g} ms)."
     )
     if cost.low < max(1.1, null.high):
         return [Finding(name="cost of measuring", level="ok", seen=seen)]
@@ -175,15 +187,17 @@ def check_overhead(
             name="cost of measuring",
             level="note",
             seen=seen,
-            why="The smaller a micro-batch's work, the more its measuring weighs.",
-            remedy="Measure in some steps: lb.Every(rule, steps=10), or larger micro-batches: "
-            "max_micro_batch_size=256.",
+            why=(
+                "The overhead is relatively large because one micro-batch needs little computation."
+            ),
+            remedy="Measure only some steps, lb.Every(rule, steps=10), or use larger "
+            "micro-batches, max_micro_batch_size=256.",
         )
     ]
 
 
 def _interleaved(runs: dict[str, Callable[[], float]], *, rounds: int) -> dict[str, list[float]]:
-    """Each run's time over that of "bare", round by round, in an order that rotates."""
+    """Return each loop's time relative to the plain loop, round by round, in a rotating order."""
     names = list(runs)
     ratios: dict[str, list[float]] = {name: [] for name in names}
     collecting = gc.isenabled()

@@ -1,4 +1,4 @@
-"""Half precision and the gradient scaler."""
+"""Check half precision and the gradient scaler."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ HALVES = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 @contextmanager
 def precisions_of(model: nn.Module) -> Iterator[set[torch.dtype]]:
-    """Fills the set with the half precisions in which the model's modules compute inside, by
-    autocast or by their own parameters."""
+    """Collect the half precisions in which the model's modules compute inside the `with` block.
+
+    A module computes in half precision through autocast or through its own parameters.
+    """
     found: set[torch.dtype] = set()
 
     def look(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -35,7 +37,7 @@ def precisions_of(model: nn.Module) -> Iterator[set[torch.dtype]]:
 
 
 def check_precision(found: set[torch.dtype], scaler: GradScaler | None) -> list[Finding]:
-    """float16 without a scaler, or a scaler without float16."""
+    """Report float16 without a gradient scaler, and a gradient scaler without float16."""
     scaled = scaler is not None and scaler.is_enabled()
     shown = " and ".join(HALVES[dtype] for dtype in HALVES if dtype in found) or "float32"
     if torch.float16 in found and not scaled:
@@ -43,10 +45,10 @@ def check_precision(found: set[torch.dtype], scaler: GradScaler | None) -> list[
             Finding(
                 name="half precision",
                 level="warning",
-                seen="The model computes in float16, and the run has no gradient scaler.",
-                why="Gradients below 6e-8 become zero, also in what is measured.",
-                remedy="lb.Controller(..., scaler=torch.amp.GradScaler()), or bfloat16: "
-                "torch.autocast(device_type, dtype=torch.bfloat16).",
+                seen="The model computes in float16, but the run has no gradient scaler.",
+                why="Gradients below 6e-8 become zero, also in the measured statistics.",
+                remedy="Pass a scaler, lb.Controller(..., scaler=torch.amp.GradScaler()), or use "
+                "bfloat16, torch.autocast(device_type, dtype=torch.bfloat16).",
             )
         ]
     if scaled and torch.float16 not in found:
@@ -54,10 +56,10 @@ def check_precision(found: set[torch.dtype], scaler: GradScaler | None) -> list[
             Finding(
                 name="half precision",
                 level="note",
-                seen=f"The run has a gradient scaler, and the model computes in {shown}.",
-                why="That has float32's range, so the scaler only costs: a host sync a step, and "
-                "steps left out while it finds its scale.",
-                remedy="Leave scaler= out, or torch.amp.GradScaler(enabled=False).",
+                seen=f"The run has a gradient scaler, but the model computes in {shown}.",
+                why=f"{shown} has the range of float32, so the scaler has no use. It waits for the "
+                "device once per step, and it skips steps while it searches for its scale.",
+                remedy="Remove the scaler argument, or pass torch.amp.GradScaler(enabled=False).",
             )
         ]
     if found:

@@ -1,4 +1,4 @@
-"""Batches of any shape: their tensors and samples, pieces and repetitions of them."""
+"""Find the tensors and samples of batches of any structure; cut and repeat such batches."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from torch import Tensor
 
 
 class CutBatches:
-    """A loader whose batches are cut into micro-batches of at most `size` samples, each iteration
-    anew. What has no first dimension of the batch's length goes into every piece whole.
+    """Cut the batches of a loader into micro-batches of at most `size` samples, in each iteration
+    anew.
+
+    A value is copied whole into every piece if its first dimension is not the number of samples.
 
     >>> [piece["x"].tolist() for piece in CutBatches([{"x": torch.arange(3)}], size=2)]
     [[0, 1], [2]]
@@ -29,7 +31,7 @@ class CutBatches:
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:
-    """Every tensor of a batch, in its order."""
+    """Yield every tensor of a batch, in order."""
     if isinstance(batch, Tensor):
         yield batch
     elif isinstance(batch, (Mapping, tuple, list)):
@@ -38,35 +40,36 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
 
 
 def samples_in(batch: Any, dimension: int = 0) -> int:
-    """Return the samples of a batch: the first dimension of its first tensor, or another one.
+    """Return the number of samples in a batch: the first dimension of its first tensor, or another
+    one.
 
     Raises:
-        ValueError: no tensor with such a dimension.
+        ValueError: The batch has no tensor with such a dimension.
     """
     return leading_shape(batch, dimension)[dimension]
 
 
 def leading_shape(batch: Any, dimension: int = 0) -> tuple[int, ...]:
-    """Return the shape of a batch's first tensor up to the samples' dimension.
+    """Return the shape of a batch's first tensor up to, and including, the samples' dimension.
 
     >>> leading_shape((torch.ones(50, 8, 3), torch.ones(8)), 1)
     (50, 8)
 
     Raises:
-        ValueError: no tensor with such a dimension.
+        ValueError: The batch has no tensor with such a dimension.
     """
     first = next((tensor for tensor in tensors_in(batch) if tensor.ndim > dimension), None)
     if first is None:
         raise ValueError(
-            f"The samples of a batch of type {type(batch).__name__} cannot be counted, so it "
-            "cannot be cut: it holds no tensor with a first dimension. Give a data set instead: "
-            "lb.probe(model, optimizer, loss, dataset, base_batch_size=64)"
+            f"The samples of a batch of type {type(batch).__name__} cannot be counted, because it "
+            f"holds no tensor with more than {dimension} dimensions. Pass a data set instead: "
+            "lb.probe(model, optimizer, loss, dataset, base_batch_size=64)."
         )
     return tuple(first.shape[: dimension + 1])
 
 
 def repeated(batch: Any, dimension: int = 0) -> Any:
-    """Return the same samples twice."""
+    """Return a batch that has every sample of the given batch twice."""
 
     def twice(item: Any, at: int) -> Any:
         return torch.cat([item, item], at) if isinstance(item, Tensor) else [*item, *item]
@@ -75,16 +78,16 @@ def repeated(batch: Any, dimension: int = 0) -> Any:
 
 
 def cut(batch: Any, part: slice, *, lead: tuple[int, ...]) -> Any:
-    """Return the samples of a slice of a batch.
+    """Return the part of a batch that holds a slice of its samples.
 
     >>> x, y = cut((torch.ones(50, 8, 3), torch.ones(8)), slice(2), lead=(50, 8))
     >>> x.shape, y.shape
     (torch.Size([50, 2, 3]), torch.Size([2]))
 
     Args:
-        batch: of any structure.
-        part: which samples.
-        lead: as `leading_shape` gives it; its last number is that of the samples.
+        batch: Batch of any structure.
+        part: Slice of the samples.
+        lead: Shape that `leading_shape` returns; its last number is the number of samples.
     """
     return _map(
         batch, lambda item, at: item[(slice(None),) * at + (part,)] if at else item[part], lead=lead
@@ -92,7 +95,7 @@ def cut(batch: Any, part: slice, *, lead: tuple[int, ...]) -> Any:
 
 
 def fingerprint(micro_batch: Any) -> int:
-    """A number that differs when the tensors of two micro-batches do."""
+    """Return a number that almost certainly differs if the tensors of two micro-batches differ."""
     code = 0
     for tensor in tensors_in(micro_batch):
         content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -101,8 +104,11 @@ def fingerprint(micro_batch: Any) -> int:
 
 
 def _map(value: Any, change: Any, *, lead: tuple[int, ...]) -> Any:
-    """`change` of every tensor, with the dimension of its samples, and of every list without
-    tensors, that holds as many samples; what holds another number stays as it is."""
+    """Apply `change` to every tensor and every tensor-free list whose length is the number of
+    samples.
+
+    `change` also gets the dimension of the samples. Other values stay unchanged.
+    """
     if isinstance(value, Tensor):
         at = _sample_dimension(value, lead)
         return value if at is None else change(value, at)

@@ -1,4 +1,6 @@
-"""Searches the largest size of a micro-batch that fits, by trying ever larger ones."""
+"""Search for the largest micro-batch size that fits into memory, by trying larger and larger
+sizes.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,17 @@ from largebatch.core.errors import LargeBatchError
 from largebatch.measure.memory import bytes_text, peak_of, resident
 
 NOT_ALLOCATED = "can't allocate memory"
-"""In the message of torch's allocator on the CPU, which has no error of its own."""
+"""Text in the error of torch's CPU allocator, which has no error class of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatchFit:
-    """The largest micro-batch that fits, the same on every rank; `print` shows it.
+    """Hold the largest micro-batch size that fits, the same on every rank; `print` shows it.
 
     Args:
-        size: samples on one rank.
-        reason: why it is no larger.
-        tried: sizes that fitted on this rank, in the order of the tries.
+        size: Number of samples on one rank.
+        reason: Reason why the size is not larger.
+        tried: Sizes that fitted on this rank, in the order in which they were tried.
     """
 
     size: int
@@ -31,21 +33,23 @@ class MicroBatchFit:
     tried: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        return f"Micro-batches of at most {self.size} samples: {self.reason}."
+        return f"The largest micro-batch that fits has {self.size} samples: {self.reason}."
 
 
 Attempt = Callable[[int], str | None]
-"""Tries a micro-batch of so many samples; why it does not fit, None where it does."""
+"""Function that tries a micro-batch of the given number of samples. The function returns the reason
+why the micro-batch does not fit, or None if it fits.
+"""
 
 
 def largest(attempt: Attempt, *, most: int) -> MicroBatchFit:
-    """The largest size that fits, up to `most`.
+    """Return the largest size that fits, at most `most`.
 
     >>> largest(lambda n: None if n <= 100 else "too large", most=512).size
     64
 
     Raises:
-        LargeBatchError: not one sample fits.
+        LargeBatchError: Not even one sample fits.
     """
     tried: list[int] = []
     why: str | None = None
@@ -61,24 +65,25 @@ def largest(attempt: Attempt, *, most: int) -> MicroBatchFit:
         tried.append(1)
     if not tried:
         raise LargeBatchError(
-            f"Not even one sample fits: {why}. Use a smaller model, shorter samples or "
-            "checkpointed activations; on the CPU a limit may be given in bytes: "
+            f"Not even one sample fits into memory: {why}. Use a smaller model, shorter samples or "
+            "activation checkpointing. On the CPU, you can also raise the limit in bytes: "
             "lb.fit_micro_batch(control, loss, memory_limit=8 * 10**9)."
         )
-    reason = why or "no batch of this run has larger ones"
+    reason = why or "no step of this run needs a larger micro-batch"
     return MicroBatchFit(size=tried[-1], reason=reason, tried=tuple(tried))
 
 
 class SizeTrials:
-    """Forward and backward of a micro-batch of any size, and whether it fits.
+    """Run forward and backward passes of a micro-batch of any size, and report whether it fits.
 
-    Mutable: remembers what the last sizes took.
+    This class is mutable: it remembers the memory use of the previous sizes.
 
     Args:
-        run: forward and backward of so many samples; what it leaves stays until the next one.
-        limit: bytes that this process may hold, where that can be seen (on the CPU); None lets the
-            error tell.
-        device: where the memory is.
+        run: Function that runs forward and backward on the given number of samples. The memory that
+            `run` still holds when it returns stays allocated until the next call.
+        limit: Number of bytes that this process may hold, on the CPU. None detects the limit by the
+            out-of-memory error instead.
+        device: Device that holds the model.
     """
 
     def __init__(
@@ -92,18 +97,22 @@ class SizeTrials:
         needed = self.predicted(samples)
         larger = not self._took or samples > self._took[-1][0]
         if self._limit is not None and larger and needed > self._limit:
-            allowed = f"of the {bytes_text(self._limit)} that this process may hold"
-            return f"{samples} samples would need about {bytes_text(needed)} {allowed}"
+            allowed = f"but this process may hold only {bytes_text(self._limit)}"
+            return f"{samples} samples would need about {bytes_text(needed)}, {allowed}"
         if not self._ran(samples):
             return f"{samples} samples ran out of memory"
         if self._limit is not None and self._took[-1][1] + self._rest > self._limit:
-            return f"{samples} samples took more than the {bytes_text(self._limit)} allowed"
+            return f"{samples} samples needed more than the allowed {bytes_text(self._limit)}"
         return None
 
     def predicted(self, samples: int) -> int:
-        """Bytes that a try would come to, from what those before it took: along the line through
-        the last two, or steeper where it became steeper, as with a loss that compares each sample
-        with each other one."""
+        """Return the predicted memory of the process in bytes for a micro-batch, from the previous
+        tries.
+
+        The prediction continues the line through the last two tries. The line is made steeper if
+        the memory use has become steeper, as with a loss that compares each sample with every other
+        sample.
+        """
         if not self._took:
             return resident() if self._limit is not None else 0
         last, there = self._took[-1]
@@ -121,7 +130,7 @@ class SizeTrials:
         except RuntimeError as error:
             if NOT_ALLOCATED not in str(error):
                 raise
-        release(self._device)  # after the error, which holds the tensors of its frames
+        release(self._device)  # outside the except block: the error keeps its frames' tensors alive
         return False
 
     def _measure(self, samples: int) -> None:
@@ -129,14 +138,14 @@ class SizeTrials:
             self._run(samples)
             return
         if not self._took:
-            self._run(samples)  # gradients and what libraries keep are there from now on
+            self._run(samples)  # allocates the gradients and the buffers that libraries keep
             self._rest = resident()
         peak = peak_of(lambda: self._run(samples))
         self._took.append((samples, max(peak - self._rest, 0)))
 
 
 def release(device: torch.device) -> None:
-    """Gives back what nothing holds any more."""
+    """Free the memory of unused objects, also in the accelerator's cache."""
     gc.collect()
     if device.type != "cpu":
         torch.get_device_module(device).empty_cache()

@@ -1,4 +1,4 @@
-"""Copies a run, and restores one after work that must leave no trace."""
+"""Copy a run, or restore it after work that must not change it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from largebatch.measure.random_state import accelerators_of, keep_random_state
 
 
 def copy_run(model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-    """Return deep copies of both, the optimizer's copy moving the model's copy; gradients are left
-    out.
+    """Return deep copies of model and optimizer, without gradients.
 
-    A model in DistributedDataParallel gets a wrapper of its own.
+    The copied optimizer moves the copied model. If the model is in DistributedDataParallel, the
+    copy gets its own wrapper.
 
     Raises:
-        ValueError: a model or an optimizer that cannot be copied.
+        ValueError: The model or the optimizer cannot be copied.
     """
     try:
         twin, twin_optimizer = copy.deepcopy((bare(model), optimizer))
     except (RuntimeError, TypeError) as error:
         raise ValueError(
-            f"The model and its optimizer cannot be copied ({error}). Give freshly built ones that "
-            "can: lb.probe(build_model(), ...), or write a Workload and probe that."
+            f"The model and its optimizer cannot be copied ({error}). Pass a newly built model and "
+            "optimizer, lb.probe(build_model(), ...), or write a Workload and probe the Workload."
         ) from error
     twin_optimizer.zero_grad()
     if isinstance(model, nn.parallel.DistributedDataParallel):
@@ -41,11 +41,11 @@ def copy_run(model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimiz
 def keep_run_state(
     model: nn.Module, optimizer: Optimizer, *, scaler: GradScaler | None, seed: int
 ) -> Iterator[None]:
-    """Restores weights, buffers, gradients, modes, generators and the scaler's state to the bits
-    they had, also after an error.
+    """Restore the state of a run, bit by bit, after the `with` block, also after an error.
 
-    Inside, torch's CPU generator starts at `seed`, no parameter has a gradient and
-    DistributedDataParallel synchronises nothing.
+    The state consists of weights, buffers, gradients, training modes, random generators and the
+    scaler's state. Inside the block, torch's CPU generator starts at `seed`, no parameter has a
+    gradient, and DistributedDataParallel does not synchronize.
     """
     inside, wrapper = bare(model), replica(model)
     held = {p: None for group in optimizer.param_groups for p in group["params"]}
@@ -57,8 +57,8 @@ def keep_run_state(
         stack.enter_context(keep_module_state(inside, also=list(inside.parameters())))
         if wrapper is not None:
             stack.enter_context(wrapper.no_sync())
-            synchronises = wrapper.require_forward_param_sync
-            stack.callback(setattr, wrapper, "require_forward_param_sync", synchronises)
+            synchronizes = wrapper.require_forward_param_sync
+            stack.callback(setattr, wrapper, "require_forward_param_sync", synchronizes)
         try:
             for parameter in held:
                 parameter.grad = None

@@ -1,4 +1,4 @@
-"""Checks that look at the first step of a run while it is taken."""
+"""Check the first step of a run while the step is taken."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from largebatch.measure.random_state import accelerators_of, keep_random_state
 
 
 class FirstStepChecks:
-    """The checks of a run that is about to take its first step; every rank calls them alike.
+    """Check a run during its first step; every rank calls the checks in the same order.
 
-    Mutable: remembers the micro-batches that it saw.
+    This class is mutable: it remembers the micro-batches that it saw.
 
     Args:
-        control: of the run.
-        meter: of the run.
-        loss: of the user.
+        control: Controller of the run.
+        meter: Meter of the run.
+        loss: Loss function of the user.
     """
 
     def __init__(self, control: Controller, meter: Meter, loss: Loss) -> None:
@@ -45,10 +45,10 @@ class FirstStepChecks:
         self._size: int | None = None
 
     def check_micro_batch(self, micro_batch: Any) -> list[Finding]:
-        """Check, before the first backward, that the loss is a mean; note the samples.
+        """Check, before the first backward call, that the loss is a mean; remember the samples.
 
         Raises:
-            ValueError: the loss is a sum, or the samples cannot be counted.
+            ValueError: The loss is a sum, or the samples cannot be counted.
         """
         first = not self._fingerprints
         found = self._check_loss(micro_batch) if first else []
@@ -56,13 +56,15 @@ class FirstStepChecks:
         return found
 
     def check_gradients(self) -> list[Finding]:
-        """Check, after the last backward, for repeated samples and parameters without gradient."""
+        """Check, after the last backward call, for repeated samples and parameters without a
+        gradient.
+        """
         facts = {"micro-batches": self._fingerprints}
         found = compare_ranks(self.subject.meter.ranks.gather(facts))
         return found + self._merged(check_unused(self.subject))
 
     def check_model(self) -> list[Finding]:
-        """Check parameters, modes, batch normalization and dropout."""
+        """Check parameters, training mode, batch normalization and dropout."""
         model = bare(self.subject.model)
         found = check_parameters(self.subject)
         found += check_norms(
@@ -79,9 +81,12 @@ class FirstStepChecks:
         try:
             with keep_random_state(accelerators_of(model)):
                 own = check_mean(model, self.loss, micro_batch, close=COARSE)
-        except Exception as error:  # the user's loss may not take such pieces
+        except Exception as error:  # the user's loss function may not accept pieces of a batch
             cause = f"{type(error).__name__}: {error}".rstrip(": ")
-            seen = f"Whether the loss is a mean could not be checked: it raised {cause}"
+            seen = (
+                "The check that the loss is a mean could not run, because the loss function "
+                f"raised {cause}"
+            )
             own = [Finding(name="mean loss", level="note", seen=seen)]
         found = self._merged(own)
         for finding in found:

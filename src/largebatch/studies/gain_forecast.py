@@ -1,28 +1,29 @@
-"""Forecast the steps of AdaScale at larger batches: run its rule along the noise of a probe.
+"""Forecast the steps of AdaScale at larger batches, by running its rule along a probe's noise.
 
 AdaScale decides from running averages. If the gradient's norm falls along the run, the averages lag
-behind, and AdaScale takes more steps than the noise of the moment asks for. So the forecast makes
-the decisions of the rule itself, step by step:
+behind, and AdaScale takes more steps than the current noise would require. The forecast therefore
+makes the decisions of the rule itself, step by step:
 
     a step at base step t reads the (variance, sqnorm) that the probe measured around t
     the rule answers with its gain r, and the clock moves to t + r, until the run is over
 
-It assumes that a run at scale S has after t base steps the weights that the base batch has after t
-steps. Two things break this where the learning rate is not small against the curvature x / lr:
+The forecast assumes that a run at scale S has, after t base steps, the same weights as a run at the
+base batch size after t steps. Two effects break this assumption if the learning rate is not small
+compared with the curvature (x is their product):
 
-- A long step contracts more: 1 - r x for (1 - x)^r.
-- The part of the squared norm that the noise itself keeps up is (r / S) (1 - x / 2) / (1 - r x / 2)
-  times as large, which may be less or more.
+- One long step contracts the weights by 1 - r x, but r short steps contract them by (1 - x)^r.
+- A part of the squared norm is due to noise. At scale S, this part is (r / S) (1 - x / 2) /
+  (1 - r x / 2) times as large, which may be less or more.
 
-On noisy quadratics with x up to 0.3 the forecast at 8 times the batch is therefore 1 to 4 % too
-high. On digits with momentum 0.9 and lr 0.05 it is 28 % too high in the mean of ten runs. A probe
-does not measure x. For SGD `useful_signal` gives an upper bound of the part that noise keeps up.
-The lower end of the interval comes from a run in which this part shrinks by r / S.
+On noisy quadratics with x up to 0.3, the forecast at 8 times the batch is therefore 1 to 4 % too
+high. On digits with momentum 0.9 and lr 0.05, it is 28 % too high in the mean of ten runs. A probe
+does not measure x. For SGD, `useful_signal` gives an upper bound of the part due to noise. The
+lower bound of the interval comes from a run in which this part shrinks by r / S.
 
-Each step reads as many base steps as the last one was worth. Its average is then about as exact as
-the batch of a real step, and a steep fall at the start of a run, where the gain is small, stays
-steep. Reading S base steps gave up to 7 % too many steps on these quadratics at 8 times the batch,
-and up to 48 % too many at 128 times.
+Each step reads as many base steps as the previous step counted as. The average over these base
+steps is about as exact as the measurement in a real step. A steep fall at the start of a run, where
+the gain is small, also stays steep. Reading S base steps gave up to 7 % too many steps on these
+quadratics at 8 times the batch, and up to 48 % too many at 128 times.
 
 Johnson et al.: AdaScale SGD, 2020, arXiv 2007.05105.
 """
@@ -43,16 +44,22 @@ from largebatch.rules.adascale import AdaScale
 from largebatch.studies.noise_path import NoisePath, variations
 
 VARIATIONS = 48
-"""Simulated runs for an interval; their standard deviation is known to 10 %."""
+"""Number of simulated runs for one interval; their standard deviation is known to 10 %."""
 
 WIDTH = 2.306
-"""Half of a 95 % interval in standard deviations: Student's t with 8 degrees of freedom, as the
-errors of the few blocks in which the gradient is large count most."""
+"""Half of a 95 % confidence interval, in standard deviations.
+
+The value is Student's t with 8 degrees of freedom, because the errors of the few blocks with a
+large gradient count most.
+"""
 
 SETTLED = 2e-6
-"""Beyond the probe the noise is constant. Once the gain changes by less than this fraction per
-step, the rest of the run is counted at this gain; 0.1 % of the gain is then still to come at S = 2,
-and less at larger scales."""
+"""Relative change of the gain per step below which the gain counts as constant.
+
+Beyond the probe the noise is constant. If the gain changes by less than this fraction per step, the
+rest of the run is counted at this gain. At S = 2, the gain would still change by 0.1 %, and by less
+at larger scales.
+"""
 
 
 class _Run(TypedDict):
@@ -63,14 +70,14 @@ class _Run(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GainForecast:
-    """The steps and samples that AdaScale should need for the whole run at one scale.
+    """Hold the forecast of AdaScale's steps and samples for a whole run at one scale.
 
     Args:
-        scale: S = batch / base batch.
-        batch_size: in samples.
-        mean_gain: base steps of the run / optimizer steps.
-        steps: optimizer steps.
-        samples: training samples.
+        scale: Scale S = batch size / base batch size.
+        batch_size: Batch size in samples.
+        mean_gain: Base steps of the run divided by its optimizer steps.
+        steps: Number of optimizer steps.
+        samples: Number of training samples.
     """
 
     scale: int
@@ -89,29 +96,30 @@ def forecast_gain(
     seed: int = 0,
     useful: Series | None = None,
 ) -> GainForecast:
-    """Return the steps and samples of AdaScale at this scale over the whole run.
+    """Return the forecast of AdaScale's steps and samples at one scale over the whole run.
 
-    The interval, with 95 %, is the value +- WIDTH standard deviations of simulated runs along
-    variations of the path, within [T / S, T]. Quantiles of these runs cover less: where the path
-    is lower than the truth by chance, its variations are spread too little upwards. With `useful`,
-    one more run is simulated, whose larger batch keeps up less of the squared norm. If it takes
-    fewer steps, the lower end is as far below its steps.
+    The 95 % confidence interval is the value +- WIDTH standard deviations of simulated runs along
+    variations of the path, limited to [T / S, T]. Quantiles of the simulated runs would cover the
+    true value less often: if the path is lower than the truth by chance, the variations are spread
+    too little upwards. If `useful` is given, one more run is simulated, in which a smaller part of
+    the squared norm is due to noise. If this additional run takes fewer steps, the lower bound is
+    computed from the steps of the additional run.
 
-    Measured coverage for made-up paths of 200 and 400 steps, falling and flat: 0.93 to 1.0 with
-    independent errors, 0.83 to 0.93 where half the errors' variance lasts for five steps.
+    Measured coverage for artificial paths of 200 and 400 steps, falling and flat: 0.93 to 1.0 with
+    independent errors, and 0.83 to 0.93 if half of the errors' variance lasts for five steps.
 
     >>> forecast_gain([(12.0, 0.25)] * 400, base_batch_size=16, run_steps=1000, scale=5).steps.value
     400.0
 
     Args:
-        series: (variance, sqnorm) of each step of the probe, at least 3; of the bare gradient, or
-            of the gradient as Adam scales it.
-        base_batch_size: b, in samples.
-        run_steps: T, base steps of the run.
-        scale: S, at least 1.
-        seed: of the variations.
-        useful: part of each step's sqnorm that noise does not keep up (see `useful_signal`); None
-            if unknown.
+        series: Pair (variance, sqnorm) of each step of the probe, at least 3 steps; of the raw
+            gradient, or of the preconditioned gradient (divided as Adam divides it).
+        base_batch_size: Base batch size b in samples.
+        run_steps: Length T of the run in base steps.
+        scale: Scale S, at least 1.
+        seed: Seed of the variations.
+        useful: Part of each step's sqnorm that is not due to noise (see `useful_signal`); None if
+            unknown.
     """
     run: _Run = {"base_batch_size": base_batch_size, "run_steps": run_steps, "scale": scale}
     paths = NoisePath.of(series), *variations(series, count=VARIATIONS, seed=seed)
@@ -146,18 +154,19 @@ def simulated_steps(
     rule: AdaScale | None = None,
     useful: NoisePath | None = None,
 ) -> float:
-    """Return the steps that AdaScale takes for `run_steps` base steps along a path.
+    """Return the number of steps that AdaScale takes for `run_steps` base steps along a path.
 
-    The last step counts by the part of it that is needed. A step's parts are its base batches.
+    The last step counts only by the fraction that the run still needs. In the simulation, each base
+    batch of a step is measured separately.
 
     Args:
-        path: of the noise.
-        base_batch_size: b, in samples.
-        run_steps: T.
-        scale: S, at least 1.
-        rule: that decides; None is `AdaScale()`.
-        useful: the path without the squared norm that noise keeps up, of which this run has gain /
-            S times as much; None keeps the path as it is.
+        path: Path of the noise along the run.
+        base_batch_size: Base batch size b in samples.
+        run_steps: Length T of the run in base steps.
+        scale: Scale S, at least 1.
+        rule: Rule that decides; None is `AdaScale()`.
+        useful: Path without the part of the squared norm that is due to noise; in the simulated run
+            this part is multiplied by gain / S. None uses `path` unchanged.
     """
     rule = rule or AdaScale()
     batch, budget = scale * base_batch_size, Budget(base_steps=run_steps)

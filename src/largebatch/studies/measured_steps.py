@@ -1,4 +1,4 @@
-"""Measured training steps: what each one shows of the gradient's noise, and checks of the first."""
+"""Train and measure steps: record the gradient noise of each step, and check the first step."""
 
 from __future__ import annotations
 
@@ -32,26 +32,28 @@ from largebatch.studies.training_loop import train_until
 from largebatch.studies.useful_signal import effective_lr
 
 PARTS = 4
-"""Micro-batches of a step; `largebatch.studies.probe` says why."""
+"""Number of micro-batches per step; `largebatch.studies.probe` gives the reason."""
 
 StepCounter = Callable[[int, int], None]
-"""Called with (steps done, steps in all) after each step."""
+"""Function that is called with (steps done, total steps) after each step."""
 
 Pair = tuple[float, float]
-"""(variance, sqnorm) of one step."""
+"""Pair (variance, sqnorm) of one step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeTarget:
-    """A model that is probed, and is trained meanwhile.
+    """Describe a model to probe; probing trains this model.
 
     Args:
-        name: of the workload, or of the model's class.
-        model, optimizer, loss, batches, base_batch_size: as in `probe`.
-        micro_batch_size: most samples in one backward call; None for no bound.
-        run_steps: steps of the whole run at the base batch.
-        schedule: factor of the learning rate at a fraction of the run.
-        command_name: name of the workload for `largebatch train`.
+        name: Name of the workload, or of the model's class.
+        model, optimizer, loss, batches, base_batch_size: These arguments have the same meaning as
+            in `probe`.
+        micro_batch_size: Largest number of samples in one backward call; None sets no limit.
+        run_steps: Number of steps of the whole run at the base batch size.
+        schedule: Function from the fraction of the run that is done to a factor of the learning
+            rate.
+        command_name: Name of the workload for `largebatch train`; None if it has no such name.
     """
 
     name: str
@@ -68,23 +70,25 @@ class ProbeTarget:
 
 @dataclass(slots=True, kw_only=True)
 class Trace:
-    """The numbers of the measured steps.
+    """Hold the numbers of the measured steps.
 
-    Mutable: it is filled while the steps are taken.
+    This class is mutable: it is filled while the steps are taken.
 
     Args:
-        batch_size: samples of a step.
-        adam: whether the optimizer is of the Adam family.
-        ranks: processes that share the batch.
-        dataset_size: samples in an epoch; None if unknown.
-        known_samples: the same, or those that a DataLoader's samplers show over all ranks.
-        sizes: parameters of each block.
-        losses, moments: of each step.
-        preconditioned: moments of the gradient as Adam scales it, once Adam is warm.
-        blocks: moments of each block of the model.
-        findings: of the checks.
-        parts: micro-batches of a step, over all ranks.
-        lrs: effective learning rate of each step with SGD; else empty.
+        batch_size: Number of samples in one step.
+        adam: Whether the optimizer belongs to the Adam family.
+        ranks: Number of processes that share the batch.
+        dataset_size: Number of samples in one epoch; None if unknown.
+        known_samples: Value of `dataset_size`, or the number of samples over all ranks that a
+            DataLoader's samplers show.
+        sizes: Number of parameters of each block.
+        losses, moments: Loss and moments of each step.
+        preconditioned: Moments of the preconditioned gradient (divided as Adam divides it), after
+            Adam's first steps.
+        blocks: Moments of each block of the model.
+        findings: Findings of the checks.
+        parts: Number of micro-batches per step, over all ranks.
+        lrs: Effective learning rate of each step with SGD; empty with other optimizers.
     """
 
     batch_size: int
@@ -103,19 +107,19 @@ class Trace:
 
     @property
     def scaled(self) -> bool:
-        """Whether the noise is that of the gradient as Adam scales it."""
+        """Whether the noise is that of the preconditioned gradient (divided as Adam divides it)."""
         return self.adam and not overscaled(
             self.preconditioned, batch_size=self.batch_size, parameters=sum(self.sizes.values())
         )
 
     @property
     def series(self) -> list[Pair]:
-        """The moments that the noise scale comes from."""
+        """Moments of each step, from which the noise scale is computed."""
         return self.preconditioned if self.scaled else self.moments
 
     @property
     def series_losses(self) -> list[float]:
-        """The losses of the steps of `series`."""
+        """Losses of the steps that `series` holds."""
         return self.losses[len(self.losses) - len(self.series) :]
 
 
@@ -163,7 +167,10 @@ def measure_steps(
 
 
 class _Observer:
-    """Notes what the steps of a controller show. Mutable: holds the controller and the trace."""
+    """Record what the steps of a controller show.
+
+    This class is mutable: it holds the controller and the trace.
+    """
 
     def __init__(self, target: ProbeTarget, *, batch_size: int, seed: int) -> None:
         self.target, self.blocks = target, BlockNorms()
@@ -194,13 +201,13 @@ class _Observer:
         )
 
     def loss(self, model: nn.Module, micro_batch: Any) -> Tensor:
-        """Return the target's loss; in the first step the micro-batch is checked before."""
+        """Return the target's loss; in the first step, check the micro-batch before."""
         if not self.trace.parts:
             self.trace.findings += self.checks.check_micro_batch(micro_batch)
         return self.target.loss(model, micro_batch)
 
     def after_backward(self, batch: MicroBatches) -> None:
-        """Read the meter."""
+        """Read the meter after the last backward call of a step."""
         reading = self.control.measure()
         trace = self.trace
         if not trace.parts:
@@ -216,7 +223,7 @@ class _Observer:
                 trace.preconditioned.append(_pair(reading.preconditioned_moments))
 
     def after_step(self) -> None:
-        """Note the learning rate of a measured step."""
+        """Record the learning rate of a measured step."""
         if self.lr is not None and len(self.trace.lrs) < len(self.trace.moments):
             self.trace.lrs.append(self.lr * self.control.lr_multiplier)
 
@@ -230,7 +237,9 @@ def _rule_of(target: ProbeTarget, *, adam: bool) -> Rule:
 
 
 def _batches_of(target: ProbeTarget, *, batch_size: int, ranks: int, seed: int) -> BatchLoader:
-    """Return batches cut into PARTS micro-batches, or more if those were too large."""
+    """Return batches that are cut into PARTS micro-batches, or into more if these would be too
+    large.
+    """
     piece = max(batch_size // (PARTS if ranks == 1 else ranks * max(PARTS // ranks, 1)), 1)
     piece = min(piece, target.micro_batch_size or piece)
     if isinstance(target.batches, MapStyle):
@@ -247,13 +256,14 @@ def _known_samples(given: Any, batches: BatchLoader, *, ranks: int) -> int | Non
 
 
 def _check_fits(known: int | None, *, base_batch_size: int, batch_size: int) -> None:
-    """Refuse steps that would read samples twice."""
+    """Raise an error if a step would read samples twice."""
     sizes = (("base_batch_size", base_batch_size), ("batch_size", batch_size))
     for name, size in sizes:
         if known is not None and size > known:
             raise ValueError(
-                f"{name}={size} was given, but the data has {known} samples, and those of a step "
-                f"differ from each other. Pass fewer. lb.probe(..., {name}={min(known, 64)})"
+                f"{name}={size} was given, but the data has only {known} samples, so one step "
+                "would read samples twice. Pass fewer samples: "
+                f"lb.probe(..., {name}={min(known, 64)})."
             )
 
 

@@ -1,14 +1,16 @@
-"""The noise scale that counts for a whole run, from the measured steps of its pieces.
+"""Compute the gradient noise scale that represents a whole run, from the measured steps of its
+pieces.
 
 In a piece with the noise scale n, the share s = b / (n + b) of the base batch's squared gradient is
-signal. With the gain r = S (n + b) / (n + S b) = S / (1 + (S - 1) s) of the piece, T base steps
-take the integral of 1 / r over the base steps, which is linear in s:
+signal. The gain of the piece is r = S (n + b) / (n + S b) = S / (1 + (S - 1) s). T base steps
+therefore take the integral of 1 / r over the base steps, which is linear in s:
 
-    steps = T (1 / S + (1 - 1 / S) mean(s)),    each base step counting alike
+    steps = T (1 / S + (1 - 1 / S) mean(s)),    where each base step has the same weight
 
-So one number counts for a whole run whose noise scale moves, at every scale: the noise scale
-b (1 - mean(s)) / mean(s). Its gain is T / steps. AdaScale itself decides from running averages,
-which lag behind the noise of the moment; `gain_forecast` simulates it.
+If the noise scale changes along a run, one number therefore represents the whole run at every
+scale: b (1 - mean(s)) / mean(s). The gain that follows from this noise scale is T / steps. AdaScale
+itself decides from running averages, which lag behind the current noise; `gain_forecast` simulates
+this lag.
 """
 
 from __future__ import annotations
@@ -33,18 +35,20 @@ from largebatch.analysis.noise import (
 from largebatch.studies.signal_share import noise_scale_at, signal_share
 
 PIECES = 8
-"""Pieces of the run. More follow the noise scale more closely, and each is known less well."""
+"""Number of pieces into which the run is cut. More pieces follow the noise scale more closely, but
+each piece is measured less precisely.
+"""
 
 LAST = 0.75
-"""The steps that were not probed are assumed to be like the probe's steps from this fraction on."""
+"""Fraction of the probe after which its steps represent the steps that were not probed."""
 
 OVERSCALED = 10
-"""See `overscaled`."""
+"""Largest mean square of an element of Adam's preconditioned gradient that `overscaled` accepts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseOrReason:
-    """The noise scale, or the reason why it is unknown; exactly one of the two is set.
+    """Hold the noise scale, or the reason why it is unknown; exactly one of the two is set.
 
     >>> print(NoiseOrReason(missing=NotEnough(reason="5 measured steps", needed="at least 16")))
     not enough signal yet: 5 measured steps; needed: at least 16
@@ -55,7 +59,7 @@ class NoiseOrReason:
 
     @classmethod
     def of(cls, known: NoiseEstimate | NotEnough) -> NoiseOrReason:
-        """Return the noise that `estimate_noise` returned."""
+        """Return the result of `estimate_noise` as a NoiseOrReason."""
         if isinstance(known, NotEnough):
             return cls(missing=known)
         return cls(estimate=known)
@@ -66,13 +70,13 @@ class NoiseOrReason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
-    """A piece of the run.
+    """Describe one piece of the run.
 
     Args:
-        start, stop: its steps, without `stop`.
-        loss: mean training loss.
-        noise: its noise scale in samples.
-        signal: share of the base batch's squared gradient that is signal, in [0, 1].
+        start, stop: First step of the piece, and the step after its last step.
+        loss: Mean training loss of the piece.
+        noise: Noise scale of the piece in samples.
+        signal: Share of the base batch's squared gradient that is signal, in [0, 1].
     """
 
     start: int
@@ -91,10 +95,10 @@ def noise_of_series(
     seed: int = 0,
     dataset_size: int | None = None,
 ) -> tuple[NoiseOrReason, NoiseOrReason, tuple[Stretch, ...]]:
-    """Return (noise scale of the whole run, of all steps pooled, the pieces) of one series.
+    """Return (noise scale of the whole run, noise scale of all steps pooled, pieces) of one series.
 
-    A data set that is smaller than its noise scale makes the squared norm negative. The noise scale
-    is then that of the data set's own gradient, over all steps.
+    If the data set is smaller than its noise scale, the estimated squared norm is negative. The
+    noise scale is then that of the data set's own gradient, over all steps.
     """
     found = estimate_noise(series, seed=seed)
     if isinstance(found, NotEnough) and found.reason == BELOW_ZERO and dataset_size is not None:
@@ -110,16 +114,17 @@ def noise_of_series(
 def noise_of_run(
     pieces: Sequence[Stretch], *, base_batch_size: int, run_steps: int, pooled: NoiseOrReason
 ) -> NoiseOrReason:
-    """Return the noise scale that counts for the whole run, or why it is unknown.
+    """Return the noise scale that represents the whole run, or the reason why it is unknown.
 
-    Its `variance` and `sqnorm` are in units of the base batch's squared gradient, as every step
-    counts alike.
+    The fields `variance` and `sqnorm` of the result are in units of the base batch's squared
+    gradient, because every step has the same weight.
 
     Args:
-        pieces: of the probe.
-        base_batch_size: b, in samples.
-        run_steps: base steps of the whole run, at least those probed.
-        pooled: the estimate over all steps, whose reason is given where no piece tells anything.
+        pieces: Pieces of the probe.
+        base_batch_size: Base batch size b in samples.
+        run_steps: Base steps of the whole run, at least the probed steps.
+        pooled: Estimate over all steps; the pooled estimate gives the reason if no piece has an
+            estimate.
     """
     if pooled.estimate is not None and pooled.estimate.dataset_size is not None:
         return pooled
@@ -136,8 +141,8 @@ def noise_of_run(
     if low < LEAST_BOUND and math.isinf(high):
         return NoiseOrReason(
             missing=NotEnough(
-                reason=f"the gradient is lost in its noise after {steps} steps",
-                needed="more steps, or more samples a step",
+                reason=f"after {steps} steps, the gradient cannot be distinguished from its noise",
+                needed="more steps, or more samples per step",
             )
         )
     return NoiseOrReason(
@@ -158,10 +163,10 @@ def stretches(
     """Return the pieces of a run, with their noise scales and shares of signal.
 
     Args:
-        series: (variance, sqnorm) of each step, as for `estimate_noise`.
-        losses: of the same steps.
-        base_batch_size: b, in samples.
-        seed: of the bootstrap.
+        series: Pair (variance, sqnorm) of each step, as for `estimate_noise`.
+        losses: Training losses of the same steps.
+        base_batch_size: Base batch size b in samples.
+        seed: Seed of the bootstrap.
     """
     pairs = np.asarray(series, dtype=np.float64)
     return tuple(
@@ -177,16 +182,16 @@ def stretches(
 
 
 def weights(ends: Sequence[tuple[int, int]], *, run_steps: int) -> list[float]:
-    """Return the fraction of the run's base steps that each piece stands for; the sum is 1.
+    """Return the fraction of the run's base steps that each piece represents; the sum is 1.
 
-    The steps that were not probed are shared by the pieces of the probe's last quarter.
+    The pieces of the probe's last quarter share the steps that were not probed.
 
     >>> weights([(0, 30), (30, 60), (60, 90), (90, 120)], run_steps=240)
     [0.125, 0.125, 0.125, 0.625]
 
     Args:
-        ends: (start, stop) of the pieces, in steps.
-        run_steps: T, at least the steps probed.
+        ends: Pair (start, stop) of each piece, in steps.
+        run_steps: Length T of the run in base steps, at least the probed steps.
     """
     steps = ends[-1][1]
     late = [stop - start if start >= LAST * steps else 0 for start, stop in ends]
@@ -199,8 +204,10 @@ def weights(ends: Sequence[tuple[int, int]], *, run_steps: int) -> list[float]:
 
 
 def weighted_mean(parts: Sequence[Range], weights: Sequence[float]) -> Range:
-    """Return the mean of independent estimates, the ends of their intervals added in squares:
-    low = mean - sqrt(sum (weight (value - low))^2), and so upwards.
+    """Return the weighted mean of independent estimates, with its confidence interval.
+
+    The distances of the bounds from the means are added in squares: low = mean - sqrt(sum (weight
+    (value - low))^2). The upper bound is computed in the same way.
 
     >>> half = Range(value=0.5, low=0.1, high=0.7)
     >>> exact = Range(value=0.3, low=0.3, high=0.3)
@@ -215,12 +222,13 @@ def weighted_mean(parts: Sequence[Range], weights: Sequence[float]) -> Range:
 
 
 def overscaled(series: Sequence[tuple[float, float]], *, batch_size: int, parameters: int) -> bool:
-    """Return whether Adam's denominators are too small for what they divide in these steps.
+    """Return whether Adam's denominators are too small for the gradients of these steps.
 
-    Adam divides each number of a gradient by the root of its average square, so the squared norm of
-    what comes out is about the count of numbers. It is beyond all bounds where a number is rarely
-    used, such as a row of an embedding: divided by almost nothing when its turn comes, it hides the
-    noise of all others. The limit is OVERSCALED times the count.
+    Adam divides each element of a gradient by the root of its average square, so the squared norm
+    of the result is about the number of elements. The squared norm is much larger if an element is
+    rarely used, such as a row of an embedding. When such an element is used, Adam divides it by
+    almost zero, and the element hides the noise of all other elements. `overscaled` returns True if
+    the mean squared norm exceeds OVERSCALED times the number of elements.
 
     >>> overscaled([(16.0, 3.0)], batch_size=16, parameters=4)
     False
@@ -228,9 +236,10 @@ def overscaled(series: Sequence[tuple[float, float]], *, batch_size: int, parame
     True
 
     Args:
-        series: (variance, sqnorm) of the gradient as Adam scales it.
-        batch_size: of one step, in samples.
-        parameters: numbers in the gradient.
+        series: Pair (variance, sqnorm) of each step, of the preconditioned gradient (divided as
+            Adam divides it).
+        batch_size: Number of samples in one step.
+        parameters: Number of elements of the gradient.
     """
     squares = [variance / batch_size + sqnorm for variance, sqnorm in series]
     return bool(squares) and sum(squares) / len(squares) > OVERSCALED * parameters

@@ -1,16 +1,16 @@
-"""The noise of a probe as a function of the base step, and random variations of it.
+"""Represent the noise of a probe as a function of the base step, and make random variations of it.
 
-A step that stands for several base steps reads the mean over them. Averages of unbiased estimates
-are unbiased, and pooling makes their errors as small as those of a larger batch.
+A step that counts as several base steps reads the mean over these base steps. Averages of unbiased
+estimates are unbiased, and pooling makes their errors as small as those of a larger batch.
 
-A variation adds errors that are like the measured ones (wild bootstrap over blocks):
+A variation adds errors that are like the measured errors (wild bootstrap over blocks):
 
     x*_t = x_t + z_j e_t,    e_t = sqrt(m / (m - l)) (x_t - mean of the m steps around t)
 
-with one z_j from N(0, 1) per block j of l consecutive steps. The errors keep their size along the
-run and their dependence within a block, and the trend stays where it is; resampling blocks would
-move the steep fall of a gradient at the start of a run to other steps. The root makes up for the
-share l / m of a block's own error that its mean takes off.
+One z_j is drawn from N(0, 1) per block j of l consecutive steps. The errors keep their size along
+the run and their dependence within a block, and the trend does not move. Resampling blocks would
+move the steep fall of a gradient at the start of a run to other steps. The square root compensates
+for the share l / m of a block's own error that subtracting the mean removes.
 
 Wu: Jackknife, Bootstrap and Other Resampling Methods in Regression Analysis, 1986, Annals of
 Statistics. Shao: The Dependent Wild Bootstrap, 2010, Journal of the American Statistical
@@ -29,27 +29,32 @@ from largebatch.analysis.noise import Pairs
 from largebatch.studies.noise_of_run import LAST
 
 LONGEST = 20
-"""A block is at most 1/20 of the series. Longer blocks know the errors' size less well; shorter
-ones miss errors that last longer."""
+"""A block has at most 1 / LONGEST of the steps of the series. Longer blocks would estimate the size
+of the errors less precisely; shorter blocks would miss errors that last longer.
+"""
 
 EARLY = 4
-"""A block is at most 1/4 of the steps before it, as the gradient moves fastest at the start."""
+"""A block has at most 1 / EARLY of the number of steps before it, because the gradient changes
+fastest at the start of a run.
+"""
 
 REACH = 2
-"""The mean around a step reaches so many blocks to each side."""
+"""Number of blocks to each side over which the mean around a step is computed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoisePath:
-    """The variance and the squared norm along a run; later steps are like the last quarter.
+    """Hold the variance and the squared norm along a run; later steps are like the probe's last
+    quarter.
 
     >>> path = NoisePath.of([(8.0, 4.0), (8.0, 2.0), (8.0, 0.0), (8.0, 0.0)])
     >>> path.mean(0.5, 2.5), path.mean(4.0, 9.0)
     ((8.0, 2.0), (8.0, 0.0))
 
     Args:
-        variance_sums, sqnorm_sums: over the steps before step t, for t from 0 to the last.
-        last: (variance, sqnorm) of the steps that were not measured.
+        variance_sums, sqnorm_sums: Sums over the steps before step t, for t from 0 to the number of
+            steps.
+        last: Pair (variance, sqnorm) of the steps that were not measured.
     """
 
     variance_sums: tuple[float, ...]
@@ -58,7 +63,9 @@ class NoisePath:
 
     @classmethod
     def of(cls, series: Pairs) -> NoisePath:
-        """Return the path of a series of (variance, sqnorm), one pair per step, at least one."""
+        """Return the path of a series that has one pair (variance, sqnorm) per step, and at least
+        one step.
+        """
         pairs = np.asarray(series, dtype=np.float64)
         sums = np.concatenate([np.zeros((1, 2)), np.cumsum(pairs, axis=0)])
         variance, sqnorm = pairs[int(LAST * len(pairs)) :].mean(axis=0)
@@ -70,33 +77,33 @@ class NoisePath:
 
     @property
     def steps(self) -> int:
-        """How many steps were measured."""
+        """Number of measured steps."""
         return len(self.sqnorm_sums) - 1
 
     def mean(self, start: float, stop: float) -> tuple[float, float]:
         """Return the mean (variance, sqnorm) from `start` to `stop`, in base steps.
 
-        Fractions of a step count as such.
+        A fraction of a step counts by its length.
 
         Args:
-            start: at least 0.
-            stop: above `start`.
+            start: Start in base steps, at least 0.
+            stop: End in base steps, above `start`.
         """
         length = stop - start
         low, high = self._integral(start), self._integral(stop)
         return (high[0] - low[0]) / length, (high[1] - low[1]) / length
 
     def around(self, base_steps: float, width: float) -> tuple[float, float]:
-        """Return the mean (variance, sqnorm) over `width` base steps around one of them.
+        """Return the mean (variance, sqnorm) over `width` base steps around one base step.
 
-        At the start of the run the range is shorter, so that it has the given step in its middle.
+        At the start of the run, the range is shorter, so that the given step is in its middle.
 
         >>> NoisePath.of([(8.0, 4.0), (8.0, 2.0), (8.0, 0.0)]).around(0.0, 3.0)
         (8.0, 4.0)
 
         Args:
-            base_steps: the clock, at least 0; a whole number is a measured step.
-            width: in base steps, above 0.
+            base_steps: Clock in base steps, at least 0; a whole number is a measured step.
+            width: Width of the range in base steps, above 0.
         """
         middle = base_steps + 0.5
         half = min(width / 2.0, middle)
@@ -116,12 +123,12 @@ class NoisePath:
 
 
 def variations(series: Pairs, *, count: int, seed: int) -> Iterator[NoisePath]:
-    """Yield paths that differ from a series by errors like its own.
+    """Yield paths that differ from a series by random errors that are like its own errors.
 
     Args:
-        series: (variance, sqnorm) of each step, at least 3 steps.
-        count: how many paths.
-        seed: of the generator; the same seed gives the same paths.
+        series: Pair (variance, sqnorm) of each step, at least 3 steps.
+        count: Number of paths.
+        seed: Seed of the random generator; the same seed gives the same paths.
     """
     pairs = np.asarray(series, dtype=np.float64)
     lengths = block_lengths(len(pairs))
@@ -148,14 +155,17 @@ def block_lengths(steps: int) -> list[int]:
 
 
 def errors_of(pairs: Series, lengths: Sequence[int]) -> Series:
-    """Return by how much each step differs from the mean of the steps around it, times the root.
+    """Return how much each step differs from the mean of the steps around it, times the square
+    root.
+
+    The square root is the factor sqrt(m / (m - l)) in this module's description.
 
     >>> errors_of(np.array([[1.0], [1.0], [7.0], [1.0]]), [1, 1, 1, 1]).ravel().round(2).tolist()
     [-2.45, -1.73, 5.2, -2.45]
 
     Args:
-        pairs: [T, any], T at least 3.
-        lengths: of the blocks; their sum is T.
+        pairs: Array [T, any], with T at least 3.
+        lengths: Lengths of the blocks, whose sum is T.
     """
     block = np.repeat(lengths, lengths)
     steps = np.arange(len(pairs))

@@ -1,13 +1,16 @@
-"""Measure the gradient noise of a user's own run, and what larger batches would give.
+"""Measure the gradient noise of a user's own run, and forecast what larger batches would give.
 
-The steps are measured at the base batch, cut into PARTS micro-batches. Where noise dominates, the
-error of the squared norm has k / (k - 1) times the least variance that these samples allow: 2,
-1.33, 1.14 with 2, 4, 8 parts. On the built-in CNN and transformer 4 parts take 1.17 times the time
-of 2, and 8 parts 1.5 to 1.65 times (one core), so 4 give the most for their cost. Accumulating
-several base batches at the same weights would give more for each sample, since only gradients at
-the same weights can be compared; but such a step costs several steps' samples and moves the weights
-by one, so the probe would see a small part of the run, along which the noise scale moves. It is the
-remedy if there is no signal otherwise: `batch_size=`.
+The steps are measured at the base batch size, cut into PARTS micro-batches. If noise dominates, the
+variance of the estimated squared norm is k / (k - 1) times the smallest variance that these samples
+allow. The factor is 2, 1.33, 1.14 with k = 2, 4, 8 micro-batches. On the built-in CNN and
+transformer, 4 micro-batches take 1.17 times the time of 2 micro-batches, and 8 take 1.5 to 1.65
+times (one core). So 4 micro-batches give the best ratio of precision to cost.
+
+Accumulating several base batches at the same weights would give more precision per sample, because
+only gradients at the same weights can be compared. But such a step costs the samples of several
+steps and moves the weights only once. The probe would therefore see only a small part of the run,
+although the noise scale changes along the run. If the probe finds no noise scale, pass a larger
+`batch_size=` to accumulate several base batches per measured step.
 """
 
 from __future__ import annotations
@@ -46,36 +49,46 @@ def probe(
     batch_size: int | None = None,
     progress: StepCounter | None = None,
 ) -> ProbeResult:
-    """Train a copy of the model for a while and report what its gradient noise says about larger
-    batches.
+    """Train a copy of the model for some steps, and report what its gradient noise says about
+    larger batches.
 
         print(lb.probe(model, optimizer, lambda model, batch: ..., dataset, base_batch_size=64))
 
-    Call it at any point of a training run. Model, gradients, optimizer and random generators are
-    afterwards as they were.
+    `probe` can be called at any point of a training run. Afterwards, the model, its gradients, the
+    optimizer and the random generators are unchanged.
+
+    >>> import torch, largebatch as lb
+    >>> model = torch.nn.Linear(3, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    >>> loss = lambda model, x: model(x).square().mean()
+    >>> found = lb.probe(model, optimizer, loss, torch.randn(64, 3), base_batch_size=8, steps=20)
+    >>> found.steps, found.micro_batches
+    (20, 4)
 
     Args:
-        model: bare, or in DistributedDataParallel if several processes share the batch.
-        optimizer: with the learning rate that suits `base_batch_size`.
-        loss: (model, batch) -> mean loss of the batch, a scalar.
-        batches: a data set, tensors, or a loader, whose batches are cut into smaller ones; on
-            several ranks each has its own loader. An iterator is used up.
-        base_batch_size: b, samples of a step over all ranks, 2 or more.
-        steps: to train.
-        run_steps: steps of the whole run at the base batch, for the forecast, at least `steps`;
-            None is `steps`.
-        seed: of samples and intervals.
-        scale: how many times the base batch the lines to paste are for; None is the last doubling
-            that pays.
-        batch_size: samples of one measured step, at least the base batch, which is the default.
-            More give more signal per step, and the probe sees less of the run for its cost.
-        progress: called after each step.
+        model: Model to probe: a plain module, or one in DistributedDataParallel if several
+            processes share the batch.
+        optimizer: Optimizer of the model, with the learning rate that suits `base_batch_size`.
+        loss: Function (model, batch) -> mean loss of the batch, a scalar tensor.
+        batches: Data set, tensors, or a loader whose batches are cut into smaller ones. On several
+            ranks, each rank has its own loader. If `batches` is an iterator, the probe uses it up.
+        base_batch_size: Base batch size b: number of samples per step over all ranks, at least 2.
+        steps: Number of steps to train.
+        run_steps: Number of steps of the whole run at the base batch size, for the forecast, at
+            least `steps`; None is `steps`.
+        seed: Seed of the sample order and of the intervals.
+        scale: Multiple of the base batch size that the printed lines to paste use; None uses the
+            last doubling that pays.
+        batch_size: Number of samples in one measured step, at least the base batch size, which is
+            the default. A larger value gives a more precise estimate per step, but for the same
+            cost the probe sees less of the run.
+        progress: Function that is called with (steps done, total steps) after each step.
 
     Raises:
-        ValueError: before training, a number that is not whole or too small, fewer samples than a
-            step has, a run that is shorter than the probe, or a model that cannot be copied; in the
-            first step, a loss that is a sum.
-        NotFinite: training diverges.
+        ValueError: Before training: a number is not whole or is too small, the data has fewer
+            samples than a step needs, the run is shorter than the probe, or the model cannot be
+            copied. In the first step: the loss is a sum.
+        NotFinite: Training diverged.
     """
     run_steps = steps if run_steps is None else run_steps
     _check_run(steps=steps, run_steps=run_steps)
@@ -109,7 +122,7 @@ def probe_target(
     batch_size: int,
     progress: StepCounter | None,
 ) -> ProbeResult:
-    """Probe a model that may be trained; the arguments are those of `probe`."""
+    """Probe a model that may be trained; the arguments have the same meaning as in `probe`."""
     _check_arguments(
         base_batch_size=target.base_batch_size,
         batch_size=batch_size,
@@ -164,38 +177,38 @@ def _check_arguments(
     *, base_batch_size: int, batch_size: int, steps: int, run_steps: int, scale: int | None
 ) -> None:
     counts = (
-        ("base_batch_size", base_batch_size, 2, "samples, which are split into parts", 64),
+        ("base_batch_size", base_batch_size, 2, "samples", 64),
         ("batch_size", batch_size, 2, "samples", 4 * max(base_batch_size, 16)),
         ("steps", steps, 1, "optimizer steps", 400),
-        ("run_steps", run_steps, 1, "steps of the whole run at the base batch", 10_000),
+        ("run_steps", run_steps, 1, "steps of the whole run at the base batch size", 10_000),
         ("scale", 1 if scale is None else scale, 1, "base batches", 8),
     )
     for name, value, least, what, usual in counts:
         if not is_count(value, least=least):
             raise ValueError(
-                f"{name}={value!r} was given, but it is a whole number of {what}, {least} or "
-                f"more. lb.probe(..., {name}={usual})"
+                f"{name}={value!r} was given, but it must be a whole number of {what}, at least "
+                f"{least}. For example: lb.probe(..., {name}={usual})."
             )
     if batch_size < base_batch_size:
         raise ValueError(
-            f"A measured step has at least the base batch, {base_batch_size} samples; got "
-            f"batch_size={batch_size}. Leave it out, or use "
-            f"batch_size={4 * base_batch_size} for more signal a step."
+            f"batch_size={batch_size} was given, but a measured step needs at least "
+            f"base_batch_size={base_batch_size} samples. Remove batch_size, or pass "
+            f"batch_size={4 * base_batch_size} for a more precise estimate per step."
         )
 
 
 def _check_run(*, steps: int, run_steps: int) -> None:
-    """Refuse a run that is shorter than its probe, whose last steps it would never reach."""
+    """Raise an error if the run is shorter than its probe."""
     if is_count(run_steps, least=1) and is_count(steps, least=1) and run_steps < steps:
         raise ValueError(
-            f"run_steps={run_steps} was given, but the probe trains for steps={steps}, and it is "
-            "at most as long as the run that it forecasts. "
-            f"lb.probe(..., steps={run_steps}, run_steps={run_steps})"
+            f"run_steps={run_steps} was given, but the probe trains for steps={steps}, which must "
+            "not be more than the steps of the whole run. "
+            f"Pass lb.probe(..., steps={run_steps}, run_steps={run_steps})."
         )
 
 
 def _useful(trace: Trace, *, base_batch_size: int) -> Series | None:
-    """Return `useful_signal`; None if the steps were larger than those that the forecast is of."""
+    """Return `useful_signal`; None if the measured steps were larger than the base batch."""
     if trace.batch_size != base_batch_size:
         return None
     return useful_signal(trace.series, losses=trace.series_losses, lrs=trace.lrs)
@@ -216,6 +229,6 @@ def _blocks_of(trace: Trace, model: nn.Module, facts: Mapping[str, Any]) -> tupl
 
 
 def _with_class(model: nn.Module, name: str) -> str:
-    """Return a module's name with its class, or a parameter's name as it is."""
+    """Return a module's name with its class, or a parameter's name unchanged."""
     modules = dict(model.named_modules())
     return f"{name} ({type(modules[name]).__name__})" if name in modules else name

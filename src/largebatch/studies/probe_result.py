@@ -1,4 +1,4 @@
-"""What a probe found; printing it shows the report as text."""
+"""Hold the result of a probe, and print it as a text report."""
 
 from __future__ import annotations
 
@@ -21,40 +21,43 @@ from largebatch.studies.probe_values import BatchOutlook, Block
 from largebatch.studies.report_text import Section, interval, sections_text
 
 OVERSCALED = (
-    "As Adam scales the gradient, its noise cannot be told: parameters that are rarely used, such "
-    "as rows of an embedding, are divided by almost nothing when their turn comes, and hide all "
-    "others. Take what follows, from the bare gradient, as a rough guide."
+    "The noise of the preconditioned gradient (divided as Adam divides it) could not be measured. "
+    "Parameters that are rarely used, such as rows of an embedding, are divided by almost zero "
+    "when they are used, and this hides the noise of all other parameters. The numbers below come "
+    "from the raw gradient, so they are only a rough guide for Adam."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """The result of a probe; `print` shows it as text.
+    """Hold the result of a probe; `print` shows it as a text report.
 
     Args:
-        name: of the workload, or of the model's class.
-        command_name: by which `largebatch train` knows it; None where it does not.
-        optimizer: class name.
-        adam: whether the optimizer is of the Adam family.
-        preconditioned: whether noise scales are those of the gradient as Adam scales it; with Adam
-            they are not where its denominators are too small (`overscaled`). Blocks never are.
-        base_lr: learning rate of the first parameter group.
-        base_batch_size: b, in samples.
-        batch_size: samples of one measured step.
-        micro_batches: parts of one measured step, over all ranks.
-        ranks: processes that shared the batch.
-        dataset_size: samples in an epoch, where known.
-        steps: measured.
-        run_steps: of the whole run at the base batch.
-        seed: of weights, samples and intervals.
-        seconds: that the probe took.
-        noise: the noise scale that counts for the whole run, each base step alike.
-        pooled: the noise scale of all steps pooled, where large gradients count more.
-        along: the pieces of the probe.
-        bare_noise: where they are, the noise scale of the bare gradient over the run.
-        blocks: the parts of the model.
-        checks: what else was looked at.
-        outlook: what follows; None where the noise scale is unknown.
+        name: Name of the workload, or of the model's class.
+        command_name: Name of the workload for `largebatch train`; None if it has no such name.
+        optimizer: Class name of the optimizer.
+        adam: Whether the optimizer belongs to the Adam family.
+        preconditioned: Whether noise scales are those of the preconditioned gradient (divided as
+            Adam divides it). With Adam, `preconditioned` is False if Adam's denominators are too
+            small (`overscaled`). The noise scales of blocks are always those of the raw gradient.
+        base_lr: Learning rate of the first parameter group.
+        base_batch_size: Base batch size b in samples.
+        batch_size: Number of samples in one measured step.
+        micro_batches: Number of micro-batches in one measured step, over all ranks.
+        ranks: Number of processes that shared the batch.
+        dataset_size: Number of samples in one epoch; None if unknown.
+        steps: Number of measured steps.
+        run_steps: Number of steps of the whole run at the base batch size.
+        seed: Seed of weights, samples and intervals.
+        seconds: Duration of the probe in seconds.
+        noise: Noise scale that represents the whole run, where each base step has the same weight.
+        pooled: Noise scale of all steps pooled, where steps with a large gradient have more weight.
+        along: Pieces of the probe, in order.
+        bare_noise: Noise scale of the raw gradient over the run, if `preconditioned` is True; else
+            None.
+        blocks: Noise of the parts of the model.
+        checks: Findings of the checks.
+        outlook: Predictions for larger batches; None if the noise scale is unknown.
     """
 
     name: str
@@ -85,7 +88,7 @@ class ProbeResult:
 
 
 def sections_of_probe(result: ProbeResult) -> tuple[Section, ...]:
-    """Return the sections of the report, without those that have nothing to say."""
+    """Return the sections of the report, without sections that have no content."""
     sections = [
         _head(result),
         along_section(
@@ -130,26 +133,31 @@ def _outlook_sections(result: ProbeResult, outlook: BatchOutlook) -> list[Sectio
 def _head(result: ProbeResult) -> Section:
     part = result.steps / result.run_steps
     how = (
-        f"Trained a copy for {result.steps:,} steps of {result.batch_size:,} samples ({part:.0%} "
-        f"of a run of {result.run_steps:,} steps), each in {result.micro_batches} micro-batches"
+        f"The probe trained a copy of the model for {result.steps:,} steps of "
+        f"{result.batch_size:,} samples ({part:.0%} of a run of {result.run_steps:,} steps), each "
+        f"in {result.micro_batches} micro-batches"
         + (f" on {result.ranks} ranks" if result.ranks > 1 else "")
-        + f", {result.optimizer}, learning rate {result.base_lr:g}, {result.seconds:.1f} s. "
-        "Ranges in brackets hold with 95 %."
+        + f", with {result.optimizer} and learning rate {result.base_lr:g}, in "
+        f"{result.seconds:.1f} s. Brackets [...] are 95 % confidence intervals."
     )
     known = result.noise.estimate
     if known is None:
         return Section(title=f"Probe of {result.name}", paragraphs=(how, f"{result.noise}."))
-    which = " of the gradient as Adam scales it" if result.preconditioned else ""
-    which = " of the bare gradient" if result.adam and not result.preconditioned else which
+    which = " of the raw gradient" if result.adam else ""
+    if result.preconditioned:
+        which = " of the preconditioned gradient (divided as Adam divides it)"
     span = Range(value=known.noise_scale, low=known.low, high=known.high)
     found = (
-        f"Noise scale{which}: {interval(span)} samples, over the whole run. In a batch of that "
-        "size the gradient is as much signal as noise: much smaller batches are mostly noise, so "
-        "twice the batch is worth nearly two steps; much larger ones gain hardly anything."
+        f"Gradient noise scale{which}: {interval(span)} samples, over the whole run. The gradient "
+        "of a batch of this size is half signal, half noise. Much smaller batches are mostly "
+        "noise, so one step of twice the batch makes nearly as much progress as two steps. "
+        "Increasing a batch that is already much larger saves hardly any steps."
     )
     paragraphs = [how, found]
     if result.adam and not result.preconditioned:
         paragraphs.append(OVERSCALED)
     if result.bare_noise is not None:
-        paragraphs.append(f"The bare gradient's, without Adam: {scale_of(result.bare_noise)}.")
+        paragraphs.append(
+            f"Gradient noise scale of the raw gradient: {scale_of(result.bare_noise)} samples."
+        )
     return Section(title=f"Probe of {result.name}", paragraphs=tuple(paragraphs))

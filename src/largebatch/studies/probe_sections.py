@@ -1,4 +1,4 @@
-"""The sections of a probe's report, each from the part of the result that it is about."""
+"""Write the sections of a probe's report, each from one part of the result."""
 
 from __future__ import annotations
 
@@ -13,43 +13,44 @@ from largebatch.studies.report_text import Section, interval, number, sparkline
 
 CANNOT_KNOW = (
     (
-        "Momentum and curvature: the numbers are derived for plain SGD and add up all directions "
-        "alike. They say how much the noise allows, not which learning rate is still stable."
+        "Momentum and curvature: the numbers are derived for plain SGD and give all directions of "
+        "the gradient the same weight. They show how much the gradient noise limits the progress, "
+        "not which learning rate is stable."
     ),
-    "Generalization: they speak of the training loss a step, not of the error on new data.",
+    "Generalization: the numbers predict the training loss per step, not the error on new data.",
     (
         "Other settings: another learning rate, or the larger batch itself, leads to other "
-        "weights, which have another noise scale. Intervals do not include this."
+        "weights, which have another noise scale. The intervals do not include this."
     ),
     (
-        "Later training: what was not run is extrapolated, and the noise scale often rises. "
-        "Intervals do not include this either."
+        "Later training: steps that were not run are extrapolated, and the noise scale often "
+        "rises. The intervals do not include this."
     ),
     (
-        "Time: fewer steps are only faster where a larger batch takes less time than as many small "
-        "ones. Measure a step at both sizes on your hardware."
+        "Time: fewer steps save time only if one large batch takes less time than several small "
+        "batches. Time one step at both batch sizes on your hardware."
     ),
 )
 
 ADAM = (
-    "Adam: the theory is for plain SGD. That the square root of the gain is the right factor on "
-    "the learning rate is a rule of thumb without proof."
+    "Adam: the theory is for plain SGD. Multiplying the learning rate by the square root of the "
+    "gain is a rule of thumb without proof."
 )
 
 
 def scale_of(noise: NoiseOrReason) -> str:
-    """Return a noise scale for a table's cell."""
+    """Return a noise scale as the text of a table cell."""
     known = noise.estimate
     if known is None:
-        return "not enough signal"
+        return "unknown"
     return interval(Range(value=known.noise_scale, low=known.low, high=known.high))
 
 
 def along_section(
     along: Sequence[Stretch], *, pooled: NoiseOrReason, steps: int, run_steps: int
 ) -> Section:
-    """Return the noise scale along the run."""
-    heads = ("steps", "training loss", "noise scale, samples", "signal in the base batch")
+    """Return the section about the noise scale along the run."""
+    heads = ("steps", "training loss", "noise scale, samples", "share of signal in a base batch")
     rows = [_stretch(piece) for piece in along]
     bars = sparkline(
         [math.nan if p.noise.estimate is None else p.noise.estimate.noise_scale for p in along]
@@ -57,12 +58,12 @@ def along_section(
     notes = []
     if steps < run_steps:
         notes.append(
-            f"Steps {steps:,} to {run_steps:,} were not run; they are taken to be "
-            "like the last quarter of the probe."
+            f"Steps {steps:,} to {run_steps:,} were not run. They are assumed to be like the last "
+            "quarter of the probe."
         )
     notes.append(
-        "All steps pooled, where steps with a large gradient count more: "
-        f"{scale_of(pooled)}. What follows counts each step alike, as a run does."
+        "Noise scale of all steps pooled, which gives steps with a large gradient more weight: "
+        f"{scale_of(pooled)}. The predictions below give each step the same weight."
     )
     return Section(
         title=f"Along the run  {bars}".rstrip(), table=(heads, *rows), notes=tuple(notes)
@@ -79,9 +80,9 @@ def _stretch(piece: Stretch) -> tuple[str, ...]:
 
 
 def batches_section(outlook: BatchOutlook, *, base_batch_size: int, adam: bool) -> Section:
-    """Return what larger batches take."""
+    """Return the section about the learning rate, steps and samples of larger batches."""
     base = base_batch_size
-    heads = ("batch", "scale", "times the learning rate", "times the steps", "times the samples")
+    heads = ("batch", "scale", "learning rate (x base)", "steps (x base)", "samples (x base)")
     rows = [
         (
             f"{row.batch_size:,}",
@@ -94,19 +95,20 @@ def batches_section(outlook: BatchOutlook, *, base_batch_size: int, adam: bool) 
     ]
     if outlook.paying.value > base:
         pays = (
-            f"Doubling pays, that is saves a quarter of the steps or more, up to a batch of "
-            f"{interval(outlook.paying)}."
+            "Doubling the batch saves a quarter of the steps or more, up to a batch of "
+            f"{interval(outlook.paying)} samples."
         )
     else:
-        pays = f"Not even the first doubling of {base:,} saves a quarter of the steps."
+        pays = f"Even doubling the base batch of {base:,} saves less than a quarter of the steps."
     half = (
-        f"Half efficiency: twice the samples of the base batch at a batch of "
-        f"{interval(outlook.twice_base)}; twice the fewest samples that any batch needs at "
-        f"{interval(outlook.twice_fewest)}."
+        f"Half efficiency: with a batch of {interval(outlook.twice_base)} samples, the run needs "
+        "twice the samples of a run with the base batch. With a batch of "
+        f"{interval(outlook.twice_fewest)}, the run needs twice the smallest possible number of "
+        "samples."
     )
-    rate = ("With Adam the rate is multiplied by the square root of the gain: a rule of thumb.",)
+    rate = ("Adam's learning rate is multiplied by the square root of the gain: a rule of thumb.",)
     return Section(
-        title=f"Larger batches, beside the base batch of {base:,}, over the whole run",
+        title=f"Larger batches, compared with the base batch of {base:,}, over the whole run",
         table=(heads, *rows),
         notes=(pays, half, *(rate if adam else ())),
     )
@@ -115,7 +117,7 @@ def batches_section(outlook: BatchOutlook, *, base_batch_size: int, adam: bool) 
 def forecast_section(
     outlook: BatchOutlook, *, base_batch_size: int, run_steps: int, dataset_size: int | None
 ) -> Section:
-    """Return the forecasts of AdaScale."""
+    """Return the section about the forecasts of AdaScale."""
     heads = ("scale", "batch", "mean gain", "steps", "samples")
     samples = run_steps * base_batch_size
     base = ("1", f"{base_batch_size:,}", "1", number(run_steps), number(samples))
@@ -130,17 +132,19 @@ def forecast_section(
         for each in outlook.forecasts
     ]
     gain = (
-        "The gain is how many steps of the base batch one step is worth; the mean gain is "
+        "The gain is the number of base steps that one step counts as; the mean gain is "
         f"{number(run_steps)} / steps. The forecast runs AdaScale's rule along the noise measured "
-        "above. AdaScale decides from running averages: if the gradient's norm falls along the "
-        "run, they lag behind, and it takes more steps than the table above says."
+        "above. AdaScale decides from running averages. If the gradient's norm falls along the "
+        "run, the averages lag behind, and AdaScale takes more steps than the table above shows."
     )
     trust = (
-        "The forecast assumes that large batches come by the same weights after as many base "
-        "steps. So trust it for 2 times the batch more than for 32. At large lr / (1 - momentum), "
-        "noise keeps up a part of the gradient's norm, and a larger batch keeps up less of it. "
-        "AdaScale then takes fewer steps than the forecast: 154 for 189 in one of our tests. With "
-        "SGD at one learning rate, the lower end of the interval allows for this; else it does not."
+        "The forecast assumes that a large batch reaches the same weights after the same number "
+        "of base steps. The forecast is therefore more reliable at scale 2 than at scale 32. At "
+        "a large lr / (1 - momentum), a part of the gradient's norm is due to noise, and this "
+        "part is smaller for a larger batch. AdaScale then takes fewer steps than the forecast: "
+        "154 instead of 189 in one of our tests. With SGD at a constant learning rate, the "
+        "lower bound of the interval includes this effect. With other optimizers or several "
+        "learning rates, the interval does not include the effect."
     )
     notes = [gain, trust]
     largest = max((each.scale for each in outlook.forecasts), default=1)
@@ -148,39 +152,44 @@ def forecast_section(
     if beyond:
         size = "" if dataset_size is None else f" of {dataset_size:,} samples"
         notes.append(
-            f"Scales from {beyond[0]} on are left out: a batch of {beyond[0] * base_batch_size:,} "
-            f"is larger than the data set{size}, and nothing is known about it."
+            f"Scales of {beyond[0]} or more are left out, because a batch of "
+            f"{beyond[0] * base_batch_size:,} samples is larger than the data set{size}."
         )
     return Section(
-        title="AdaScale, which sets the rate as it goes: forecast for the whole run",
+        title=(
+            "Forecast for AdaScale, which sets the learning rate during training, over the "
+            "whole run"
+        ),
         table=(heads, base, *rows),
         notes=tuple(notes),
     )
 
 
 def blocks_section(blocks: Sequence[Block], *, adam: bool) -> Section:
-    """Return the noise of the parts of the model."""
-    heads = ("part of the model", "parameters", "of the noise", "its own noise scale")
+    """Return the section about the noise of the model's parts."""
+    heads = ("part of the model", "parameters", "share of the noise", "noise scale, samples")
     rows = [
         (block.name, f"{block.parameters:,}", f"{block.noise_share:.0%}", scale_of(block.noise))
         for block in blocks
     ]
     return Section(
-        title="Where the noise of the bare gradient is" if adam else "Where the noise is",
+        title="Noise of the raw gradient by part of the model"
+        if adam
+        else "Noise by part of the model",
         table=(heads, *rows),
     )
 
 
 def checks_section(findings: Sequence[Finding]) -> Section:
-    """Return the findings of the checks, the worst first."""
+    """Return the section with the findings of the checks, the worst first."""
     found = CheckUp(findings=tuple(findings)).worst_first
-    return Section(title="Checked", items=tuple(map(str, found)))
+    return Section(title="Checks of the run", items=tuple(map(str, found)))
 
 
 def limits_section(*, adam: bool) -> Section:
-    """Return what the numbers do not say."""
+    """Return the section about what the probe does not predict."""
     items = (ADAM, *CANNOT_KNOW) if adam else CANNOT_KNOW
-    return Section(title="What this cannot know", items=items)
+    return Section(title="What the probe cannot know", items=items)
 
 
 def paste_section(
@@ -192,7 +201,7 @@ def paste_section(
     preconditioned: bool,
     command_name: str | None,
 ) -> Section:
-    """Return lines to paste for a larger batch."""
+    """Return the section with lines to paste for a larger batch."""
     base, batch = base_batch_size, outlook.scale * base_batch_size
     method, rule = "adascale", "lb.AdaScale()"
     if adam:
@@ -206,7 +215,7 @@ def paste_section(
         title=f"To use a batch of {batch:,} ({outlook.scale} times the base batch)",
         code=(
             *(command if command_name else ()),
-            f"# {loop}, with two or more backward calls or ranks per step:",
+            f"# {loop}, with two or more backward calls per step, or two or more ranks:",
             f"control = lb.attach(model, optimizer, {rule}, {sizes})",
             f"if control.base_steps >= {run_steps}: break    # instead of a number of steps",
             "control.advance(scheduler)    # instead of scheduler.step(), if there is one",

@@ -1,4 +1,4 @@
-"""The parts of a probe's result: plain values, which `core.codec` writes and reads."""
+"""Define the values in a probe's result, which `core.codec` can write and read."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from largebatch.studies.gain_forecast import GainForecast, forecast_gain
 from largebatch.studies.noise_of_run import NoiseOrReason
 
 SCALES = (2, 4, 8, 32)
-"""Scales of the forecasts."""
+"""Scales for which the probe forecasts AdaScale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """A part of the model.
+    """Describe the noise of one part of the model.
 
     Args:
-        name: of its module.
-        parameters: how many numbers it holds.
-        noise_share: its share of the variance of one sample's gradient, over all steps.
-        noise: its own noise scale over the run.
+        name: Name of the module.
+        parameters: Number of elements in the parameters of the module.
+        noise_share: Share of this part in the variance of one sample's gradient, over all steps.
+        noise: Noise scale of this part over the run.
     """
 
     name: str
@@ -39,15 +39,16 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOutlook:
-    """What the noise scale of the whole run says about larger batches.
+    """Hold the predictions for larger batches that follow from the noise scale of the whole run.
 
     Args:
-        rows: the base batch and its doublings.
-        paying: the batch up to which a doubling saves a quarter of the steps or more.
-        twice_base: the batch that needs twice the samples of the base batch.
-        twice_fewest: the batch that needs twice the fewest samples of any batch.
-        forecasts: of AdaScale over the whole run, at batches that the data set holds.
-        scale: S of the lines to paste.
+        rows: Predictions for the base batch and its doublings.
+        paying: Batch size up to which a doubling saves a quarter of the steps or more.
+        twice_base: Batch size that needs twice the samples of the base batch.
+        twice_fewest: Batch size that needs twice the smallest number of samples of any batch.
+        forecasts: Forecasts of AdaScale over the whole run, at batch sizes up to the data set's
+            size.
+        scale: Scale S that the printed lines to paste use.
     """
 
     rows: tuple[BatchRow, ...]
@@ -69,17 +70,18 @@ def outlook_of(
     known_samples: int | None = None,
     useful: Series | None = None,
 ) -> BatchOutlook | None:
-    """Return what the noise scale of a run says about larger batches; None if it is unknown.
+    """Return the predictions for larger batches; None if the noise scale of the run is unknown.
 
     Args:
-        noise: of the whole run.
-        series: (variance, sqnorm) of each step of the probe, which `noise` comes from.
-        base_batch_size: b, in samples.
-        run_steps: of the run at the base batch.
-        scale: for the lines to paste; None is the last doubling that pays, at least 2.
-        seed: of the forecasts' intervals.
-        known_samples: of the data set, beyond which nothing is forecast; None if unknown.
-        useful: as in `forecast_gain`.
+        noise: Noise scale of the whole run.
+        series: Pair (variance, sqnorm) of each step of the probe, from which `noise` was computed.
+        base_batch_size: Base batch size b in samples.
+        run_steps: Number of steps of the run at the base batch size.
+        scale: Scale for the lines to paste; None uses the last doubling that pays, at least 2.
+        seed: Seed of the forecasts' intervals.
+        known_samples: Number of samples in the data set; larger batches are not forecast. None if
+            unknown.
+        useful: These arguments have the same meaning as in `forecast_gain`.
     """
     known = noise.estimate
     if known is None:

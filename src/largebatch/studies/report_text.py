@@ -1,4 +1,4 @@
-"""A study's report as sections of plain text, for which nothing needs to be installed."""
+"""Print a study's report as sections of plain text, without further dependencies."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from dataclasses import dataclass
 from largebatch.analysis.efficiency import Range
 
 WIDTH = 96
-"""Columns of the text."""
+"""Width of the text in columns."""
 
 BARS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A heading, paragraphs, a table (its first row the heads) and lines to paste or to list.
+    """Hold one section: a heading, paragraphs, a table, notes, a list and lines to paste.
 
     Args:
-        title: the heading.
-        paragraphs: above the table.
-        table: rows of cells; the first column is aligned to the left, the others to the right.
-        notes: paragraphs below the table.
-        items: a list.
-        code: lines to paste.
+        title: Heading of the section.
+        paragraphs: Paragraphs above the table.
+        table: Rows of cells, of which the first row is the header; the first column is
+            left-aligned, the other columns are right-aligned.
+        notes: Paragraphs below the table.
+        items: Items of a list.
+        code: Lines to paste.
     """
 
     title: str
@@ -48,7 +49,7 @@ def sections_text(sections: Sequence[Section]) -> str:
 
 
 def number(value: float) -> str:
-    """Return three significant digits, thousands apart, without an exponent.
+    """Return a number with three significant digits and thousands separators, without an exponent.
 
     >>> number(1234567.0), number(0.04567), number(math.inf)
     ('1,230,000', '0.0457', 'no limit')
@@ -60,7 +61,7 @@ def number(value: float) -> str:
 
 
 def interval(span: Range) -> str:
-    """Return a value with its interval, or the lower end alone if there is no upper one.
+    """Return a value with its interval, or only the lower bound if there is no upper bound.
 
     >>> interval(Range(value=4.0, low=3.0, high=6.0))
     '4 [3, 6]'
@@ -113,7 +114,7 @@ def _wrapped(paragraph: str, *, hanging: str = "  ") -> list[str]:
 
 
 def _aligned(table: tuple[tuple[str, ...], ...]) -> Iterator[str]:
-    """Yield rows whose columns are as wide as their widest cell."""
+    """Yield the rows of a table, with columns as wide as their widest cells."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         cells = [row[0].ljust(widths[0])]

@@ -1,4 +1,6 @@
-"""The training loop of every study: a controller's steps with a loss, until a condition holds."""
+"""Run the training loop of all studies: a controller's steps with a loss, until a condition
+holds.
+"""
 
 from __future__ import annotations
 
@@ -25,20 +27,22 @@ def train_until(
 ) -> NotFinite | None:
     """Train until the budget is used up, a condition holds, or training diverges.
 
-    Call it again with the same budget to go on where it stopped.
+    Another call with the same budget continues where the previous call stopped.
 
     Args:
-        control: of the run; it decides, steps and counts.
-        loss: (model, micro-batch) -> mean loss over its samples, a scalar.
-        budget: of the whole run; schedules are functions of the fraction of it that is used.
-        clip_norm: largest norm of the gradient; None for any.
-        during_backward: called with the step; its context surrounds the losses and backward calls.
-        after_backward: called with the step when its gradient is complete, before the weights move.
-        after_step: called when the weights have moved.
-        until: called last in each step; training stops if it returns True.
+        control: Controller of the run.
+        loss: Function (model, micro-batch) -> mean loss over its samples, a scalar tensor.
+        budget: Budget of the whole run; schedules are functions of the fraction that is used.
+        clip_norm: Largest norm of the gradient; None does not clip.
+        during_backward: Function that is called with the step; the context that it returns
+            surrounds the losses and backward calls.
+        after_backward: Function that is called with the step when its gradient is complete, before
+            the weights move.
+        after_step: Function that is called after the weights have moved.
+        until: Function that is called last in each step; training stops if it returns True.
 
     Returns:
-        The error that ended a run that diverged, else None.
+        The NotFinite error of a diverged run, or else None.
     """
     around = during_backward or nullcontext
     try:

@@ -1,20 +1,24 @@
-"""The part of a gradient's squared norm by which the loss falls, for runs with SGD.
+"""Compute the part of the gradient's squared norm that lowers the loss, for runs with SGD.
 
-The noise of the steps before keeps the weights away from the path that they would take without it.
-So it keeps up a part of the squared norm of the true gradient G. Plain SGD changes the loss by
+The noise of earlier steps keeps the weights away from the path that they would take without noise.
+A part of the squared norm of the true gradient G is therefore due to noise. Plain SGD changes the
+mean loss by
 
     E[change] = -lr |G|^2 + lr^2 / 2 (G'HG + tr(H Sigma) / B)
 
-in the mean, and noise alone keeps up |G|^2 = lr / 2 tr(H Sigma) / B. If G'HG is left out, then
+and the part of |G|^2 that is due to noise is lr / 2 tr(H Sigma) / B. If G'HG is neglected, the two
+parts are
 
-    useful part = fall of the loss per step / lr,    kept part = sqnorm - useful part
+    useful part = fall of the loss per step / lr,    noise part = sqnorm - useful part
 
-With momentum, lr / (1 - momentum) takes the place of lr. The kept part is proportional to lr / B.
-So in a run at S times the batch and r times the learning rate it is r / S times as large.
+With momentum, lr / (1 - momentum) replaces lr. The noise part is proportional to lr / B. In a run
+at S times the batch and r times the learning rate, the noise part is therefore r / S times as
+large.
 
-G'HG counts as kept, too. Near the largest stable learning rate it is not small, and the kept part
-comes out too large: the useful part is a lower bound, for the lower end of an interval alone.
-Weight decay moves the weights as well and is left out.
+This method counts G'HG as a part of the noise part. Near the largest stable learning rate, G'HG is
+not small, so the computed noise part is too large. The useful part is therefore a lower bound, and
+it is used only for the lower bound of an interval. The effect of weight decay, which also moves the
+weights, is neglected.
 """
 
 from __future__ import annotations
@@ -29,18 +33,22 @@ from largebatch.analysis.bootstrap import Series
 from largebatch.analysis.noise import Pairs
 
 REACH = 10
-"""Steps to each side over which the loss is averaged."""
+"""Number of steps to each side over which the loss is averaged."""
 
 EDGE = 5
-"""The same for the first and the last step, in the direction in which there are steps."""
+"""Number of steps over which the loss is averaged at the first and at the last step, on one side
+only.
+"""
 
 SURE = 2.0
-"""The kept part counts if it exceeds so many standard errors over the whole probe. The error is
-that of the loss over lr, which tells nothing about the kept part at small learning rates."""
+"""Smallest noise part over the whole probe, in standard errors, that counts as detected. The
+standard error is that of the loss divided by lr, so at a small learning rate no noise part is
+detected.
+"""
 
 
 def useful_signal(series: Pairs, *, losses: Sequence[float], lrs: Sequence[float]) -> Series | None:
-    """Return the useful part of each step's squared norm; None if no kept part is found.
+    """Return the useful part of each step's squared norm; None if no noise part is detected.
 
     >>> losses = [1.0 - 0.01 * t for t in range(40)]
     >>> useful = useful_signal([(8.0, 0.5)] * 40, losses=losses, lrs=[0.1] * 40)
@@ -48,9 +56,9 @@ def useful_signal(series: Pairs, *, losses: Sequence[float], lrs: Sequence[float
     [0.05, 0.05, 0.05]
 
     Args:
-        series: (variance, sqnorm) of each step, measured at the base batch.
-        losses: of the same steps.
-        lrs: effective learning rates of the same steps (see `effective_lr`); empty if unknown.
+        series: Pair (variance, sqnorm) of each step, measured at the base batch size.
+        losses: Training losses of the same steps.
+        lrs: Effective learning rates of the same steps (see `effective_lr`); empty if unknown.
     """
     rates = np.asarray(lrs, dtype=np.float64)
     if len(rates) != len(series) or len(rates) < 2 * EDGE or not (rates > 0.0).all():
@@ -62,9 +70,10 @@ def useful_signal(series: Pairs, *, losses: Sequence[float], lrs: Sequence[float
 
 
 def moving_means(losses: Sequence[float]) -> Series:
-    """Return the mean loss around the start of each step and the end of the last, T + 1 in all.
+    """Return the mean loss around the start of each step and around the end of the last step.
 
-    It reaches REACH steps to each side, or as many as there are on both sides, but at least EDGE.
+    The result has T + 1 values. Each mean covers REACH steps to each side. Near the ends it covers
+    as many steps as exist on both sides, but at least EDGE.
     """
     steps = len(losses)
     at = np.arange(steps + 1)
@@ -76,9 +85,10 @@ def moving_means(losses: Sequence[float]) -> Series:
 
 
 def effective_lr(optimizer: Optimizer) -> float | None:
-    """Return lr (1 - dampening) / (1 - momentum) of SGD; None for anything else.
+    """Return lr (1 - dampening) / (1 - momentum) of SGD; None for any other optimizer.
 
-    It is None as well if parameter groups differ in it, or if the optimizer maximizes.
+    The result is also None if parameter groups have different values, or if the optimizer
+    maximizes.
 
     >>> import torch
     >>> round(effective_lr(SGD([torch.zeros(1)], lr=0.05, momentum=0.9)), 6)
@@ -98,9 +108,11 @@ def _effective(group: dict[str, float]) -> float | None:
 
 
 def _error(losses: Sequence[float], means: Series, weights: Series) -> float:
-    """Return a bound on the standard error of the sum of `weights` times the steps' falls.
+    """Return a bound on the standard error of the sum over all steps of weight times fall of the
+    loss.
 
-    The sum is that of the first mean, the last one, and those between times the weights' changes.
+    The sum can be written with the first mean, the last mean, and the other means times the
+    differences of consecutive weights.
     """
     away = np.asarray(losses) - (means[:-1] + means[1:]) / 2.0
     change = float(weights[0] + weights[-1] + np.abs(np.diff(weights)).sum())

@@ -126,7 +126,7 @@ def test_more_samples_a_step_narrow_the_interval() -> None:
 
 
 def test_a_step_below_the_base_batch_is_refused() -> None:
-    with pytest.raises(ValueError, match="batch_size=128 for more signal"):
+    with pytest.raises(ValueError, match="batch_size=128 for a more precise estimate"):
         probe_workload(near(), steps=20, batch_size=16)
 
 
