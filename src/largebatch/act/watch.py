@@ -34,6 +34,7 @@ from largebatch.analysis.noise import (
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import GradientMoments, Reading
 from largebatch.measure.forwards import Samples
+from largebatch.measure.hook_check import check_hooks
 from largebatch.measure.meter import Meter
 from largebatch.measure.observer import Observer
 
@@ -96,6 +97,7 @@ class Watch:
         self._series: deque[tuple[float, float]] = deque(maxlen=steps)
         self._last: GradientMoments | None = None
         self._left_out = False  # whether the step in hand is
+        self._off = ""
         observer.open(MOMENTS)
         self._claims = [Claim(member, self) for member in members]
         self._hooks = StepHooks(
@@ -105,6 +107,14 @@ class Watch:
             refuse=self._refuse,
             abandon=self._begin,
         )
+
+    @classmethod
+    def off(cls, cause: str) -> Watch:
+        """Return a watch that measures nothing and has no hooks, for this cause."""
+        watch = cls.__new__(cls)
+        watch._off, watch._left_out, watch.dropped = cause, False, 0
+        watch._series, watch._last, watch._dataset_size = deque(), None, None
+        return watch
 
     exclusive = True
     """Whether no other control may act on the same optimizer."""
@@ -124,6 +134,8 @@ class Watch:
     @property
     def label(self) -> str:
         """What the estimate is of: the parts it comes from, how often, and whether it is exact."""
+        if self._off:
+            return f"nothing is measured: {self._off}"
         if self._last is None:
             return "nothing is measured yet"
         often = self.observer.schedule.words
@@ -166,6 +178,9 @@ class Watch:
 
         An exception of the user's own code inside the block goes on to the user.
         """
+        if self._off:
+            yield
+            return
         block = self.observer.part(samples=samples, weight=weight)
         entered = self._without_raising(block.__enter__)
         try:
@@ -184,6 +199,8 @@ class Watch:
 
     def close(self) -> None:
         """Take every hook off model and optimizer; the numbers stay."""
+        if self._off:
+            return
         self._hooks.close()
         for claim in self._claims:
             claim.release()
@@ -240,6 +257,8 @@ class Watch:
 
     def _without_raising(self, act: Callable[[], object]) -> bool:
         """Return whether it went without an error; else the step in hand is left out."""
+        if self._off:
+            return False
         try:
             act()
         except LargeBatchError as error:
@@ -310,6 +329,15 @@ def watch(
     check_batch_size(batch_size)
     _check_dataset_size(dataset_size, batch_size=batch_size)
     check_micro_batches(micro_batches)
+    try:
+        check_hooks()
+    except LargeBatchError as error:
+        warnings.warn(
+            f"lb.watch measures nothing in this run; the training is not changed. {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return Watch.off(str(error))
     observer = Observer(
         meter or Meter(model),
         batch_size=batch_size,

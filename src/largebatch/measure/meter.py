@@ -18,6 +18,7 @@ from largebatch.measure.complex_gradients import multiply_each
 from largebatch.measure.estimate import proportional_parts
 from largebatch.measure.examples.per_example import PerExample, part_source_of
 from largebatch.measure.full_gradient import FullGradient
+from largebatch.measure.hook_check import check_hooks
 from largebatch.measure.parameters import Parameters, bare, replica
 from largebatch.measure.ranks import Ranks
 from largebatch.measure.sharded import refuse_sharded
@@ -65,6 +66,7 @@ class Meter:
         group: dist.ProcessGroup | None = None,
         replicated: bool = False,
     ) -> None:
+        check_hooks()
         self.model = model
         refuse_sharded(model)
         self.replica = replica(model)
