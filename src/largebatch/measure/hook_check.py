@@ -26,7 +26,8 @@ Finding = str | None
 def check_hooks() -> None:
     """Check torch's autograd hooks on a tensor of two elements, the first time in each process.
 
-    The check takes less than 2 ms and draws no random number. All its tensors are on the CPU.
+    The check takes less than 2 ms of CPU time and draws no random number. All its tensors are on
+    the CPU.
 
     >>> check_hooks()
 
