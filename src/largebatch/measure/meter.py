@@ -106,7 +106,7 @@ class Meter:
                 f"{self.ranks.count} processes run, but the model is not in "
                 "DistributedDataParallel. Wrap the model: "
                 "model = torch.nn.parallel.DistributedDataParallel(model). If your own loop "
-                "averages the gradients over the ranks, pass meter=lb.Meter(model, replicated=True)."
+                "averages the gradients over the ranks, use meter=lb.Meter(model, replicated=True)."
             )
         self.replicated = replicated and self.ranks.count > 1 and self.replica is None
 
