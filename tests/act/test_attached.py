@@ -334,7 +334,7 @@ def test_parameters_that_the_optimizer_lacks_are_refused() -> None:
 
 def test_the_optimizer_of_another_model_is_refused() -> None:
     other = small_model()
-    with pytest.raises(ValueError, match="moves no parameter of this model"):
+    with pytest.raises(ValueError, match="contains no parameter of this model"):
         attached(small_model(), optimize=lambda _: sgd(other))
 
 

@@ -266,7 +266,7 @@ def test_a_meter_of_no_statistics_provides_none_and_two_of_one_name_are_refused(
     meter = Meter(model, statistics=[])
     meter.bind(torch.optim.SGD(model.parameters(), lr=0.1))
     assert meter.provides == frozenset()
-    with pytest.raises(ValueError, match="same moments"):
+    with pytest.raises(ValueError, match="the same name"):
         Meter(model, statistics=[SquaredNorms(), TemporalMoments()])
 
 

@@ -166,8 +166,8 @@ REFUSED = {
     "BatchNorm": (lambda: classifier(nn.BatchNorm1d(7)), {}, "batch normalization"),
     "compiled": (compiled, {}, r"torch\.compile"),
     "compiled in place": (compiled_in_place, {}, "is compiled"),
-    "submodules called directly": (classifier, {"call": in_turn}, "submodules are called directly"),
-    "one example": (classifier, {"batch": 1}, "has one example"),
+    "submodules called directly": (classifier, {"call": in_turn}, "calls submodules of the model directly"),
+    "one example": (classifier, {"batch": 1}, "has only one example"),
 }
 
 

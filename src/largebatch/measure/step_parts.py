@@ -247,7 +247,7 @@ class StepParts:
     def _check_counts(self, counts: Sequence[int], *, parts: int) -> None:
         """Check that all parameters got equally many gradients, if their number was not passed."""
         if self._given is None and any(0 < count < parts for count in counts):
-            self._refuse(counts, "but others got fewer, so the micro-batches cannot be separated")
+            self._refuse(counts, "but others got fewer, so micro-batches cannot be separated")
 
     def _check_number(self, counts: Sequence[int], *, parts: int, by_counts: bool) -> None:
         given, expected = self._given, self.expected
