@@ -115,7 +115,7 @@ def test_a_weight_out_of_range(door, weight) -> None:
     def tell(control: Any, at: int) -> Any:
         return getattr(control, door)(samples=SIZE, weight=weight if at else 1.0)
 
-    assert f"above 0; got {float(weight):g}" in loop.refused(ValueError, tell)
+    assert f"weight={float(weight):g} was given" in loop.refused(ValueError, tell)
     steps_on(loop)
 
 
@@ -123,7 +123,7 @@ def test_a_weight_out_of_range(door, weight) -> None:
 def test_samples_out_of_range(samples) -> None:
     loop = Loop()
     text = loop.refused(ValueError, lambda control, at: control.micro_batch(samples))
-    assert f"at least one sample; got {samples:g}" in text
+    assert f"samples={samples:g} was given, but a micro-batch has at least one sample" in text
     steps_on(loop)
 
 
@@ -240,7 +240,7 @@ def test_some_backward_calls_outside_of_part_blocks(inside) -> None:
     text = loop.refused(
         MicroBatchMissed, lambda control, at: control.part() if at == inside else None
     )
-    assert "1 backward calls of this step ran inside control.part(), and 1 outside" in text
+    assert "1 backward calls of this step ran inside control.part(), and 1 ran outside" in text
     steps_on(loop)
 
 
@@ -269,7 +269,7 @@ def refused_on_ranks(loop: Loop, kind: type[Exception], tell: Tell, said: str) -
 @check
 def a_weight_of_zero_on_one_rank() -> str:
     tell = on_rank_1(weights(2.0, 0), weights(2.0, 1.0))
-    said = "Rank 1 of 2: The weight of a micro-batch is a number above 0; got 0"
+    said = "Rank 1 of 2: weight=0 was given, but the weight of a micro-batch must be above 0"
     return refused_on_ranks(Loop(), LargeBatchError, tell, said)
 
 
@@ -361,7 +361,7 @@ def an_exception_that_is_no_error_of_the_library_on_one_rank() -> str:
     if loop.rank == 1:
         loop.control.observer._parts.sizes = breaks  # type: ignore[method-assign]
     text = loop.refused(LargeBatchError)
-    assert "Rank 1 of 2: Measuring failed in this step: TypeError" in text
+    assert "Rank 1 of 2: The gradients of this step could not be measured: TypeError" in text
     return text
 
 
@@ -372,7 +372,9 @@ def an_exception_in_the_parts_of_one_rank() -> str:
     if loop.rank == 1:
         loop.control.observer._parts._groups = lambda: 1 / 0  # type: ignore[method-assign]
     text = loop.refused(LargeBatchError)
-    assert "Rank 1 of 2: Measuring failed in this step: ZeroDivisionError" in text
+    assert (
+        "Rank 1 of 2: The gradients of this step could not be measured: ZeroDivisionError" in text
+    )
     return text
 
 

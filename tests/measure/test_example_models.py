@@ -394,7 +394,7 @@ NUMBERS = torch.randn(B, 4, generator=torch.Generator().manual_seed(0))
 REFUSED = {
     "coupled": (Coupled, NUMBERS, "depend on each other"),
     "tied by hand": (Outside, WORDS, "do not add up to the gradient of words.weight"),
-    "a matrix outside of modules": (Matrix, NUMBERS, "own got a gradient that comes from no call"),
+    "a matrix outside of modules": (Matrix, NUMBERS, "own got a gradient that does not come"),
     "its own dropout": (Drawing, NUMBERS, "draws random numbers"),
     "sequence first": (
         lambda: nn.Sequential(nn.Flatten(0, 0), First()),
@@ -433,7 +433,9 @@ def test_examples_of_two_numbers_in_one_backward_are_refused():
     def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return squared_loss(model, x, y) + squared_loss(model, x[:3], y[:3])
 
-    with pytest.raises(LargeBatchError, match="with 6 examples in a backward of 3"):
+    with pytest.raises(
+        LargeBatchError, match="with 6 examples, but other modules were called with 3"
+    ):
         watched(nn.Linear(4, 3), loss, NUMBERS, torch.ones(B))
 
 

@@ -128,7 +128,7 @@ def test_samples_that_do_not_add_up_to_the_batch_are_named_once() -> None:
     loop = Loop()
     (text,) = loop.step(doubled, [8] * 4)
     assert "batch_size=32 was given" in text
-    assert "of the first step are 64 over all ranks" in text
+    assert "64 samples were passed for the micro-batches of the first step over all ranks" in text
     assert loop.step(doubled, [8] * 4) == []
 
 

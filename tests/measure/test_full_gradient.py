@@ -295,7 +295,7 @@ def test_a_loss_that_is_no_mean_of_the_model_is_refused() -> None:
         lambda model, batch: loss(model, batch).item(),
         lambda model, batch: loss(model, batch).detach(),
     ):
-        with pytest.raises(ValueError, match="gives no scalar with the graph"):
+        with pytest.raises(ValueError, match="did not return a scalar with a graph"):
             sqnorm(FullGradient(DATA, wrong), small_model())
     other = small_model(1)
     with pytest.raises(LargeBatchError, match="No parameter of the optimizer got a gradient"):

@@ -460,7 +460,7 @@ def test_flat_refuses_a_second_zero_grad_and_mixed_types():
     train(control, loss=class_loss, steps=2)  # on from there, with gradients back in the buffer
     mixed = classifier()
     mixed[2].double()
-    with pytest.raises(ValueError, match="2 kinds"):
+    with pytest.raises(ValueError, match="2 combinations"):
         Meter(mixed, tap=Flat()).bind(torch.optim.SGD(mixed.parameters(), lr=0.1))
 
 

@@ -26,8 +26,8 @@ class Backward:
 
     Attributes:
         after: Number of the step's forward passes before the backward call began.
-        outer: The backward call around this one, as in reentrant checkpointing; None if there is
-            none.
+        outer: The backward call in which this backward call is nested, as in reentrant
+            checkpointing; None if it is not nested.
         forwards: Numbers of the forward passes whose outputs the backward call started from.
         indices: Index of each parameter that got a gradient, in the order of the gradients.
         order: Largest number of gradients per parameter in the step so far, over the parameters of
@@ -54,7 +54,7 @@ class Backward:
 
     @property
     def root(self) -> Backward:
-        """Return the outermost backward call around this one, or this one itself."""
+        """Return the outermost backward call in which this backward call is nested, or itself."""
         return self if self.outer is None else self.outer.root
 
 
@@ -76,7 +76,7 @@ def groups_of(backwards: Sequence[Backward], *, forwards: int) -> list[Group]:
         forwards: Number of forward passes of the step.
 
     Raises:
-        MicroBatchMissed: Some backward calls ran inside the user's blocks and others outside. Or
+        MicroBatchMissed: Some backward calls ran inside the user's blocks and others outside, or
             only some parts have backward calls that started from no forward pass.
     """
     if any(one.block is not None for one in backwards):
@@ -107,7 +107,7 @@ def is_plain(groups: Sequence[Group], *, forwards: int) -> bool:
 
 
 def needs_sum(group: Group) -> bool:
-    """Return whether a parameter got several gradients in the part, but their sum is missing."""
+    """Return whether a parameter got several gradients in the part whose sum was not computed."""
     seen: dict[int, int] = {}
     for backward in group:
         filling = backward.filling
@@ -122,7 +122,7 @@ def needs_sum(group: Group) -> bool:
 def differ_in_parameters(groups: Sequence[Group]) -> bool:
     """Return whether two parts each use a parameter that the other does not use.
 
-    Parts in the user's blocks are not compared; the result is then False.
+    If the parts are in the user's blocks, they are not compared and the result is False.
     """
     if any(one.block is not None for group in groups for one in group):
         return False

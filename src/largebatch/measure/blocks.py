@@ -1,8 +1,9 @@
 """Measure the moments of the gradient in each block of a model's parameters.
 
-They show which blocks the gradient's noise comes from. The squared norm of the gradient is the sum
-of the squared norms of its blocks. The same holds for the variance, so the moments of the whole
-gradient are the sum of the moments of its blocks.
+The moments of the blocks show which blocks the gradient's noise comes from. The squared norm of the
+gradient is the sum of the squared norms of its blocks, and the variance of the gradient is the sum
+of the variances of its blocks. So the moments of the whole gradient are the sum of the moments of
+its blocks.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def blocks_of(names: Sequence[str]) -> tuple[str, ...]:
 class BlockNorms:
     """Measure the moments of the raw gradient, and those of each block of its parameters.
 
-    The moments of the whole gradient are those of `SquaredNorms`. The taps `LeafHooks` and
-    `Detached` support this statistic; `Flat` does not.
+    For the whole gradient, `BlockNorms` and `SquaredNorms` give the same moments. The taps
+    `LeafHooks` and `Detached` support this statistic; `Flat` does not.
 
     >>> import largebatch as lb
     >>> import torch

@@ -19,20 +19,21 @@ from largebatch.measure.sums import Sums
 class CoordinateNoiseScale:
     """Measure the largest ratio variance_j / g_j^2 over the gradient's coordinates j, in samples.
 
-    Instead of the largest ratio, a quantile of the ratios can be measured. A ratio 0/0 is left out,
+    A quantile of the ratios can be measured instead of the largest ratio. A ratio 0/0 is left out,
     and a ratio x/0 is infinite.
 
     The variance of one sample's coordinate is estimated by the formula of `moments_of_parts` from
-    L_j = sum_i p_i g_ij^2 over the parts i (usually micro-batches) with shares p_i. The estimate is
-    unbiased for each j, but the maximum of the estimates is biased upwards. The ratio
+    L_j = sum_i p_i g_ij^2 over the parts i (usually micro-batches) with shares p_i. The variance
+    estimate is unbiased for each j, but the maximum ratio over all j is biased upwards. The ratio
     variance_j / g_j^2 falls as g_j^2 / L_j rises, so only the minimum of g_j^2 / L_j is computed.
 
     The real and the imaginary part of a complex element are two coordinates.
 
     In measured steps there is an overhead: one additional pass over each part's gradient, memory
     for up to three gradients, two passes over the ratios for a quantile below 1, and a few host
-    syncs. With several processes, one all-reduce of the gradient's size in float32 is added. It
-    follows the step's own all-reduce, which detects ranks that disagree about what is measured.
+    syncs. With several processes, there is one additional all-reduce of the gradient's size in
+    float32. This all-reduce comes after the step's usual all-reduce, which detects ranks that
+    disagree about what is measured.
 
     With `examples=lb.PerExample()` the parts are single examples.
 
@@ -47,7 +48,7 @@ class CoordinateNoiseScale:
 
     Args:
         quantile: Fraction of the coordinates whose ratio is at most the returned ratio, in (0, 1].
-            With 1, the largest ratio is returned.
+            A quantile of 1 returns the largest ratio.
 
     Raises:
         ValueError: The quantile is outside (0, 1], or the parameters are on several devices.
@@ -161,9 +162,9 @@ def ratio_at(ratio: Tensor, *, quantile: float) -> Tensor:
 def _ranked(ratio: Tensor, *, part: float) -> Tensor:
     """Return element floor(part n), counted from 0, of n finite ratios in rising order.
 
-    If n is 0, the result is infinite. The bits of a float that is not negative rise with its value.
-    So the ratios are counted in bins by their first 16 bits, and only the bin of the element is
-    sorted.
+    If there is no finite ratio, the result is infinite. The bits of a float that is not negative
+    rise with its value. So the ratios are counted in bins by their first 16 bits, and only the bin
+    of the requested element is sorted.
     """
     bits = ratio.view(torch.int64 if ratio.dtype is torch.float64 else torch.int32)
     bins = bits >> (8 * ratio.element_size() - 16)

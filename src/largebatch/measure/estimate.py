@@ -1,10 +1,10 @@
 """Estimate the moments of the gradient without bias from the parts of one step.
 
 All functions are pure formulas of floats. A part is a gradient that is measured separately within a
-step, usually that of a micro-batch. Part i has the gradient g_i and the weight w_i. Its share of
-the step's gradient g = sum p_i g_i is p_i = w_i / W. It averages u_i units, which are samples or
-tokens. If one unit's gradient has the variance v, then E|g_i|^2 = |G|^2 + v / u_i. It follows
-exactly and for any shares that
+step, usually that of a micro-batch. Part i has the gradient g_i and the weight w_i. The share of
+part i in the step's gradient g = sum p_i g_i is p_i = w_i / W. The gradient g_i is a mean over u_i
+units, which are samples or tokens. If one unit's gradient has the variance v and the mean G, then
+E|g_i|^2 = |G|^2 + v / u_i. The following equation is exact for any shares:
 
     E[ sum p_i |g_i|^2 - |g|^2 ] = v * (sum p_i / u_i - sum p_i^2 / u_i).
 

@@ -49,8 +49,8 @@ class SeenStep:
 def try_examples(meter: Meter, examples: PerExample, seen: SeenStep) -> int:
     """Measure the examples of the step on a copy of the model, and return their number.
 
-    The copy shows which dimension of each module's input is the examples; `examples` uses this
-    result, too.
+    The copy shows which dimension of each module's input is the examples, and `examples` stores
+    this result.
 
     Args:
         meter: The meter, which is bound to the model and the optimizer.
@@ -171,7 +171,7 @@ def _replace(
 ) -> Callable[[tuple[Tensor | None, ...]], tuple[Tensor | None, ...]]:
     """Return a hook that replaces the gradient of output `number` of a node.
 
-    The gradient is replaced even if another output of the model was computed from this one.
+    The gradient is replaced even if another output of the model was computed from output `number`.
     """
 
     def hook(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:

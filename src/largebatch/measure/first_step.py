@@ -59,7 +59,7 @@ def check_first_step(
 
     Raises:
         LargeBatchError: The batch size is wrong by a factor that is the number of ranks, the number
-            of micro-batches or the product of both. Or hooks reduced the gradients before they
+            of micro-batches or the product of both, or hooks reduced the gradients before they
             could be measured.
         RanksDisagree: The weights differ between the ranks.
     """

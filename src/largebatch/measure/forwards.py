@@ -33,7 +33,7 @@ class Forwards:
 
     Args:
         model: The outermost module: DistributedDataParallel, a compiled module, or the plain model.
-        samples: Function that counts the samples of a forward pass. The default is the first
+        samples: Function that counts the samples of a forward pass; None uses the size of the first
             dimension of the first tensor argument.
         reached: Function that is called during a backward call with the number of the forward pass
             that the backward call started from.
@@ -183,7 +183,8 @@ class Forwards:
     def _ignored(self) -> bool:
         """Return whether a forward pass must not be counted.
 
-        Such a pass recomputes a checkpointed segment, or a transform of torch.func runs it.
+        A pass is not counted if it recomputes a checkpointed segment, or if a transform of
+        torch.func runs it.
         """
         if self.paused or torch._C._current_graph_task_id() != -1:
             return True

@@ -7,8 +7,9 @@ the micro-batches j = r, r + R, ..., and one all-reduce adds up. Micro-batch j h
 and the same random draws for any number of ranks. So the norm equals that of one process up to
 rounding, even if modules draw random numbers or normalize over the micro-batch.
 
-Umeda, Iiduka, 2025, arXiv 2508.05302, compare the norm with a threshold. Their program also makes
-its pass in training mode, but its pass changes the running statistics of batch normalization.
+Umeda, Iiduka, 2025, arXiv 2508.05302, compare the norm with a threshold. The authors' program also
+makes its pass in training mode, but that pass changes the running statistics of batch
+normalization.
 """
 
 from __future__ import annotations

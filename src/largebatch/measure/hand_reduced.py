@@ -3,7 +3,7 @@
 Let C_r be the sum of the gradients that autograd computed on rank r, and g the gradient that the
 optimizer gets. If the loop averages or sums the gradients over the ranks, and perhaps clips or
 unscales all of them together, then g = q sum_r C_r. The factor q is 1 / ranks for a mean and 1 for
-a sum, times the factor of clipping or unscaling. It is
+a sum, times the factor of clipping or unscaling. The factor is computed as
 
     q = |g|^2 / sum_r <C_r, g>,
 

@@ -28,7 +28,7 @@ def resident() -> int:
 def peak_of(work: Callable[[], object]) -> int:
     """Return the peak of this process's memory, in bytes, while it runs `work`.
 
-    Outside Linux the peak cannot be reset, so the peak since the process began is returned.
+    Outside Linux, the peak since the process began is returned, because the peak cannot be reset.
 
     >>> peak_of(lambda: bytearray(50_000_000)) > 50_000_000
     True
@@ -44,9 +44,9 @@ def peak_of(work: Callable[[], object]) -> int:
 
 
 def available() -> int | None:
-    """Return the bytes of memory that are free in the system and in its container.
+    """Return the bytes of memory that are free in the system or its container, whichever is less.
 
-    The smaller of both numbers is returned, or None if both are unknown.
+    The result is None if neither number is known.
     """
     known = [left for left in (_of_system(), *_of_container()) if left is not None]
     return max(min(known), 0) if known else None

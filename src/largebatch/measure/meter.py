@@ -50,23 +50,24 @@ class Meter:
 
     Args:
         model: The model, with or without DistributedDataParallel around it.
-        statistics: The statistics that rules may request. The default is `SquaredNorms()` and, if
-            the optimizer is SGD, Adagrad or of the Adam family, `PreconditionedNorms()`. Only
-            statistics that a rule requests are computed.
-        tap: The object that observes gradients. The default is `LeafHooks()`.
-        examples: `PerExample()` measures single examples in place of micro-batches and ranks. It
-            has its own statistics; only `CoordinateNoiseScale()` may be added to them.
+        statistics: The statistics that rules may request. By default, `SquaredNorms()` is used and,
+            if the optimizer is SGD, Adagrad or of the Adam family, also `PreconditionedNorms()`.
+            Only statistics that a rule requests are computed.
+        tap: The object that observes gradients, by default `LeafHooks()`.
+        examples: `PerExample()` measures single examples in place of micro-batches and ranks.
+            `PerExample()` has its own statistics, to which only `CoordinateNoiseScale()` may be
+            added.
         full: The data set whose full gradient is computed in the steps in which a rule requests it.
-        group: The process group that shares the batch. The default is the process group of the
-            model's DistributedDataParallel.
+        group: The process group that shares the batch, by default the process group of the model's
+            DistributedDataParallel.
         replicated: Whether your own code averages or sums the gradients over the ranks between the
             last backward call and `optimizer.step()`, in place of DistributedDataParallel. In the
             first step the weights of all ranks are compared. Only `lb.attach` and `lb.watch`
-            support it.
+            support `replicated=True`.
 
     Raises:
-        ValueError: Several processes run, but the model is not replicated. Or the model has sharded
-            parameters. Or `examples` is combined with another tap, with other statistics or with a
+        ValueError: Several processes run but the model is not replicated, the model has sharded
+            parameters, or `examples` is combined with another tap, with other statistics or with a
             compiled model.
         LargeBatchError: The autograd hooks of the installed torch version do not behave as this
             package requires.
@@ -118,12 +119,12 @@ class Meter:
 
     @property
     def least_parts(self) -> int:
-        """Return the least number of parts per step, over all ranks, for the statistics."""
+        """Return the least number of parts, over all ranks, that the statistics need per step."""
         return 2 if any(statistic.parts for statistic in self.statistics) else 1
 
     @property
     def least_samples(self) -> int:
-        """Return the least number of samples per step, over all ranks, for the statistics."""
+        """Return the least number of samples, over all ranks, that the statistics need per step."""
         return self.part_source.counts.least_samples(self.least_parts)
 
     @property

@@ -1,7 +1,7 @@
 """Copy a model and its inputs, for forward passes that must not change the training.
 
 A forward pass may change more than the buffers: weights, Python attributes, the module's own random
-generators, or its inputs. Therefore such a forward pass runs on a copy.
+generators, or its inputs. Therefore a forward pass that must leave no trace runs on a copy.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 def copy_of_model(model: nn.Module) -> tuple[nn.Module, Mapping[int, Any]]:
     """Return a copy of a model, and a mapping from the `id` of each copied object to its copy.
 
-    The copy shares no tensor and no generator with the model. It keeps the hooks that torch itself
-    registers, for example in `torch.nn.utils.spectral_norm`. It does not keep the user's hooks,
-    because they would run one more time.
+    The copy shares no tensor and no generator with the model. The copy keeps the hooks that torch
+    itself registers, for example in `torch.nn.utils.spectral_norm`. The copy does not keep the
+    user's hooks, because they would run one more time.
 
     Raises:
         LargeBatchError: An object in the model cannot be copied, or there is not enough memory.

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 def keep_module_state(model: nn.Module, *, also: Sequence[Tensor] = ()) -> Iterator[None]:
     """Restore the modes and the buffers of all modules bit by bit when the context ends.
 
-    The tensors in `also` are restored, too. They are also restored after an error.
+    The tensors in `also` are restored, too. Modes, buffers and tensors are also restored after an
+    error.
 
     >>> norm = nn.BatchNorm1d(1)
     >>> with keep_module_state(norm):

@@ -38,11 +38,11 @@ class Observer:
     Args:
         meter: The meter; its tap must be `LeafHooks`.
         batch_size: Number of samples in one optimizer step over all ranks.
-        micro_batches: Number of micro-batches per step on each rank. If omitted, it is inferred
-            from the first step.
-        samples: Function (args, kwargs) of the model's forward pass -> number of samples in it. If
-            omitted, micro-batches have equal numbers of samples, unless the user passes the samples
-            of each micro-batch.
+        micro_batches: Number of micro-batches per step on each rank; None infers the number from
+            the first step.
+        samples: Function (args, kwargs) of the model's forward pass -> number of samples in it.
+            None assumes that micro-batches have equal numbers of samples, unless the user passes
+            the samples of each micro-batch.
         reduction: "mean" if the loss of each rank is a mean over its own samples, as usual; "sum"
             if the loss is divided by the samples, or tokens, of all ranks.
         chooses: Whether another meter may replace `meter` if the loop makes one backward call per
@@ -50,12 +50,12 @@ class Observer:
         looks_only: Whether no decision depends on the measurement.
 
     Attributes:
-        skipped: Function that returns whether a gradient scaler skipped the last step. It is called
-            if gradients were cleared within a step. None means that no scaler is used.
+        skipped: Function that returns whether a gradient scaler skipped the last step, called if
+            gradients were cleared within a step. None means that no scaler is used.
 
     Raises:
-        ValueError: The meter has another tap, which works only in `lb.Controller`. Or `reduction`
-            is neither "mean" nor "sum".
+        ValueError: The meter has a tap other than `LeafHooks`, or `reduction` is neither "mean" nor
+            "sum".
     """
 
     def __init__(
@@ -198,8 +198,9 @@ class Observer:
             problem: An error that the caller found on this rank.
 
         Raises:
-            MicroBatchMissed: The number of backward calls differs from `micro_batches`. Or the
-                gradients were not cleared after the last step, or were changed within this step.
+            MicroBatchMissed: The number of backward calls differs from `micro_batches`, the
+                gradients were not cleared after the last step, or the gradients were changed within
+                this step.
             NoVariance: Each step so far had one part, which has no variance.
             LargeBatchError: The parameters got different numbers of gradients, or the batch size
                 differs from the samples in the first step.

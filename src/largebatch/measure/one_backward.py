@@ -2,15 +2,17 @@
 
 A single gradient has no variance, but the gradients of single examples have one. `PerExample`
 measures single examples in some of the steps, if the examples do not depend on each other. The
-first step gives no estimate. At its end, before any weight changes, it is repeated on a copy of the
-model (module `examples_trial`). So a model that cannot be measured is detected in the first step.
-If no decision depends on the measurement, pairs of consecutive steps measure such a model.
+first step gives no estimate. At the end of the first step, before any weight changes, the step is
+repeated on a copy of the model (module `examples_trial`). So a model that cannot be measured is
+detected in the first step. If no decision depends on the measurement, pairs of consecutive steps
+measure a model whose single examples cannot be measured.
 
 With batch normalization the examples depend on each other. The variance of each example's share of
-the gradient is up to 4.6 times the true variance (`experiments/batch_norm_rows`). So these shares
-are used neither for decisions nor for display. In the same experiment, pairs of steps gave noise
-scales that were 1.5 times too large in the median, and 1.03 times too large at a tenth of the
-learning rate. The bias depends on the learning rate, so no decision uses pairs of steps.
+the gradient is up to 4.6 times the true variance (`experiments/batch_norm_rows`). So shares of
+examples under batch normalization are used neither for decisions nor for display. In the same
+experiment, pairs of steps gave noise scales that were 1.5 times too large in the median, and 1.03
+times too large at a tenth of the learning rate. The bias depends on the learning rate, so no
+decision uses pairs of steps.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Parameters:
 
         Args:
             model: The model, whose names of the parameters are used.
-            optimizer: The optimizer. Its frozen parameters are left out.
+            optimizer: The optimizer, whose frozen parameters are left out.
 
         Raises:
             ValueError: The optimizer lacks a trainable parameter of the model, or has no parameter
@@ -66,9 +66,10 @@ class Parameters:
 
     @property
     def real_dtype(self) -> torch.dtype:
-        """Return the type in which gradients are summed: float64 or float32.
+        """Return the type in which gradients are summed.
 
-        It is float64 if one of the parameters has the type float64 or complex128.
+        The type is float64 if one of the parameters has the type float64 or complex128, and float32
+        otherwise.
         """
         wide = any(t.dtype in (torch.float64, torch.complex128) for t in self.tensors)
         return torch.float64 if wide else torch.float32
@@ -76,8 +77,8 @@ class Parameters:
     def split_real(self, row: Tensor) -> list[Tensor]:
         """Return for each parameter a view into a row of all real numbers.
 
-        The view has the shape of `as_real(parameter)`. For a complex parameter it has an additional
-        last dimension of size 2.
+        The view has the shape of `as_real(parameter)`. The view of a complex parameter has an
+        additional last dimension of size 2.
         """
         pieces = row.split(self._sizes())
         return [
@@ -97,7 +98,8 @@ class Parameters:
 def replica(model: nn.Module) -> nn.parallel.DistributedDataParallel | None:
     """Return the DistributedDataParallel module around a model, or None if there is none.
 
-    It is also found inside the wrappers of `torch.compile` and of Lightning's `fabric.setup`.
+    The DistributedDataParallel module is also found inside the wrappers of `torch.compile` and of
+    Lightning's `fabric.setup`.
     """
     model = _unwrapped(model)
     return model if isinstance(model, nn.parallel.DistributedDataParallel) else None

@@ -50,7 +50,7 @@ class PartCounts(Protocol):
 
         Args:
             count: Expected number of backward calls.
-            sizes: Expected number of samples in each of them; empty if the user passed none.
+            sizes: Expected number of samples in each backward call; empty if the user passed none.
 
         Raises:
             LargeBatchError: The number or the sizes of the observed backward calls differ.

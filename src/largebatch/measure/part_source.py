@@ -1,8 +1,8 @@
 """Define what the parts of a step are: whole backward calls, or the examples in them.
 
 A part is a gradient that is measured separately within a step. A meter uses one `PartSource` for
-everything that depends on the parts. In each step it calls `open`, and then `begin`, `end` and
-`release` for each backward call.
+everything that depends on the parts. In each step the meter calls `open`, and then `begin`, `end`
+and `release` for each backward call.
 """
 
 from __future__ import annotations

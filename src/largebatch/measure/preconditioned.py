@@ -21,23 +21,25 @@ from largebatch.measure.sums import Sums
 class PreconditionedNorms:
     """Measure the moments of the preconditioned gradient, which is divided by sqrt(v) + eps.
 
-    v is Adam's average of squared gradients before this step. With `amsgrad`, v is its running
-    maximum. For Adagrad, v is the mean of the squared gradients: Adagrad divides by the root of
-    their sum, but the factor sqrt(steps) changes no noise scale, and with the mean the moments of
-    different steps can be averaged. SGD does not divide, so its moments are those of the raw
-    gradient.
+    v is Adam's average of squared gradients before this step. With `amsgrad`, v is the running
+    maximum of Adam's average. For Adagrad, v is the mean of the squared gradients: Adagrad divides
+    by the root of their sum, but the factor sqrt(steps) changes no noise scale, and with the mean
+    the moments of different steps can be averaged. SGD does not divide, so its moments are those of
+    the raw gradient.
 
-    A parameter that has taken fewer than `WARM` steps is left out, because its v is still
-    uncertain. If all parameters are left out, the moments are None. So the scale of the loss never
-    enters an average, even if a layer begins to train late. Only eps has the unit of a gradient. If
-    sqrt(v) is not far above eps, both the optimizer step and these moments depend on the scale of
-    the loss. RAdam does not divide in its first 5 steps. For a small beta2, RAdam begins to divide
-    later than this statistic, and for beta2 of 2/3 or less RAdam never divides.
+    A parameter that has taken fewer than `WARM` steps is left out, because v of the parameter is
+    still uncertain. If all parameters are left out, the moments are None. So the scale of the loss
+    never enters an average of moments, even if a layer begins to train late. Only eps has the unit
+    of a gradient. If sqrt(v) is not far above eps, the optimizer step and the preconditioned
+    moments depend on the scale of the loss. RAdam does not divide in its first 5 steps. For a small
+    beta2, RAdam begins to divide later than this statistic, and for beta2 of 2/3 or less RAdam
+    never divides.
 
-    `RARE` times the mean of v over the parameter is added to v. Otherwise an element that rarely
-    gets a gradient, such as the embedding of a rare word, is divided by almost zero and dominates
-    the sum. In single steps of a small transformer, one element was 130 times the sum of all other
-    elements. It is not proven that these moments should set Adam's learning rate.
+    `RARE` times the mean of v over the parameter is added to v. Without this addition, an element
+    that rarely gets a gradient, such as the embedding of a rare word, is divided by almost zero and
+    dominates the sum. In single steps of a small transformer, one element was 130 times the sum of
+    all other elements. There is no proof that the preconditioned moments should set Adam's learning
+    rate.
 
     >>> import largebatch as lb
     >>> model = torch.nn.Linear(2, 1)
@@ -133,7 +135,7 @@ class PreconditionedNorms:
     def _denominator(self, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor | None:
         """Return the optimizer's denominators, which are infinite before it has taken WARM steps.
 
-        The step count stays on the device where the optimizer keeps it, so no value is copied
+        The optimizer's step count is used on the device where it is stored, so no value is copied
         between host and device.
         """
         kept = "max_exp_avg_sq" if group.get("amsgrad", False) else "exp_avg_sq"
@@ -155,9 +157,10 @@ class PreconditionedNorms:
 
 
 def _weight(steps: Tensor, beta: float | Tensor | None) -> Tensor:
-    """Return the total weight of the squares in v.
+    """Return the total weight of the squared gradients in the optimizer's average or sum v.
 
-    The weight is 1 - beta^steps for Adam's average, and `steps` for a sum (`beta` is None).
+    The total weight is 1 - beta^steps for Adam's average, and `steps` for a sum, for which `beta`
+    is None.
     """
     if beta is None:
         return steps

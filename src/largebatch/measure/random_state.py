@@ -26,7 +26,7 @@ def keep_random_state(
 ) -> Iterator[None]:
     """Restore the random generators of Python, NumPy and torch when the context ends.
 
-    They are also restored after an error.
+    The generators are also restored after an error.
 
     Args:
         devices: Accelerators whose generators are restored, too.

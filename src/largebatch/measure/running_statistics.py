@@ -141,8 +141,9 @@ class _FirstForward:
 def _root(model: nn.Module) -> nn.Module:
     """Return the module whose forward pass gets the hook.
 
-    It is the module inside DistributedDataParallel, which makes the buffers equal before that
-    module's forward pass. For a compiled model it is the compiled module.
+    The hook is on the module inside DistributedDataParallel, because DistributedDataParallel makes
+    the buffers equal before that module's forward pass. In a compiled model, the hook is on the
+    compiled module.
     """
     wrapper = replica(model)
     compiled = "_orig_mod" in model._modules

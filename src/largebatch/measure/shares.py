@@ -136,7 +136,7 @@ def missing_weights(*, told: int, parts: int) -> str:
 def parts_of(sums: Mapping[str, float], *, source: Source) -> Parts:
     """Return number, samples and weights of the parts of all ranks.
 
-    Part i has n_i samples, k_i pieces and the weight w_i. Each of its pieces has the weight w_i /
+    Part i has n_i samples, k_i pieces and the weight w_i. Each piece of part i has the weight w_i /
     k_i and n_i / k_i samples. If the weights differ, as for tokens, the noise is measured per unit
     of weight. If all weights are equal, the noise is measured per sample.
 

@@ -16,7 +16,7 @@ ROW = 1 << 18
 """Number of elements in one dot product on a CPU, which adds up in float32.
 
 Over 10^7 elements of equal size the relative error of one dot product is 10^-3, and that of
-`vector_norm` is 10^-2. Over rows of this length it is 10^-5.
+`vector_norm` is 10^-2. Over rows of this length the relative error is 10^-5.
 """
 
 
@@ -63,7 +63,8 @@ def squared_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
 def squared_norm_of_each(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     """Return the squared norm of each tensor, in the order of the tensors.
 
-    On an accelerator a few fused kernels compute them, whatever the number of tensors is.
+    On an accelerator a few fused kernels compute all squared norms, whatever the number of tensors
+    is.
     """
     if not tensors or tensors[0].device.type == "cpu" or any(t.is_sparse for t in tensors):
         return [squared_norm(tensor) for tensor in tensors]

@@ -1,7 +1,7 @@
 """Define the interface of a statistic, which is computed from the gradients of a step's parts.
 
-Each statistic adds scalars on the device to the step's sums. It then turns the sums over all ranks
-into moments, or into one number.
+Each statistic adds scalars on the device to the step's sums. After the all-reduce, each statistic
+computes moments, or one number, from the sums over all ranks.
 """
 
 from __future__ import annotations

@@ -60,8 +60,8 @@ class StepParts:
     Args:
         step: The recorder of the step's backward calls.
         batch_size: Number of samples in one optimizer step over all ranks.
-        micro_batches: Number of micro-batches per step on each rank. If omitted, it is inferred
-            from the first step.
+        micro_batches: Number of micro-batches per step on each rank; None infers the number from
+            the first step.
         samples: Function that counts the samples of a forward pass, as in `Forwards`.
 
     Attributes:

@@ -45,8 +45,8 @@ class StepRecorder:
         tap: The tap whose hooks are registered on the parameters.
         samples: Function that counts the samples of a forward pass, as in `Forwards`.
         micro_batches: User-supplied number of micro-batches per step on each rank, or None.
-        looks_only: Whether no decision depends on the measurement. Then even an out-of-memory error
-            in a hook does not stop the training.
+        looks_only: Whether no decision depends on the measurement, so that even an out-of-memory
+            error in a hook does not stop the training.
 
     Attributes:
         roots: The outermost backward calls of the step that have ended.
@@ -56,8 +56,8 @@ class StepRecorder:
         dropped: Name of the call that dropped backward calls in this step; empty if none did.
         gradients: Gradient of each parameter by name after the step's only backward call, if
             forward passes are kept.
-        skipped: Function that returns whether a gradient scaler skipped the last step. It is called
-            if gradients were cleared.
+        skipped: Function that returns whether a gradient scaler skipped the last step, called if
+            gradients were cleared.
         forgot: Whether the backward calls of a skipped step were removed from the current step.
     """
 
@@ -280,8 +280,8 @@ class StepRecorder:
         """Return whether a backward call probably belongs to the open part.
 
         At its first gradient, a backward call has not reached all of its forward passes. If the
-        reached ones do not decide, the parts of the last step do. The result is checked at the end
-        of the step.
+        reached forward passes do not decide, the parts of the last step decide. The end of the step
+        checks the decision.
         """
         if root.block is not None or self._open_block is not None:
             return root.block == self._open_block

@@ -82,10 +82,10 @@ class Sums:
     """Collect scalars on the device during a step, and sum them over the ranks at its end.
 
     The names are fixed when a step begins, so every rank sends the same numbers in the same order.
-    Sums are computed in float64. They are computed on the host, or on the accelerator if several
-    ranks share the step and the accelerator supports float64. Each call of `add` adds one term, and
-    the terms are numbered in the order of the calls. The coefficients of the terms stay on the host
-    until the end of the step, so `scale` can still multiply the coefficients of a range of terms.
+    Sums are computed in float64 on the host, or on the accelerator if several ranks share the step
+    and the accelerator supports float64. Each call of `add` adds one term, and the terms are
+    numbered in the order of the calls. The coefficients of the terms stay on the host until the end
+    of the step, so `scale` can still multiply the coefficients of a range of terms.
 
     >>> sums = Sums(Ranks(), device=torch.device("cpu"))
     >>> sums.open(rows_by_name(["loss"]))

@@ -66,11 +66,11 @@ class Tap(Protocol):
 class LeafHooks:
     """Observe each gradient in a hook before autograd adds it to `parameter.grad`.
 
-    The hook does not change the gradient. It is registered on the graph node that accumulates the
-    gradient and not on the tensor, so your own `torch.autograd.grad` calls do not run it. It is
-    exact with DistributedDataParallel, torch.compile and activation checkpointing. If a parameter
-    gets two gradients in one backward call, an error is raised, because the squared norm of a sum
-    cannot be computed from its terms' squared norms.
+    The hook does not change the gradient. The hook is registered on the graph node that accumulates
+    the gradient and not on the tensor, so your own `torch.autograd.grad` calls do not run the hook.
+    The observed gradients are exact with DistributedDataParallel, torch.compile and activation
+    checkpointing. If a parameter gets two gradients in one backward call, an error is raised,
+    because the squared norm of a sum cannot be computed from its terms' squared norms.
 
     >>> import largebatch as lb
     >>> meter = lb.Meter(torch.nn.Linear(2, 1), tap=LeafHooks())  # the same as lb.Meter(model)
@@ -170,11 +170,11 @@ class LeafHooks:
 class Detached:
     """Clear the gradients before each backward call and add them up after it.
 
-    Use it for a model in which a parameter gets several gradients within one backward call, as in
-    reentrant checkpointing with tied weights. It needs memory for one more copy of the gradient.
-    With DistributedDataParallel it averages the step's gradient over the ranks itself, in one
-    additional all-reduce of the gradient's size. A parameter that the step does not use then has
-    the gradient 0 and not None.
+    Use `Detached` for a model in which a parameter gets several gradients within one backward call,
+    as in reentrant checkpointing with tied weights. `Detached` needs memory for one more copy of
+    the gradient. With DistributedDataParallel, `Detached` averages the step's gradient over the
+    ranks in one additional all-reduce of the gradient's size. A parameter that the step does not
+    use then has the gradient 0 and not None.
 
     >>> import largebatch as lb
     >>> meter = lb.Meter(torch.nn.Linear(2, 1), tap=Detached())
@@ -242,9 +242,9 @@ class Flat:
     """Keep all gradients in one buffer, so that a part's squared norm is one dot product.
 
     `Flat` is faster than `LeafHooks` for small models and slower for large ones. Each gradient is a
-    view into the buffer, and every step checks this; do not call `zero_grad`, which only the
-    controller may do. A parameter that a step does not use has the gradient 0 and not None, so
-    weight decay and momentum still change that parameter.
+    view into the buffer, and every step checks that it still is. Do not call `zero_grad`, because
+    the controller clears the buffer. A parameter that a step does not use has the gradient 0 and
+    not None, so weight decay and momentum still change that parameter.
 
     >>> import largebatch as lb
     >>> meter = lb.Meter(torch.nn.Linear(2, 1), tap=Flat())

@@ -18,11 +18,12 @@ from largebatch.measure.sums import Sums
 
 
 class TemporalMoments:
-    """Estimate the gradient's moments roughly if one process makes one backward call per step.
+    """Estimate the gradient's moments roughly from consecutive steps with one backward call each.
 
     The gradients of this step and of the last step are treated as two parts of one batch. The
-    estimate is biased, because the weights changed between the two steps. Its moments have
-    `source="temporal"`. It needs memory for two copies of the gradient and uses no hooks.
+    estimate is biased, because the weights changed between the two steps. The moments have
+    `source="temporal"`. The statistic needs memory for two copies of the gradient and uses no
+    hooks.
 
     >>> import largebatch as lb
     >>> model = torch.nn.Linear(2, 1)

@@ -1,10 +1,10 @@
 """Find each example's gradient of a tensor that all examples of a batch share.
 
-Such a tensor is a parameter that is added to all examples, or the output of a module that is called
-once for all examples, such as an embedding of positions. Autograd gives the gradient of the tensor
-summed over the examples. So the gradient is read before the sum: at the operation of the graph that
-expands the shared tensor to all examples. The first dimension of that operation's output is the
-examples. If there are views and arithmetic between that operation and the shared tensor, the
+A shared tensor is a parameter that is added to all examples, or the output of a module that is
+called once for all examples, such as an embedding of positions. Autograd gives the gradient of the
+tensor summed over the examples. So the gradient is read before the sum: at the operation of the
+graph that expands the shared tensor to all examples. The first dimension of the expanded tensor is
+the examples. If there are views and arithmetic between that operation and the shared tensor, the
 gradients of all examples are passed through them in one batched call.
 """
 
@@ -59,8 +59,8 @@ def watch_shared(
     """Register hooks where a shared tensor is expanded to all examples.
 
     Returns:
-        Whether the expanding operation was found on every path from the shared tensor. If not, no
-        hook is registered.
+        Whether the expanding operation was found on every path from the shared tensor. No hook is
+        registered if a path has no such operation.
 
     Args:
         source: Graph edge of the shared tensor.

@@ -54,7 +54,7 @@ class Check:
         """Check that a module's call has the examples of the current backward call.
 
         Raises:
-            ExamplesRefused: The call has another number of examples. Or a parameter got another
+            ExamplesRefused: The call has another number of examples, or a parameter got another
                 gradient after its examples were added up.
         """
         if part.rows != call.rows:

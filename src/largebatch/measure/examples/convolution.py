@@ -26,7 +26,7 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 WIDE = 48
 """Least number of columns for which a product over the last dimension's patches alone is fast.
 
-With fewer columns, patches are laid out over all dimensions.
+A convolution with fewer columns lays out patches over all dimensions of the kernel.
 """
 
 
@@ -39,8 +39,8 @@ class ConvolutionLayer(PlainLayer):
 
     Patches are laid out in memory only over the last dimension of the kernel. So the input is
     copied as often as the kernel's last dimension is long, and not once per element of the kernel.
-    Over the other dimensions a patch is a shifted view. For each shift, one matrix product gives a
-    part of each example's matrix.
+    Over the other dimensions of the kernel a patch is a shifted view of the input. For each shift,
+    one matrix product gives a part of each example's matrix.
     """
 
     can_replace = True

@@ -48,7 +48,7 @@ def layout_of(
         owners: The modules whose calls are observed.
 
     Raises:
-        ExamplesRefused: The examples are not the first dimension of a module's output. Or the
+        ExamplesRefused: The examples are not the first dimension of a module's output, or the
             output for one example depends on other examples.
     """
     part = rows // 2

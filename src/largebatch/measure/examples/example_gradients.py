@@ -29,15 +29,15 @@ class ExampleGradients:
 
     An example's contribution to a parameter's gradient is computed from the module's input and the
     gradient of the module's output. The gradients of single examples are not kept. A module of an
-    unknown type runs a second time in `torch.func`. If several calls use one parameter, their
-    contributions are first added up within each example.
+    unknown type runs a second time in `torch.func`. If several calls use one parameter, the
+    contributions of these calls are first added up within each example.
 
     Mutable: holds what was observed in the current step.
 
     Args:
         groups: Number of groups of consecutive examples in each micro-batch; None measures each
             example by itself.
-        exact_training: Whether training is unchanged to the last bit. Then every parameter's
+        exact_training: Whether training is unchanged to the last bit. If True, every parameter's
             gradient comes from autograd, and errors are raised by `end`, never within the user's
             calls.
         batch_norm_rows: Whether batch normalization in training mode is measured by rows.
@@ -49,8 +49,8 @@ class ExampleGradients:
         part: Result of the last backward call.
 
     Raises:
-        LargeBatchError: In training, the examples depend on each other, as in batch normalization
-            in training mode. Or a parameter's gradient cannot be split into examples.
+        LargeBatchError: In training, the examples depend on each other (as in batch normalization
+            in training mode), or a parameter's gradient cannot be split into examples.
     """
 
     def __init__(
@@ -134,8 +134,8 @@ class ExampleGradients:
     def extra_bytes(self) -> int | None:
         """Estimate by how many bytes measuring raises the peak memory of the next backward call.
 
-        The estimate uses the sizes of the largest measured forward pass. It is None until the first
-        measured forward pass has ended.
+        The estimate uses the sizes of the largest measured forward pass. The estimate is None until
+        the first measured forward pass has ended.
         """
         sizes = self._hooks.forward.sizes
         return None if sizes is None else extra_bytes(sizes, self.want, check=self._check.values)
@@ -223,7 +223,7 @@ class ExampleGradients:
         return tally.gradients
 
     def _gradients(self, one: ArrivedGradients) -> Mapping[str, Tensor]:
-        """Return the parameters' gradients if autograd does not compute them; else nothing."""
+        """Return the parameters' gradients, or an empty mapping if autograd computes them."""
         if not one.call.replaced:
             return NOTHING
         tally = ExampleSums(WantedSums(), gradients=True)

@@ -6,9 +6,9 @@ sum_t delta_it a_it^T over positions t. The squared norm can be computed without
 
     |sum_t delta_t a_t^T|^2 = sum_{t,s} <a_t, a_s> <delta_t, delta_s>.
 
-With one position the squared norm is |delta|^2 |a|^2, and the sum of the examples' squared
-gradients is (delta^2)^T (a^2) for each coordinate. A convolution is a linear layer over patches of
-its input.
+For one position per example, the squared norm is |delta|^2 |a|^2, and the sum of the examples'
+squared gradients is (delta^2)^T (a^2) for each coordinate. A convolution is a linear layer over
+patches of its input.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Layer(Protocol):
     def replaces(self, module: Any, shape: torch.Size, *, rows: int, squares: bool) -> bool:
         """Return whether the weight's gradient should be summed from the examples' gradients.
 
-        Otherwise autograd computes it. If the examples' gradients are computed anyway, summing them
-        is cheaper.
+        If the result is False, autograd computes the weight's gradient. If the examples' gradients
+        are computed anyway, summing the examples' gradients is cheaper.
 
         Args:
             module: The module.
@@ -178,8 +178,8 @@ def examples_at_once(rows: int, *, elements: int, like: Tensor) -> int:
 def dimension_of(x: Tensor, rows: int) -> int | None:
     """Return the dimension of the examples in a tensor of an unknown module.
 
-    It is the first dimension, or the second as in the state of a recurrent layer. It is None if all
-    examples share the tensor.
+    The examples are the first dimension, or the second dimension as in the state of a recurrent
+    layer. The result is None if all examples share the tensor.
     """
     if x.dim() and len(x) == rows:
         return 0

@@ -23,8 +23,8 @@ from largebatch.measure.squares import squared_norm
 class LinearLayer(PlainLayer):
     """Compute the gradients of `nn.Linear` by the cheapest of three formulas.
 
-    With one position per example, products of norms are used. Otherwise matrices or Gram matrices
-    are used, whichever are cheaper.
+    Products of norms are used if there is one position per example. If there are several positions,
+    matrices or Gram matrices are used, whichever are cheaper.
     """
 
     can_replace = True

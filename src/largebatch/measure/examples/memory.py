@@ -50,9 +50,9 @@ class CallSize:
 
     @property
     def saved(self) -> int:
-        """Return the bytes that autograd keeps for the call: its input or the next module's input.
+        """Return the bytes of the call's input or of its output, whichever are more.
 
-        The larger of both is returned.
+        Autograd keeps the input for this call, and the output as the input of the next call.
         """
         return max(self.inputs, self.outputs)
 

@@ -1,9 +1,9 @@
 """Observe the inputs, the outputs and the outputs' gradients of modules that own parameters.
 
 The output of each call passes through an autograd function that does not change its value. In the
-backward call this function receives the gradient of the output. If the parameters' gradients are
-summed from the examples' gradients, the parameters require no gradient during the module's own
-forward, and the function returns their gradients.
+backward call the autograd function receives the gradient of the output. If the parameters'
+gradients are summed from the examples' gradients, the parameters require no gradient during the
+module's own forward, and the function returns their gradients.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class ModuleHooks:
     Mutable: holds the hooks and the current forward pass.
 
     Args:
-        model: The model. The first dimension of its first tensor argument is the examples.
+        model: The model, whose first tensor argument has the examples as its first dimension.
         owners: The modules to observe.
         bare: Owners of one parameter each, which the model uses outside of its modules.
         groups: Number of groups of examples in each micro-batch; None measures each example.
-        layout: Number of rows per example of each call, as in `ForwardInHand`. If it is None, it is
-            found in the first forward pass.
+        layout: Number of rows per example of each call, as in `ForwardInHand`. With None, the
+            layout is found in the first forward pass.
         batch_norm_rows: Whether batch normalization in training mode is measured by rows.
         replace: Whether the parameters' gradients may be summed from the examples' gradients
             instead of being computed by autograd.

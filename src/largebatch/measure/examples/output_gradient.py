@@ -19,7 +19,7 @@ Begin = Callable[[Call], None]
 Arrive = Callable[[Call, SavedTensors, Any], Mapping[str, Tensor] | None]
 """Function that receives a call, its kept tensors and its output's gradient.
 
-It returns the gradients of the module's parameters by name, or None.
+The function returns the gradients of the module's parameters by name, or None.
 """
 
 

@@ -23,8 +23,8 @@ class Owner:
         parameters: Parameters by their names in the module.
         known: Whether formulas for this type of module are implemented.
         group: Number that is equal for owners with a common parameter.
-        dtype: Type in which the examples' gradients are computed: float32 or wider. For a module
-            that runs a second time, it is the type of the module's parameters.
+        dtype: Type in which the examples' gradients are computed: float32 or wider. A module that
+            runs a second time uses the type of its parameters.
     """
 
     module: nn.Module

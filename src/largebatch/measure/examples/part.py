@@ -135,7 +135,7 @@ class Part:
                 mine[indices[name]] = tensor
 
     def finish(self, want: WantedSums, *, check: bool) -> None:
-        """Add the waiting calls; calls with a common parameter are first added per example."""
+        """Add the calls in `waiting`; calls with a common parameter are first added per example."""
         groups: dict[int, list[ArrivedGradients]] = {}
         for one in self.waiting:
             groups.setdefault(one.call.owner.group, []).append(one)

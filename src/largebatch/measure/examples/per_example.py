@@ -19,7 +19,7 @@ from largebatch.measure.taps import LeafHooks, See, Tap
 class PerExample:
     """Measure exact statistics of single examples' gradients in ordinary backward calls.
 
-    Use it if the loop makes one backward call per step on one process.
+    Use `PerExample` if the loop makes one backward call per step on one process.
 
     >>> import largebatch as lb
     >>> import torch
@@ -29,7 +29,7 @@ class PerExample:
     (None, 2)
 
     The first dimension of the model's first tensor argument must be the examples, and the loss must
-    be a mean over the examples. Then an example's gradient is its contribution to the micro-batch's
+    be a mean over the examples. An example's gradient is then its contribution to the micro-batch's
     gradient times the number of examples. If the loss is a mean over tokens, an example is a
     sequence, and all sequences of a micro-batch have equal weights. If the loss is a sum and not a
     mean, every gradient is multiplied by the number of examples, which changes neither the noise
@@ -43,10 +43,10 @@ class PerExample:
     Mutable: holds what was measured in the current step.
 
     Args:
-        groups: Number of groups of consecutive examples in each micro-batch. If it does not divide
-            the number of examples, the next smaller divisor is used. Groups need less time than
-            single examples; the estimates stay unbiased, but have the larger uncertainty of few
-            parts. The default None measures each example by itself.
+        groups: Number of groups of consecutive examples in each micro-batch. If `groups` does not
+            divide the number of examples, the next smaller divisor is used. Measuring groups takes
+            less time than measuring single examples. The estimates from groups are also unbiased,
+            but less certain. The default `groups=None` measures each example by itself.
         exact_training: Whether a measured step trains exactly as an unmeasured step, to the last
             bit. If False, some layers sum the parameter's gradient from the examples' gradients,
             which is faster and differs from autograd's gradient by rounding. If True, an error
@@ -55,16 +55,17 @@ class PerExample:
         batch_norm_rows: Whether batch normalization in training mode is measured; if False, it
             raises an error. An example's contribution is then the share of its rows in the gradient
             of each layer, computed with the layer's input and output gradient in the batch. The
-            shares add up to the batch's gradient. But their variance is not the variance of
-            gradients from different batches; `experiments/batch_norm_rows` measures the difference.
+            shares of all examples add up to the batch's gradient. But the variance of the shares is
+            not the variance of gradients from different batches; `experiments/batch_norm_rows`
+            measures the difference.
 
     Attributes:
         counts: Counter of the examples and the groups in the current step.
 
     Raises:
         ValueError: `groups` is not a whole number, or is below 2.
-        LargeBatchError: In training, the examples depend on each other, as in batch normalization
-            in training mode. Or a parameter's gradient cannot be split into examples.
+        LargeBatchError: In training, the examples depend on each other (as in batch normalization
+            in training mode), or a parameter's gradient cannot be split into examples.
     """
 
     adds_up = False
@@ -106,7 +107,7 @@ class PerExample:
         return self._rows
 
     def take_layout(self, of: PerExample) -> None:
-        """Use the layout that another `PerExample` found on a copy of the model; before `bind`."""
+        """Use the layout that another `PerExample` found; call this method before `bind`."""
         self._gradients.take_layout(of._gradients.layout)
 
     @property

@@ -178,8 +178,8 @@ class ExampleProducts:
     """Compute the variance of <g_i, g> over the examples i, with the gradient g of the whole step.
 
     The products need the input and the output's gradient of every module until g is complete. So
-    these tensors are kept for all micro-batches of a step. With one backward call per step they
-    exist anyway.
+    the inputs and gradients of all modules are kept for all micro-batches of a step. With one
+    backward call per step, these tensors exist anyway.
 
     Mutable: holds the parts of the current step.
     """
