@@ -33,9 +33,9 @@ class AccumulatedGradients:
     """Hold some of the accumulated gradients, and detect whether they change.
 
     A gradient is unchanged if it is the same tensor with the same `_version`, or a new tensor with
-    the same values. The values are compared because DistributedDataParallel moves gradients to new
-    buckets once. Changes through `grad.data` are not detected, because they do not raise
-    `_version`.
+    the same values. Values of gradients are compared because DistributedDataParallel moves
+    gradients to new buckets once. Changes through `grad.data` are not detected, because they do not
+    raise `_version`.
 
     Mutable: holds gradients between two backward calls.
 
@@ -65,7 +65,7 @@ class AccumulatedGradients:
         ]
 
     def change(self) -> str | None:
-        """Return how the gradients changed since the last `note`; None if they are the same."""
+        """Return how the gradients changed since the last `note`; None if no gradient changed."""
         for parameter, gradient, version in self._held:
             now = parameter.grad
             if now is gradient and (now is None or now._version == version):

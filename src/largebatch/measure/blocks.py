@@ -46,7 +46,7 @@ class BlockNorms:
     """Measure the moments of the raw gradient, and those of each block of its parameters.
 
     For the whole gradient, `BlockNorms` and `SquaredNorms` give the same moments. The taps
-    `LeafHooks` and `Detached` support this statistic; `Flat` does not.
+    `LeafHooks` and `Detached` support `BlockNorms`; the tap `Flat` does not.
 
     >>> import largebatch as lb
     >>> import torch

@@ -1,8 +1,8 @@
 """Treat the gradients of complex parameters as pairs of real numbers.
 
 torch may conjugate a gradient lazily: after `weight.conj()` in a model, `weight.grad.is_conj()` is
-True. The foreach functions of torch cannot write to such a tensor, so each of them is treated
-alone.
+True. The foreach functions of torch cannot write to a lazily conjugated tensor, so each such tensor
+is changed by a function of its own.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ E|g_i|^2 = |G|^2 + v / u_i. The following equation is exact for any shares:
     E[ sum p_i |g_i|^2 - |g|^2 ] = v * (sum p_i / u_i - sum p_i^2 / u_i).
 
 For p_i = u_i / U the right side is v (k - 1) / U. For equal parts the estimate is that of AdaScale
-(Johnson et al., 2020, arXiv 2007.05105) and of McCandlish et al. (2018, arXiv 1812.06162, A.1).
+(Johnson et al., 2020, arXiv 2007.05105) and of the noise scale of McCandlish and others (2018,
+arXiv 1812.06162, A.1).
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Parts:
 
 @lru_cache(maxsize=64)  # almost every step has the same arguments
 def proportional_parts(count: int, samples: float, weight: float, source: Source) -> Parts:
-    """Return `Parts.proportional` with these arguments, and cache it for later steps.
+    """Return the result of `Parts.proportional`, and cache it for later steps.
 
     >>> proportional_parts(2, 8.0, 8.0, "ranks").units
     8.0

@@ -87,7 +87,7 @@ def first_sizes(
         rows: Number of rows in all forward passes of the step, used if it is unknown which forward
             pass each backward call started from.
         parts: Number of parts on this rank.
-        told, hidden: The fields of `FirstSizes` with these names.
+        told, hidden: Values of the fields `told` and `hidden` of `FirstSizes`.
     """
     numbers = [{n for one in group for n in one.forwards} for group in groups]
     of_parts = [[samples.get(number, 0.0) for number in some] for some in numbers]

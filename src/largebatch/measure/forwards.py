@@ -37,7 +37,8 @@ class Forwards:
             dimension of the first tensor argument.
         reached: Function that is called during a backward call with the number of the forward pass
             that the backward call started from.
-        failed: Function that is called with an exception of a hook, which is not raised.
+        failed: Function that receives an exception of a hook, instead of the exception being
+            raised.
 
     Attributes:
         count: Number of forward passes so far, over all steps.

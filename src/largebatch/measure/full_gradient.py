@@ -37,10 +37,10 @@ class FullGradient:
 
     Pass it to a meter: `lb.Meter(model, full=lb.FullGradient(dataset, loss))`. Each pass needs a
     forward and a backward of every sample, which `Measurement.extra_samples` counts, and memory for
-    one copy of the gradient. The model keeps its mode. In training mode dropout draws the same
-    numbers in each pass, and batch normalization uses the micro-batch's statistics. After the pass,
-    gradients, buffers, modes and random generators are restored. Gradients in float16 are not
-    scaled in this pass, so small ones become 0.
+    one copy of the gradient. The model keeps its training or evaluation mode. In training mode
+    dropout draws the same numbers in each pass, and batch normalization uses the micro-batch's
+    statistics. After the pass, gradients, buffers, modes and random generators are restored.
+    Gradients in float16 are not scaled in this pass, so small ones become 0.
 
     >>> x, model = torch.tensor([[1.0], [3.0]]), nn.Linear(1, 1)
     >>> full = FullGradient(x, lambda model, batch: model(batch).mean())
@@ -85,7 +85,7 @@ class FullGradient:
         Args:
             model: The model, not wrapped in DistributedDataParallel.
             parameters: The parameters whose gradient is computed.
-            ranks: The ranks that share the pass. Each of them calls this method.
+            ranks: The ranks that share the pass. Each rank calls this method.
 
         Raises:
             ValueError: The loss function does not return a scalar with a graph.

@@ -27,7 +27,7 @@ from largebatch.measure.ranks import Ranks
 from largebatch.measure.sums import Sums
 
 TENSORS, ELEMENTS = 64, 1024
-"""Largest numbers of compared parameters, spread over the model, and of elements of each of them.
+"""Largest number of compared parameters, and largest number of compared elements per parameter.
 
 The first rows of each parameter are compared, at least one row.
 """

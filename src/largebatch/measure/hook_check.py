@@ -2,7 +2,7 @@
 
 Some of what the package uses is private to torch or not documented: the order of hooks within a
 backward call, callbacks at its end, the number of the running backward call, and the graph's nodes.
-A torch release that changes one of them could make every measurement wrong without an error.
+A torch release that changes a private function could make every measurement wrong without an error.
 """
 
 from __future__ import annotations

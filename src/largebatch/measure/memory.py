@@ -16,7 +16,7 @@ CGROUP = Path("/sys/fs/cgroup")
 def resident() -> int:
     """Return the bytes of memory that this process uses now.
 
-    If the system does not report this number, the peak since the process began is returned.
+    If the system does not report the present use, the peak since the process began is returned.
 
     Raises:
         ValueError: The system reports neither number.

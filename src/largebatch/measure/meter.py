@@ -183,7 +183,7 @@ class Meter:
         self.open(frozenset())
 
     def open(self, wanted: frozenset[str]) -> None:
-        """Begin a step in which these statistics are wanted."""
+        """Begin a step in which the statistics `wanted` are requested."""
         if wanted not in self._plans:
             chosen = choose(self.statistics, wanted)
             self._plans[wanted] = chosen, self.part_source.see_for(chosen)

@@ -99,7 +99,7 @@ class MeterChoice:
         return meter
 
     def no_variance(self, cause: str) -> NoVariance:
-        """Return the error for a loop without a variance, with the reasons or else with `cause`."""
+        """Return the error for a loop without a variance; `cause` is the default text."""
         refusals = self._refusals
         return NoVariance(one_backward.no_variance(refusals) if refusals else cause)
 

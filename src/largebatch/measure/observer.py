@@ -122,7 +122,7 @@ class Observer:
         self._step.forwards.marks = self.meter.rank_count > 1
 
     def open(self, wanted: frozenset[str]) -> None:
-        """Begin a step in which these statistics are wanted."""
+        """Begin a step in which the statistics `wanted` are requested."""
         repeated, self._reopened = self._reopened, False
         self._open(wanted, repeated=repeated)
 

@@ -38,7 +38,7 @@ class PartCounts(Protocol):
         ...
 
     def check_micro_batch(self, samples: int) -> None:
-        """Check that the last backward call had this number of samples.
+        """Check that the last backward call had the given number of samples.
 
         Raises:
             LargeBatchError: The last backward call had another number of samples.

@@ -35,14 +35,14 @@ class PartSource(Protocol):
     def adds_up(self) -> bool: ...
 
     def check(self, model: nn.Module, *, tap: Tap | None) -> None:
-        """Check that the parts of this model can be measured with this tap.
+        """Check that the parts of a model can be measured with a tap.
 
         Args:
             model: The model.
             tap: The user's tap; None if the user passed none.
 
         Raises:
-            ValueError: The parts of this model cannot be measured with this tap.
+            ValueError: The parts of the model cannot be measured with the tap.
         """
         ...
 
@@ -53,7 +53,7 @@ class PartSource(Protocol):
             given: The user's statistics; None if the user passed none.
 
         Raises:
-            ValueError: A statistic cannot be computed from these parts.
+            ValueError: A statistic of the user cannot be computed from parts of this kind.
         """
         ...
 
@@ -61,7 +61,7 @@ class PartSource(Protocol):
         """Set the model and the parameters to measure; call it once.
 
         Raises:
-            ValueError: The parts of this model do not have separate gradients.
+            ValueError: The parts of the model do not have separate gradients.
         """
         ...
 
@@ -74,7 +74,7 @@ class PartSource(Protocol):
         ...
 
     def open(self, chosen: Sequence[Statistic]) -> None:
-        """Begin a step that measures these statistics."""
+        """Begin a step that measures the chosen statistics."""
         ...
 
     def begin(self) -> None:
@@ -82,7 +82,7 @@ class PartSource(Protocol):
         ...
 
     def end(self, task: int) -> None:
-        """End the backward call with this number; 0 if `begin` was called before it."""
+        """End the backward call number `task`, which is 0 if `begin` was called."""
         ...
 
     def release(self) -> None:

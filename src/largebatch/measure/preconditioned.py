@@ -32,8 +32,8 @@ class PreconditionedNorms:
     never enters an average of moments, even if a layer begins to train late. Only eps has the unit
     of a gradient. If sqrt(v) is not far above eps, the optimizer step and the preconditioned
     moments depend on the scale of the loss. RAdam does not divide in its first 5 steps. For a small
-    beta2, RAdam begins to divide later than this statistic, and for beta2 of 2/3 or less RAdam
-    never divides.
+    beta2, RAdam begins to divide later than `PreconditionedNorms` does, and for beta2 of 2/3 or
+    less RAdam never divides.
 
     `RARE` times the mean of v over the parameter is added to v. Without this addition, an element
     that rarely gets a gradient, such as the embedding of a rare word, is divided by almost zero and
@@ -133,7 +133,7 @@ class PreconditionedNorms:
         return [] if denominator is None else [squared_norm(real_dense(gradient) / denominator)]
 
     def _denominator(self, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor | None:
-        """Return the optimizer's denominators, which are infinite before it has taken WARM steps.
+        """Return the optimizer's denominators, which are infinite before `WARM` optimizer steps.
 
         The optimizer's step count is used on the device where it is stored, so no value is copied
         between host and device.
@@ -159,8 +159,8 @@ class PreconditionedNorms:
 def _weight(steps: Tensor, beta: float | Tensor | None) -> Tensor:
     """Return the total weight of the squared gradients in the optimizer's average or sum v.
 
-    The total weight is 1 - beta^steps for Adam's average, and `steps` for a sum, for which `beta`
-    is None.
+    The total weight is 1 - beta^steps in Adam's average. In Adagrad's sum, for which `beta` is
+    None, the total weight is `steps`.
     """
     if beta is None:
         return steps

@@ -95,7 +95,8 @@ class RunningStatistics:
         """Restore the saved buffers if one of them is not finite now.
 
         Call this method after a step whose gradient is infinite only because of the loss scale. The
-        forward pass of such a step is valid. The host reads one number per buffer.
+        forward pass of a step with a too large loss scale is valid. The host reads one number per
+        buffer.
         """
         now = [module._buffers[name] for module, name, _ in self._slots]
         finite = [t.isfinite().all().cpu() for t in now if t is not None and t.is_floating_point()]

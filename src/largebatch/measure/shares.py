@@ -34,7 +34,8 @@ def told_of(samples: float | Tensor | None, weight: float | Tensor | None) -> To
     Told(samples=8.0, weight=70.0)
 
     Raises:
-        ValueError: The samples are below 1, the weight is not above 0, or a value is not finite.
+        ValueError: The number of samples is below 1, the weight is not above 0, or a value is not
+            finite.
     """
     size = None if samples is None else float(samples)
     share = None if weight is None else float(weight)

@@ -70,7 +70,7 @@ class Statistic(Protocol):
     def of_batch(self) -> tuple[str, ...]: ...
 
     def supports(self, optimizer: Optimizer) -> bool:
-        """Return whether the statistic can be measured with this optimizer."""
+        """Return whether the statistic can be measured with the optimizer."""
         ...
 
     def bind(self, parameters: Parameters, optimizer: Optimizer) -> None:
@@ -110,5 +110,5 @@ def gradients_of(parameters: Parameters) -> list[Tensor]:
 
 
 def choose(statistics: Sequence[Statistic], names: frozenset[str]) -> list[Statistic]:
-    """Return the statistics with these names, in the order of the meter."""
+    """Return the statistics whose names are in `names`, in the order of the meter."""
     return [statistic for statistic in statistics if statistic.name in names]

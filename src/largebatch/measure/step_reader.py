@@ -31,7 +31,8 @@ class StepReader:
         parts: The object that groups the backward calls into parts.
         choice: The object that may replace the meter.
         batch_size: Number of samples in one optimizer step over all ranks.
-        reduction: "mean" or "sum", as in `Observer`.
+        reduction: Whether the loss of each rank is a "mean" over its own samples or a "sum", as in
+            `Observer`.
         counts_samples: Whether the user passed a function that counts the samples of a forward
             pass.
 

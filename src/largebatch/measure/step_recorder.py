@@ -35,8 +35,8 @@ class StepRecorder:
 
     The batch's gradient is squared when a backward call ends, after DistributedDataParallel has
     reduced the gradient and before the user clips it. A later backward call of the same step
-    replaces this squared norm. Hooks raise no errors. An error is kept in `problem` until the end
-    of the step, when all ranks raise it.
+    replaces the squared norm. Hooks raise no errors. An error is kept in `problem` until the end of
+    the step, when all ranks raise it.
 
     Mutable: holds what was recorded in the current step.
 
@@ -50,7 +50,7 @@ class StepRecorder:
 
     Attributes:
         roots: The outermost backward calls of the step that have ended.
-        running: The backward calls that have not ended, by the number of their graph task.
+        running: The backward calls that have not ended, by number.
         problem: The first error of the step; None if there is none.
         adds_up: Whether the gradients of one forward pass are added up before they are squared.
         dropped: Name of the call that dropped backward calls in this step; empty if none did.
@@ -170,7 +170,7 @@ class StepRecorder:
             self._block = None
 
     def _on_output(self, number: int) -> None:
-        """Record that the running backward call started from this forward pass."""
+        """Record that the running backward call started from forward pass `number`."""
         try:
             self._reached.add(number)
             if self.watching:

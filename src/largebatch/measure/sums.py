@@ -107,7 +107,7 @@ class Sums:
         self.open({})
 
     def open(self, rows: Rows) -> None:
-        """Begin a step with these names of sums, and discard the scalars of the last step."""
+        """Begin a step with the given names of sums, and discard the scalars of the last step."""
         self._rows = rows
         self._terms: dict[str, list[int]] = {name: [] for name in rows}
         self._coefficients: list[float] = []
@@ -149,7 +149,7 @@ class Sums:
         self._coefficients[start:stop] = scaled
 
     def drop(self, names: Iterable[str]) -> None:
-        """Discard the terms of these names; marks stay valid."""
+        """Discard the terms of the given sums; marks stay valid."""
         for name in names:
             self._terms[name].clear()
 

@@ -53,7 +53,7 @@ class TemporalMoments:
         self._parameters = parameters
 
     def open(self) -> None:
-        """Do nothing: this statistic uses only the gradients of whole batches."""
+        """Do nothing, because only the gradients of whole batches are used."""
 
     def see(self, index: int, gradient: Tensor) -> None:
         """Ignore the gradient of a part."""

@@ -100,7 +100,7 @@ class Timetable:
         return self.place == self.schedule.span - 1
 
     def open(self, wanted: frozenset[str], *, repeated: bool = False) -> None:
-        """Begin a step in which these statistics are wanted.
+        """Begin a step in which the statistics `wanted` are requested.
 
         Args:
             wanted: Names of the statistics that are requested.

@@ -4,8 +4,8 @@ A shared tensor is a parameter that is added to all examples, or the output of a
 called once for all examples, such as an embedding of positions. Autograd gives the gradient of the
 tensor summed over the examples. So the gradient is read before the sum: at the operation of the
 graph that expands the shared tensor to all examples. The first dimension of the expanded tensor is
-the examples. If there are views and arithmetic between that operation and the shared tensor, the
-gradients of all examples are passed through them in one batched call.
+the examples. If there are other operations between the shared tensor and the expansion, the
+gradients of all examples are passed through these operations in one batched call.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SPREADS = ("ExpandBackward0", "RepeatBackward0")
 
 
 def consumers_of(outputs: Sequence[Tensor]) -> Consumers:
-    """Return for each node of the graph below these outputs the nodes that use its output."""
+    """Return for each node of the graph of `outputs` the nodes that use the node's output."""
     found: Consumers = {}
     seen: set[Node] = set()
     open_ = [x.grad_fn for x in outputs if x.grad_fn is not None]
@@ -59,8 +59,8 @@ def watch_shared(
     """Register hooks where a shared tensor is expanded to all examples.
 
     Returns:
-        Whether the expanding operation was found on every path from the shared tensor. No hook is
-        registered if a path has no such operation.
+        Whether the expanding operation was found on every path from the shared tensor. If a path
+        has no expanding operation, no hook is registered.
 
     Args:
         source: Graph edge of the shared tensor.
@@ -81,7 +81,7 @@ def _places(
 ) -> list[tuple[Node, int]] | None:
     """Return the nodes that expand the shared tensor, each with the number of the input.
 
-    The result is None if a path from the shared tensor has no such node.
+    The result is None if a path from the shared tensor has no expanding node.
     """
     places: list[tuple[Node, int]] = []
     seen, open_ = {source}, [(source, shape)]

@@ -28,7 +28,7 @@ class Check:
     """Check the contributions of the examples against the gradients of the parameters.
 
     In the first backward call the sums of the contributions are compared with the gradients. In
-    each backward call, every parameter with a gradient must have contributions.
+    each backward call, every parameter with a gradient must have contributions of examples.
 
     Mutable: holds the gradients of the current backward call.
 
@@ -46,7 +46,7 @@ class Check:
         self._seen = {}
 
     def see(self, index: int, gradient: Tensor) -> None:
-        """Note that a parameter got this gradient."""
+        """Note the gradient of a parameter."""
         # The gradient is cloned, since holding it would make autograd copy it for `.grad`.
         self._seen[index] = gradient.clone() if self.values else None
 

@@ -144,14 +144,14 @@ def _of_groups(
 class _Space:
     """Hold memory that is reused for the next examples, because new memory is slow at first use.
 
-    Mutable: holds the memory.
+    Mutable: holds the reused memory.
     """
 
     def __init__(self) -> None:
         self._tensors: dict[str, Tensor] = {}
 
     def of(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Return an uninitialized tensor of this shape."""
+        """Return an uninitialized tensor of the given shape."""
         there = self._tensors.get(name)
         if there is None or there.numel() < prod(shape):
             there = self._tensors[name] = like.new_empty(prod(shape))

@@ -109,7 +109,7 @@ class ExampleGradients:
         self._check = Check(parameters)
 
     def open(self, want: WantedSums) -> None:
-        """Begin a step in which these sums are requested."""
+        """Begin a step in which the sums in `want` are requested."""
         self.want = want
         self.begin()
         self._expected = False

@@ -40,7 +40,7 @@ class ForwardInHand:
         self._counts: dict[str, int] = {}
 
     def begin(self, rows: int) -> None:
-        """Begin a forward pass with this number of examples."""
+        """Begin a forward pass with `rows` examples."""
         self.rows, self._counts = rows, {}
         self._sizes = [] if rows > self._sized_rows else None
 

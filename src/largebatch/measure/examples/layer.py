@@ -1,8 +1,9 @@
 """Define how one type of module gives the gradients of its parameters for each example.
 
 Example i's contribution to the gradient of a parameter is computed from the module's input a and
-the gradient delta of the module's output. For a linear layer the contribution is the matrix
-sum_t delta_it a_it^T over positions t. The squared norm can be computed without this matrix:
+the gradient delta of the module's output. For a linear layer the contribution is the matrix sum_t
+delta_it a_it^T over positions t. The squared norm of the contribution can be computed without the
+matrix:
 
     |sum_t delta_t a_t^T|^2 = sum_{t,s} <a_t, a_s> <delta_t, delta_s>.
 
@@ -94,15 +95,15 @@ class Layer(Protocol):
     ) -> Iterator[Piece]:
         """Yield the gradient of each parameter for a few examples at a time, in order.
 
-        The next piece of the same parameter may overwrite a piece, and so may the caller.
+        A piece may be overwritten by the caller and by the next piece of the parameter.
         """
         ...
 
     def along(self, module: Any, values: dict[str, Tensor], kept: SavedTensors) -> Tensor | None:
         """Return the module's output with `values` in place of the parameters.
 
-        The product of this output with delta_i is <g_i, values>. A missing parameter counts as 0.
-        The result is None if the output is not linear in the parameters.
+        The inner product of the returned output with delta_i is <g_i, values>. A missing parameter
+        counts as 0. The result is None if the output is not linear in the parameters.
         """
         ...
 

@@ -47,14 +47,14 @@ def layer_of(module: nn.Module, *, replace: bool = True) -> Layer:
 
 
 def is_known(module: nn.Module) -> bool:
-    """Return whether a formula for the gradients of this type of module is implemented."""
+    """Return whether a formula for the gradients of a module is implemented."""
     return not isinstance(layer_of(module), UnknownLayer)
 
 
 def is_whole(module: nn.Module) -> bool:
     """Return whether a module uses its submodules' parameters without calling the submodules.
 
-    Such a module can only be measured as a whole.
+    A module that does not call its submodules can only be measured as a whole.
     """
     return is_parametrized(module) or isinstance(module, nn.MultiheadAttention)
 
@@ -95,7 +95,7 @@ ROWS_ARE_OFF = (
 
 
 def approximation_of(model: nn.Module) -> str | None:
-    """Return how inaccurate a measurement of this model by rows is; None if it is exact."""
+    """Return how inaccurate a measurement of a model by rows is; None if it is exact."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     return ROWS_ARE_OFF if any(uses_batch_statistics(module) for module in norms) else None
 

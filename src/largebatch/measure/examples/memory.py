@@ -28,9 +28,9 @@ class CallSize:
         group: Number that is equal for calls with a common parameter.
         inputs: Bytes of the inputs.
         outputs: Bytes of the outputs, which are also the bytes of the outputs' gradients.
-        parameters: Bytes of the measured parameters, in the type in which examples are computed.
-        casts: Bytes of copies of the inputs and the output's gradient in that type; 0 if they have
-            the type already.
+        parameters: Bytes of the measured parameters, in the type of computation.
+        casts: Bytes of copies of the inputs and the output's gradient in the type of computation; 0
+            if no copies are needed.
         rows: Number of examples.
         shared: Whether all examples share the call.
         flat: Whether the output has one row per example, without positions.

@@ -59,7 +59,7 @@ def uses_batch_statistics(module: _BatchNorm) -> bool:
 def _batch_statistics(x: Tensor) -> Tensor:
     """Return mean and variance of each channel over the batch, as [rows, 2, C].
 
-    All rows share the same memory.
+    All rows of the result share the same memory.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     variance, mean = torch.var_mean(wide, [0, *range(2, x.dim())], correction=0)

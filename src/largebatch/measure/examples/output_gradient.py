@@ -58,7 +58,7 @@ class OutputGradient(torch.autograd.Function):
 class HeldInput:
     """Hold the input of an unknown module's call until the step has ended.
 
-    Mutable: `release` discards the input.
+    Mutable: the method `release` discards the input.
     """
 
     tensors: SavedTensors

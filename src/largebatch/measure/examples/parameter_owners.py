@@ -21,7 +21,7 @@ class Owner:
         name: Name of the module in the model.
         indices: Index of each parameter among the measured ones, by its name in the module.
         parameters: Parameters by their names in the module.
-        known: Whether formulas for this type of module are implemented.
+        known: Whether formulas for the module's gradients are implemented.
         group: Number that is equal for owners with a common parameter.
         dtype: Type in which the examples' gradients are computed: float32 or wider. A module that
             runs a second time uses the type of its parameters.

@@ -68,7 +68,7 @@ class ArrivedGradients:
         return tuple([x._version for x in self.kept])
 
     def widened(self) -> ArrivedGradients:
-        """Return the same call in float32 or wider, because autocast may use narrower types."""
+        """Return the call with tensors in float32 or wider, since autocast may use narrower types."""
         wide = self.call.owner.dtype
         deltas = self.delta if isinstance(self.delta, tuple) else (self.delta,)
         narrow = [x for x in (*self.kept, *deltas) if x.dtype is not wide and x.is_floating_point()]
@@ -82,7 +82,7 @@ class ArrivedGradients:
         return ArrivedGradients(self.call, tuple(map(cast, self.kept)), delta)
 
     def tally(self, tally: ExampleSums) -> None:
-        """Add the examples' gradients of this call to a tally."""
+        """Add the examples' gradients of the call to a tally."""
         call, owner = self.call, self.call.owner
         tally.measure(call.layer, owner.module, owner.parameters, self.kept, self.delta, call.parts)
 
@@ -105,7 +105,7 @@ class Part:
         arrived: Calls that are needed to compute products.
         waiting: Calls that are added at the end of the backward call.
         covered: Indices of the parameters of all calls.
-        finished: Groups of parameters whose only call was added.
+        finished: Groups of parameters that have one call, which was added already.
         shared: Groups of parameters that have a call in `waiting`.
         coarse: Whether some tensors had half precision.
     """

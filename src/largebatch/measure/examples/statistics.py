@@ -47,7 +47,7 @@ def statistics_of(
 
 
 def want_of(chosen: Sequence[Statistic]) -> WantedSums:
-    """Return the sums over examples that these statistics need."""
+    """Return the sums over examples that the chosen statistics need."""
     names = {statistic.name for statistic in chosen}
     bare = any(isinstance(s, ExamplePreconditioned) and s.bare for s in chosen)
     divided = PreconditionedNorms.name in names and not bare
@@ -179,7 +179,7 @@ class ExampleProducts:
 
     The products need the input and the output's gradient of every module until g is complete. So
     the inputs and gradients of all modules are kept for all micro-batches of a step. With one
-    backward call per step, these tensors exist anyway.
+    backward call per step, the inputs and gradients of all modules are in memory anyway.
 
     Mutable: holds the parts of the current step.
     """

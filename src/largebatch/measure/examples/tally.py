@@ -40,8 +40,8 @@ class ExampleSums:
     Args:
         want: Sums that are requested.
         gradients: Whether the sum of the pieces, the parameter's gradient, is requested, too.
-        check: Whether the sums are compared with autograd's gradients. The comparison needs the
-            norms of the pieces, because pieces may cancel each other.
+        check: Whether the sums of the pieces are compared with autograd's gradients. The comparison
+            needs the norms of the pieces, because pieces may cancel each other.
     """
 
     def __init__(self, want: WantedSums, *, gradients: bool, check: bool = False) -> None:
@@ -107,7 +107,7 @@ def _add(sums: dict[str, Tensor], name: str, piece: Tensor) -> None:
 def over_examples(piece: Tensor) -> Tensor:
     """Return the sum over the first dimension, computed in memory order.
 
-    The sum of torch is ten times slower if that dimension is not the outermost one in memory.
+    `Tensor.sum` is ten times slower if the first dimension is not the outermost one in memory.
 
     >>> over_examples(torch.ones(2, 3))
     tensor([2., 2., 2.])
