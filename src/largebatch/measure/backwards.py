@@ -95,8 +95,8 @@ def alternates(backwards: Sequence[Backward], *, forwards: int) -> bool:
 
 def counts_decide(backwards: Sequence[Backward], *, forwards: int) -> bool:
     """Return whether only the number of gradients shows which part a backward call belongs to."""
-    told = any(one.block is not None or one.forwards for one in backwards)
-    return not told and not alternates(backwards, forwards=forwards)
+    shown = any(one.block is not None or one.forwards for one in backwards)
+    return not shown and not alternates(backwards, forwards=forwards)
 
 
 def is_plain(groups: Sequence[Group], *, forwards: int) -> bool:

@@ -12,7 +12,7 @@ from largebatch.measure.backwards import Group
 ROWS, ROWS_SQUARED, SEEN = "rows", "rows of a part squared", "ranks with rows"
 ONCE, PASSES, BLOCKS = "rows counted once", "linked passes", "ranks with blocks"
 PARTS_SQUARED = "parts of a rank squared"
-TOLD, HIDDEN = "ranks with told samples", "ranks with hidden passes"
+PASSED, HIDDEN = "ranks with passed samples", "ranks with hidden passes"
 
 REMEDY = (
     "If the first dimension of the model's input is not the samples, pass a function that counts "
@@ -41,7 +41,7 @@ class FirstSizes:
         passes: Number of forward passes that backward calls started from.
         parts: Number of parts on this rank.
         blocks: Whether the user put the parts into `control.part()` blocks.
-        told: Whether the user passed the samples of the micro-batches.
+        passed: Whether the user passed the samples of the micro-batches.
         hidden: Whether each micro-batch seems to have one forward pass, but the model is compiled
             in place, so that the forward pass of each backward call is unknown.
     """
@@ -52,7 +52,7 @@ class FirstSizes:
     passes: int = 0
     parts: int = 1
     blocks: bool = False
-    told: bool = False
+    passed: bool = False
     hidden: bool = False
 
     def numbers(self) -> dict[str, float]:
@@ -65,7 +65,7 @@ class FirstSizes:
             PASSES: self.passes,
             BLOCKS: float(self.blocks),
             PARTS_SQUARED: self.parts**2,
-            TOLD: float(self.told),
+            PASSED: float(self.passed),
             HIDDEN: float(self.hidden),
         }
 
@@ -76,7 +76,7 @@ def first_sizes(
     *,
     rows: float,
     parts: int,
-    told: bool,
+    passed: bool,
     hidden: bool,
 ) -> FirstSizes:
     """Return the sizes that the first step shows on this rank.
@@ -87,7 +87,7 @@ def first_sizes(
         rows: Number of rows in all forward passes of the step, used if it is unknown which forward
             pass each backward call started from.
         parts: Number of parts on this rank.
-        told, hidden: Values of the fields `told` and `hidden` of `FirstSizes`.
+        passed, hidden: Values of the fields `passed` and `hidden` of `FirstSizes`.
     """
     numbers = [{n for one in group for n in one.forwards} for group in groups]
     of_parts = [[samples.get(number, 0.0) for number in some] for some in numbers]
@@ -99,7 +99,7 @@ def first_sizes(
         passes=sum(map(len, numbers)),
         parts=parts,
         blocks=any(one.block is not None for group in groups for one in group),
-        told=told,
+        passed=passed,
         hidden=hidden,
     )
 
@@ -130,8 +130,8 @@ def check_sizes(
             "control.micro_batch(len(x), weight=1 / micro_batches_of_this_rank). If all shares are "
             "equal, pass control.micro_batch(len(x), weight=1)."
         )
-    if sums[TOLD]:
-        _check_told(round(sums["samples"]), batch_size)
+    if sums[PASSED]:
+        _check_passed(round(sums["samples"]), batch_size)
         return
     if sums[SEEN] < ranks:
         return
@@ -167,7 +167,7 @@ def _fits(sums: Mapping[str, float], batch_size: int, *, ranks: int) -> bool:
     return views > 1 and sums[ROWS] == views * batch_size
 
 
-def _check_told(samples: int, batch_size: int) -> None:
+def _check_passed(samples: int, batch_size: int) -> None:
     if samples > batch_size:  # fewer samples are valid: a micro-batch may have no loss
         _warn(
             f"batch_size={batch_size} was given, but {samples} samples were passed for the "

@@ -140,7 +140,7 @@ class Observer:
     def in_step(self) -> bool:
         """Return whether the current step has recorded anything that `drop` would discard."""
         step, parts = self._step, self._parts
-        return bool(step.roots or step.running or parts.told or parts.losses)
+        return bool(step.roots or step.running or parts.passed or parts.losses)
 
     @property
     def saw_more(self) -> bool:
@@ -161,7 +161,7 @@ class Observer:
 
     def size(self, samples: float | Tensor, *, weight: float | Tensor | None = None) -> None:
         """Set the samples and the weight of one micro-batch; call it once per micro-batch."""
-        self._parts.tell(self._parts.read(samples, weight))
+        self._parts.add_sizes(self._parts.read(samples, weight))
 
     def loss(self, loss: Tensor) -> None:
         """Add the mean loss of one micro-batch."""
@@ -172,11 +172,11 @@ class Observer:
         self, *, samples: float | Tensor | None, weight: float | Tensor | None
     ) -> Iterator[None]:
         """Treat all backward calls within the context as one part."""
-        told = self._parts.read(samples, weight)
+        passed = self._parts.read(samples, weight)
         try:
             with self._step.part():
                 if samples is not None or weight is not None:
-                    self._parts.tell(told)
+                    self._parts.add_sizes(passed)
                 yield
         except GeneratorExit:  # the user left a generator inside the block, which ends the block
             raise

@@ -14,7 +14,7 @@ from largebatch.measure.estimate import Parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class PassedSizes:
     """Hold the samples and the weight that the user passed for one micro-batch.
 
     Args:
@@ -27,11 +27,11 @@ class Told:
     weight: float | None = None
 
 
-def told_of(samples: float | Tensor | None, weight: float | Tensor | None) -> Told:
+def passed_sizes(samples: float | Tensor | None, weight: float | Tensor | None) -> PassedSizes:
     """Return the user's samples and weight of one micro-batch as plain numbers.
 
-    >>> told_of(8, 70)
-    Told(samples=8.0, weight=70.0)
+    >>> passed_sizes(8, 70)
+    PassedSizes(samples=8.0, weight=70.0)
 
     Raises:
         ValueError: The number of samples is below 1, the weight is not above 0, or a value is not
@@ -51,7 +51,7 @@ def told_of(samples: float | Tensor | None, weight: float | Tensor | None) -> To
             "Skip a micro-batch without tokens, or pass weight=1e-6 if every rank must run its "
             "backward."
         )
-    return Told(samples=size, weight=share)
+    return PassedSizes(samples=size, weight=share)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +88,13 @@ class Shares:
         }
 
 
-def shares_of(told: Sequence[Told], *, usual: Sequence[float], groups: Sequence[int]) -> Shares:
+def shares_of(
+    passed: Sequence[PassedSizes], *, usual: Sequence[float], groups: Sequence[int]
+) -> Shares:
     """Return the samples and the weights of the parts on this rank.
 
     Args:
-        told: The user's samples and weight of each part; empty if the user passed none.
+        passed: The user's samples and weight of each part; empty if the user passed none.
         usual: Number of samples of each part, used if the user passed none.
         groups: Number of separately measured pieces in each part.
 
@@ -100,19 +102,19 @@ def shares_of(told: Sequence[Told], *, usual: Sequence[float], groups: Sequence[
         MicroBatchMissed: The user passed samples for another number of micro-batches than were
             measured, or passed weights only for some of the micro-batches.
     """
-    if told and len(told) != len(usual):
+    if passed and len(passed) != len(usual):
         raise MicroBatchMissed(
-            f"control.micro_batch was called {len(told)} times in this step, but {len(usual)} "
+            f"control.micro_batch was called {len(passed)} times in this step, but {len(usual)} "
             "micro-batches had a backward call. Call it once for each micro-batch: "
             "control.micro_batch(len(x))."
         )
     samples = [
         size if one.samples is None else one.samples
-        for one, size in zip(told or [Told()] * len(usual), usual, strict=True)
+        for one, size in zip(passed or [PassedSizes()] * len(usual), usual, strict=True)
     ]
-    weights = [one.weight for one in told if one.weight is not None]
+    weights = [one.weight for one in passed if one.weight is not None]
     if len(weights) not in (0, len(usual)):
-        raise MicroBatchMissed(missing_weights(told=len(weights), parts=len(usual)))
+        raise MicroBatchMissed(missing_weights(passed=len(weights), parts=len(usual)))
     return Shares(samples=samples, weights=weights, groups=groups)
 
 
@@ -126,11 +128,11 @@ def equal_samples(sums: dict[str, float], *, batch_size: int) -> None:
     }
 
 
-def missing_weights(*, told: int, parts: int) -> str:
+def missing_weights(*, passed: int, parts: int) -> str:
     """Return the text of the error for weights that were passed only for some parts."""
     return (
-        f"A weight was passed for {told} of the {parts} micro-batches of this step. Pass a weight "
-        "for every micro-batch, or for none: control.micro_batch(len(x), weight=tokens)."
+        f"A weight was passed for {passed} of the {parts} micro-batches of this step. Pass a "
+        "weight for every micro-batch, or for none: control.micro_batch(len(x), weight=tokens)."
     )
 
 

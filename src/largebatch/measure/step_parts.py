@@ -22,7 +22,7 @@ from largebatch.measure.examples.refused import ExamplesRefused
 from largebatch.measure.first_sizes import FirstSizes, first_sizes
 from largebatch.measure.forwards import Samples
 from largebatch.measure.meter import LOSS
-from largebatch.measure.shares import Shares, Told, shares_of, told_of
+from largebatch.measure.shares import PassedSizes, Shares, passed_sizes, shares_of
 from largebatch.measure.step_recorder import StepRecorder
 
 SEVERAL = (
@@ -65,7 +65,7 @@ class StepParts:
         samples: Function that counts the samples of a forward pass, as in `Forwards`.
 
     Attributes:
-        told: The user's samples and weight of each micro-batch, in the order of the calls.
+        passed: The user's samples and weight of each micro-batch, in the order of the calls.
         losses: Range of each loss's terms among the step's sums.
         expected: Number of micro-batches per step on each rank, given or from the first step.
         by_rows: Whether a step is one micro-batch whose samples are the rows of the model's input.
@@ -88,17 +88,17 @@ class StepParts:
         self._parts_of_ranks: int | None = None
         self._warned = self._warned_of_tasks = False
         self.unclear = self.assumed = False
-        self.told: list[Told] = []
+        self.passed: list[PassedSizes] = []
         self.losses: list[tuple[int, int]] = []
 
     @property
     def sizes_known(self) -> bool:
         """Return whether the user passed the samples of this step's micro-batches."""
-        return bool(self.told) or self._samples_of is not None
+        return bool(self.passed) or self._samples_of is not None
 
     def open(self) -> None:
         """Begin a step."""
-        self.told.clear()
+        self.passed.clear()
         self.losses.clear()
         self.unclear = self.assumed = False
 
@@ -110,9 +110,9 @@ class StepParts:
         """Set the number of parts over all ranks in the first step."""
         self._parts_of_ranks = parts
 
-    def tell(self, told: Told) -> None:
+    def add_sizes(self, passed: PassedSizes) -> None:
         """Add the user's samples and weight of one micro-batch."""
-        self.told.append(told)
+        self.passed.append(passed)
 
     def add_loss(self, loss: Tensor) -> None:
         """Add the mean loss of one micro-batch.
@@ -130,19 +130,19 @@ class StepParts:
         sums.add(LOSS, loss.detach().reshape(()))
         self.losses.append((start, sums.mark()))
 
-    def read(self, samples: float | Tensor | None, weight: float | Tensor | None) -> Told:
+    def read(self, samples: float | Tensor | None, weight: float | Tensor | None) -> PassedSizes:
         """Return the user's samples and weight as numbers.
 
         An invalid value raises a ValueError. On several ranks, all ranks raise the error at the end
         of the step.
         """
         try:
-            return told_of(samples, weight)
+            return passed_sizes(samples, weight)
         except ValueError as error:
             if self._step.meter.rank_count == 1:
                 raise
             self._step.fail(LargeBatchError(str(error)))
-            return Told()
+            return PassedSizes()
 
     def shares(self) -> tuple[Shares, list[Group]]:
         """Return the parts of this rank.
@@ -154,9 +154,9 @@ class StepParts:
             groups = self._groups()
             usual = self._usual_sizes(groups)
             if self._step.forgot:  # drop the values that belong to the skipped step
-                self.told = self.told[-len(usual) :]
+                self.passed = self.passed[-len(usual) :]
             pieces = self._step.meter.part_source.counts.groups(len(usual))
-            shares = shares_of(self.told, usual=usual, groups=pieces)
+            shares = shares_of(self.passed, usual=usual, groups=pieces)
             self._warn_of_unequal(shares)
             return shares, groups
         except Exception as error:  # the other ranks wait for this rank
@@ -179,7 +179,7 @@ class StepParts:
         for group, weight in zip(groups, weights, strict=False):
             for backward in group:
                 sums.scale(backward.start, backward.stop, 1.0 / weight)
-        if not (self.told and self.losses):
+        if not (self.passed and self.losses):
             return float(len(self.losses))
         if len(self.losses) != len(shares.samples):
             self._step.fail(
@@ -205,7 +205,7 @@ class StepParts:
             forwards.samples,
             rows=forwards.rows,
             parts=len(groups) or 1,
-            told=self.sizes_known,
+            passed=self.sizes_known,
             hidden=forwards.traced and forwards.in_step == self.expected,
         )
 
@@ -251,7 +251,7 @@ class StepParts:
 
     def _check_number(self, counts: Sequence[int], *, parts: int, by_counts: bool) -> None:
         given, expected = self._given, self.expected
-        doubtful = given is not None or (by_counts and not self.told)
+        doubtful = given is not None or (by_counts and not self.passed)
         if expected is not None and parts > expected and doubtful:
             limit = "in the first step" if given is None else f"micro_batches={given} allows"
             self._refuse(counts, f"more than {limit}")
@@ -299,9 +299,9 @@ class StepParts:
     def _usual_sizes(self, groups: Sequence[Group]) -> Sequence[float]:
         parts = len(groups)
         if not self._step.watching or self.unclear:
-            parts = len(self.told) or self.expected or 1
+            parts = len(self.passed) or self.expected or 1
         seen = self._step.forwards.samples
-        if self._samples_of is not None and not any(one.samples for one in self.told):
+        if self._samples_of is not None and not any(one.samples for one in self.passed):
             base = self._step.forwards.base
             sizes = [
                 sum(seen.get(n, 0.0) for n in _forwards_of(group, base=base)) for group in groups
@@ -310,20 +310,20 @@ class StepParts:
                 raise LargeBatchError(RETURNED_0 if 0.0 in seen.values() else NO_FORWARD)
             return sizes
         counts = self._step.meter.part_source.counts
-        told = [one.samples for one in self.told if one.samples is not None]
-        counts.check_backwards(parts, sizes=told)
+        passed = [one.samples for one in self.passed if one.samples is not None]
+        counts.check_backwards(parts, sizes=passed)
         if counts.rows:
             return list(counts.rows)
         rows = self._step.rows if self.by_rows and parts == 1 else 0.0
         if rows:
             return [rows]
         ranks = self._step.meter.rank_count
-        self.assumed = not told
+        self.assumed = not passed
         each = self.batch_size / (self._parts_of_ranks or ranks * (self.expected or parts))
         return [each] * parts
 
     def _warn_of_unequal(self, shares: Shares) -> None:
-        known = bool(self.told) or self._samples_of is not None
+        known = bool(self.passed) or self._samples_of is not None
         if self._warned or shares.weights or len(set(shares.samples)) < 2 or not known:
             return
         self._warned = True

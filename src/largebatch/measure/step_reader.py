@@ -184,9 +184,9 @@ class StepReader:
             )
 
     def _check_weights(self, sums: dict[str, float]) -> None:
-        told, parts = round(sums["weighted"]), round(sums["parts"])
-        if told not in (0, parts):
-            raise MicroBatchMissed(missing_weights(told=told, parts=parts))
+        passed, parts = round(sums["weighted"]), round(sums["parts"])
+        if passed not in (0, parts):
+            raise MicroBatchMissed(missing_weights(passed=passed, parts=parts))
 
     def _held(self, sums: dict[str, float]) -> float | None:
         """Return the factor of the ranks' summed gradients in the batch's, or None if unknown."""

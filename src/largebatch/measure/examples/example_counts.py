@@ -67,9 +67,9 @@ class ExampleCounts:
                 "single examples cannot be measured. Use checkpoint(use_reentrant=False)."
             )
         if rows and sizes and rows != sizes:
-            told = ", ".join(f"{size:g}" for size in sizes)
+            passed = ", ".join(f"{size:g}" for size in sizes)
             raise ExamplesRefused(
-                f"control.micro_batch was called with [{told}] samples, but the model received "
+                f"control.micro_batch was called with [{passed}] samples, but the model received "
                 f"{rows} examples. Pass all examples of a micro-batch to the model at once, as the "
                 "first dimension of its first argument: model(x); control.micro_batch(len(x))."
             )

@@ -68,7 +68,7 @@ class ArrivedGradients:
         return tuple([x._version for x in self.kept])
 
     def widened(self) -> ArrivedGradients:
-        """Return the call with tensors in float32 or wider, since autocast may use narrower types."""
+        """Return the call with tensors in float32 or wider; autocast may use narrower types."""
         wide = self.call.owner.dtype
         deltas = self.delta if isinstance(self.delta, tuple) else (self.delta,)
         narrow = [x for x in (*self.kept, *deltas) if x.dtype is not wide and x.is_floating_point()]
