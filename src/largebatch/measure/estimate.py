@@ -32,7 +32,7 @@ class Parts:
         weight: W, the sum of w_i.
         weight_per_unit: Sum of w_i / u_i.
         squared_weight_per_unit: Sum of w_i^2 / u_i.
-        source: Name of what the parts are, such as "micro-batches".
+        source: Kind of the parts, such as "micro-batches".
     """
 
     count: int
@@ -99,7 +99,7 @@ def moments_of_parts(
 
 
 def source_of(*, ranks: int, parts: int) -> Source:
-    """Return the name of what the parts of a step are.
+    """Return what the parts of a step are, for example 'micro-batches'.
 
     >>> source_of(ranks=2, parts=8)
     'micro-batches x ranks'

@@ -94,7 +94,7 @@ def try_examples(meter: Meter, examples: PerExample, seen: SeenStep) -> int:
 
 
 class _Trial:
-    """Repeat the step once on a copy of the model. Mutable: measures with the copy's meter."""
+    """Repeat the step once on a copy of the model. Mutable: uses the meter of the copy."""
 
     def __init__(self, meter: Meter, examples: PerExample, seen: SeenStep) -> None:
         self._meter, self._examples, self._seen = meter, examples, seen

@@ -195,7 +195,7 @@ class Forwards:
         """Read the number of samples, and a few elements, from the inputs."""
         if not self.sized:
             return
-        plain = args and isinstance(args[0], Tensor)  # the usual case, which is fast
+        plain = args and isinstance(args[0], Tensor)  # fast path for the usual case
         first = args[0] if plain else next(tensor_leaves((args, kwargs)), None)
         if first is None:
             return

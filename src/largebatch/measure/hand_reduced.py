@@ -33,7 +33,7 @@ The first rows of each parameter are compared, at least one row.
 """
 
 GROUPS, SIGNS = 4, 3
-"""Number of groups of parameters, and number of projections of each group."""
+"""Number of groups of compared parameters, and number of projections of each group."""
 
 PRODUCT = "own product"
 OWN, NOW = "own projection", "reduced projection"

@@ -363,7 +363,7 @@ class Meter:
         )
         if self.ranks.count == 1:
             raise error
-        self._problem = self._problem or error  # every rank raises it when the step is closed
+        self._problem = self._problem or error  # every rank raises the error at the end of the step
 
     def _pass(self, full: FullGradient) -> dict[str, Any]:
         self.tap.rest()

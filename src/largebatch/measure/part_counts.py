@@ -30,7 +30,7 @@ class PartCounts(Protocol):
         ...
 
     def label(self, *, ranks: int, parts: int) -> Source:
-        """Return the name of what the parts are, if all ranks together have `parts` parts."""
+        """Return the kind of the parts, such as "micro-batches", for `parts` parts on all ranks."""
         ...
 
     def groups(self, backwards: int) -> Sequence[int]:

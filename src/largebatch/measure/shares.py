@@ -145,7 +145,7 @@ def parts_of(sums: Mapping[str, float], *, source: Source) -> Parts:
 
     Args:
         sums: Sums of `Shares.numbers` over all ranks. Either all parts have a weight or none.
-        source: Name of what the parts are, such as "micro-batches".
+        source: Kind of the parts, such as "micro-batches".
     """
     weight, count = sums["weight"], round(sums["groups"])
     equal = abs(sums["parts"] * sums["weight squared"] / weight**2 - 1.0) < 1e-9

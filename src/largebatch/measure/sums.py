@@ -188,7 +188,7 @@ class Sums:
         return torch.cat([sums[:count], numbers])
 
     def _row_of_each_value(self) -> tuple[list[int], list[float]]:
-        """Return the row and coefficient of each value; dropped values get an extra last row."""
+        """Return the row and the coefficient of each value; dropped values are in an extra row."""
         rows, coefficients = [len(self._rows)] * self._begins[-1], [0.0] * self._begins[-1]
         for name, terms in self._terms.items():
             for term in terms:

@@ -312,7 +312,7 @@ class Flat:
         self._now.zero_()
         self._fresh = True
         for parameter, view in zip(self._parameters.tensors, self._views, strict=True):
-            parameter.grad = view  # also after a step that raised an error
+            parameter.grad = view  # restored even after an error
 
     def _check(self) -> None:
         for index, view in enumerate(self._views):

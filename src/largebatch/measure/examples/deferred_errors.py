@@ -32,7 +32,7 @@ class DeferredErrors:
                 return None
             try:
                 return function(*args, **kwargs)
-            except Exception as error:  # it must not reach the user's forward or backward
+            except Exception as error:  # the user's forward or backward must not fail
                 self._error = error
                 return None
 

@@ -62,7 +62,7 @@ class EmbeddingLayer(PlainLayer):
 def _flat(module: nn.Embedding, kept: SavedTensors, delta: Tensor) -> tuple[Tensor, Tensor]:
     words = kept[0].reshape(-1).long()
     delta = delta.reshape(len(words), -1)
-    if module.padding_idx is not None:  # this word gets no gradient
+    if module.padding_idx is not None:  # the padding word gets no gradient
         delta = delta * (words != module.padding_idx).unsqueeze(1)
     return words, delta
 

@@ -127,7 +127,7 @@ class ExampleGradients:
         return self._hooks.forward.layout if self._hooks.looked else None
 
     def take_layout(self, layout: Layout | None) -> None:
-        """Use the layout of a copy of the model from the next `bind` on."""
+        """Use the layout that a copy of the model showed, beginning with the next `bind`."""
         self._layout = layout
 
     @property

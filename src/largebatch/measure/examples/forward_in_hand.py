@@ -52,7 +52,9 @@ class ForwardInHand:
         self.rows = 0
 
     def parts(self, rows: int) -> int:
-        """Return the number of parts: the largest divisor of `rows` up to `groups`, or `rows`."""
+        """Return the number of parts: the largest divisor of `rows` that is at most `groups`.
+
+        If that divisor is 1, or `groups` is None, the number of parts is `rows`."""
         if self._groups is None:
             return rows
         parts = next(k for k in range(min(self._groups, rows), 0, -1) if rows % k == 0)

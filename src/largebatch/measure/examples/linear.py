@@ -32,7 +32,7 @@ class LinearLayer(PlainLayer):
     def keep(
         self, module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> SavedTensors:
-        """Return the input; without positions also its squared norms, while it is in the cache."""
+        """Return the input, and its squared norms if each example has one position."""
         kept = super().keep(module, args, kwargs)
         return (*kept, _of_rows(kept[0].detach())) if kept[0].dim() == 2 else kept
 

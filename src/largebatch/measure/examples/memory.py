@@ -1,4 +1,4 @@
-"""Estimate by how much measuring single examples raises the peak memory, from calls' sizes."""
+"""Estimate from the sizes of calls how much measuring examples raises the peak memory."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ class ModuleHooks:
         self._shared = []
 
     def _bare_calls(self) -> Iterator[tuple[Call, SavedTensors, Tensor]]:
-        """Yield one call for each parameter outside of modules; the parameter is its output."""
+        """Yield one call for each parameter outside of modules, with the parameter as output."""
         rows = self.forward.rows
         for owner in self._bare:
             (parameter,) = owner.parameters.values()
@@ -217,7 +217,7 @@ class ModuleHooks:
             found = guarded(module, args, kwargs, out)
             if found is None:
                 return None
-            # Outside of the guard, because checkpointing ends its second forward by an error here.
+            # This call is not guarded: checkpointing ends its second forward by an error in it.
             pass_on: Any = OutputGradient.apply
             return pass_on(*found)
 

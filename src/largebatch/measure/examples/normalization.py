@@ -25,7 +25,7 @@ class NormalizationLayer(PlainLayer):
     can_replace = True
 
     def keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SavedTensors:
-        """Return the input; with batch statistics also their mean and variance for each row."""
+        """Return the input, and mean and variance for each row if the batch's statistics are used."""
         (x,) = super().keep(module, args, kwargs)
         if not (isinstance(module, _BatchNorm) and uses_batch_statistics(module)):
             return (x,)

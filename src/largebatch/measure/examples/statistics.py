@@ -127,7 +127,7 @@ class ExamplePreconditioned:
             sums.add(self.name, *part.sqnorm(), coefficient=coefficient * part.parts)
             return
         for index, squares in part.squares.items():
-            self._norms.see(index, squares.sqrt())  # its squared norm is the sum over all examples
+            self._norms.see(index, squares.sqrt())  # |sqrt(squares)|^2 is their sum
         self._norms.close_part(sums, coefficient=coefficient * part.parts)
 
     def close_batch(self, sums: Sums, *, share: float) -> None:
