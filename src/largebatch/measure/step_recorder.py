@@ -1,7 +1,7 @@
 """Record the backward calls of one step with hooks, and measure their gradients.
 
 torch has only a private interface for callbacks at the end of a backward call. Only this file and
-its test in `hook_check` use that interface.
+`hook_check` use the private interface for callbacks.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class StepRecorder:
 
     Attributes:
         roots: The outermost backward calls of the step that have ended.
-        running: The backward calls that have not ended, by number.
+        running: Backward calls that have not ended, by their number in autograd.
         problem: The first error of the step; None if there is none.
         adds_up: Whether the gradients of one forward pass are added up before they are squared.
         dropped: Name of the call that dropped backward calls in this step; empty if none did.

@@ -173,8 +173,8 @@ class Detached:
     Use `Detached` for a model in which a parameter gets several gradients within one backward call,
     as in reentrant checkpointing with tied weights. `Detached` needs memory for one more copy of
     the gradient. With DistributedDataParallel, `Detached` averages the step's gradient over the
-    ranks in one additional all-reduce of the gradient's size. A parameter that the step does not
-    use then has the gradient 0 and not None.
+    ranks in one additional all-reduce of the gradient's size. If DistributedDataParallel is used, a
+    parameter that the step does not use has the gradient 0 and not None.
 
     >>> import largebatch as lb
     >>> meter = lb.Meter(torch.nn.Linear(2, 1), tap=Detached())

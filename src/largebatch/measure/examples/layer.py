@@ -67,8 +67,8 @@ class Layer(Protocol):
     def replaces(self, module: Any, shape: torch.Size, *, rows: int, squares: bool) -> bool:
         """Return whether the weight's gradient should be summed from the examples' gradients.
 
-        If the result is False, autograd computes the weight's gradient. If the examples' gradients
-        are computed anyway, summing the examples' gradients is cheaper.
+        If `replaces` returns False, autograd computes the weight's gradient. If the examples'
+        gradients are computed anyway, summing the examples' gradients is cheaper.
 
         Args:
             module: The module.

@@ -245,7 +245,7 @@ class ModuleHooks:
         output: Tensor,
         replaced: list[nn.Parameter],
     ) -> Any:
-        """Return the arguments of `OutputGradient`; None if it must not be applied."""
+        """Return the arguments of `OutputGradient`; None if the call is shared by all examples."""
         call = self._call(owner, layer, kept, output, replaced=bool(replaced))
         if call is None:
             return None
