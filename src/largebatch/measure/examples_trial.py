@@ -26,7 +26,7 @@ from largebatch.measure.seen_forward import SeenForward
 from largebatch.measure.squares import squared_norm
 
 LIMIT, COARSE_LIMIT = 1e-3, 0.05
-"""Largest relative error of a gradient that is computed again; the second is for autocast."""
+"""Largest relative error of a gradient that is computed again, without and with autocast."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

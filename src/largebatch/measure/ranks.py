@@ -50,7 +50,7 @@ class Ranks:
             facts: Settings by name.
 
         Raises:
-            RanksDisagree: A setting differs between the ranks. Every rank raises this error.
+            RanksDisagree: A setting differs between the ranks. Every rank raises `RanksDisagree`.
         """
         if self.count == 1:
             return

@@ -75,7 +75,7 @@ def owners_of(model: nn.Module, parameters: Parameters) -> tuple[list[Owner], di
 
 
 def _groups(together: list[list[int]]) -> dict[int, int]:
-    """Return for each index the smallest index that is connected with it, also indirectly."""
+    """Return for each index the smallest index in its group of connected indices."""
     group: dict[int, int] = {}
     for indices in together:
         merged = {group.get(index, index) for index in indices}
