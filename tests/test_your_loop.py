@@ -150,7 +150,7 @@ def test_a_discriminator_without_drop_or_blocks_is_told() -> None:
     ("program", "old", "new", "message"),
     [
         (0, "batch_size=64, base_batch_size=32", "batch_size=32, base_batch_size=32",
-         "The factor 2 is the number of ranks"),
+         "and 2 is the number of ranks"),
         (1, "replicated=True", "", "ValueError: 2 processes run"),
         (1, "dist.all_reduce(parameter.grad)", "pass",
          "The gradients of the 2 ranks differ at optimizer.step()"),

@@ -193,7 +193,7 @@ def test_a_function_that_counts_unequal_samples_is_told_what_is_assumed() -> Non
 def test_a_batch_size_without_the_micro_batches() -> None:
     text = Loop(batch_size=SIZE).refused(LargeBatchError)
     assert "batch_size=5 was given, but the model received 10 samples" in text
-    assert "The factor 2 is the number of micro-batches." in text
+    assert "and 2 is the number of micro-batches." in text
     assert "with control.part(samples=len(x)): loss_fn(model(x), y).backward()" in text
     assert text.count("batch_size=10") == 1
 
@@ -432,7 +432,7 @@ def ranks_with_different_numbers_of_micro_batches_and_weights_hear_nothing() -> 
 
 @check
 def a_batch_size_without_ranks_and_micro_batches() -> str:
-    return of_batch_size(5, "The factor 4 is the number of micro-batches on all ranks.")
+    return of_batch_size(5, "and 4 is the number of micro-batches on all ranks.")
 
 
 @check

@@ -84,7 +84,7 @@ def test_a_right_loop_hears_nothing_and_counts_its_samples_once(backward, sizes)
 
 def test_a_batch_size_without_the_micro_batches_names_the_block_first() -> None:
     loop = Loop(batch_size=16)
-    with pytest.raises(LargeBatchError, match="The factor 2 is the number of") as caught:
+    with pytest.raises(LargeBatchError, match="and 2 is the number of") as caught:
         loop.step(one_loss, [16, 16])
     text = str(caught.value)
     assert "received 32 samples in the first step" in text

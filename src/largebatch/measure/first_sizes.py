@@ -211,11 +211,12 @@ def _check_factors(rows: int, batch_size: int, *, micro_batches: int, ranks: int
             f"block, and pass the samples of the micro-batch once: {BLOCK}. "
             f"Otherwise pass batch_size={rows}."
         )
+    times = rows // batch_size
     raise LargeBatchError(
         f"batch_size={batch_size} was given, but the model received {rows} samples in the first "
         "step. batch_size is the number of samples in one optimizer step over all ranks and "
-        f"micro-batches. The factor {rows // batch_size} is the number {' or '.join(fitting)}. "
-        f"{remedy} {REMEDY}"
+        f"micro-batches. The model received {times} times batch_size samples, and {times} is the "
+        f"number {' or '.join(fitting)}. {remedy} {REMEDY}"
     )
 
 

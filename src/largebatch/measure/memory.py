@@ -108,8 +108,8 @@ def _most_ever() -> int:
     except ImportError:
         raise ValueError(
             f"This system ({os.name}) does not report how much memory a process uses, so the "
-            "largest micro-batch cannot be found. Pass it: lb.BatchLoader(dataset, batch_size=64, "
-            "max_micro_batch_size=64)."
+            "largest micro-batch cannot be found. Pass its size: "
+            "lb.BatchLoader(dataset, batch_size=64, max_micro_batch_size=64)."
         ) from None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
