@@ -194,7 +194,9 @@ def test_a_number_of_groups_that_does_not_divide_the_examples_is_lowered():
 
 @pytest.mark.parametrize("groups", [1, 0, -4, 2.5, "4"])
 def test_one_group_and_what_is_no_number_of_groups_are_refused(groups):
-    with pytest.raises(ValueError, match=r"of one group(.|\n)*lb\.PerExample\(groups=4\)"):
+    with pytest.raises(
+        ValueError, match=r"one group has no variance(.|\n)*lb\.PerExample\(groups=4\)"
+    ):
         PerExample(groups=groups)
 
 
@@ -393,7 +395,7 @@ WORDS = torch.arange(4 * B).view(B, 4) % 5
 NUMBERS = torch.randn(B, 4, generator=torch.Generator().manual_seed(0))
 REFUSED = {
     "coupled": (Coupled, NUMBERS, "depend on each other"),
-    "tied by hand": (Outside, WORDS, "do not add up to the gradient of words.weight"),
+    "tied by hand": (Outside, WORDS, "do not add up to the gradient of the parameter words.weight"),
     "a matrix outside of modules": (Matrix, NUMBERS, "own got a gradient that does not come"),
     "its own dropout": (Drawing, NUMBERS, "draws random numbers"),
     "sequence first": (
@@ -442,8 +444,8 @@ def test_examples_of_two_numbers_in_one_backward_are_refused():
 @pytest.mark.parametrize(
     ("module", "cause", "remedy"),
     [
-        (nn.BatchNorm1d(4), "in training mode", r"get_submodule\('1'\).eval\(\), normalize"),
-        (nn.BatchNorm1d(4, track_running_stats=False), "without running", "Either normalize by"),
+        (nn.BatchNorm1d(4), "in training mode", r"get_submodule\('1'\).eval\(\), or normalize"),
+        (nn.BatchNorm1d(4, track_running_stats=False), "without running", "Normalize by groups"),
     ],
 )
 def test_batch_normalization_over_the_batch_is_refused(module, cause, remedy):
