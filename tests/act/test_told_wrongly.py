@@ -183,7 +183,7 @@ def test_a_function_that_counts_unequal_samples_is_told_what_is_assumed() -> Non
         return 3 if torch.equal(args[0][0], class_data()[0][0]) else 5
 
     loop = Loop(batch_size=8, samples=some)
-    with pytest.warns(RuntimeWarning, match=r"have 3, 5 samples.*equal shares.*weight=1\."):
+    with pytest.warns(RuntimeWarning, match=r"have 3, 5 samples.*the same share.*weight=1\."):
         loop.step()
     loop = Loop(batch_size=8, samples=some)
     loop.step(lambda control, at: control.micro_batch((3, 5)[at], weight=1))
