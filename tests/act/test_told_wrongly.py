@@ -287,19 +287,19 @@ def a_micro_batch_without_tokens_on_one_rank_has_a_tiny_weight() -> str:
 def a_weight_of_a_block_that_is_negative_on_one_rank() -> str:
     weight = on_rank_1(-1.0, 1.0)
     tell = lambda control, at: control.part(weight=weight)  # noqa: E731
-    return refused_on_ranks(Loop(), LargeBatchError, tell, "Rank 1 of 2: The weight")
+    return refused_on_ranks(Loop(), LargeBatchError, tell, "Rank 1 of 2: weight=-1 was given")
 
 
 @check
 def a_weight_that_is_nan_on_all_ranks() -> str:
-    return refused_on_ranks(Loop(), LargeBatchError, weights(math.nan, 1.0), "got nan")
+    return refused_on_ranks(Loop(), LargeBatchError, weights(math.nan, 1.0), "weight=nan")
 
 
 @check
 def no_samples_on_one_rank() -> str:
     samples = on_rank_1(0, SIZE)
     tell = lambda control, at: control.micro_batch(samples)  # noqa: E731
-    return refused_on_ranks(Loop(), LargeBatchError, tell, "Rank 1 of 2: A micro-batch has")
+    return refused_on_ranks(Loop(), LargeBatchError, tell, "Rank 1 of 2: samples=0 was given")
 
 
 @check
