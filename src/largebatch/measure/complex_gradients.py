@@ -2,7 +2,7 @@
 
 torch may conjugate a gradient lazily: after `weight.conj()` in a model, `weight.grad.is_conj()` is
 True. The foreach functions of torch cannot write to a lazily conjugated tensor, so each such tensor
-is changed by a function of its own.
+is changed separately.
 """
 
 from __future__ import annotations

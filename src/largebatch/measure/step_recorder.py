@@ -103,7 +103,7 @@ class StepRecorder:
     def rows(self) -> float:
         """Return the number of rows in a forward pass that a backward call reached; 0 if unknown.
 
-        If there are several such forward passes, the largest number is returned.
+        If backward calls reached several forward passes, the largest number is returned.
         """
         sizes = self.forwards.samples
         return max((sizes[n] for n in self._reached if n in sizes), default=0.0)
