@@ -91,7 +91,7 @@ def test_accelerate_gives_four_micro_batches() -> None:
     try:
         control = run([block])["control"]
         assert (control._seen.moments.parts, control.optimizer_steps) == (4, 16)
-        message = r"control.advance\(\) dropped the backward calls before it"
+        message = r"control.advance\(\) dropped the earlier backward calls"
         with pytest.raises(MicroBatchMissed, match=message):
             run([careless])
     finally:
@@ -111,7 +111,7 @@ def test_under_batch_normalization_attach_refuses_and_watch_shows_pairs_of_steps
     attached, watched = blocks(6)
     head = "model.insert(1, nn.BatchNorm1d(4))\n"
     head += "optimizer = torch.optim.SGD(model.parameters(), lr=0.05)\n"
-    with pytest.raises(LargeBatchError, match="Single examples cannot be measured by themselves"):
+    with pytest.raises(LargeBatchError, match="Single examples cannot be measured"):
         run([edited(attached, "control = lb", head + "control = lb")])
     noise = run([edited(watched, "noise = lb", head + "noise = lb")])["noise"]
     assert noise.label.startswith("measured from pairs of consecutive steps")
@@ -125,7 +125,7 @@ def test_a_batch_that_was_given_up_counts_nothing() -> None:
 @pytest.mark.parametrize(
     ("loop", "old", "new", "message"),
     [
-        (1, "    optimizer.zero_grad()\n", "", "There was a gradient already"),
+        (1, "    optimizer.zero_grad()\n", "", "A parameter had a gradient before the first"),
         (3, IN_PART_X, "if True:", "got 2 gradients from one forward pass of the model"),
         (5, "    control.drop()", "    pass", "The gradient was cleared between two backward call"),
         (8, "    adam.step()\n", "", "stepped twice"),
@@ -143,7 +143,7 @@ def test_without_the_line_the_error_comes_that_the_page_names(
     ("old", "new", "message"),
     [
         (DROP, "        optimizer.zero_grad()\n", "The gradient was cleared between two backward"),
-        (DROP, "        control.drop()\n", r"control.drop\(\) dropped the backward calls before"),
+        (DROP, "        control.drop()\n", r"control.drop\(\) dropped the earlier backward call"),
     ],
 )
 def test_a_batch_that_is_given_up_by_half_is_an_error(old: str, new: str, message: str) -> None:
@@ -166,7 +166,7 @@ def test_a_discriminator_without_drop_or_blocks_is_told() -> None:
     ("program", "old", "new", "message"),
     [
         (0, "batch_size=64, base_batch_size=32", "batch_size=32, base_batch_size=32",
-         "64 is 2 times as many, which is the number of ranks"),
+         "and 2 is the number of ranks"),
         (1, "replicated=True", "", "ValueError: 2 processes run"),
         (1, "dist.all_reduce(parameter.grad)", "pass",
          "The gradients of the 2 ranks differ at optimizer.step()"),
@@ -201,8 +201,8 @@ FILES = [SOURCE / "measure" / f"{name}.py" for name in MEASURE] + [
 ]
 ENDINGS = {
     "or split the batch into two or more micro-batches",
-    "If the first dimension of the model's input is not the samples, say how to count them",
-    "so they are taken to enter the loss with equal shares.",
+    "If the first dimension of the model's input is not the samples, pass a function that counts",
+    "so all of them get the same share of the loss.",
     "If several forward and backward calls belong to one micro-batch, put them into one block",
     "with control.part(samples=len(x)): loss_fn(model(x), y).backward()",
 }

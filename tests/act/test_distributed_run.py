@@ -331,7 +331,7 @@ def test_ranks_that_disagree_raise_an_error_on_every_rank_that_names_the_differe
 ) -> None:
     fact = name.removeprefix("attached ").removesuffix(" in a step")
     for results in on_ranks(ranks):
-        assert f"do not agree: {fact} is rank 0: " in results["disagreements"][name]
+        assert f"disagree about {fact} (rank 0: " in results["disagreements"][name]
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

@@ -92,7 +92,7 @@ def test_a_loop_is_right_or_refused_before_a_weight_moves(name, mode) -> None:
         assert not moved
         assert "control.part(" in text
         assert LOOPS[name].remedy or LOOPS[name].warned
-        if mode.startswith("compiled in place") and "belonged to one micro-batch" in text:
+        if mode.startswith("compiled in place") and "calls belong to one micro-batch" in text:
             return  # its forward passes do not show what they belong to
         assert all(map(right, seen[1:])), seen
     else:

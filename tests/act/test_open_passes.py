@@ -101,7 +101,9 @@ def test_gradients_that_are_dropped_but_stay_are_refused_by_name(call, parts) ->
     loop.accumulate(parts=parts)
     getattr(loop.control, call)()
     loop.accumulate(1, parts=PARTS - parts)
-    with pytest.raises(MicroBatchMissed, match=rf"control\.{call}\(\) dropped the backward calls"):
+    with pytest.raises(
+        MicroBatchMissed, match=rf"control\.{call}\(\) dropped the earlier backward calls"
+    ):
         loop.optimizer.step()
     assert all(map(torch.equal, before, weights(loop.model)))
 
@@ -111,7 +113,9 @@ def test_a_step_after_all_its_backward_calls_were_dropped_names_the_call(call) -
     loop = Loop()
     loop.accumulate()
     getattr(loop.control, call)()
-    with pytest.raises(MicroBatchMissed, match=rf"control\.{call}\(\) dropped the backward calls"):
+    with pytest.raises(
+        MicroBatchMissed, match=rf"control\.{call}\(\) dropped all earlier backward calls"
+    ):
         loop.optimizer.step()
 
 
@@ -188,7 +192,7 @@ def test_a_backward_that_raised_and_was_not_dropped_is_refused_with_a_remedy() -
         loop.accumulate()
     loop.optimizer.zero_grad()
     loop.accumulate()
-    with pytest.raises(LargeBatchError, match=r"failed half way.*optimizer\.zero_grad\(\)"):
+    with pytest.raises(LargeBatchError, match=r"raised an exception.*optimizer\.zero_grad\(\)"):
         loop.optimizer.step()
     loop.optimizer.zero_grad()
     loop.accumulate()

@@ -320,7 +320,7 @@ def test_two_ranks_resume_the_state_of_one_rank_and_a_stop_on_one_rank_stops_bot
 @pytest.mark.distributed
 def test_ranks_that_loaded_different_states_raise_an_error_with_the_first_difference() -> None:
     (_, errors), _ = run_on_ranks(_resumed_here, 2, {**_saved_on_one(), "spoil": True})
-    assert "do not agree: step is rank 0: 10, rank 1: 11" in errors[0]
+    assert "disagree about step (rank 0: 10, rank 1: 11)" in errors[0]
 
 
 def test_an_attached_run_whose_budget_is_a_whole_number_is_resumed_more_than_once() -> None:

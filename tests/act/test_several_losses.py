@@ -137,7 +137,7 @@ def train(run, losses, *, truth=None):
 @pytest.mark.parametrize("run", [alternating, forwards_first, with_a_log])
 def test_the_losses_of_a_part_are_summed_from_the_second_step_on(run, losses) -> None:
     first, *others = train(run, losses)
-    assert "several losses with a backward call each" in first
+    assert "several losses with one backward call each" in first
     for found, true in others:
         assert found == pytest.approx(true, rel=1e-4)
 

@@ -119,4 +119,4 @@ def test_unequal_shards_resume_from_the_first_ranks_state(by_rank: list[dict[str
 @pytest.mark.parametrize("kind", ["other data sets", "given unequally"])
 def test_ranks_that_disagree_are_told_so(kind: str, by_rank: list[dict[str, Any]]) -> None:
     for found in by_rank:
-        assert "dataset_size is rank 0: 10" in found[kind]
+        assert "dataset_size (rank 0: 10" in found[kind]

@@ -115,7 +115,7 @@ def test_a_weight_out_of_range(door, weight) -> None:
     def tell(control: Any, at: int) -> Any:
         return getattr(control, door)(samples=SIZE, weight=weight if at else 1.0)
 
-    assert f"above 0; got {float(weight):g}" in loop.refused(ValueError, tell)
+    assert f"weight={float(weight):g} was given" in loop.refused(ValueError, tell)
     steps_on(loop)
 
 
@@ -123,7 +123,7 @@ def test_a_weight_out_of_range(door, weight) -> None:
 def test_samples_out_of_range(samples) -> None:
     loop = Loop()
     text = loop.refused(ValueError, lambda control, at: control.micro_batch(samples))
-    assert f"at least one sample; got {samples:g}" in text
+    assert f"samples={samples:g} was given, but a micro-batch has at least one sample" in text
     steps_on(loop)
 
 
@@ -183,7 +183,7 @@ def test_a_function_that_counts_unequal_samples_is_told_what_is_assumed() -> Non
         return 3 if torch.equal(args[0][0], class_data()[0][0]) else 5
 
     loop = Loop(batch_size=8, samples=some)
-    with pytest.warns(RuntimeWarning, match=r"have 3, 5 samples.*equal shares.*weight=1\."):
+    with pytest.warns(RuntimeWarning, match=r"have 3, 5 samples.*the same share.*weight=1\."):
         loop.step()
     loop = Loop(batch_size=8, samples=some)
     loop.step(lambda control, at: control.micro_batch((3, 5)[at], weight=1))
@@ -193,7 +193,7 @@ def test_a_function_that_counts_unequal_samples_is_told_what_is_assumed() -> Non
 def test_a_batch_size_without_the_micro_batches() -> None:
     text = Loop(batch_size=SIZE).refused(LargeBatchError)
     assert "batch_size=5 was given, but the model received 10 samples" in text
-    assert "10 is 2 times as many, which is the number of micro-batches." in text
+    assert "and 2 is the number of micro-batches." in text
     assert "with control.part(samples=len(x)): loss_fn(model(x), y).backward()" in text
     assert text.count("batch_size=10") == 1
 
@@ -240,7 +240,7 @@ def test_some_backward_calls_outside_of_part_blocks(inside) -> None:
     text = loop.refused(
         MicroBatchMissed, lambda control, at: control.part() if at == inside else None
     )
-    assert "1 backward calls of this step ran inside control.part(), and 1 outside" in text
+    assert "1 backward calls of this step ran inside control.part(), and 1 ran outside" in text
     steps_on(loop)
 
 
@@ -269,7 +269,7 @@ def refused_on_ranks(loop: Loop, kind: type[Exception], tell: Tell, said: str) -
 @check
 def a_weight_of_zero_on_one_rank() -> str:
     tell = on_rank_1(weights(2.0, 0), weights(2.0, 1.0))
-    said = "Rank 1 of 2: The weight of a micro-batch is a number above 0; got 0"
+    said = "Rank 1 of 2: weight=0 was given, but the weight of a micro-batch must be above 0"
     return refused_on_ranks(Loop(), LargeBatchError, tell, said)
 
 
@@ -287,19 +287,19 @@ def a_micro_batch_without_tokens_on_one_rank_has_a_tiny_weight() -> str:
 def a_weight_of_a_block_that_is_negative_on_one_rank() -> str:
     weight = on_rank_1(-1.0, 1.0)
     tell = lambda control, at: control.part(weight=weight)  # noqa: E731
-    return refused_on_ranks(Loop(), LargeBatchError, tell, "Rank 1 of 2: The weight")
+    return refused_on_ranks(Loop(), LargeBatchError, tell, "Rank 1 of 2: weight=-1 was given")
 
 
 @check
 def a_weight_that_is_nan_on_all_ranks() -> str:
-    return refused_on_ranks(Loop(), LargeBatchError, weights(math.nan, 1.0), "got nan")
+    return refused_on_ranks(Loop(), LargeBatchError, weights(math.nan, 1.0), "weight=nan")
 
 
 @check
 def no_samples_on_one_rank() -> str:
     samples = on_rank_1(0, SIZE)
     tell = lambda control, at: control.micro_batch(samples)  # noqa: E731
-    return refused_on_ranks(Loop(), LargeBatchError, tell, "Rank 1 of 2: A micro-batch has")
+    return refused_on_ranks(Loop(), LargeBatchError, tell, "Rank 1 of 2: samples=0 was given")
 
 
 @check
@@ -361,7 +361,7 @@ def an_exception_that_is_no_error_of_the_library_on_one_rank() -> str:
     if loop.rank == 1:
         loop.control.observer._parts.sizes = breaks  # type: ignore[method-assign]
     text = loop.refused(LargeBatchError)
-    assert "Rank 1 of 2: Measuring failed in this step: TypeError" in text
+    assert "Rank 1 of 2: The gradients of this step could not be measured: TypeError" in text
     return text
 
 
@@ -372,7 +372,9 @@ def an_exception_in_the_parts_of_one_rank() -> str:
     if loop.rank == 1:
         loop.control.observer._parts._groups = lambda: 1 / 0  # type: ignore[method-assign]
     text = loop.refused(LargeBatchError)
-    assert "Rank 1 of 2: Measuring failed in this step: ZeroDivisionError" in text
+    assert (
+        "Rank 1 of 2: The gradients of this step could not be measured: ZeroDivisionError" in text
+    )
     return text
 
 
@@ -430,12 +432,12 @@ def ranks_with_different_numbers_of_micro_batches_and_weights_hear_nothing() -> 
 
 @check
 def a_batch_size_without_ranks_and_micro_batches() -> str:
-    return of_batch_size(5, "4 times as many, which is the number of micro-batches on all ranks.")
+    return of_batch_size(5, "and 4 is the number of micro-batches on all ranks.")
 
 
 @check
 def a_batch_size_without_the_ranks() -> str:
-    return of_batch_size(10, "which is the number of ranks or of micro-batches.")
+    return of_batch_size(10, "is the number of ranks or of micro-batches.")
 
 
 @check

@@ -161,7 +161,7 @@ class Keeping(Module):
 
 
 def test_lightning_refuses_gradients_that_are_not_cleared() -> None:
-    with pytest.raises(lb.errors.MicroBatchMissed, match="a gradient already"):
+    with pytest.raises(lb.errors.MicroBatchMissed, match="had a gradient before"):
         trainer_of(scaled()).fit(Keeping(), loader())
 
 

@@ -168,7 +168,7 @@ def test_blocks_override_what_the_forward_passes_say() -> None:
 def test_blocks_in_some_parts_only_are_refused(outside) -> None:
     backwards = [seen(at + 1, at + 1, block=None if at < outside else at) for at in range(4)]
     with pytest.raises(
-        MicroBatchMissed, match=rf"{4 - outside} backward calls .* and {outside} outside"
+        MicroBatchMissed, match=rf"{4 - outside} backward calls .* and {outside} ran outside"
     ):
         groups_of(backwards, forwards=4)
 

@@ -168,7 +168,7 @@ def test_the_label_says_how_far_rows_were_off_in_the_experiment():
     assert examples.approximation is None
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     lb.Meter(model, examples=examples).bind(torch.optim.SGD(model.parameters(), lr=0.1))
-    words = f"{low:.3g} to {high:.2g} times the true one, {median:.2g} times in the median"
+    words = f"{low:.3g} to {high:.2g} times the true variance, and {median:.2g} times in the median"
     assert words in examples.approximation
     model.eval()
     assert examples.approximation is None

@@ -233,7 +233,7 @@ def test_attach_measures_the_coordinate_noise_scale_on_one_process(told: int | N
 
 @pytest.mark.parametrize("quantile", [0.0, 1.1, -0.5, math.nan])
 def test_an_impossible_quantile_is_refused(quantile: float) -> None:
-    with pytest.raises(ValueError, match=r"as in CoordinateNoiseScale\(quantile=0.9\)"):
+    with pytest.raises(ValueError, match=r"lb.measure.CoordinateNoiseScale\(quantile=0.9\)"):
         CoordinateNoiseScale(quantile=quantile)
 
 

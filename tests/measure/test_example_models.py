@@ -194,7 +194,9 @@ def test_a_number_of_groups_that_does_not_divide_the_examples_is_lowered():
 
 @pytest.mark.parametrize("groups", [1, 0, -4, 2.5, "4"])
 def test_one_group_and_what_is_no_number_of_groups_are_refused(groups):
-    with pytest.raises(ValueError, match=r"of one group(.|\n)*lb\.PerExample\(groups=4\)"):
+    with pytest.raises(
+        ValueError, match=r"one group has no variance(.|\n)*lb\.PerExample\(groups=4\)"
+    ):
         PerExample(groups=groups)
 
 
@@ -393,8 +395,8 @@ WORDS = torch.arange(4 * B).view(B, 4) % 5
 NUMBERS = torch.randn(B, 4, generator=torch.Generator().manual_seed(0))
 REFUSED = {
     "coupled": (Coupled, NUMBERS, "depend on each other"),
-    "tied by hand": (Outside, WORDS, "do not add up to the gradient of words.weight"),
-    "a matrix outside of modules": (Matrix, NUMBERS, "own got a gradient that comes from no call"),
+    "tied by hand": (Outside, WORDS, "do not add up to the gradient of the parameter words.weight"),
+    "a matrix outside of modules": (Matrix, NUMBERS, "own got a gradient that does not come"),
     "its own dropout": (Drawing, NUMBERS, "draws random numbers"),
     "sequence first": (
         lambda: nn.Sequential(nn.Flatten(0, 0), First()),
@@ -433,15 +435,17 @@ def test_examples_of_two_numbers_in_one_backward_are_refused():
     def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return squared_loss(model, x, y) + squared_loss(model, x[:3], y[:3])
 
-    with pytest.raises(LargeBatchError, match="with 6 examples in a backward of 3"):
+    with pytest.raises(
+        LargeBatchError, match="with 6 examples, but other modules were called with 3"
+    ):
         watched(nn.Linear(4, 3), loss, NUMBERS, torch.ones(B))
 
 
 @pytest.mark.parametrize(
     ("module", "cause", "remedy"),
     [
-        (nn.BatchNorm1d(4), "in training mode", r"get_submodule\('1'\).eval\(\), normalize"),
-        (nn.BatchNorm1d(4, track_running_stats=False), "without running", "Either normalize by"),
+        (nn.BatchNorm1d(4), "in training mode", r"get_submodule\('1'\).eval\(\), or normalize"),
+        (nn.BatchNorm1d(4, track_running_stats=False), "without running", "Normalize by groups"),
     ],
 )
 def test_batch_normalization_over_the_batch_is_refused(module, cause, remedy):

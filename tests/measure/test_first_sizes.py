@@ -84,7 +84,7 @@ def test_a_right_loop_hears_nothing_and_counts_its_samples_once(backward, sizes)
 
 def test_a_batch_size_without_the_micro_batches_names_the_block_first() -> None:
     loop = Loop(batch_size=16)
-    with pytest.raises(LargeBatchError, match="2 times as many, which is the number of") as caught:
+    with pytest.raises(LargeBatchError, match="and 2 is the number of") as caught:
         loop.step(one_loss, [16, 16])
     text = str(caught.value)
     assert "received 32 samples in the first step" in text
@@ -128,7 +128,7 @@ def test_samples_that_do_not_add_up_to_the_batch_are_named_once() -> None:
     loop = Loop()
     (text,) = loop.step(doubled, [8] * 4)
     assert "batch_size=32 was given" in text
-    assert "of the first step are 64 over all ranks" in text
+    assert "64 samples were passed for the micro-batches of the first step over all ranks" in text
     assert loop.step(doubled, [8] * 4) == []
 
 

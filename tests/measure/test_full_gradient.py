@@ -285,7 +285,7 @@ def test_two_processes_share_the_full_pass_and_find_the_norm_of_one_process() ->
     ],
 )
 def test_a_full_pass_over_data_that_cannot_be_repeated_is_refused(dataset: Any, more: Any) -> None:
-    with pytest.raises(ValueError, match="The full gradient"):
+    with pytest.raises(ValueError, match=r"lb\.FullGradient\("):
         FullGradient(dataset, **{"loss": loss, **more})
 
 
@@ -295,7 +295,7 @@ def test_a_loss_that_is_no_mean_of_the_model_is_refused() -> None:
         lambda model, batch: loss(model, batch).item(),
         lambda model, batch: loss(model, batch).detach(),
     ):
-        with pytest.raises(ValueError, match="gives no scalar with the graph"):
+        with pytest.raises(ValueError, match="did not return a scalar with a graph"):
             sqnorm(FullGradient(DATA, wrong), small_model())
     other = small_model(1)
     with pytest.raises(LargeBatchError, match="No parameter of the optimizer got a gradient"):

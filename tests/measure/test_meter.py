@@ -266,7 +266,7 @@ def test_a_meter_of_no_statistics_provides_none_and_two_of_one_name_are_refused(
     meter = Meter(model, statistics=[])
     meter.bind(torch.optim.SGD(model.parameters(), lr=0.1))
     assert meter.provides == frozenset()
-    with pytest.raises(ValueError, match="same moments"):
+    with pytest.raises(ValueError, match="the same name"):
         Meter(model, statistics=[SquaredNorms(), TemporalMoments()])
 
 
@@ -460,7 +460,7 @@ def test_flat_refuses_a_second_zero_grad_and_mixed_types():
     train(control, loss=class_loss, steps=2)  # on from there, with gradients back in the buffer
     mixed = classifier()
     mixed[2].double()
-    with pytest.raises(ValueError, match="2 kinds"):
+    with pytest.raises(ValueError, match="2 combinations"):
         Meter(mixed, tap=Flat()).bind(torch.optim.SGD(mixed.parameters(), lr=0.1))
 
 

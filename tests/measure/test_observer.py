@@ -214,7 +214,7 @@ def test_a_missing_micro_batch_is_refused_and_the_next_step_starts_clean():
     model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     _, seen = attached(model, optimizer, micro_batches=4)
-    with pytest.raises(MicroBatchMissed, match="after 3 of 4"):
+    with pytest.raises(MicroBatchMissed, match="after 3 micro-batches"):
         loop(model, optimizer, sizes=(5, 5, 5))
     optimizer.zero_grad()
     (twin,) = loop(model, optimizer, steps=1)
@@ -313,7 +313,7 @@ def test_a_step_that_measures_nothing_has_no_norm_and_accepts_any_number_of_size
 def test_attach_refuses_another_tap_and_a_closure():
     model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    with pytest.raises(ValueError, match="Detached must stand around each backward"):
+    with pytest.raises(ValueError, match="The tap Detached was given"):
         attached(model, optimizer, meter=Meter(model, tap=Detached()))
     attached(model, optimizer)
     with pytest.raises(LargeBatchError, match="closure"):
@@ -369,7 +369,7 @@ def test_a_step_with_a_backward_that_failed_is_refused_and_the_next_one_starts_c
     with pytest.raises(FloatingPointError):
         nn.functional.cross_entropy(model[2](hidden), y[:5]).backward()
     optimizer.zero_grad()  # and the user goes on
-    with pytest.raises(LargeBatchError, match="failed half way"):
+    with pytest.raises(LargeBatchError, match="raised an exception"):
         loop(model, optimizer)
     optimizer.zero_grad()
     (twin,) = loop(model, optimizer, steps=1)

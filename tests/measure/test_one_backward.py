@@ -166,8 +166,12 @@ REFUSED = {
     "BatchNorm": (lambda: classifier(nn.BatchNorm1d(7)), {}, "batch normalization"),
     "compiled": (compiled, {}, r"torch\.compile"),
     "compiled in place": (compiled_in_place, {}, "is compiled"),
-    "submodules called directly": (classifier, {"call": in_turn}, "submodules are called directly"),
-    "one example": (classifier, {"batch": 1}, "has one example"),
+    "submodules called directly": (
+        classifier,
+        {"call": in_turn},
+        "submodules of the model directly",
+    ),
+    "one example": (classifier, {"batch": 1}, "has only one example"),
 }
 
 
@@ -422,7 +426,7 @@ def test_a_model_that_cannot_be_copied_is_refused_by_name() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     lb.attach(model, optimizer, lb.AdaScale(), batch_size=BATCH, base_batch_size=2)
     class_loss(model, *class_data(BATCH)).backward()
-    with pytest.raises(NoVariance, match=r"cannot be copied .*lock"):
+    with pytest.raises(NoVariance, match=r"cannot be copied.*lock"):
         optimizer.step()
 
 

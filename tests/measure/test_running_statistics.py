@@ -246,7 +246,7 @@ def test_a_large_buffer_that_changed_is_named_once_and_a_constant_one_never() ->
     statistics = RunningStatistics(model)
     statistics.open()
     model(torch.randn(8, 4))
-    with pytest.warns(UserWarning, match=r"changed 1\.average\."):
+    with pytest.warns(UserWarning, match=r"changed the buffers 1\.average\."):
         statistics.restore()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -12,14 +12,21 @@ from hypothesis import strategies as st
 
 from largebatch.core.errors import MicroBatchMissed
 from largebatch.measure.estimate import Parts, proportional_parts
-from largebatch.measure.shares import Shares, Told, missing_weights, parts_of, shares_of, told_of
+from largebatch.measure.shares import (
+    PassedSizes,
+    Shares,
+    missing_weights,
+    parts_of,
+    passed_sizes,
+    shares_of,
+)
 
 SIZES = st.lists(st.integers(1, 64), min_size=2, max_size=8)
 UNITS = st.floats(1e-6, 1e6)
 
 
-def told(samples: Sequence[float | None], weights: Sequence[float | None]) -> list[Told]:
-    return [Told(samples=n, weight=w) for n, w in zip(samples, weights, strict=True)]
+def told(samples: Sequence[float | None], weights: Sequence[float | None]) -> list[PassedSizes]:
+    return [PassedSizes(samples=n, weight=w) for n, w in zip(samples, weights, strict=True)]
 
 
 def parts(
@@ -147,31 +154,31 @@ def test_ranks_with_other_numbers_of_parts_add_up() -> None:
 
 @pytest.mark.parametrize("samples", [0, -1, 0.5, math.nan, math.inf])
 def test_samples_out_of_range_are_refused(samples) -> None:
-    with pytest.raises(ValueError, match=rf"at least one sample; got {samples:g}"):
-        told_of(samples, None)
+    with pytest.raises(ValueError, match=rf"samples={samples:g} was given"):
+        passed_sizes(samples, None)
 
 
 @pytest.mark.parametrize("weight", [0, -2.5, math.nan, math.inf])
 def test_a_weight_out_of_range_is_refused_with_the_line_to_write(weight) -> None:
-    with pytest.raises(ValueError, match=rf"above 0; got {weight:g}\.") as caught:
-        told_of(1, weight)
+    with pytest.raises(ValueError, match=rf"weight={weight:g} was given") as caught:
+        passed_sizes(1, weight)
     assert "control.micro_batch(len(x), weight=tokens)" in str(caught.value)
 
 
 def test_tensors_are_read_as_numbers() -> None:
     """Tokens are often counted by the device: weight=(labels != -100).sum()."""
-    one = told_of(torch.tensor(4), torch.tensor(7))
-    assert one == Told(samples=4.0, weight=7.0)
+    one = passed_sizes(torch.tensor(4), torch.tensor(7))
+    assert one == PassedSizes(samples=4.0, weight=7.0)
     assert type(one.samples) is type(one.weight) is float
 
 
 def test_another_number_of_micro_batches_is_refused_with_both_numbers() -> None:
     for count in (1, 3):
         with pytest.raises(MicroBatchMissed, match=rf"called {count} times .* but 2 micro-batches"):
-            shares_of([Told(samples=4)] * count, usual=[4, 4], groups=[1, 1])
+            shares_of([PassedSizes(samples=4)] * count, usual=[4, 4], groups=[1, 1])
 
 
 def test_weights_of_some_micro_batches_are_refused_with_both_numbers() -> None:
     with pytest.raises(MicroBatchMissed, match="passed for 1 of the 3 micro-batches"):
         shares_of(told([4, 4, 4], [None, 2.0, None]), usual=[4] * 3, groups=[1] * 3)
-    assert "for 1 of the 3" in missing_weights(told=1, parts=3)
+    assert "for 1 of the 3" in missing_weights(passed=1, parts=3)

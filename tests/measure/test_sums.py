@@ -262,7 +262,9 @@ def test_marks_stay_valid_after_a_drop():
 def test_only_terms_of_this_step_can_be_scaled(ends):
     sums = fresh("a")
     sums.add("a", torch.tensor(1.0))
-    with pytest.raises(ValueError, match=r"this step has 1\. Take both ends .* sums\.mark\(\)"):
+    with pytest.raises(
+        ValueError, match=r"this step has 1 terms\. Take both marks .* sums\.mark\(\)"
+    ):
         sums.scale(*ends, 2.0)
 
 

@@ -34,6 +34,7 @@ from largebatch.analysis.noise import (
 from largebatch.core.errors import LargeBatchError
 from largebatch.core.measurement import GradientMoments, Reading
 from largebatch.measure.forwards import Samples
+from largebatch.measure.hook_check import check_hooks
 from largebatch.measure.meter import Meter
 from largebatch.measure.observer import Observer
 
@@ -103,6 +104,7 @@ class Watch:
         self._series: deque[tuple[float, float]] = deque(maxlen=steps)
         self._last: GradientMoments | None = None
         self._left_out = False  # whether the current step is left out
+        self._off = ""
         observer.open(MOMENTS)
         self._claims = [Claim(member, self) for member in members]
         self._hooks = StepHooks(
@@ -112,6 +114,14 @@ class Watch:
             refuse=self._refuse,
             abandon=self._begin,
         )
+
+    @classmethod
+    def off(cls, cause: str) -> Watch:
+        """Return a watch that measures nothing and has no hooks, for this cause."""
+        watch = cls.__new__(cls)
+        watch._off, watch._left_out, watch.dropped = cause, False, 0
+        watch._series, watch._last, watch._dataset_size = deque(), None, None
+        return watch
 
     exclusive = True
     """Whether this watch excludes any other control of the same optimizer; always True."""
@@ -135,6 +145,8 @@ class Watch:
     @property
     def label(self) -> str:
         """One line that says how, how often, and how exactly the noise scale was measured."""
+        if self._off:
+            return f"nothing is measured: {self._off}"
         if self._last is None:
             return "no step has been measured yet"
         often = self.observer.schedule.words
@@ -179,6 +191,9 @@ class Watch:
 
         An exception that the user's own code raises inside the block reaches the user unchanged.
         """
+        if self._off:
+            yield
+            return
         block = self.observer.part(samples=samples, weight=weight)
         entered = self._without_raising(block.__enter__)
         try:
@@ -197,6 +212,8 @@ class Watch:
 
     def close(self) -> None:
         """Remove every hook from model and optimizer; the measured numbers remain available."""
+        if self._off:
+            return
         self._hooks.close()
         for claim in self._claims:
             claim.release()
@@ -255,6 +272,8 @@ class Watch:
         """Call `act` and return whether it raised no exception; otherwise leave out the current
         step.
         """
+        if self._off:
+            return False
         try:
             act()
         except LargeBatchError as error:
@@ -336,6 +355,15 @@ def watch(
     check_batch_size(batch_size)
     _check_dataset_size(dataset_size, batch_size=batch_size)
     check_micro_batches(micro_batches)
+    try:
+        check_hooks()
+    except LargeBatchError as error:
+        warnings.warn(
+            f"lb.watch measures nothing in this run; the training is not changed. {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return Watch.off(str(error))
     observer = Observer(
         meter or Meter(model),
         batch_size=batch_size,

@@ -1,5 +1,6 @@
-"""Store the version of the package. The packaging and the header of a record read the version from
-this file.
-"""
+"""Define the package's version and the torch versions that it was tested with."""
 
 __version__ = "0.2.0.dev0"
+
+TESTED_TORCH = ("2.9", "2.14")
+"""Oldest and newest minor version of torch with which the tests pass."""

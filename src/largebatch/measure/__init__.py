@@ -1,4 +1,4 @@
-"""How gradients are seen and what is computed of them: meters, taps and statistics."""
+"""Measure gradients: meters, the taps that observe them and the statistics computed from them."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -39,5 +39,5 @@ if not TYPE_CHECKING:  # type checkers read the imports above
 
 
 def __dir__() -> list[str]:
-    """Return the public names, also those that are not imported yet."""
+    """Return all public names, including those that are not imported yet."""
     return sorted(__all__)

@@ -1,4 +1,4 @@
-"""Notices gradients that change between the backward calls of a step."""
+"""Detect gradients that change between the backward calls of one step."""
 
 from __future__ import annotations
 
@@ -9,34 +9,39 @@ import torch
 from torch import Tensor
 
 PER_GROUP, IN_ALL = 3, 24
-"""How many gradients are looked at, of each parameter group and over all groups. All 293 of a model
-would cost 116 microseconds each time."""
+"""Number of gradients that are compared, per parameter group and over all groups.
+
+Comparing all 293 gradients of one model would take 116 microseconds each time.
+"""
 
 CLEARED = (
-    "The gradient was cleared between two backward calls of one step, so the micro-batches before "
-    "it are lost. Call optimizer.zero_grad() after optimizer.step() alone. If the lost pass was "
-    "meant, as the first pass of SAM is, call control.drop() after it."
+    "The gradient was cleared between two backward calls of one step, so the gradients of the "
+    "earlier micro-batches are lost. Call optimizer.zero_grad() only after optimizer.step(). If "
+    "you cleared them on purpose, as after the first pass of SAM, call control.drop() after that "
+    "pass."
 )
 CHANGED = (
     "The gradient was changed between two backward calls of one step, so the optimizer would not "
-    "get the sum of what was measured. Clip or scale it once, after the last backward. For a norm "
-    "without a change use torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]). If "
-    "the pass before was not meant for the optimizer, call control.drop() after it."
+    "get the sum of the measured gradients. Clip or scale the gradient once, after the last "
+    "backward call. To compute its norm without changing it, use "
+    "torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]). If the optimizer must "
+    "not get the gradients of an earlier pass, call control.drop() after that pass."
 )
 
 
 class AccumulatedGradients:
-    """Holds some of the accumulated gradients, and finds out whether they are still as they were.
+    """Hold some of the accumulated gradients, and detect whether they change.
 
-    A gradient is the same if it is the same tensor with the same `_version`, or a new tensor with
-    the same values: DistributedDataParallel moves gradients to new buckets once. Changes through
-    `grad.data` are not seen, since they do not count as a version.
+    A gradient is unchanged if it is the same tensor with the same `_version`, or a new tensor with
+    the same values. Values of gradients are compared because DistributedDataParallel moves
+    gradients to new buckets once. Changes through `grad.data` are not detected, because they do not
+    raise `_version`.
 
     Mutable: holds gradients between two backward calls.
 
     Args:
-        groups: the optimizer's parameter groups, of which the first, the middle and the last
-            trainable parameter are looked at.
+        groups: The optimizer's parameter groups. The first, the middle and the last trainable
+            parameter of each group are compared.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
@@ -48,11 +53,11 @@ class AccumulatedGradients:
         self.forget()
 
     def forget(self) -> None:
-        """Begin a step, whose gradients are not there yet."""
+        """Forget all gradients, because a step begins."""
         self._held: list[tuple[Tensor, Tensor | None, int]] = []
 
     def note(self) -> None:
-        """Note the gradients after a backward."""
+        """Remember the gradients after a backward call."""
         self._held = [
             (parameter, gradient, -1 if gradient is None else gradient._version)
             for parameter in self._parameters
@@ -60,7 +65,7 @@ class AccumulatedGradients:
         ]
 
     def change(self) -> str | None:
-        """Return what happened to the gradients since the last note; None if they are the same."""
+        """Return how the gradients changed since the last `note`; None if no gradient changed."""
         for parameter, gradient, version in self._held:
             now = parameter.grad
             if now is gradient and (now is None or now._version == version):
@@ -72,7 +77,7 @@ class AccumulatedGradients:
 
     @property
     def changed(self) -> bool:
-        """Return whether the gradients differ from the last note; reads no value."""
+        """Return whether the gradients may differ from the last `note`, without reading values."""
         return any(
             parameter.grad is not gradient
             or (gradient is not None and gradient._version != version)

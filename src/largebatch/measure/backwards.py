@@ -1,9 +1,12 @@
-"""Groups the backward calls of a step into its parts: pure functions of what was seen.
+"""Group the backward calls of a step into its parts with pure functions.
 
-A part is what one micro-batch contributes on one rank. Four sources of evidence, the best first:
-blocks that the user wrote around forward and backward calls; the forward pass whose output a
-backward came from; forward passes that alternate with backward calls; and the number of gradients
-that each parameter got.
+A part is the contribution of one micro-batch on one rank. There are four sources of evidence, from
+the best to the weakest:
+
+1. the blocks `with control.part():` that the user writes around forward and backward calls,
+2. the forward pass whose output a backward call started from,
+3. forward passes that alternate with backward calls,
+4. the number of gradients that each parameter got.
 """
 
 from __future__ import annotations
@@ -17,21 +20,24 @@ from largebatch.core.errors import MicroBatchMissed
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Backward:
-    """One backward call, as the hooks saw it.
+    """Record what the hooks observe in one backward call.
 
-    Mutable: grows while the backward runs.
+    Mutable: grows while the backward call runs.
 
     Attributes:
-        after: forward passes of the step before it began.
-        outer: the backward that it runs in, as under reentrant checkpointing.
-        forwards: numbers of the forward passes whose outputs it came from.
-        indices: index of each parameter that got a gradient, in that order.
-        order: most gradients in the step that one of these parameters had when it ended.
-        block: number of the user's block that it ran in; None outside of any.
-        start, stop: numbers of its terms among the step's sums.
-        thread: that it runs in; only backward calls of one thread run in each other.
-        begun: whether it, or a backward within it, has given a gradient.
-        filling: number of the sum that its gradients were added to; 0 if each was squared alone.
+        after: Number of the step's forward passes before the backward call began.
+        outer: The backward call in which this backward call is nested, as in reentrant
+            checkpointing; None if it is not nested.
+        forwards: Numbers of the forward passes whose outputs the backward call started from.
+        indices: Index of each parameter that got a gradient, in the order of the gradients.
+        order: Largest number of gradients per parameter in the step so far, over the parameters of
+            this backward call.
+        block: Number of the user's `part()` block around the backward call; None outside a block.
+        start, stop: Range of this backward call's terms among the step's sums.
+        thread: Identifier of the thread. Backward calls of different threads are not nested.
+        begun: Whether this backward call, or one nested in it, produced a gradient.
+        filling: Number of the sum that the gradients were added to; 0 if each gradient was squared
+            by itself.
     """
 
     after: int
@@ -48,16 +54,16 @@ class Backward:
 
     @property
     def root(self) -> Backward:
-        """Return the outermost backward that it runs in."""
+        """Return the outermost backward call in which this backward call is nested, or itself."""
         return self if self.outer is None else self.outer.root
 
 
 Group = list[Backward]
-"""The backward calls of one part."""
+"""List of the backward calls of one part."""
 
 
 def groups_of(backwards: Sequence[Backward], *, forwards: int) -> list[Group]:
-    """Return the step's parts, each with its backward calls, in the order of their first ones.
+    """Return the step's parts as lists of backward calls, in the order of their first calls.
 
     >>> two_losses = [Backward(after=1, order=1), Backward(after=1, order=2)]
     >>> len(groups_of(two_losses, forwards=1))
@@ -66,12 +72,12 @@ def groups_of(backwards: Sequence[Backward], *, forwards: int) -> list[Group]:
     2
 
     Args:
-        backwards: the outermost backward calls of the step, in order.
-        forwards: forward passes of the step.
+        backwards: The outermost backward calls of the step, in order.
+        forwards: Number of forward passes of the step.
 
     Raises:
-        MicroBatchMissed: some backward calls in the user's blocks and some outside of them, or a
-            backward that came from no forward pass in some parts only.
+        MicroBatchMissed: Some backward calls ran inside the user's blocks and others outside, or
+            only some parts have backward calls that started from no forward pass.
     """
     if any(one.block is not None for one in backwards):
         return _by_block(backwards)
@@ -83,25 +89,25 @@ def groups_of(backwards: Sequence[Backward], *, forwards: int) -> list[Group]:
 
 
 def alternates(backwards: Sequence[Backward], *, forwards: int) -> bool:
-    """Return whether each forward pass was followed by one or more backward calls."""
+    """Return whether one or more backward calls followed each forward pass."""
     return forwards > 0 and {one.after for one in backwards} == set(range(1, forwards + 1))
 
 
 def counts_decide(backwards: Sequence[Backward], *, forwards: int) -> bool:
-    """Return whether nothing but the number of gradients tells the parts from each other."""
-    told = any(one.block is not None or one.forwards for one in backwards)
-    return not told and not alternates(backwards, forwards=forwards)
+    """Return whether only the number of gradients shows which part a backward call belongs to."""
+    shown = any(one.block is not None or one.forwards for one in backwards)
+    return not shown and not alternates(backwards, forwards=forwards)
 
 
 def is_plain(groups: Sequence[Group], *, forwards: int) -> bool:
-    """Return whether each part is one forward pass and one backward call that follows it."""
+    """Return whether each part is one forward pass followed by one backward call."""
     alone = [group[0] for group in groups if len(group) == 1]
     plain = len(alone) == len(groups) == forwards
     return plain and alternates(alone, forwards=forwards)
 
 
 def needs_sum(group: Group) -> bool:
-    """Return whether a parameter got several gradients in this part, whose sum was not formed."""
+    """Return whether a parameter got several gradients in the part whose sum was not computed."""
     seen: dict[int, int] = {}
     for backward in group:
         filling = backward.filling
@@ -114,7 +120,10 @@ def needs_sum(group: Group) -> bool:
 
 
 def differ_in_parameters(groups: Sequence[Group]) -> bool:
-    """Return whether two parts outside of blocks each use a parameter that the other does not."""
+    """Return whether two parts each use a parameter that the other does not use.
+
+    If the parts are in the user's blocks, they are not compared and the result is False.
+    """
     if any(one.block is not None for group in groups for one in group):
         return False
     used = {frozenset(index for one in group for index in one.indices) for group in groups}
@@ -123,7 +132,7 @@ def differ_in_parameters(groups: Sequence[Group]) -> bool:
 
 
 def shared_sum(groups: Sequence[Group]) -> Group | None:
-    """Return the backward calls of the first sum that holds gradients of several parts."""
+    """Return the backward calls of the first sum that contains gradients of several parts."""
     members: dict[int, Group] = {}
     parts: dict[int, set[int]] = {}
     for number, group in enumerate(groups):
@@ -135,7 +144,7 @@ def shared_sum(groups: Sequence[Group]) -> Group | None:
 
 
 def joins_of(backwards: Sequence[Backward], groups: Sequence[Group]) -> list[bool]:
-    """Return for each backward call of a step whether it is of the same part as the one before."""
+    """Return for each backward call whether it belongs to the same part as the call before it."""
     part = {id(one): number for number, group in enumerate(groups) for one in group}
     parts = [part[id(one)] for one in backwards]
     return [at > 0 and parts[at - 1] == number for at, number in enumerate(parts)]
@@ -146,23 +155,23 @@ def _by_block(backwards: Sequence[Backward]) -> list[Group]:
     if outside:
         raise MicroBatchMissed(
             f"{len(backwards) - outside} backward calls of this step ran inside control.part(), "
-            f"and {outside} outside of it. Put the forward and backward calls of every "
-            "micro-batch into a block of its own: with control.part(): loss_fn(model(x), "
-            "y).backward(). After backward calls whose gradients are not used, call control.drop()."
+            f"and {outside} ran outside. Put the forward and backward calls of every micro-batch "
+            "into its own block: with control.part(): loss_fn(model(x), y).backward(). After "
+            "backward calls whose gradients the optimizer must not get, call control.drop()."
         )
     return _joined([(one, one.block or 0) for one in backwards])
 
 
 def _by_forward(backwards: Sequence[Backward]) -> list[Group]:
     parts: list[_Part] = []
-    of: dict[int, _Part] = {}  # the part of each forward pass
+    of: dict[int, _Part] = {}  # forward pass -> its part
     early: Group = []
     for one in backwards:
-        if not one.forwards:  # a penalty on the weights: it belongs to the part before it
+        if not one.forwards:  # such as a penalty on the weights: it joins the part before it
             if parts:
                 parts[-1].members.append(one)
                 parts[-1].adrift += 1
-            else:  # or to the first one
+            else:  # no part comes before it, so it joins the first part
                 early.append(one)
             continue
         joined = {id(of[number]): of[number] for number in one.forwards if number in of}
@@ -182,16 +191,16 @@ def _by_forward(backwards: Sequence[Backward]) -> list[Group]:
     if len({part.adrift for part in parts}) > 1:
         raise MicroBatchMissed(
             f"{sum(part.adrift for part in parts)} of {len(backwards)} backward calls in this step "
-            f"came from no forward pass of the model, and the {len(parts)} micro-batches did not "
-            "get equally many of them. Add such a loss, as a penalty on the weights, to the loss "
-            "of every micro-batch: (loss_fn(model(x), y) + penalty).backward()."
+            "did not start from an output of the model, and their number differs between the "
+            f"{len(parts)} micro-batches. Add such a loss, for example a penalty on the weights, "
+            "to the loss of every micro-batch: (loss_fn(model(x), y) + penalty).backward()."
         )
     return [part.members for part in parts]
 
 
 @dataclass(eq=False, slots=True)
 class _Part:
-    """A part in the making; mutable."""
+    """Collect the backward calls of one part. Mutable: grows with each backward call."""
 
     number: int = 0
     members: Group = field(default_factory=list)

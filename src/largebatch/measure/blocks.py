@@ -1,7 +1,9 @@
-"""The moments of each block of a model's parameters, which say where the noise of a gradient is.
+"""Measure the moments of the gradient in each block of a model's parameters.
 
-Squared norms add over disjoint blocks, and so do variance and sqnorm: the moments of the whole
-gradient are the sum of those of its blocks.
+The moments of the blocks show which blocks the gradient's noise comes from. The squared norm of the
+gradient is the sum of the squared norms of its blocks, and the variance of the gradient is the sum
+of the variances of its blocks. So the moments of the whole gradient are the sum of the moments of
+its blocks.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from largebatch.measure.sums import Sums
 
 
 def blocks_of(names: Sequence[str]) -> tuple[str, ...]:
-    """The block of each parameter: the module nearest to the root at which the names part.
+    """Return the block of each parameter: its module at the first depth at which names differ.
 
     >>> blocks_of(["net.stem.weight", "net.stem.bias", "net.head.weight"])
     ('net.stem', 'net.stem', 'net.head')
@@ -29,7 +31,7 @@ def blocks_of(names: Sequence[str]) -> tuple[str, ...]:
     ('weight', 'bias')
 
     Args:
-        names: of parameters, with dots between modules.
+        names: Names of the parameters, with dots between the names of modules.
     """
     paths = [name.split(".") for name in names]
     depth = 0
@@ -41,16 +43,26 @@ def blocks_of(names: Sequence[str]) -> tuple[str, ...]:
 
 
 class BlockNorms:
-    """The moments of the bare gradient, as `SquaredNorms` gives them, and those of each block.
+    """Measure the moments of the raw gradient, and those of each block of its parameters.
 
-    For taps that show parameters one by one: `LeafHooks` and `Detached`, not `Flat`.
+    For the whole gradient, `BlockNorms` and `SquaredNorms` give the same moments. The taps
+    `LeafHooks` and `Detached` support `BlockNorms`; the tap `Flat` does not.
 
-    Mutable: holds the scalars of the part in hand, and the last step's moments in `last`.
+    >>> import largebatch as lb
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    >>> blocks = BlockNorms()
+    >>> lb.Meter(model, statistics=[blocks]).bind(torch.optim.SGD(model.parameters(), lr=0.1))
+    >>> dict(blocks.sizes)
+    {'0': 9, '1': 4}
+
+    Mutable: holds the scalars of the current part, and the moments of the last step in `last`.
 
     Attributes:
-        names: of the blocks, in the order of the model.
-        sizes: parameters in each block.
-        last: block -> its moments in the last step that was read; empty where they are unknown.
+        names: Names of the blocks, in the order of the model.
+        sizes: Number of parameters in each block, by name of the block.
+        last: Moments of each block in the last measured step, by name of the block; empty if they
+            are unknown.
     """
 
     name = "moments"

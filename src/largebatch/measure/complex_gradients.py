@@ -1,7 +1,8 @@
-"""Gradients of complex parameters as pairs of real numbers.
+"""Treat the gradients of complex parameters as pairs of real numbers.
 
-torch may conjugate a gradient lazily: `weight.conj()` in a model leaves `weight.grad.is_conj()`
-True. Its foreach functions cannot write to such a tensor, so these few are treated one by one.
+torch may conjugate a gradient lazily: after `weight.conj()` in a model, `weight.grad.is_conj()` is
+True. The foreach functions of torch cannot write to a lazily conjugated tensor, so each such tensor
+is changed separately.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from torch import Tensor
 
 
 def as_real(tensor: Tensor) -> Tensor:
-    """Return a complex tensor as real numbers, two for each in a further last dimension; return any
-    other tensor as it is.
+    """Return a complex tensor as real numbers with an additional last dimension of size 2.
+
+    A tensor that is not complex is returned unchanged.
 
     >>> as_real(torch.tensor([3.0 + 4.0j]))
     tensor([[3., 4.]])
@@ -23,13 +25,13 @@ def as_real(tensor: Tensor) -> Tensor:
 
 
 def real_dense(gradient: Tensor) -> Tensor:
-    """Return a gradient's real numbers, detached and dense; see `as_real`."""
+    """Return a gradient as a detached, dense tensor of real numbers, as `as_real` does."""
     dense = gradient.to_dense() if gradient.is_sparse else gradient
     return as_real(dense.detach())
 
 
 def copy_real(into: Tensor, real: Tensor) -> None:
-    """Write real numbers, in the shape of `as_real(into)`, to a tensor."""
+    """Copy real numbers, in the shape of `as_real(into)`, to a real or complex tensor."""
     into.copy_(torch.complex(*real.unbind(-1)) if into.is_complex() else real)
 
 
@@ -44,7 +46,7 @@ def multiply_each(tensors: Sequence[Tensor], factor: float) -> None:
 
 
 def add_each(totals: Sequence[Tensor], terms: Sequence[Tensor]) -> None:
-    """Add to each total its term in place, in as few kernels as possible."""
+    """Add one term to each total in place, in as few kernels as possible."""
     pairs = list(zip(totals, terms, strict=True))
     plain = [(total, term) for total, term in pairs if not _lazy(total)]
     if plain:

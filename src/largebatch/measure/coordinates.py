@@ -1,4 +1,4 @@
-"""The noise scale of single coordinates of the gradient, for the coordinate-wise norm test."""
+"""Measure the noise scale of single coordinates of the gradient, for `CoordinateNormTest`."""
 
 from __future__ import annotations
 
@@ -17,33 +17,41 @@ from largebatch.measure.sums import Sums
 
 
 class CoordinateNoiseScale:
-    """The largest variance_j / g_j^2 over the coordinates j of the gradient, in samples, or a
-    quantile of them; 0/0 is left out, x/0 is infinite.
+    """Measure the largest ratio variance_j / g_j^2 over the gradient's coordinates j, in samples.
 
-    The variance of one sample's coordinate is estimated as the trace is (`moments_of_parts`), from
-    L_j = sum p_i g_ij^2 over the parts, and unbiased for each j; their maximum is biased upwards.
-    Since variance_j / g_j^2 falls as g_j^2 / L_j rises, only that ratio's minimum is looked for.
+    A quantile of the ratios can be measured instead of the largest ratio. A ratio 0/0 is left out,
+    and a ratio x/0 is infinite.
 
-    A complex element is two coordinates, its real and its imaginary part.
+    The variance of one sample's coordinate is estimated by the formula of `moments_of_parts` from
+    L_j = sum_i p_i g_ij^2 over the parts i (usually micro-batches) with shares p_i. The variance
+    estimate is unbiased for each j, but the maximum ratio over all j is biased upwards. The ratio
+    variance_j / g_j^2 falls as g_j^2 / L_j rises, so only the minimum of g_j^2 / L_j is computed.
 
-    Costs, in measured steps only: one more pass over each part's gradient, memory for up to three
-    gradients, two passes over the ratios for a quantile below 1, a few host syncs, and with several
-    processes one all-reduce of the gradient's size in float32. That one comes after the step's own
-    collective, in which ranks that disagree about what is measured are told.
+    The real and the imaginary part of a complex element are two coordinates.
 
-        strict = lb.measure.CoordinateNoiseScale(quantile=0.9)
-        meter = lb.Meter(model, statistics=[lb.measure.SquaredNorms(), strict])
+    In measured steps there is an overhead: one additional pass over each part's gradient, memory
+    for up to three gradients, two passes over the ratios for a quantile below 1, and a few host
+    syncs. With several processes, there is one additional all-reduce of the gradient's size in
+    float32. This all-reduce comes after the step's usual all-reduce, which detects ranks that
+    disagree about what is measured.
 
     With `examples=lb.PerExample()` the parts are single examples.
+
+    >>> import largebatch as lb
+    >>> model = torch.nn.Linear(2, 1)
+    >>> meter = lb.Meter(model, statistics=[CoordinateNoiseScale(quantile=0.9)])
+    >>> meter.bind(torch.optim.SGD(model.parameters(), lr=0.1))
+    >>> sorted(meter.provides)
+    ['coordinate_noise_scale']
 
     Mutable: holds two buffers of the gradient's size.
 
     Args:
-        quantile: in (0, 1]; 1 is the maximum. The least ratio that so large a part of the
-            coordinates with a ratio does not exceed.
+        quantile: Fraction of the coordinates whose ratio is at most the returned ratio, in (0, 1].
+            A quantile of 1 returns the largest ratio.
 
     Raises:
-        ValueError: a quantile outside (0, 1].
+        ValueError: The quantile is outside (0, 1], or the parameters are on several devices.
 
     Reference: Lau et al., AdAdaGrad, 2024, arXiv 2402.11215, for the maximum.
     """
@@ -56,8 +64,8 @@ class CoordinateNoiseScale:
     def __init__(self, *, quantile: float = 1.0) -> None:
         if not 0.0 < quantile <= 1.0:
             raise ValueError(
-                "The quantile is in (0, 1], as in CoordinateNoiseScale(quantile=0.9); got "
-                f"{quantile!r}."
+                f"quantile={quantile!r} was given, but a quantile must be above 0 and at most 1. "
+                "Pass, for example, lb.measure.CoordinateNoiseScale(quantile=0.9)."
             )
         self.quantile = quantile
         self._squares: list[tuple[Tensor, Tensor]] = []
@@ -69,9 +77,9 @@ class CoordinateNoiseScale:
         devices = {tensor.device for tensor in parameters.tensors}
         if len(devices) > 1:
             raise ValueError(
-                "lb.measure.CoordinateNoiseScale() needs parameters on one device, got "
-                f"{len(devices)}. Take the norm test as the optimizer sees the gradient: "
-                "lb.rules.CoordinateNormTest()."
+                "lb.measure.CoordinateNoiseScale() requires all parameters on one device, but they "
+                f"are on {len(devices)} devices. Use the norm test of the preconditioned gradient, "
+                "which does not need this statistic: lb.rules.CoordinateNormTest()."
             )
         self._parameters = parameters
         self._device = devices.pop()
@@ -88,11 +96,11 @@ class CoordinateNoiseScale:
         self._squares.clear()
 
     def see(self, index: int, gradient: Tensor) -> None:
-        # squared at once: autograd and DDP may go on in the same memory before the part is closed
+        # Squared now, because autograd and DDP may overwrite the gradient before the part ends.
         self.add(index, self._wide(gradient).square())
 
     def add(self, index: int, squares: Tensor) -> None:
-        """Squares of one parameter's gradient in the part in hand, coordinate by coordinate."""
+        """Add the squares of one parameter's gradient in the current part, for each coordinate."""
         into = self._sum.view(squares.shape) if index == WHOLE else self._views[index]
         self._squares.append((into, squares))
 
@@ -110,7 +118,7 @@ class CoordinateNoiseScale:
 
     @torch.no_grad()
     def read(self, totals: Totals) -> float | None:
-        """The noise scale of the coordinate that is found; None where no coordinate has one."""
+        """Return the noise scale at the quantile, in samples; None if no coordinate has a ratio."""
         ratios = self._batch.div_(self._ranks.sum_(self._sum))
         ratio = float(ratio_at(ratios, quantile=self.quantile))
         moments = moments_of_parts(
@@ -133,8 +141,9 @@ class CoordinateNoiseScale:
 
 
 def ratio_at(ratio: Tensor, *, quantile: float) -> Tensor:
-    """The least ratio for a quantile of 1, else the one that so large a part of them does not fall
-    below; -1 where there is none. Changes its argument.
+    """Return the ratio that a given fraction of the ratios reach or exceed, or -1 if there is none.
+
+    A quantile of 1 gives the smallest ratio. The function overwrites its argument.
 
     >>> ratio_at(torch.tensor([0.25, torch.nan, 0.0, 0.5]), quantile=1.0)
     tensor(0.)
@@ -142,8 +151,8 @@ def ratio_at(ratio: Tensor, *, quantile: float) -> Tensor:
     tensor(0.2500)
 
     Args:
-        ratio: `[P]`, 0 or more; what is not finite is none.
-        quantile: in (0, 1]; of n ratios it is the one of rank ceil(quantile n) from above.
+        ratio: Ratios `[P]`, 0 or more. A value that is not finite is left out.
+        quantile: Fraction q in (0, 1]. Of n ratios in falling order, number ceil(q n) is returned.
     """
     ratio = ratio.nan_to_num_(nan=math.inf, posinf=math.inf)
     found = ratio.min() if quantile == 1.0 else _ranked(ratio, part=1.0 - quantile + 1e-9)
@@ -151,10 +160,11 @@ def ratio_at(ratio: Tensor, *, quantile: float) -> Tensor:
 
 
 def _ranked(ratio: Tensor, *, part: float) -> Tensor:
-    """Of n finite ratios the one with floor(part n) before it as they rise; inf where n is 0.
+    """Return element floor(part n), counted from 0, of n finite ratios in rising order.
 
-    From 0 on a float's bits rise with it: the first 16 of them are counted, and only those in the
-    bin with the rank are sorted.
+    If there is no finite ratio, the result is infinite. The bits of a float that is not negative
+    rise with its value. So the ratios are counted in bins by their first 16 bits, and only the bin
+    of the requested element is sorted.
     """
     bits = ratio.view(torch.int64 if ratio.dtype is torch.float64 else torch.int32)
     bins = bits >> (8 * ratio.element_size() - 16)

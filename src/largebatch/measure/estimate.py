@@ -1,13 +1,16 @@
-"""Unbiased moments of the gradient from the parts of one step: pure formulas of floats.
+"""Estimate the moments of the gradient without bias from the parts of one step.
 
-Part i has the gradient g_i, enters the step's gradient g = sum p_i g_i with the share p_i (of
-weights w_i, p_i = w_i / W) and averages u_i units (samples, or tokens), so for a variance v of one
-unit E|g_i|^2 = |G|^2 + v / u_i. Hence, exactly and for any shares,
+All functions are pure formulas of floats. A part is a gradient that is measured separately within a
+step, usually that of a micro-batch. Part i has the gradient g_i and the weight w_i. The share of
+part i in the step's gradient g = sum p_i g_i is p_i = w_i / W. The gradient g_i is a mean over u_i
+units, which are samples or tokens. If one unit's gradient has the variance v and the mean G, then
+E|g_i|^2 = |G|^2 + v / u_i. The following equation is exact for any shares:
 
     E[ sum p_i |g_i|^2 - |g|^2 ] = v * (sum p_i / u_i - sum p_i^2 / u_i).
 
-For p_i = u_i / U that is v (k - 1) / U, and for equal parts the estimator of AdaScale (Johnson et
-al., 2020, arXiv 2007.05105) and of McCandlish et al. (2018, arXiv 1812.06162, A.1).
+For p_i = u_i / U the right side is v (k - 1) / U. For equal parts the estimate is that of AdaScale
+(Johnson et al., 2020, arXiv 2007.05105) and of the noise scale of McCandlish and others (2018,
+arXiv 1812.06162, A.1).
 """
 
 from __future__ import annotations
@@ -20,16 +23,16 @@ from largebatch.core.measurement import GradientMoments, Source
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """How the parts of a step enter its gradient, summed over all ranks.
+    """Hold the number, the samples and the weights of a step's parts, summed over all ranks.
 
     Args:
-        count: k, number of parts.
-        samples: N, samples in all parts.
-        units: U, sum of u_i.
-        weight: W, sum of w_i.
-        weight_per_unit: sum of w_i / u_i.
-        squared_weight_per_unit: sum of w_i^2 / u_i.
-        source: where the parts came from.
+        count: k, the number of parts.
+        samples: N, the number of samples in all parts.
+        units: U, the sum of u_i.
+        weight: W, the sum of w_i.
+        weight_per_unit: Sum of w_i / u_i.
+        squared_weight_per_unit: Sum of w_i^2 / u_i.
+        source: Kind of the parts, such as "micro-batches".
     """
 
     count: int
@@ -44,7 +47,7 @@ class Parts:
     def proportional(
         cls, *, count: int, samples: float, weight: float, source: Source = "micro-batches"
     ) -> Parts:
-        """Parts whose weights are their units: samples, or tokens when the user gives weights."""
+        """Return parts whose weights equal their units, which are samples or tokens."""
         return cls(
             count=count,
             samples=samples,
@@ -56,9 +59,9 @@ class Parts:
         )
 
 
-@lru_cache(maxsize=64)  # the same in almost every step
+@lru_cache(maxsize=64)  # almost every step has the same arguments
 def proportional_parts(count: int, samples: float, weight: float, source: Source) -> Parts:
-    """Return `Parts.proportional` of these, made once for the steps that have them in common.
+    """Return the result of `Parts.proportional`, and cache it for later steps.
 
     >>> proportional_parts(2, 8.0, 8.0, "ranks").units
     8.0
@@ -69,16 +72,16 @@ def proportional_parts(count: int, samples: float, weight: float, source: Source
 def moments_of_parts(
     parts: Parts, *, mean_sqnorm: float, batch_sqnorm: float
 ) -> GradientMoments | None:
-    """Moments from L = sum p_i |g_i|^2 and B = |g|^2; None with fewer than two parts.
+    """Return the moments from L = sum p_i |g_i|^2 and |g|^2, or None for fewer than two parts.
 
     >>> two = Parts.proportional(count=2, samples=8, weight=8)
     >>> moments_of_parts(two, mean_sqnorm=4.0, batch_sqnorm=3.0).variance
     8.0
 
     Args:
-        parts: how the parts enter the step's gradient.
-        mean_sqnorm: sum of p_i |g_i|^2, the shares' mean of the parts' squared norms.
-        batch_sqnorm: |sum p_i g_i|^2.
+        parts: Number, samples and weights of the step's parts.
+        mean_sqnorm: Sum of p_i |g_i|^2, the mean of the parts' squared norms weighted by shares.
+        batch_sqnorm: |sum p_i g_i|^2, the squared norm of the step's gradient.
     """
     if parts.count < 2:
         return None
@@ -96,7 +99,7 @@ def moments_of_parts(
 
 
 def source_of(*, ranks: int, parts: int) -> Source:
-    """What the parts of a step are.
+    """Return what the parts of a step are, for example 'micro-batches'.
 
     >>> source_of(ranks=2, parts=8)
     'micro-batches x ranks'

@@ -1,8 +1,8 @@
-"""Repeats a step's forward and backward on a copy of the model, to try single examples out.
+"""Repeat a step on a copy of the model to find out whether single examples can be measured.
 
-The copy starts from the random state of each forward pass that was seen, and its outputs get the
-gradients that the real ones got. If the copy's outputs are the same again and its parameters'
-gradients are not, the loss has a term that does not come from the outputs.
+The copy repeats each recorded forward pass from the same random state, and its outputs get the
+recorded gradients. If the copy's outputs are the same as before but the gradients of its parameters
+differ, the loss has a term that does not depend on the outputs.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from largebatch.measure.seen_forward import SeenForward
 from largebatch.measure.squares import squared_norm
 
 LIMIT, COARSE_LIMIT = 1e-3, 0.05
-"""By how much a gradient may differ when it is computed again, and under autocast."""
+"""Largest relative error of a gradient that is computed again, without and with autocast."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenStep:
-    """What the first step has shown.
+    """Hold what was recorded in the first step.
 
     Args:
-        forwards: its forward passes, in order; empty if none was seen.
-        complete: whether no other forward pass came, and one backward.
-        gradients: name of a parameter -> its gradient, if `complete`.
-        several: backward calls of the micro-batch with most of them.
+        forwards: Recorded forward passes, in order; empty if none was observed.
+        complete: Whether all forward passes were recorded and one backward call followed.
+        gradients: Gradient of each parameter by its name, if `complete`.
+        several: Largest number of backward calls in one micro-batch.
     """
 
     forwards: Sequence[SeenForward]
@@ -47,29 +47,33 @@ class SeenStep:
 
 
 def try_examples(meter: Meter, examples: PerExample, seen: SeenStep) -> int:
-    """Measure the examples of the step on a copy of the model; return how many there are.
+    """Measure the examples of the step on a copy of the model, and return their number.
 
-    `examples` takes over where the copy's modules have their examples.
+    The copy shows which dimension of each module's input is the examples, and `examples` stores
+    this result.
 
     Args:
-        meter: bound to the model and the optimizer.
-        examples: of that meter.
-        seen: the step.
+        meter: The meter, which is bound to the model and the optimizer.
+        examples: The `PerExample` of the meter.
+        seen: The recorded step.
 
     Raises:
-        LargeBatchError: the examples cannot be measured.
+        LargeBatchError: The examples cannot be measured.
     """
     model = bare(meter.model)
     if any(map(_is_compiled, model.modules())):
-        raise LargeBatchError("A part of the model is compiled, which leaves no calls to follow.")
+        raise LargeBatchError(
+            "A part of the model is compiled, so the calls of its modules cannot be observed."
+        )
     if seen.several > 1:
         raise LargeBatchError(
-            f"A micro-batch had {seen.several} backward calls, and single examples need all of its "
-            "losses in one: (loss_1 + loss_2).backward()."
+            f"A micro-batch had {seen.several} backward calls, but single examples need all losses "
+            "of a micro-batch in one backward call: (loss_1 + loss_2).backward()."
         )
     if not seen.forwards:
         raise LargeBatchError(
-            "No forward pass of the model was seen, as when its submodules are called directly."
+            "No forward pass of the model was observed, perhaps because the loop calls submodules "
+            "of the model directly."
         )
     twin, copies = copy_of_model(model)
     tensors = [copies[id(p)] for p in meter.parameters.tensors if id(p) in copies]
@@ -83,14 +87,14 @@ def try_examples(meter: Meter, examples: PerExample, seen: SeenStep) -> int:
         raise
     except Exception as error:
         raise LargeBatchError(
-            f"Running the model once more failed: {type(error).__name__}: {error}"
+            f"Running a copy of the model failed: {type(error).__name__}: {error}"
         ) from error
     examples.take_layout(trial)
     return rows
 
 
 class _Trial:
-    """One repetition of the step on a copy. Mutable: the copy's meter measures it."""
+    """Repeat the step once on a copy of the model. Mutable: uses the meter of the copy."""
 
     def __init__(self, meter: Meter, examples: PerExample, seen: SeenStep) -> None:
         self._meter, self._examples, self._seen = meter, examples, seen
@@ -120,13 +124,15 @@ class _Trial:
                 meter.see(index, gradient)
         examples.end(0)
         if not examples.counts.rows or examples.counts.rows[0] < 2:
-            raise LargeBatchError("The batch has one example.")
+            raise LargeBatchError(
+                "The batch has only one example, and single examples need two or more."
+            )
         if self._alike:
             self._compare(dict(zip(meter.parameters.names, found, strict=True)))
         return examples.counts.rows[0]
 
     def _outputs(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Return what the backward starts from, and the gradients there."""
+        """Return the outputs that the backward call starts from, and their gradients."""
         roots, weights = [], []
         for seen in self._forwards:
             args, kwargs = copy_of_inputs((seen.args, seen.kwargs))
@@ -147,7 +153,7 @@ class _Trial:
                 roots.append(output)
                 weights.append(weight)
         if not roots:
-            raise LargeBatchError("No output of the model has a gradient.")
+            raise LargeBatchError("No output of the model requires a gradient.")
         return roots, weights
 
     def _compare(self, found: Mapping[str, Tensor | None]) -> None:
@@ -163,8 +169,10 @@ class _Trial:
 def _replace(
     number: int, gradient: Tensor
 ) -> Callable[[tuple[Tensor | None, ...]], tuple[Tensor | None, ...]]:
-    """Return a hook that gives output `number` of a node the gradient that the real one got, also
-    where another output of the model was computed from it."""
+    """Return a hook that replaces the gradient of output `number` of a node.
+
+    The gradient is replaced even if another output of the model was computed from output `number`.
+    """
 
     def hook(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
         return (*gradients[:number], gradient, *gradients[number + 1 :])

@@ -1,4 +1,4 @@
-"""What the first step of a run shows of its sizes: samples, micro-batches and their shares."""
+"""Compare the batch size with the samples and micro-batches that the first step shows."""
 
 from __future__ import annotations
 
@@ -12,35 +12,38 @@ from largebatch.measure.backwards import Group
 ROWS, ROWS_SQUARED, SEEN = "rows", "rows of a part squared", "ranks with rows"
 ONCE, PASSES, BLOCKS = "rows counted once", "linked passes", "ranks with blocks"
 PARTS_SQUARED = "parts of a rank squared"
-TOLD, HIDDEN = "ranks with told samples", "ranks with hidden passes"
+PASSED, HIDDEN = "ranks with passed samples", "ranks with hidden passes"
 
 REMEDY = (
-    "If the first dimension of the model's input is not the samples, say how to count them: "
-    "lb.attach(..., samples=lambda args, kwargs: args[0].shape[1])."
+    "If the first dimension of the model's input is not the samples, pass a function that counts "
+    "them: lb.attach(..., samples=lambda args, kwargs: args[0].shape[1])."
 )
 BLOCK = "with control.part(samples=len(x)): loss_fn(model(x), y).backward()"
 WEIGHTS = (
-    "so they are taken to enter the loss with equal shares. If each enters with its samples, as in "
-    "loss * len(x) / batch_size, pass control.micro_batch(len(x), weight=len(x)); for equal shares "
-    "pass control.micro_batch(len(x), weight=1)."
+    "so all of them get the same share of the loss. If each share is proportional to the number of "
+    "samples, as in loss * len(x) / batch_size, pass control.micro_batch(len(x), weight=len(x)). "
+    "If the shares are equal, pass control.micro_batch(len(x), weight=1)."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstSizes:
-    """What the first step shows on this rank.
+    """Record the sizes that the first step shows on this rank.
+
+    The rows of a forward pass are the size of its first dimension.
 
     Args:
-        of_parts: rows of each part, the model's first dimension over all its forward passes; empty
-            if it is not known which part each forward pass belongs to.
-        rows: of all forward passes of the parts; 0 if unknown.
-        once: rows of the largest forward pass of each part, summed; 0 if unknown.
-        passes: forward passes that backward calls came from.
-        parts: of this rank.
-        blocks: whether the user put the parts into blocks.
-        told: whether the user told the samples.
-        hidden: whether each micro-batch seems to have one forward pass, but the model is compiled
-            in place, so that nothing shows which one a backward came from.
+        of_parts: Number of rows in all forward passes of each part; empty if it is unknown which
+            part a forward pass belongs to.
+        rows: Number of rows in all forward passes of all parts; 0 if unknown.
+        once: Number of rows in the largest forward pass of each part, summed over the parts; 0 if
+            unknown.
+        passes: Number of forward passes that backward calls started from.
+        parts: Number of parts on this rank.
+        blocks: Whether the user put the parts into `control.part()` blocks.
+        passed: Whether the user passed the samples of the micro-batches.
+        hidden: Whether each micro-batch seems to have one forward pass, but the model is compiled
+            in place, so that the forward pass of each backward call is unknown.
     """
 
     of_parts: Sequence[float] = ()
@@ -49,11 +52,11 @@ class FirstSizes:
     passes: int = 0
     parts: int = 1
     blocks: bool = False
-    told: bool = False
+    passed: bool = False
     hidden: bool = False
 
     def numbers(self) -> dict[str, float]:
-        """Return what `check_sizes` needs, to be summed over the ranks."""
+        """Return the numbers that `check_sizes` needs after they are summed over the ranks."""
         return {
             ROWS: self.rows,
             ROWS_SQUARED: sum(rows**2 for rows in self.of_parts),
@@ -62,7 +65,7 @@ class FirstSizes:
             PASSES: self.passes,
             BLOCKS: float(self.blocks),
             PARTS_SQUARED: self.parts**2,
-            TOLD: float(self.told),
+            PASSED: float(self.passed),
             HIDDEN: float(self.hidden),
         }
 
@@ -73,17 +76,18 @@ def first_sizes(
     *,
     rows: float,
     parts: int,
-    told: bool,
+    passed: bool,
     hidden: bool,
 ) -> FirstSizes:
-    """Return what the parts of this rank show.
+    """Return the sizes that the first step shows on this rank.
 
     Args:
-        groups: the backward calls of each part.
-        samples: number of a forward pass -> its rows.
-        rows: of all forward passes of the step, for backward calls without links.
-        parts: of this rank.
-        told, hidden: as in `FirstSizes`.
+        groups: The backward calls of each part.
+        samples: Number of rows of each forward pass, by number of the pass.
+        rows: Number of rows in all forward passes of the step, used if it is unknown which forward
+            pass each backward call started from.
+        parts: Number of parts on this rank.
+        passed, hidden: Values of the fields `passed` and `hidden` of `FirstSizes`.
     """
     numbers = [{n for one in group for n in one.forwards} for group in groups]
     of_parts = [[samples.get(number, 0.0) for number in some] for some in numbers]
@@ -95,7 +99,7 @@ def first_sizes(
         passes=sum(map(len, numbers)),
         parts=parts,
         blocks=any(one.block is not None for group in groups for one in group),
-        told=told,
+        passed=passed,
         hidden=hidden,
     )
 
@@ -103,30 +107,31 @@ def first_sizes(
 def check_sizes(
     sums: Mapping[str, float], *, batch_size: int, ranks: int, of_parts: Sequence[float]
 ) -> None:
-    """Compare the first step's sizes with the batch size; warn of what may be right.
+    """Compare the sizes of the first step with the batch size, and warn or raise if they differ.
 
-    Whether it raises depends on the sums alone, so that all ranks raise or none.
+    Whether an error is raised depends only on the sums, so either all ranks raise it or none.
 
     Args:
-        sums: of `FirstSizes.numbers` and `Shares.numbers` over all ranks.
-        batch_size: samples of a step over all ranks, as given.
-        ranks: processes that share the batch.
-        of_parts: rows of this rank's parts, for the text of a warning.
+        sums: Sums of `FirstSizes.numbers` and `Shares.numbers` over all ranks.
+        batch_size: User-supplied number of samples per step over all ranks.
+        ranks: Number of processes that share the batch.
+        of_parts: Number of rows of each part on this rank, for the text of a warning.
 
     Raises:
-        LargeBatchError: a batch size that is wrong by the ranks, the micro-batches or both.
+        LargeBatchError: The batch size is wrong by a factor that is the number of ranks, the number
+            of micro-batches or the product of both.
     """
     parts, rows = round(sums["parts"]), round(sums[ROWS])
     if ranks * sums[PARTS_SQUARED] != parts**2 and not sums["weighted"]:
         _warn(
-            f"The ranks have different numbers of micro-batches in the first step, {parts} in all, "
-            "and no weight was passed, so all are taken to enter the loss with equal shares. If "
-            "the loss of each rank is the mean of its own micro-batches, pass their shares, "
-            "control.micro_batch(len(x), weight=1 / micro_batches_of_this_rank); for equal shares "
-            "pass control.micro_batch(len(x), weight=1)."
+            f"The ranks have different numbers of micro-batches in the first step ({parts} in "
+            "all), and no weight was passed, so all micro-batches get the same share of the loss. "
+            "If the loss of each rank is the mean of its own micro-batches, pass "
+            "control.micro_batch(len(x), weight=1 / micro_batches_of_this_rank). If all shares are "
+            "equal, pass control.micro_batch(len(x), weight=1)."
         )
-    if sums[TOLD]:
-        _check_told(round(sums["samples"]), batch_size)
+    if sums[PASSED]:
+        _check_passed(round(sums["samples"]), batch_size)
         return
     if sums[SEEN] < ranks:
         return
@@ -140,16 +145,16 @@ def check_sizes(
     if sums[HIDDEN] and not rest and times > 1 and micro_batches % times == 0:
         raise LargeBatchError(
             f"batch_size={batch_size} was given, but the model received {rows} rows in "
-            f"{micro_batches} forward passes, each with a backward call: as if {times} of them "
-            "belonged to one micro-batch. A model that is compiled in place does not show it. Put "
-            f"the forward and backward calls of each micro-batch into a block, {BLOCK}, or compile "
-            "by model = torch.compile(model). If the first dimension is not the samples: "
-            "control.micro_batch(samples)."
+            f"{micro_batches} forward passes with one backward call each. Perhaps {times} of these "
+            "calls belong to one micro-batch, but a model that is compiled in place does not show "
+            "this. Put the forward and backward calls of each micro-batch into one block, "
+            f"{BLOCK}, or compile the model by model = torch.compile(model). If the first "
+            "dimension is not the samples, pass their number: control.micro_batch(samples)."
         )
     _warn(
         f"batch_size={batch_size} was given, but the model received {rows} rows in the first step. "
-        f"The results are wrong unless the step has {batch_size} samples. If several forward and "
-        f"backward calls belong to one micro-batch, put them into one block: {BLOCK}. {REMEDY}"
+        f"The measurements are wrong unless the step has {batch_size} samples. If several forward "
+        f"and backward calls belong to one micro-batch, put them into one block: {BLOCK}. {REMEDY}"
     )
 
 
@@ -158,17 +163,17 @@ def _fits(sums: Mapping[str, float], batch_size: int, *, ranks: int) -> bool:
         return True
     if sums[BLOCKS] == ranks and sums[ONCE] == batch_size:
         return True
-    views = sums[PASSES] / sums["parts"]  # as of each sample in a contrastive loss
+    views = sums[PASSES] / sums["parts"]  # several views of each sample, as in a contrastive loss
     return views > 1 and sums[ROWS] == views * batch_size
 
 
-def _check_told(samples: int, batch_size: int) -> None:
-    if samples > batch_size:  # fewer are a short step, as where a micro-batch had no loss
+def _check_passed(samples: int, batch_size: int) -> None:
+    if samples > batch_size:  # fewer samples are valid: a micro-batch may have no loss
         _warn(
-            f"batch_size={batch_size} was given, but the samples passed for the micro-batches of "
-            f"the first step are {samples} over all ranks. batch_size and samples= count the same: "
-            "the samples of the loss, not the rows of a forward pass. Pass "
-            f"batch_size={samples}, or the samples of each micro-batch: "
+            f"batch_size={batch_size} was given, but {samples} samples were passed for the "
+            "micro-batches of the first step over all ranks. batch_size and samples= must both "
+            "count the samples of the loss, not the rows of a forward pass. Pass "
+            f"batch_size={samples}, or pass the samples of each micro-batch: "
             "control.part(samples=len(x))."
         )
 
@@ -182,8 +187,8 @@ def _warn_of_unequal(of_parts: Sequence[float]) -> None:
         )
         return
     _warn(
-        "The micro-batches of the first step have different numbers of samples on the ranks, "
-        f"{sizes} on this one, and no weight was passed, {WEIGHTS}"
+        "The micro-batches of the first step have different numbers of samples on the ranks "
+        f"({sizes} on this rank), and no weight was passed, {WEIGHTS}"
     )
 
 
@@ -203,14 +208,15 @@ def _check_factors(rows: int, batch_size: int, *, micro_batches: int, ranks: int
     if fitting != ["of ranks"]:
         remedy = (
             "If several forward and backward calls belong to one micro-batch, put them into one "
-            f"block, where samples= counts the micro-batch once: {BLOCK}. "
+            f"block, and pass the samples of the micro-batch once: {BLOCK}. "
             f"Otherwise pass batch_size={rows}."
         )
+    times = rows // batch_size
     raise LargeBatchError(
         f"batch_size={batch_size} was given, but the model received {rows} samples in the first "
-        "step. batch_size counts the samples of one optimizer step over all ranks and "
-        f"micro-batches; {rows} is {rows // batch_size} times as many, which is the number "
-        f"{' or '.join(fitting)}. {remedy} {REMEDY}"
+        "step. batch_size is the number of samples in one optimizer step over all ranks and "
+        f"micro-batches. The model received {times} times batch_size samples, and {times} is the "
+        f"number {' or '.join(fitting)}. {remedy} {REMEDY}"
     )
 
 

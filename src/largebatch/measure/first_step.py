@@ -1,4 +1,4 @@
-"""What the first step of a run shows: whether sizes, inputs and weights are what they should be."""
+"""Check the sizes, the inputs and the weights of all ranks in the first step of a run."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from largebatch.measure.first_sizes import SEEN, FirstSizes, check_sizes
 
 INPUT, WEIGHTS = "input", "weights"
 BITS = 0xFFFFF
-"""Of a checksum that travels as a float64: its square is exact, also summed over many ranks."""
+"""Bits of a checksum. The sum of its squares over many ranks is then exact in float64."""
 
 
 def facts(
     sizes: FirstSizes, *, first: Tensor | None, weights: Iterable[Tensor] | None
 ) -> dict[str, float]:
-    """Return this rank's numbers of the first step, to be summed over the ranks.
+    """Return this rank's numbers of the first step, which are then summed over the ranks.
 
     Args:
-        sizes: what the parts show.
-        first: a few elements of the first input; None if there are none.
-        weights: the parameters, if they must be the same on all ranks.
+        sizes: The sizes that the first step shows on this rank.
+        first: A few elements of the first input; None if they are unknown.
+        weights: The parameters, if they must be the same on all ranks; otherwise None.
     """
     sums = [] if weights is None else [_sums(weight) for weight in weights]
     return {
@@ -44,42 +44,45 @@ def check_first_step(
     alike: bool = False,
     of_parts: Sequence[float] = (),
 ) -> None:
-    """Compare the first step with what the user said; warn of what may be right.
+    """Compare the first step with the user's arguments, and warn or raise if they do not match.
 
-    It depends on the sums alone, so that all ranks raise or none.
+    Whether an error is raised depends only on the sums, so either all ranks raise it or none.
 
     Args:
-        sums: of `facts` over all ranks.
-        batch_size: samples of a step over all ranks, as given.
-        ranks: processes that share the batch.
-        replicated: whether nobody but the user keeps the weights equal.
-        alike: whether the backward gave the same gradients on all ranks.
-        of_parts: rows of this rank's parts.
+        sums: Sums of `facts` over all ranks.
+        batch_size: User-supplied number of samples per step over all ranks.
+        ranks: Number of processes that share the batch.
+        replicated: Whether the user's own code, and not DistributedDataParallel, keeps the weights
+            of all ranks equal.
+        alike: Whether the backward call gave the same gradients on all ranks.
+        of_parts: Number of rows of each part on this rank.
 
     Raises:
-        LargeBatchError: a batch size that is wrong by the ranks, the micro-batches or both.
-            Or gradients that hooks reduced before they could be measured.
-        RanksDisagree: weights that differ between the ranks.
+        LargeBatchError: The batch size is wrong by a factor that is the number of ranks, the number
+            of micro-batches or the product of both, or hooks reduced the gradients before they
+            could be measured.
+        RanksDisagree: The weights differ between the ranks.
     """
     if replicated and not _alike(sums, WEIGHTS, ranks=ranks):
         raise RanksDisagree(
             f"lb.Meter(model, replicated=True) was given, but the weights of the {ranks} ranks "
-            "differ in the first step. Start all ranks from the same weights: "
-            "torch.distributed.broadcast(parameter.data, src=0) for each parameter."
+            "differ in the first step. Before training, copy the weights of rank 0 to all ranks: "
+            "for p in model.parameters(): torch.distributed.broadcast(p.data, src=0)."
         )
     same_input = sums[INPUT] > 0 and _alike(sums, INPUT, ranks=ranks)
     if alike and sums[SEEN] == ranks and sums[INPUT] and not same_input:
         raise LargeBatchError(
-            f"The backward gave the same gradients on all {ranks} ranks, although their inputs "
-            "differ: a hook of yours averages each gradient before it can be measured. Average "
-            "after the last backward call, or in parameter.register_post_accumulate_grad_hook, or "
-            "wrap the model: torch.nn.parallel.DistributedDataParallel(model)."
+            f"The backward call gave the same gradients on all {ranks} ranks, although their "
+            "inputs differ. Probably one of your hooks averages each gradient before it can be "
+            "measured. Average after the last backward call or in "
+            "parameter.register_post_accumulate_grad_hook, or wrap the model: "
+            "model = torch.nn.parallel.DistributedDataParallel(model)."
         )
     if ranks > 1 and sums[SEEN] == ranks and same_input:
         warnings.warn(
-            f"All {ranks} ranks got the same input in the first step, so the batch has no more "
-            "samples than on one rank and the variance between ranks is wrong. Give every rank its "
-            "own data: DataLoader(dataset, sampler=DistributedSampler(dataset)).",
+            f"All {ranks} ranks got the same input in the first step, so the whole batch has no "
+            "more samples than one rank, and the variance between ranks is wrong. Load different "
+            "samples on each rank: DataLoader(dataset, sampler=DistributedSampler(dataset)).",
             RuntimeWarning,
             stacklevel=2,
         )

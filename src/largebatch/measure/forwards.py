@@ -1,4 +1,4 @@
-"""Counts the forward passes of a model, and finds which of them a backward came from."""
+"""Count the forward passes of a model and find the forward pass of each backward call."""
 
 from __future__ import annotations
 
@@ -18,36 +18,38 @@ from largebatch.measure.random_state import accelerators_of
 from largebatch.measure.seen_forward import MOST, SeenForward, print_of, seen_forward
 
 Samples = Callable[[tuple[Any, ...], dict[str, Any]], float]
-"""(args, kwargs) of a forward pass -> samples in it."""
+"""Function (args, kwargs) of a forward pass -> number of samples in it."""
 
 
 class Forwards:
-    """Follows the forward passes of the outermost module that the user gave.
+    """Count the forward passes of the outermost module that the user passed.
 
-    Only passes with gradients enabled count. A forward pass inside a backward, which recomputes a
-    checkpointed segment, does not. Inside a compiled graph the hook does nothing but count, so that
-    `torch.compile(fullgraph=True)` can trace it. If the forward pass was compiled before the hook
-    came, no pass is counted.
+    Only passes with gradients enabled are counted. A forward pass inside a backward call, which
+    recomputes a checkpointed segment, is not counted. Inside a compiled graph the hook only counts,
+    so that `torch.compile(fullgraph=True)` can trace it. If the forward pass was compiled before
+    the hook was registered, no pass is counted.
 
-    Mutable: holds two hooks of the model, and the passes of the step in hand.
+    Mutable: holds two hooks of the model, and the forward passes of the current step.
 
     Args:
-        model: the outermost module: DistributedDataParallel, a compiled module, or the bare model.
-        samples: counts the samples of a forward pass; None takes the first dimension of the first
-            tensor argument.
-        reached: called in a backward with the number of the forward pass that it came from.
-        failed: called with an exception of a hook, which does not go on to the model's caller.
+        model: The outermost module: DistributedDataParallel, a compiled module, or the plain model.
+        samples: Function that counts the samples of a forward pass; None uses the size of the first
+            dimension of the first tensor argument.
+        reached: Function that is called during a backward call with the number of the forward pass
+            that the backward call started from.
+        failed: Function that receives an exception of a hook, instead of the exception being
+            raised.
 
     Attributes:
-        count: forward passes so far, over all steps.
-        sized: whether the samples of each pass are counted.
-        paused: whether passes are ignored.
-        samples: number of a forward pass of this step -> its samples.
-        marks: whether a few elements of the step's first input are kept.
-        first: those elements; else None.
-        keeps: whether the forward passes of the step are kept, to be repeated.
-        kept: those passes; at most `MOST` of them.
-        problem: the first error of `samples` in this step; a hook does not raise.
+        count: Number of forward passes so far, over all steps.
+        sized: Whether the samples of each pass are counted.
+        paused: Whether forward passes are ignored.
+        samples: Number of samples of each forward pass in this step, by number of the pass.
+        marks: Whether a few elements of the step's first input are kept.
+        first: A few elements of the step's first input; None if they are not kept.
+        keeps: Whether the forward passes of the step are kept, so that they can be repeated.
+        kept: The kept forward passes; at most `MOST` of them.
+        problem: First error of the function `samples` in this step. The hook does not raise it.
     """
 
     def __init__(
@@ -74,26 +76,29 @@ class Forwards:
 
     @property
     def in_step(self) -> int:
-        """Return the forward passes of the step in hand."""
+        """Return the number of forward passes of the current step."""
         return self.count - self.base
 
     @property
     def traced(self) -> bool:
-        """Return whether the forward passes run inside a compiled graph, which reports no links."""
+        """Return whether the forward passes run inside a compiled graph.
+
+        A compiled graph does not show which forward pass a backward call started from.
+        """
         return self._traced_rows > 0
 
     @property
     def rows(self) -> float:
-        """Return the samples of all forward passes of the step in hand; 0 if unknown."""
+        """Return the number of samples in all forward passes of the step; 0 if it is unknown."""
         return sum(self.samples.values()) or float(self._traced_rows * self.in_step)
 
     @property
     def linked(self) -> bool:
-        """Return whether outputs report the backward that reaches them."""
+        """Return whether outputs of the model report the backward calls that reach them."""
         return self._after is not None
 
     def link(self, wanted: bool) -> None:
-        """Have outputs report the backward that reaches them, or not."""
+        """Switch on or off that outputs of the model report the backward calls that reach them."""
         if wanted and self._after is None:
             self._after = self._model.register_forward_hook(_Ends(self))
         elif not wanted and self._after is not None:
@@ -101,7 +106,7 @@ class Forwards:
             self._after = None
 
     def follow(self) -> None:
-        """Put the hooks on the model; a second call does nothing."""
+        """Register the hooks on the model; a second call does nothing."""
         if self._before is None:
             self._before = self._model.register_forward_pre_hook(_Begins(self), with_kwargs=True)
             self.link(True)
@@ -114,14 +119,14 @@ class Forwards:
         self.kept = []
 
     def remove(self) -> None:
-        """Take the hooks off the model."""
+        """Remove the hooks from the model."""
         if self._before is not None:
             self._before.remove()
             self._before = None
         self.link(False)
 
     def begins(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Count a forward pass."""
+        """Count a forward pass that begins now."""
         if not torch.is_grad_enabled():
             return
         if torch.compiler.is_compiling():
@@ -148,11 +153,11 @@ class Forwards:
             self._failed(error)
         try:
             self._look(args, kwargs)
-        except Exception:  # such an input has no known size, which is no reason to refuse a step
+        except Exception:  # the size of such an input is unknown, but the step is still measured
             return
 
     def ends(self, output: Any) -> None:
-        """Have the output report the backward that reaches it."""
+        """Register a hook on the output, which reports the backward calls that reach it."""
         if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self._ignored():
             return
         try:
@@ -177,19 +182,20 @@ class Forwards:
         self.kept.append(seen_forward(args, kwargs, device=device, devices=devices))
 
     def _ignored(self) -> bool:
-        """Return whether a forward pass is of no training step.
+        """Return whether a forward pass must not be counted.
 
-        It recomputes a checkpointed segment, or a transform of torch.func runs it.
+        A pass is not counted if it recomputes a checkpointed segment, or if a transform of
+        torch.func runs it.
         """
         if self.paused or torch._C._current_graph_task_id() != -1:
             return True
         return torch._C._functorch.peek_interpreter_stack() is not None
 
     def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Take what the inputs show by themselves."""
+        """Read the number of samples, and a few elements, from the inputs."""
         if not self.sized:
             return
-        plain = args and isinstance(args[0], Tensor)  # the usual case, which is fast
+        plain = args and isinstance(args[0], Tensor)  # fast path for the usual case
         first = args[0] if plain else next(tensor_leaves((args, kwargs)), None)
         if first is None:
             return
@@ -202,14 +208,14 @@ class Forwards:
 def _checked(samples: Any) -> float:
     size = float(samples)
     if not 0.0 <= size < math.inf:
-        raise ValueError(f"it returned {size:g}")
+        raise ValueError(f"it returned {size:g}, which is not a number of samples")
     return size
 
 
 def _samples_failed(error: Exception) -> LargeBatchError:
     failed = LargeBatchError(
-        f"The function passed as samples= failed: {type(error).__name__}: {error}. It gets the "
-        "arguments of the model's forward pass and returns the samples in it: "
+        f"The function passed as samples= failed: {type(error).__name__}: {error}. The function "
+        "receives the arguments of the model's forward pass and must return the number of samples: "
         "lb.attach(..., samples=lambda args, kwargs: args[0].shape[1])."
     )
     failed.__cause__ = error
@@ -217,7 +223,7 @@ def _samples_failed(error: Exception) -> LargeBatchError:
 
 
 def _note_outputs(seen: SeenForward, outputs: Sequence[Tensor]) -> None:
-    """Note a forward pass's outputs, and their gradients when these come."""
+    """Record the outputs of a forward pass, and later the gradients of these outputs."""
 
     def note(at: int, number: int, gradients: tuple[Tensor | None, ...]) -> None:
         gradient = gradients[number]
@@ -231,7 +237,7 @@ def _note_outputs(seen: SeenForward, outputs: Sequence[Tensor]) -> None:
 
 
 class _Begins:
-    """A forward pre-hook, of which a copy of the model gets none."""
+    """Run as a forward pre-hook; a copy of the model gets a hook that does nothing."""
 
     def __init__(self, forwards: Forwards) -> None:
         self._forwards = forwards
@@ -247,7 +253,7 @@ class _Begins:
 
 
 class _Ends:
-    """A forward hook, of which a copy of the model gets none."""
+    """Run as a forward hook; a copy of the model gets a hook that does nothing."""
 
     def __init__(self, forwards: Forwards) -> None:
         self._forwards = forwards
@@ -267,11 +273,11 @@ def _no_hook() -> Callable[..., None]:
 
 
 def _nothing(*args: Any) -> None:
-    """Do nothing: the hook of a copied model."""
+    """Do nothing, as the hook of a copied model."""
 
 
 def tensor_leaves(value: Any) -> Iterator[Tensor]:
-    """Return the tensors in nested tuples, lists, mappings and dataclasses, which may be cyclic."""
+    """Return the tensors in nested tuples, lists, mappings and dataclasses, even if cyclic."""
     return _tensor_leaves(value, set())
 
 

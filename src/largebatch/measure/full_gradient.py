@@ -1,13 +1,15 @@
-"""The squared norm of the full gradient, that of the mean loss over a data set, without a trace.
+"""Compute the squared norm of the full gradient, the gradient of the mean loss over a data set.
 
     |grad f|^2,    grad f = sum_j (n_j / n) grad f_j    over micro-batches j of n_j of n samples
 
-Micro-batch j is the same samples under the same random draws whatever the number of ranks, of which
-rank r takes j = r, r + R, ...; one collective adds up. So the norm is that of one process up to
-rounding, also where modules draw at random or normalize over the micro-batch.
+The pass over the data changes neither the model nor the random generators. Rank r of R ranks takes
+the micro-batches j = r, r + R, ..., and one all-reduce adds up. Micro-batch j has the same samples
+and the same random draws for any number of ranks. So the norm equals that of one process up to
+rounding, even if modules draw random numbers or normalize over the micro-batch.
 
-Umeda, Iiduka, 2025, arXiv 2508.05302, compare it with a threshold; their program takes a pass in
-training mode, too, which there moves the statistics of batch normalization.
+Umeda, Iiduka, 2025, arXiv 2508.05302, compare the norm with a threshold. The authors' program also
+makes its pass in training mode, but that pass changes the running statistics of batch
+normalization.
 """
 
 from __future__ import annotations
@@ -31,24 +33,31 @@ Loss = Callable[[nn.Module, Any], Tensor]
 
 
 class FullGradient:
-    """Passes over a data set, for `lb.Meter(model, full=...)`: the statistic `full_sqnorm`.
+    """Compute the squared norm of the gradient over a whole data set, the statistic `full_sqnorm`.
 
-    A pass costs a forward and a backward of every sample, which `Measurement.extra_samples` counts,
-    and one copy of the gradient. The model stays in the mode that it is in: in training mode
-    dropout draws, each time the same, and batch normalization takes the micro-batch's statistics.
-    Gradients, buffers, modes and generators are afterwards as they were. Gradients in float16 are
-    not scaled here, so that small ones are lost.
+    Pass it to a meter: `lb.Meter(model, full=lb.FullGradient(dataset, loss))`. Each pass needs a
+    forward and a backward of every sample, which `Measurement.extra_samples` counts, and memory for
+    one copy of the gradient. The model keeps its training or evaluation mode. In training mode
+    dropout draws the same numbers in each pass, and batch normalization uses the micro-batch's
+    statistics. After the pass, gradients, buffers, modes and random generators are restored.
+    Gradients in float16 are not scaled in this pass, so small ones become 0.
+
+    >>> x, model = torch.tensor([[1.0], [3.0]]), nn.Linear(1, 1)
+    >>> full = FullGradient(x, lambda model, batch: model(batch).mean())
+    >>> parameters = Parameters.of(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    >>> full.sqnorm(model, parameters, Ranks())  # the gradient is (2, 1)
+    5.0
 
     Args:
-        dataset: what the mean is over: a tensor, a tuple of tensors that share their first
-            dimension, or a data set with a length; the same on every rank.
-        loss: (model, micro-batch) -> mean loss over the micro-batch's samples, a scalar.
-        micro_batch_size: most samples of one backward.
-        collate: list of samples -> micro-batch, for a data set.
+        dataset: The data set that the mean is taken over, the same on every rank: a tensor, a tuple
+            of tensors with a common first dimension, or a data set with a length.
+        loss: Function (model, micro-batch) -> mean loss over the micro-batch's samples, a scalar.
+        micro_batch_size: Largest number of samples in one backward.
+        collate: Function (list of samples) -> micro-batch, for a data set that is not a tensor.
 
     Raises:
-        ValueError: a data set without samples or without a length, a loss that cannot be called, or
-            a `micro_batch_size` below 1.
+        ValueError: The data set has no samples or no length, the loss is not callable, or
+            `micro_batch_size` is below 1.
     """
 
     def __init__(
@@ -61,26 +70,26 @@ class FullGradient:
     ) -> None:
         if not callable(loss) or micro_batch_size < 1:
             raise ValueError(
-                "The full gradient takes a data set and the mean loss of a micro-batch: "
-                "lb.FullGradient(dataset, lambda model, batch: loss_fn(model(batch[0]), batch[1]), "
-                f"micro_batch_size=100); got the loss {loss!r} and micro_batch_size="
-                f"{micro_batch_size!r}."
+                f"loss={loss!r} and micro_batch_size={micro_batch_size!r} were given, but the loss "
+                "must be a function and micro_batch_size at least 1. Pass the mean loss of a "
+                "micro-batch: lb.FullGradient(dataset, "
+                "lambda model, batch: loss_fn(model(batch[0]), batch[1]), micro_batch_size=100)."
             )
         self.samples = _length(dataset)
         self.dataset, self.loss, self.micro_batch_size = dataset, loss, micro_batch_size
         self.collate = collate
 
     def sqnorm(self, model: nn.Module, parameters: Parameters, ranks: Ranks) -> float:
-        """|grad f|^2 at the weights in hand, the same on every rank.
+        """Return |grad f|^2 at the present weights, the same value on every rank.
 
         Args:
-            model: bare, not in DistributedDataParallel.
-            parameters: those that count.
-            ranks: among which the pass is shared; each calls it.
+            model: The model, not wrapped in DistributedDataParallel.
+            parameters: The parameters whose gradient is computed.
+            ranks: The ranks that share the pass. Each rank calls this method.
 
         Raises:
-            ValueError: the loss gives no scalar with its graph.
-            LargeBatchError: no parameter gets a gradient from it.
+            ValueError: The loss function does not return a scalar with a graph.
+            LargeBatchError: No parameter gets a gradient from the loss.
         """
         tensors, numbers = parameters.tensors, parameters.real_numbers
         row = torch.zeros(numbers, dtype=parameters.real_dtype, device=tensors[0].device)
@@ -90,7 +99,7 @@ class FullGradient:
             for j, share, begin, end in self._cuts(ranks):
                 seed_generators(j, devices)
                 batch = self._batch(begin, end)
-                # This does not touch p.grad, and runs no hook that waits for a gradient there.
+                # autograd.grad does not change p.grad, and runs no hook that waits for p.grad.
                 loss = _checked(self.loss(model, batch))
                 gradients = torch.autograd.grad(loss, tensors, allow_unused=True)
                 _check_used(gradients)
@@ -100,8 +109,11 @@ class FullGradient:
         return squared_norm(ranks.sum_(row)).item()
 
     def _cuts(self, ranks: Ranks) -> Iterator[tuple[int, float, int, int]]:
-        """Of each micro-batch of this rank: its number, its part of all samples, its begin and end.
-        They are nearly equal in size: batch normalization takes no last one of one sample."""
+        """Yield number, share of all samples, begin and end of each micro-batch of this rank.
+
+        The micro-batches have nearly equal sizes, because batch normalization does not support a
+        last micro-batch of one sample.
+        """
         count = -(-self.samples // self.micro_batch_size)
         for j in range(ranks.rank, count, ranks.count):
             begin, end = self.samples * j // count, self.samples * (j + 1) // count
@@ -120,9 +132,9 @@ def _length(dataset: Any) -> int:
     whole = dataset[0] if isinstance(dataset, tuple) and dataset else dataset
     if isinstance(whole, IterableDataset) or not isinstance(whole, Sized) or not len(whole):
         raise ValueError(
-            "The full gradient is a mean over a data set with samples and a length, as tensors "
-            "(x, y) or a torch.utils.data.Dataset with __len__ and __getitem__; got "
-            f"{type(dataset).__name__}."
+            f"A {type(dataset).__name__} without samples or without a length was given, but the "
+            "full gradient is a mean over a data set. Pass tensors, lb.FullGradient((x, y), loss), "
+            "or a torch.utils.data.Dataset that has __len__ and __getitem__."
         )
     return len(whole)
 
@@ -131,7 +143,8 @@ def _checked(loss: Any) -> Tensor:
     if isinstance(loss, Tensor) and loss.dim() == 0 and loss.requires_grad:
         return loss
     raise ValueError(
-        "The loss of lb.FullGradient gives no scalar with the graph that made it. As in the loop: "
+        "The loss function of lb.FullGradient did not return a scalar with a graph for backward(). "
+        "Return the mean loss as in the training loop: "
         "lb.FullGradient(dataset, lambda model, batch: loss_fn(model(batch[0]), batch[1]))."
     )
 
@@ -139,7 +152,7 @@ def _checked(loss: Any) -> Tensor:
 def _check_used(gradients: tuple[Tensor | None, ...]) -> None:
     if all(gradient is None for gradient in gradients):
         raise LargeBatchError(
-            "No parameter of the optimizer got a gradient from the loss of lb.FullGradient. "
-            "Compute it with the model that it is given: lambda model, batch: "
-            "loss_fn(model(batch[0]), batch[1])."
+            "No parameter of the optimizer got a gradient from the loss of lb.FullGradient. In the "
+            "loss function, call the model that is its first argument: "
+            "lambda model, batch: loss_fn(model(batch[0]), batch[1])."
         )

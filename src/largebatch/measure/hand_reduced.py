@@ -1,15 +1,16 @@
-"""Find how the user's own all-reduce and clipping changed the gradient.
+"""Compute by which factor the user's own all-reduce and clipping changed the gradient.
 
-Let C_r be the sum of the gradients that autograd gave to rank r, and g the gradient that the
-optimizer gets. A mean over the ranks, a sum, and either of them clipped or unscaled as a whole give
-g = q sum_r C_r with one factor q (1 / ranks for a mean, 1 for a sum). Then
+Let C_r be the sum of the gradients that autograd computed on rank r, and g the gradient that the
+optimizer gets. If the loop averages or sums the gradients over the ranks, and perhaps clips or
+unscales all of them together, then g = q sum_r C_r. The factor q is 1 / ranks for a mean and 1 for
+a sum, times the factor of clipping or unscaling. The factor is computed as
 
     q = |g|^2 / sum_r <C_r, g>,
 
-which some of the elements show as well as all of them. Random projections s (vectors of +1 and -1)
-show whether such a q exists: <s, g> = q sum_r <s, C_r> for each s, and <s, g> is the same on all
-ranks. C_r is added up in the hooks, before autograd adds it to `.grad`, so that a loop may reduce
-as soon as a parameter's gradient is there.
+and some of the elements are enough to compute it. Random projections s (vectors of +1 and -1) show
+whether a single factor q exists: <s, g> = q sum_r <s, C_r> for each s, and <s, g> is the same on
+all ranks. The hooks add up C_r before autograd adds the gradient to `.grad`, so the loop may
+all-reduce each parameter's gradient as soon as it is computed.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from largebatch.measure.ranks import Ranks
 from largebatch.measure.sums import Sums
 
 TENSORS, ELEMENTS = 64, 1024
-"""At most so many parameters are compared, spread over the model, and of each the first rows up to
-so many elements, but at least one row."""
+"""Largest number of compared parameters, and largest number of compared elements per parameter.
+
+The first rows of each parameter are compared, at least one row.
+"""
 
 GROUPS, SIGNS = 4, 3
-"""The parameters are compared in so many groups, each by so many projections."""
+"""Number of groups of compared parameters, and number of projections of each group."""
 
 PRODUCT = "own product"
 OWN, NOW = "own projection", "reduced projection"
@@ -44,24 +47,27 @@ NAMES = (
 )
 
 TOLERANCE = 0.02
-"""A difference is found from this part of a group's norm on. An all-reduce in bfloat16 changes the
-projections by up to 0.008 of it; a difference below 0.02 changes q by less than 2 %."""
+"""Smallest difference of projections that is an error, as a fraction of the group's norm.
+
+An all-reduce in bfloat16 changes the projections by up to 0.008 of the norm. A difference below
+0.02 changes q by less than 2 %.
+"""
 
 ALIKE = 1e-3
-"""The same for gradients that must be the same on all ranks, as an all-reduce leaves them."""
+"""Smallest difference, as a fraction of the norm, between gradients of two ranks that differ."""
 
 LEAST_SHARE = 1e-6
-"""A group with a smaller share of the squared norm may consist of rounding errors."""
+"""Smallest share of the squared norm of a group that is compared; less may be rounding errors."""
 
 
 class HandReduced:
-    """Compares some elements of the gradients before and after the user's own all-reduce.
+    """Compare some elements of the gradients before and after the user's own all-reduce.
 
     Mutable: holds the sums of the step's gradients.
 
     Args:
-        parameters: of the model.
-        ranks: that share the batch.
+        parameters: The measured parameters of the model.
+        ranks: The ranks that share the batch.
     """
 
     def __init__(self, parameters: Sequence[Tensor], ranks: Ranks) -> None:
@@ -82,11 +88,11 @@ class HandReduced:
         self.forget()
 
     def forget(self) -> None:
-        """Begin a step."""
+        """Forget all gradients, because a step begins."""
         self._own: dict[int, Tensor] = {}
 
     def see(self, index: int, gradient: Tensor) -> None:
-        """Add one parameter's gradient of one backward on this rank."""
+        """Add one parameter's gradient of one backward call on this rank."""
         rows = self._rows.get(index)
         if rows is None:
             return
@@ -94,10 +100,10 @@ class HandReduced:
         if own is None:
             self._own[index] = piece.clone()
         else:
-            own.add_(piece)  # in the gradient's own type, so that it rounds as `.grad` does
+            own.add_(piece)  # in the gradient's own type, which rounds like `.grad`
 
     def compare(self, sums: Sums) -> None:
-        """Add what the optimizer is about to get to the step's sums."""
+        """Add the projections of the optimizer's gradient to the step's sums."""
         for group, (indices, signs) in enumerate(zip(self._groups, self._signs, strict=True)):
             if not indices:
                 continue
@@ -111,13 +117,14 @@ class HandReduced:
                     sums.add(f"{name} {group} {sign} squared", projection.square())
 
     def factor(self, sums: Mapping[str, float]) -> float | None:
-        """Return q: how often the optimizer's gradient holds the sum of the ranks' gradients.
+        """Return q, the factor between the summed gradients of the ranks and the optimizer's.
 
-        It is None if the step does not show it: the compared elements are 0, or not finite.
+        The factor is None if it is unknown, because the compared elements are 0 or not finite.
 
         Raises:
-            RanksDisagree: the ranks' gradients differ, so nobody reduced them.
-            LargeBatchError: no single factor leads from the ranks' gradients to the optimizer's.
+            RanksDisagree: The gradients of the ranks differ, so they were not reduced.
+            LargeBatchError: The optimizer's gradient is not one factor times the sum of the ranks'
+                gradients.
         """
         count = self._ranks.count
         if not all(math.isfinite(sums[name]) for name in NAMES):
@@ -125,7 +132,7 @@ class HandReduced:
         if not self._alike(sums, NOW, NOW_SQNORM):
             raise RanksDisagree(
                 f"The gradients of the {count} ranks differ at optimizer.step(), so every rank "
-                "would train its own model. Average them before the step: "
+                "would train a different model. Average the gradients before optimizer.step(): "
                 "torch.distributed.all_reduce(p.grad, op=torch.distributed.ReduceOp.AVG)."
             )
         sqnorm = sum(sums[f"{NOW_SQNORM} {group}"] for group in range(GROUPS)) / count
@@ -136,18 +143,18 @@ class HandReduced:
         if math.isinf(q) or not self._fits(sums, q):
             raise LargeBatchError(
                 "The gradients at optimizer.step() are not one factor times the sum of the "
-                f"{count} ranks' gradients, so their variance cannot be measured. After the "
-                "backward they were changed by clipping by value or per parameter, weight decay or "
-                "noise added to p.grad, or an average with a weight for each rank. Clip all of "
-                "them together, leave weight decay to the optimizer, and average with equal "
-                "weights: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0). If you need the "
-                "change, use torch.nn.parallel.DistributedDataParallel(model), which is measured "
-                "before it."
+                f"{count} ranks' gradients, so their variance cannot be measured. Possible causes "
+                "are clipping by value or per parameter, weight decay or noise added to p.grad, "
+                "and an average with different weights of the ranks. Clip all gradients together, "
+                "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0), leave weight decay to "
+                "the optimizer, and average with equal weights. If you need the change, use "
+                "torch.nn.parallel.DistributedDataParallel(model), whose gradients are measured "
+                "before the change."
             )
         return q
 
     def reduced_early(self, sums: Mapping[str, float]) -> bool:
-        """Return whether the backward gave the same gradients, other than 0, on all ranks."""
+        """Return whether the backward call gave the same nonzero gradients on all ranks."""
         seen = any(sums[f"{OWN_SQNORM} {group}"] for group in range(GROUPS))
         return seen and self._alike(sums, OWN, OWN_SQNORM)
 
@@ -165,7 +172,8 @@ class HandReduced:
 
     def _fits(self, sums: Mapping[str, float], q: float) -> bool:
         count = self._ranks.count
-        # of the ranks' own gradients, too: where they cancel, their rounding errors remain
+        # The norms of the ranks' own gradients count, too: if the gradients cancel each other in
+        # the sum, their rounding errors remain.
         sizes = [
             max(sums[f"{NOW_SQNORM} {group}"] / count, q**2 * sums[f"{OWN_SQNORM} {group}"])
             for group in range(GROUPS)
@@ -179,14 +187,14 @@ class HandReduced:
 
 
 def _spread(count: int) -> list[int]:
-    """Return at most `TENSORS` of so many indices, the first and the last among them."""
+    """Return at most `TENSORS` of `count` indices, including the first and the last."""
     if count <= TENSORS:
         return list(range(count))
     return [round(at * (count - 1) / (TENSORS - 1)) for at in range(TENSORS)]
 
 
 def _rows_of(parameter: Tensor) -> int:
-    """Return how many rows to compare; 0 stands for a parameter without dimensions."""
+    """Return the number of rows to compare, or 0 for a parameter without dimensions."""
     if parameter.dim() == 0:
         return 0
     length = parameter.shape[0]
@@ -194,7 +202,7 @@ def _rows_of(parameter: Tensor) -> int:
 
 
 def _piece(tensor: Tensor, rows: int) -> Tensor:
-    """Return the first rows, dense and as real numbers; it may share memory with the tensor."""
+    """Return the first rows as dense real numbers, which may share memory with the tensor."""
     tensor = tensor.detach()
     if tensor.is_sparse:
         tensor = tensor.narrow_copy(0, 0, rows).to_dense() if rows else tensor.to_dense()
@@ -208,6 +216,6 @@ def _row(pieces: Sequence[Tensor]) -> Tensor:
 
 
 def _signs(size: int, seed: int) -> Tensor:
-    """Return random numbers +1 and -1, the same on every rank: [SIGNS, size]."""
+    """Return random numbers +1 and -1 in the shape [SIGNS, size], the same on every rank."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 2, (SIGNS, size), generator=generator).double() * 2.0 - 1.0

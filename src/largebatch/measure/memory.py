@@ -1,4 +1,4 @@
-"""What memory this process holds, held at most in a stretch of work, and may still take."""
+"""Measure the memory that this process uses, its peak, and the memory that is still free."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def resident() -> int:
-    """Bytes that this process holds in memory; where the system does not tell, the most it ever
-    held.
+    """Return the bytes of memory that this process uses now.
+
+    If the system does not report the present use, the peak since the process began is returned.
 
     Raises:
-        ValueError: a system that tells neither.
+        ValueError: The system reports neither number.
     """
     now = _status("VmRSS")
     return _most_ever() if now is None else now
 
 
 def peak_of(work: Callable[[], object]) -> int:
-    """Bytes that this process held at most while it worked. Where the mark cannot be put back
-    (outside Linux), the most it ever held, which is no less.
+    """Return the peak of this process's memory, in bytes, while it runs `work`.
+
+    Outside Linux, the peak since the process began is returned, because the peak cannot be reset.
 
     >>> peak_of(lambda: bytearray(50_000_000)) > 50_000_000
     True
     """
     try:
-        (PROC / "clear_refs").write_text("5")  # the mark comes down to what is held now
+        (PROC / "clear_refs").write_text("5")  # resets the peak to the present use
     except OSError:
         work()
         return _most_ever()
@@ -42,21 +44,23 @@ def peak_of(work: Callable[[], object]) -> int:
 
 
 def available() -> int | None:
-    """Bytes that this process may still take before the system or its container runs out; None
-    where neither is known."""
+    """Return the bytes of memory that are free in the system or its container, whichever is less.
+
+    The result is None if neither number is known.
+    """
     known = [left for left in (_of_system(), *_of_container()) if left is not None]
     return max(min(known), 0) if known else None
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Return the bytes that may still be taken on a device; None where they are not known."""
+    """Return the bytes of memory that are free on a device; None if they are unknown."""
     if device.type == "cpu":
         return available()
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
 def bytes_text(count: float) -> str:
-    """Return a number of bytes as people read it.
+    """Return a number of bytes as text in GB or MB.
 
     >>> bytes_text(1_536_000_000), bytes_text(250_000)
     ('1.54 GB', '0.25 MB')
@@ -73,7 +77,7 @@ def _of_system() -> int | None:
 
 
 def _of_container() -> list[int | None]:
-    """What the limits of control groups leave, both versions of them, at the root that is seen."""
+    """Return the free bytes under the memory limits of control groups, versions 1 and 2."""
     pairs = [
         (CGROUP / "memory.max", CGROUP / "memory.current"),
         (CGROUP / "memory/memory.limit_in_bytes", CGROUP / "memory/memory.usage_in_bytes"),
@@ -88,7 +92,7 @@ def _of_container() -> list[int | None]:
 
 
 def _field(path: Path, name: str) -> int | None:
-    """A line such as "VmRSS:   1234 kB", in bytes."""
+    """Return the value of a line such as "VmRSS:   1234 kB", in bytes."""
     try:
         lines = path.read_text().splitlines()
     except OSError:
@@ -103,9 +107,9 @@ def _most_ever() -> int:
         import resource
     except ImportError:
         raise ValueError(
-            f"This system ({os.name}) does not tell what memory a process takes, so the largest "
-            "micro-batch cannot be found. Give it: lb.BatchLoader(dataset, batch_size=64, "
-            "max_micro_batch_size=64)."
+            f"This system ({os.name}) does not report how much memory a process uses, so the "
+            "largest micro-batch cannot be found. Pass its size: "
+            "lb.BatchLoader(dataset, batch_size=64, max_micro_batch_size=64)."
         ) from None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

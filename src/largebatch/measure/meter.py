@@ -1,4 +1,8 @@
-"""Measure a step: a tap sees its parts, statistics add them up, one collective sums the ranks."""
+"""Measure the gradient of each training step.
+
+A tap observes the gradient of each part of the step, usually a micro-batch. Statistics add up what
+they compute from the parts. One all-reduce per step sums the results over the ranks.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from largebatch.measure.complex_gradients import multiply_each
 from largebatch.measure.estimate import proportional_parts
 from largebatch.measure.examples.per_example import PerExample, part_source_of
 from largebatch.measure.full_gradient import FullGradient
+from largebatch.measure.hook_check import check_hooks
 from largebatch.measure.parameters import Parameters, bare, replica
 from largebatch.measure.ranks import Ranks
 from largebatch.measure.sharded import refuse_sharded
@@ -30,28 +35,42 @@ LOSS, FULL = "loss", "full_sqnorm"
 
 
 class Meter:
-    """Measures each step's gradient: a source of parts, a tap, statistics and one reduction.
+    """Measure the gradient noise of each training step from the gradients of its micro-batches.
 
-    Mutable: holds what the step in hand has shown so far.
+    The gradients of a step are measured in parts. A part is usually one micro-batch on one rank.
+    Two or more parts per step show the variance of the gradient.
+
+    >>> model = nn.Linear(2, 1)
+    >>> meter = Meter(model)
+    >>> meter.bind(torch.optim.SGD(model.parameters(), lr=0.1))
+    >>> sorted(meter.provides)
+    ['moments', 'preconditioned_moments']
+
+    Mutable: holds the measurements of the current step.
 
     Args:
-        model: the model, bare or in DistributedDataParallel.
-        statistics: what can be measured; None is `SquaredNorms()` and, if the optimizer is SGD,
-            Adagrad or of the Adam family, `PreconditionedNorms()`. Only what a rule asks for is
-            computed.
-        tap: where gradients are seen; None is `LeafHooks()`.
-        examples: `PerExample()` takes single examples for the parts, in place of micro-batches and
-            ranks, and brings its own statistics, to which `CoordinateNoiseScale()` may be added.
-        full: over which data the full gradient is taken, in steps in which a rule asks for it.
-        group: process group that shares the batch; None is that of the model's
+        model: The model, with or without DistributedDataParallel around it.
+        statistics: The statistics that rules may request. By default, `SquaredNorms()` is used and,
+            if the optimizer is SGD, Adagrad or of the Adam family, also `PreconditionedNorms()`.
+            Only statistics that a rule requests are computed.
+        tap: The object that observes gradients, by default `LeafHooks()`.
+        examples: `PerExample()` measures single examples in place of micro-batches and ranks.
+            `PerExample()` has its own statistics, to which only `CoordinateNoiseScale()` may be
+            added.
+        full: The data set whose full gradient is computed in the steps in which a rule requests it.
+        group: The process group that shares the batch, by default the process group of the model's
             DistributedDataParallel.
-        replicated: whether the user averages, or sums, the gradients over the ranks between the
-            last backward and `optimizer.step()`, in place of DistributedDataParallel. In the first
-            step the ranks' weights are compared. Under `lb.attach` and `lb.watch` only.
+        replicated: Whether your own code averages or sums the gradients over the ranks between the
+            last backward call and `optimizer.step()`, in place of DistributedDataParallel. In the
+            first step the weights of all ranks are compared. Only `lb.attach` and `lb.watch`
+            support `replicated=True`.
 
     Raises:
-        ValueError: several processes and a model that is not replicated, a model with sharded
-            parameters, or `examples` with another tap, other statistics or a compiled model.
+        ValueError: Several processes run but the model is not replicated, the model has sharded
+            parameters, or `examples` is combined with another tap, with other statistics or with a
+            compiled model.
+        LargeBatchError: The autograd hooks of the installed torch version do not behave as this
+            package requires.
     """
 
     def __init__(
@@ -65,6 +84,7 @@ class Meter:
         group: dist.ProcessGroup | None = None,
         replicated: bool = False,
     ) -> None:
+        check_hooks()
         self.model = model
         refuse_sharded(model)
         self.replica = replica(model)
@@ -79,65 +99,69 @@ class Meter:
         self.statistics: tuple[Statistic, ...] = ()
         if len({s.name for s in self._offered}) < len(self._offered):
             raise ValueError(
-                "Two statistics give the same moments, so rules could not tell them apart. Choose "
-                "one of each name: lb.Meter(model, statistics=[lb.measure.TemporalMoments()])."
+                "Two statistics have the same name, so a rule could not choose between them. Pass "
+                "only one of them: lb.Meter(model, statistics=[lb.measure.TemporalMoments()])."
             )
         if self.ranks.count > 1 and self.replica is None and not replicated:
             raise ValueError(
-                f"{self.ranks.count} processes run, and the model is not in "
-                "DistributedDataParallel. Use "
-                "model = torch.nn.parallel.DistributedDataParallel(model). If your loop averages "
-                "the gradients over the ranks by itself, use "
-                "meter=lb.Meter(model, replicated=True)."
+                f"{self.ranks.count} processes run, but the model is not in "
+                "DistributedDataParallel. Wrap the model: "
+                "model = torch.nn.parallel.DistributedDataParallel(model). If your own loop "
+                "averages the gradients over the ranks, use meter=lb.Meter(model, replicated=True)."
             )
         self.replicated = replicated and self.ranks.count > 1 and self.replica is None
 
     @property
     def provides(self) -> frozenset[str]:
-        """Return the names of the statistics that it can measure."""
+        """Return the names of the statistics that this meter can measure."""
         passes = frozenset() if self.full is None else frozenset({FULL})
         return passes | frozenset(statistic.name for statistic in self.statistics)
 
     @property
     def least_parts(self) -> int:
-        """Return how many parts a step needs over all ranks for its statistics."""
+        """Return the least number of parts, over all ranks, that the statistics need per step."""
         return 2 if any(statistic.parts for statistic in self.statistics) else 1
 
     @property
     def least_samples(self) -> int:
-        """Return how many samples a step needs over all ranks for its statistics."""
+        """Return the least number of samples, over all ranks, that the statistics need per step."""
         return self.part_source.counts.least_samples(self.least_parts)
 
     @property
     def rank(self) -> int:
-        """Return this process's number among those that share the batch."""
+        """Return the rank of this process among the processes that share the batch."""
         return self.ranks.rank
 
     @property
     def rank_count(self) -> int:
-        """Return how many processes share the batch."""
+        """Return the number of processes that share the batch."""
         return self.ranks.count
 
     @property
     def leader(self) -> bool:
-        """Return whether this is the first rank."""
+        """Return whether this process has rank 0."""
         return self.ranks.rank == 0
 
     def agree(self, facts: Mapping[str, Any]) -> None:
-        """Check that all ranks hold the same facts; see `Ranks.agree`."""
+        """Check that all ranks have the same settings, as `Ranks.agree` does."""
         over = {} if self.full is None else {"samples of the full gradient": self.full.samples}
         self.ranks.agree({**facts, **over})
 
     @property
     def reduces(self) -> bool:
-        """Return whether the tap, and not DDP, averages the step in hand over the ranks."""
+        """Return whether the tap, instead of DDP, averages this step's gradients over the ranks."""
         return self.tap.reduces and self.see is not None
 
     def bind(self, optimizer: Optimizer, *, also: Sequence[str] = ()) -> None:
-        """Set once whose parameters to measure, and the names of further sums, `also`.
+        """Bind the meter to the optimizer's parameters; call it once.
+
+        Args:
+            optimizer: The optimizer whose parameters are measured.
+            also: Names of further sums that the caller adds to each step.
 
         Raises:
-            ValueError: optimizer and model do not match, or a statistic does not suit them.
+            ValueError: The optimizer and the model do not match, or a statistic does not support
+                them.
         """
         self.parameters = Parameters.of(self.model, optimizer)
         self.statistics = tuple(s for s in self._offered if s.supports(optimizer))
@@ -151,14 +175,15 @@ class Meter:
         self._factors: dict[float, Tensor] = {}
         self.see: See | None = None
         self._plans: dict[frozenset[str], tuple[list[Statistic], See | None]] = {}
-        # Every statistic's sums, wanted or not: ranks that disagree about what is wanted must still
-        # send equally many numbers, or the digest could not say so.
+        # The sums of every statistic have a row, even if it is not wanted. Ranks that disagree
+        # about what is wanted still send equally many numbers, so the digest can report the
+        # disagreement.
         names = [name for s in self.statistics for name in (*s.of_parts, *s.of_batch)]
         self._rows = rows_by_name([LOSS, BATCH, *also, *names])
         self.open(frozenset())
 
     def open(self, wanted: frozenset[str]) -> None:
-        """Begin a step in which these statistics are wanted."""
+        """Begin a step in which the statistics `wanted` are requested."""
         if wanted not in self._plans:
             chosen = choose(self.statistics, wanted)
             self._plans[wanted] = chosen, self.part_source.see_for(chosen)
@@ -177,17 +202,17 @@ class Meter:
     def backward(
         self, loss: Tensor, *, share: float, weight: float, samples: int, last: bool
     ) -> None:
-        """Run the backward of share * loss, whose gradient is one part of the step.
+        """Run the backward of share * loss; its gradient is one part of the step.
 
         Args:
-            loss: mean over the micro-batch, a scalar.
-            share: factor of this micro-batch in the step's gradient on this rank.
-            weight: of the micro-batch, in whatever unit all weights of the step are.
-            samples: in the micro-batch.
-            last: whether it is this rank's last one of the step.
+            loss: Mean loss over the micro-batch, a scalar.
+            share: Factor of the micro-batch's mean loss in this rank's loss of the step.
+            weight: Weight of the micro-batch. All weights of the step have the same unit.
+            samples: Number of samples in the micro-batch.
+            last: Whether the micro-batch is this rank's last one in the step.
         """
         self._check_accumulated()
-        # As the loss's own gradient the share costs no product, neither forward nor backward.
+        # The share is passed as the gradient of the loss, so no tensor is multiplied by it.
         factor = self._factors.get(share)
         if factor is None or factor.dtype is not loss.dtype or factor.device != loss.device:
             factor = self._new_factor(share, loss)
@@ -207,7 +232,12 @@ class Meter:
         self._weight += weight
 
     def close_part(self, *, coefficient: float, task: int = 0) -> None:
-        """End a backward, whose squared norm counts `coefficient` times; `task` is its number."""
+        """End a backward call.
+
+        Args:
+            coefficient: Factor of the part's squared norm in the step's sums.
+            task: Number of the backward call; 0 if backward calls are announced by `begin`.
+        """
         self.part_source.end(task)
         for statistic in self.active:
             statistic.close_part(self.sums, coefficient=coefficient)
@@ -221,17 +251,17 @@ class Meter:
         exhausted: bool = False,
         problem: LargeBatchError | None = None,
     ) -> Reading:
-        """Combine the parts over the ranks: one collective, one host sync.
+        """Sum the parts over the ranks with one all-reduce and one host sync.
 
         Args:
-            planned_weight: E, the total weight with which the shares were made.
-            digest: of the state that must be the same on all ranks; below 2^32.
-            exhausted: whether this rank has no more data.
-            problem: an error that the caller has found on this rank.
+            planned_weight: Total weight that was assumed when the shares were computed.
+            digest: Digest of the state that must be the same on all ranks, below 2^32.
+            exhausted: Whether this rank has no more data.
+            problem: An error that the caller found on this rank.
 
         Raises:
-            RanksDisagree: the ranks' digests differ.
-            LargeBatchError: the first problem that a rank has found, on every rank.
+            RanksDisagree: The digests of the ranks differ.
+            LargeBatchError: A rank found a problem. Every rank raises the first one.
         """
         counts = self.part_source.counts
         self.close_batch()
@@ -248,7 +278,7 @@ class Meter:
         return self.read(totals, losses=parts.weight)
 
     def close_batch(self) -> None:
-        """Square the batch's gradient, which is complete and not yet clipped."""
+        """Add the squared norm of the batch's gradient, which is complete and not yet clipped."""
         share = 1.0 if self.ranks.rank == 0 else 0.0
         row = self.tap.row()
         squares = self._squares.scalars() if row is None else [squared_norm(row)]
@@ -257,17 +287,22 @@ class Meter:
             statistic.close_batch(self.sums, share=share)
 
     def squared_gradients(self) -> list[Tensor]:
-        """Return scalars whose sum is the squared norm of the gradients that are there now."""
+        """Return scalars whose sum is the squared norm of the present gradients."""
         return self._squares.scalars()
 
     def reduce(
         self, numbers: Mapping[str, float], *, digest: int, problem: LargeBatchError | None = None
     ) -> dict[str, float]:
-        """Return the step's sums over the ranks, with this rank's numbers among them.
+        """Return the step's sums over all ranks.
+
+        Args:
+            numbers: This rank's numbers by name, which are summed over the ranks, too.
+            digest: Digest of the state that must be the same on all ranks.
+            problem: An error that this rank found.
 
         Raises:
-            RanksDisagree: the ranks' digests differ.
-            LargeBatchError: the first problem that a rank has found, on every rank.
+            RanksDisagree: The digests of the ranks differ.
+            LargeBatchError: A rank found a problem. Every rank raises the first one.
         """
         self.sums.put(numbers)
         if self.ranks.count == 1:
@@ -282,15 +317,23 @@ class Meter:
         if sums["trouble"] > 0:
             self.ranks.raise_together(problem)
         if sums["digest"] != self.ranks.count * sums["first digest"]:
-            raise RanksDisagree("The ranks took different decisions in an earlier step.")
+            raise RanksDisagree(
+                "The ranks took different decisions in an earlier step. Build the model, the rule "
+                "and the data loader from the same arguments on every rank."
+            )
         return sums
 
     def read(self, totals: Totals, *, losses: float) -> Reading:
-        """Return what the sums over all ranks say; `losses` is the weight of the summed loss."""
+        """Return the reading of a step from its sums over all ranks.
+
+        Args:
+            totals: The sums.
+            losses: Total weight of the losses in the sum of losses; 0 if there are none.
+        """
         sums, parts = totals.sums, totals.parts
         moments: dict[str, Any] = {s.name: s.read(totals) for s in self.active}
         finite = all(map(math.isfinite, sums.values()))
-        if self._full is not None and finite:  # else no rule would see it
+        if self._full is not None and finite:  # a step that is not finite reaches no rule
             moments |= self._pass(self._full)
         return Reading(
             samples=round(parts.samples),
@@ -315,12 +358,12 @@ class Meter:
         if change is None:
             return
         error = MicroBatchMissed(
-            f"{change.split('.')[0]}. Leave zero_grad to control.step(), and clip once a step: "
-            "control.step(clip_norm=1.0)."
+            f"{change.split('.')[0]}. Do not call optimizer.zero_grad(); control.step() does it. "
+            "Clip once per step: control.step(clip_norm=1.0)."
         )
         if self.ranks.count == 1:
             raise error
-        self._problem = self._problem or error  # every rank raises it when the step is closed
+        self._problem = self._problem or error  # every rank raises the error at the end of the step
 
     def _pass(self, full: FullGradient) -> dict[str, Any]:
         self.tap.rest()

@@ -1,6 +1,6 @@
-"""Replaces the meter of a loop that shows one backward per step, and says which steps it measures.
+"""Choose another meter for a loop that makes one backward call per step.
 
-What is chosen, and why, is in `one_backward`.
+The module `one_backward` describes the choice and its reasons.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from largebatch.measure.timetable import EVERY_STEP, Timetable
 
 
 class MeterChoice:
-    """The meter of the coming steps, if it is another one than that of the step in hand.
+    """Hold the meter that replaces the present one from the next step on, if there is one.
 
-    Mutable: holds the meter until it is taken, and counts the measured steps.
+    Mutable: holds the new meter until `take` returns it, and counts the measured steps.
 
     Args:
-        allowed: whether another meter may be chosen at all.
-        looks_only: whether no decision depends on the measurement.
+        allowed: Whether another meter may be chosen at all.
+        looks_only: Whether no decision depends on the measurement.
 
     Attributes:
-        allowed: whether a meter may still be chosen.
-        coming: the meter that replaces the present one in the next step; None if it stays.
-        by_examples: whether single examples were chosen.
-        timetable: which steps are measured.
+        allowed: Whether another meter may still be chosen.
+        coming: Meter that replaces the present one in the next step; None if the present one stays.
+        by_examples: Whether the new meter measures single examples.
+        timetable: Schedule of the measured steps.
     """
 
     def __init__(self, *, allowed: bool, looks_only: bool) -> None:
@@ -44,7 +44,7 @@ class MeterChoice:
         self._refusals: Sequence[str] = ()
 
     def bind(self, optimizer: Optimizer) -> None:
-        """Set once whose gradients are measured."""
+        """Set the optimizer whose gradients are measured; call it once."""
         self._optimizer = optimizer
 
     def choose(
@@ -54,12 +54,12 @@ class MeterChoice:
         *,
         batch_size: int,
     ) -> None:
-        """Choose by a step of one part, before its weights move.
+        """Choose a meter from a step that has one part, before the optimizer changes the weights.
 
         Args:
-            step: what it has shown.
-            groups: its parts.
-            batch_size: samples of a step, as given; 0 if the user counts them.
+            step: The recorded step.
+            groups: The backward calls of each part of the step.
+            batch_size: User-supplied samples per step; 0 if the user counts them in the loop.
         """
         forwards, gradients = step.forwards, step.gradients
         seen = SeenStep(
@@ -79,15 +79,19 @@ class MeterChoice:
         )
 
     def give_up_examples(self, meter: Meter, error: LargeBatchError) -> None:
-        """Choose pairs of steps if an error says that single examples cannot be measured here, and
-        no decision depends on them."""
-        failed = error.__cause__ is not None  # an exception of another kind inside the measuring
+        """Choose pairs of steps if single examples failed and no decision depends on them.
+
+        Args:
+            meter: The meter that raised the error.
+            error: The error that measuring the step raised.
+        """
+        failed = error.__cause__ is not None  # another exception was raised while measuring
         of_examples = isinstance(error, ExamplesRefused) or failed
         if self.by_examples and self._looks_only and of_examples:
             self._replace(one_backward.pairs_of_steps(meter.model, [str(error)]))
 
     def take(self) -> Meter | None:
-        """Return the coming meter, which measures from this step on; None if the present stays."""
+        """Return the meter that measures from this step on; None if the present meter stays."""
         meter, self.coming = self.coming, None
         if meter is not None:
             self.allowed = False
@@ -95,7 +99,7 @@ class MeterChoice:
         return meter
 
     def no_variance(self, cause: str) -> NoVariance:
-        """Return the error of a loop without a variance: why no meter serves, or else `cause`."""
+        """Return the error for a loop without a variance; `cause` is the default text."""
         refusals = self._refusals
         return NoVariance(one_backward.no_variance(refusals) if refusals else cause)
 

@@ -1,7 +1,7 @@
-"""Copies a model and its inputs, for forward passes that must leave no trace in a training.
+"""Copy a model and its inputs, for forward passes that must not change the training.
 
-A forward pass may change more than buffers: weights that it moves itself, Python attributes,
-generators of its own, its inputs. So it runs on a copy.
+A forward pass may change more than the buffers: weights, Python attributes, the module's own random
+generators, or its inputs. Therefore a forward pass that must leave no trace runs on a copy.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from largebatch.measure.forwards import tensor_leaves
 from largebatch.measure.memory import bytes_text, free_bytes
 
 PART_OF_MEMORY = 0.5
-"""Of the free memory, which a copy, or measuring single examples, may take."""
+"""Fraction of the free memory that a copy, or measuring single examples, may use."""
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def copy_of_model(model: nn.Module) -> tuple[nn.Module, Mapping[int, Any]]:
-    """Return a copy of a model, and the copies by the `id` of what was copied.
+    """Return a copy of a model, and a mapping from the `id` of each copied object to its copy.
 
-    The copy shares no tensor and no generator with the model. It has the hooks of torch alone, as
-    those of `torch.nn.utils.spectral_norm`, since a user's hook would run once more.
+    The copy shares no tensor and no generator with the model. The copy keeps the hooks that torch
+    itself registers, for example in `torch.nn.utils.spectral_norm`. The copy does not keep the
+    user's hooks, because they would run one more time.
 
     Raises:
-        LargeBatchError: something in the model cannot be copied, or the memory does not suffice.
+        LargeBatchError: An object in the model cannot be copied, or there is not enough memory.
     """
     check_memory(_bytes(model), device=_device(model), what="Copying the model")
     memo: dict[int, Any] = {}
@@ -45,18 +46,18 @@ def copy_of_model(model: nn.Module) -> tuple[nn.Module, Mapping[int, Any]]:
             if isinstance(leaf, torch.Generator):
                 memo[id(leaf)] = torch.Generator(leaf.device).set_state(leaf.get_state())
             elif isinstance(leaf, Tensor) and leaf.grad_fn is not None:
-                memo[id(leaf)] = leaf.detach().clone()  # deepcopy takes leaves alone
+                memo[id(leaf)] = leaf.detach().clone()  # deepcopy copies only leaf tensors
     try:
         return copy.deepcopy(model, memo), memo
     except Exception as error:
         raise LargeBatchError(
-            "The model cannot be copied to be run once more without a trace: "
-            f"{type(error).__name__}: {error}."
+            "The model cannot be copied, so it cannot run a second time without changing the "
+            f"training: {type(error).__name__}: {error}."
         ) from error
 
 
 def copy_of_inputs(inputs: Any) -> Any:
-    """Return a copy of a forward pass's arguments, whose tensors belong to no graph.
+    """Return a copy of the arguments of a forward pass, with tensors outside of any graph.
 
     >>> x = torch.ones(2)
     >>> (y, flag), _ = copy_of_inputs(((x, True), {}))
@@ -73,16 +74,22 @@ def copy_of_inputs(inputs: Any) -> Any:
 
 
 def check_memory(extra: int | None, *, device: torch.device, what: str) -> None:
-    """Check that something may take `extra` bytes; None means that this is unknown.
+    """Check that `extra` bytes are at most half of the free memory.
+
+    Args:
+        extra: Number of bytes; None if it is unknown, and then nothing is checked.
+        device: The device whose memory is used.
+        what: Subject of the error message, such as "Copying the model".
 
     Raises:
-        LargeBatchError: it is more than half of the free memory.
+        LargeBatchError: The bytes are more than half of the free memory.
     """
     free = free_bytes(device)
     if extra is None or free is None or extra <= PART_OF_MEMORY * free:
         return
     raise LargeBatchError(
-        f"{what} would take {bytes_text(extra)} more memory, and {bytes_text(free)} are free."
+        f"{what} would need {bytes_text(extra)} of memory, but only {bytes_text(free)} are free. "
+        "At most half of the free memory is used."
     )
 
 

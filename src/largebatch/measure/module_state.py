@@ -1,4 +1,4 @@
-"""Keeps the modes and the buffers of a model's modules during passes that must not change them."""
+"""Restore the modes and the buffers of a model after passes that must not change them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 @contextmanager
 def keep_module_state(model: nn.Module, *, also: Sequence[Tensor] = ()) -> Iterator[None]:
-    """Restores the modes and the buffers of all modules, and the tensors in `also`, to the bits
-    they had, also after an error.
+    """Restore the modes and the buffers of all modules bit by bit when the context ends.
+
+    The tensors in `also` are restored, too. Modes, buffers and tensors are also restored after an
+    error.
 
     >>> norm = nn.BatchNorm1d(1)
     >>> with keep_module_state(norm):

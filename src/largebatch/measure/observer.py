@@ -1,9 +1,9 @@
-"""Measures a training loop that it does not drive: the user calls backward, clips and steps.
+"""Measure the gradients of the user's own training loop.
 
-`StepRecorder` notes each backward. When the optimizer is about to step, `StepReader` groups the
-backward calls into parts, enters the samples and weights that the user passed, lets the ranks add
-up, and checks the result before a weight moves. `MeterChoice` says which steps are measured, and
-replaces the meter if the loop makes one backward per step.
+`StepRecorder` records each backward call. Before the optimizer step, `StepReader` groups the
+backward calls into parts (usually micro-batches), applies the samples and weights that the user
+passed, sums over the ranks, and checks the result before any weight changes. `MeterChoice` decides
+which steps are measured, and replaces the meter if the loop makes one backward call per step.
 """
 
 from __future__ import annotations
@@ -31,29 +31,31 @@ REDUCTIONS = ("mean", "sum")
 
 
 class Observer:
-    """A meter for somebody else's loop.
+    """Measure each step of a training loop in which the user calls backward and the optimizer step.
 
-    Mutable: holds what the step in hand has shown so far.
+    Mutable: holds the measurements of the current step.
 
     Args:
-        meter: with `LeafHooks` as its tap.
-        batch_size: samples of a whole step over all ranks.
-        micro_batches: backward calls a step on each rank; None takes what the first step shows.
-        samples: (args, kwargs) of the model's forward pass -> samples in it; None takes equal
-            shares of the batch, unless the user passes the samples of each micro-batch.
+        meter: The meter; its tap must be `LeafHooks`.
+        batch_size: Number of samples in one optimizer step over all ranks.
+        micro_batches: Number of micro-batches per step on each rank; None infers the number from
+            the first step.
+        samples: Function (args, kwargs) of the model's forward pass -> number of samples in it.
+            None assumes that micro-batches have equal numbers of samples, unless the user passes
+            the samples of each micro-batch.
         reduction: "mean" if the loss of each rank is a mean over its own samples, as usual; "sum"
-            if it is divided by the samples, or tokens, of all ranks.
-        chooses: whether another meter may replace `meter` if the loop makes one backward per step
-            on one process; see `one_backward`.
-        looks_only: whether no decision depends on the measurement.
+            if the loss is divided by the samples, or tokens, of all ranks.
+        chooses: Whether another meter may replace `meter` if the loop makes one backward call per
+            step on one process; see the module `one_backward`.
+        looks_only: Whether no decision depends on the measurement.
 
     Attributes:
-        skipped: asked when gradients were cleared within a step: whether a scaler has skipped the
-            step before. None means that nothing skips steps.
+        skipped: Function that returns whether a gradient scaler skipped the last step, called if
+            gradients were cleared within a step. None means that no scaler is used.
 
     Raises:
-        ValueError: another tap, which would have to stand around each backward, or another
-            reduction.
+        ValueError: The meter has a tap other than `LeafHooks`, or `reduction` is neither "mean" nor
+            "sum".
     """
 
     def __init__(
@@ -69,11 +71,14 @@ class Observer:
     ) -> None:
         if not isinstance(meter.tap, LeafHooks):
             raise ValueError(
-                f"{type(meter.tap).__name__} must stand around each backward, which only "
-                "lb.Controller does. Use meter=lb.Meter(model) here."
+                f"The tap {type(meter.tap).__name__} was given, but it works only in "
+                "lb.Controller, which runs each backward call itself. Use meter=lb.Meter(model)."
             )
         if reduction not in REDUCTIONS:
-            raise ValueError(f'reduction is "mean" or "sum"; got {reduction!r}.')
+            raise ValueError(
+                f"reduction={reduction!r} was given, but it must be 'mean' or 'sum'. If the loss "
+                "of each rank is a mean over its own samples, pass reduction='mean'."
+            )
         self.meter, self.tap = meter, meter.tap
         self.batch_size = batch_size
         self._given = micro_batches
@@ -81,8 +86,8 @@ class Observer:
         self._looks_only = looks_only
         allowed = chooses and meter.rank_count == 1
         self._choice = MeterChoice(allowed=allowed, looks_only=looks_only)
-        self._reopened = False  # after an error, and no step came since
-        self._rests = False  # this step and the last one measure nothing
+        self._reopened = False  # whether the current step began after an error
+        self._rests = False  # whether this step and the last one are not measured
         self._step = StepRecorder(
             meter,
             meter.tap,
@@ -104,11 +109,11 @@ class Observer:
 
     @property
     def micro_batches(self) -> int | None:
-        """Return the micro-batches of a step on each rank, as given or as in the first step."""
+        """Return the number of micro-batches per step on each rank; None if it is unknown yet."""
         return self._parts.expected
 
     def bind(self, optimizer: Optimizer) -> None:
-        """Set once whose parameters to measure."""
+        """Set the optimizer whose parameters are measured; call it once."""
         self._optimizer = optimizer
         self._bind_meter()
         self._choice.bind(optimizer)
@@ -117,7 +122,7 @@ class Observer:
         self._step.forwards.marks = self.meter.rank_count > 1
 
     def open(self, wanted: frozenset[str]) -> None:
-        """Begin a step in which these statistics are wanted."""
+        """Begin a step in which the statistics `wanted` are requested."""
         repeated, self._reopened = self._reopened, False
         self._open(wanted, repeated=repeated)
 
@@ -128,35 +133,35 @@ class Observer:
 
     @property
     def measures(self) -> bool:
-        """Return whether the step in hand is measured."""
+        """Return whether the current step is measured."""
         return self._step.watching
 
     @property
     def in_step(self) -> bool:
-        """Return whether the step in hand has seen anything that a drop would lose."""
+        """Return whether the current step has recorded anything that `drop` would discard."""
         step, parts = self._step, self._parts
-        return bool(step.roots or step.running or parts.told or parts.losses)
+        return bool(step.roots or step.running or parts.passed or parts.losses)
 
     @property
     def saw_more(self) -> bool:
-        """Return whether a backward ran after the step in hand was closed."""
+        """Return whether a backward call ran after the current step was closed."""
         return len(self._step.roots) != self._closed
 
     @property
     def losses(self) -> int:
-        """Return how many losses were passed in the step in hand."""
+        """Return the number of losses that were passed in the current step."""
         return len(self._parts.losses)
 
     def drop(self, *, by: str) -> None:
-        """Begin the step afresh; `by` is the call that asked for it."""
+        """Discard what the current step has recorded; `by` names the call that requested it."""
         dropped = by if self._step.roots else self._step.dropped
         self._reopened = False
-        self._open(self._wanted, repeated=True)  # a step that is measured stays so
+        self._open(self._wanted, repeated=True)  # a measured step is measured again
         self._step.dropped = dropped
 
     def size(self, samples: float | Tensor, *, weight: float | Tensor | None = None) -> None:
-        """Set the samples, and the weight, of one micro-batch, once for each of the step."""
-        self._parts.tell(self._parts.read(samples, weight))
+        """Set the samples and the weight of one micro-batch; call it once per micro-batch."""
+        self._parts.add_sizes(self._parts.read(samples, weight))
 
     def loss(self, loss: Tensor) -> None:
         """Add the mean loss of one micro-batch."""
@@ -166,14 +171,14 @@ class Observer:
     def part(
         self, *, samples: float | Tensor | None, weight: float | Tensor | None
     ) -> Iterator[None]:
-        """Take all backward calls within the context for one part."""
-        told = self._parts.read(samples, weight)
+        """Treat all backward calls within the context as one part."""
+        passed = self._parts.read(samples, weight)
         try:
             with self._step.part():
                 if samples is not None or weight is not None:
-                    self._parts.tell(told)
+                    self._parts.add_sizes(passed)
                 yield
-        except GeneratorExit:  # a generator was left inside of the block, which is its end
+        except GeneratorExit:  # the user left a generator inside the block, which ends the block
             raise
         except BaseException:
             self.drop(by="an exception inside control.part()")
@@ -182,21 +187,23 @@ class Observer:
     def close(
         self, *, digest: int = 0, loss_scale: float = 1.0, problem: LargeBatchError | None = None
     ) -> Reading:
-        """Combine the parts over the ranks: one collective, one host sync.
+        """Sum the parts over the ranks with one all-reduce and one host sync.
 
-        An error that one rank finds is raised on all of them. After it the next step starts afresh.
+        An error of one rank is raised on all ranks. After an error the next step is measured as
+        usual.
 
         Args:
-            digest: of what must be the same on all ranks.
-            loss_scale: what the losses were multiplied with, as by a gradient scaler.
-            problem: an error that the caller has found on this rank.
+            digest: Digest of the state that must be the same on all ranks.
+            loss_scale: Factor of the losses, such as that of a gradient scaler.
+            problem: An error that the caller found on this rank.
 
         Raises:
-            MicroBatchMissed: not as many backward calls since the last step as were given, or
-                gradients that were not cleared, or changed within the step.
-            NoVariance: one part in each step so far, of which no variance can be known.
-            LargeBatchError: parameters that got different numbers of gradients, or a batch size
-                that the first step does not show.
+            MicroBatchMissed: The number of backward calls differs from `micro_batches`, the
+                gradients were not cleared after the last step, or the gradients were changed within
+                this step.
+            NoVariance: Each step so far had one part, which has no variance.
+            LargeBatchError: The parameters got different numbers of gradients, or the batch size
+                differs from the samples in the first step.
         """
         self._step.problem = self._step.problem or self._step.forwards.problem or problem
         self._step.forwards.paused = True
@@ -206,19 +213,19 @@ class Observer:
             return self._reader.read(digest=digest, unscale=loss_scale**-2)
         except LargeBatchError as error:
             self._choice.give_up_examples(self.meter, error)
-            if self._reader.first:  # the loop may look different after its error
+            if self._reader.first:  # the user may change the loop after the error
                 self._parts.forget()
             self._open(self._wanted, repeated=True)
             self._reopened = True
             raise
 
     def detach(self) -> None:
-        """Take every hook off the model."""
+        """Remove all hooks from the model."""
         self._step.detach()
         self.meter.part_source.rest()
 
     def _open(self, wanted: frozenset[str], *, repeated: bool) -> None:
-        """Begin a step, or the step in hand once more."""
+        """Begin a step, or begin the current step again if `repeated`."""
         self._wanted = wanted
         meter = self._choice.take()
         if meter is not None:
@@ -236,7 +243,7 @@ class Observer:
         self._parts.open()
         self._step.open()
         forwards = self._step.forwards
-        forwards.paused = self._rests  # until a step is due, nothing looks at forward passes
+        forwards.paused = self._rests  # forward passes are ignored until a step is measured
         if self._looks_only and not self._reader.first:
             forwards.link(self._reader.links and not self._rests)
         may_choose = self._choice.allowed and self._reader.first and self._given in (None, 1)

@@ -1,15 +1,18 @@
-"""How a loop is measured that makes one backward call per step on one process.
+"""Choose how to measure a loop that makes one backward call per step on one process.
 
-One gradient has no variance. Single examples within it have one: `PerExample` measures them in
-some of the steps, if the model's examples are independent. The first step, in which the loop
-shows what it is, gives no estimate. At its end, before a weight moves, that step is repeated on a
-copy of the model (`examples_trial`), so that a model that cannot be measured is known at once. If
-nothing is decided by the measurement, pairs of consecutive steps serve such a model.
+A single gradient has no variance, but the gradients of single examples have one. `PerExample`
+measures single examples in some of the steps, if the examples do not depend on each other. The
+first step gives no estimate. At the end of the first step, before any weight changes, the step is
+repeated on a copy of the model (module `examples_trial`). So a model that cannot be measured is
+detected in the first step. If no decision depends on the measurement, pairs of consecutive steps
+measure a model whose single examples cannot be measured.
 
-Batch normalization couples the examples. Their rows' shares of the gradient have up to 4.6 times
-the true variance (`experiments/batch_norm_rows`), so they serve neither decisions nor a display.
-There, pairs of steps gave noise scales that were 1.5 times too large in the median, and 1.03 times
-at a tenth of the learning rate. Their bias follows the learning rate, so they serve no decision.
+With batch normalization the examples depend on each other. The variance of each example's share of
+the gradient is up to 4.6 times the true variance (`experiments/batch_norm_rows`). So shares of
+examples under batch normalization are used neither for decisions nor for display. In the same
+experiment, pairs of steps gave noise scales that were 1.5 times too large in the median, and 1.03
+times too large at a tenth of the learning rate. The bias depends on the learning rate, so no
+decision uses pairs of steps.
 """
 
 from __future__ import annotations
@@ -29,25 +32,29 @@ from largebatch.measure.timetable import EVERY_STEP, MeasuredSteps
 
 EXAMPLES = MeasuredSteps(every=160, early=16, early_every=8)
 PAIRS = MeasuredSteps(every=160, span=2, early=16, early_every=8)
-"""A step that measures single examples costs up to three times a plain one, so 3 % on average after
-the first 16 measurements, which an estimate needs."""
+"""Schedule of the steps in which single examples, or pairs of steps, are measured.
+
+A step that measures single examples takes up to three times as long as a plain step. After the
+first 16 measurements, which an estimate needs, the overhead is about 3 % on average.
+"""
 
 OTHER_ROWS = (
     "batch_size={given} was given, but the model received {rows} examples. Pass "
     "batch_size={rows}. If the first dimension is not the samples, or if several examples are one "
-    "sample, say how to count them: lb.attach(..., samples=lambda args, kwargs: len(args[0]) // 2)."
+    "sample, pass a function that counts the samples: "
+    "lb.attach(..., samples=lambda args, kwargs: len(args[0]) // 2)."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What measures the coming steps.
+    """Hold the meter that was chosen for the next steps, and the reasons.
 
     Args:
-        meter: None if nothing can.
-        schedule: how often it measures.
-        refusals: why better ways were not taken.
-        by_examples: whether the meter takes single examples.
+        meter: The chosen meter; None if no meter can measure the loop.
+        schedule: Schedule of the measured steps.
+        refusals: Reasons against the better meters that were not chosen.
+        by_examples: Whether the meter measures single examples.
     """
 
     meter: Meter | None
@@ -64,15 +71,15 @@ def choose_meter(
     batch_size: int,
     looks_only: bool,
 ) -> Choice:
-    """Return what measures a loop with one backward per step.
+    """Return the meter for a loop that makes one backward call per step.
 
     Args:
-        model: bare, compiled, or in a wrapper.
-        optimizer: of the run.
-        seen: the first step.
-        batch_size: samples of a step, as given; 0 if the user counts them.
-        looks_only: whether no decision depends on the measurement, so that an approximate one is
-            better than none.
+        model: The model, which may be compiled or wrapped.
+        optimizer: The optimizer of the run.
+        seen: The recorded first step.
+        batch_size: User-supplied number of samples per step; 0 if the user counts them in the loop.
+        looks_only: Whether no decision depends on the measurement, so that an approximate
+            measurement is allowed.
     """
     try:
         examples = PerExample(exact_training=looks_only)
@@ -88,18 +95,18 @@ def choose_meter(
 
 
 def pairs_of_steps(model: nn.Module, refusals: Sequence[str]) -> Choice:
-    """Return the meter that compares consecutive steps, where single examples were refused."""
+    """Return the meter that compares consecutive steps, for a model without single examples."""
     temporal = Meter(model, statistics=[TemporalMoments()])
     return Choice(meter=temporal, schedule=PAIRS, refusals=refusals)
 
 
 def no_variance(refusals: Sequence[str]) -> str:
-    """Return the text of the error for a loop in which single examples do not serve."""
+    """Return the text of the error for a loop whose single examples cannot be measured."""
     reason = " ".join(refusals).rstrip(".")
     return (
-        "One backward call per step on one process gives one gradient, which has no variance. "
-        f"Single examples cannot be measured by themselves here: {reason}. Split the batch into "
-        "two or more micro-batches, run several processes, or take the approximate estimate from "
-        "pairs of steps: "
+        "The loop makes one backward call per step on one process, and a single gradient has no "
+        f"variance. Single examples cannot be measured for this reason: {reason}. Split the batch "
+        "into two or more micro-batches, run several processes, or use the approximate estimate "
+        "from pairs of steps: "
         "meter=lb.Meter(model, statistics=[lb.measure.TemporalMoments()])."
     )

@@ -1,4 +1,4 @@
-"""Adds up the gradients of a part that has several backward calls, before they are squared."""
+"""Add up the gradients of a part with several backward calls, before they are squared."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from largebatch.measure.taps import See
 
 
 class PartBuffer:
-    """Holds one part's gradients: as much memory as the model's gradient.
+    """Hold the sum of one part's gradients, in as much memory as the model's gradient.
 
     Mutable: grows with each gradient.
     """
@@ -17,21 +17,21 @@ class PartBuffer:
         self._gradients: dict[int, Tensor] = {}
 
     def add(self, index: int, gradient: Tensor) -> None:
-        """Add one parameter's gradient of one backward."""
+        """Add one parameter's gradient of one backward call."""
         there = self._gradients.get(index)
-        if there is None:  # autograd may go on in the same memory, so a copy is kept
+        if there is None:  # a copy is kept, because autograd may reuse the memory
             self._gradients[index] = gradient.detach().clone()
-        elif there.is_sparse:  # torch adds a sparse tensor to a dense one, not the reverse
+        elif there.is_sparse:  # torch supports dense + sparse, not sparse + dense
             self._gradients[index] = gradient + there
         else:
             self._gradients[index] = there + gradient
 
     def clear(self) -> None:
-        """Drop what was added."""
+        """Discard all gradients."""
         self._gradients.clear()
 
     def empty_into(self, see: See) -> None:
-        """Give each parameter's sum to `see`, and drop it."""
+        """Pass each parameter's sum to `see`, and then discard all sums."""
         for index, gradient in self._gradients.items():
             see(index, gradient)
         self._gradients.clear()

@@ -1,4 +1,4 @@
-"""The seam of how many samples and parts a step has, and what to check of them."""
+"""Define the interface that counts the samples and the parts of a step and checks them."""
 
 from __future__ import annotations
 
@@ -11,68 +11,75 @@ from largebatch.measure.statistics import Statistic
 
 
 class PartCounts(Protocol):
-    """The samples and the parts of one step on this rank.
+    """Define how the samples and the parts of one step on this rank are counted.
 
     Attributes:
-        rows: samples in each measured backward of the step, if they are counted; else empty.
+        rows: Number of samples in each measured backward call of the step; empty if they are not
+            counted.
     """
 
     @property
     def rows(self) -> Sequence[int]: ...
 
     def least_samples(self, least_parts: int) -> int:
-        """Return how many samples a step needs over all ranks, if it needs so many parts."""
+        """Return the least number of samples per step, over all ranks, for `least_parts` parts."""
         ...
 
     def count(self, backwards: int) -> int:
-        """Return the parts of this rank in a step of so many backward calls."""
+        """Return the number of parts on this rank in a step with `backwards` backward calls."""
         ...
 
     def label(self, *, ranks: int, parts: int) -> Source:
-        """Return what to call the step's parts, of which there are so many over all ranks."""
+        """Return the kind of the parts, such as "micro-batches", for `parts` parts on all ranks."""
         ...
 
     def groups(self, backwards: int) -> Sequence[int]:
-        """Return how many parts each of so many backward calls has on this rank."""
+        """Return the number of parts in each of `backwards` backward calls on this rank."""
         ...
 
     def check_micro_batch(self, samples: int) -> None:
-        """Check that the last backward was one of so many samples.
+        """Check that the last backward call had the given number of samples.
 
         Raises:
-            LargeBatchError: it was not.
+            LargeBatchError: The last backward call had another number of samples.
         """
         ...
 
     def check_backwards(self, count: int, *, sizes: Sequence[float]) -> None:
-        """Check a step of `count` backward calls, whose `sizes` are empty if nobody gave them.
+        """Check the number and the sizes of a step's backward calls.
+
+        Args:
+            count: Expected number of backward calls.
+            sizes: Expected number of samples in each backward call; empty if the user passed none.
 
         Raises:
-            LargeBatchError: other backward calls were seen, or of other sizes.
+            LargeBatchError: The number or the sizes of the observed backward calls differ.
         """
         ...
 
     def check_batch(self, samples: float, *, batch_size: int) -> None:
-        """Check that the samples of a whole step over all ranks are those expected.
+        """Check that a step's number of samples over all ranks equals `batch_size`.
 
         Raises:
-            LargeBatchError: they are not.
+            LargeBatchError: The number of samples differs from the batch size.
         """
         ...
 
     def missing_variance(self, chosen: Sequence[Statistic]) -> str | None:
-        """Return why a step of one part gives no variance, and what to do; None if none of these
-        statistics needs several parts."""
+        """Return the text of the error for a step of one part, which has no variance.
+
+        The result is None if none of the chosen statistics needs several parts.
+        """
         ...
 
 
 class BackwardCounts:
-    """Each backward is one part; nothing is counted, so nothing can differ from what was given."""
+    """Count each backward call as one part, without counting samples."""
 
     rows: Sequence[int] = ()
 
     def least_samples(self, least_parts: int) -> int:
-        return least_parts  # a part has one or more
+        return least_parts  # each part has at least one sample
 
     def count(self, backwards: int) -> int:
         return backwards
@@ -84,21 +91,21 @@ class BackwardCounts:
         return [1] * backwards
 
     def check_micro_batch(self, samples: int) -> None:
-        """Nothing is counted that could differ."""
+        """Do nothing, because no samples are counted."""
 
     def check_backwards(self, count: int, *, sizes: Sequence[float]) -> None:
-        """Nothing is counted that could differ."""
+        """Do nothing, because no samples are counted."""
 
     def check_batch(self, samples: float, *, batch_size: int) -> None:
-        """Nothing is counted that could differ."""
+        """Do nothing, because no samples are counted."""
 
     def missing_variance(self, chosen: Sequence[Statistic]) -> str | None:
         if not any(statistic.parts for statistic in chosen):
             return None
         return (
-            "One backward a step on one process gives one gradient, of which no variance can "
-            "be known. Split the batch into two or more micro-batches, run several processes, "
-            "take single examples for the parts, meter=lb.Meter(model, "
-            "examples=lb.PerExample()), or the rough temporal estimate: "
+            "The loop makes one backward call per step on one process, and a single gradient has "
+            "no variance. Split the batch into two or more micro-batches, run several processes, "
+            "measure single examples, meter=lb.Meter(model, examples=lb.PerExample()), or use the "
+            "approximate estimate from pairs of steps: "
             "meter=lb.Meter(model, statistics=[lb.measure.TemporalMoments()])."
         )

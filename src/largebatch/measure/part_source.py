@@ -1,7 +1,8 @@
-"""The seam of what the parts of a step are: whole backward calls, or the examples in them.
+"""Define what the parts of a step are: whole backward calls, or the examples in them.
 
-A meter drives one `PartSource` and asks it whatever depends on the parts. The sequence in a step is
-`open`, then for each backward `begin`, `end` and `release`.
+A part is a gradient that is measured separately within a step. A meter uses one `PartSource` for
+everything that depends on the parts. In each step the meter calls `open`, and then `begin`, `end`
+and `release` for each backward call.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from largebatch.measure.taps import See, Tap
 
 
 class PartSource(Protocol):
-    """What the parts of a step are.
+    """Define the interface of a source of parts.
 
     Attributes:
-        counts: the samples and the parts of the step in hand.
-        adds_up: whether gradients of several backward calls may be added up before they are seen.
+        counts: Counter of the samples and the parts of the current step.
+        adds_up: Whether the gradients of several backward calls may be added up before they are
+            measured.
     """
 
     @property
@@ -33,93 +35,100 @@ class PartSource(Protocol):
     def adds_up(self) -> bool: ...
 
     def check(self, model: nn.Module, *, tap: Tap | None) -> None:
-        """Check that it can measure this model with this tap; None is the usual one.
+        """Check that the parts of a model can be measured with a tap.
+
+        Args:
+            model: The model.
+            tap: The user's tap; None if the user passed none.
 
         Raises:
-            ValueError: it cannot.
+            ValueError: The parts of the model cannot be measured with the tap.
         """
         ...
 
     def statistics(self, given: Sequence[Statistic] | None) -> tuple[Statistic, ...]:
-        """Return the statistics that can be measured; `given` is the user's choice.
+        """Return the statistics that can be measured.
+
+        Args:
+            given: The user's statistics; None if the user passed none.
 
         Raises:
-            ValueError: a statistic that these parts do not have.
+            ValueError: A statistic of the user cannot be computed from parts of this kind.
         """
         ...
 
     def bind(self, model: nn.Module, parameters: Parameters) -> None:
-        """Set once whose gradient to measure.
+        """Set the model and the parameters to measure; call it once.
 
         Raises:
-            ValueError: a model whose parts have no gradients of their own.
+            ValueError: The parts of the model do not have separate gradients.
         """
         ...
 
     def number_backwards(self, task: Callable[[], int]) -> None:
-        """Take the running backward's number from `task`, as nobody announces each one."""
+        """Use `task` to get the number of the running backward call, if `begin` is not called."""
         ...
 
     def see_for(self, chosen: Sequence[Statistic]) -> See | None:
-        """Return what each parameter's gradient goes to; None if these statistics need none."""
+        """Return the function that receives each gradient; None if no statistic needs it."""
         ...
 
     def open(self, chosen: Sequence[Statistic]) -> None:
-        """Begin a step that measures these statistics."""
+        """Begin a step that measures the chosen statistics."""
         ...
 
     def begin(self) -> None:
-        """Begin a backward."""
+        """Begin a backward call."""
         ...
 
     def end(self, task: int) -> None:
-        """End the backward of this number; 0 if backward calls are announced."""
+        """End the backward call number `task`, which is 0 if `begin` was called."""
         ...
 
     def release(self) -> None:
-        """Release what the statistics have read of the last backward."""
+        """Release the memory of the last backward call, which the statistics have read."""
         ...
 
     def rest(self) -> None:
-        """Take every hook off the model."""
+        """Remove all hooks from the model."""
         ...
 
 
 class BackwardParts:
-    """Each backward on each rank is one part: the default."""
+    """Treat each backward call on each rank as one part, which is the default."""
 
     counts = BackwardCounts()
     adds_up = True
 
     def check(self, model: nn.Module, *, tap: Tap | None) -> None:
-        """Any model, any tap."""
+        """Do nothing, because every model and every tap is supported."""
 
     def statistics(self, given: Sequence[Statistic] | None) -> tuple[Statistic, ...]:
         return (SquaredNorms(), PreconditionedNorms()) if given is None else tuple(given)
 
     def bind(self, model: nn.Module, parameters: Parameters) -> None:
-        """Nothing to prepare."""
+        """Do nothing, because nothing must be prepared."""
 
     def number_backwards(self, task: Callable[[], int]) -> None:
-        """Nothing to number: the statistics close each part in turn."""
+        """Do nothing, because the statistics close one part after the other."""
 
     def see_for(self, chosen: Sequence[Statistic]) -> See | None:
         return _see_all([statistic.see for statistic in chosen if statistic.parts])
 
     def open(self, chosen: Sequence[Statistic]) -> None:
-        """Nothing to hold."""
+        """Do nothing, because the step needs no data."""
 
     def begin(self) -> None:
-        """Nothing to prepare."""
+        """Do nothing, because nothing must be prepared."""
 
     def end(self, task: int) -> None:
-        """Nothing to add up: the statistics saw the gradient."""
+        """Do nothing, because the statistics have received the gradient."""
 
     def release(self) -> None:
-        """Nothing to release."""
+        """Do nothing, because no memory is held."""
 
     def rest(self) -> None:
-        """No hooks: the tap has them."""
+        """Do nothing, because the tap has the hooks."""
 
 
 def _see_all(sees: Sequence[See]) -> See | None:

@@ -1,4 +1,4 @@
-"""The moments of the gradient as the optimizer divides it: Adam's family, Adagrad, SGD."""
+"""Measure the moments of the preconditioned gradient, which is divided as Adam divides it."""
 
 from __future__ import annotations
 
@@ -19,29 +19,39 @@ from largebatch.measure.sums import Sums
 
 
 class PreconditionedNorms:
-    """The moments of the gradient divided by Adam's sqrt(v) + eps, with v before this step.
+    """Measure the moments of the preconditioned gradient, which is divided by sqrt(v) + eps.
 
-    For Adagrad, v is the mean of the squares that it summed up. Adagrad divides by the root of the
-    sum, which is the same but for sqrt(steps): no noise scale changes with it, and moments of
-    different steps can be averaged. With `amsgrad`, v is its running maximum. SGD does not divide,
-    so the moments are those of the bare gradient.
+    v is Adam's average of squared gradients before this step. With `amsgrad`, v is the running
+    maximum of Adam's average. For Adagrad, v is the mean of the squared gradients: Adagrad divides
+    by the root of their sum, but the factor sqrt(steps) changes no noise scale, and with the mean
+    the moments of different steps can be averaged. SGD does not divide, so its moments are those of
+    the raw gradient.
 
-    A parameter that has taken fewer than `WARM` steps counts as one without a gradient, as its v
-    says little. If no other parameter has a gradient, nothing is known and the moments are None. So
-    the loss's scale never enters an average, also if a layer begins to train late. Only eps has the
-    unit of a gradient: where sqrt(v) is not far above eps, both the optimizer's step and these
-    moments depend on the loss's scale. RAdam does not divide in its first 5 steps; for a small
-    beta2 it divides still later than it is measured here, and never for beta2 of 2/3 or less.
+    A parameter that has taken fewer than `WARM` steps is left out, because v of the parameter is
+    still uncertain. If all parameters are left out, the moments are None. So the scale of the loss
+    never enters an average of moments, even if a layer begins to train late. Only eps has the unit
+    of a gradient. If sqrt(v) is not far above eps, the optimizer step and the preconditioned
+    moments depend on the scale of the loss. RAdam does not divide in its first 5 steps. For a small
+    beta2, RAdam begins to divide later than `PreconditionedNorms` does, and for beta2 of 2/3 or
+    less RAdam never divides.
 
-    To v is added `RARE` times its mean over the parameter. Without it, an element that hardly ever
-    got a gradient, such as a rare word's embedding, is divided by nearly nothing and dominates the
-    sum (on a small transformer it was 130 times all other elements together in single steps). There
-    is no proof that these moments should set Adam's learning rate.
+    `RARE` times the mean of v over the parameter is added to v. Without this addition, an element
+    that rarely gets a gradient, such as the embedding of a rare word, is divided by almost zero and
+    dominates the sum. In single steps of a small transformer, one element was 130 times the sum of
+    all other elements. There is no proof that the preconditioned moments should set Adam's learning
+    rate.
 
-    Reference: Qiao et al., Pollux, OSDI 2021 (preconditioned gradient noise scale); `WARM` and
-    `RARE` are ours.
+    >>> import largebatch as lb
+    >>> model = torch.nn.Linear(2, 1)
+    >>> meter = lb.Meter(model, statistics=[PreconditionedNorms()])
+    >>> meter.bind(Adam(model.parameters()))
+    >>> sorted(meter.provides)
+    ['preconditioned_moments']
 
-    Mutable: holds the denominators of the step in hand.
+    Reference: Qiao et al., Pollux, OSDI 2021 (preconditioned gradient noise scale). `WARM` and
+    `RARE` are additions of this package.
+
+    Mutable: holds the denominators of the current step.
     """
 
     name = "preconditioned_moments"
@@ -59,14 +69,14 @@ class PreconditionedNorms:
         return self.divides(optimizer) or isinstance(optimizer, SGD)
 
     def divides(self, optimizer: Optimizer) -> bool:
-        """Return whether the optimizer divides the gradient, and its denominators are known."""
+        """Return whether the optimizer divides the gradient by denominators that can be read."""
         return isinstance(optimizer, (Adam, AdamW, NAdam, RAdam, Adagrad))
 
     def bind(self, parameters: Parameters, optimizer: Optimizer) -> None:
         self._parameters = parameters
         self._optimizer = optimizer
         self.bare = not self.divides(optimizer)
-        # the last one is for the index WHOLE, -1
+        # The last function is for the index WHOLE, which is -1.
         self._squares = [*map(squarer, parameters.tensors), squared_norm]
 
     def open(self) -> None:
@@ -88,7 +98,7 @@ class PreconditionedNorms:
         self._part.clear()
 
     def close_batch(self, sums: Sums, *, share: float) -> None:
-        if self.bare:  # the batch's squared norm is in the sums already: every step needs it
+        if self.bare:  # the meter adds the squared norm of the batch in every step
             return
         (name,) = self.of_batch
         gradients = [(index, p.grad) for index, p in enumerate(self._parameters.tensors)]
@@ -105,12 +115,15 @@ class PreconditionedNorms:
             return totals.moments(of_parts=self.name, of_batch=BATCH)
         (batch,) = self.of_batch
         if totals.sums[self.name] == 0.0 and totals.sums[batch] == 0.0:
-            return None  # no parameter is warm, or none of those has a gradient
+            return None  # no parameter that is warm has a gradient
         return totals.moments(of_parts=self.name, of_batch=batch)
 
     def _divided_squares(self, index: int, gradient: Tensor) -> list[Tensor]:
-        """The squared norm of one parameter's divided gradient; nothing without a state."""
-        if self._denominators is None:  # late, so that a state loaded after `open` counts
+        """Return the squared norm of one parameter's divided gradient, in a list.
+
+        The list is empty if the optimizer has no state for the parameter yet.
+        """
+        if self._denominators is None:  # computed late, so that a state loaded after `open` is used
             state = self._optimizer.state
             groups = {p: group for group in self._optimizer.param_groups for p in group["params"]}
             self._denominators = [
@@ -120,22 +133,23 @@ class PreconditionedNorms:
         return [] if denominator is None else [squared_norm(real_dense(gradient) / denominator)]
 
     def _denominator(self, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor | None:
-        """What the optimizer divides by, infinite while it has taken fewer than WARM steps.
+        """Return the optimizer's denominators, which are infinite before `WARM` optimizer steps.
 
-        The steps stay where the optimizer keeps them. On the CPU they need no copy to the device,
-        and on the device no host read.
+        The optimizer's step count is used on the device where it is stored, so no value is copied
+        between host and device.
         """
         kept = "max_exp_avg_sq" if group.get("amsgrad", False) else "exp_avg_sq"
         held = state.get(kept, state.get("sum"))
         if held is None:
             return None
-        second = as_real(held)  # of the real and the imaginary parts, as if they were two tensors
+        second = as_real(held)  # real and imaginary parts are treated as two tensors
         steps = torch.as_tensor(state["step"])
-        # a scaler may have left out the first step of a fused optimizer: 0 steps, but a state
+        # If a scaler skipped the first step of a fused optimizer, its state exists with 0 steps.
         weight = _weight(steps.clamp(min=1.0), None if "sum" in state else group["betas"][1])
         corrected = second / weight
         mean = corrected.reshape(-1, 2).mean(0) if held.is_complex() else corrected.mean()
-        # (sqrt(v) + eps) / sqrt(weight) in RAdam and Adagrad, sqrt(v / weight) + eps in the others
+        # RAdam and Adagrad divide by (sqrt(v) + eps) / sqrt(weight), others by
+        # sqrt(v / weight) + eps.
         early = isinstance(self._optimizer, (RAdam, Adagrad))
         eps = group["eps"] / weight.sqrt() if early else group["eps"]
         cold = torch.where(steps < self.WARM, math.inf, 0.0)
@@ -143,10 +157,14 @@ class PreconditionedNorms:
 
 
 def _weight(steps: Tensor, beta: float | Tensor | None) -> Tensor:
-    """The total weight of the squares in v: 1 - beta^steps of Adam's average, `steps` of a sum."""
+    """Return the total weight of the squared gradients in the optimizer's average or sum v.
+
+    The total weight is 1 - beta^steps in Adam's average. In Adagrad's sum, for which `beta` is
+    None, the total weight is `steps`.
+    """
     if beta is None:
         return steps
     if isinstance(beta, Tensor):
         return -torch.expm1(steps * beta.log())
-    # 1 - beta^t would lose four of its seven digits in the first steps
+    # Computed as 1 - beta^steps, the weight loses four of its seven digits in the first steps.
     return -torch.expm1(steps * (math.log(beta) if beta > 0.0 else -math.inf))

@@ -1,7 +1,7 @@
-"""Keeps, seeds and restores the states of random generators: Python's, NumPy's and torch's.
+"""Save, seed and restore the random generators of Python, NumPy and torch.
 
-Torch has one global generator on the CPU and one on each accelerator. Functions here take the
-accelerators as a list of devices, empty for the CPU alone.
+torch has one global generator on the CPU and one on each accelerator. The functions of this module
+take a list of accelerators, which is empty if only the CPU is used.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ def keep_random_state(
     generators: Iterable[torch.Generator] = (),
     torch_seed: int | None = None,
 ) -> Iterator[None]:
-    """Restores every generator at the end, also after an error: Python's, NumPy's, torch's on the
-    CPU and on the devices, and the generators given.
+    """Restore the random generators of Python, NumPy and torch when the context ends.
+
+    The generators are also restored after an error.
 
     Args:
-        devices: accelerators whose generators are restored, too.
-        generators: other generators of torch, such as a loader's own (`generators_of`).
-        torch_seed: seed of torch's CPU generator inside; None leaves it as it is.
+        devices: Accelerators whose generators are restored, too.
+        generators: Other torch generators to restore, such as those of a data loader
+            (`generators_of`).
+        torch_seed: Seed of torch's CPU generator within the context; None keeps its state.
 
     >>> before = torch.get_rng_state()
     >>> with keep_random_state():
@@ -54,7 +56,7 @@ def keep_random_state(
 
 
 def seed_generators(seed: int, devices: Sequence[torch.device] = ()) -> None:
-    """Seeds Python's, NumPy's and torch's generators, torch's on the CPU and on the devices."""
+    """Seed the generators of Python and NumPy, and those of torch on the CPU and the devices."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
@@ -65,7 +67,7 @@ def seed_generators(seed: int, devices: Sequence[torch.device] = ()) -> None:
 
 
 def torch_random_states(devices: Sequence[torch.device] = ()) -> list[Tensor]:
-    """Return the states of torch's generators: the CPU's, then that of each device."""
+    """Return the state of torch's CPU generator, followed by the state of each device's."""
     states = [torch.get_rng_state()]
     for device in devices:
         states.append(torch.get_device_module(device).get_rng_state(device))
@@ -73,14 +75,14 @@ def torch_random_states(devices: Sequence[torch.device] = ()) -> list[Tensor]:
 
 
 def set_torch_random_states(states: Sequence[Tensor], devices: Sequence[torch.device] = ()) -> None:
-    """Restores what `torch_random_states` returned for the same devices."""
+    """Restore the states that `torch_random_states` returned for the same devices."""
     torch.set_rng_state(states[0])
     for device, state in zip(devices, states[1:], strict=True):
         torch.get_device_module(device).set_rng_state(state, device)
 
 
 def accelerators_of(model: nn.Module) -> list[torch.device]:
-    """Return the accelerators on which a model has parameters; empty on the CPU."""
+    """Return the accelerators on which a model has parameters; empty for a model on the CPU."""
     found: set[tuple[str, int]] = set()
     for parameter in model.parameters():
         if parameter.device.type not in ("cpu", "meta"):
@@ -89,7 +91,7 @@ def accelerators_of(model: nn.Module) -> list[torch.device]:
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:
-    """Return the generators that a `DataLoader` and its samplers draw from; empty for all else."""
+    """Return the generators of a `DataLoader` and its samplers; empty for other objects."""
     if not isinstance(loader, DataLoader):
         return []
     holders = (loader, loader.sampler, loader.batch_sampler)

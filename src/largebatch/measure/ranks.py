@@ -1,4 +1,4 @@
-"""The processes that share one batch: their number, one all-reduce a step, and their agreement."""
+"""Communicate between the processes that share one batch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NoVariance
 KINDS: Mapping[str, type[LargeBatchError]] = {
     kind.__name__: kind for kind in (LargeBatchError, MicroBatchMissed, NoVariance, RanksDisagree)
 }
-"""The errors that one rank finds and every rank raises, by name."""
+"""Error classes by name; an error of one rank is raised on every rank."""
 
 
 class Ranks:
-    """The data-parallel group of a run; a single process where none was started.
+    """Describe the data-parallel process group of a run, or a single process without one.
 
     Args:
-        group: process group over which the batch is shared; None is the default group.
+        group: Process group that shares the batch; None means the default group.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
@@ -30,13 +30,13 @@ class Ranks:
         self.rank: int = dist.get_rank(group) if together else 0
 
     def sum_(self, values: torch.Tensor) -> torch.Tensor:
-        """`values` summed over the ranks, in place; one collective, none on a single process."""
+        """Sum `values` over the ranks in place with one all-reduce, and return them."""
         if self.count > 1:
             dist.all_reduce(values, group=self.group)
         return values
 
     def gather(self, value: Any) -> list[Any]:
-        """What each rank gave, in their order; one collective, none on a single process."""
+        """Return the values of all ranks, in the order of the ranks, with one all-gather."""
         everyone: list[Any] = [value]
         if self.count > 1:
             everyone *= self.count
@@ -44,10 +44,13 @@ class Ranks:
         return everyone
 
     def agree(self, facts: Mapping[str, Any]) -> None:
-        """Checks that the same is true on all ranks, once before training.
+        """Check before training that all ranks have the same settings.
+
+        Args:
+            facts: Settings by name.
 
         Raises:
-            RanksDisagree: on every rank, naming the first fact that differs.
+            RanksDisagree: A setting differs between the ranks. Every rank raises `RanksDisagree`.
         """
         if self.count == 1:
             return
@@ -57,19 +60,19 @@ class Ranks:
             if any(value != values[0] for value in values):
                 listed = ", ".join(f"rank {r}: {value}" for r, value in enumerate(values))
                 raise RanksDisagree(
-                    f"The ranks do not agree: {name} is {listed}. Build model, rule, loader and "
-                    "budget from the same arguments on every rank, and do nothing to one rank "
-                    "alone, such as control.resize(batch_size)."
+                    f"The ranks disagree about {name} ({listed}). Build the model, the rule, the "
+                    "data loader and the budget from the same arguments on every rank, and call "
+                    "methods such as control.resize(batch_size) on every rank."
                 )
 
     def raise_together(self, problem: LargeBatchError | None) -> None:
-        """Raise, on every rank, the error that the first of them has found; one collective.
+        """Raise the error of the lowest rank that has one, on every rank; one all-gather.
 
         Args:
-            problem: of this rank; None if another one has it.
+            problem: Error of this rank; None if this rank has no error.
 
         Raises:
-            LargeBatchError: of the kind that was found, naming the rank.
+            LargeBatchError: An error of the same class as the original one, which names the rank.
         """
         mine = None if problem is None else (type(problem).__name__, str(problem))
         for rank, theirs in enumerate(self.gather(mine)):

@@ -1,4 +1,4 @@
-"""Copies of a model's running statistics, which a step that is skipped must not have changed."""
+"""Restore a model's running statistics after a step that is skipped."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from torch.utils.hooks import RemovableHandle
 from largebatch.measure.parameters import replica
 
 LIMIT = 2**20
-"""Bytes of a model's other buffers that are copied in each step, over all of them together."""
+"""Largest total size, in bytes, of a model's other buffers that are copied in each step."""
 
 Slot = tuple[nn.Module, str, str]
-"""A module, its buffer's name, and the buffer's name in the whole model."""
+"""Tuple of a module, a buffer's name in it, and the buffer's name in the whole model."""
 
 
 class RunningStatistics:
-    """Saves the buffers of a model when a step begins and restores them if the step is skipped.
+    """Save the buffers of a model when a step begins, and restore them if the step is skipped.
 
     The buffers are `running_mean`, `running_var` and `num_batches_tracked` of BatchNorm,
-    SyncBatchNorm and InstanceNorm, and the smallest of all others up to 1 MiB together. If a
-    skipped step changed a larger one, a warning names it once.
+    SyncBatchNorm and InstanceNorm. The smallest of all other buffers, up to 1 MiB together, are
+    saved, too. If a skipped step changed a larger buffer, one warning names the buffer.
 
-    They are saved in the step's first forward with gradients. At that time
-    DistributedDataParallel has made them equal on all ranks, and what was loaded between two steps
-    is in them. If that forward is not seen, since it is compiled or only submodules are called,
-    they are saved when the next step begins.
+    The buffers are saved in the first forward pass of the step that computes gradients. At that
+    time DistributedDataParallel has made the buffers equal on all ranks, and the buffers contain
+    any state that was loaded between two steps. If the forward pass is not observed, because it is
+    compiled or only submodules are called, the buffers are saved when the next step begins.
 
-    Mutable: holds one copy.
+    Mutable: holds one copy of the buffers.
 
     Args:
-        model: bare, or in DistributedDataParallel, `torch.compile` or both.
+        model: The model, with or without DistributedDataParallel and `torch.compile`.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -49,31 +49,31 @@ class RunningStatistics:
         self._waiting = False
 
     def open(self) -> None:
-        """Begins a step."""
+        """Begin a step."""
         if not self._slots and not self._large:
             return
         if self._hook is None:
             self._hook = self._root.register_forward_pre_hook(_FirstForward(self))
             self._waiting = True
-        if self._waiting:  # the last step's forward was not seen, or there was none
+        if self._waiting:  # no forward pass was observed in the last step
             self.save()
         self._waiting = True
 
     def close(self) -> None:
-        """Takes the hook off the model and forgets the copy; a second call does nothing."""
+        """Remove the hook from the model and discard the copy; a second call does nothing."""
         if self._hook is not None:
             self._hook.remove()
         self._hook, self._tensors, self._groups = None, [], []
 
     def first_forward(self) -> None:
-        """Saves, once in a step; called before each forward."""
+        """Save the buffers once per step; the hook calls this method before each forward pass."""
         if self._waiting and torch.is_grad_enabled():
             self._waiting = False
             self.save()
 
     @torch.no_grad()
     def save(self) -> None:
-        """Copies the buffers as they are now: one launch for each type and device of them."""
+        """Copy the present buffers with one kernel launch per type and device."""
         now = [module._buffers[name] for module, name, _ in self._slots]
         if len(now) != len(self._tensors) or not all(map(operator.is_, now, self._tensors)):
             self._tensors, self._groups = now, _groups(now)
@@ -83,17 +83,21 @@ class RunningStatistics:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Puts the saved buffers back."""
+        """Restore the saved buffers."""
         for (module, name, _), tensor in zip(self._slots, self._tensors, strict=False):
-            if module._buffers[name] is not tensor:  # a forward that assigns a new tensor
+            if module._buffers[name] is not tensor:  # the forward pass assigned a new tensor
                 module._buffers[name] = tensor
         for tensors, copies in self._groups:
             torch._foreach_copy_(tensors, copies)
         self._warn_of_large()
 
     def repair(self) -> None:
-        """Puts the saved buffers back if one of them is not finite now; reads one number on the
-        host. It is for a step that only the loss scale made infinite: its forward was right."""
+        """Restore the saved buffers if one of them is not finite now.
+
+        Call this method after a step whose gradient is infinite only because of the loss scale. The
+        forward pass of a step with a too large loss scale is valid. The host reads one number per
+        buffer.
+        """
         now = [module._buffers[name] for module, name, _ in self._slots]
         finite = [t.isfinite().all().cpu() for t in now if t is not None and t.is_floating_point()]
         if not all(finite):
@@ -110,23 +114,23 @@ class RunningStatistics:
         if changed:
             self._large = []
             warnings.warn(
-                f"A step was skipped since it was not finite, and its forward changed "
-                f"{', '.join(changed)}. Buffers of more than 1 MiB together are not restored. "
-                "Check that they are finite, or restore them yourself: "
+                "A step was skipped because it was not finite, and its forward pass changed the "
+                f"buffers {', '.join(changed)}. These buffers are not restored, because only 1 MiB "
+                "of buffers is saved. Check that they are finite, or restore them yourself: "
                 f"model.get_buffer({changed[0]!r}).",
                 stacklevel=2,
             )
 
 
 class _FirstForward:
-    """A forward pre-hook. A copy of the model, or a saved one, has it without its effect."""
+    """Run as a forward pre-hook, which has no effect in a copied or saved model."""
 
     def __init__(self, statistics: RunningStatistics | None) -> None:
         self._statistics = None if statistics is None else ref(statistics)
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         if torch.compiler.is_compiling():
-            return  # puts nothing into a graph
+            return  # adds nothing to a compiled graph
         statistics = None if self._statistics is None else self._statistics()
         if statistics is not None:
             statistics.first_forward()
@@ -136,15 +140,19 @@ class _FirstForward:
 
 
 def _root(model: nn.Module) -> nn.Module:
-    """Return the module whose forward is hooked: inside DDP, which makes buffers equal before it,
-    but never inside of what is compiled."""
+    """Return the module whose forward pass gets the hook.
+
+    The hook is on the module inside DistributedDataParallel, because DistributedDataParallel makes
+    the buffers equal before that module's forward pass. In a compiled model, the hook is on the
+    compiled module.
+    """
     wrapper = replica(model)
     compiled = "_orig_mod" in model._modules
     return model if compiled or wrapper is None else wrapper.module
 
 
 def _slots(model: nn.Module) -> tuple[list[Slot], list[Slot]]:
-    """Return the buffers that are copied, and those that are too large for that."""
+    """Return the buffers that are copied, and those that are too large to be copied."""
     known, others, found = [], [], set[int]()
     for path, module in model.named_modules():
         for name, tensor in module._buffers.items():
@@ -166,7 +174,7 @@ def _slots(model: nn.Module) -> tuple[list[Slot], list[Slot]]:
 
 
 def _groups(tensors: list[Tensor | None]) -> list[tuple[list[Tensor], list[Tensor]]]:
-    """Return tensors of one type and device, and room for their copies."""
+    """Return the tensors grouped by device and type, with empty tensors for their copies."""
     groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
         if tensor is not None:

@@ -1,4 +1,4 @@
-"""What is kept of a forward pass of the first step, so that a copy of the model can repeat it."""
+"""Record a forward pass of the first step, so that a copy of the model can repeat it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from torch import Tensor
 from largebatch.measure.random_state import set_torch_random_states, torch_random_states
 
 MOST = 8
-"""Forward passes that are kept; a step with more is not repeated."""
+"""Largest number of recorded forward passes; a step with more passes is not repeated."""
 
 
 @dataclass(slots=True, kw_only=True)
 class SeenForward:
-    """One forward pass: `model(*args, **kwargs)`, under `autocast` (device, dtype).
+    """Record one forward pass `model(*args, **kwargs)`, its outputs and their gradients.
 
-    Mutable: the outputs and their gradients come later.
+    Mutable: the outputs and their gradients are added later.
 
     Args:
-        args, kwargs: of the model.
-        autocast: None if it is off.
-        devices: accelerators that it may use.
-        states: of Python's, NumPy's and torch's generators when it began.
-        prints: two numbers of each output, which tell whether it came out the same again.
-        gradients: position among the output's tensors -> its gradient in the backward.
+        args, kwargs: Arguments of the model.
+        autocast: Device type and dtype of autocast; None if autocast is off.
+        devices: Accelerators that the model may use.
+        states: States of the generators of Python, NumPy and torch when the pass began.
+        prints: Two numbers computed from each output, by which a repeated output is compared.
+        gradients: Gradient of each output tensor, by its position among the outputs.
     """
 
     args: tuple[Any, ...]
@@ -42,7 +42,7 @@ class SeenForward:
     gradients: dict[int, Tensor] = field(default_factory=dict)
 
     def alike(self, outputs: list[Tensor], *, limit: float) -> bool:
-        """Return whether these outputs are those that were seen."""
+        """Return whether the outputs equal the recorded ones up to the relative error `limit`."""
         if len(outputs) != len(self.prints):
             return False
         pairs = zip(map(print_of, outputs), self.prints, strict=True)
@@ -50,7 +50,10 @@ class SeenForward:
 
     @contextmanager
     def as_it_began(self) -> Iterator[None]:
-        """Run with the generators and the autocast of the pass; generators are not restored."""
+        """Set the generators and autocast as when the pass began.
+
+        The generators are not restored when the context ends.
+        """
         python, numpy, states = self.states
         random.setstate(python)
         np.random.set_state(numpy)
@@ -66,7 +69,13 @@ class SeenForward:
 def seen_forward(
     args: tuple[Any, ...], kwargs: dict[str, Any], *, device: str, devices: list[torch.device]
 ) -> SeenForward:
-    """Return a forward pass that begins; `device` is the kind of its first input."""
+    """Return the record of a forward pass that begins now.
+
+    Args:
+        args, kwargs: Arguments of the model.
+        device: Device type of the first input, such as "cpu".
+        devices: Accelerators that the model may use.
+    """
     autocast = None
     if torch.is_autocast_enabled(device):
         autocast = device, torch.get_autocast_dtype(device)
@@ -75,7 +84,7 @@ def seen_forward(
 
 
 def print_of(output: Tensor) -> Tensor:
-    """Return the norm of a tensor and the sum of every second element."""
+    """Return the norm of a tensor and the sum of every second element, in one tensor."""
     real = torch.view_as_real(output) if output.is_complex() else output
     flat = real.detach().flatten().to(torch.float32)
     return torch.stack([flat.norm(), flat[::2].sum()])

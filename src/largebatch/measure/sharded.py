@@ -1,4 +1,4 @@
-"""Refuses models whose parameters are sharded over the ranks."""
+"""Reject models whose parameters are sharded over the ranks."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from torch import Tensor, nn
 
 
 def refuse_sharded(model: nn.Module) -> None:
-    """Refuses a model with sharded parameters, before any hook is on it.
+    """Raise an error if a model has sharded parameters.
 
     Raises:
-        ValueError: FSDP1, FSDP2 or tensor parallelism, naming the first module or parameter.
+        ValueError: The model uses FSDP1, FSDP2 or tensor parallelism. The message names the first
+            sharded module or parameter.
     """
     what = _fsdp1(model) or _dtensor(model)
     if what is not None:
         raise ValueError(
-            f"{what}. Sharded parameters are not supported yet: a rank would see the squares of "
-            "its shards and not those of its gradient. If the model fits on one device, use "
+            f"{what}. Sharded parameters are not supported yet, because each rank has only shards "
+            "of the gradient. If the model fits on one device, use "
             "model = torch.nn.parallel.DistributedDataParallel(model)."
         )
 
@@ -26,14 +27,14 @@ def _fsdp1(model: nn.Module) -> str | None:
     kind = _loaded("torch.distributed.fsdp", "FullyShardedDataParallel")
     for name, module in model.named_modules():
         if kind is not None and isinstance(module, kind):
-            return f"{name or 'The model'} is in FullyShardedDataParallel (FSDP1)"
+            return f"{name or 'The model'} is wrapped in FullyShardedDataParallel (FSDP1)"
     return None
 
 
 def _dtensor(model: nn.Module) -> str | None:
     for name, parameter in model.named_parameters():
         if is_sharded(parameter):
-            return f"{name} is sharded: it is a DTensor, as fully_shard (FSDP2) makes them"
+            return f"The parameter {name} is sharded (a DTensor, as made by fully_shard of FSDP2)"
     return None
 
 
@@ -44,5 +45,5 @@ def is_sharded(parameter: Tensor) -> bool:
 
 
 def _loaded(module: str, name: str) -> type | None:
-    found = sys.modules.get(module)  # slow to import: only if somebody has
+    found = sys.modules.get(module)  # importing it is slow, so it is used only if already imported
     return None if found is None else vars(found).get(name)

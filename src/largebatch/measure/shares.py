@@ -1,4 +1,4 @@
-"""How the parts of a step enter its gradient: their samples and weights, as the user told them."""
+"""Compute the shares of a step's parts in its gradient from their samples and weights."""
 
 from __future__ import annotations
 
@@ -14,51 +14,54 @@ from largebatch.measure.estimate import Parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What the user told of one micro-batch.
+class PassedSizes:
+    """Hold the samples and the weight that the user passed for one micro-batch.
 
     Args:
-        samples: in it, at least 1; None if only a weight was told.
-        weight: of its mean loss in the step's loss, above 0; None means that all weights are equal.
+        samples: Number of samples in the micro-batch, at least 1; None if only a weight was passed.
+        weight: Weight of the micro-batch's mean loss in the loss of the step, above 0; None means
+            that all weights are equal.
     """
 
     samples: float | None = None
     weight: float | None = None
 
 
-def told_of(samples: float | Tensor | None, weight: float | Tensor | None) -> Told:
-    """Return what the user told of one micro-batch, as plain numbers; the host reads a tensor.
+def passed_sizes(samples: float | Tensor | None, weight: float | Tensor | None) -> PassedSizes:
+    """Return the user's samples and weight of one micro-batch as plain numbers.
 
-    >>> told_of(8, 70)
-    Told(samples=8.0, weight=70.0)
+    >>> passed_sizes(8, 70)
+    PassedSizes(samples=8.0, weight=70.0)
 
     Raises:
-        ValueError: samples below 1, a weight that is not above 0, or a value that is not finite.
+        ValueError: The number of samples is below 1, the weight is not above 0, or a value is not
+            finite.
     """
     size = None if samples is None else float(samples)
     share = None if weight is None else float(weight)
     if size is not None and not 1.0 <= size < math.inf:
         raise ValueError(
-            f"A micro-batch has at least one sample; got {size:g}. Pass the number of samples: "
-            "control.micro_batch(len(x))."
+            f"samples={size:g} was given, but a micro-batch has at least one sample. Pass the "
+            "number of samples: control.micro_batch(len(x))."
         )
     if share is not None and not 0.0 < share < math.inf:
         raise ValueError(
-            f"The weight of a micro-batch is a number above 0; got {share:g}. Pass the tokens of "
-            "its mean loss: control.micro_batch(len(x), weight=tokens). Leave out a micro-batch "
-            "without tokens, or, where every rank needs its backward, pass weight=1e-6."
+            f"weight={share:g} was given, but the weight of a micro-batch must be above 0. Pass "
+            "the number of tokens in its mean loss: control.micro_batch(len(x), weight=tokens). "
+            "Skip a micro-batch without tokens, or pass weight=1e-6 if every rank must run its "
+            "backward."
         )
-    return Told(samples=size, weight=share)
+    return PassedSizes(samples=size, weight=share)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares:
-    """The samples and weights of this rank's parts, in their order.
+    """Hold the samples and the weights of the parts on this rank, in the order of the parts.
 
     Args:
-        samples: of each part.
-        weights: of each part; empty if all are equal.
-        groups: in how many pieces each part was measured: 1, or its examples.
+        samples: Number of samples in each part.
+        weights: Weight of each part; empty if all weights are equal.
+        groups: Number of separately measured pieces in each part: 1, or its number of examples.
     """
 
     samples: Sequence[float]
@@ -67,11 +70,11 @@ class Shares:
 
     @property
     def weight_of_each(self) -> Sequence[float]:
-        """Return the weight of each part; 1 if none was told."""
+        """Return the weight of each part, or 1 for each part if no weights were passed."""
         return self.weights or [1.0] * len(self.samples)
 
     def numbers(self) -> dict[str, float]:
-        """Return what `parts_of` needs, to be summed over the ranks."""
+        """Return the numbers that `parts_of` needs after they are summed over the ranks."""
         pairs = list(zip(self.groups, self.samples, strict=True))
         return {
             "parts": len(self.samples),
@@ -85,35 +88,38 @@ class Shares:
         }
 
 
-def shares_of(told: Sequence[Told], *, usual: Sequence[float], groups: Sequence[int]) -> Shares:
-    """Return the shares of a rank's parts.
+def shares_of(
+    passed: Sequence[PassedSizes], *, usual: Sequence[float], groups: Sequence[int]
+) -> Shares:
+    """Return the samples and the weights of the parts on this rank.
 
     Args:
-        told: one for each part, or nothing.
-        usual: samples of each part where they were not told.
-        groups: pieces of each part.
+        passed: The user's samples and weight of each part; empty if the user passed none.
+        usual: Number of samples of each part, used if the user passed none.
+        groups: Number of separately measured pieces in each part.
 
     Raises:
-        MicroBatchMissed: another number of micro-batches told than measured, or weights told for
-            some of them only.
+        MicroBatchMissed: The user passed samples for another number of micro-batches than were
+            measured, or passed weights only for some of the micro-batches.
     """
-    if told and len(told) != len(usual):
+    if passed and len(passed) != len(usual):
         raise MicroBatchMissed(
-            f"control.micro_batch was called {len(told)} times in this step, but {len(usual)} "
-            "micro-batches had a backward. Call it once for each: control.micro_batch(len(x))."
+            f"control.micro_batch was called {len(passed)} times in this step, but {len(usual)} "
+            "micro-batches had a backward call. Call it once for each micro-batch: "
+            "control.micro_batch(len(x))."
         )
     samples = [
         size if one.samples is None else one.samples
-        for one, size in zip(told or [Told()] * len(usual), usual, strict=True)
+        for one, size in zip(passed or [PassedSizes()] * len(usual), usual, strict=True)
     ]
-    weights = [one.weight for one in told if one.weight is not None]
+    weights = [one.weight for one in passed if one.weight is not None]
     if len(weights) not in (0, len(usual)):
-        raise MicroBatchMissed(missing_weights(told=len(weights), parts=len(usual)))
+        raise MicroBatchMissed(missing_weights(passed=len(weights), parts=len(usual)))
     return Shares(samples=samples, weights=weights, groups=groups)
 
 
 def equal_samples(sums: dict[str, float], *, batch_size: int) -> None:
-    """Give all parts of all ranks equal samples of the batch, in the sums of `Shares.numbers`."""
+    """Set equal samples for all parts of all ranks in the sums of `Shares.numbers`, in place."""
     each = batch_size / sums["parts"]
     sums |= {
         "samples": batch_size,
@@ -122,24 +128,24 @@ def equal_samples(sums: dict[str, float], *, batch_size: int) -> None:
     }
 
 
-def missing_weights(*, told: int, parts: int) -> str:
-    """Return the text of the error for weights that were told for some parts only."""
+def missing_weights(*, passed: int, parts: int) -> str:
+    """Return the text of the error for weights that were passed only for some parts."""
     return (
-        f"A weight was passed for {told} of the {parts} micro-batches of this step. Pass one for "
-        "every micro-batch, or for none: control.micro_batch(len(x), weight=tokens)."
+        f"A weight was passed for {passed} of the {parts} micro-batches of this step. Pass a "
+        "weight for every micro-batch, or for none: control.micro_batch(len(x), weight=tokens)."
     )
 
 
 def parts_of(sums: Mapping[str, float], *, source: Source) -> Parts:
-    """Return how the parts of all ranks enter the step's gradient.
+    """Return number, samples and weights of the parts of all ranks.
 
-    With n_i samples, k_i pieces and weight w_i of part i: a piece has the weight w_i / k_i and
-    n_i / k_i samples. Weights that differ are the unit of the noise, as tokens are; if all weights
-    are equal, samples are.
+    Part i has n_i samples, k_i pieces and the weight w_i. Each piece of part i has the weight w_i /
+    k_i and n_i / k_i samples. If the weights differ, as for tokens, the noise is measured per unit
+    of weight. If all weights are equal, the noise is measured per sample.
 
     Args:
-        sums: of `Shares.numbers` over all ranks; either all parts have a weight or none.
-        source: where the parts came from.
+        sums: Sums of `Shares.numbers` over all ranks. Either all parts have a weight or none.
+        source: Kind of the parts, such as "micro-batches".
     """
     weight, count = sums["weight"], round(sums["groups"])
     equal = abs(sums["parts"] * sums["weight squared"] / weight**2 - 1.0) < 1e-9

@@ -1,4 +1,4 @@
-"""The moments of the bare gradient."""
+"""Measure the moments of the raw gradient: its variance and its squared norm."""
 
 from __future__ import annotations
 
@@ -13,9 +13,23 @@ from largebatch.measure.sums import Sums
 
 
 class SquaredNorms:
-    """The moments of the bare gradient, from the squared norms of the parts and of the batch.
+    """Measure the moments of the raw gradient from the squared norms of the parts and of the batch.
 
-    Mutable: holds the scalars of the part in hand.
+    A part is usually the gradient of one micro-batch on one rank. With k equal parts g_i of B / k
+    samples and the batch's gradient g, the variance of one sample's gradient is estimated by
+    B / (k - 1) (mean_i |g_i|^2 - |g|^2).
+
+    >>> import largebatch as lb
+    >>> import torch
+    >>> model = torch.nn.Linear(2, 1)
+    >>> meter = lb.Meter(model, statistics=[SquaredNorms()])
+    >>> meter.bind(torch.optim.SGD(model.parameters(), lr=0.1)), sorted(meter.provides)
+    (None, ['moments'])
+
+    Mutable: holds the scalars of the current part.
+
+    Reference: Johnson et al., AdaScale SGD, 2020, arXiv 2007.05105; McCandlish et al., An Empirical
+    Model of Large-Batch Training, 2018, arXiv 1812.06162, A.1.
     """
 
     name = "moments"
@@ -30,7 +44,7 @@ class SquaredNorms:
         return True
 
     def bind(self, parameters: Parameters, optimizer: Optimizer) -> None:
-        # the last one is for the index WHOLE, -1
+        # The last function is for the index WHOLE, which is -1.
         self._squares = [*map(squarer, parameters.tensors), squared_norm]
 
     def open(self) -> None:
@@ -44,7 +58,7 @@ class SquaredNorms:
         self._part.clear()
 
     def close_batch(self, sums: Sums, *, share: float) -> None:
-        """The batch's squared norm is in the sums already: every step needs it."""
+        """Do nothing: the meter adds the batch's squared norm to the sums in every step."""
 
     def read(self, totals: Totals) -> GradientMoments | None:
         return totals.moments(of_parts=self.name, of_batch=BATCH)

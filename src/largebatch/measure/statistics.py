@@ -1,5 +1,8 @@
-"""The seam of what is computed of the parts' gradients: each statistic adds device scalars to the
-step's sums and turns the sums over all ranks into moments, or into one number."""
+"""Define the interface of a statistic, which is computed from the gradients of a step's parts.
+
+Each statistic adds scalars on the device to the step's sums. After the all-reduce, each statistic
+computes moments, or one number, from the sums over all ranks.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,20 @@ from largebatch.measure.parameters import Parameters
 from largebatch.measure.sums import Sums
 
 BATCH = "batch_sqnorm"
-"""The name of the sum that holds the squared norm of the batch's gradient."""
+"""Name of the sum that holds the squared norm of the batch's gradient."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """A step's sums over all ranks, and what turns them into means.
+    """Hold a step's sums over all ranks, and the factors that turn them into means.
 
     Args:
-        sums: by name; "batch_sqnorm" is there in every step.
-        parts: how the parts enter the step's gradient.
-        part_factor: what the parts' squared norms must be multiplied with to be those of gradients
+        sums: Sums by name; "batch_sqnorm" is present in every step.
+        parts: Number, samples and weights of the step's parts.
+        part_factor: Factor that turns the parts' squared norms into squared norms of gradients
             whose mean is the batch's gradient.
-        batch_factor: the same for squared norms of the batch's gradient.
+        batch_factor: Factor that turns the squared norm of the measured gradient into the squared
+            norm of the batch's mean gradient.
     """
 
     sums: Mapping[str, float]
@@ -37,7 +41,7 @@ class Totals:
     batch_factor: float = 1.0
 
     def moments(self, *, of_parts: str, of_batch: str) -> GradientMoments | None:
-        """Moments from two of the sums."""
+        """Return the moments from the sum named `of_parts` and the sum named `of_batch`."""
         return moments_of_parts(
             self.parts,
             mean_sqnorm=self.sums[of_parts] * self.part_factor / self.parts.weight,
@@ -46,12 +50,14 @@ class Totals:
 
 
 class Statistic(Protocol):
-    """One statistic of a measured step.
+    """Define the interface of one statistic of a measured step.
 
     Attributes:
-        name: the name under which rules ask for it.
-        parts: whether it looks at the parts' gradients, or at the batch's alone.
-        of_parts, of_batch: names of the sums that it fills from the parts and from the batch.
+        name: Name by which rules request the statistic.
+        parts: Whether the statistic uses the gradients of the parts; if False, it uses only the
+            gradient of the batch.
+        of_parts, of_batch: Names of the sums that the statistic computes from the parts and from
+            the batch.
     """
 
     @property
@@ -64,40 +70,45 @@ class Statistic(Protocol):
     def of_batch(self) -> tuple[str, ...]: ...
 
     def supports(self, optimizer: Optimizer) -> bool:
-        """Whether it can be measured with this optimizer."""
+        """Return whether the statistic can be measured with the optimizer."""
         ...
 
     def bind(self, parameters: Parameters, optimizer: Optimizer) -> None:
-        """Set once whose gradient to measure."""
+        """Set the parameters whose gradients are measured; call it once."""
         ...
 
     def open(self) -> None:
-        """A measured step begins."""
+        """Begin a measured step."""
         ...
 
     def see(self, index: int, gradient: Tensor) -> None:
-        """One parameter's gradient of one part, or all of them in one row: index `WHOLE`."""
+        """Add one parameter's gradient of one part; the index `WHOLE` means all in one row."""
         ...
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
-        """A part is over: its squared norm counts `coefficient` times."""
+        """End a part whose squared norm is multiplied by `coefficient` in the sums."""
         ...
 
     def close_batch(self, sums: Sums, *, share: float) -> None:
-        """`grad` holds the batch's gradient. It is the same on every rank, so what is seen of it
-        counts `share` times: 1 on the first rank, 0 on the others."""
+        """Add what the statistic needs of the batch's gradient, which `.grad` holds now.
+
+        Args:
+            sums: The step's sums.
+            share: Factor of the added scalars: 1 on the first rank and 0 on the others, because the
+                batch's gradient is the same on every rank.
+        """
         ...
 
     def read(self, totals: Totals) -> GradientMoments | float | None:
-        """The moments, or the number, from the sums over all ranks; None where it is unknown."""
+        """Return the moments or the number from the sums over all ranks; None if it is unknown."""
         ...
 
 
 def gradients_of(parameters: Parameters) -> list[Tensor]:
-    """The gradients that are there; a parameter without one is left out."""
+    """Return the gradients of the parameters; a parameter without a gradient is left out."""
     return [p.grad for p in parameters.tensors if p.grad is not None]
 
 
 def choose(statistics: Sequence[Statistic], names: frozenset[str]) -> list[Statistic]:
-    """The statistics asked for by name, in the meter's order."""
+    """Return the statistics whose names are in `names`, in the order of the meter."""
     return [statistic for statistic in statistics if statistic.name in names]

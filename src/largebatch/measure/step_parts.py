@@ -1,4 +1,4 @@
-"""Groups the backward calls of one step into its parts, with the samples and weights of each."""
+"""Group the backward calls of one step into parts, with the samples and weights of each part."""
 
 from __future__ import annotations
 
@@ -22,53 +22,55 @@ from largebatch.measure.examples.refused import ExamplesRefused
 from largebatch.measure.first_sizes import FirstSizes, first_sizes
 from largebatch.measure.forwards import Samples
 from largebatch.measure.meter import LOSS
-from largebatch.measure.shares import Shares, Told, shares_of, told_of
+from largebatch.measure.shares import PassedSizes, Shares, passed_sizes, shares_of
 from largebatch.measure.step_recorder import StepRecorder
 
 SEVERAL = (
-    "{name} got {count} gradients from one forward pass of the model, as if a micro-batch had "
-    "several losses with a backward call each. Their sum was not formed in this step. Add the "
-    "losses up, (loss_1 + loss_2).backward(), or put the forward and backward calls of each "
-    "micro-batch into a block: with control.part(): loss_1.backward(retain_graph=True); "
+    "The parameter {name} got {count} gradients from one forward pass of the model. Perhaps a "
+    "micro-batch has several losses with one backward call each, so this step cannot be measured. "
+    "Add the losses up, (loss_1 + loss_2).backward(), or put the forward and backward calls of "
+    "each micro-batch into one block: with control.part(): loss_1.backward(retain_graph=True); "
     "loss_2.backward()."
 )
 
 TASKS = (
-    "The micro-batches of the first step use different parameters, such as a head for each task. "
-    "If they are different tasks or classes, and not samples of the same data, the differences "
-    "between them count as noise. Put the calls of all tasks into one block: "
+    "The micro-batches of the first step use different parameters, for example one head per task. "
+    "If the micro-batches are different tasks and not samples of the same data, the differences "
+    "between the tasks are measured as noise. Put the calls of all tasks into one block: "
     "with control.part(): loss_a.backward(); loss_b.backward()."
 )
 
 NO_FORWARD = (
-    "lb.attach(..., samples=...) was given, but no forward pass of the model was seen for a "
-    "micro-batch, as when its submodules are called directly. Pass the samples in the loop: "
+    "lb.attach(..., samples=...) was given, but a micro-batch had no forward pass of the model. "
+    "Perhaps the loop calls submodules of the model directly. Pass the samples in the loop: "
     "control.micro_batch(len(x))."
 )
 RETURNED_0 = (
-    "The function passed as samples= returned 0 for all forward passes of a micro-batch, which has "
-    "at least one sample: lb.attach(..., samples=lambda args, kwargs: len(args[0]))."
+    "The function passed as samples= returned 0 for all forward passes of a micro-batch, but a "
+    "micro-batch has at least one sample. Return the number of samples: "
+    "lb.attach(..., samples=lambda args, kwargs: len(args[0]))."
 )
 
 
 class StepParts:
-    """The parts of the step in hand on this rank, and what the user told of them.
+    """Compute the parts of the current step on this rank, with the user's samples and weights.
 
-    Mutable: holds what was told since the step began.
+    Mutable: holds the samples and weights that were passed since the step began.
 
     Args:
-        step: what the hooks have noted.
-        batch_size: samples of a whole step over all ranks.
-        micro_batches: micro-batches per step on each rank; None takes what the first step shows.
-        samples: as in `Forwards`.
+        step: The recorder of the step's backward calls.
+        batch_size: Number of samples in one optimizer step over all ranks.
+        micro_batches: Number of micro-batches per step on each rank; None infers the number from
+            the first step.
+        samples: Function that counts the samples of a forward pass, as in `Forwards`.
 
     Attributes:
-        told: of each micro-batch, in the order of the calls.
-        losses: the terms of each loss among the step's sums.
-        expected: micro-batches per step on each rank, as given or as in the first step.
-        by_rows: whether a step is one micro-batch whose samples are the rows that the model got.
-        unclear: whether nothing showed which backward calls of this step belong together.
-        assumed: whether the parts' samples are equal shares of the batch, as nothing was told.
+        passed: The user's samples and weight of each micro-batch, in the order of the calls.
+        losses: Range of each loss's terms among the step's sums.
+        expected: Number of micro-batches per step on each rank, given or from the first step.
+        by_rows: Whether a step is one micro-batch whose samples are the rows of the model's input.
+        unclear: Whether it is unknown which backward calls of this step belong together.
+        assumed: Whether equal samples are assumed for all parts, because the user passed none.
     """
 
     def __init__(
@@ -86,95 +88,105 @@ class StepParts:
         self._parts_of_ranks: int | None = None
         self._warned = self._warned_of_tasks = False
         self.unclear = self.assumed = False
-        self.told: list[Told] = []
+        self.passed: list[PassedSizes] = []
         self.losses: list[tuple[int, int]] = []
 
     @property
     def sizes_known(self) -> bool:
-        """Return whether the user told the samples of this step's micro-batches."""
-        return bool(self.told) or self._samples_of is not None
+        """Return whether the user passed the samples of this step's micro-batches."""
+        return bool(self.passed) or self._samples_of is not None
 
     def open(self) -> None:
         """Begin a step."""
-        self.told.clear()
+        self.passed.clear()
         self.losses.clear()
         self.unclear = self.assumed = False
 
     def forget(self) -> None:
-        """Take the number of micro-batches from the next step anew, unless it was given."""
+        """Infer the number of micro-batches again from the next step, unless the user passed it."""
         self.expected, self._parts_of_ranks = self._given, None
 
     def expect(self, parts: int) -> None:
-        """Note how many parts all ranks had in the first step."""
+        """Set the number of parts over all ranks in the first step."""
         self._parts_of_ranks = parts
 
-    def tell(self, told: Told) -> None:
-        """Note what the user told of one micro-batch."""
-        self.told.append(told)
+    def add_sizes(self, passed: PassedSizes) -> None:
+        """Add the user's samples and weight of one micro-batch."""
+        self.passed.append(passed)
 
     def add_loss(self, loss: Tensor) -> None:
         """Add the mean loss of one micro-batch.
 
         Raises:
-            ValueError: a loss that is no single number.
+            ValueError: The loss has more than one element.
         """
         if loss.numel() != 1:
             raise ValueError(
-                f"The loss of a micro-batch is one number, its mean; got shape {list(loss.shape)}. "
-                "Pass control.loss(loss.mean())."
+                f"A loss of shape {list(loss.shape)} was given, but the loss of a micro-batch must "
+                "be one number, its mean. Pass control.loss(loss.mean())."
             )
         sums = self._step.meter.sums
         start = sums.mark()
         sums.add(LOSS, loss.detach().reshape(()))
         self.losses.append((start, sums.mark()))
 
-    def read(self, samples: float | Tensor | None, weight: float | Tensor | None) -> Told:
-        """Return what the user passed. On several ranks all raise a mistake, at the step's end."""
+    def read(self, samples: float | Tensor | None, weight: float | Tensor | None) -> PassedSizes:
+        """Return the user's samples and weight as numbers.
+
+        An invalid value raises a ValueError. On several ranks, all ranks raise the error at the end
+        of the step.
+        """
         try:
-            return told_of(samples, weight)
+            return passed_sizes(samples, weight)
         except ValueError as error:
             if self._step.meter.rank_count == 1:
                 raise
             self._step.fail(LargeBatchError(str(error)))
-            return Told()
+            return PassedSizes()
 
     def shares(self) -> tuple[Shares, list[Group]]:
-        """Return the parts of this rank; after a problem, some that let the ranks talk about it."""
+        """Return the parts of this rank.
+
+        After an error the parts are placeholders, so that this rank can still join the all-reduce
+        in which the ranks exchange their errors.
+        """
         try:
             groups = self._groups()
             usual = self._usual_sizes(groups)
-            if self._step.forgot:  # what was told of a skipped step goes with it
-                self.told = self.told[-len(usual) :]
+            if self._step.forgot:  # drop the values that belong to the skipped step
+                self.passed = self.passed[-len(usual) :]
             pieces = self._step.meter.part_source.counts.groups(len(usual))
-            shares = shares_of(self.told, usual=usual, groups=pieces)
+            shares = shares_of(self.passed, usual=usual, groups=pieces)
             self._warn_of_unequal(shares)
             return shares, groups
-        except Exception as error:  # the other ranks wait for this one
+        except Exception as error:  # the other ranks wait for this rank
             self._step.fail_by(error)
             return Shares(samples=[1.0], weights=[], groups=[1]), []
 
     def weigh(self, shares: Shares, groups: Sequence[Group]) -> float:
-        """Enter the weights, which are known only now; return the weight of the losses."""
+        """Apply the parts' weights to the step's sums, and return the losses' total weight."""
         sums, weights = self._step.meter.sums, shares.weights
         if weights and any(
             isinstance(one, CoordinateNoiseScale) for one in self._step.meter.active
         ):
             self._step.fail(
                 LargeBatchError(
-                    "lb.measure.CoordinateNoiseScale() takes micro-batches with equal weights "
-                    "under lb.attach. Leave out weight=, or use lb.Controller."
+                    "A weight was passed, but under lb.attach "
+                    "lb.measure.CoordinateNoiseScale() supports only equal weights. Leave the "
+                    "weight out, control.micro_batch(len(x)), or use lb.Controller."
                 )
             )
         for group, weight in zip(groups, weights, strict=False):
             for backward in group:
                 sums.scale(backward.start, backward.stop, 1.0 / weight)
-        if not (self.told and self.losses):
+        if not (self.passed and self.losses):
             return float(len(self.losses))
         if len(self.losses) != len(shares.samples):
             self._step.fail(
                 MicroBatchMissed(
                     f"control.loss was called {len(self.losses)} times in a step of "
-                    f"{len(shares.samples)} micro-batches. Call it once for each of them."
+                    f"{len(shares.samples)} micro-batches. Call it once for each micro-batch: "
+                    "control.loss(loss)."
                 )
             )
         each = weights or shares.samples
@@ -183,7 +195,7 @@ class StepParts:
         return float(sum(each))
 
     def sizes(self, groups: Sequence[Group]) -> FirstSizes:
-        """Return what the first step shows of this rank's parts."""
+        """Return the sizes of this rank's parts in the first step."""
         forwards = self._step.forwards
         if not self._warned_of_tasks and differ_in_parameters(groups):
             self._warned_of_tasks = True
@@ -193,7 +205,7 @@ class StepParts:
             forwards.samples,
             rows=forwards.rows,
             parts=len(groups) or 1,
-            told=self.sizes_known,
+            passed=self.sizes_known,
             hidden=forwards.traced and forwards.in_step == self.expected,
         )
 
@@ -205,9 +217,9 @@ class StepParts:
         self._step.tap.check_nodes()
         if any(one.root.begun for one in self._step.running.values()):
             raise LargeBatchError(
-                "A backward of this step failed half way, so its micro-batch cannot be told from "
-                "the others. Clear its gradients, optimizer.zero_grad(); the next step is measured "
-                "afresh."
+                "A backward call of this step raised an exception after some gradients were "
+                "computed, so this step cannot be measured. Clear the gradients, "
+                "optimizer.zero_grad(). The next step is measured as usual."
             )
         if not roots:
             raise MicroBatchMissed(
@@ -229,24 +241,25 @@ class StepParts:
         return groups
 
     def _usual_counts(self, counts: Sequence[int]) -> bool:
-        """Return whether all parameters that are in use got the usual number of gradients."""
+        """Return whether all parameters with a gradient got the expected number of gradients."""
         return {count for count in counts if count} == {self.expected}
 
     def _check_counts(self, counts: Sequence[int], *, parts: int) -> None:
-        """Where gradients alone are counted, each parameter must have as many, unless told."""
+        """Check that all parameters got equally many gradients, if their number was not passed."""
         if self._given is None and any(0 < count < parts for count in counts):
-            self._refuse(counts, "but others fewer, so the micro-batches cannot be told apart")
+            self._refuse(counts, "but others got fewer, so micro-batches cannot be separated")
 
     def _check_number(self, counts: Sequence[int], *, parts: int, by_counts: bool) -> None:
         given, expected = self._given, self.expected
-        doubtful = given is not None or (by_counts and not self.told)
+        doubtful = given is not None or (by_counts and not self.passed)
         if expected is not None and parts > expected and doubtful:
-            limit = "in the first one" if given is None else f"micro_batches={given} allows"
+            limit = "in the first step" if given is None else f"micro_batches={given} allows"
             self._refuse(counts, f"more than {limit}")
         if given is not None and parts < given:
             raise MicroBatchMissed(
-                f"optimizer.step() came after {parts} of {given} micro-batches. Where steps "
-                "differ in their number, leave it out: lb.attach(..., batch_size=512)."
+                f"micro_batches={given} was given, but optimizer.step() was called after {parts} "
+                "micro-batches. If the number of micro-batches differs between steps, leave "
+                "micro_batches out: lb.attach(..., batch_size=512)."
             )
 
     def _check_sums(self, groups: Sequence[Group]) -> None:
@@ -260,9 +273,9 @@ class StepParts:
         name, count = self._step.meter.parameters.names[most], indices.count(most)
         if not self._step.meter.part_source.adds_up:
             raise ExamplesRefused(
-                f"{name} got {count} gradients in one micro-batch, and single examples need all "
-                "of its losses in one backward. Add the losses up: "
-                "(loss_1 + loss_2).backward()."
+                f"The parameter {name} got {count} gradients in one micro-batch, but single "
+                "examples need all losses of a micro-batch in one backward call. Add the losses "
+                "up: (loss_1 + loss_2).backward()."
             )
         self._step.adds_up = True
         self._step.forwards.link(True)
@@ -276,19 +289,19 @@ class StepParts:
     def _refuse(self, counts: Sequence[int], what: str) -> None:
         name = self._step.meter.parameters.names[counts.index(max(counts))]
         raise LargeBatchError(
-            f"{name} got {max(counts)} gradients in this step, {what}. Put the forward and "
-            "backward calls of each micro-batch into a block, with control.part(): ..., or say how "
-            "many micro-batches a step has on each rank, lb.attach(..., micro_batches=4). After a "
-            "pass whose optimizer.step() was skipped or whose backward was broken off, call "
-            "control.advance()."
+            f"The parameter {name} got {max(counts)} gradients in this step, {what}. Put the "
+            "forward and backward calls of each micro-batch into one block, "
+            "with control.part(): ..., or pass the number of micro-batches per step on each rank, "
+            "lb.attach(..., micro_batches=4). If optimizer.step() was skipped or a backward call "
+            "was interrupted, call control.advance() after it."
         )
 
     def _usual_sizes(self, groups: Sequence[Group]) -> Sequence[float]:
         parts = len(groups)
         if not self._step.watching or self.unclear:
-            parts = len(self.told) or self.expected or 1
+            parts = len(self.passed) or self.expected or 1
         seen = self._step.forwards.samples
-        if self._samples_of is not None and not any(one.samples for one in self.told):
+        if self._samples_of is not None and not any(one.samples for one in self.passed):
             base = self._step.forwards.base
             sizes = [
                 sum(seen.get(n, 0.0) for n in _forwards_of(group, base=base)) for group in groups
@@ -297,29 +310,29 @@ class StepParts:
                 raise LargeBatchError(RETURNED_0 if 0.0 in seen.values() else NO_FORWARD)
             return sizes
         counts = self._step.meter.part_source.counts
-        told = [one.samples for one in self.told if one.samples is not None]
-        counts.check_backwards(parts, sizes=told)
+        passed = [one.samples for one in self.passed if one.samples is not None]
+        counts.check_backwards(parts, sizes=passed)
         if counts.rows:
             return list(counts.rows)
         rows = self._step.rows if self.by_rows and parts == 1 else 0.0
         if rows:
             return [rows]
         ranks = self._step.meter.rank_count
-        self.assumed = not told
+        self.assumed = not passed
         each = self.batch_size / (self._parts_of_ranks or ranks * (self.expected or parts))
         return [each] * parts
 
     def _warn_of_unequal(self, shares: Shares) -> None:
-        known = bool(self.told) or self._samples_of is not None
+        known = bool(self.passed) or self._samples_of is not None
         if self._warned or shares.weights or len(set(shares.samples)) < 2 or not known:
             return
         self._warned = True
         sizes = ", ".join(f"{size:g}" for size in shares.samples[:8])
         warnings.warn(
             f"The micro-batches of this step have {sizes} samples, and no weight was passed, so "
-            "they are taken to enter the loss with equal shares. If each enters with its samples, "
-            "as in loss * len(x) / batch_size, pass control.micro_batch(len(x), weight=len(x)); "
-            "for equal shares pass weight=1.",
+            "all of them get the same share of the loss. If each share is proportional to the "
+            "number of samples, as in loss * len(x) / batch_size, pass "
+            "control.micro_batch(len(x), weight=len(x)). If the shares are equal, pass weight=1.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -333,12 +346,12 @@ def _forwards_of(group: Group, *, base: int) -> set[int]:
 def _no_backward(dropped: str, *, forwards: int) -> str:
     if dropped:
         return (
-            f"{dropped} dropped the backward calls before it, and none came between it and "
-            "optimizer.step(). Call control.advance() after the optimizer.step(), or steps, of "
-            "all the backward calls: optimizer.step(); control.advance(scheduler)."
+            f"{dropped} dropped all earlier backward calls, and no backward call followed before "
+            "optimizer.step(). Call control.advance() only after optimizer.step() of all "
+            "optimizers: optimizer.step(); control.advance(scheduler)."
         )
     return (
-        f"optimizer.step() came without a backward call since the last step; {forwards} forward "
-        "passes were seen. Call loss.backward() first. Gradients that come by other ways cannot be "
-        "measured."
+        "optimizer.step() was called without a backward call since the last step; "
+        f"{forwards} forward passes were observed. Call loss.backward() before optimizer.step(). "
+        "Gradients that are set in another way cannot be measured."
     )

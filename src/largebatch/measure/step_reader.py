@@ -1,4 +1,4 @@
-"""Reads what a step has shown when it ends: combines its parts over the ranks, and checks them."""
+"""Compute the reading of a step at its end from the parts of all ranks, and check the parts."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ FINAL = "final"
 
 
 class StepReader:
-    """Makes one reading of a step that `StepRecorder` noted and `StepParts` grouped.
+    """Compute the reading of each step that `StepRecorder` recorded and `StepParts` grouped.
 
-    Mutable: holds what the steps so far have shown of the loop.
+    Mutable: holds what is known about the loop from its earlier steps.
 
     Args:
-        step: notes the backward calls.
-        parts: makes parts of them.
-        choice: may replace the meter.
-        batch_size: samples of a whole step over all ranks.
-        reduction: "mean" or "sum", as in `Observer`.
-        counts_samples: whether the user passed a function that counts the samples of a forward.
+        step: The recorder of the backward calls.
+        parts: The object that groups the backward calls into parts.
+        choice: The object that may replace the meter.
+        batch_size: Number of samples in one optimizer step over all ranks.
+        reduction: Whether the loss of each rank is a "mean" over its own samples or a "sum", as in
+            `Observer`.
+        counts_samples: Whether the user passed a function that counts the samples of a forward
+            pass.
 
     Attributes:
-        first: whether no step was measured yet.
-        links: whether outputs report the backward that reaches them.
+        first: Whether no step was measured yet.
+        links: Whether outputs of the model report the backward calls that reach them.
     """
 
     def __init__(
@@ -59,23 +61,24 @@ class StepReader:
 
     @property
     def meter(self) -> Meter:
-        """Return what measures the step in hand."""
+        """Return the meter of the current step."""
         return self._step.meter
 
     def use(self, meter: Meter) -> None:
-        """Take another meter for the coming steps, bound already."""
+        """Use another meter, which is already bound, for the next steps."""
         self._step.use(meter)
-        self._knows_variance = True  # a later step of fewer samples is only a short one
+        self._knows_variance = True  # so a later step of one part is accepted as a short step
 
     def read(self, *, digest: int, unscale: float) -> Reading:
-        """Return the reading of the step in hand, and note in the timetable what was measured.
+        """Return the reading of the current step, and record in the timetable that it was measured.
 
         Args:
-            digest: of what must be the same on all ranks.
-            unscale: factor on the squared norms that undoes the scale of the losses.
+            digest: Digest of the state that must be the same on all ranks.
+            unscale: Factor of the squared norms that undoes the scale of the losses.
 
         Raises:
-            LargeBatchError: as in `Observer.close`.
+            LargeBatchError: The step cannot be measured, for one of the reasons that
+                `Observer.close` lists.
         """
         meter = self.meter
         numbers, groups = self._numbers()
@@ -96,7 +99,7 @@ class StepReader:
         return self._measured(reading, held=held, unclear=bool(sums["unclear"]))
 
     def _measured(self, reading: Reading, *, held: float | None, unclear: bool) -> Reading:
-        """Return the reading without what is unknown in this step."""
+        """Return the reading without the values that are unknown in this step."""
         names = [statistic.name for statistic in self.meter.active]
         if held is None or unclear:
             unknown: dict[str, Any] = dict.fromkeys(names)
@@ -112,7 +115,7 @@ class StepReader:
         return reading
 
     def _settle(self, groups: Sequence[Group], *, parts: int) -> None:
-        """Prepare for the next step what this one has shown."""
+        """Set up the next step from what this step has shown."""
         forwards = self._step.forwards
         if self.first:
             self._parts.expect(parts)
@@ -126,7 +129,7 @@ class StepReader:
         forwards.link(self.links)
 
     def _numbers(self) -> tuple[dict[str, float], Sequence[Group]]:
-        """Return this rank's numbers of the step; an exception becomes a problem of the step."""
+        """Return this rank's numbers of the step; an exception is kept as the step's problem."""
         meter = self.meter
         shares, groups = self._parts.shares()
         numbers = shares.numbers()
@@ -143,11 +146,11 @@ class StepReader:
                 if self._step.watching:
                     self._step.by_hand.compare(meter.sums)
             elif not self._step.watching:
-                meter.close_batch()  # perhaps clipped by now: it only shows whether it is finite
+                meter.close_batch()  # may be clipped: used only to check that it is finite
             elif self._step.accumulated.changed:
                 meter.sums.add(FINAL, *meter.squared_gradients())
             numbers["losses"] = self._parts.weigh(shares, groups)
-        except Exception as error:  # the other ranks wait for this one
+        except Exception as error:  # the other ranks wait for this rank
             self._step.fail_by(error)
         return numbers, groups
 
@@ -161,9 +164,9 @@ class StepReader:
         )
 
     def _check_left_over(self, sums: dict[str, float]) -> None:
-        if sums[LEFT_OVER] > 0.0:  # NaN is for the reading to tell
+        if sums[LEFT_OVER] > 0.0:  # NaN is reported by the reading
             error = MicroBatchMissed(_left_over(self._step.dropped))
-            if self.meter.rank_count > 1:  # another rank may know the call that dropped them
+            if self.meter.rank_count > 1:  # another rank may know which call dropped them
                 self.meter.ranks.raise_together(error if self._step.dropped else None)
             raise error
 
@@ -181,12 +184,12 @@ class StepReader:
             )
 
     def _check_weights(self, sums: dict[str, float]) -> None:
-        told, parts = round(sums["weighted"]), round(sums["parts"])
-        if told not in (0, parts):
-            raise MicroBatchMissed(missing_weights(told=told, parts=parts))
+        passed, parts = round(sums["weighted"]), round(sums["parts"])
+        if passed not in (0, parts):
+            raise MicroBatchMissed(missing_weights(passed=passed, parts=parts))
 
     def _held(self, sums: dict[str, float]) -> float | None:
-        """Return how often the batch's gradient holds the sum of the ranks', if that is known."""
+        """Return the factor of the ranks' summed gradients in the batch's, or None if unknown."""
         by_hand = self._step.by_hand
         return 1.0 / self.meter.rank_count if by_hand is None else by_hand.factor(sums)
 
@@ -204,7 +207,7 @@ class StepReader:
 
     def _check_variance(self, totals: Totals, groups: Sequence[Group]) -> None:
         if totals.parts.count > 1:
-            self._knows_variance = True  # so a later step of one part is only a short one
+            self._knows_variance = True  # so a later step of one part is accepted as a short step
         if self._knows_variance:
             return
         cause = self.meter.part_source.counts.missing_variance(self.meter.active)
@@ -220,7 +223,7 @@ class StepReader:
             raise choice.no_variance(cause)
 
     def _check_samples(self, samples: float) -> None:
-        """A step may have fewer samples than were given, as an epoch's last one does."""
+        """Check the number of samples; the last step of an epoch may have fewer samples."""
         if samples < self.batch_size and self._knows_variance:
             return
         self.meter.part_source.counts.check_batch(samples, batch_size=self.batch_size)
@@ -229,12 +232,13 @@ class StepReader:
 def _left_over(dropped: str) -> str:
     if dropped:
         return (
-            f"{dropped} dropped the backward calls before it, but their gradients are still there, "
-            "so the optimizer would get them, too. Call control.advance() after optimizer.step() "
-            "alone (with accelerate: if accelerator.sync_gradients: control.advance(scheduler)), "
-            "or clear the gradients that you drop: optimizer.zero_grad()."
+            f"{dropped} dropped the earlier backward calls, but their gradients were not cleared, "
+            "so the optimizer would get them, too. Call control.advance() only after "
+            "optimizer.step() (with accelerate: "
+            "if accelerator.sync_gradients: control.advance(scheduler)), or clear the gradients "
+            "that you drop: optimizer.zero_grad()."
         )
     return (
-        "There was a gradient already when the step's first one came, so the optimizer would get "
-        "their sum. Call optimizer.zero_grad() after each optimizer.step()."
+        "A parameter had a gradient before the first backward call of this step, so the optimizer "
+        "would get the sum of both. Call optimizer.zero_grad() after each optimizer.step()."
     )

@@ -1,6 +1,7 @@
-"""Notes the backward calls of one step, as hooks show them, and closes what they contributed.
+"""Record the backward calls of one step with hooks, and measure their gradients.
 
-Torch calls back at the end of a backward by a private interface, which only this file uses.
+torch has only a private interface for callbacks at the end of a backward call. Only this file and
+`hook_check` use the private interface for callbacks.
 """
 
 from __future__ import annotations
@@ -30,30 +31,34 @@ LEFT_OVER = "left over"
 
 
 class StepRecorder:
-    """Notes which forward pass each backward came from, and which parameters got a gradient.
+    """Record the forward pass of each backward call, and which parameters got a gradient.
 
-    The batch's gradient is squared when a backward ends, after DistributedDataParallel has reduced
-    it and before the user clips it; a later backward of the same step replaces it. A hook does not
-    raise: what it finds waits in `problem` for the end of the step, where all ranks raise it.
+    The batch's gradient is squared when a backward call ends, after DistributedDataParallel has
+    reduced the gradient and before the user clips it. A later backward call of the same step
+    replaces the squared norm. Hooks raise no errors. An error is kept in `problem` until the end of
+    the step, when all ranks raise it.
 
-    Mutable: holds what the step in hand has shown so far.
+    Mutable: holds what was recorded in the current step.
 
     Args:
-        meter: what measures the gradients.
-        tap: whose hooks are on the parameters.
-        samples: as in `Forwards`.
-        micro_batches: micro-batches per step on each rank, if they were given.
-        looks_only: whether even memory that runs out in a hook must not stop the training.
+        meter: The meter that measures the gradients.
+        tap: The tap whose hooks are registered on the parameters.
+        samples: Function that counts the samples of a forward pass, as in `Forwards`.
+        micro_batches: User-supplied number of micro-batches per step on each rank, or None.
+        looks_only: Whether no decision depends on the measurement, so that even an out-of-memory
+            error in a hook does not stop the training.
 
     Attributes:
-        roots: the outermost backward calls of the step that have ended.
-        running: backward calls that have not ended, by the number of their graph task.
-        problem: the first error that was found in the step.
-        adds_up: whether gradients of one forward pass are added up before they are squared.
-        dropped: the call that dropped backward calls in this step; empty if none did.
-        gradients: name -> gradient after the step's one backward, if forward passes are kept.
-        skipped: asked when gradients were cleared: whether a scaler has skipped the step before.
-        forgot: whether a skipped step's backward calls were dropped from the step in hand.
+        roots: The outermost backward calls of the step that have ended.
+        running: Backward calls that have not ended, by their number in autograd.
+        problem: The first error of the step; None if there is none.
+        adds_up: Whether the gradients of one forward pass are added up before they are squared.
+        dropped: Name of the call that dropped backward calls in this step; empty if none did.
+        gradients: Gradient of each parameter by name after the step's only backward call, if
+            forward passes are kept.
+        skipped: Function that returns whether a gradient scaler skipped the last step, called if
+            gradients were cleared.
+        forgot: Whether the backward calls of a skipped step were removed from the current step.
     """
 
     def __init__(
@@ -76,7 +81,7 @@ class StepRecorder:
         self.forgot = False
 
     def bind(self, optimizer: Optimizer) -> None:
-        """Set once whose parameters to measure; the meter is bound already."""
+        """Set the optimizer whose parameters are measured; the meter is bound before."""
         meter = self.meter
         self.forwards = Forwards(
             meter.model, samples=self._samples_of, reached=self._on_output, failed=self._on_error
@@ -89,15 +94,17 @@ class StepRecorder:
         self.use(meter)
 
     def use(self, meter: Meter) -> None:
-        """Take another meter for the coming steps, bound already."""
+        """Use another meter, which is already bound, for the next steps."""
         self.meter = meter
         self._tensors = meter.parameters.tensors
         self._batch_names = {BATCH, *(n for s in meter.statistics for n in s.of_batch)}
 
     @property
     def rows(self) -> float:
-        """Return the rows of the forward passes that a backward reached, which all have as many; 0
-        if unknown."""
+        """Return the number of rows in a forward pass that a backward call reached; 0 if unknown.
+
+        If backward calls reached several forward passes, the largest number is returned.
+        """
         sizes = self.forwards.samples
         return max((sizes[n] for n in self._reached if n in sizes), default=0.0)
 
@@ -130,39 +137,40 @@ class StepRecorder:
             self.tap.rest()
 
     def detach(self) -> None:
-        """Take every hook off the model."""
+        """Remove all hooks from the model."""
         self.tap.rest()
         self.forwards.remove()
 
     def fail(self, error: LargeBatchError) -> None:
-        """Keep the first problem of the step."""
+        """Keep the error if it is the first one of the step."""
         self.problem = self.problem or error
 
     @contextmanager
     def part(self) -> Iterator[None]:
-        """Take all backward calls within the context for one part."""
+        """Treat all backward calls within the context as one part."""
         if self._block is not None:
             raise MicroBatchMissed(
-                "control.part() was entered inside another control.part(). Give each micro-batch a "
-                "block of its own, one after the other."
+                "control.part() was entered inside another control.part() block. Write one block "
+                "after the other, one for each micro-batch: "
+                "with control.part(): loss_fn(model(x), y).backward()."
             )
         self.square_open_part()
         self._blocks += 1
         number = self._block = self._blocks
         try:
             yield
-        except GeneratorExit:  # a generator was left inside of the block, perhaps a step later
+        except GeneratorExit:  # the user left a generator inside the block
             self._leave(number)
             raise
         self._leave(number)
 
     def _leave(self, block: int) -> None:
-        if self._block == block:  # the step was not dropped inside of it
+        if self._block == block:  # the step was not dropped inside the block
             self.square_open_part()
             self._block = None
 
     def _on_output(self, number: int) -> None:
-        """The running backward came from this forward pass."""
+        """Record that the running backward call started from forward pass `number`."""
         try:
             self._reached.add(number)
             if self.watching:
@@ -171,7 +179,7 @@ class StepRecorder:
             self._on_error(error)
 
     def _on_gradient(self, index: int, gradient: Tensor) -> None:
-        # called once for each parameter and backward, so it is written to be fast
+        # This method runs once per parameter and backward call, so it must be fast.
         try:
             backward = self.running.get(torch._C._current_graph_task_id()) or self._backward()
             indices = backward.indices
@@ -195,31 +203,31 @@ class StepRecorder:
             self._on_error(error)
 
     def _on_error(self, error: Exception) -> None:
-        """Keep an exception of a hook; torch.OutOfMemoryError goes on, so that a loop can retry."""
+        """Keep an exception of a hook, or raise torch.OutOfMemoryError so that a loop can retry."""
         if isinstance(error, torch.OutOfMemoryError) and not self._looks_only:
             raise error
         self.fail_by(error)
 
     def fail_by(self, error: Exception) -> None:
-        """Keep any exception as a problem of the step, so that all ranks raise together."""
+        """Keep an exception as the problem of the step, which all ranks raise together."""
         if not isinstance(error, LargeBatchError):
             kept = LargeBatchError(
-                f"Measuring failed in this step: {type(error).__name__}: {error}. To train "
-                "without measuring, close the control: control.close()."
+                f"The gradients of this step could not be measured: {type(error).__name__}: "
+                f"{error}. To train without measuring, call control.close()."
             )
             kept.__cause__ = error
             error = kept
         self.fail(error)
 
     def _backward(self) -> Backward:
-        task = torch._C._current_graph_task_id()  # a reentrant checkpoint's is another
+        task = torch._C._current_graph_task_id()  # a reentrant checkpoint has its own number
         backward = self.running.get(task)
         if backward is None:
-            if self.roots:  # one that follows it: the step is not repeated
+            if self.roots:  # with a second backward call, the step is not repeated
                 self.gradients, self.forwards.kept = None, []
             thread, after = threading.get_ident(), self.forwards.in_step
             around = [
-                one  # forward passes within it are not counted: an earlier one has failed
+                one  # Nested forward passes are not counted, so a larger count means a failed one.
                 for one in self.running.values()
                 if one.thread == thread and one.after == after
             ]
@@ -230,7 +238,7 @@ class StepRecorder:
                 block=self._block,
                 start=self.meter.sums.mark(),
             )
-            # it fails under compiled autograd
+            # Compiled autograd does not support this callback.
             Variable._execution_engine.queue_callback(partial(self._when_backward_ends, task))
             self.running[task] = backward
         return backward
@@ -244,7 +252,7 @@ class StepRecorder:
             backward.filling = root.filling
             return
         wanted = root.block is not None or self.adds_up
-        if not wanted or not self.meter.part_source.adds_up:  # single examples need no sum
+        if not wanted or not self.meter.part_source.adds_up:  # single examples are never added up
             return
         if self._unsquared and not self._joins_open_part(root):
             self.square_open_part()
@@ -260,19 +268,20 @@ class StepRecorder:
             return
         lost = all(one.block is None for one in self.roots)
         if change == CLEARED and root.block is not None and lost:
-            self._forget_roots(index)  # the blocks say which backward calls are meant
+            self._forget_roots(index)  # the blocks show which backward calls count
         else:
             self.fail(MicroBatchMissed(change))
 
     def learn(self, joins: list[bool]) -> None:
-        """Remember which backward calls were of the same part as the one before them."""
+        """Remember which backward calls belonged to the same part as the call before them."""
         self._joins = joins
 
     def _joins_open_part(self, root: Backward) -> bool:
-        """Return whether a backward seems to be of the open part, as far as it is known.
+        """Return whether a backward call probably belongs to the open part.
 
-        At its first gradient a backward has not reached all of its forward passes, so the last
-        step's parts decide where these do not. The step's end checks it.
+        At its first gradient, a backward call has not reached all of its forward passes. If the
+        reached forward passes do not decide, the parts of the last step decide. The end of the step
+        checks the decision.
         """
         if root.block is not None or self._open_block is not None:
             return root.block == self._open_block
@@ -293,7 +302,7 @@ class StepRecorder:
         self.tap.counts[index] = 1
 
     def _forget_skipped(self, root: Backward, index: int) -> None:
-        """Drop the backward calls of a step that was skipped, and their forward passes."""
+        """Remove the backward calls and the forward passes of a step that was skipped."""
         before = max((one.after for one in self.roots), default=0)
         root.after -= before
         self.forwards.base += before
@@ -301,13 +310,13 @@ class StepRecorder:
         self.problem, self.forgot = None, True
 
     def _when_backward_ends(self, task: int) -> None:
-        # Queued once more, it runs after the callback in which DDP finishes its reduction.
+        # A callback that is queued here runs after the callback in which DDP ends its reduction.
         Variable._execution_engine.queue_callback(partial(self._end_backward, task))
 
     def _end_backward(self, task: int) -> None:
         backward = self.running.pop(task, None)
         if backward is None:
-            return  # of a step that was dropped while it ran
+            return  # its step was dropped while it ran
         try:
             self._end(backward, task)
         except Exception as error:
@@ -317,7 +326,7 @@ class StepRecorder:
         meter = self.meter
         if not backward.indices:
             if not self.running:
-                meter.part_source.begin()  # drops what a torch.autograd.grad has shown
+                meter.part_source.begin()  # discards the data of a torch.autograd.grad call
             return
         if not backward.filling:
             meter.close_part(coefficient=1.0, task=task)
@@ -343,7 +352,7 @@ class StepRecorder:
             meter.close_batch()
 
     def _keep_gradients(self) -> None:
-        """Copy what the first backward gave, which the user may clip before the step."""
+        """Copy the gradients of the first backward call before the user can clip them."""
         pairs = zip(self.meter.parameters.names, self._tensors, strict=True)
         self.gradients = {
             name: None if tensor.grad is None else tensor.grad.detach().clone()
@@ -351,7 +360,7 @@ class StepRecorder:
         }
 
     def square_open_part(self) -> None:
-        """Square the part that was added up, which is complete."""
+        """Square the sum of the open part's gradients, because the part is complete."""
         whole, self._unsquared, self._open_forwards = self._unsquared, [], set()
         self._open_block = None
         self._filling += 1

@@ -1,8 +1,8 @@
-"""Where the gradient of one part (one micro-batch on one rank) is seen.
+"""Define the taps, which observe the gradient of one part, usually one micro-batch on one rank.
 
-`LeafHooks` sees each parameter's gradient as autograd delivers it, before it is added up and before
-DistributedDataParallel reduces it. `Detached` gives each backward empty gradients and adds them up
-itself. `Flat` does that in one buffer for all parameters.
+`LeafHooks` receives each parameter's gradient from autograd before autograd adds it to `.grad` and
+before DistributedDataParallel reduces it. `Detached` clears the gradients before each backward call
+and adds them up itself. `Flat` keeps the gradients of all parameters in one buffer.
 """
 
 from __future__ import annotations
@@ -22,54 +22,66 @@ from largebatch.measure.parameters import WHOLE, Parameters
 from largebatch.measure.ranks import Ranks
 
 See = Callable[[int, Tensor], None]
-"""see(index of the parameter, gradient); the index `WHOLE` stands for all gradients in one row."""
+"""Function (parameter index, gradient); the index `WHOLE` means all gradients in one row."""
 
 
 class Tap(Protocol):
-    """What a meter asks of a tap; `begin` and `end` stand around one backward of a measured step.
+    """Define the interface of a tap, which observes the gradients of each backward call.
+
+    A meter calls `begin` before and `end` after each backward call of a measured step.
 
     Attributes:
-        reduces: whether it averages the gradients of a measured step over the ranks itself, so
-            that DistributedDataParallel must not.
+        reduces: Whether the tap averages the gradients of a measured step over the ranks, so that
+            DistributedDataParallel must not.
     """
 
     @property
     def reduces(self) -> bool: ...
 
     def bind(self, parameters: Parameters, ranks: Ranks) -> None:
-        """Set once which parameters to watch."""
+        """Set the parameters to observe; call it once."""
         ...
 
     def begin(self, see: See) -> None:
-        """The gradient of the coming backward goes to `see`."""
+        """Begin a backward call whose gradients are passed to `see`."""
         ...
 
     def end(self, *, last: bool) -> None:
-        """The backward is over; `last` of its step or not."""
+        """End a backward call; `last` is True for the last one of the step."""
         ...
 
     def rest(self) -> None:
-        """The coming step is not measured: cost nothing."""
+        """Remove all overhead, since the next step is not measured."""
         ...
 
     def row(self) -> Tensor | None:
-        """All gradients in one row, where the tap keeps them so; zeros for one that is not used."""
+        """Return all gradients in one row, or None if the tap does not keep them in one row."""
         ...
 
     def clear(self, optimizer: Optimizer) -> None:
-        """Clears the gradients after the optimizer's step."""
+        """Clear the gradients after the optimizer step."""
         ...
 
 
 class LeafHooks:
-    """Sees the gradient in a hook before autograd adds it to `parameter.grad`; changes nothing.
+    """Observe each gradient in a hook before autograd adds it to `parameter.grad`.
 
-    The hook is on the node that accumulates the gradient and not on the tensor, so that a user's
-    own `torch.autograd.grad` does not feed it. Exact under DistributedDataParallel, torch.compile
-    and activation checkpointing; a parameter that gets two gradients in one backward is refused,
-    since the square of their sum is not the sum of their squares.
+    The hook does not change the gradient. The hook is registered on the graph node that accumulates
+    the gradient and not on the tensor, so your own `torch.autograd.grad` calls do not run the hook.
+    The observed gradients are exact with DistributedDataParallel, torch.compile and activation
+    checkpointing. If a parameter gets two gradients in one backward call, an error is raised,
+    because the squared norm of a sum cannot be computed from its terms' squared norms.
+
+    >>> import largebatch as lb
+    >>> meter = lb.Meter(torch.nn.Linear(2, 1), tap=LeafHooks())  # the same as lb.Meter(model)
+    >>> meter.tap.reduces
+    False
 
     Mutable: holds the hooks of one model.
+
+    Raises:
+        LargeBatchError: In training, a parameter got several gradients in one backward call, or was
+            moved to another type or device after the hooks were registered.
     """
 
     reduces = False
@@ -101,9 +113,9 @@ class LeafHooks:
         if max(self.counts) > 1:
             name = self._parameters.names[self.counts.index(max(self.counts))]
             raise LargeBatchError(
-                f"{name} got several gradients in one backward (reentrant checkpointing with tied "
-                "weights does that), so its micro-batch's gradient was never whole in a hook. "
-                "Use meter=lb.Meter(model, tap=lb.measure.Detached()), or "
+                f"The parameter {name} got several gradients in one backward call, as in reentrant "
+                "checkpointing with tied weights, so no hook received its whole gradient. Use "
+                "meter=lb.Meter(model, tap=lb.measure.Detached()), or "
                 "checkpoint(use_reentrant=False)."
             )
         self.check_nodes()
@@ -124,23 +136,23 @@ class LeafHooks:
         clear_gradients(optimizer)
 
     def reset(self) -> None:
-        """Forgets how many gradients each parameter got."""
+        """Reset the number of gradients that each parameter got to 0."""
         self.counts[:] = self._none
 
     def check_nodes(self) -> None:
-        """Checks that a parameter without a gradient is not one whose hook fell off.
+        """Check that each parameter without a gradient still has its hook.
 
         Raises:
-            LargeBatchError: naming it.
+            LargeBatchError: A parameter was moved to another type or device, so its hook is lost.
         """
         for index, tensor in enumerate(self._parameters.tensors):
             if self.counts[index] or not tensor.requires_grad:
                 continue
             if get_gradient_edge(tensor).node is not self._nodes[index]:
                 raise LargeBatchError(
-                    f"{self._parameters.names[index]} was moved to another type or device, which "
-                    "takes the hook off it. Move the model first, model.to(device), and build the "
-                    "Controller (or lb.attach) after that."
+                    f"The parameter {self._parameters.names[index]} was moved to another type or "
+                    "device after lb.attach, lb.watch or lb.Controller was called, so its gradient "
+                    "hook is lost. Move the model first: model.to(device)."
                 )
 
     def _hook(self, index: int, see: See) -> Callable[[tuple[Tensor | None, ...]], None]:
@@ -148,7 +160,7 @@ class LeafHooks:
 
         def hook(gradients: tuple[Tensor | None, ...]) -> None:
             gradient = gradients[0]
-            if self._active and gradient is not None:  # a user's Function may give None
+            if self._active and gradient is not None:  # a user's autograd.Function may return None
                 counts[index] += 1
                 see(index, gradient)
 
@@ -156,12 +168,18 @@ class LeafHooks:
 
 
 class Detached:
-    """Gives each backward empty gradients and adds them up afterwards: one gradient copy more.
+    """Clear the gradients before each backward call and add them up after it.
 
-    For models in which a parameter gets several gradients within one backward, as reentrant
-    checkpointing does with tied weights. Under DistributedDataParallel it averages the sum over the
-    ranks itself, in one more collective of the gradient's size; a parameter that a step does not
-    use then has a zero gradient instead of none.
+    Use `Detached` for a model in which a parameter gets several gradients within one backward call,
+    as in reentrant checkpointing with tied weights. `Detached` needs memory for one more copy of
+    the gradient. With DistributedDataParallel, `Detached` averages the step's gradient over the
+    ranks in one additional all-reduce of the gradient's size. If DistributedDataParallel is used, a
+    parameter that the step does not use has the gradient 0 and not None.
+
+    >>> import largebatch as lb
+    >>> meter = lb.Meter(torch.nn.Linear(2, 1), tap=Detached())
+    >>> meter.tap.reduces
+    True
 
     Mutable: holds the sum of a step's gradients.
     """
@@ -198,7 +216,7 @@ class Detached:
             self._average()
 
     def rest(self) -> None:
-        """Nothing to do: a step that is not measured accumulates as usual."""
+        """Do nothing: autograd accumulates the gradients of a step that is not measured."""
 
     def row(self) -> Tensor | None:
         return None
@@ -209,7 +227,7 @@ class Detached:
     def _average(self) -> None:
         if self._ranks.count == 1:
             return
-        for parameter in self._parameters.tensors:  # a rank may have left a parameter unused
+        for parameter in self._parameters.tensors:  # some parameters may be unused on this rank
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [p.grad for p in self._parameters.tensors if p.grad is not None]
@@ -221,13 +239,23 @@ class Detached:
 
 
 class Flat:
-    """Keeps all gradients in one buffer, so that a part's squared norm is one dot product.
+    """Keep all gradients in one buffer, so that a part's squared norm is one dot product.
 
-    Fast for small models, slower for large ones. Gradients are views into the buffer: every step
-    checks that they still are, and `zero_grad` is the controller's alone. A parameter that a step
-    does not use has a zero gradient instead of none, which weight decay and momentum notice.
+    `Flat` is faster than `LeafHooks` for small models and slower for large ones. Each gradient is a
+    view into the buffer, and every step checks that it still is. Do not call `zero_grad`, because
+    the controller clears the buffer. A parameter that a step does not use has the gradient 0 and
+    not None, so weight decay and momentum still change that parameter.
+
+    >>> import largebatch as lb
+    >>> meter = lb.Meter(torch.nn.Linear(2, 1), tap=Flat())
+    >>> meter.tap.reduces
+    True
 
     Mutable: holds two buffers of the gradient's size.
+
+    Raises:
+        ValueError: The parameters have several types or are on several devices.
+        MicroBatchMissed: In training, a gradient is no longer a view into the buffer.
     """
 
     reduces = True
@@ -237,8 +265,9 @@ class Flat:
         kinds = {(t.dtype, t.device) for t in tensors}
         if len(kinds) > 1:
             raise ValueError(
-                "lb.measure.Flat() needs parameters of one type on one device, got "
-                f"{len(kinds)} kinds. Use meter=lb.Meter(model)."
+                "lb.measure.Flat() requires that all parameters have one type and are on one "
+                f"device; the model has {len(kinds)} combinations of type and device. Use "
+                "meter=lb.Meter(model)."
             )
         self._parameters, self._ranks = parameters, ranks
         total = sum(t.numel() for t in tensors)
@@ -273,7 +302,7 @@ class Flat:
         self._fresh = False
 
     def rest(self) -> None:
-        """Nothing to do: autograd adds up in the buffer."""
+        """Do nothing: autograd accumulates the gradients in the buffer."""
 
     def row(self) -> Tensor | None:
         self._check()
@@ -283,7 +312,7 @@ class Flat:
         self._now.zero_()
         self._fresh = True
         for parameter, view in zip(self._parameters.tensors, self._views, strict=True):
-            parameter.grad = view  # also after a step that was refused
+            parameter.grad = view  # restored even after an error
 
     def _check(self) -> None:
         for index, view in enumerate(self._views):
@@ -291,17 +320,17 @@ class Flat:
                 name = self._parameters.names[index]
                 raise MicroBatchMissed(
                     f"The gradient of {name} is no longer in lb.measure.Flat()'s buffer: zero_grad "
-                    "was called, or DistributedDataParallel keeps it "
-                    "(gradient_as_bucket_view=True). Leave zero_grad to control.step(), or use "
-                    "meter=lb.Meter(model)."
+                    "was called, or DistributedDataParallel keeps the gradient in its own buffer "
+                    "(gradient_as_bucket_view=True). Do not call zero_grad, since control.step() "
+                    "clears the gradients, or use meter=lb.Meter(model)."
                 )
 
 
 def clear_gradients(optimizer: Optimizer) -> None:
-    """What `optimizer.zero_grad()` does; that itself is called only where somebody overrode it.
+    """Set all gradients to None, or call `optimizer.zero_grad()` if the optimizer overrides it.
 
-    Around the same assignments torch's own opens a range for the profiler, which costs 3 to 4 % of
-    a small model's step (94k parameters, 4 micro-batches of 32).
+    The method of torch also opens a range for the profiler, which costs 3 to 4 % of a small model's
+    step (94k parameters, 4 micro-batches of 32 samples).
     """
     if getattr(optimizer.zero_grad, "__func__", None) is not Optimizer.zero_grad:
         optimizer.zero_grad()

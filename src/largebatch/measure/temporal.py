@@ -1,4 +1,4 @@
-"""Moments without parts: two steps' gradients taken for two parts of one batch."""
+"""Estimate the gradient's moments from the gradients of two consecutive steps."""
 
 from __future__ import annotations
 
@@ -18,13 +18,21 @@ from largebatch.measure.sums import Sums
 
 
 class TemporalMoments:
-    """A rough estimate for one process with one backward a step: this step's gradient and the last
-    one's are taken as two parts of one batch.
+    """Estimate the gradient's moments roughly from consecutive steps with one backward call each.
 
-    It is biased, since the weights moved between the two; its moments say `source="temporal"`.
-    Costs two copies of the gradient and no hooks.
+    The gradients of this step and of the last step are treated as two parts of one batch. The
+    estimate is biased, because the weights changed between the two steps. The moments have
+    `source="temporal"`. The statistic needs memory for two copies of the gradient and uses no
+    hooks.
 
-    Mutable: holds the last step's gradients.
+    >>> import largebatch as lb
+    >>> model = torch.nn.Linear(2, 1)
+    >>> meter = lb.Meter(model, statistics=[TemporalMoments()])
+    >>> meter.bind(torch.optim.SGD(model.parameters(), lr=0.1))
+    >>> sorted(meter.provides), meter.least_parts
+    (['moments'], 1)
+
+    Mutable: holds the gradients of the last step.
     """
 
     name = "moments"
@@ -45,13 +53,13 @@ class TemporalMoments:
         self._parameters = parameters
 
     def open(self) -> None:
-        """Nothing to prepare: it looks at whole batches."""
+        """Do nothing, because only the gradients of whole batches are used."""
 
     def see(self, index: int, gradient: Tensor) -> None:
-        """Looks at no part."""
+        """Ignore the gradient of a part."""
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
-        """Looks at no part."""
+        """Ignore the end of a part."""
 
     def close_batch(self, sums: Sums, *, share: float) -> None:
         product, last = self.of_batch
@@ -81,7 +89,7 @@ class TemporalMoments:
                 last_samples=self._last_samples,
                 product=product * factor * self._last_factor,
             )
-        if math.isfinite(totals.sums[BATCH]):  # else it would spoil the next step, too
+        if math.isfinite(totals.sums[BATCH]):  # else the next step's moments would be NaN
             self._last, self._last_samples, self._last_factor = self._now, samples, factor
         return moments
 
@@ -89,16 +97,18 @@ class TemporalMoments:
 def temporal_moments(
     *, sqnorm: float, samples: float, last_sqnorm: float, last_samples: float, product: float
 ) -> GradientMoments | None:
-    """Moments from two whole gradients g and h of n and m samples, as two parts of one batch.
+    """Return the moments of two gradients g and h, treated as two parts of one batch.
 
     >>> temporal_moments(
     ...     sqnorm=1.0, samples=4, last_sqnorm=1.0, last_samples=4, product=0.0).variance
     4.0
 
     Args:
-        sqnorm, samples: |g|^2 and n of this step.
-        last_sqnorm, last_samples: |h|^2 and m of the step before.
-        product: <g, h>.
+        sqnorm: |g|^2, the squared norm of this step's gradient.
+        samples: Number of samples of this step.
+        last_sqnorm: |h|^2, the squared norm of the last step's gradient.
+        last_samples: Number of samples of the last step.
+        product: <g, h>, the inner product of the two gradients.
     """
     both = samples + last_samples
     p, q = samples / both, last_samples / both

@@ -1,8 +1,8 @@
-"""Which steps are measured, if measuring one costs several plain ones.
+"""Decide which steps are measured, if measuring a step takes as long as several plain steps.
 
-A rule may ask for statistics in some steps only, as `Every` does. So the steps are not fixed in
-advance: a step is measured if it is asked for and enough steps have passed since the last measured
-one. Fixed steps and the steps that a rule asks for may have no step in common.
+A rule may request statistics only in some steps, as `Every` does. If the measured steps were fixed
+in advance, they might have no step in common with the requested steps. So a step is measured if it
+is requested and enough steps have passed since the last measured step.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredSteps:
-    """How often steps are measured: stretches of `span` steps, often at first and rarely later.
+    """Define how often steps are measured: often at first and rarely later.
+
+    Steps are measured in stretches of `span` consecutive steps.
 
     Args:
-        every: least steps from the start of one stretch to that of the next.
-        span: steps of a stretch, of which the last one gives the moments of all.
-        early: stretches after each of which the shorter distance holds.
-        early_every: the shorter distance, in steps.
+        every: Least number of steps from the start of one stretch to the start of the next.
+        span: Number of steps in a stretch. The last step of a stretch gives the moments.
+        early: Number of stretches at first that are followed by the shorter distance.
+        early_every: Shorter distance, in steps.
     """
 
     every: int = 1
@@ -28,20 +30,20 @@ class MeasuredSteps:
     early_every: int = 1
 
     def wait(self, stretches: int) -> int:
-        """Return the least steps from the start of the last stretch to that of the next.
+        """Return the least number of steps between the starts of the last stretch and the next.
 
         >>> often = MeasuredSteps(every=80, early=2, early_every=8)
         >>> [often.wait(stretches) for stretches in (1, 2, 3, 4)]
         [8, 8, 80, 80]
 
         Args:
-            stretches: how many were measured so far, at least 1.
+            stretches: Number of stretches measured so far, at least 1.
         """
         return self.early_every if stretches <= self.early else self.every
 
     @property
     def words(self) -> str:
-        """How often, for people.
+        """Return the schedule in words.
 
         >>> MeasuredSteps(every=80, early=2, early_every=8).words
         'every 8th step at first, later every 80th'
@@ -56,13 +58,14 @@ EVERY_STEP = MeasuredSteps()
 
 
 class Timetable:
-    """Says of each step whether it is measured.
+    """Decide for each step whether it is measured.
 
-    Each statistic has its own distance to its last measurement, so a rule that asks for one
-    statistic in every step does not take the measurements of another rule. A stretch that was not
-    measured to its end, as in a step that is not finite, begins again in the next step.
+    The distance to the last measurement is counted separately for each statistic. So a rule that
+    requests one statistic in every step does not delay the measurements of another rule. A stretch
+    that was not completed, for example because a step was not finite, begins again in the next
+    step.
 
-    Nothing of it is in a checkpoint: a resumed run measures often at first again.
+    Checkpoints do not contain the timetable, so a resumed run measures often at first again.
 
     Mutable: counts the steps, and the stretches of each statistic.
 
@@ -76,10 +79,10 @@ class Timetable:
     [0, 10, 20, 100, 180]
 
     Args:
-        schedule: how often steps are measured.
+        schedule: How often steps are measured.
 
     Attributes:
-        place: of the step in hand within its stretch; None if it is not measured.
+        place: Position of the current step in its stretch; None if the step is not measured.
     """
 
     def __init__(self, schedule: MeasuredSteps) -> None:
@@ -87,28 +90,28 @@ class Timetable:
         self.place: int | None = None
         self._step = -1
         self._wanted: frozenset[str] = frozenset()
-        self._begun: dict[str, int] = {}  # statistic -> start of its last whole stretch
+        self._begun: dict[str, int] = {}  # statistic -> start of its last complete stretch
         self._stretches: Counter[str] = Counter()
-        self._unfinished: tuple[int, int] | None = None  # last measured step, and the next place
+        self._unfinished: tuple[int, int] | None = None  # last measured step and next place
 
     @property
     def completes(self) -> bool:
-        """Return whether the step in hand is the last one of its stretch."""
+        """Return whether the current step is the last one of its stretch."""
         return self.place == self.schedule.span - 1
 
     def open(self, wanted: frozenset[str], *, repeated: bool = False) -> None:
-        """Begin a step in which these statistics are wanted.
+        """Begin a step in which the statistics `wanted` are requested.
 
         Args:
-            wanted: names of statistics.
-            repeated: whether the step in hand begins once more.
+            wanted: Names of the statistics that are requested.
+            repeated: Whether the current step begins again.
         """
         self._step += not repeated
         self._wanted = wanted
         self.place = self._place_of(wanted)
 
     def close(self) -> None:
-        """Note that the step in hand was measured, and gave what its stretch needs."""
+        """Note that the current step was measured successfully."""
         if self.place is None:
             return
         if not self.completes:

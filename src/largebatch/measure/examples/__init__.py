@@ -1,1 +1,1 @@
-"""Exact statistics of single examples' gradients, from one ordinary backward."""
+"""Compute exact statistics of single examples' gradients during an ordinary backward call."""

@@ -1,4 +1,4 @@
-"""The layer of a parameter that the model uses outside of its modules."""
+"""Define the layer of a parameter that the model uses outside of the parameter's own module."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from largebatch.measure.examples.layer import Piece, PlainLayer, SavedTensors
 
 
 class BareLayer(PlainLayer):
-    """A parameter by itself, whose gradients come as they are."""
+    """Give the examples' gradients of a single parameter, which need no computation."""
 
     def pieces(
         self, module: Any, names: Collection[str], kept: SavedTensors, delta: Tensor, rows: int

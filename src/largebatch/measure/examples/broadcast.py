@@ -1,10 +1,11 @@
-"""What the examples of a batch share: a parameter added to all of them, or the output of a module
-that was called once for all (an embedding of positions).
+"""Find each example's gradient of a tensor that all examples of a batch share.
 
-Its gradient arrives summed over the examples, so it is taken where the sum has not been formed yet:
-before the operation in the graph that spread the shared tensor over the examples, whose output has
-them as its first dimension. Between that operation and the shared tensor may be views and
-arithmetic that all examples have in common; they are passed with all examples' gradients at once.
+A shared tensor is a parameter that is added to all examples, or the output of a module that is
+called once for all examples, such as an embedding of positions. Autograd gives the gradient of the
+tensor summed over the examples. So the gradient is read before the sum: at the operation of the
+graph that expands the shared tensor to all examples. The first dimension of the expanded tensor is
+the examples. If there are other operations between the shared tensor and the expansion, the
+gradients of all examples are passed through these operations in one batched call.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from largebatch.core.errors import LargeBatchError
 from largebatch.measure.examples.deferred_errors import DeferredErrors
 
 Arrive = Callable[[Tensor], None]
-"""Gets each example's gradient of the shared tensor, [rows, *its shape]."""
+"""Function that receives each example's gradient of the shared tensor, [rows, *shape]."""
 
 Consumers = dict[Node, list[tuple[Node, int]]]
-"""A node -> the nodes that use its output, and as which of their inputs."""
+"""Map from a node to the nodes that use its output, each with the number of the input."""
 
 SPREADS = ("ExpandBackward0", "RepeatBackward0")
-"""Operations that spread one tensor and reduce its gradient themselves."""
+"""Names of operations that expand one tensor and sum its gradient themselves."""
 
 
 def consumers_of(outputs: Sequence[Tensor]) -> Consumers:
-    """All nodes below these outputs."""
+    """Return for each node of the graph of `outputs` the nodes that use the node's output."""
     found: Consumers = {}
     seen: set[Node] = set()
     open_ = [x.grad_fn for x in outputs if x.grad_fn is not None]
@@ -55,8 +56,20 @@ def watch_shared(
     arrive: Arrive,
     errors: DeferredErrors,
 ) -> bool:
-    """Puts hooks where a shared tensor of this shape is spread over the examples; False where one
-    of the ways out of it is not understood."""
+    """Register hooks where a shared tensor is expanded to all examples.
+
+    Returns:
+        Whether the expanding operation was found on every path from the shared tensor. If a path
+        has no expanding operation, no hook is registered.
+
+    Args:
+        source: Graph edge of the shared tensor.
+        shape: Shape of the shared tensor.
+        consumers: Result of `consumers_of`.
+        rows: Number of examples.
+        arrive: Function that receives each example's gradient.
+        errors: Collector of the errors within the hooks.
+    """
     places = _places(source.node, shape, consumers, rows)
     for node, at in places or ():
         node.register_prehook(errors.guard(_hook(node, at, source, shape, rows, arrive)))
@@ -66,7 +79,10 @@ def watch_shared(
 def _places(
     source: Node, shape: torch.Size, consumers: Consumers, rows: int
 ) -> list[tuple[Node, int]] | None:
-    """The nodes that spread it, and as which input they have it; None for a way without one."""
+    """Return the nodes that expand the shared tensor, each with the number of the input.
+
+    The result is None if a path from the shared tensor has no expanding node.
+    """
     places: list[tuple[Node, int]] = []
     seen, open_ = {source}, [(source, shape)]
     while open_:
@@ -86,7 +102,7 @@ def _places(
 
 
 def _spreads(node: Node, shape: torch.Size, above: torch.Size, rows: int) -> bool:
-    """Whether the output's first dimension is the examples and the input had none."""
+    """Return whether a node's output has the examples as first dimension, but its input has not."""
     if above == shape or not above or above[0] != rows:
         return False
     missing = len(above) > len(shape) or shape[0] == 1
@@ -96,7 +112,7 @@ def _spreads(node: Node, shape: torch.Size, above: torch.Size, rows: int) -> boo
 
 
 def _shape(node: Node, number: int = 0) -> torch.Size | None:
-    """Of one of a node's outputs; None without a number where there are several."""
+    """Return the shape of a node's output; None if it has several outputs and `number` is 0."""
     metadata: Any = node._input_metadata
     several = len(metadata) > 1 and not number
     return None if several else torch.Size(metadata[number].shape)
@@ -121,8 +137,10 @@ def _hook(
 
 
 def _unreduced(node: Node, at: int, gradient: Tensor) -> Tensor:
-    """The gradient of one input of an elementwise operation, before it is reduced to its shape,
-    which is the engine's work after the node's."""
+    """Return the gradient of one input of an elementwise operation before it is summed.
+
+    The autograd engine sums the gradient to the shape of the input after the node has run.
+    """
     if node.name() in SPREADS:
         return gradient
     apply: Any = node
@@ -130,22 +148,23 @@ def _unreduced(node: Node, at: int, gradient: Tensor) -> Tensor:
     each: Tensor = found[at] if isinstance(found, tuple) else found
     if each.shape != gradient.shape:
         raise LargeBatchError(
-            f"A parameter that all examples share enters {node.name()}, which gives its gradient "
-            "summed over them. Put it into a module of its own that gets the examples."
+            f"All examples share a parameter that is an input of the operation {node.name()}, "
+            "whose gradient is summed over the examples. Put the parameter into its own module, "
+            "and pass the examples to this module: x = self.my_module(x)."
         )
     return each
 
 
 def _summed_to(gradient: Tensor, rows: int, shape: torch.Size) -> Tensor:
-    """[rows, ...] summed to [rows, *shape]."""
+    """Sum a gradient of shape [rows, ...] to the shape [rows, *shape]."""
     padded = (rows, *(1,) * (gradient.dim() - 1 - len(shape)), *shape)
-    if len(padded) > gradient.dim():  # the shared tensor had a first dimension of 1 for them
+    if len(padded) > gradient.dim():  # the first dimension of the shared tensor was 1
         padded = (rows, *shape[1:])
     return gradient.sum_to_size(padded).reshape(rows, *shape)
 
 
 def _below(edge: GradientEdge, source: GradientEdge, each: Tensor) -> Tensor:
-    """Through what lies between the operation and the shared tensor, for all examples at once."""
+    """Pass all examples' gradients through the graph from `edge` down to the shared tensor."""
     (found,) = torch.autograd.grad(
         (edge,), (source,), grad_outputs=(each,), is_grads_batched=True, retain_graph=True
     )

@@ -1,4 +1,4 @@
-"""Whether what was seen of the examples is the gradient that the parameters got."""
+"""Check that the gradients of the examples add up to the gradients of the parameters."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from largebatch.measure.parameters import Parameters
 from largebatch.measure.squares import squared_norm
 
 CANCELLED = 100.0
-"""What the sum of n contributions may be off, in roundings of their root mean square times n."""
+"""Allowed error of a sum of n contributions, in units of eps * n * their root mean square."""
 
-INSTEAD = (
-    "or split the batch into two or more micro-batches, which are measured without lb.PerExample()."
-)
+INSTEAD = "or split the batch into two or more micro-batches and use meter=lb.Meter(model)."
 
 DO_NOT_ADD_UP = (
-    "The gradients of single examples do not add up to the gradient of {name}. Possible causes: "
-    "the loss has a term that does not come from the model's output (for an L2 penalty use the "
-    "optimizer's weight_decay=...), the first dimension is not the samples, a module draws random "
-    "numbers of its own (attention with dropout), a part of the model is checkpointed with "
-    "use_reentrant=True, or the parameter is used outside of its module."
+    "The gradients of single examples do not add up to the gradient of the parameter {name}. "
+    "Possible causes: the loss has a term that does not depend on the model's output (for an L2 "
+    "penalty use the optimizer's weight_decay=...), the first dimension is not the samples, a "
+    "module draws random numbers (attention with dropout), a part of the model is checkpointed "
+    "with use_reentrant=True, or the parameter is used outside its module."
 )
 
 
 class Check:
-    """Compares the sum of the examples' contributions with each parameter's gradient in the first
-    backward, and in each one that every parameter with a gradient was seen.
+    """Check the contributions of the examples against the gradients of the parameters.
 
-    Mutable: holds the gradients of the backward in hand.
+    In the first backward call the sums of the contributions are compared with the gradients. In
+    each backward call, every parameter with a gradient must have contributions of examples.
+
+    Mutable: holds the gradients of the current backward call.
 
     Attributes:
-        values: whether the backward in hand is compared by value.
+        values: Whether the values of the current backward call are compared.
     """
 
     def __init__(self, parameters: Parameters) -> None:
@@ -42,38 +42,41 @@ class Check:
         self.values = True
 
     def clear(self) -> None:
-        """A backward begins."""
+        """Begin a backward call."""
         self._seen = {}
 
     def see(self, index: int, gradient: Tensor) -> None:
-        """A parameter got this gradient."""
-        # one that is held here would be copied on its way to the parameter
+        """Note the gradient of a parameter."""
+        # The gradient is cloned, since holding it would make autograd copy it for `.grad`.
         self._seen[index] = gradient.clone() if self.values else None
 
     def fits(self, part: Part, call: Call) -> None:
-        """Checks that a call belongs to the examples of the backward in hand.
+        """Check that a module's call has the examples of the current backward call.
 
         Raises:
-            ExamplesRefused: another number of examples, or a parameter that was finished already.
+            ExamplesRefused: The call has another number of examples, or a parameter got another
+                gradient after its examples were added up.
         """
         if part.rows != call.rows:
             raise ExamplesRefused(
-                f"{call.owner.name} was called with {call.rows} examples in a backward of "
-                f"{part.rows}. Give the model all of a micro-batch's examples at once, with the "
-                f"examples as the first dimension of its first argument, {INSTEAD}"
+                f"The module {call.owner.name!r} was called with {call.rows} examples, but other "
+                f"modules were called with {part.rows} examples in the same backward call. Pass "
+                "all examples of a micro-batch to the model at once, as the first dimension of its "
+                f"first argument, {INSTEAD}"
             )
         if call.owner.group in part.finished:
             raise ExamplesRefused(
-                f"A parameter of {call.owner.name} got another gradient when its examples had been "
-                "added up already (reentrant checkpointing with tied weights does that). Use "
-                f"checkpoint(use_reentrant=False), {INSTEAD}"
+                f"A parameter of the module {call.owner.name!r} got another gradient after the "
+                "gradients of its examples were added up, as in reentrant checkpointing with tied "
+                f"weights. Use checkpoint(use_reentrant=False), {INSTEAD}"
             )
 
     def compare(self, part: Part) -> None:
-        """Checks a backward that is over.
+        """Check a backward call at its end.
 
         Raises:
-            ExamplesRefused: naming the parameter.
+            ExamplesRefused: The gradients of the examples do not add up to the gradient of a
+                parameter, which the message names.
         """
         seen, values = self._seen, self.values
         self._seen = {}
@@ -82,10 +85,10 @@ class Check:
         for index, gradient in seen.items():
             if index not in part.covered:
                 raise ExamplesRefused(
-                    f"{self._parameters.names[index]} got a gradient that comes from no call of a "
-                    "module: the loss uses it directly, as a penalty on the weights does, or an "
-                    "operation on the whole batch does. Use it in a module of its own that gets "
-                    f"the examples, {INSTEAD}"
+                    f"The parameter {self._parameters.names[index]} got a gradient that does not "
+                    "come from a module's call. The loss uses the parameter directly, for example "
+                    "in a penalty on the weights, or an operation on the whole batch uses it. Use "
+                    f"the parameter in its own module that gets the examples, {INSTEAD}"
                 )
             if values and gradient is not None and _differs(part, index, gradient):
                 name = self._parameters.names[index]
@@ -102,6 +105,7 @@ def _differs(part: Part, index: int, gradient: Tensor) -> bool:
     limit = 0.05 if part.coarse else 1e-3
     off = squared_norm(found - gradient.to(found.dtype))
     eps = torch.finfo(found.dtype).eps
-    # contributions that cancel, as those of a bias before batch normalization, leave rounding alone
+    # If contributions cancel, as for a bias before batch normalization, only rounding errors
+    # remain.
     floor = eps**2 * (gradient.numel() + CANCELLED**2 * part.parts * part.sizes[index])
     return bool(torch.isfinite(off) & (off > limit**2 * squared_norm(gradient) + floor))

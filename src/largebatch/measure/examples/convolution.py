@@ -1,4 +1,4 @@
-"""Convolutions in one, two and three dimensions."""
+"""Compute the examples' gradients of convolutions in one, two and three dimensions."""
 
 from __future__ import annotations
 
@@ -24,20 +24,23 @@ from largebatch.measure.squares import squared_norm
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 WIDE = 48
-"""Columns from which a matrix product over the last dimension's patches alone is fast; below it,
-patches are laid out over all dimensions."""
+"""Least number of columns for which a product over the last dimension's patches alone is fast.
+
+A convolution with fewer columns lays out patches over all dimensions of the kernel.
+"""
 
 
 MANY = 4
-"""Rows in a part from which its matrix is formed at once, and not row by row."""
+"""Least number of rows in a part for which its matrix is computed at once, not row by row."""
 
 
 class ConvolutionLayer(PlainLayer):
-    """A convolution as a linear layer over patches of its input.
+    """Treat a convolution as a linear layer over patches of its input.
 
-    Patches are laid out over the last dimension of the kernel only, which copies the input that
-    many times instead of the kernel's whole size; over the other dimensions a patch is then a
-    shifted view. One product for each of these shifts gives its part of each example's matrix.
+    Patches are laid out in memory only over the last dimension of the kernel. So the input is
+    copied as often as the kernel's last dimension is long, and not once per element of the kernel.
+    Over the other dimensions of the kernel a patch is a shifted view of the input. For each shift,
+    one matrix product gives a part of each example's matrix.
     """
 
     can_replace = True
@@ -119,7 +122,7 @@ class ConvolutionLayer(PlainLayer):
 def _of_groups(
     module: Convolution, names: Collection[str], x: Tensor, delta: Tensor, rows: int
 ) -> Iterator[Piece]:
-    """Groups of many rows, each by torch's own product."""
+    """Yield the gradients of groups with many rows, each computed by torch's own function."""
     weight_of: Any = (conv1d_weight, conv2d_weight, conv3d_weight)[len(module.kernel_size) - 1]
     if "bias" in names:
         yield "bias", _per_example(delta.flatten(2).sum(2), rows)
@@ -139,16 +142,16 @@ def _of_groups(
 
 
 class _Space:
-    """Memory that is used again for each few examples; new memory is slow to touch.
+    """Hold memory that is reused for the next examples, because new memory is slow at first use.
 
-    Mutable: holds it.
+    Mutable: holds the reused memory.
     """
 
     def __init__(self) -> None:
         self._tensors: dict[str, Tensor] = {}
 
     def of(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
-        """A tensor of this shape, with anything in it."""
+        """Return an uninitialized tensor of the given shape."""
         there = self._tensors.get(name)
         if there is None or there.numel() < prod(shape):
             there = self._tensors[name] = like.new_empty(prod(shape))
@@ -156,7 +159,7 @@ class _Space:
 
 
 def _matrices(module: Convolution, x: Tensor, delta: Tensor, dims: int, space: _Space) -> Tensor:
-    """The weight's gradient for each row of x: [rows, *weight.shape]."""
+    """Return the weight's gradient for each row of x, in the shape [rows, *weight.shape]."""
     lead, last = module.kernel_size[:-dims], module.kernel_size[-dims:]
     out, channels = module.weight.shape[:2]
     shape = (prod(lead), len(x) * module.groups, out // module.groups, channels * prod(last))
@@ -173,8 +176,11 @@ def _matrices(module: Convolution, x: Tensor, delta: Tensor, dims: int, space: _
 def _products(
     module: Convolution, x: Tensor, delta: Tensor, dims: int, space: _Space
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each shift over the kernel's leading dimensions the patches [rows * groups, columns, L]
-    and the output's gradient [rows * groups, outputs, L]; patches over the last `dims` of them."""
+    """Yield patches and the output's gradient for each shift over the kernel's leading dimensions.
+
+    The patches have the shape [rows * groups, columns, L] and are laid out over the last `dims`
+    dimensions of the kernel. The output's gradient has the shape [rows * groups, outputs, L].
+    """
     groups, kernel = module.groups, module.kernel_size
     lead = len(kernel) - dims
     sizes = delta.shape[2:]
@@ -184,7 +190,7 @@ def _products(
         reach = module.dilation[at] * (kernel[at] - 1) + 1
         x = x.unfold(2 + at, reach, module.stride[at])[..., :: module.dilation[at]]
     axes = range(2, 2 + len(kernel))
-    order = (0, 1, *range(2 + len(kernel), x.dim()), *axes)  # the patches' own dimensions first
+    order = (0, 1, *range(2 + len(kernel), x.dim()), *axes)  # dimensions of the patches first
     x = x.permute(order)
     x = space.of("patches", x.shape, x).copy_(x)
     x = x.view(len(x) * groups, -1, *x.shape[2 + dims :])
@@ -199,7 +205,7 @@ def _products(
 
 def _padded(module: Convolution, x: Tensor) -> Tensor:
     sides: list[int] = []
-    for at in reversed(range(len(module.kernel_size))):  # torch pads the last dimension first
+    for at in reversed(range(len(module.kernel_size))):  # pad() lists the last dimension first
         if module.padding == "same":
             both = module.dilation[at] * (module.kernel_size[at] - 1)
             sides += [both // 2, both - both // 2]

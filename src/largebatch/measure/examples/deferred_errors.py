@@ -1,4 +1,4 @@
-"""Keeps an error that arises within the user's forward or backward until the backward is over."""
+"""Keep an error from the user's forward or backward until the backward call has ended."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ R = TypeVar("R")
 
 
 class DeferredErrors:
-    """Runs functions within the user's calls; the first error is raised later, by `check`.
+    """Run functions within the user's calls, and raise their first error later in `check`.
 
-    Mutable: holds that error. While there is one, no function runs.
+    Mutable: holds the first error. After an error, no function runs until `check` or `clear`.
 
     Args:
-        defer: whether errors wait; if False, they are raised where they arise.
+        defer: Whether errors are raised later; if False, they are raised immediately.
     """
 
     def __init__(self, *, defer: bool) -> None:
@@ -23,7 +23,7 @@ class DeferredErrors:
         self._error: Exception | None = None
 
     def guard(self, function: Callable[P, R]) -> Callable[P, R | None]:
-        """Return the function, which returns None if an error waits."""
+        """Return a function that keeps errors, and returns None without running after an error."""
         if not self._defer:
             return function
 
@@ -32,21 +32,21 @@ class DeferredErrors:
                 return None
             try:
                 return function(*args, **kwargs)
-            except Exception as error:  # it must not reach the user's forward or backward
+            except Exception as error:  # the user's forward or backward must not fail
                 self._error = error
                 return None
 
         return guarded
 
     def clear(self) -> None:
-        """Forget the error."""
+        """Discard the error."""
         self._error = None
 
     def check(self) -> None:
-        """Raise the error that waits, and forget it.
+        """Raise the kept error once; do nothing if there is none.
 
         Raises:
-            Exception: whatever a function has raised.
+            Exception: The first error that a function raised.
         """
         error, self._error = self._error, None
         if error is not None:

@@ -1,4 +1,4 @@
-"""Embeddings: a word that comes twice in one example has one gradient there."""
+"""Compute the examples' gradients of embeddings, in which an example may repeat a word."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from largebatch.measure.squares import squared_norm
 
 
 class EmbeddingLayer(PlainLayer):
-    """`nn.Embedding`: its output's gradients added up over equal pairs of (example, word)."""
+    """Add up the gradients of an `nn.Embedding`'s output over equal pairs (example, word)."""
 
     def sqnorm(
         self,
@@ -62,7 +62,7 @@ class EmbeddingLayer(PlainLayer):
 def _flat(module: nn.Embedding, kept: SavedTensors, delta: Tensor) -> tuple[Tensor, Tensor]:
     words = kept[0].reshape(-1).long()
     delta = delta.reshape(len(words), -1)
-    if module.padding_idx is not None:  # this word gets no gradient
+    if module.padding_idx is not None:  # the padding word gets no gradient
         delta = delta * (words != module.padding_idx).unsqueeze(1)
     return words, delta
 
@@ -70,8 +70,10 @@ def _flat(module: nn.Embedding, kept: SavedTensors, delta: Tensor) -> tuple[Tens
 def _by_pair(
     module: nn.Embedding, kept: SavedTensors, delta: Tensor, rows: int
 ) -> tuple[Tensor, Tensor]:
-    """Sums of delta over equal (example, word), and their words; some sums are of nothing, since
-    their number must be known without asking the device."""
+    """Return the sums of delta over equal pairs (example, word), and the word of each sum.
+
+    Some sums are empty, because the number of sums must be known without a host sync.
+    """
     words, delta = _flat(module, kept, delta)
     example = torch.arange(rows, device=words.device).repeat_interleave(len(words) // rows)
     pairs, order = torch.sort(example * module.num_embeddings + words)

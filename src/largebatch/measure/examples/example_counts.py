@@ -1,4 +1,4 @@
-"""How many examples the model got in each backward of a step, and in how many groups."""
+"""Count the examples, or groups of examples, in each backward call of a step."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from largebatch.measure.statistics import Statistic
 
 
 class ExampleCounts:
-    """Examples, or groups of them, as the parts of a step.
+    """Count the examples, or groups of examples, as the parts of a step.
 
-    Mutable: grows with each measured backward of the step.
+    Mutable: grows with each measured backward call of the step.
 
     Attributes:
-        rows: examples in each measured backward; empty in a step without statistics.
+        rows: Number of examples in each measured backward call; empty in a step without statistics.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class ExampleCounts:
         self._parts: list[int] = []
 
     def add(self, rows: int, parts: int) -> None:
-        """Add a backward of so many examples in so many parts: the examples, or their groups."""
+        """Add a backward call with `rows` examples, which form `parts` parts."""
         self.rows.append(rows)
         self._parts.append(parts)
 
@@ -54,38 +54,38 @@ class ExampleCounts:
             )
         raise ExamplesRefused(
             f"The micro-batch has {samples} samples, but the model received {self.rows[-1]} "
-            "examples. Pass it all of them, as the first dimension of its first argument, or "
-            "measure micro-batches instead: meter=lb.Meter(model)."
+            "examples. Pass all examples to the model, as the first dimension of its first "
+            "argument, or measure micro-batches instead: meter=lb.Meter(model)."
         )
 
     def check_backwards(self, count: int, *, sizes: Sequence[float]) -> None:
         rows = self.rows
         if rows and len(rows) != count:
             raise ExamplesRefused(
-                f"A step of {count} backward calls had {len(rows)} nested in each other (reentrant "
-                "checkpointing does that), so its examples cannot be told apart. Use "
-                "checkpoint(use_reentrant=False)."
+                f"{count} backward calls were expected in this step, but {len(rows)} were "
+                "observed. Probably some were nested in others, as in reentrant checkpointing, so "
+                "single examples cannot be measured. Use checkpoint(use_reentrant=False)."
             )
         if rows and sizes and rows != sizes:
-            told = ", ".join(f"{size:g}" for size in sizes)
+            passed = ", ".join(f"{size:g}" for size in sizes)
             raise ExamplesRefused(
-                f"control.micro_batch was called with [{told}] samples, but the model received "
-                f"{rows} examples. Pass the model all of a micro-batch's examples at once, as the "
-                "first dimension of its first argument."
+                f"control.micro_batch was called with [{passed}] samples, but the model received "
+                f"{rows} examples. Pass all examples of a micro-batch to the model at once, as the "
+                "first dimension of its first argument: model(x); control.micro_batch(len(x))."
             )
 
     def check_batch(self, samples: float, *, batch_size: int) -> None:
         if self.rows and samples != batch_size:
             raise ExamplesRefused(
                 f"batch_size={batch_size} was given, but the model received {samples:.0f} examples "
-                f"in this step. Pass lb.attach(..., batch_size={samples:.0f}). The examples are "
-                "the first dimension of the model's first argument."
+                "in this step, counted by the first dimension of its first argument. Pass "
+                f"lb.attach(..., batch_size={samples:.0f})."
             )
 
     def missing_variance(self, chosen: Sequence[Statistic]) -> str | None:
         if not self.rows:
             return None
         return (
-            "A step of one example gives one gradient, of which no variance can be known. Take "
-            "more examples into a step: DataLoader(dataset, batch_size=64)."
+            "The step has only one example, and a single gradient has no variance. Use more "
+            "examples per step: DataLoader(dataset, batch_size=64)."
         )

@@ -1,10 +1,10 @@
-"""Which dimension of each module's input is the examples, found out by running a copy of the model.
+"""Find the dimension of the examples in each module by running a copy of the model.
 
-Shapes alone do not tell an embedding of 64 positions, made once for all, from a layer on 64
-examples, nor a sequence-first layer from an example-first one. So the model runs on the first half
-of the examples and on all of them, in evaluation mode and without gradients: what belongs to an
-example has its rows in both runs, with the same values. The half runs twice, since a model that
-draws random numbers in evaluation mode, too, does not repeat itself.
+Shapes alone are ambiguous. An embedding of 64 positions that is called once for all examples looks
+like a layer on 64 examples, and a sequence-first layer looks like an example-first layer. So the
+copy runs on the first half of the examples and on all of them, in evaluation mode and without
+gradients. The rows of an example have the same values in both runs. The first half runs twice to
+detect modules that draw random numbers even in evaluation mode.
 """
 
 from __future__ import annotations
@@ -27,23 +27,29 @@ from largebatch.measure.model_copy import copy_of_inputs, copy_of_model
 from largebatch.measure.random_state import accelerators_of, keep_random_state
 
 CallKey = tuple[str, int]
-"""A module's name, and how often it was called before in the same forward."""
+"""Pair of a module's name and the number of its earlier calls in the same forward pass."""
 
 Layout = dict[CallKey, int]
-"""Rows of each call's output for one example; 0 if all examples share the call."""
+"""Number of output rows per example of each call; 0 if all examples share the call."""
 
 
 def layout_of(
     model: nn.Module, args: Any, kwargs: Any, *, rows: int, owners: Sequence[Owner]
 ) -> Layout:
-    """Rows of each call's output for each example.
+    """Return the number of output rows per example for each call of a module.
 
-    It runs on a copy, with copies of the inputs. If the model cannot be copied, it runs itself, and
-    its modes, its buffers and the global generators are put back.
+    A copy of the model runs on copies of the inputs. If the model cannot be copied, the model
+    itself runs, and its modes, its buffers and the global random generators are restored.
+
+    Args:
+        model: The model.
+        args, kwargs: Arguments of the forward pass.
+        rows: Number of examples.
+        owners: The modules whose calls are observed.
 
     Raises:
-        ExamplesRefused: a module's output has its examples elsewhere, or one example's depends on
-            the others.
+        ExamplesRefused: The examples are not the first dimension of a module's output, or the
+            output for one example depends on other examples.
     """
     part = rows // 2
 
@@ -55,7 +61,7 @@ def layout_of(
     layout: Layout = {}
 
     def keep(key: CallKey, output: Tensor) -> None:
-        few[key] = output.clone()  # the next activation may overwrite it
+        few[key] = output.clone()  # an in-place activation may overwrite the output
 
     def repeat(key: CallKey, output: Tensor) -> None:
         if key in few and not torch.equal(few[key], output):
@@ -71,14 +77,14 @@ def layout_of(
 
     model, owners = _copied(model, owners)
     with _as_it_was(model):
-        # without running statistics it takes the batch's in evaluation mode, too
+        # Without running statistics, batch normalization uses the batch in evaluation mode, too.
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         coupled = any(uses_batch_statistics(module) for module in norms)
         whole = args, kwargs
         half = tree_map(cut, whole)
         try:
             _run(model, half, owners, keep)
-        except Exception:  # something else than examples was cut: shapes must do
+        except Exception:  # another dimension was cut, so only shapes are used
             return {}
         _run(model, half, owners, repeat)
         _run(model, whole, owners, compare)
@@ -99,10 +105,10 @@ def _times(name: str, few: torch.Size, all_: torch.Size, part: int, rows: int) -
     times = few[0] // part
     if few[1:] != all_[1:] or (few[0], all_[0]) != (times * part, times * rows):
         raise ExamplesRefused(
-            f"{_called(name)} has no rows for the examples in its first dimension: its output has "
-            f"the shape {tuple(few)} for {part} examples and {tuple(all_)} for {rows}. Put the "
-            "examples first (batch_first=True), or measure micro-batches instead: "
-            "meter=lb.Meter(model)."
+            f"The first dimension of the output of {_called(name)} is not the examples: the output "
+            f"has the shape {tuple(few)} for {part} examples and {tuple(all_)} for {rows} "
+            "examples. Put the examples first (batch_first=True), or measure micro-batches "
+            "instead: meter=lb.Meter(model)."
         )
     return times
 
@@ -111,14 +117,14 @@ def _check_alike(name: str, few: Tensor, same: Tensor) -> None:
     scale = same.abs().max().clamp_min(torch.finfo(same.dtype).tiny)
     if not bool((same - few).abs().max() <= 0.01 * scale):
         raise ExamplesRefused(
-            f"{_called(name)} gives some examples something else when the others are not there, so "
-            "the examples depend on each other or are not in their order. Measure micro-batches "
-            "instead: meter=lb.Meter(model)."
+            f"The output of {_called(name)} for one example changes if other examples are removed "
+            "from the batch, so the examples depend on each other or change their order. Measure "
+            "micro-batches instead: meter=lb.Meter(model)."
         )
 
 
 def _called(name: str) -> str:
-    return name or "the model"
+    return f"the module {name!r}" if name else "the model"
 
 
 def _run(
@@ -127,7 +133,7 @@ def _run(
     owners: Sequence[Owner],
     report: Callable[[CallKey, Tensor], None],
 ) -> None:
-    """Runs the model, and reports the first output of each call of an owner."""
+    """Run the model, and pass the first output of each owner's call to `report`."""
     counts: dict[str, int] = {}
 
     def hook_for(name: str) -> Callable[..., None]:
@@ -159,7 +165,7 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
     caches = torch.is_autocast_cache_enabled()
     try:
         with keep_random_state(accelerators_of(model)), torch.no_grad():
-            # a weight that is cast here and cached would get no gradient in the user's forward
+            # A weight that is cast and cached here would get no gradient in the user's forward.
             torch.set_autocast_cache_enabled(False)
             for module in modes:
                 module.training = False

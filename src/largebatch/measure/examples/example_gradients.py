@@ -1,4 +1,4 @@
-"""Sums over single examples' gradients, collected while an ordinary backward runs."""
+"""Sum over single examples' gradients while an ordinary backward call runs."""
 
 from __future__ import annotations
 
@@ -25,29 +25,32 @@ NOTHING: Mapping[str, Tensor] = {}
 
 
 class ExampleGradients:
-    """Follows the calls of a model's modules, and adds up what each example contributes.
+    """Observe the calls of a model's modules, and add up the contribution of each example.
 
-    Each module's input and the gradient of its output say what an example contributes to the
-    gradient; no example's gradient is kept. A module that is not known is run once more by
-    `torch.func`, a parameter that several calls share has its contributions added up within each
-    example first.
+    An example's contribution to a parameter's gradient is computed from the module's input and the
+    gradient of the module's output. The gradients of single examples are not kept. A module of an
+    unknown type runs a second time in `torch.func`. If several calls use one parameter, the
+    contributions of these calls are first added up within each example.
 
-    Mutable: holds what the step in hand has shown so far.
+    Mutable: holds what was observed in the current step.
 
     Args:
-        groups: groups of consecutive examples in each micro-batch; None for each example alone.
-        exact_training: whether training stays the same to the last bit: every parameter's gradient
-            comes from autograd, and an error is raised by `end`, never within the user's calls.
-        batch_norm_rows: whether batch normalization over the batch is measured by rows.
+        groups: Number of groups of consecutive examples in each micro-batch; None measures each
+            example by itself.
+        exact_training: Whether training is unchanged to the last bit. If True, every parameter's
+            gradient comes from autograd, and errors are raised by `end`, never within the user's
+            calls.
+        batch_norm_rows: Whether batch normalization in training mode is measured by rows.
 
     Attributes:
-        want: what is asked for in the step in hand.
-        task: returns the number of the running backward, if `begin` does not announce each one.
-        part: what the last backward has shown.
+        want: Sums that are requested in the current step.
+        task: Function that returns the number of the running backward call; None if `begin` is
+            called before each backward call.
+        part: Result of the last backward call.
 
     Raises:
-        LargeBatchError: while training, for examples that depend on each other (batch normalization
-            in training mode) and for a parameter whose gradient cannot be told apart by examples.
+        LargeBatchError: In training, the examples depend on each other (as in batch normalization
+            in training mode), or a parameter's gradient cannot be split into examples.
     """
 
     def __init__(
@@ -67,10 +70,10 @@ class ExampleGradients:
         self._parts: dict[int, Part] = {}
 
     def bind(self, model: nn.Module, parameters: Parameters) -> None:
-        """Set once which parameters of which bare model to measure.
+        """Set the model, without wrappers, and the parameters to measure; call it once.
 
         Raises:
-            ValueError: a module in which the examples depend on each other.
+            ValueError: The examples depend on each other in a module.
         """
         for name, module in model.named_modules():
             cause = coupled(module, name, batch_norm_rows=self._by_rows)
@@ -106,7 +109,7 @@ class ExampleGradients:
         self._check = Check(parameters)
 
     def open(self, want: WantedSums) -> None:
-        """Begin a step in which this is wanted."""
+        """Begin a step in which the sums in `want` are requested."""
         self.want = want
         self.begin()
         self._expected = False
@@ -120,45 +123,50 @@ class ExampleGradients:
 
     @property
     def layout(self) -> Layout | None:
-        """Return which rows of each call are its examples; None before the first forward."""
+        """Return the rows per example of each module's call; None before the first forward pass."""
         return self._hooks.forward.layout if self._hooks.looked else None
 
     def take_layout(self, layout: Layout | None) -> None:
-        """Take the layout that a copy of the model showed, from the next `bind` on."""
+        """Use the layout that a copy of the model showed, beginning with the next `bind`."""
         self._layout = layout
 
     @property
     def extra_bytes(self) -> int | None:
-        """Estimate by how many bytes measuring raises the peak of the coming backward, from the
-        sizes of the largest measured forward; None before the first one is over."""
+        """Estimate by how many bytes measuring raises the peak memory of the next backward call.
+
+        The estimate uses the sizes of the largest measured forward pass. The estimate is None until
+        the first measured forward pass has ended.
+        """
         sizes = self._hooks.forward.sizes
         return None if sizes is None else extra_bytes(sizes, self.want, check=self._check.values)
 
     def rest(self) -> None:
-        """Take every hook off the model."""
+        """Remove all hooks from the model."""
         self._hooks.rest()
 
     def begin(self) -> None:
-        """Begin a backward.
+        """Begin a backward call.
 
-        What a user's own `torch.autograd.grad` shows before it or after its end is ignored.
+        Hooks that run in the user's own `torch.autograd.grad` before the backward call, or after
+        its end, are ignored.
         """
         self._expected = True
         self._parts.clear()
         self._check.clear()
 
     def see(self, index: int, gradient: Tensor) -> None:
-        """Note a parameter's gradient in the backward in hand."""
+        """Note a parameter's gradient in the current backward call."""
         self._check.see(index, gradient)
 
     def end(self, task: int = 0) -> Part:
-        """Return what a backward has shown.
+        """Return the result of a backward call that has ended.
 
         Args:
-            task: the backward's number, if `task` is set.
+            task: Number of the backward call; 0 if `begin` was called before it.
 
         Raises:
-            LargeBatchError: naming a parameter whose gradient is not that of its examples.
+            LargeBatchError: The gradients of the examples do not add up to the gradient of a
+                parameter, which the message names.
         """
         self._expected = False
         part = self.part = self._parts.pop(task, Part())
@@ -170,15 +178,15 @@ class ExampleGradients:
         return part
 
     def forget(self) -> None:
-        """Release what the last backward has shown, once it was looked at."""
+        """Release the result of the last backward call after it was read."""
         self.part = Part()
 
     def products(self, part: Part, gradients: Mapping[int, Tensor]) -> Tensor:
-        """<c_i, g> for the contributions c_i of a backward's examples, or groups: [parts].
+        """Return the products <c_i, g> of the examples' contributions c_i with g: [parts].
 
         Args:
-            part: of a step in which products are wanted.
-            gradients: index of a parameter -> its part of g.
+            part: Result of a backward call in a step in which products are requested.
+            gradients: Gradient g of each parameter, by the parameter's index.
         """
         with self._paused(), torch.no_grad():
             terms = [products_of(one, gradients) for one in part.arrived]
@@ -215,7 +223,7 @@ class ExampleGradients:
         return tally.gradients
 
     def _gradients(self, one: ArrivedGradients) -> Mapping[str, Tensor]:
-        """The parameters' gradients alone, where autograd was not asked for them."""
+        """Return the parameters' gradients, or an empty mapping if autograd computes them."""
         if not one.call.replaced:
             return NOTHING
         tally = ExampleSums(WantedSums(), gradients=True)
@@ -224,7 +232,7 @@ class ExampleGradients:
 
     @contextmanager
     def _paused(self) -> Iterator[None]:
-        """A module that is run once more is not followed."""
+        """Ignore the calls of modules within the context, since they run a second time."""
         self._hooks.paused = True
         try:
             yield

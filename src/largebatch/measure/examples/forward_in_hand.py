@@ -1,4 +1,4 @@
-"""One forward of the model: its examples, and the calls of its modules so far."""
+"""Record the examples and the module calls of the current forward pass of the model."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from largebatch.measure.examples.refused import ExamplesRefused
 
 
 class ForwardInHand:
-    """Counts the calls of each module within a forward, and says which rows are examples.
+    """Count the calls of each module within a forward pass, and the rows of each example.
 
-    Mutable: begins anew with each forward.
+    Mutable: is reset by each forward pass.
 
     Args:
-        groups: of how many parts gradients are told apart; None is the examples.
+        groups: Number of groups of examples in each micro-batch; None measures each example.
 
     Attributes:
-        layout: (module, how often it was called before in a forward) -> rows of it for each
-            example, 0 where all examples share it. A call that is not in it has one row for each
-            example, or is shared where it has another number of rows.
-        rows: the examples; 0 outside of the model's forward.
-        sizes: of each call in the forward with the most examples so far; None before its end.
+        layout: Number of rows per example of each call, by module name and number of the call; 0 if
+            all examples share the call. A call that is missing has one row per example if its
+            number of rows equals the number of examples, and is shared otherwise.
+        rows: Number of examples; 0 outside of the model's forward pass.
+        sizes: Sizes of each call in the largest forward pass so far; None before its end.
     """
 
     def __init__(self, *, groups: int | None) -> None:
@@ -40,29 +40,31 @@ class ForwardInHand:
         self._counts: dict[str, int] = {}
 
     def begin(self, rows: int) -> None:
-        """The model was called with so many examples."""
+        """Begin a forward pass with `rows` examples."""
         self.rows, self._counts = rows, {}
         self._sizes = [] if rows > self._sized_rows else None
 
     def end(self, bare: Iterable[tuple[Call, SavedTensors, Tensor]]) -> None:
-        """The model has returned; `bare` are the calls of parameters outside of its modules."""
+        """End a forward pass; `bare` are the calls of parameters outside of modules."""
         if self._sizes is not None:
             self.sizes = [*self._sizes, *(size_of(*one) for one in bare)]
             self._sized_rows, self._sizes = self.rows, None
         self.rows = 0
 
     def parts(self, rows: int) -> int:
-        """The largest number of equal parts that is wanted at most; all where only one is."""
+        """Return the number of parts: the largest divisor of `rows` that is at most `groups`.
+
+        If that divisor is 1, or `groups` is None, the number of parts is `rows`."""
         if self._groups is None:
             return rows
         parts = next(k for k in range(min(self._groups, rows), 0, -1) if rows % k == 0)
         return parts if parts > 1 else rows
 
     def times(self, owner: Owner, length: int) -> int:
-        """Rows of a module's input for each example; 0 where all examples share it.
+        """Return the number of rows per example in a module's input; 0 if all examples share it.
 
         Raises:
-            ExamplesRefused: another number of rows than in the first step.
+            ExamplesRefused: The number of rows per example differs from the first step.
         """
         if not self.rows:
             return 1
@@ -71,16 +73,17 @@ class ForwardInHand:
             return int(length == self.rows)
         if known and length != known * self.rows:
             raise ExamplesRefused(
-                f"{owner.name} was called with {length} rows for {self.rows} examples, where it "
-                f"had {known} for each in the first step. A module's first dimension must be the "
-                "examples; measure micro-batches instead: meter=lb.Meter(model)."
+                f"The module {owner.name!r} was called with {length} rows for {self.rows} "
+                f"examples, but in the first step it had {known} rows for each example. The first "
+                "dimension of a module's input must be the examples. Measure micro-batches "
+                "instead: meter=lb.Meter(model)."
             )
         return known
 
     def call(
         self, owner: Owner, layer: Layer, kept: SavedTensors, output: Tensor, *, replaced: bool
     ) -> Call:
-        """A module was called, and has returned this."""
+        """Return the record of a module's call that returned `output`."""
         length = output.shape[0]
         times = self.times(owner, length)
         self._counts[owner.name] = self._counts.get(owner.name, 0) + 1

@@ -1,13 +1,15 @@
-"""The seam of how one kind of module gives its parameters' gradient, example by example.
+"""Define how one type of module gives the gradients of its parameters for each example.
 
-Example i's contribution to the gradient of a parameter follows from what the module was given and
-from the gradient of its output. For a linear layer it is the sum over positions t of the outer
-products delta_it a_it^T; its squared norm needs no such matrix:
+Example i's contribution to the gradient of a parameter is computed from the module's input a and
+the gradient delta of the module's output. For a linear layer the contribution is the matrix sum_t
+delta_it a_it^T over positions t. The squared norm of the contribution can be computed without the
+matrix:
 
-    |sum_t delta_t a_t^T|^2 = sum_{t,s} <a_t, a_s> <delta_t, delta_s>,
+    |sum_t delta_t a_t^T|^2 = sum_{t,s} <a_t, a_s> <delta_t, delta_s>.
 
-for one position |delta|^2 |a|^2, and coordinate by coordinate the sum over examples is then
-(delta^2)^T (a^2). Convolutions are such layers over patches of their input.
+For one position per example, the squared norm is |delta|^2 |a|^2, and the sum of the examples'
+squared gradients is (delta^2)^T (a^2) for each coordinate. A convolution is a linear layer over
+patches of its input.
 """
 
 from __future__ import annotations
@@ -19,32 +21,36 @@ import torch
 from torch import Tensor, nn
 
 SavedTensors = tuple[Tensor, ...]
-"""What is kept of a module's input until its output's gradient is there; examples come first."""
+"""Tensors of a module's input that are kept until the backward call, with examples first."""
 
 Piece = tuple[str, Tensor]
-"""A parameter's name, and gradients of it for some examples in a row: [b, *its shape]."""
+"""Pair of a parameter's name and its gradients for consecutive examples, [b, *shape]."""
 
 CPU_BYTES, DEVICE_BYTES = 1 << 20, 1 << 26
-"""What pieces may hold at a time: on a CPU they should stay in its cache."""
+"""Largest size of a piece in bytes: on a CPU, to fit into its cache, and on an accelerator."""
 
 BLOCK_COST = 20.0
-"""Writing, squaring and adding up one element of an example's matrix costs as much as so many
-multiplications of a matrix product. Measured on a CPU with AVX-512 at 60 to 100 GFLOP/s: 15 to 25
-for matrices between 128 x 128 and 512 x 128."""
+"""Time to write, square and add up one element of an example's matrix.
+
+The unit is the time of one multiplication in a matrix product. On a CPU with AVX-512 at 60 to 100
+GFLOP/s, 15 to 25 was measured for matrices between 128 x 128 and 512 x 128.
+"""
 
 GRAM_COST = 1.2
-"""The same for one multiplication in the two small products of a Gram matrix."""
+"""Time of one multiplication in the products of two Gram matrices, in the unit of `BLOCK_COST`."""
 
 
 class Layer(Protocol):
-    """One kind of module. `names` are those of its parameters that are asked for, `rows` the
-    examples, or groups of them; a module that was called with k rows for each gives `rows`
-    gradients, too.
+    """Define the interface of one type of module.
+
+    In all methods, `names` are the names of the requested parameters, and `rows` is the number of
+    examples or of groups of examples. A module that was called with k rows per example also gives
+    `rows` gradients.
 
     Attributes:
-        keeps_output: whether autograd may keep the module's output for its backward.
-        may_replace: whether `replaces` is worth asking.
-        times: examples in each part, where a module must be run with them.
+        keeps_output: Whether autograd may keep the module's output for the backward call.
+        may_replace: Whether `replaces` may return True.
+        times: Number of examples in each part, for a module that must run a second time.
     """
 
     @property
@@ -55,44 +61,61 @@ class Layer(Protocol):
     def times(self) -> int: ...
 
     def keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SavedTensors:
-        """What is needed of the input."""
+        """Return the tensors of the input that are needed in the backward call."""
         ...
 
     def replaces(self, module: Any, shape: torch.Size, *, rows: int, squares: bool) -> bool:
-        """Whether the gradient of `weight` should come from the pieces, which are formed anyway,
-        rather than from autograd. `shape` is the input's."""
+        """Return whether the weight's gradient should be summed from the examples' gradients.
+
+        If `replaces` returns False, autograd computes the weight's gradient. If the examples'
+        gradients are computed anyway, summing the examples' gradients is cheaper.
+
+        Args:
+            module: The module.
+            shape: Shape of the module's input.
+            rows: Number of examples, or of groups of examples.
+            squares: Whether squares of the examples' gradients are requested.
+        """
         ...
 
     def sqnorm(
         self, module: Any, names: Collection[str], kept: SavedTensors, delta: Tensor, rows: int
     ) -> list[Tensor] | None:
-        """Scalars whose sum is sum_i |g_i|^2, where that is cheaper than from pieces."""
+        """Return scalars whose sum is sum_i |g_i|^2; None if pieces are cheaper."""
         ...
 
     def squares(
         self, module: Any, names: Collection[str], kept: SavedTensors, delta: Tensor, rows: int
     ) -> dict[str, Tensor] | None:
-        """sum_i g_i^2 coordinate by coordinate, where that is cheaper than from pieces."""
+        """Return sum_i g_i^2 for each coordinate; None if pieces are cheaper."""
         ...
 
     def pieces(
         self, module: Any, names: Collection[str], kept: SavedTensors, delta: Tensor, rows: int
     ) -> Iterator[Piece]:
-        """Each example's gradient of each parameter, a few examples at a time, in their order. A
-        piece may be overwritten by the next one of its parameter, or by whom it is given to."""
+        """Yield the gradient of each parameter for a few examples at a time, in order.
+
+        A piece may be overwritten by the caller and by the next piece of the parameter.
+        """
         ...
 
     def along(self, module: Any, values: dict[str, Tensor], kept: SavedTensors) -> Tensor | None:
-        """The output with these values in place of the parameters, where it is linear in them, so
-        that its product with delta_i is <g_i, values>; a parameter that is missing counts as 0."""
+        """Return the module's output with `values` in place of the parameters.
+
+        The inner product of the returned output with delta_i is <g_i, values>. A missing parameter
+        counts as 0. The result is None if the output is not linear in the parameters.
+        """
         ...
 
 
 class PlainLayer:
-    """What most layers answer: the first argument is kept, and everything comes from pieces.
+    """Implement what most layers have in common.
+
+    The module's first argument is kept, and all results are computed from the examples' gradients.
 
     Args:
-        replace: whether the parameters' gradients may come from pieces rather than from autograd.
+        replace: Whether the parameters' gradients may be summed from the examples' gradients
+            instead of being computed by autograd.
     """
 
     keeps_output = False
@@ -127,8 +150,10 @@ class PlainLayer:
 
 
 def blocks_are_cheaper(*, length: int, inputs: int, outputs: int, replace: bool) -> bool:
-    """Whether an example's matrix [outputs, inputs] costs less than two Gram matrices
-    [length, length]. If it replaces the weight's gradient, that gradient's own product is saved.
+    """Return whether an example's matrix [outputs, inputs] is cheaper than two Gram matrices.
+
+    The Gram matrices have the shape [length, length]. If the matrix replaces the weight's gradient
+    (`replace`), the matrix product for that gradient is saved.
 
     >>> blocks_are_cheaper(length=64, inputs=128, outputs=512, replace=True)
     True
@@ -140,19 +165,28 @@ def blocks_are_cheaper(*, length: int, inputs: int, outputs: int, replace: bool)
 
 
 def examples_at_once(rows: int, *, elements: int, like: Tensor) -> int:
-    """How many examples' pieces of so many elements are formed at a time."""
+    """Return the number of examples whose gradients are computed at a time.
+
+    Args:
+        rows: Number of examples.
+        elements: Number of elements in one example's gradient.
+        like: Tensor with the type and the device of the gradients.
+    """
     limit = CPU_BYTES if like.device.type == "cpu" else DEVICE_BYTES
     return max(1, min(rows, limit // max(1, elements * like.element_size())))
 
 
 def dimension_of(x: Tensor, rows: int) -> int | None:
-    """Which dimension of an unknown module's tensor is the examples: the first, or the second, as
-    in the state of a recurrent layer; None where all examples share it."""
+    """Return the dimension of the examples in a tensor of an unknown module.
+
+    The examples are the first dimension, or the second dimension as in the state of a recurrent
+    layer. The result is None if all examples share the tensor.
+    """
     if x.dim() and len(x) == rows:
         return 0
     return 1 if x.dim() == 3 and x.shape[1] == rows else None
 
 
 def forward_is(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module runs the forward of `kind`; a subclass may have another one."""
+    """Return whether a module runs the forward method of `kind`; a subclass may override it."""
     return isinstance(module, kind) and type(module).forward is kind.forward

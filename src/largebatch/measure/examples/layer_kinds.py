@@ -1,4 +1,4 @@
-"""Which layer a module is, and the modules that cannot be measured example by example."""
+"""Choose the layer of a module, and find modules whose examples cannot be measured."""
 
 from __future__ import annotations
 
@@ -29,12 +29,16 @@ KNOWN: tuple[tuple[type[nn.Module], Callable[..., Layer]], ...] = (
     (nn.GroupNorm, NormalizationLayer),
     (_BatchNorm, NormalizationLayer),
 )
-"""A module is of a kind when it runs that kind's own forward."""
+"""Types of modules with their layers; a module has a type if it runs that type's forward."""
 
 
 def layer_of(module: nn.Module, *, replace: bool = True) -> Layer:
-    """The layer that a call of `module` is; `replace` says whether it may give the parameters'
-    gradients."""
+    """Return the layer of a module.
+
+    Args:
+        module: The module.
+        replace: Whether the layer may sum the parameters' gradients from the examples' gradients.
+    """
     if not is_parametrized(module):
         for kind, layer in KNOWN:
             if forward_is(module, kind):
@@ -43,48 +47,55 @@ def layer_of(module: nn.Module, *, replace: bool = True) -> Layer:
 
 
 def is_known(module: nn.Module) -> bool:
-    """Whether a module's gradient has a formula of its own here."""
+    """Return whether a formula for the gradients of a module is implemented."""
     return not isinstance(layer_of(module), UnknownLayer)
 
 
 def is_whole(module: nn.Module) -> bool:
-    """Whether a module uses the parameters of the modules in it without calling those, so that it
-    can only be taken as a whole."""
+    """Return whether a module uses its submodules' parameters without calling the submodules.
+
+    A module that does not call its submodules can only be measured as a whole.
+    """
     return is_parametrized(module) or isinstance(module, nn.MultiheadAttention)
 
 
 def coupled(module: nn.Module, name: str, *, batch_norm_rows: bool = False) -> str | None:
-    """Why the examples of a batch depend on each other in a module, and what to do; None where
-    they do not, or where batch normalization is to be measured by rows."""
+    """Return the text of the error for a module in which the examples depend on each other.
+
+    The result is None if the examples do not depend on each other, or if batch normalization is
+    measured by rows.
+    """
     by_rows = batch_norm_rows and forward_is(module, _BatchNorm)
     if isinstance(module, _BatchNorm) and uses_batch_statistics(module) and not by_rows:
         kept = module.running_mean is not None
-        fix = f"fix its statistics, model.get_submodule({name!r}).eval(), " if kept else ""
+        fix = "Normalize"
+        if kept:
+            fix = f"Fix its statistics, model.get_submodule({name!r}).eval(), or normalize"
         return (
             f"{_called(name)} is batch normalization "
-            f"{'in training mode' if kept else 'without running statistics'}: each example's "
-            "output depends on the others, so no example has a gradient of its own. Either "
-            f"{fix}normalize by group, torch.nn.GroupNorm(8, channels), or measure micro-batches: "
-            "meter=lb.Meter(model)."
+            f"{'in training mode' if kept else 'without running statistics'}, so the output of one "
+            "example depends on other examples, and no example has its own gradient. "
+            f"{fix} by groups, torch.nn.GroupNorm(8, channels), or measure micro-batches "
+            "instead: meter=lb.Meter(model)."
         )
     if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
         return (
-            f"{_called(name)} divides a word's gradient by its number in the batch "
-            "(scale_grad_by_freq=True), so no example has a gradient of its own. Leave that out, "
-            "or measure micro-batches instead: meter=lb.Meter(model)."
+            f"{_called(name)} divides each word's gradient by the word's count in the batch "
+            "(scale_grad_by_freq=True), so no example has its own gradient. Set "
+            "scale_grad_by_freq=False, or measure micro-batches instead: meter=lb.Meter(model)."
         )
     return None
 
 
 ROWS_ARE_OFF = (
-    "batch normalization by rows: the variance of one sample was 1.05 to 4.6 times the true one, "
-    "2.1 times in the median (experiments/batch_norm_rows)"
+    "batch normalization by rows: in experiments/batch_norm_rows the variance of one sample was "
+    "1.05 to 4.6 times the true variance, and 2.1 times in the median"
 )
-"""How a measurement by rows is labelled."""
+"""Label of a measurement by rows."""
 
 
 def approximation_of(model: nn.Module) -> str | None:
-    """Return how far a measurement of this model by rows may be off; None if it would be exact."""
+    """Return how inaccurate a measurement of a model by rows is; None if it is exact."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     return ROWS_ARE_OFF if any(uses_batch_statistics(module) for module in norms) else None
 

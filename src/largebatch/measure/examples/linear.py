@@ -1,4 +1,4 @@
-"""Linear layers, on [B, D] or on any [B, ..., D]."""
+"""Compute the examples' gradients of linear layers on inputs of shape [B, ..., D]."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ from largebatch.measure.squares import squared_norm
 
 
 class LinearLayer(PlainLayer):
-    """`nn.Linear`: norm products for one position, else matrices or Gram matrices by cost."""
+    """Compute the gradients of `nn.Linear` by the cheapest of three formulas.
+
+    Products of norms are used if there is one position per example. If there are several positions,
+    matrices or Gram matrices are used, whichever are cheaper.
+    """
 
     can_replace = True
 
     def keep(
         self, module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> SavedTensors:
-        """The input; where it has no positions its squared norms, too, while it is in the cache."""
+        """Return the input, and its squared norms if each example has one position."""
         kept = super().keep(module, args, kwargs)
         return (*kept, _of_rows(kept[0].detach())) if kept[0].dim() == 2 else kept
 
@@ -110,12 +114,12 @@ class LinearLayer(PlainLayer):
 
 
 def _of_rows(x: Tensor) -> Tensor:
-    """The squared norm of each row: as a norm it needs no memory of x's size."""
+    """Return the squared norm of each row, without temporary memory of the size of x."""
     wide = torch.float64 if x.dtype is torch.float64 else torch.float32
     return vector_norm(x, dim=1, dtype=wide).square_()
 
 
 def _by_example(kept: SavedTensors, delta: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """Input [rows, T, D] and output gradient [rows, T, O]."""
+    """Return the input as [rows, T, D] and the output's gradient as [rows, T, O]."""
     a = kept[0]
     return a.reshape(rows, -1, a.shape[-1]), delta.reshape(rows, -1, delta.shape[-1])

@@ -1,4 +1,4 @@
-"""By how much measuring single examples raises the peak of memory, from the calls' sizes."""
+"""Estimate from the sizes of calls how much measuring examples raises the peak memory."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from largebatch.measure.examples.unknown import UnknownLayer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallSize:
-    """The sizes of one call of a module, all in bytes.
+    """Hold the sizes of one call of a module.
 
     Args:
-        layer: the class of its layer.
-        group: the same number for calls that have a parameter in common.
-        inputs: what it was given.
-        outputs: what it returned, and what the gradient of that will take.
-        parameters: the measured ones, in the dtype that examples are computed in.
-        casts: copies of inputs and output gradient in that dtype; 0 if they have it already.
-        rows: the examples.
-        shared: whether all examples share the call.
-        flat: whether its output has one row for each example, without positions.
-        cpu: whether it runs on a CPU.
+        layer: Class of the module's layer.
+        group: Number that is equal for calls with a common parameter.
+        inputs: Bytes of the inputs.
+        outputs: Bytes of the outputs, which are also the bytes of the outputs' gradients.
+        parameters: Bytes of the measured parameters, in the type of computation.
+        casts: Bytes of copies of the inputs and the output's gradient in the type of computation; 0
+            if no copies are needed.
+        rows: Number of examples.
+        shared: Whether all examples share the call.
+        flat: Whether the output has one row per example, without positions.
+        cpu: Whether the call runs on a CPU.
     """
 
     layer: type
@@ -49,13 +50,15 @@ class CallSize:
 
     @property
     def saved(self) -> int:
-        """Bytes that autograd keeps around the call: its input, or what an activation behind it
-        makes of its output."""
+        """Return the bytes of the call's input or of its output, whichever are more.
+
+        Autograd keeps the input for this call, and the output as the input of the next call.
+        """
         return max(self.inputs, self.outputs)
 
     @property
     def matrices(self) -> int:
-        """Bytes of the examples' matrices that are formed at a time (`examples_at_once`)."""
+        """Return the bytes of the examples' matrices that exist at a time (`examples_at_once`)."""
         limit = CPU_BYTES if self.cpu else DEVICE_BYTES
         return min(self.rows * self.parameters, max(limit, self.parameters))
 
@@ -68,11 +71,11 @@ SCRATCH: Mapping[type, Callable[[CallSize], int]] = {
     BareLayer: lambda call: 0,
     UnknownLayer: lambda call: 3 * call.matrices + call.inputs + call.outputs,
 }
-"""Bytes in which the examples of a call are formed, by layer."""
+"""Temporary bytes needed to compute the examples' gradients of a call, by type of layer."""
 
 
 def size_of(call: Call, kept: SavedTensors, output: Tensor) -> CallSize:
-    """Return the sizes of a call in hand."""
+    """Return the sizes of a call."""
     owner = call.owner
     inputs = kept if call.layer.keeps_output else kept[:1]
     tensors = [x for x in (*inputs, output) if x.is_floating_point()]
@@ -92,17 +95,19 @@ def size_of(call: Call, kept: SavedTensors, output: Tensor) -> CallSize:
 
 
 def extra_bytes(calls: Sequence[CallSize], want: WantedSums, *, check: bool) -> int:
-    """Estimate by how many bytes measuring raises the peak of a forward and backward.
+    """Estimate by how many bytes measuring raises the peak memory of a forward and backward.
 
-    Held until the backward is over: the input and the output's gradient of calls that share a
-    parameter, or of all calls where products are wanted, the sums of squares, and what the check of
-    the first backward compares. While a call is added up, its matrices are there, too. Meanwhile
-    autograd frees activations, of which only these calls' are known, so the peak may rise by less.
+    Until the backward call ends, three things are kept in memory: the input and the output's
+    gradient of calls that share a parameter (of all calls if products are requested), the sums of
+    squares, and the values that the check of the first backward call compares. The matrices of a
+    call need memory while the call is added up. Autograd frees other activations meanwhile, whose
+    sizes are unknown, so the peak may rise by less.
 
     Args:
-        calls: of one forward, in its order.
-        want: what is asked for.
-        check: whether the backward is compared with the parameters' gradients, as the first one is.
+        calls: Sizes of the calls of one forward pass, in order.
+        want: Sums that are requested.
+        check: Whether the results are compared with the parameters' gradients, as in the first
+            backward call.
 
     >>> call = CallSize(layer=LinearLayer, group=0, inputs=400, outputs=400, parameters=100, rows=9)
     >>> extra_bytes([call], WantedSums(sqnorm=True), check=False)
@@ -132,14 +137,14 @@ def extra_bytes(calls: Sequence[CallSize], want: WantedSums, *, check: bool) -> 
 
 
 def _while_waiting(call: CallSize) -> int:
-    """Of a call that all examples share, each example has an output gradient of its own."""
+    """Return the bytes that a waiting call holds until the end of the backward call."""
     if call.shared:
         return call.rows * call.outputs
     return call.casts or call.inputs + call.outputs
 
 
 def _scratch(call: CallSize, want: WantedSums, *, check: bool) -> int:
-    """What a call's examples take while they are added up."""
+    """Return the bytes that a call needs while its examples are added up."""
     if call.layer is LinearLayer and call.flat and not check:
         return call.inputs + call.outputs if want.squares else 0
     return SCRATCH[call.layer](call)

@@ -1,9 +1,9 @@
-"""Hooks around the modules that own parameters: what each call was given, and what came back.
+"""Observe the inputs, the outputs and the outputs' gradients of modules that own parameters.
 
-A call's output passes through a function that changes nothing and, in the backward, sees the
-output's gradient beside the input. Where the parameters' gradients are to come from the examples'
-gradients, autograd is not asked for them during the module's own forward, and the function gives
-them.
+The output of each call passes through an autograd function that does not change its value. In the
+backward call the autograd function receives the gradient of the output. If the parameters'
+gradients are summed from the examples' gradients, the parameters require no gradient during the
+module's own forward, and the function returns their gradients.
 """
 
 from __future__ import annotations
@@ -41,26 +41,28 @@ from largebatch.measure.examples.unknown import UnknownLayer
 
 
 class ModuleHooks:
-    """Follows each call of the owners within a forward of the model.
+    """Observe each call of the owners' modules within a forward pass of the model.
 
-    Mutable: holds the hooks and the forward in hand.
+    Mutable: holds the hooks and the current forward pass.
 
     Args:
-        model: whose first tensor argument has the examples as its first dimension.
-        owners: the modules to follow.
-        bare: owners of one parameter each, which the model uses outside of its modules.
-        groups: of how many parts gradients are told apart; None is the examples.
-        layout: as in `ForwardInHand`, if it is known; None finds it out in the first forward.
-        batch_norm_rows: whether batch normalization over the batch is measured by rows.
-        replace: whether layers may be run without their parameters, whose gradients then come from
-            the examples' gradients.
-        begin, arrive: called when a call begins, and when its output's gradient arrives.
-        errors: what becomes of an error within a hook.
+        model: The model, whose first tensor argument has the examples as its first dimension.
+        owners: The modules to observe.
+        bare: Owners of one parameter each, which the model uses outside of its modules.
+        groups: Number of groups of examples in each micro-batch; None measures each example.
+        layout: Number of rows per example of each call, as in `ForwardInHand`. With None, the
+            layout is found in the first forward pass.
+        batch_norm_rows: Whether batch normalization in training mode is measured by rows.
+        replace: Whether the parameters' gradients may be summed from the examples' gradients
+            instead of being computed by autograd.
+        begin: Function that is called when a module's call begins.
+        arrive: Function that is called when the gradient of a call's output is computed.
+        errors: Collector of the errors within hooks.
 
     Attributes:
-        paused: whether forwards are left alone.
-        forward: the forward in hand.
-        looked: whether the layout is known.
+        paused: Whether forward passes are ignored.
+        forward: The current forward pass.
+        looked: Whether the layout is known.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class ModuleHooks:
         self._held: WeakSet[HeldInput] = WeakSet()
 
     def follow(self, want: WantedSums) -> None:
-        """The coming forwards are followed."""
+        """Observe the next forward passes."""
         self._want = want
         self._release()
         if self._handles:
@@ -112,7 +114,7 @@ class ModuleHooks:
         add(model.register_forward_hook(guard(self._forward_ends)))
 
     def rest(self) -> None:
-        """Takes the hooks off."""
+        """Remove all hooks."""
         self._release()
         for handle in self._handles:
             handle.remove()
@@ -157,7 +159,7 @@ class ModuleHooks:
         self._shared = []
 
     def _bare_calls(self) -> Iterator[tuple[Call, SavedTensors, Tensor]]:
-        """One call of each parameter outside of modules, which is its own output."""
+        """Yield one call for each parameter outside of modules, with the parameter as output."""
         rows = self.forward.rows
         for owner in self._bare:
             (parameter,) = owner.parameters.values()
@@ -215,14 +217,14 @@ class ModuleHooks:
             found = guarded(module, args, kwargs, out)
             if found is None:
                 return None
-            # outside of the guard: checkpointing ends its second forward by an error raised here
+            # This call is not guarded: checkpointing ends its second forward by an error in it.
             pass_on: Any = OutputGradient.apply
             return pass_on(*found)
 
         return hook
 
     def _mixed(self, owner: Owner, out: Any, args: Any, kwargs: Any) -> None:
-        """Any output of an unknown module: the tensors in it that get a gradient are watched."""
+        """Observe all output tensors of an unknown module that require a gradient."""
         outputs = [x for x in tree_flatten(out)[0] if isinstance(x, Tensor) and x.requires_grad]
         if not outputs:
             return
@@ -243,7 +245,7 @@ class ModuleHooks:
         output: Tensor,
         replaced: list[nn.Parameter],
     ) -> Any:
-        """What `OutputGradient` is given; None where the output stays as it is."""
+        """Return the arguments of `OutputGradient`; None if the call is shared by all examples."""
         call = self._call(owner, layer, kept, output, replaced=bool(replaced))
         if call is None:
             return None
@@ -252,8 +254,10 @@ class ModuleHooks:
     def _call(
         self, owner: Owner, layer: Any, kept: SavedTensors, output: Tensor, *, replaced: bool
     ) -> Call | None:
-        """The call that begins; None where all examples share it, which waits for the end of the
-        forward."""
+        """Return the call that begins; None if all examples share the call.
+
+        A shared call is observed from the end of the forward pass.
+        """
         call = self.forward.call(owner, layer, kept, output, replaced=replaced)
         if call.shared:
             self._shared.append((call, kept, output))

@@ -1,4 +1,4 @@
-"""Normalization: its weight multiplies the normalized input, and its bias follows."""
+"""Compute the examples' gradients of normalization layers, which have a weight and a bias."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from largebatch.measure.examples.layer import Piece, PlainLayer, SavedTensors
 
 
 class NormalizationLayer(PlainLayer):
-    """`nn.LayerNorm`, `nn.RMSNorm`, `nn.GroupNorm` and `nn.BatchNorm`.
+    """Compute the gradients of `nn.LayerNorm`, `nn.RMSNorm`, `nn.GroupNorm` and `nn.BatchNorm`.
 
-    A weight's gradient is the sum over positions of delta times the normalized input. If batch
-    normalization uses the batch's statistics, an example's part of that sum is what its rows
-    contribute: the normalized input and delta as they were in the batch.
+    The gradient of the weight is the sum over positions of the normalized input times delta, the
+    gradient of the output. If batch normalization uses the statistics of the batch, the
+    contribution of an example is the sum over its own rows, with the normalized input and delta of
+    the batch.
     """
 
     can_replace = True
 
     def keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SavedTensors:
-        """The input; under batch statistics also their mean and variance, for each row."""
+        """Return the input, and mean and variance for each row if computed from the batch."""
         (x,) = super().keep(module, args, kwargs)
         if not (isinstance(module, _BatchNorm) and uses_batch_statistics(module)):
             return (x,)
@@ -51,13 +52,15 @@ class NormalizationLayer(PlainLayer):
 
 
 def uses_batch_statistics(module: _BatchNorm) -> bool:
-    """Whether batch normalization takes mean and variance from the batch."""
+    """Return whether batch normalization computes mean and variance from the batch."""
     return module.training or module.running_mean is None
 
 
 def _batch_statistics(x: Tensor) -> Tensor:
-    """Mean and variance of each channel over the batch, once for each row in the same memory:
-    [rows, 2, C]."""
+    """Return mean and variance of each channel over the batch, as [rows, 2, C].
+
+    All rows of the result share the same memory.
+    """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     variance, mean = torch.var_mean(wide, [0, *range(2, x.dim())], correction=0)
     return torch.stack([mean, variance]).expand(len(x), 2, -1)

@@ -1,4 +1,4 @@
-"""Reports the gradient of a module call's output, and returns gradients of its parameters."""
+"""Report the gradient of a module's output, and return gradients of its parameters."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from largebatch.measure.examples.refused import ExamplesRefused
 
 Begin = Callable[[Call], None]
 Arrive = Callable[[Call, SavedTensors, Any], Mapping[str, Tensor] | None]
-"""A call begins to live; its output's gradient came, and gives gradients by parameter."""
+"""Function that receives a call, its kept tensors and its output's gradient.
+
+The function returns the gradients of the module's parameters by name, or None.
+"""
 
 
 class OutputGradient(torch.autograd.Function):
-    """Return a known layer's output unchanged; in the backward, call `arrive` with its gradient.
+    """Return a known layer's output unchanged, and call `arrive` with its gradient in the backward.
 
-    The output's gradient passes unchanged, too. For parameters that the module itself was run
-    without, `arrive` returns the gradients.
+    The gradient of the output is not changed, either. `arrive` returns the gradients of parameters
+    that required no gradient during the module's own forward.
     """
 
     @staticmethod
@@ -33,13 +36,14 @@ class OutputGradient(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         replaced = len(call.owner.parameters) if call.replaced else 0
         ctx.save_for_backward(*tensors[replaced:])
-        # A view would forbid nn.ReLU(inplace=True) after a convolution. No known layer keeps its
-        # output for its backward, so the result is another tensor with the same memory.
+        # If the result were a view, nn.ReLU(inplace=True) after a convolution would raise an error.
+        # No known layer keeps its output for the backward call, so the result is another tensor
+        # with the same memory.
         return output.data
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor | None) -> Any:
-        """Pass the output's gradient on, and return those of the parameters replaced."""
+        """Return the gradients of the output and of the parameters that `arrive` computes."""
         kept = ctx.saved_tensors
         names = ctx.call.owner.parameters if ctx.call.replaced else ()
         gradients: Mapping[str, Tensor] = {}
@@ -52,9 +56,9 @@ class OutputGradient(torch.autograd.Function):
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class HeldInput:
-    """The input of an unknown module's call, held until its step is over.
+    """Hold the input of an unknown module's call until the step has ended.
 
-    Mutable: `release` drops it.
+    Mutable: the method `release` discards the input.
     """
 
     tensors: SavedTensors
@@ -64,11 +68,11 @@ class HeldInput:
         self.versions = tuple([x._version for x in self.tensors])
 
     def release(self) -> None:
-        """Drop the tensors: the graph, which lives as long as the loss does, would keep them."""
+        """Discard the tensors, because the graph would keep them as long as the loss exists."""
         self.tensors = ()
 
     def intact(self) -> bool:
-        """Whether no tensor was overwritten since it was held."""
+        """Return whether no tensor was overwritten since this object was created."""
         return self.versions == tuple([x._version for x in self.tensors])
 
 
@@ -80,17 +84,20 @@ def watch_outputs(
     arrive: Arrive,
     errors: DeferredErrors,
 ) -> None:
-    """Call `arrive` when the gradients of all outputs are there. The graph stays as it is, so the
-    outputs may be kept by autograd, overwritten in place, or left out of the loss."""
+    """Call `arrive` when the gradients of all outputs have been computed.
+
+    The graph is not changed. So the outputs may be kept by autograd, overwritten in place, or left
+    out of the loss.
+    """
 
     def hook(deltas: Sequence[Tensor | None]) -> None:
         if not held.tensors or all(delta is None for delta in deltas):
             return
         if not held.intact():
             raise ExamplesRefused(
-                f"The input of {call.owner.name} was overwritten before the backward, and its "
-                "examples' gradients need it. Use an operation that is not in place, or measure "
-                "micro-batches instead: meter=lb.Meter(model)."
+                f"The input of the module {call.owner.name!r} was overwritten before the backward "
+                "call, which needs the input for the examples' gradients. Use an operation that is "
+                "not in place, or measure micro-batches instead: meter=lb.Meter(model)."
             )
         some = next(delta for delta in deltas if delta is not None)
         pairs = zip(deltas, shapes, strict=True)

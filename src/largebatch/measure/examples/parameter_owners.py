@@ -1,4 +1,4 @@
-"""Which module gives which parameter's gradient example by example."""
+"""Find the module that gives the examples' gradients of each parameter."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from largebatch.measure.parameters import Parameters
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """A module that is called, and the measured parameters that it uses.
+    """Describe a module and the measured parameters that it uses.
 
     Args:
-        module: the module.
-        name: its place in the model.
-        indices: name of a parameter in the module -> its index among the measured ones.
-        parameters: the same names -> the parameters.
-        known: whether its layer has formulas of its own.
-        group: the same number for owners that have a parameter in common.
-        dtype: in which its examples are computed: float32 or wider, but where the module itself
-            runs again that of its parameters.
+        module: The module.
+        name: Name of the module in the model.
+        indices: Index of each parameter among the measured ones, by its name in the module.
+        parameters: Parameters by their names in the module.
+        known: Whether formulas for the module's gradients are implemented.
+        group: Number that is equal for owners with a common parameter.
+        dtype: Type in which the examples' gradients are computed: float32 or wider. A module that
+            runs a second time uses the type of its parameters.
     """
 
     module: nn.Module
@@ -37,13 +37,16 @@ class Owner:
 
 
 def dtype_of(parameter: Tensor, *, known: bool) -> torch.dtype:
-    """In which the examples of a parameter's module are computed."""
+    """Return the type in which the examples' gradients of a parameter are computed."""
     return torch.promote_types(parameter.dtype, torch.float32) if known else parameter.dtype
 
 
 def owners_of(model: nn.Module, parameters: Parameters) -> tuple[list[Owner], dict[int, int]]:
-    """The owners of the measured parameters; and, index by index with their groups, the bare
-    parameters: those that a module uses beside other modules in it, or in a `ParameterList`."""
+    """Return the owners of the measured parameters, and the groups of bare parameters by index.
+
+    A parameter is bare if its module has submodules with parameters, or if it is in a
+    `ParameterList`.
+    """
     index_of = {id(tensor): index for index, tensor in enumerate(parameters.tensors)}
     found: list[tuple[str, nn.Module, dict[str, nn.Parameter]]] = []
     bare: list[int] = []
@@ -72,7 +75,7 @@ def owners_of(model: nn.Module, parameters: Parameters) -> tuple[list[Owner], di
 
 
 def _groups(together: list[list[int]]) -> dict[int, int]:
-    """Index -> the least index that it is together with, also by way of others."""
+    """Return for each index the smallest index in its group of connected indices."""
     group: dict[int, int] = {}
     for indices in together:
         merged = {group.get(index, index) for index in indices}
@@ -83,7 +86,7 @@ def _groups(together: list[list[int]]) -> dict[int, int]:
 
 
 def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules by name, each once, but none inside one that is taken as a whole."""
+    """Yield each module once by name, without the submodules of modules measured as a whole."""
     hidden: set[int] = set()
     for name, module in model.named_modules():
         if id(module) in hidden:
@@ -94,6 +97,6 @@ def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _alone(module: nn.Module) -> bool:
-    """Whether it is called, and with parameters of its own only."""
+    """Return whether a module has a forward method and no submodule with parameters."""
     called = type(module).forward is not nn.Module.forward
     return called and not any(any(True for _ in child.parameters()) for child in module.children())

@@ -1,4 +1,4 @@
-"""What one backward shows of its examples: calls of modules as their output's gradient arrives."""
+"""Collect the examples' contributions of one backward call from the calls of modules."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from largebatch.measure.examples.tally import ExampleSums, WantedSums, join_piec
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Call:
-    """One call of a module in a forward.
+    """Describe one call of a module in a forward pass.
 
     Args:
-        owner: the module.
-        layer: what it computes.
-        rows: the examples.
-        parts: of how many parts the gradients are told apart: the examples, or groups of them.
-        replaced: whether its parameters' gradients come from the examples' gradients.
-        shared: whether it was made once for all examples, so that its output's gradient may come
-            from several places.
+        owner: The module and its measured parameters.
+        layer: The layer that computes the examples' gradients of the module.
+        rows: Number of examples.
+        parts: Number of parts whose gradients are measured separately: examples or groups of them.
+        replaced: Whether the parameters' gradients are summed from the examples' gradients instead
+            of being computed by autograd.
+        shared: Whether all examples share the call, so that the gradient of its output may come
+            from several operations.
     """
 
     owner: Owner
@@ -39,7 +40,7 @@ class Call:
 
 @dataclass(slots=True)
 class ArrivedGradients:
-    """A call whose output's gradient is there."""
+    """Hold a call, its kept input tensors and the gradient `delta` of its output."""
 
     call: Call
     kept: SavedTensors
@@ -47,27 +48,27 @@ class ArrivedGradients:
     versions: tuple[int, ...] = ()
 
     def noted(self) -> ArrivedGradients:
-        """The same, with what tells whether a user's code overwrites it."""
+        """Return a copy with the versions of the tensors, which show later overwriting."""
         return replace(self, versions=self._versions())
 
     def check(self) -> None:
-        """Checks that it is as it was when it came.
+        """Check that the input tensors were not overwritten since `noted`.
 
         Raises:
-            ExamplesRefused: naming the module.
+            ExamplesRefused: An input tensor of the module was overwritten.
         """
         if self.versions != self._versions():
             raise ExamplesRefused(
-                f"The input of {self.call.owner.name} was overwritten before the step's gradient "
-                "was complete, and <g_i, g> needs both. Give each micro-batch memory of its own "
-                "until control.step()."
+                f"The input of the module {self.call.owner.name!r} was overwritten before the "
+                "step's gradient g was complete, but the products <g_i, g> need both. Do not reuse "
+                "the memory of a micro-batch before control.step(): x = x.clone()."
             )
 
     def _versions(self) -> tuple[int, ...]:
         return tuple([x._version for x in self.kept])
 
     def widened(self) -> ArrivedGradients:
-        """In float32 or wider: under autocast input and gradient may differ, and be narrow."""
+        """Return the call with tensors in float32 or wider; autocast may use narrower types."""
         wide = self.call.owner.dtype
         deltas = self.delta if isinstance(self.delta, tuple) else (self.delta,)
         narrow = [x for x in (*self.kept, *deltas) if x.dtype is not wide and x.is_floating_point()]
@@ -81,30 +82,32 @@ class ArrivedGradients:
         return ArrivedGradients(self.call, tuple(map(cast, self.kept)), delta)
 
     def tally(self, tally: ExampleSums) -> None:
-        """Adds its examples' gradients."""
+        """Add the examples' gradients of the call to a tally."""
         call, owner = self.call, self.call.owner
         tally.measure(call.layer, owner.module, owner.parameters, self.kept, self.delta, call.parts)
 
 
 @dataclass(slots=True)
 class Part:
-    """One backward: sums so far, and calls that have to wait for others of the same parameter.
+    """Collect the sums of one backward call over its examples' contributions c_i.
+
+    Calls that share a parameter are kept, and added at the end of the backward call.
 
     Mutable: grows with each call.
 
     Attributes:
-        rows: the examples; 0 before the first call.
-        parts: their groups, or their number.
-        scalars: whose sum is sum_i |c_i|^2 of the examples' contributions c_i.
-        squares: index of a parameter -> sum_i c_i^2.
-        gradients: index -> sum_i c_i, where it is checked.
-        sizes: index -> sum_i |c_i|^2, where it is checked.
-        arrived: what the products need.
-        waiting: calls that are added at the end.
-        covered: indices of the parameters of all calls.
-        finished: groups whose only call was added.
-        shared: groups that have a call in `waiting`.
-        coarse: whether some of it was seen in half precision.
+        rows: Number of examples; 0 before the first call.
+        parts: Number of parts: the groups of examples, or the examples.
+        scalars: Scalars whose sum is sum_i |c_i|^2.
+        squares: Sum over i of c_i^2 for each parameter, by index.
+        gradients: Sum over i of c_i for each checked parameter, by index.
+        sizes: Sum over i of |c_i|^2 for each checked parameter, by index.
+        arrived: Calls that are needed to compute products.
+        waiting: Calls that are added at the end of the backward call.
+        covered: Indices of the parameters of all calls.
+        finished: Groups of parameters that have one call, which was added already.
+        shared: Groups of parameters that have a call in `waiting`.
+        coarse: Whether some tensors had half precision.
     """
 
     rows: int = 0
@@ -121,7 +124,7 @@ class Part:
     coarse: bool = False
 
     def add(self, tally: ExampleSums, indices: Mapping[str, int]) -> None:
-        """Adds the tally of a call, or of all calls with one parameter."""
+        """Add the tally of one call, or of all calls that share a parameter."""
         self.scalars += tally.scalars
         for mine, theirs in (
             (self.squares, tally.squares),
@@ -132,7 +135,7 @@ class Part:
                 mine[indices[name]] = tensor
 
     def finish(self, want: WantedSums, *, check: bool) -> None:
-        """Adds what waited: calls that have a parameter in common example by example."""
+        """Add the calls in `waiting`; calls with a common parameter are first added per example."""
         groups: dict[int, list[ArrivedGradients]] = {}
         for one in self.waiting:
             groups.setdefault(one.call.owner.group, []).append(one)
@@ -149,12 +152,12 @@ class Part:
         self.waiting = []
 
     def sqnorm(self) -> list[Tensor]:
-        """Scalars whose sum is sum_i |c_i|^2."""
+        """Return scalars whose sum is sum_i |c_i|^2."""
         return [*self.scalars, *(square.sum() for square in self.squares.values())]
 
 
 def _together(group: list[ArrivedGradients], tally: ExampleSums) -> None:
-    """Several calls with a parameter in common: their gradients are added within each example."""
+    """Add several calls that share a parameter; gradients are added within each example first."""
     alone = [one_by_one(one.call.layer, one.call.parts, one.kept, one.delta) for one in group]
     for of_example in zip(*alone, strict=True):
         sums: dict[str, Tensor] = {}
@@ -168,7 +171,7 @@ def _together(group: list[ArrivedGradients], tally: ExampleSums) -> None:
 
 
 def products_of(arrived: ArrivedGradients, gradients: Mapping[int, Tensor]) -> Tensor:
-    """<c_i, g> for each part of one call: [parts]."""
+    """Return the products <c_i, g> for each part i of one call: [parts]."""
     arrived.check()
     call, owner, kept = arrived.call, arrived.call.owner, arrived.kept
     pairs = ((name, gradients.get(i)) for name, i in owner.indices.items())

@@ -1,4 +1,4 @@
-"""Single examples, or groups of them, as the parts of a step: `lb.Meter(model, examples=...)`."""
+"""Measure single examples, or groups of them, as the parts of a step."""
 
 from __future__ import annotations
 
@@ -17,44 +17,55 @@ from largebatch.measure.taps import LeafHooks, See, Tap
 
 
 class PerExample:
-    """Exact statistics of single examples' gradients, from ordinary backward calls.
+    """Measure exact statistics of single examples' gradients in ordinary backward calls.
 
-        meter = lb.Meter(model, examples=lb.PerExample())
+    Use `PerExample` if the loop makes one backward call per step on one process.
 
-    The first dimension of the model's first tensor argument is the examples, and the loss is a mean
-    over them: an example's gradient is its share of the micro-batch's, times their number. If a
-    mean is over tokens, an example is a sequence, and all of a micro-batch count alike. A sum of
-    losses in place of a mean multiplies every gradient by the number of examples: noise scale and
-    gain stay as they are.
+    >>> import largebatch as lb
+    >>> import torch
+    >>> model = nn.Linear(2, 1)
+    >>> meter = lb.Meter(model, examples=PerExample())
+    >>> meter.bind(torch.optim.SGD(model.parameters(), lr=0.1)), meter.least_samples
+    (None, 2)
+
+    The first dimension of the model's first tensor argument must be the examples, and the loss must
+    be a mean over the examples. An example's gradient is then its contribution to the micro-batch's
+    gradient times the number of examples. If the loss is a mean over tokens, an example is a
+    sequence, and all sequences of a micro-batch have equal weights. If the loss is a sum and not a
+    mean, every gradient is multiplied by the number of examples, which changes neither the noise
+    scale nor the gain.
 
     In the first measured step a copy of the model runs three times on copies of its input, in
-    evaluation mode, to find the dimension of the examples in each module. The result is compared
-    with each parameter's gradient. `ExampleGradients` says how the gradients are seen.
+    evaluation mode, to find the dimension of the examples in each module. The sums of the examples'
+    gradients are then compared with each parameter's gradient. `ExampleGradients` describes the
+    method.
 
-    Mutable: holds what the step in hand has shown so far.
+    Mutable: holds what was measured in the current step.
 
     Args:
-        groups: None takes each example by itself. A number takes so many groups of consecutive
-            examples in each micro-batch, or the largest smaller number that divides it: cheaper,
-            and as unbiased, with the uncertainty of so few parts.
-        exact_training: whether a measured step trains exactly as an unmeasured one, to the last
-            bit. Otherwise some layers form the parameter's gradient from the examples' gradients,
-            which is cheaper and differs from autograd's gradient by rounding. With True, an error
-            within the forward or the backward is raised when the backward is over, so that the
+        groups: Number of groups of consecutive examples in each micro-batch. If `groups` does not
+            divide the number of examples, the next smaller divisor is used. Measuring groups takes
+            less time than measuring single examples. The estimates from groups are also unbiased,
+            but less certain. The default `groups=None` measures each example by itself.
+        exact_training: Whether a measured step trains exactly as an unmeasured step, to the last
+            bit. If False, some layers sum the parameter's gradient from the examples' gradients,
+            which is faster and differs from autograd's gradient by rounding. If True, an error
+            within the forward or the backward is raised after the backward call has ended, so the
             gradients are complete.
-        batch_norm_rows: whether batch normalization in training mode is measured rather than
-            refused. An example's contribution is then its rows' share of each layer's gradient, for
-            the input and the output gradient that the layer had in the batch. The shares add up to
-            the batch's gradient, but their variance is not that of a gradient from another batch:
-            `experiments/batch_norm_rows` measures the difference.
+        batch_norm_rows: Whether batch normalization in training mode is measured; if False, it
+            raises an error. An example's contribution is then the share of its rows in the gradient
+            of each layer, computed with the layer's input and output gradient in the batch. The
+            shares of all examples add up to the batch's gradient. But the variance of the shares is
+            not the variance of gradients from different batches; `experiments/batch_norm_rows`
+            measures the difference.
 
     Attributes:
-        counts: the examples and the groups of the step in hand.
+        counts: Counter of the examples and the groups in the current step.
 
     Raises:
-        ValueError: groups that are no whole number, or fewer than two.
-        LargeBatchError: while training, for examples that depend on each other (batch normalization
-            in training mode) and for a parameter whose gradient cannot be told apart by examples.
+        ValueError: `groups` is not a whole number, or is below 2.
+        LargeBatchError: In training, the examples depend on each other (as in batch normalization
+            in training mode), or a parameter's gradient cannot be split into examples.
     """
 
     adds_up = False
@@ -68,9 +79,9 @@ class PerExample:
     ) -> None:
         if groups is not None and not (isinstance(groups, int) and groups >= 2):
             raise ValueError(
-                "groups is a whole number, at least 2, since of one group no variance is known; "
-                f"got groups={groups!r}. lb.PerExample(groups=4); for every example by itself: "
-                "lb.PerExample()."
+                f"groups={groups!r} was given, but groups must be a whole number of at least 2, "
+                "because one group has no variance. Pass lb.PerExample(groups=4). To measure every "
+                "example by itself, pass lb.PerExample()."
             )
         self._groups = groups
         self._exact, self._rows = exact_training, batch_norm_rows
@@ -82,49 +93,52 @@ class PerExample:
 
     @property
     def groups(self) -> int | None:
-        """Groups of examples in each micro-batch; None for each example by itself."""
+        """Return the number of groups per micro-batch; None if each example is measured."""
         return self._groups
 
     @property
     def exact_training(self) -> bool:
-        """Whether a measured step trains as an unmeasured one, to the last bit."""
+        """Return whether a measured step trains exactly as an unmeasured step."""
         return self._exact
 
     @property
     def batch_norm_rows(self) -> bool:
-        """Whether batch normalization in training mode is measured by rows."""
+        """Return whether batch normalization in training mode is measured by rows."""
         return self._rows
 
     def take_layout(self, of: PerExample) -> None:
-        """Take over where another one found the examples, on a copy of the model; before `bind`."""
+        """Use the layout that another `PerExample` found; call this method before `bind`."""
         self._gradients.take_layout(of._gradients.layout)
 
     @property
     def extra_bytes(self) -> int | None:
-        """Estimate by how many bytes measuring raises the peak of the coming backward; None until
-        the first measured forward is over."""
+        """Estimate by how many bytes measuring raises the peak memory of the next backward call.
+
+        The estimate is None until the first measured forward pass has ended.
+        """
         return self._gradients.extra_bytes
 
     @property
     def approximation(self) -> str | None:
-        """How far the measurement may be off, in words for a label; None where it is exact.
+        """Return in words how inaccurate the measurement is; None if it is exact.
 
-        It is approximate where a module that is measured by rows is in training mode.
+        The measurement is inaccurate if batch normalization in training mode is measured by rows.
         """
         return None if self._model is None else approximation_of(self._model)
 
     def check(self, model: nn.Module, *, tap: Tap | None) -> None:
         if not isinstance(tap, LeafHooks | None):
             raise ValueError(
-                "lb.PerExample() needs the usual tap. Leave the other one out: "
-                "lb.Meter(model, examples=lb.PerExample())."
+                f"tap={type(tap).__name__}() was given, but lb.PerExample() supports only the "
+                "default tap. Leave tap= out: lb.Meter(model, examples=lb.PerExample())."
             )
         inside = replica(model)
         for module in (model, model if inside is None else inside.module):
             if "_orig_mod" in dict(module.named_children()):
                 raise ValueError(
-                    "torch.compile leaves no calls of single modules to follow. Measure "
-                    "micro-batches instead, meter=lb.Meter(model), or leave out torch.compile."
+                    "The model is compiled, so lb.PerExample() cannot observe the calls of its "
+                    "modules. Measure micro-batches instead, meter=lb.Meter(model), or do not call "
+                    "torch.compile."
                 )
 
     def statistics(self, given: Sequence[Statistic] | None) -> tuple[Statistic, ...]:
@@ -164,23 +178,25 @@ def _check_real(parameters: Parameters) -> None:
     for name, tensor in zip(parameters.names, parameters.tensors, strict=True):
         if tensor.is_complex():
             raise ValueError(
-                f"lb.PerExample() was given, but {name} is complex ({tensor.dtype}), and gradients "
-                "of single examples are not supported for complex parameters. Take micro-batches "
-                "for the parts: meter=lb.Meter(model)."
+                f"lb.PerExample() does not support complex parameters, but the parameter {name} "
+                f"is complex ({tensor.dtype}). Measure micro-batches instead: "
+                "meter=lb.Meter(model)."
             )
 
 
 def part_source_of(examples: PerExample | None) -> PartSource:
-    """Return the parts that `lb.Meter(model, examples=...)` measures; None is backward calls.
+    """Return the source of parts for the argument `examples` of `lb.Meter`.
+
+    If `examples` is None, each backward call is one part.
 
     Raises:
-        ValueError: something else than a `PerExample`.
+        ValueError: `examples` is neither None nor a `PerExample`.
     """
     if examples is None:
         return BackwardParts()
     if isinstance(examples, PerExample):
         return examples
     raise ValueError(
-        f"examples={examples!r} was given, but the only value besides None is a PerExample. Pass "
+        f"examples={examples!r} was given, but it must be None or an lb.PerExample. Pass "
         "lb.Meter(model, examples=lb.PerExample())."
     )

@@ -1,4 +1,4 @@
-"""The error of single examples that cannot be told apart."""
+"""Define the error for single examples that cannot be measured."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from largebatch.core.errors import LargeBatchError
 
 
 class ExamplesRefused(LargeBatchError):
-    """A backward whose single examples cannot be measured."""
+    """Report that the single examples of a backward call cannot be measured."""

@@ -1,8 +1,9 @@
-"""What a step's single examples say: the same moments as from micro-batches, and the products.
+"""Compute statistics from a step's single examples: moments as from micro-batches, and products.
 
-Example i of a micro-batch with n examples contributes c_i to the gradient, so its own gradient is
-n c_i; of N examples with equal weights the parts' formulas hold with N parts of one sample each.
-The same for groups of examples, of which a micro-batch has k: k c_j is a group's own gradient.
+Example i of a micro-batch with n examples contributes c_i to the micro-batch's gradient, so the
+example's own gradient is n c_i. For N examples with equal weights, the formulas of `estimate` hold
+with N parts of one sample each. If a micro-batch has k groups of examples, the own gradient of
+group j is k c_j.
 """
 
 from __future__ import annotations
@@ -28,24 +29,25 @@ from largebatch.measure.sums import Sums
 def statistics_of(
     examples: ExampleGradients, *, also: Sequence[Statistic] | None = None
 ) -> tuple[Statistic, ...]:
-    """Return all statistics of single examples: the usual ones, and those added by the user.
+    """Return all statistics of single examples: the default ones, and those added by the user.
 
     Raises:
-        ValueError: a statistic that does not exist for single examples.
+        ValueError: A statistic of the user cannot be computed from single examples.
     """
     usual = ExampleNorms(examples), ExamplePreconditioned(examples), ExampleProducts(examples)
     given = [s for s in also or () if not isinstance(s, SquaredNorms | PreconditionedNorms)]
     strict = [ExampleCoordinates(examples, s) for s in given if isinstance(s, CoordinateNoiseScale)]
     if len(strict) < len(given):
         raise ValueError(
-            "lb.PerExample() brings its own statistics. Leave out all others but "
-            "lb.measure.CoordinateNoiseScale(): lb.Meter(model, examples=lb.PerExample())."
+            "lb.PerExample() has its own statistics and supports no other statistic except "
+            "lb.measure.CoordinateNoiseScale(). Leave statistics= out: "
+            "lb.Meter(model, examples=lb.PerExample())."
         )
     return *usual, *strict
 
 
 def want_of(chosen: Sequence[Statistic]) -> WantedSums:
-    """Return what must be asked of the examples for these statistics."""
+    """Return the sums over examples that the chosen statistics need."""
     names = {statistic.name for statistic in chosen}
     bare = any(isinstance(s, ExamplePreconditioned) and s.bare for s in chosen)
     divided = PreconditionedNorms.name in names and not bare
@@ -57,7 +59,7 @@ def want_of(chosen: Sequence[Statistic]) -> WantedSums:
 
 
 class ExampleNorms:
-    """The moments of the bare gradient, from the squared norms of single examples' gradients."""
+    """Compute the moments of the raw gradient from squared norms of single examples' gradients."""
 
     name = "moments"
     parts = False
@@ -71,27 +73,27 @@ class ExampleNorms:
         return True
 
     def bind(self, parameters: Parameters, optimizer: Optimizer) -> None:
-        """Nothing to prepare."""
+        """Do nothing, because nothing must be prepared."""
 
     def open(self) -> None:
-        """Nothing to prepare."""
+        """Do nothing, because the step needs no data."""
 
     def see(self, index: int, gradient: Tensor) -> None:
-        """Looks at no part's gradient."""
+        """Do nothing: single examples are measured by hooks on modules."""
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
         part = self._examples.part
         sums.add(self.name, *part.sqnorm(), coefficient=coefficient * part.parts)
 
     def close_batch(self, sums: Sums, *, share: float) -> None:
-        """The batch's squared norm is in the sums already: every step needs it."""
+        """Do nothing: the meter adds the batch's squared norm to the sums in every step."""
 
     def read(self, totals: Totals) -> GradientMoments | None:
         return totals.moments(of_parts=self.name, of_batch=BATCH)
 
 
 class ExamplePreconditioned:
-    """The moments of the gradient as the optimizer divides it, from single examples' squares."""
+    """Compute the moments of the preconditioned gradient from squares of examples' gradients."""
 
     name = PreconditionedNorms.name
     parts = False
@@ -104,7 +106,7 @@ class ExamplePreconditioned:
 
     @property
     def bare(self) -> bool:
-        """Return whether the optimizer divides nothing, so that squared norms are enough."""
+        """Return whether the optimizer does not divide the gradient, as SGD."""
         return self._norms.bare
 
     def supports(self, optimizer: Optimizer) -> bool:
@@ -117,7 +119,7 @@ class ExamplePreconditioned:
         self._norms.open()
 
     def see(self, index: int, gradient: Tensor) -> None:
-        """Looks at no part's gradient."""
+        """Do nothing: single examples are measured by hooks on modules."""
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
         part = self._examples.part
@@ -125,7 +127,7 @@ class ExamplePreconditioned:
             sums.add(self.name, *part.sqnorm(), coefficient=coefficient * part.parts)
             return
         for index, squares in part.squares.items():
-            self._norms.see(index, squares.sqrt())  # whose squared norm is the sum of all theirs
+            self._norms.see(index, squares.sqrt())  # |sqrt(squares)|^2 is their sum
         self._norms.close_part(sums, coefficient=coefficient * part.parts)
 
     def close_batch(self, sums: Sums, *, share: float) -> None:
@@ -136,7 +138,7 @@ class ExamplePreconditioned:
 
 
 class ExampleCoordinates:
-    """The noise scale of single coordinates, from single examples' squares."""
+    """Compute the noise scale of single coordinates from squares of examples' gradients."""
 
     name = CoordinateNoiseScale.name
     parts = False
@@ -157,7 +159,7 @@ class ExampleCoordinates:
         self._strict.open()
 
     def see(self, index: int, gradient: Tensor) -> None:
-        """Looks at no part's gradient."""
+        """Do nothing: single examples are measured by hooks on modules."""
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
         part = self._examples.part
@@ -173,12 +175,13 @@ class ExampleCoordinates:
 
 
 class ExampleProducts:
-    """The variance over examples of <g_i, g>, with the gradient g of the whole step.
+    """Compute the variance of <g_i, g> over the examples i, with the gradient g of the whole step.
 
-    The products need every module's input and its output's gradient until g is there, so those of
-    all micro-batches of a step are held on to: with one backward a step they are there anyway.
+    The products need the input and the output's gradient of every module until g is complete. So
+    the inputs and gradients of all modules are kept for all micro-batches of a step. With one
+    backward call per step, the inputs and gradients of all modules are in memory anyway.
 
-    Mutable: holds the parts of the step in hand.
+    Mutable: holds the parts of the current step.
     """
 
     name = "inner_product_variance"
@@ -200,14 +203,14 @@ class ExampleProducts:
         self._held = []
 
     def see(self, index: int, gradient: Tensor) -> None:
-        """Looks at no part's gradient."""
+        """Do nothing: single examples are measured by hooks on modules."""
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
         part = self._examples.part
         self._held.append((part, coefficient * part.parts))
 
     def close_batch(self, sums: Sums, *, share: float) -> None:
-        """Each rank adds the products of its own examples."""
+        """Add the products of this rank's examples to the sums."""
         pairs = enumerate(self._parameters.tensors)
         gradients = {index: p.grad for index, p in pairs if p.grad is not None}
         for part, coefficient in self._held:
@@ -215,8 +218,8 @@ class ExampleProducts:
             sums.add(*self.of_batch, products.square().sum(), coefficient=coefficient)
 
     def read(self, totals: Totals) -> float | None:
-        """With <g, g> = |g|^2 as their mean, and the divisor of an unbiased variance."""
-        self._held = []  # activations, for which the memory is better used
+        """Return the unbiased variance of the products, whose mean is <g, g> = |g|^2."""
+        self._held = []  # releases the memory of the activations
         factor = totals.part_factor * totals.batch_factor / totals.parts.weight
         moments = moments_of_parts(
             totals.parts,

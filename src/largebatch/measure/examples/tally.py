@@ -1,4 +1,4 @@
-"""What is added up of the examples' gradients, of one call or of several with one parameter."""
+"""Add up the examples' gradients of one call, or of several calls that share a parameter."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from largebatch.measure.squares import ROW, squared_norm
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WantedSums:
-    """What is asked of the examples' gradients in a step.
+    """Define which sums over the examples' gradients g_i are requested in a step.
 
     Args:
-        sqnorm: sum_i |g_i|^2.
-        squares: sum_i g_i^2, coordinate by coordinate.
-        products: <g_i, g> with the step's gradient g.
+        sqnorm: Whether sum_i |g_i|^2 is requested.
+        squares: Whether sum_i g_i^2 is requested for each coordinate.
+        products: Whether the products <g_i, g> with the step's gradient g are requested.
     """
 
     sqnorm: bool = False
@@ -33,15 +33,15 @@ class WantedSums:
 
 
 class ExampleSums:
-    """Adds up pieces: squares of all of them, and what the parameters' gradients are.
+    """Add up pieces, which are gradients of some examples, and their squares.
 
     Mutable: holds the sums.
 
     Args:
-        want: what is asked for.
-        gradients: whether the sum of the pieces is asked for, too: the parameter's gradient.
-        check: whether the gradients are to be compared with autograd's, which needs to know how
-            large the pieces are: sums may cancel.
+        want: Sums that are requested.
+        gradients: Whether the sum of the pieces, the parameter's gradient, is requested, too.
+        check: Whether the sums of the pieces are compared with autograd's gradients. The comparison
+            needs the norms of the pieces, because pieces may cancel each other.
     """
 
     def __init__(self, want: WantedSums, *, gradients: bool, check: bool = False) -> None:
@@ -52,7 +52,7 @@ class ExampleSums:
         self.sizes: dict[str, Tensor] = {}
 
     def take(self, pieces: Iterable[Piece]) -> None:
-        """Adds each of these, which may be overwritten."""
+        """Add each piece; the pieces may be overwritten."""
         for name, piece in pieces:
             if self._gradients:
                 _add(self.gradients, name, piece)
@@ -80,7 +80,7 @@ class ExampleSums:
         delta: Any,
         rows: int,
     ) -> None:
-        """Adds one call of a module, by a shortcut where no pieces are needed."""
+        """Add one call of a module, by a faster formula if no pieces are needed."""
         if not self._gradients:
             if self._want.squares:
                 squares = layer.squares(module, names, kept, delta, rows)
@@ -105,8 +105,9 @@ def _add(sums: dict[str, Tensor], name: str, piece: Tensor) -> None:
 
 
 def over_examples(piece: Tensor) -> Tensor:
-    """The sum over the first dimension, along memory: torch's own is ten times slower where that
-    dimension is not the outermost one.
+    """Return the sum over the first dimension, computed in memory order.
+
+    `Tensor.sum` is ten times slower if the first dimension is not the outermost one in memory.
 
     >>> over_examples(torch.ones(2, 3))
     tensor([2., 2., 2.])
@@ -125,7 +126,7 @@ def over_examples(piece: Tensor) -> Tensor:
 
 
 def join_pieces(pieces: Iterable[Piece]) -> dict[str, Tensor]:
-    """Return each parameter's pieces in one tensor over all examples."""
+    """Return the pieces of each parameter concatenated over all examples."""
     by_name: dict[str, list[Tensor]] = {}
     for name, piece in pieces:
         by_name.setdefault(name, []).append(piece.clone())
@@ -135,8 +136,10 @@ def join_pieces(pieces: Iterable[Piece]) -> dict[str, Tensor]:
 def one_by_one(
     layer: Layer, parts: int, kept: SavedTensors, delta: Any
 ) -> Iterator[tuple[SavedTensors, Any]]:
-    """Input and output gradient of each part alone; what no part has for itself goes with all of
-    them."""
+    """Yield the input and the output's gradient of one part after the other.
+
+    A tensor that all parts share is yielded with each of them.
+    """
 
     def cut(x: Tensor, at: int) -> Tensor:
         if layer.keeps_output:

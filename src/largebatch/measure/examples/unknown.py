@@ -1,4 +1,4 @@
-"""Any other module: each example's gradient by running that module alone once more."""
+"""Compute the examples' gradients of any other module by running that module a second time."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ Pull = Callable[..., dict[str, Tensor]]
 Dims = Sequence[int | None]
 
 TENSOR = object()
-"""Stands for a tensor in what a module was given."""
+"""Placeholder of a tensor in a module's arguments."""
 
 
 class UnknownLayer(PlainLayer):
-    """A module whose forward is not known, with every parameter below it.
+    """Compute the gradients of a module of unknown type, including its submodules' parameters.
 
-    Its input is taken apart by examples, and `torch.func` gives the gradient of each; a module for
-    which `vmap` has no rule (a recurrent one) is run example by example. The module's buffers and
-    the generators stay as they are. Randomness inside of its own forward would not be the same
-    twice: the check of the first step finds it.
+    The input is split into examples, and `torch.func` computes the gradient of each example. A
+    module that `vmap` does not support, such as a recurrent one, runs once per example. The
+    module's buffers and the random generators are not changed. If the module's forward draws random
+    numbers, the second run differs from the first, and the check of the first step raises an error.
 
-    Mutable: holds the form of one call's input.
+    Mutable: holds the structure of one call's input.
 
     Args:
-        times: examples in each part.
+        times: Number of examples in each part.
     """
 
     keeps_output = True
@@ -96,8 +96,10 @@ class UnknownLayer(PlainLayer):
         inputs: Dims,
         outputs: Dims,
     ) -> Pull:
-        """(inputs, output gradients) of one example -> its gradients. What the module does to its
-        buffers happens to these copies."""
+        """Return a function (inputs, output gradients) of one example -> its gradients.
+
+        The module changes only the given copies of its buffers.
+        """
         leaves, form = self._leaves, self._form
 
         def pull(given: list[Tensor], deltas: list[Tensor]) -> dict[str, Tensor]:
@@ -120,14 +122,14 @@ def _narrowed(tensors: Sequence[Tensor], dims: Dims, at: int, count: int) -> lis
 
 
 def _alone(tensors: Sequence[Tensor], dims: Dims) -> list[Tensor]:
-    """Those of one example, as a batch of one."""
+    """Return the tensors of one example as a batch of one example."""
     pairs = zip(tensors, dims, strict=True)
     return [x if dim is None else x.unsqueeze(dim) for x, dim in pairs]
 
 
 @contextmanager
 def _without_onednn() -> Iterator[None]:
-    """Its LSTM in float32 fails inside of `vjp`, where torch's own does not."""
+    """Switch oneDNN off, because its LSTM in float32 fails within `vjp`."""
     (enabled, *_) = torch.backends.mkldnn.set_flags(_enabled=False)
     try:
         yield
@@ -142,7 +144,7 @@ def _pulled(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="There is a performance drop")
             return vmap(pull, in_dims=tuple(map(list, dims)))(*few)
-    except (RuntimeError, NotImplementedError):  # no rule for some operation in it
+    except (RuntimeError, NotImplementedError):  # vmap does not support an operation
         rows = []
         with _without_onednn():
             for at in range(count):
