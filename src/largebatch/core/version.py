@@ -2,5 +2,5 @@
 
 __version__ = "0.2.0.dev0"
 
-TESTED_TORCH = ("2.9", "2.14")
-"""Oldest and newest minor version of torch with which the tests pass."""
+TESTED_TORCH = ("2.9.1", "2.14")
+"""Oldest and newest version of torch with which the tests pass."""
