@@ -223,4 +223,4 @@ def draw(ledger: Ledger, path: Path) -> None:
     drawn.savefig(path, dpi=110)
 
 
-PART = Part(outdated=True, title="How the default was chosen", find=find, draw=draw, spots=True)
+PART = Part(title="How the default was chosen", find=find, draw=draw, spots=True)
