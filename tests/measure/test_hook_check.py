@@ -103,8 +103,8 @@ def test_a_torch_that_differs_is_named_with_the_versions_that_work(monkeypatch, 
         check_hooks()
     text = str(error.value)
     assert text.startswith(f"torch {torch.__version__} was found")
-    assert "tested with torch 2.6 to 2.13" in text
-    assert "pip install 'torch>=2.6,<2.14'" in text
+    assert "tested with torch 2.9.1 to 2.14" in text
+    assert "pip install 'torch>=2.9.1,<2.15'" in text
 
 
 def test_this_torch_behaves_and_is_checked_once_per_process(monkeypatch):
