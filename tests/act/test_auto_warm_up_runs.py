@@ -174,7 +174,7 @@ def test_a_rising_loss_ends_the_warm_up_and_training_continues() -> None:
     run = whole()
     at = switch(run.reasons)
     assert 40 < at < 75
-    assert "the loss rises with P = " in run.reasons[at]
+    assert "the loss rises with probability " in run.reasons[at]
     assert run.rates[:at] == pytest.approx(
         [warm_up_rate(x=step / 80, low=LOW, high=HIGH) for step in range(at)], rel=1e-12
     )

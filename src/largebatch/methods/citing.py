@@ -101,8 +101,11 @@ def _rule_of(what: object) -> Rule:
 
 def _of_rule(rule: Rule) -> Iterator[str]:
     """Yield the entries of a rule and of everything that it wraps, chains or is given."""
-    yield from _of_traded_decay(rule)
+    traded = list(_of_traded_decay(rule))
+    yield from traded
     for one in within(rule):
+        if traded and isinstance(one, Growth):
+            continue  # its table of batch sizes is not the one that the papers of `Growth` describe
         if isinstance(one, Cited):
             yield from _entries(one.references, owner=name_of(one))
         elif not isinstance(one, (Chain, Wrapper)):

@@ -93,7 +93,7 @@ class Accordion(DefaultFacts):
         if not sound or self.epochs < 1:
             raise ValueError(
                 f"{self} was given, but growth must be above 1, threshold above 0 and epochs at "
-                "least 1. Pass Accordion(growth=8.0, threshold=0.5, epochs=10)."
+                "least 1. Example: Accordion(growth=8.0, threshold=0.5, epochs=10)"
             )
 
     def init(self) -> AccordionState:

@@ -62,7 +62,7 @@ class Averaged(InnerFacts):
             read = [name for name in known if name in self.rule.needs]
             use = f'Averaged(rule, statistic="{read[0]}")' if read else "the rule without Averaged"
             raise ValueError(
-                f"Averaged was asked to average {self.statistic!r}, but {name_of(self.rule)} does "
+                f"Averaged(statistic={self.statistic!r}) was given, but {name_of(self.rule)} does "
                 f"not read this statistic. Use {use}."
             )
         if not 0.0 < self.window < math.inf:

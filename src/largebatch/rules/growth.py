@@ -72,7 +72,11 @@ class Growth(DefaultFacts):
     over: Budget | None = None
 
     changes = frozenset({"batch", "lr"})
-    references = ("umeda2024increasing", "umeda2025optimal")
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Keys of the papers on growing stages; none for a table of absolute batch sizes."""
+        return ("umeda2024increasing", "umeda2025optimal") if self.stages.of is None else ()
 
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in zip(self.at, self.at[1:], strict=False))
@@ -107,7 +111,7 @@ class Growth(DefaultFacts):
         because = ""
         if stage > state.stage:
             left = stage - state.stage - 1
-            past = f", {left} before it skipped as shorter than one step" if left else ""
+            past = f", skipping {left} shorter than one step" if left else ""
             because = f"stage {stage + 1} of {len(self.stages)} begins{past}; batch size {size}"
         return GrowthState(first=state.first, stage=stage), decision.resized(size, because=because)
 
