@@ -49,7 +49,7 @@ def test_the_rates_of_a_trigger_stay_numbers(delta: float, gamma: float) -> None
 
 
 def test_a_delta_next_to_1_is_refused_with_one_that_is_not() -> None:
-    with pytest.raises(ValueError, match=r"138,638 such stages.*delta=1\.0014"):
+    with pytest.raises(ValueError, match=r"138,638 stages.*delta=1\.0014"):
         covering_stages(delta=1.0001)
     assert len(covering_stages(delta=1.0014)) < 10_000
     for wrong in ({"delta": 0.0}, {"delta": math.inf}, {"delta": 2.0, "gamma": 0.0},

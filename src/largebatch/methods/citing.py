@@ -17,14 +17,14 @@ from largebatch.rules.schedule import Schedule
 
 @runtime_checkable
 class HoldsDecider(Protocol):
-    """A controller or an attached run: its `decider` holds the rule."""
+    """Describe a controller or an attached run, whose `decider` holds the rule."""
 
     decider: Any
 
 
 @runtime_checkable
 class HoldsRule(Protocol):
-    """An object that keeps a rule for later, such as the Lightning callback."""
+    """Describe an object that keeps a rule for later, such as the Lightning callback."""
 
     rule: Any
 
@@ -132,8 +132,8 @@ def _factors_in(value: object) -> Iterator[Cited]:
 def _of_traded_decay(rule: Rule) -> Iterator[str]:
     """Yield the entries of Seesaw or of Smith et al. if the batch grows in exchange for a decay.
 
-    Both consist of three rules that are also useful alone. They are recognized by the table of
-    batch sizes: each is 1 / factor at the point where its stage begins.
+    Both methods consist of three rules that are also useful alone. Both methods are recognized by
+    the table of batch sizes: each batch size is 1 / factor at the point where its stage begins.
     """
     rules = list(within(rule))
     names = set(map(name_of, rules))

@@ -22,10 +22,10 @@ def seesaw(
     """Replace half of a learning-rate decay by growth of the batch (Seesaw).
 
     Where the schedule divides the learning rate by a factor, this method divides it by the square
-    root of the factor and multiplies the batch size by the factor. This is for Adam and normalized
-    SGD, while the batch is below the critical batch size. Above it, the batch no longer grows and
-    only the learning rate decays. With a decay to 0, such as the cosine, about half of the steps
-    are saved.
+    root of the factor and multiplies the batch size by the factor. Seesaw is meant for Adam and
+    normalized SGD, while the batch is below the critical batch size. Above the critical batch size,
+    the batch no longer grows and only the learning rate decays. With a decay to 0, such as the
+    cosine, about half of the steps are saved.
 
     Meterez, Morwani, Wu, Oncescu, Pehlevan, Kakade, 2025, arXiv 2510.14717. Using the noise scale
     as the critical batch size is our own choice.
@@ -43,8 +43,8 @@ def seesaw(
         every: Optimizer steps from one measurement to the next.
 
     Raises:
-        ValueError: If an argument is out of its range, or if the factor rises or never falls by one
-            cut.
+        ValueError: If an argument is out of its range, or if the factor rises or
+            never falls by the ratio `cut`.
     """
     check_counts("seesaw", every=every, max=max)
     return _grown_for_decay(factor, SQRT, cut=cut, kappa=kappa, max=max, every=every)
@@ -71,11 +71,11 @@ def smith(
     (1.0, 10.0)
 
     Args:
-        factor, cut, kappa, max, every: The same as in `seesaw`.
+        factor, cut, kappa, max, every: Arguments with the same meaning as in `seesaw`.
 
     Raises:
-        ValueError: If an argument is out of its range, or if the factor rises or never falls by one
-            cut.
+        ValueError: If an argument is out of its range, or if the factor rises or
+            never falls by the ratio `cut`.
     """
     check_counts("smith", every=every, max=max)
     return _grown_for_decay(factor, LINEAR, cut=cut, kappa=kappa, max=max, every=every)

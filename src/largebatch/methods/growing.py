@@ -45,7 +45,7 @@ def growth(
     gamma=1.4, lengths=(25,) * 8.
 
     Umeda, Iiduka, 2024, arXiv 2409.08770; Umeda, Iiduka, 2025, arXiv 2508.05297. The lengths of the
-    stages are derived here.
+    stages are our own derivation.
 
     >>> growth(delta=2.0, stages=3).rules[0].stages.batch
     (1.0, 2.0, 4.0)
@@ -111,7 +111,7 @@ def linear_growth(
 
     Args:
         step: Amount that each stage adds, as a fraction of the first batch size, above 0.
-        stages, most, over: The same as in `growth`.
+        stages, most, over: Arguments with the same meaning as in `growth`.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -131,8 +131,8 @@ def warmup_growth(
     """Warm the learning rate up to `peak` times the base learning rate, then let it decay; the
     batch grows throughout.
 
-    This is the fourth regime of Umeda, Iiduka, 2024, arXiv 2409.08770. In that paper the learning
-    rate rises in steps.
+    The schedule is the fourth regime in Umeda, Iiduka, 2024, arXiv 2409.08770. In that paper the
+    learning rate rises in steps.
 
     >>> [type(rule).__name__ for rule in warmup_growth().rules]
     ['Growth', 'WarmUp', 'Schedule']
@@ -192,7 +192,8 @@ def batch_ramp(
         increment: Samples that each stage adds to the batch.
         samples: Number of samples seen when the batch reaches `size`.
         size: Last batch size, in samples.
-        scaling: The same as in `batch_steps`.
+        scaling: Rule by which the learning rate follows the batch size; None keeps the learning
+            rate.
 
     Raises:
         ValueError: If a number is below 1, or if the increments do not end at `size`.

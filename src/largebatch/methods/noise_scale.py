@@ -52,9 +52,9 @@ def adasgd(
     for SGD.
 
     The test uses the squared norm of the true gradient, estimated over past tests, so with eta = 1
-    the batch grows to the noise scale. It grows only if the lower bound of the noise scale's
-    interval is above the batch size. It shrinks if the upper bound is below the batch size, but not
-    below the base batch. The paper tests each single step with the norm of the batch's own
+    the batch grows to the noise scale. The batch grows only if the lower bound of the noise scale's
+    interval is above the batch size. The batch shrinks if the upper bound is below the batch size,
+    but not below the base batch. The paper tests each single step with the norm of the batch's own
     gradient, does not limit the growth, and keeps the learning rate:
     `lb.chain(lb.NormTest(eta=0.5), lb.LimitGrowth(factor=1e9, shrink=1.0))`.
 
@@ -91,7 +91,7 @@ def adadagrad_norm(**arguments: Any) -> Chain:
     ['moments']
 
     Args:
-        eta, scaling, max, every, growth: The same as in `adasgd`.
+        eta, scaling, max, every, growth: Arguments with the same meaning as in `adasgd`.
     """
     return _growing("adadagrad_norm", "moments", **arguments)
 
@@ -110,7 +110,7 @@ def adadagrad(**arguments: Any) -> Chain:
     ['preconditioned_moments']
 
     Args:
-        eta, scaling, max, every, growth: The same as in `adasgd`.
+        eta, scaling, max, every, growth: Arguments with the same meaning as in `adasgd`.
     """
     return _growing("adadagrad", "preconditioned_moments", **arguments)
 
@@ -125,7 +125,7 @@ def adadam(**arguments: Any) -> Chain:
     ['preconditioned_moments']
 
     Args:
-        eta, scaling, max, every, growth: The same as in `adasgd`.
+        eta, scaling, max, every, growth: Arguments with the same meaning as in `adasgd`.
     """
     return _growing("adadam", "preconditioned_moments", **arguments)
 
@@ -154,9 +154,10 @@ def noise_scale_control(
 def gradient_diversity(*, delta: float = 0.1) -> NoiseScaleControl:
     """Set the batch size to delta (1 + noise scale) (DiveBatch).
 
-    This is delta times the diversity of the gradients times the size of the data set. The authors'
-    program sums gradients over a whole epoch while the weights change, and never shrinks the batch.
-    To keep the batch from shrinking, add `lb.LimitGrowth(shrink=1.0)` after this rule.
+    The batch size equals delta times the diversity of the gradients times the size of the data set.
+    The authors' program sums gradients over a whole epoch while the weights change, and never
+    shrinks the batch. To keep the batch from shrinking, add `lb.LimitGrowth(shrink=1.0)` after this
+    rule.
 
     Chen, Wang, Sundaram, 2025, arXiv 2509.16173.
 

@@ -91,7 +91,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             Method(
                 name="adascale-paper",
-                summary="adascale with the averages and bounds of the paper",
+                summary="like adascale, but with the averages and bounds of the paper",
                 rule=adascale_paper,
             ),
             Method(
@@ -106,7 +106,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             Method(
                 name="autowu-paper",
-                summary="autowu with the decisions of the authors' program",
+                summary="like autowu, but decides as the authors' program does",
                 rule=autowu_paper,
             ),
             Method(
@@ -116,19 +116,19 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             Method(
                 name="adadagrad-norm",
-                summary="as adasgd, for the optimizer AdaGrad-Norm",
+                summary="like adasgd, for the optimizer AdaGrad-Norm",
                 rule=adadagrad_norm,
                 optimizer="adagrad-norm",
             ),
             Method(
                 name="adadagrad",
-                summary="as adasgd, with the gradient divided as Adagrad divides it",
+                summary="like adasgd, with the gradient divided as Adagrad divides it",
                 rule=adadagrad,
                 optimizer="adagrad",
             ),
             Method(
                 name="adadam",
-                summary="as adasgd, with the gradient divided as Adam or AdamW divides it",
+                summary="like adasgd, with the gradient divided as Adam or AdamW divides it",
                 rule=adadam,
                 optimizer="adam",
             ),

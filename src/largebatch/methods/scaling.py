@@ -143,11 +143,11 @@ def autowu(
     10.0
 
     Args:
-        low, high: Range of the learning rate of the first parameter group. The defaults reach from
-            too small to too large for most models. A smaller range makes the search finer: 1e-4 to
-            1 for SGD with momentum, 1e-4 to 10 for SGD without; 1e-5 to 0.1 for AdamW and AdamP;
-            1e-4 to 1 for LAMB; 1e-2 to 100 for LARS, which multiplies the learning rate by a trust
-            coefficient.
+        low, high: Range of the learning rate of the first parameter group. The default range begins
+            with a learning rate that is too small for most models and ends with one that is too
+            large. A smaller range makes the search finer: 1e-4 to 1 for SGD with momentum, 1e-4 to
+            10 for SGD without; 1e-5 to 0.1 for AdamW and AdamP; 1e-4 to 1 for LAMB; 1e-2 to 100 for
+            LARS, which multiplies the learning rate by a trust coefficient.
         fraction: Fraction of the budget that the warm-up may take.
         cooldown: Fraction of the budget that the cosine takes at the end of the run; with 1 it
             begins at once.

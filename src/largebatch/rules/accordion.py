@@ -55,9 +55,9 @@ class AccordionState:
 class Accordion(DefaultFacts):
     """Multiply the batch size once, when the gradient's norm no longer changes fast.
 
-    The norm of an epoch is the square root of the mean unbiased squared norm of its steps. This
-    needs no extra memory; the authors sum the gradient itself over the epoch in an additional
-    buffer. The batch never returns to the small size, as in the logs of the authors' runs.
+    The norm of an epoch is the square root of the mean unbiased squared norm of its steps. The
+    authors instead sum the gradient over the epoch, which needs an additional buffer of the model's
+    size. The batch never returns to the small size, as in the logs of the authors' runs.
 
     >>> from largebatch.core.measurement import GradientMoments
     >>> m = GradientMoments(batch_size=10, parts=2, batch_sqnorm=16.0, variance=0.0)

@@ -3,11 +3,11 @@
     stage m + 1 begins after `patience` tests in a row with  kappa * noise scale >= its batch size
     stage m - 1 begins again after `patience` tests in a row with  kappa * noise scale < batch size
 
-In both cases the current batch size must also lie outside the confidence interval of kappa * noise
-scale. The noise scale rises while the gradient shrinks. Beyond the noise scale, more samples per
-step hardly reduce the number of steps. Umeda and Iiduka (2025, arXiv 2508.05302) test the norm of
-the full gradient, which costs passes over the data set. This rule uses the estimate from the
-training steps instead.
+The stage changes only if the current batch size also lies outside the confidence interval of kappa
+* noise scale. The noise scale rises while the gradient shrinks. Beyond the noise scale, more
+samples per step hardly reduce the number of steps. Umeda and Iiduka (2025, arXiv 2508.05302) test
+the norm of the full gradient, which costs passes over the data set. `AdaptiveGrowth` instead
+estimates the noise scale from the training steps.
 
 McCandlish, Kaplan, Amodei, OpenAI Dota Team: An Empirical Model of Large-Batch Training, 2018,
 arXiv 1812.06162, defines the noise scale.
@@ -53,8 +53,8 @@ class AdaptiveGrowth(DefaultFacts):
     """Go to the next stage of batch size and learning rate when the noise scale has reached it.
 
     The rule returns to the previous stage if the whole confidence interval of the noise scale lies
-    below the current batch size. It changes by at most one stage at a time. The noise scale comes
-    from running averages (`MovingMoments`).
+    below the current batch size. The rule changes by at most one stage at a time. The noise scale
+    comes from running averages (`MovingMoments`).
 
     >>> from largebatch.core.measurement import GradientMoments
     >>> m = GradientMoments(batch_size=8, parts=4, batch_sqnorm=3.0, variance=16.0)
@@ -80,7 +80,7 @@ class AdaptiveGrowth(DefaultFacts):
             unknown.
 
     Reference: Umeda, Iiduka, 2025, arXiv 2508.05302, for the stages; McCandlish et al., 2018, arXiv
-    1812.06162, for the noise scale. The test that combines them is our own.
+    1812.06162, for the noise scale. The papers do not contain the test, which is our own.
     """
 
     stages: Stages = field(default_factory=lambda: covering_stages(delta=2.0))
@@ -170,8 +170,9 @@ class AdaptiveGrowth(DefaultFacts):
         """Return the last stage, up to the given one, whose batch size the given batch size has
         reached.
 
-        A bound after this rule may have kept the batch smaller than the stage's. A batch size
-        between those of two stages, for example a rounded one, belongs to the later stage.
+        A bound after this rule may have kept the batch smaller than the batch size of the stage. A
+        batch size between those of two stages, for example a rounded one, belongs to the later
+        stage.
         """
         at: dict[str, Any] = {"first": first, "seen": seen}
         while stage > 0 and self.stages.size(stage - 1, **at) >= batch_size:

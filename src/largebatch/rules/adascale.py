@@ -23,9 +23,9 @@ from largebatch.core.rule import DefaultFacts
 from largebatch.rules.sizes import Statistic, check_statistic
 
 ABSOLUTE_FLOOR = 1e-6
-"""Smallest variance of a base batch in the paper, which prevents 0/0. This floor has the unit of a
+"""Smallest variance of a base batch in the paper, which prevents 0/0. The floor has the unit of a
 squared gradient, so multiplying the loss by a constant changes the gain. Only `clip="first"` uses
-it."""
+the floor."""
 
 RELATIVE_FLOOR = 1e-6
 """Fraction of the squared norm below which a variance counts as 0, because it is only the rounding
@@ -73,8 +73,8 @@ class AdaScale(DefaultFacts):
     Args:
         window: Length of the running averages, in base batches. One step at scale S replaces the
             fraction S / window of the averages, so the gain does not depend on the number of parts
-            per step. This fraction is at most 1/8 unless the window is below 100. The paper uses
-            1000 with S parts per step.
+            per step. The replaced fraction is at most 1/8, unless the window is below 100. The
+            paper uses 1000 with S parts per step.
         exponent: Power of the gain in the learning rate. The clock always advances by the gain
             itself. The value 0.5 with `statistic="preconditioned_moments"` is meant for Adam;
             neither the paper nor this package has a theory for it.

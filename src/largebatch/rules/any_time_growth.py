@@ -7,7 +7,7 @@ loss. With c = L v / (2 D), the two terms of the bound on the squared gradient n
 every step. A constant learning rate makes the batch grow linearly with the steps, which is as the
 square root of the samples. Serving every possible end of the run costs a logarithmic factor. If the
 end is known, a suitable constant batch needs fewer samples. The rule is derived here from the bound
-for smooth functions and plain SGD, and checked numerically. It comes from no paper.
+for smooth functions and plain SGD, and checked numerically. No paper describes the rule.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class AnyTimeGrowth(DefaultFacts):
     """Propose the batch size that balances bias and variance now, whenever the run may end.
 
     The rule reads the learning rate that the rules before it set, and assumes the same rate for the
-    next step. So put this rule after the schedule.
+    next step. Put `AnyTimeGrowth` after the schedule.
 
     >>> rule, proposed = AnyTimeGrowth(coefficient=800.0), Decision(next_batch_size=8, base_steps=1)
     >>> seen = Measurement(

@@ -3,8 +3,8 @@
     "0:768 250B:1536"    batch size 768 from the start, 1536 from 250 billion on
     ramp                 start + increment * floor(samples seen / (ramp samples / increments))
 
-These are the forms of NVIDIA's Megatron-LM: `--step-batch-size-schedule` and the former
-`--rampup-batch-size`. Both fill the table of `Growth` with absolute batch sizes.
+NVIDIA's Megatron-LM has these two forms: `--step-batch-size-schedule` and the former
+`--rampup-batch-size`. Both forms fill the table of `Growth` with absolute batch sizes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def parse_steps(text: str) -> tuple[tuple[int, int], ...]:
     ((0, 768), (1500, 1536))
 
     Args:
-        text: Pairs "threshold:batch", separated by spaces or commas. Both numbers may be written in
-            every form that `core.amounts` reads: 250B, 250G, 2.5e11.
+        text: Pairs "threshold:batch", separated by spaces or commas. The threshold and the batch
+            size may be written in every form that `core.amounts` reads: 250B, 250G, 2.5e11.
 
     Raises:
         ValueError: If the string has another form, if the first threshold is not 0, if the

@@ -35,7 +35,7 @@ class ClampBatch(DefaultFacts):
     """Keep the next batch size between `min` and `max`, and a multiple of `multiple_of`.
 
     A batch size is rounded up to the multiple, because rules propose the smallest batch that
-    suffices. It is rounded down only if the rounded size would exceed `max`.
+    suffices. The size is rounded down only if rounding up would exceed `max`.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=64, base_batch_size=64)
     >>> rule, proposed = ClampBatch(max=512, multiple_of=64), Decision(
@@ -232,11 +232,11 @@ class LimitGrowth(DefaultFacts):
 class ClampToNoiseScale(DefaultFacts):
     """Let the next batch grow to at most `kappa` times the noise scale.
 
-    This rule limits growth only. It never shrinks the batch, and it keeps the batch size until the
-    noise scale is known. The batch may grow only if the lower bound of the noise scale's interval,
-    times kappa, is above the current batch size. It then grows to at most kappa times the estimate,
-    and to at most twice the lower bound. The noise scale comes from running averages
-    (`MovingMoments`), also in steps that measure nothing.
+    `ClampToNoiseScale` limits growth only: it never shrinks the batch, and it keeps the batch size
+    until the noise scale is known. The batch may grow only if the lower bound of the noise scale's
+    interval, times kappa, is above the current batch size. The batch then grows to at most kappa
+    times the estimate, and to at most twice that lower bound. The noise scale comes from running
+    averages (`MovingMoments`), also in steps that measure nothing.
 
     >>> from largebatch.core.measurement import GradientMoments
     >>> m = GradientMoments(batch_size=8, parts=4, batch_sqnorm=3.0, variance=16.0)

@@ -46,9 +46,10 @@ class CABSState:
     """Hold the state of `CABS`.
 
     Args:
-        average: Running averages of variance and loss, as in the authors' program. They start at
-            variance 0 and loss 1, and this start is not corrected, so the batch starts small. The
-            authors divide by B in the variance; this package uses the unbiased variance.
+        average: Running averages of variance and loss, as in the authors' program. The averages
+            start at variance 0 and loss 1, and this start is not corrected, so the first batches
+            are small. The authors divide by B in the variance; this package uses the unbiased
+            variance.
         evidence: Running averages of the same numbers without that start, for the confidence
             interval.
     """

@@ -3,16 +3,16 @@ size.
 
     variance_j / B <= eta^2 g_j^2 for every j,      next B = max_j variance_j / (eta^2 g_j^2)
 
-is the condition in the theory of AdAdaGrad. A single coordinate with a mean near 0, such as that of
-an inactive unit, makes the required batch infinite. So the default is a relaxed test: the norm test
-of the gradient divided by p_j = sqrt(v_j) + eps, as Adam divides it:
+The theory of AdAdaGrad uses this condition. A single coordinate with a mean near 0, such as that of
+an inactive unit, makes the required batch infinite. Therefore the default is a relaxed test, the
+norm test of the gradient divided by p_j = sqrt(v_j) + eps as Adam divides it:
 
     sum_j variance_j / p_j^2 <= eta^2 B sum_j g_j^2 / p_j^2
 
 Lau, Liu, Kolar: AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods, 2024, arXiv
-2402.11215; the program of these authors has no coordinate-wise test. The relaxation is our own. It
-divides the gradient as Pollux does: Qiao, Choe, Subramanya, Neiswanger, Ho, Zhang, Ganger, Xing,
-2020, arXiv 2008.12260.
+2402.11215; the program of these authors has no coordinate-wise test. The relaxation is our own. The
+relaxed test divides the gradient as Pollux does: Qiao, Choe, Subramanya, Neiswanger, Ho, Zhang,
+Ganger, Xing, 2020, arXiv 2008.12260.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ import math
 from largebatch.rules.stages import Stages, growing_stages
 
 COVERED = 2.0**20
-"""Smallest ratio of the last batch size to the first. No data set is more than this many times
-larger than the first batch."""
+"""Smallest ratio of the last batch size to the first. No real data set has more than COVERED times
+as many samples as the first batch."""
 
 FEWEST, MOST_STAGES = 21, 10_000
 """Smallest and largest number of stages in a table."""
@@ -47,8 +47,8 @@ def covering_stages(*, delta: float, gamma: float = 1.0) -> Stages:
     if count > MOST_STAGES:
         least = COVERED ** (1.0 / (MOST_STAGES - 1))
         raise ValueError(
-            f"delta={delta!r} was given, but {count:,} such stages are necessary to reach "
-            f"{COVERED:,.0f} times the first batch, more than {MOST_STAGES:,}. "
+            f"delta={delta!r} was given, but it would take {count:,} stages to reach "
+            f"{COVERED:,.0f} times the first batch size, and at most {MOST_STAGES:,} are allowed. "
             f"Use a larger factor: delta={math.ceil(1e4 * least) / 1e4}"
         )
     if 0.0 < gamma < math.inf and gamma != 1.0:

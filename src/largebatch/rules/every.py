@@ -17,9 +17,10 @@ class Every(InnerFacts):
     """Let a rule measure only in step 0 and in every `steps`-th step after it.
 
     With `first`, the rule also measures in each of the first steps, so that running averages are
-    known early. In all other steps the rule still decides, using what it knows. So its learning
-    rate follows the batch size, and a batch size that it proposed remains. The rule does not see
-    what other rules measure in those steps, so it tests the batch only in its own steps.
+    known early. In all other steps the rule still decides, using what it knows. The rule's learning
+    rate therefore follows the batch size in every step, and a batch size that the rule proposed
+    remains. The rule does not see what other rules measure in those steps, so it tests the batch
+    only in its own steps.
 
     >>> from largebatch.rules.observe import Observe
     >>> rule, wanted = Every(Observe(), steps=3), []

@@ -10,8 +10,8 @@ instead.
 Umeda, Iiduka: Adaptive Batch Size and Learning Rate Scheduler for Stochastic Gradient Descent Based
 on Minimization of Stochastic First-order Oracle Complexity, 2025, arXiv 2508.05302. The program of
 these authors checks before the update of each 1000th step, and raises the learning rate for that
-update. Its gradient still comes from the old batch size. Here batch size and learning rate change
-in the next step.
+update. The gradient of that update still comes from the old batch size. In this package, batch size
+and learning rate change in the step after the check.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ class FullGradientGrowth(DefaultFacts):
         check: Number of optimizer steps from one check to the next, at least 1. Each check happens
             in the last of these steps, before its update. Pass 1 if `Every` wraps this rule.
         consistent: Whether the threshold is eps_0 sqrt(b_0 eta_m / (b_m eta_0)). The smallest
-            squared norm that training reaches grows as eta / b. So if the learning rate grows, the
-            paper's threshold falls faster than the norm can, and the run remains in one stage. This
-            option is derived here and is not in the paper.
+            squared norm that training reaches grows as eta / b. If the learning rate grows, the
+            paper's threshold therefore falls faster than the norm can, and the run remains in one
+            stage. The consistent threshold is our own derivation and is not in the paper.
 
     Raises:
         ValueError: If `eps0` is not above 0, or if `max` or `check` is below 1.

@@ -6,9 +6,9 @@
 f is the factor of the schedule, and x is the fraction of the budget. The power is 1/2 in Seesaw,
 which is for Adam and normalized SGD, and 1 for SGD.
 
-This file computes the batch sizes. The learning rate comes from two other rules: `SqrtScaling` or
-`LinearScaling` of the current batch, and the schedule itself. So if a bound keeps the batch
-smaller, the rest of the decay remains a decay of the learning rate.
+The functions in this file compute the batch sizes. The learning rate comes from two other rules:
+`SqrtScaling` or `LinearScaling` of the current batch, and the schedule itself. If a bound keeps the
+batch smaller than the table, the learning rate decays instead by the rest of the factor.
 
 Meterez, Morwani, Wu, Oncescu, Pehlevan, Kakade: Seesaw: Accelerating Training by Balancing Learning
 Rate and Batch Size Scheduling, 2025, arXiv 2510.14717; Smith, Kindermans, Ying, Le: Don't Decay the
@@ -51,8 +51,8 @@ def growth_from_decay(
         over: Length that the fractions refer to, as in `Growth`; pass the schedule's `over`.
 
     Raises:
-        ValueError: If the factor rises or never falls by one cut, or if `cut` or `most` is not
-            above 1.
+        ValueError: If the factor rises or never falls by the ratio `cut`, or if `cut` or `most` is
+            not above 1.
     """
     if not 1.0 < cut < math.inf or not 1.0 < most < math.inf:
         raise ValueError(
@@ -62,8 +62,8 @@ def growth_from_decay(
     grid = [factor(i / 1000) for i in range(1001)]
     if any(b > a * (1.0 + 1e-12) for a, b in pairwise(grid)):
         raise ValueError(
-            f"{factor} rises, but only a decay can be exchanged for growth of the batch. Use "
-            "Cosine(), and add a warm-up as a rule of its own: lb.WarmUp(fraction=0.05)"
+            f"{factor} was given, but it rises, and only a decay can become growth of the batch. "
+            "Use Cosine(), and add a warm-up as a rule of its own: lb.WarmUp(fraction=0.05)"
         )
     at: list[float] = []
     batch = [1.0]
@@ -79,8 +79,8 @@ def growth_from_decay(
         batch.append(min(1.0 / factor(x), most) if factor(x) > 0.0 else most)
     if not at:
         raise ValueError(
-            f"{factor} falls by less than the factor cut={cut} before the end of the run, so the "
-            "batch would never grow. Use a cut closer to 1, or another schedule: Cosine()"
+            f"{factor} was given, but it falls by less than the ratio cut={cut} in the whole run. "
+            "So the batch would never grow. Use a cut closer to 1, or another schedule: Cosine()"
         )
     return Growth(stages=Stages(batch=tuple(batch)), at=tuple(at), over=over)
 

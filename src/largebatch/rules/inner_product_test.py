@@ -2,13 +2,13 @@
 
     Var <g_i, g> / B <= theta^2 |g|^4,      next B = Var <g_i, g> / (theta^2 |g|^4)
 
-is the inner-product test. g_i are the gradients of single samples, and g is their mean over the
-batch. The augmented test also limits the variance orthogonal to g:
+The first formula is the inner-product test. The g_i are the gradients of single samples, and g is
+the mean of the g_i over the batch. The augmented test also limits the variance orthogonal to g:
 
     Var_orth / B <= nu^2 |g|^2,             next B = Var_orth / (nu^2 |g|^2)
 
-It proposes the larger of the two batch sizes. The orthogonal variance needs no measurement of its
-own. With the variance of one sample's gradient, exactly
+The augmented test proposes the larger of the two batch sizes. The orthogonal variance needs no
+measurement of its own. With the variance of one sample's gradient, exactly
 
     variance = Var <g_i, g> / |g|^2 + Var_orth.
 

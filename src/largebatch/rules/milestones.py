@@ -40,12 +40,12 @@ class Milestones(DefaultFacts):
         at: Fractions of the budget in (0, 1), in rising order.
         factor: Factor that each point applies to the batch size, above 0.
         over: Length that the fractions refer to: with `at=(0.25,)` and
-            `over=lb.Budget(samples=400_000)` the batch grows at 100,000 samples. None for the run's
-            budget.
+            `over=lb.Budget(samples=400_000)` the batch grows at 100,000 samples. With None, the
+            fractions refer to the run's budget.
 
     Raises:
         ValueError: If the fractions are outside (0, 1) or do not rise, or if the factor is not
-            above 0. At the first step: if neither the run nor the rule has a length.
+            above 0. If neither the run nor the rule has a length, the first step raises this error.
 
     Reference: Devarakonda, Naumov, Garland, 2017, arXiv 1712.02029.
     """

@@ -9,16 +9,16 @@ McCandlish, Kaplan, Amodei, OpenAI Dota Team: An Empirical Model of Large-Batch 
 arXiv 1812.06162, uses offset = 0. At kappa = 1, a step makes half the progress of a step without
 noise.
 
-Chen, Wang, Sundaram: DiveBatch, 2025, arXiv 2509.16173, uses kappa = delta and offset = 1. Its
-batch size is delta N D, where D = sum |g_i|^2 / |sum g_i|^2 is the diversity of the gradients of
-the N samples in the data set. Here sum |g_i|^2 is N (|G|^2 + variance) and |sum g_i|^2 is N^2
-|G|^2. So N D equals 1 + noise scale, and the gradients of single samples over an epoch are not
-necessary.
+Chen, Wang, Sundaram: DiveBatch, 2025, arXiv 2509.16173, uses kappa = delta and offset = 1. The
+batch size of DiveBatch is delta N D, where D = sum |g_i|^2 / |sum g_i|^2 is the diversity of the
+gradients of the N samples in the data set. Because sum |g_i|^2 is N (|G|^2 + variance) and |sum
+g_i|^2 is N^2 |G|^2, the product N D equals 1 + noise scale. The gradients of single samples over an
+epoch are therefore not necessary.
 
 Qin, Rajbhandari, Ruwase, Yan, Yang, He: SimiGrad, NeurIPS 2021, uses kappa = 2 c / (1 - c) and
-offset = 0. Its batch is large enough when the gradients of its two halves have the cosine c. Their
-cosine is |G|^2 / (|G|^2 + 2 variance / B), which is solved for B here. The authors' program moves
-towards the target in steps.
+offset = 0. A batch is large enough for SimiGrad when the gradients of its two halves have the
+cosine c. The cosine of the two gradients is |G|^2 / (|G|^2 + 2 variance / B), and this equation is
+solved for B. The authors' program moves towards the target in steps.
 """
 
 from __future__ import annotations

@@ -3,22 +3,24 @@
     variance / B <= eta^2 |g|^2,        next B = variance / (eta^2 |g|^2)
 
 The variance is that of one sample's gradient, and |g|^2 is the squared norm of the batch's
-gradient. If the batch is drawn without replacement from N samples, the left side has the factor (N
-- B) / (N - 1). The next batch size is the noise scale with |g|^2 as its denominator, divided by
-eta^2.
+gradient. If the batch is drawn without replacement from N samples, the left side of the first
+formula has the factor (N - B) / (N - 1). The next batch size is the noise scale with |g|^2 as its
+denominator, divided by eta^2.
 
 With the unbiased squared norm of the true gradient in place of |g|^2, the test compares the batch
-with the noise scale. One step's estimate of that norm may be far off. So this form of the test
-keeps running averages and uses the confidence interval of the noise scale (`MovingMoments`). It
-changes the batch size only if the interval excludes the current size.
+with the noise scale. An estimate of the true gradient's squared norm from a single step may be far
+off. The unbiased form of the test therefore keeps running averages and uses the confidence interval
+of the noise scale (`MovingMoments`). The unbiased test changes the batch size only if the interval
+excludes the current size.
 
     theta_max = sqrt(variance / (B |g|^2))
 
-is the smallest eta that passes, so it can be compared between runs with different eta.
+The number theta_max is the smallest eta that passes the test, so runs with different eta can be
+compared by theta_max.
 
 Byrd, Chin, Nocedal, Wu: Sample Size Selection in Optimization Methods for Machine Learning,
 Mathematical Programming 134(1), 2012. Lau, Liu, Kolar: AdAdaGrad: Adaptive Batch Size Schemes for
-Adaptive Gradient Methods, 2024, arXiv 2402.11215. Cockpit also reports theta_max.
+Adaptive Gradient Methods, 2024, arXiv 2402.11215. The package Cockpit also reports theta_max.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ def required_batch(*, ratio: float, level: float, dataset_size: int | None = Non
 
     Args:
         ratio: Variance of one sample's gradient divided by the squared norm, from 0 to inf.
-        level: eta, above 0.
+        level: Level eta of the test, above 0.
         dataset_size: N, if the batch is drawn without replacement from N samples; None if N is
             infinite.
     """
@@ -76,7 +78,7 @@ def theta_max(*, ratio: float, batch_size: float, dataset_size: int | None = Non
 
     Args:
         ratio: Variance of one sample's gradient divided by the squared norm, from 0 to inf.
-        batch_size: B, in samples, above 0.
+        batch_size: Batch size B in samples, above 0.
         dataset_size: N, if the batch is drawn without replacement from N samples; None if N is
             infinite.
     """
@@ -125,9 +127,9 @@ class NormTest(DefaultFacts):
     proposes the whole data set, or `LARGEST` if the size of the data set is unknown. If gradient
     and variance are both 0, and in steps that measure nothing, the batch size stays.
 
-    With the unbiased denominator, the batch size stays until four steps were measured. After that
-    it changes only if it lies outside the confidence interval, and the reason contains the estimate
-    and the interval.
+    With the unbiased denominator, the batch size stays until four steps were measured. After four
+    measured steps, the batch size changes only if it lies outside the confidence interval, and the
+    reason of each decision contains the estimate and the interval.
 
     Args:
         eta: Largest allowed ratio of the gradient's error to its norm, above 0. The required batch

@@ -1,8 +1,8 @@
 """Read the rules and factors that earlier versions wrote into records and checkpoints.
 
-Each entry is a class or a function. It takes the fields of the old class by keyword and returns a
-value of today that decides the same. An entry is never removed. A class that still exists has an
-entry if its fields meant something else in an earlier version.
+Each entry is a class or a function. Each class or function takes the fields of the old class by
+keyword, and returns a value of today that decides the same. An entry is never removed. A class that
+still exists has an entry if its fields meant something else in an earlier version.
 """
 
 from __future__ import annotations
@@ -84,5 +84,5 @@ OLD_KINDS: Mapping[str, Maker] = MappingProxyType(
 """Old class name -> class or function that builds today's value from the old fields."""
 
 RESUMED_KINDS: Mapping[str, Maker] = MappingProxyType({"AutoWarmUp": resumed_auto_warm_up})
-"""Old class name -> function for a run that is resumed. The script that resumes it builds today's
-rule, so this function ignores what an earlier version did differently."""
+"""Old class name -> function for a run that is resumed. The script that resumes a run builds
+today's rule, so the function ignores what an earlier version did differently."""

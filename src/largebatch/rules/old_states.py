@@ -1,8 +1,8 @@
 """Resume runs that version 0.1 saved, with the rules of today.
 
 Since version 0.2, running averages count base batches (`MovingMoments`), and rules that compare the
-batch with the noise scale keep averages themselves. So the chains that `lb.methods` builds contain
-other rules, and some states have another form:
+batch with the noise scale keep averages themselves. The chains that `lb.methods` builds therefore
+contain other rules, and some states have another form:
 
     Averaged(NormTest(denominator="unbiased")), LimitGrowth(shrink=1.0)
             -> NormTest(denominator="unbiased"), LimitGrowth(shrink=0.5, over=k, to_base=True)

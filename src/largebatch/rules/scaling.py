@@ -20,8 +20,8 @@ from largebatch.core.rule import DefaultFacts
 def linear_factor(scale: float) -> float:
     """Return S as the factor on the learning rate.
 
-    With this factor, the same samples change the weights by the same amount, as long as the weights
-    change little within these samples.
+    With the factor S, the same samples change the weights by the same amount at any batch size, as
+    long as the weights change little within one batch.
 
     >>> linear_factor(8)
     8.0

@@ -30,13 +30,14 @@ class Schedule(DefaultFacts):
 
     Args:
         factor: A factor of `largebatch.rules`, such as `Cosine()`, or your own frozen dataclass
-            with the same `__call__`. It must be a dataclass so that the run's record can store it.
-        over: Length of the schedule, as an `lb.Budget`; None for the run's budget. After the end of
-            this length, the last factor stays.
+            with the same `__call__`. The factor must be a dataclass so that the run's record can
+            store the factor.
+        over: Length of the schedule, as an `lb.Budget`; None for the run's budget. After that
+            length, the schedule keeps its last factor.
 
     Raises:
-        ValueError: If the factor is a function or a class instead of a dataclass instance. At the
-            first step: if neither the run nor the schedule has a length.
+        ValueError: If the factor is a function or a class instead of a dataclass instance. If
+            neither the run nor the schedule has a length, the first step raises this error.
 
     Reference: none.
     """

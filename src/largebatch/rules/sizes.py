@@ -34,9 +34,9 @@ LARGEST = 2**40
 def noise_ratio(*, variance: float, sqnorm: float) -> float | None:
     """Return variance / sqnorm, a noise scale in samples.
 
-    The result is 0 if the variance is 0, and `inf` if the squared norm is 0. It is None if the
-    noise scale is unknown: if both numbers are 0, if one is not finite, or if the squared norm is
-    negative. If the noise dominates, an unbiased estimate is negative by chance, so a negative
+    The result is 0 if the variance is 0, and `inf` if the squared norm is 0. The result is None if
+    the noise scale is unknown: if both numbers are 0, if one is not finite, or if the squared norm
+    is negative. If the noise dominates, an unbiased estimate is negative by chance, so a negative
     value does not show that the true norm is 0.
 
     >>> noise_ratio(variance=1.0, sqnorm=0.5), noise_ratio(variance=1.0, sqnorm=0.0)
@@ -61,9 +61,9 @@ def whole_batch(
 ) -> int:
     """Return the required batch size as a whole number of samples.
 
-    The size is rounded up, except for floating-point error: 1.1 x 100 gives 110. It is at least
-    `least`, and at least one sample per rank. It is at most the size of the data set, which
-    therefore stands for an infinite batch.
+    The size is rounded up, except for floating-point error: 1.1 x 100 gives 110. The result is at
+    least `least`, and at least one sample per rank. The result is at most the size of the data set,
+    so an infinite `required` gives the size of the data set.
 
     >>> whole_batch(15.7), whole_batch(0.0, ranks=4), whole_batch(math.inf, dataset_size=60_000)
     (16, 4, 60000)
@@ -94,8 +94,9 @@ def proposal(
         proposed: Decision of the rules before this one.
         seen: Measurement of this step.
         required: Required batch size in samples, from 0 to inf; None if unknown.
-        because: What the test found, for the reason.
-        limit: What limited the required batch size, for the reason; "" if nothing did.
+        because: Text for the reason that states what the test found.
+        limit: Text for the reason that names what limited the required batch size; "" if nothing
+            did.
     """
     if required is None or math.isnan(required):
         return proposed.resized(proposed.next_batch_size, because=because)

@@ -47,11 +47,11 @@ def fractions_of(lengths: tuple[float, ...]) -> tuple[float, ...]:
 def optimal_ratio(*, delta: float, gamma: float) -> float:
     """Return the best ratio of each stage's length to that of the stage before, in samples.
 
-    The ratio is delta kappa = (delta / gamma)^2, on the relation delta = gamma^2 kappa. Here kappa
-    is the same ratio in steps. On this relation the bound on the squared gradient norm falls as
-    samples^(-1/2); with any other ratio it falls more slowly. The formula is derived here from the
-    bound for smooth functions and plain SGD, and checked numerically. The theorem of arXiv
-    2508.05297 may have other constants.
+    The ratio is delta kappa = (delta / gamma)^2, on the relation delta = gamma^2 kappa. In this
+    relation, kappa is the ratio of the lengths in steps. On this relation the bound on the squared
+    gradient norm falls as samples^(-1/2); with any other ratio it falls more slowly. The formula is
+    derived here from the bound for smooth functions and plain SGD, and checked numerically. The
+    theorem of arXiv 2508.05297 may have other constants.
 
     >>> round(optimal_ratio(delta=2.0, gamma=2.0**0.5), 12), optimal_ratio(delta=2.0, gamma=1.0)
     (2.0, 4.0)
@@ -120,7 +120,8 @@ class Stages:
     def size(self, stage: int, *, first: int, seen: Measurement) -> int:
         """Return the batch size of a stage in whole samples.
 
-        It is rounded up, at least one sample per rank, and at most the size of the data set.
+        The size is rounded up. The result is at least one sample per rank and at most the size of
+        the data set.
         """
         required = self.required(stage, first=first)
         return whole_batch(required, ranks=seen.ranks, dataset_size=seen.dataset_size, least=1)
@@ -133,7 +134,7 @@ class Stages:
         1.1 both give 9 samples.
 
         Args:
-            stage, first, seen: The same as in `size`.
+            stage, first, seen: Stage, first batch size and measurement, as in `size`.
         """
         now = self.size(stage, first=first, seen=seen)
         later = range(stage + 1, len(self.batch))
@@ -145,7 +146,7 @@ class Stages:
         there is none.
 
         Args:
-            stage, first, seen: The same as in `size`.
+            stage, first, seen: Stage, first batch size and measurement, as in `size`.
         """
         now = self.size(stage, first=first, seen=seen)
         earlier = range(stage - 1, -1, -1)

@@ -46,15 +46,15 @@ class WarmUp(DefaultFacts):
     0.25
 
     Args:
-        fraction: Fraction of the budget that the warm-up takes, in (0, 1]. The default is that of
-            AdaScale's baseline with linear scaling (arXiv 2007.05105).
+        fraction: Fraction of the budget that the warm-up takes, in (0, 1]. The default, 5.5 %, is
+            the value in AdaScale's baseline with linear scaling (arXiv 2007.05105).
         start: First factor, in [0, 1]; None for 1 / S of the current batch, so that there is no
             warm-up if S <= 1.
         over: Length that the fraction refers to, as an `lb.Budget`; None for the run's budget.
 
     Raises:
-        ValueError: If `fraction` is outside (0, 1] or `start` is outside [0, 1]. At the first step:
-            if neither the run nor the warm-up has a length.
+        ValueError: If `fraction` is outside (0, 1] or `start` is outside [0, 1]. If neither the run
+            nor the warm-up has a length, the first step raises this error.
 
     Reference: Goyal et al., 2017, arXiv 1706.02677, section 2.2.
     """

@@ -36,7 +36,7 @@ def check_part(
         value: Value of the argument.
         usual: Valid value for the example in the message.
         least: Smallest allowed fraction; 0 itself is not allowed.
-        one: Whether 1 is allowed.
+        one: Whether the value 1 is allowed.
 
     Raises:
         ValueError: If the value is not a number or lies outside the bounds.

@@ -1,7 +1,7 @@
 """Decide what a warm-up found that reached its highest learning rate.
 
-The loss may still have been falling there, or it may hardly have changed at all. Both cases give a
-reason and a notice for the user.
+The loss may still have been falling there, or it may hardly have changed at all. The module also
+writes the reason and the warning for the user.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ since SINCE."""
 def falls(curve: Posterior, *, confidence: float, floor: float) -> bool:
     """Return whether a loss still falls at the end of its curve.
 
-    The minimum must be at the end, and no earlier point may be below the last one with the given
-    probability. The points at SINCE and END must be above the last point with that probability. A
-    constant loss does not fall, and neither does a loss of noise alone, or a loss that fell earlier
-    and then stayed constant.
+    The minimum of the curve must be at its end, and no earlier point may be below the last point
+    with the given probability. The points at SINCE and END must be above the last point with that
+    probability. A constant loss does not fall, and neither does a loss of noise alone, or a loss
+    that fell earlier and then stayed constant.
 
     >>> from largebatch.rules.auto_warm_up.gaussian_process import posterior_of
     >>> x = np.linspace(0.0, 1.0, 50)
@@ -33,7 +33,7 @@ def falls(curve: Posterior, *, confidence: float, floor: float) -> bool:
     Args:
         curve: Posterior of the losses so far.
         confidence: Probability in [0.5, 1).
-        floor: The same as in `Posterior.risen`.
+        floor: Variance added to the variance of each difference, as in `Posterior.risen`.
     """
     if curve.x[curve.lowest] < END or curve.risen(floor=floor) > confidence:
         return False
@@ -57,7 +57,7 @@ def is_flat(curve: Posterior, *, confidence: float, certain: float, floor: float
         curve: Posterior of the losses so far.
         confidence: Probability in [0.5, 1).
         certain: Number of standard deviations, above 0.
-        floor: The same as in `Posterior.risen`.
+        floor: Variance added to the variance of each difference, as in `Posterior.risen`.
     """
     return curve.risen(floor=floor) <= confidence and curve.moved(floor=floor) <= certain
 

@@ -6,8 +6,8 @@ The noise has the variance s r / count if y is the mean of `count` values. The s
 the noise ratio r maximize the marginal likelihood. For each r, the best s has a closed form, so
 only r is searched, on a grid that is refined. Nothing is drawn at random.
 
-With l = 0.2, the kernel on [0, 1] has 18 eigenvalues that float64 can distinguish from zero. So f
-is a weighted sum of 18 fixed functions, and no matrix is larger than n x 32.
+With l = 0.2, the kernel on [0, 1] has 18 eigenvalues that float64 can distinguish from zero.
+Therefore the curve f is a weighted sum of 18 fixed functions, and no matrix is larger than n x 32.
 
 Rasmussen, Williams: Gaussian Processes for Machine Learning, 2006, sections 2.2 and 5.4.1.
 """
@@ -24,8 +24,8 @@ import numpy.typing as npt
 Row = npt.NDArray[np.float64]
 
 KNOTS = 32
-"""Number of points of the Nystroem approximation. From 24 points on, it is exact up to rounding for
-l = 0.2."""
+"""Number of points of the Nystroem approximation. For l = 0.2, the approximation is exact up to
+rounding from 24 points on."""
 
 SMALLEST = 1e-13
 """Fraction of the largest eigenvalue below which an eigenvalue counts as rounding error."""
@@ -68,7 +68,7 @@ class Posterior:
         """Return the largest probability, over all earlier points, that f is lower there than at
         the last point.
 
-        Each pair of points is considered by itself. For constant data the result is 0.5.
+        Each pair of points is compared separately. For constant data the result is 0.5.
 
         Args:
             floor: Variance added to the variance of each difference, in units of the variance of
@@ -87,7 +87,7 @@ class Posterior:
 
         Args:
             since: Index of a point.
-            floor: The same as in `risen`.
+            floor: Variance added to the variance of the difference, as in `risen`.
         """
         if self.unit == 0.0:
             return 0.5
@@ -98,10 +98,10 @@ class Posterior:
     def moved(self, *, floor: float) -> float:
         """Return the largest difference between two points of the curve, in standard deviations.
 
-        Each pair of points is considered by itself. For constant data the result is 0.
+        Each pair of points is compared separately. For constant data the result is 0.
 
         Args:
-            floor: The same as in `risen`.
+            floor: Variance added to the variance of each difference, as in `risen`.
         """
         if self.unit == 0.0:
             return 0.0

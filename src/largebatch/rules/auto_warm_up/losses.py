@@ -65,7 +65,8 @@ class Losses:
         loss.
 
         Args:
-            fence: The same as in `fenced`.
+            fence: Number of distances above the median from which values count by their logarithm,
+                as in `fenced`.
         """
         starts = np.arange(len(self.means) + bool(self.count)) * self.width
         counts = np.full(len(starts), float(self.width))
@@ -85,8 +86,8 @@ def fenced(values: Row, *, fence: float) -> Row:
 
         v -> top + d log(1 + (v - top) / d)    above top = median + fence d
 
-    Here d is the distance from the lower quartile to the median, so half of the values may be very
-    large. If d is 0, because many values are equal, nothing changes.
+    In this formula, d is the distance from the lower quartile to the median, so up to half of the
+    values may be very large. If d is 0, because many values are equal, nothing changes.
 
     >>> fenced(np.array([1.0, 2.0, 3.0, 4.0, 1e9]), fence=3.0).round(1)
     array([ 1. ,  2. ,  3. ,  4. , 26.7])

@@ -3,10 +3,10 @@
     lr = low (high / low)^(x / fraction)    for x < fraction
     p  = max over earlier points i of P(f_i < f_now)
 
-Here x is the used fraction of the budget, and f is the Gaussian process behind the losses so far
-(`gaussian_process`), over the elapsed part of the warm-up scaled to [0, 1]. The warm-up ends after
-`patience` checks in a row with p > confidence. The learning rate then returns to its value at the
-minimum of the posterior mean, or to a fraction of this value, and decays.
+In these formulas, x is the used fraction of the budget, and f is the Gaussian process behind the
+losses so far (`gaussian_process`), over the elapsed part of the warm-up scaled to [0, 1]. The
+warm-up ends after `patience` checks in a row with p > confidence. The learning rate then returns to
+its value at the minimum of the posterior mean, or to a fraction of this value, and decays.
 
 Kim, Kim, Kim, Lee, Kim: Automated Learning Rate Scheduler for Large-batch Training (AutoWU), 2021,
 arXiv 2107.05855. Confidence, patience and length scale are those of the authors' program.
@@ -53,7 +53,8 @@ FENCE = 50.0
 which a loss counts by its logarithm."""
 
 FLOOR = 1e-4
-"""Variance added to that of a difference, in units of the variance of all losses."""
+"""Variance added to the variance of each difference between two points of the loss curve, in units
+of the variance of all losses."""
 
 FAR, IN_A_ROW = 0.5, 2
 """A loss is far above the others if it exceeds all earlier losses by more than FAR times their
@@ -68,9 +69,9 @@ BACKOFF = 0.25
 loss."""
 
 LOST, SAFETY = 3, 0.5
-"""LOST losses in a row that are not finite end the warm-up, at SAFETY times the learning rate. This
-does not apply before EARLY_CHECKS checks, because a gradient scaler may still be looking for its
-scale."""
+"""LOST losses in a row that are not finite end the warm-up, at SAFETY times the learning rate.
+Before EARLY_CHECKS checks, such losses do not end the warm-up, because a gradient scaler may still
+be looking for its scale."""
 
 
 def warm_up_rate(*, x: float, low: float, high: float, linear: bool = False) -> float:
@@ -151,9 +152,9 @@ class AutoWarmUp:
             treats this case like any other end, with `backoff`, as version 0.1 did.
 
     Raises:
-        ValueError: If an argument has the wrong type or is out of its range. At the first step: if
-            the budget is too short for FEWEST checks. At any step: if the optimizer's learning rate
-            is 0.
+        ValueError: If an argument has the wrong type or is out of its range. The first step raises
+            this error if the budget is too short for FEWEST checks, and any step raises it if the
+            optimizer's learning rate is 0.
         LargeBatchError: If the batch size changes during the warm-up, which looks for the learning
             rate of one batch size.
 
