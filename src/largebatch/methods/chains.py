@@ -24,7 +24,7 @@ def check_counts(method: str, *, every: int, max: int | None = None) -> None:
         max: Largest batch size in samples; None for no limit.
 
     Raises:
-        ValueError: If one of them is not; the message names the method and the argument.
+        ValueError: If `every` or `max` is not valid; the message names the method and the argument.
     """
     if not is_count(every, least=1):
         raise argument_error(

@@ -81,8 +81,8 @@ def full_gradient_growth(
             the size of the data set.
         check: Optimizer steps from one check to the next.
         consistent: Whether the threshold also follows the learning rate. If the learning rate grows
-            and this is False, the run may remain in one stage. The option is our own derivation;
-            see `FullGradientGrowth`.
+            and `consistent` is False, the run may remain in one stage. The option is our own
+            derivation; see `FullGradientGrowth`.
 
     Raises:
         ValueError: If an argument is out of its range.

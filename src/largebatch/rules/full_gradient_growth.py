@@ -80,8 +80,8 @@ class FullGradientGrowth(DefaultFacts):
         check: Number of optimizer steps from one check to the next, at least 1. Each check happens
             in the last of these steps, before its update. Pass 1 if `Every` wraps this rule.
         consistent: Whether the threshold is eps_0 sqrt(b_0 eta_m / (b_m eta_0)). The smallest
-            squared norm that training reaches grows as eta / b. If the learning rate grows, the
-            paper's threshold therefore falls faster than the norm can, and the run remains in one
+            squared norm that training reaches grows as eta / b. Therefore, if the learning rate
+            grows, the paper's threshold falls faster than the norm can, and the run remains in one
             stage. The consistent threshold is our own derivation and is not in the paper.
 
     Raises:

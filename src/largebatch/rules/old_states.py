@@ -50,8 +50,8 @@ def revive(saved: Any, rule: Chain, state: Any) -> Revived | None:
 
     Args:
         saved: The saved chain as plain values, after `codec.renewed`.
-        rule: The chain of today, built as the saved one was: from the same rules, or by the same
-            call of `lb.methods`.
+        rule: The chain of today, built from the same rules as the saved chain, or by the same call
+            of `lb.methods`.
         state: The saved state as plain values.
 
     Raises:

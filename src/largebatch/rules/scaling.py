@@ -4,7 +4,7 @@
     square root:  lr = sqrt(S) * base lr      Krizhevsky, 2014, arXiv 1404.5997
 
 By default, a step of S base batches counts as S base steps, so runs are compared at equal samples.
-With `StepClock` it counts as one base step, so runs are compared at equal steps.
+With `StepClock`, every step counts as one base step, so runs are compared at equal steps.
 """
 
 from __future__ import annotations

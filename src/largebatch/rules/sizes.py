@@ -24,8 +24,8 @@ LEAST = 2
 one could never grow again."""
 
 BEYOND = 2.0
-"""Largest ratio between a new batch size and the bound of the interval that the current batch size
-lies outside of."""
+"""Largest ratio between a new batch size and the nearest bound of the interval of the required
+size."""
 
 LARGEST = 2**40
 """Batch size in samples that stands for an infinite one if the size of the data set is unknown."""
@@ -101,8 +101,8 @@ def proposal(
     if required is None or math.isnan(required):
         return proposed.resized(proposed.next_batch_size, because=because)
     size = whole_batch(required, ranks=seen.ranks, dataset_size=seen.dataset_size)
+    limit = "the whole data set" if size == seen.dataset_size else limit
     limits = f", {limit}" if limit else ""
-    limits += ", the whole data set" if size == seen.dataset_size else ""
     return proposed.resized(size, because=join(because, f"batch size {size}{limits}"))
 
 
@@ -166,7 +166,7 @@ def evidence(value: Range | None, *, level: float, name: str = "theta_max") -> s
 
 
 def scaled(span: Range, *, factor: float = 1.0, plus: float = 0.0) -> Range:
-    """Return factor * (plus + number) for a number with its interval.
+    """Return factor * (plus + x) for a number x and for both bounds of its interval.
 
     >>> print(scaled(Range(value=4.0, low=3.0, high=5.0), factor=2.0, plus=1.0))
     10 [8, 12]

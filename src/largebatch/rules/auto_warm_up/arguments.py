@@ -54,7 +54,7 @@ def check_words_and_counts(*, growth: object, patience: object, decay: object) -
     """Check that `growth` is known, `patience` is a whole number, and `decay` can be called.
 
     Raises:
-        ValueError: If one of them is not; the message names the argument.
+        ValueError: If one of the three arguments is not valid; the message names the argument.
     """
     if growth not in ("exponential", "linear"):
         raise ValueError(

@@ -360,7 +360,8 @@ class AutoWarmUp:
 
     @property
     def _backoff(self) -> float:
-        """Fraction of the learning rate at the minimum of the loss at which the decay starts."""
+        """Learning rate at which the decay starts, as a fraction of the one at the minimum of the
+        loss."""
         if self.backoff is not None:
             return self.backoff
         return 1.0 if self.paper else BACKOFF
@@ -373,7 +374,7 @@ class AutoWarmUp:
         return max(CHECKS, math.ceil(math.log(self.high / self.low) / math.log(GROWTH)))
 
     def _checked(self, search: WarmUpState, seen: Measurement, proposed: Decision) -> WarmUpState:
-        """Return the search, after checking that batch size and budget allow it."""
+        """Return the state of the search, after checking batch size and budget."""
         batch_size = proposed.next_batch_size
         if batch_size == search.batch_size:
             return search
