@@ -167,7 +167,9 @@ def test_growth_by_absolute_batches_refuses_a_run_that_starts_with_another_batch
 def test_a_stage_too_short_for_a_step_is_skipped_and_reported() -> None:
     rule = Growth(stages=Stages(batch=(1, 2, 4, 8)), at=(0.501, 0.51, 0.9))
     reasons = [decision.reason for _, decision in run(rule, budget=Budget(samples=400))]
-    assert "stage 3 of 4 begins, skipping 1 shorter than one step; batch size 32" in reasons
+    assert (
+        "stage 3 of 4 begins, stages skipped as shorter than one step: 1; batch size 32" in reasons
+    )
 
 
 def test_a_bound_on_the_batch_leaves_the_rate_and_one_on_the_rate_tells() -> None:

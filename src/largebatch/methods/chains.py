@@ -66,7 +66,7 @@ def spaced(rule: Rule, every: int) -> Rule:
 
 
 def bounded(rule: Rule, *, max: int | None = None, then: Sequence[Rule | None]) -> Chain:
-    """Return a chain of a rule, a limit on its batch size, and further rules.
+    """Return a chain: the given rule, then a limit on the batch size, then further rules.
 
     Args:
         rule: Rule or chain that may propose a batch size.

@@ -149,8 +149,8 @@ def autowu(
             10 for SGD without; 1e-5 to 0.1 for AdamW and AdamP; 1e-4 to 1 for LAMB; 1e-2 to 100 for
             LARS, which multiplies the learning rate by a trust coefficient.
         fraction: Fraction of the budget that the warm-up may take.
-        cooldown: Fraction of the budget that the cosine takes at the end of the run; with 1 it
-            begins at once.
+        cooldown: Fraction of the budget that the cosine takes at the end of the run; with
+            cooldown=1, the cosine begins as soon as the warm-up has ended.
 
     Raises:
         ValueError: If an argument is out of its range.

@@ -50,7 +50,7 @@ class AdaptiveGrowthState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptiveGrowth(DefaultFacts):
-    """Go to the next stage of batch size and learning rate when the noise scale has reached it.
+    """Go to the next stage when the noise scale has reached the batch size of that stage.
 
     The rule returns to the previous stage if the whole confidence interval of the noise scale lies
     below the current batch size. The rule changes by at most one stage at a time. The noise scale

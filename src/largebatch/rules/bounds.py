@@ -187,8 +187,8 @@ class LimitGrowth(DefaultFacts):
         shrink = 1.0 if self.shrink is None else self.shrink
         if not 1.0 <= self.factor < math.inf or not 0.0 < shrink <= 1.0 or self.over < 1:
             raise ValueError(
-                f"{self} was given, but factor must be at least 1, shrink in (0, 1] and over at "
-                "least 1 step. Example: LimitGrowth(factor=2.0, shrink=0.5, over=10)"
+                f"{self} was given, but factor must be at least 1, shrink in (0, 1] and `over` "
+                "at least 1 step. Example: LimitGrowth(factor=2.0, shrink=0.5, over=10)"
             )
 
     def init(self) -> GrowthWindow | None:
@@ -234,9 +234,9 @@ class ClampToNoiseScale(DefaultFacts):
 
     `ClampToNoiseScale` limits growth only: it never shrinks the batch, and it keeps the batch size
     until the noise scale is known. The batch may grow only if the lower bound of the noise scale's
-    interval, times kappa, is above the current batch size. The batch then grows to at most kappa
-    times the estimate, and to at most twice that lower bound. The noise scale comes from running
-    averages (`MovingMoments`), also in steps that measure nothing.
+    interval, times kappa, is above the current batch size. The growth ends at kappa times the
+    estimate of the noise scale, and at twice kappa times the lower bound. The noise scale comes
+    from running averages (`MovingMoments`), also in steps that measure nothing.
 
     >>> from largebatch.core.measurement import GradientMoments
     >>> m = GradientMoments(batch_size=8, parts=4, batch_sqnorm=3.0, variance=16.0)

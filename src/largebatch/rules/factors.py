@@ -69,7 +69,7 @@ class StepDecay:
             or not 0 < self.factor < math.inf
         ):
             raise ValueError(
-                f"{self} was given, but at must contain rising fractions of the budget in [0, 1], "
+                f"{self} was given, but `at` must contain rising fractions in [0, 1], "
                 "and factor must be above 0. Example: StepDecay(at=(0.5, 0.75), factor=0.1)"
             )
 

@@ -83,7 +83,7 @@ class Growth(DefaultFacts):
         within = all(0.0 < a <= 1.0 for a in self.at)
         if not rising or not within or len(self.at) != len(self.stages) - 1:
             raise ValueError(
-                f"at={self.at} was given for {len(self.stages)} stages, but at must contain one "
+                f"at={self.at} was given for {len(self.stages)} stages, but `at` must contain one "
                 "fraction in (0, 1] for each stage after the first, in rising order. "
                 "Example: Growth(stages=Stages(batch=(1, 2, 4)), at=(0.25, 0.5))"
             )
@@ -111,7 +111,7 @@ class Growth(DefaultFacts):
         because = ""
         if stage > state.stage:
             left = stage - state.stage - 1
-            past = f", skipping {left} shorter than one step" if left else ""
+            past = f", stages skipped as shorter than one step: {left}" if left else ""
             because = f"stage {stage + 1} of {len(self.stages)} begins{past}; batch size {size}"
         return GrowthState(first=state.first, stage=stage), decision.resized(size, because=because)
 

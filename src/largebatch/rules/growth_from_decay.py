@@ -26,8 +26,8 @@ from largebatch.rules.growth import Growth
 from largebatch.rules.stages import Stages
 
 MOST = 2.0**20
-"""Largest growth of the batch, which ends the table for a decay to 0. A bound on the batch normally
-acts long before."""
+"""Largest growth of the batch, at which the table ends if the factor decays to 0. A bound on the
+batch normally takes effect much earlier."""
 
 
 def growth_from_decay(

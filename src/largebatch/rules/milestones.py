@@ -62,7 +62,7 @@ class Milestones(DefaultFacts):
         within = all(0.0 < a < 1.0 for a in self.at)
         if not rising or not within or not 0.0 < self.factor < math.inf:
             raise ValueError(
-                f"{self} was given, but at must contain rising fractions of the budget in (0, 1), "
+                f"{self} was given, but `at` must contain rising fractions in (0, 1), "
                 "and factor must be above 0. Example: Milestones(at=(0.25, 0.5), factor=2.0)"
             )
 

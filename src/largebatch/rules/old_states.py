@@ -11,8 +11,8 @@ contain other rules, and some states have another form:
                             -> Growth(), ClampToNoiseScale(statistic="preconditioned_moments")
     Every(rule, steps=k)            -> Every(rule, steps=k, first=k)
 
-The default window of `Averaged` was 1000 gradients; today it is 100 base batches. When such a run
-is resumed, its averages start again, and all other states are kept.
+The default window of `Averaged` was 1000 gradients; today it is 100 base batches. When a run of
+version 0.1 is resumed, the averages start again, and all other states are kept.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _today(rules: Sequence[Any], *, before: Any) -> list[Any]:
     unchanged.
 
     Args:
-        rules: Rules of a chain of version 0.1, starting at one of them.
+        rules: Rules of a chain of version 0.1, from one rule to the last.
         before: The rule before the first of `rules`; None if there is none.
     """
     first, steps = rules[0], 1

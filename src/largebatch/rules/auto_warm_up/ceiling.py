@@ -1,7 +1,7 @@
-"""Decide what a warm-up found that reached its highest learning rate.
+"""Explain why a warm-up reached its highest learning rate without a detected rise of the loss.
 
-The loss may still have been falling there, or it may hardly have changed at all. The module also
-writes the reason and the warning for the user.
+At the highest learning rate, the loss may still have been falling, or it may hardly have changed
+during the whole warm-up. The module also writes the reason and the warning for the user.
 """
 
 from __future__ import annotations

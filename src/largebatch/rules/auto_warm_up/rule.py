@@ -70,8 +70,8 @@ loss."""
 
 LOST, SAFETY = 3, 0.5
 """LOST losses in a row that are not finite end the warm-up, at SAFETY times the learning rate.
-Before EARLY_CHECKS checks, such losses do not end the warm-up, because a gradient scaler may still
-be looking for its scale."""
+Before EARLY_CHECKS checks, losses that are not finite do not end the warm-up, because a gradient
+scaler may still be looking for its scale."""
 
 
 def warm_up_rate(*, x: float, low: float, high: float, linear: bool = False) -> float:
@@ -136,7 +136,8 @@ class AutoWarmUp:
         growth: "exponential" or "linear" rise of the learning rate.
         decay: Factor on the learning rate over the rest of the budget.
         cooldown: Fraction of the budget that the decay takes at the end of the run, in (0, 1]. The
-            learning rate stays constant between warm-up and decay. With 1 the decay starts at once.
+            learning rate stays constant between warm-up and decay. With cooldown=1, the decay
+            starts as soon as the warm-up has ended.
         after: Rules that start when the warm-up has ended, with its batch as their base batch. For
             example, use AdaScale() if the batch size changes later.
         confidence: Probability of a rise of the loss above which a check detects it, in [0.5, 1).
