@@ -228,11 +228,11 @@ def test_auto_warm_up_decays_from_a_part_of_the_rate_at_the_minimum() -> None:
 
 def test_the_rate_grows_by_its_bound_between_checks_and_there_are_100_or_more() -> None:
     found = drive(AutoWarmUp(low=1e-7, high=10.0), [2.3] * 500, budget=Budget(steps=2000))
-    at = [i for i, reason in enumerate(found.reasons) if "P =" in reason]
+    at = [i for i, reason in enumerate(found.reasons) if "with probability" in reason]
     growths = [found.rates[b] / found.rates[a] for a, b in itertools.pairwise(at)]
     assert max(growths) <= 1.15 * 1e8 ** (1 / 1000), "to the next whole step"
     found = drive(AutoWarmUp(low=1e-3), [2.3] * 999, budget=Budget(steps=2000))
-    assert sum("P =" in reason for reason in found.reasons) == 99
+    assert sum("with probability" in reason for reason in found.reasons) == 99
 
 
 def test_the_decay_is_a_cosine_from_the_switch_and_ends_above_zero() -> None:
@@ -337,7 +337,7 @@ def test_a_part_of_the_last_rate_decays_from_a_ceiling_if_asked_for() -> None:
     assert not any(as_before.notices)
 
 
-FLAT = "the ceiling high=1 was met and the loss has hardly changed"
+FLAT = "the highest learning rate, high=1, was reached and the loss has hardly changed"
 
 
 def test_noise_around_a_plateau_is_no_fall_and_the_notice_says_so() -> None:
@@ -649,7 +649,7 @@ def test_a_batch_that_changes_in_the_warm_up_is_refused_and_later_it_is_not() ->
         if step == 50:
             grown = replace(decider, batch_size=2 * BATCH)
             seen = grown.see(Reading(samples=2 * BATCH, loss=loss), base_lr=1.0)
-            with pytest.raises(LargeBatchError, match="from 10 to 20 samples in AutoWarmUp"):
+            with pytest.raises(LargeBatchError, match="from 10 to 20 samples during the warm-up"):
                 grown.decide(seen)
         if step == 600:
             decider = replace(decider, batch_size=4 * BATCH)
