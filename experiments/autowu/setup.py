@@ -89,7 +89,7 @@ class Searching(Run):
                     any(
                         words in decision.reason
                         for _, decision in record.steps
-                        for words in ("nothing ended", "the ceiling high")
+                        for words in ("no rise of the loss", "the highest learning rate")
                     )
                 ),
             },

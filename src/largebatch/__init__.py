@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from largebatch.measure.examples.per_example import PerExample as PerExample
     from largebatch.measure.full_gradient import FullGradient as FullGradient
     from largebatch.measure.meter import Meter as Meter
+    from largebatch.methods.citing import cite as cite
     from largebatch.record.checkpoints import Checkpoints as Checkpoints
     from largebatch.record.csv_log import CsvLogger as CsvLogger
     from largebatch.record.jsonl import JsonlRecord as JsonlRecord
@@ -102,6 +103,7 @@ NAMES: Mapping[str, str] = {
     "attach": "largebatch.act.attached",
     "chain": "largebatch.core.rule",
     "check": "largebatch.checks.check",
+    "cite": "largebatch.methods.citing",
     "fit_micro_batch": "largebatch.checks.fit",
     "probe": "largebatch.studies.probe",
     "read_record": "largebatch.record.read",

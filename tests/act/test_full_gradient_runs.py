@@ -125,7 +125,7 @@ def test_a_full_gradient_that_is_not_finite_ends_no_stage_and_the_record_says_so
         assert seen.finite, "the step itself is sound"
         assert (seen.batch_size, decision.lr_multiplier) == (8, 1.0)
         assert seen.extra_samples == (96 if checked else 0)
-        assert decision.reason == ("full gradient not finite" if checked else "")
+        assert decision.reason == ("full gradient's norm is not finite" if checked else "")
         if checked:
             assert not math.isfinite(seen.full_sqnorm)  # type: ignore[arg-type]
     assert [decision for _, decision in steps] == decisions
@@ -160,7 +160,7 @@ def test_two_processes_find_together_what_one_of_them_sees_is_not_finite() -> No
     first, second = run_on_ranks(partial(a_run, spoiled(math.nan)), 2)
     assert first == second
     assert first[0] == a_run(spoiled(math.nan))[0]
-    assert {reason for _, _, reason in first[0]} == {"", "full gradient not finite"}
+    assert {reason for _, _, reason in first[0]} == {"", "full gradient's norm is not finite"}
 
 
 def test_a_cap_below_the_start_is_refused() -> None:

@@ -83,7 +83,7 @@ def test_the_batch_of_a_paper_grows_in_tested_steps_and_says_why(paper: str) -> 
         tested = (seen.step < 3 or seen.step % 3 == 0) and seen.step >= unknown(paper)
         assert ("theta_max" in decision.reason) == tested
         if grown:
-            assert "] > 0.5" in decision.reason
+            assert "] > eta 0.5" in decision.reason
         if decision.next_batch_size < seen.batch_size:
             assert "] < 0.5" in decision.reason
             assert 2 * decision.next_batch_size >= seen.batch_size
@@ -109,7 +109,7 @@ def test_the_data_set_is_the_cap_where_none_is_given() -> None:
     _, _, control, record = build(lb.methods.adasgd(eta=0.01, every=1, growth=4.0))
     train(control, samples=2000)
     assert max(seen.batch_size for seen, _ in record.steps) == 96
-    assert "batch 96, the data set" in record.steps[3][1].reason
+    assert "batch size 96, the whole data set" in record.steps[3][1].reason
 
 
 def test_the_learning_rate_stays_constant_while_the_batch_grows_without_scaling() -> None:
@@ -266,14 +266,17 @@ def test_coordinates_that_the_meter_does_not_measure_are_refused_with_a_line_tha
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"eta": 0.0}, r"\(eta=0\.0\) was given, but eta is a number above 0"),
-        ({"eta": -1.0}, r"\(eta=-1\.0\) was given, but eta is a number above 0"),
-        ({"eta": "0.5"}, r"\(eta='0\.5'\) was given, but eta is a number above 0"),
-        ({"max": 0}, r"\(max=0\) was given, but max is a whole number of samples"),
-        ({"max": 20.5}, r"\(max=20\.5\) was given, but max is a whole number of samples"),
-        ({"every": 0}, r"\(every=0\) was given, but every is a whole number of optimizer steps"),
-        ({"every": 2.5}, r"\(every=2\.5\) was given, but every is a whole number"),
-        ({"growth": 0.5}, r"\(growth=0\.5\) was given, but growth is a factor of 1 or more"),
+        ({"eta": 0.0}, r"\(eta=0\.0\) was given, but eta must be a number above 0"),
+        ({"eta": -1.0}, r"\(eta=-1\.0\) was given, but eta must be a number above 0"),
+        ({"eta": "0.5"}, r"\(eta='0\.5'\) was given, but eta must be a number above 0"),
+        ({"max": 0}, r"\(max=0\) was given, but max must be a whole number of samples"),
+        ({"max": 20.5}, r"\(max=20\.5\) was given, but max must be a whole number of samples"),
+        (
+            {"every": 0},
+            r"\(every=0\) was given, but every must be a whole number of optimizer steps",
+        ),
+        ({"every": 2.5}, r"\(every=2\.5\) was given, but every must be a whole number"),
+        ({"growth": 0.5}, r"\(growth=0\.5\) was given, but growth must be a factor of 1 or more"),
         ({"scaling": "sqrt"}, "A chain takes rules, got sqrt"),
     ],
 )
@@ -284,7 +287,7 @@ def test_impossible_numbers_are_refused_by_the_method_that_takes_them(
         PAPERS[paper][0](**wrong)
     if "scaling" not in wrong:
         assert str(refused.value).startswith(f"lb.methods.{PAPERS[paper][0].__name__}(")
-        eval(str(refused.value).rpartition(". ")[2], {"lb": lb})  # the line to paste
+        eval(str(refused.value).rpartition("Example: ")[2], {"lb": lb})  # the line to paste
 
 
 @pytest.mark.parametrize("examples", [False, True])

@@ -72,7 +72,10 @@ def test_each_batch_begins_with_the_first_step_at_or_behind_its_token() -> None:
     assert [seen.samples for seen, _ in steps] == STARTS
     assert [seen.batch_size for seen, _ in steps] == SIZES
     reasons = {seen.step: decision.reason for seen, decision in steps if decision.reason}
-    assert reasons == {4: "stage 2 of 3; batch 6", 11: "stage 3 of 3; batch 16"}
+    assert reasons == {
+        4: "stage 2 of 3 begins; batch size 6",
+        11: "stage 3 of 3 begins; batch size 16",
+    }
     assert {decision.lr_multiplier for _, decision in steps} == {1.0}
 
 

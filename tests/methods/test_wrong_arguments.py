@@ -30,7 +30,7 @@ def test_counts_of_a_method_are_refused_by_its_name(
     call = f"lb.methods.{method.__name__}"
     with pytest.raises(ValueError, match=re.escape(f"{call}({name}={value}) was given")) as refused:
         method(**wrong)
-    line = str(refused.value).rpartition(". ")[2]
+    line = str(refused.value).rpartition("Example: ")[2]
     assert line.startswith(f"{call}({name}=")
     eval(line, {"lb": lb})
 

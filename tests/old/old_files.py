@@ -88,7 +88,11 @@ AVERAGING = frozenset(
 batches, so their decisions differ from those of 0.1.0. All other kinds decide the same to the bit,
 but for `NormTest(denominator="unbiased")`, which averages today."""
 
-REWORDED: Mapping[str, str | None] = {"cosine": "noise", "diversity": "noise"}
+REWORDED: Mapping[str, str | None] = {
+    "cosine": "noise",
+    "diversity": "noise",
+    "rate": "decay",
+}
 """First word of a reason of 0.1.0 -> the first word of the same reason today, or None if the
 reason is no longer given. Add a line here when a reason gets another first word."""
 

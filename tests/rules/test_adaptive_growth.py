@@ -188,7 +188,7 @@ def test_until_the_noise_scale_is_known_the_batch_is_held() -> None:
     for seen in (see(), see(moments_of(640.0, 11.0)), see(moments_of(0.0, 0.0))):
         _, decision = bounded_after(rule, seen, wanted=10**6, times=3)
         assert decision.next_batch_size == 64
-        assert decision.reason == "batch 1000000 held at 64, noise scale not known yet"
+        assert decision.reason == "batch size 1000000 held at 64, noise scale not known yet"
         assert bounded_after(rule, seen, wanted=50, times=3)[1].next_batch_size == 50
 
 
@@ -233,7 +233,7 @@ def test_the_any_time_law_follows_the_rate_before_it() -> None:
     seen = see(base_lr=0.2)
     rule = AnyTimeGrowth(coefficient=5000.0)
     assert rule.update(rule.init(), seen, proposed)[1].next_batch_size == 100
-    with pytest.raises(ValueError, match="coefficient is a number above 0"):
+    with pytest.raises(ValueError, match="coefficient must be a finite number above 0"):
         AnyTimeGrowth(coefficient=0.0)
 
 
@@ -256,7 +256,7 @@ def test_accordion_keeps_the_batch_after_an_epoch_without_a_measurement() -> Non
     seen = see(batch_size=100, samples=300, dataset_size=100)
     assert asked(rule, seen).next_batch_size == 100
     for more in ({"growth": 1.0}, {"threshold": 0.0}, {"epochs": 0}):
-        with pytest.raises(ValueError, match="as in Accordion"):
+        with pytest.raises(ValueError, match="Example: Accordion"):
             Accordion(**more)
 
 

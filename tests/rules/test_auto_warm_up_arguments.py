@@ -47,7 +47,7 @@ def test_a_wrong_argument_is_refused_by_its_name_and_value(wrong: dict[str, Any]
     shown = repr(value).replace("'", "[']")
     with pytest.raises(ValueError, match=rf"{name}={shown}.* (was|were) given, but") as refused:
         lb.AutoWarmUp(**wrong)
-    line = str(refused.value).rpartition(". ")[2]
+    line = str(refused.value).rpartition("Example: ")[2]
     assert line.startswith("lb.AutoWarmUp(")
     assert f"{name}=" in line
     eval(line, {"lb": lb})

@@ -186,7 +186,7 @@ def test_the_state_of_averaged_holds_its_average_and_its_rules_state() -> None:
 
 def test_a_rule_that_reads_no_moments_is_refused_by_name() -> None:
     for rule in (LinearScaling(), AdaScale(statistic="preconditioned_moments")):
-        with pytest.raises(ValueError, match=f"which {type(rule).__name__} does not read"):
+        with pytest.raises(ValueError, match=f"but {type(rule).__name__} does not read"):
             Averaged(rule)
 
 
@@ -222,5 +222,5 @@ def test_averages_show_the_squared_norm_of_the_batch_in_hand() -> None:
 
 @pytest.mark.parametrize("window", [0.0, -1.0, math.nan, math.inf])
 def test_an_impossible_window_is_refused(window: float) -> None:
-    with pytest.raises(ValueError, match="window is above 0"):
+    with pytest.raises(ValueError, match="window must be above 0"):
         Averaged(AdaScale(), window=window)

@@ -81,7 +81,7 @@ def test_a_string_of_another_form_is_refused(text: str) -> None:
 )
 def test_a_ramp_that_leads_nowhere_is_refused(more: Any) -> None:
     sound = {"start": 16, "increment": 8, "samples": 300_000, "size": 1024}
-    with pytest.raises(ValueError, match="whole increments"):
+    with pytest.raises(ValueError, match="whole number of increments"):
         methods.batch_ramp(**{**sound, **more})
 
 
@@ -93,7 +93,7 @@ def test_steps_within_one_sample_are_refused() -> None:
 
 
 def test_a_run_that_ends_before_the_last_step_is_refused() -> None:
-    with pytest.raises(ValueError, match="never reached"):
+    with pytest.raises(ValueError, match="but the run ends"):
         run(methods.batch_steps("0:8 250B:16"), budget=Budget(samples=1000))
 
 

@@ -118,10 +118,19 @@ def test_growth_to_a_far_size_takes_the_fewest_doublings() -> None:
 
 def test_a_limit_says_what_it_held_back() -> None:
     rule = LimitGrowth(shrink=0.75)
-    assert bounded(rule, size=500).reason == "why; growth from 64 limited to 128"
-    assert bounded(rule, size=20).reason == "why; shrinking from 64 limited to 48"
+    assert (
+        bounded(rule, size=500).reason
+        == "why; growth from batch size 64 limited to 128, proposed 500"
+    )
+    assert (
+        bounded(rule, size=20).reason
+        == "why; shrinking from batch size 64 limited to 48, proposed 20"
+    )
     assert bounded(rule, size=100).reason == "why"
-    assert bounded(LimitGrowth(shrink=1.0), size=20).reason == "why; batch kept at 64"
+    assert (
+        bounded(LimitGrowth(shrink=1.0), size=20).reason
+        == "why; batch size kept at 64 by LimitGrowth, proposed 20"
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,5 +154,5 @@ def test_a_limit_says_what_it_held_back() -> None:
     ],
 )
 def test_an_impossible_bound_is_refused_with_an_example(make: Any) -> None:
-    with pytest.raises(ValueError, match=r"as in \w+\(.*\); got \w+\("):
+    with pytest.raises(ValueError, match=r"\w+\(.* was given, but .*Example: \w+\("):
         make()

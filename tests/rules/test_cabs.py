@@ -68,7 +68,9 @@ def test_the_rate_is_that_of_the_step() -> None:
     plain, scaled = told(CABS(), seen), told(chain(LinearScaling(), CABS()), seen)
     assert plain.next_batch_size in (1000, 1001), "up to rounding"
     assert scaled.next_batch_size in (4000, 4001)
-    assert plain.reason.startswith("lr 0.001 x variance 1.855e+05 / loss 1 [1000, 1000]; batch 100")
+    assert plain.reason.startswith(
+        "lr 0.001 x variance 1.855e+05 / loss 1, interval [1000, 1000]; batch size 100"
+    )
     bounded = told(chain(CABS(), ClampBatch(min=16, max=32)), seen)
     assert bounded.next_batch_size == 32
 

@@ -60,15 +60,18 @@ def test_a_constant_loss_does_not_fall() -> None:
 
 
 def test_the_words_name_the_ceiling_and_a_line_to_paste() -> None:
-    assert met(0.05) == "the ceiling high=0.05 was met while the loss still fell"
-    assert met_flat(0.05) == "the ceiling high=0.05 was met and the loss has hardly moved"
-    for why, said in ((met(0.05), "still fell"), (met_flat(0.05), "has hardly moved")):
+    assert (
+        met(0.05) == "the highest learning rate, high=0.05, was reached while the loss still fell"
+    )
+    reached = "the highest learning rate, high=0.05, was reached"
+    assert met_flat(0.05) == f"{reached} and the loss has hardly changed"
+    for why, said in ((met(0.05), "still fell"), (met_flat(0.05), "has hardly changed")):
         text = notice(f"warm-up ended: {why}", high=0.05, rate=0.04)
         assert said in text
         assert "high=0.05" in text
-        assert "decays from 0.04" in text
+        assert "starts at the learning rate 0.04" in text
         assert "lb.AutoWarmUp(high=0.5)" in text
-    assert notice("warm-up ended: nothing ended it", high=0.05, rate=0.04) == ""
+    assert notice("warm-up ended: no rise of the loss was detected", high=0.05, rate=0.04) == ""
 
 
 def flat(one: Posterior) -> bool:

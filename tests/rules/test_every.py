@@ -104,5 +104,7 @@ def test_a_class_in_place_of_a_rule_is_refused() -> None:
 )
 def test_steps_that_are_no_whole_number_are_refused_by_name(wrong: dict[str, Any]) -> None:
     ((name, value),) = wrong.items()
-    with pytest.raises(ValueError, match=rf"^{name}={value!r} was given, but it is a whole"):
+    with pytest.raises(
+        ValueError, match=rf"^{name}={value!r} was given, but {name} must be a whole"
+    ):
         Every(AdaScale(), **wrong)

@@ -144,7 +144,7 @@ def test_a_full_gradient_that_is_not_finite_ends_no_stage() -> None:
     for norm in (math.nan, math.inf):
         steps = steps_with(FullGradientGrowth(check=1), [norm, norm], check=1)
         assert {seen.batch_size for seen, _ in steps} == {8}
-        assert steps[-1][1].reason == "full gradient not finite"
+        assert steps[-1][1].reason == "full gradient's norm is not finite"
 
 
 @pytest.mark.parametrize(
@@ -154,11 +154,11 @@ def test_a_full_gradient_that_is_not_finite_ends_no_stage() -> None:
 )  # fmt: skip
 def test_impossible_thresholds_and_checks_are_refused(more: Any) -> None:
     for build in (FullGradientGrowth, methods.full_gradient_growth):
-        with pytest.raises(ValueError, match=r"as in (FullGradientGrowth\(eps0|ClampBatch)"):
+        with pytest.raises(ValueError, match=r"Example: (FullGradientGrowth\(eps0|ClampBatch)"):
             build(**more)
 
 
 @pytest.mark.parametrize("more", [{"delta": 0.0}, {"gamma": 0.0}, {"gamma": -1.0}, {"delta": -2.0}])
 def test_impossible_factors_are_refused(more: Any) -> None:
-    with pytest.raises(ValueError, match="factors delta and gamma above 0"):
+    with pytest.raises(ValueError, match="delta and gamma above 0"):
         methods.full_gradient_growth(**more)

@@ -167,14 +167,18 @@ def test_growth_by_absolute_batches_refuses_a_run_that_starts_with_another_batch
 def test_a_stage_too_short_for_a_step_is_skipped_and_reported() -> None:
     rule = Growth(stages=Stages(batch=(1, 2, 4, 8)), at=(0.501, 0.51, 0.9))
     reasons = [decision.reason for _, decision in run(rule, budget=Budget(samples=400))]
-    assert "stage 3 of 4 past 1 too short for a step; batch 32" in reasons
+    assert (
+        "stage 3 of 4 begins, stages skipped as shorter than one step: 1; batch size 32" in reasons
+    )
 
 
 def test_a_bound_on_the_batch_leaves_the_rate_and_one_on_the_rate_tells() -> None:
     whole = methods.growth(**equal(4, delta=2.0, gamma=2.0, max_lr=4.0))
     record = run(chain(whole, ClampBatch(max=16)), budget=Budget(samples=640))
     assert [found[1:] for found in changes(record)] == [(8, 1), (16, 2), (16, 4)]
-    assert record[-1][1].reason == "growth x8; lr x8 bounded to x4; batch 64 bounded to 16"
+    assert record[-1][1].reason == (
+        "growth: lr x8; lr x8 changed to x4 by ClampLr; batch size 64 changed to 16 by ClampBatch"
+    )
 
 
 def test_the_rate_follows_the_batch_in_hand_where_no_gamma_is_given() -> None:
@@ -211,7 +215,7 @@ def test_a_stage_that_the_run_does_not_reach_is_refused() -> None:
 
 
 def test_a_run_within_its_first_batch_is_refused() -> None:
-    with pytest.raises(ValueError, match="ends within its first batch of 64"):
+    with pytest.raises(ValueError, match="but its first batch has 64"):
         run(Growth(), budget=Budget(samples=63), batch_size=64)
 
 
@@ -221,7 +225,7 @@ def test_a_run_within_its_first_batch_is_refused() -> None:
      {"at": (0.1, math.nan, 0.3)}, {"at": ()}],
 )  # fmt: skip
 def test_points_that_do_not_fit_the_table_are_refused(more: Any) -> None:
-    with pytest.raises(ValueError, match=r"as in Growth\(stages=Stages"):
+    with pytest.raises(ValueError, match=r"Example: Growth\(stages=Stages"):
         Growth(**more)
 
 
@@ -237,7 +241,7 @@ def test_growth_that_cannot_be_is_refused(more: Any) -> None:
 
 
 def test_linear_growth_refuses_a_step_of_zero() -> None:
-    with pytest.raises(ValueError, match="a step above 0"):
+    with pytest.raises(ValueError, match="step above 0"):
         linear_stages(3, step=0.0)
 
 

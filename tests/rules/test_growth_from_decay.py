@@ -122,7 +122,7 @@ def test_seesaw_holds_the_batch_at_the_noise_scale() -> None:
     assert "held at 64, noise scale not known yet" in decision.reason
     decision = told(rule, seen)
     assert decision.next_batch_size == 128
-    assert "bounded to 128, noise scale 128 [128, 128]" in decision.reason
+    assert "limited to 128 by the noise scale 128 [128, 128]" in decision.reason
 
 
 @given(

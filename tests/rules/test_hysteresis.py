@@ -68,5 +68,5 @@ def test_within_every_a_neighbours_measurements_are_no_tests() -> None:
 
 @pytest.mark.parametrize(("asked", "of"), [(0, 3), (4, 3), (-1, -1)])
 def test_impossible_numbers_are_refused(asked: int, of: int) -> None:
-    with pytest.raises(ValueError, match=r"as in Hysteresis\(asked=2, of=3\)"):
+    with pytest.raises(ValueError, match=r"Example: Hysteresis\(asked=2, of=3\)"):
         Hysteresis(asked=asked, of=of)

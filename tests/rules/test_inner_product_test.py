@@ -160,9 +160,9 @@ def test_a_step_that_lacks_a_statistic_keeps_the_batch_and_asks_again(
 
 @pytest.mark.parametrize("level", [0.0, -1.0, math.nan, math.inf])
 def test_an_impossible_level_is_refused_with_an_example(level: float) -> None:
-    with pytest.raises(ValueError, match=r"as in InnerProductTest\(theta=0.9\)"):
+    with pytest.raises(ValueError, match=r"Example: InnerProductTest\(theta=0.9\)"):
         InnerProductTest(theta=level)
-    with pytest.raises(ValueError, match="theta is a number above 0, as in Augmented"):
+    with pytest.raises(ValueError, match="theta must be a finite number above 0"):
         AugmentedInnerProductTest(theta=level)
-    with pytest.raises(ValueError, match="nu is a number above 0, as in Augmented"):
+    with pytest.raises(ValueError, match="nu must be a finite number above 0"):
         AugmentedInnerProductTest(nu=level)

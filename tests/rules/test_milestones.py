@@ -85,7 +85,7 @@ def test_a_bound_on_the_batch_limits_the_growth_at_milestones() -> None:
              {"factor": math.inf}, {"at": (math.nan,)}],
 )  # fmt: skip
 def test_impossible_milestones_are_refused(more: Any) -> None:
-    with pytest.raises(ValueError, match=r"as in Milestones\(at=\(0.25, 0.5\), factor=2.0\)"):
+    with pytest.raises(ValueError, match=r"Example: Milestones\(at=\(0.25, 0.5\), factor=2.0\)"):
         Milestones(**more)
 
 

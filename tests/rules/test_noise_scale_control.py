@@ -159,7 +159,7 @@ def test_neither_noise_nor_signal_keeps_the_batch() -> None:
     for rule in (NoiseScaleControl(), gradient_diversity(), cosine_test()):
         decision = told(rule, see(moments_of(0.0, 0.0)), times=9)
         assert decision.next_batch_size == 64
-        assert decision.reason == "noise scale not known yet; batch 64 stays"
+        assert decision.reason == "noise scale not known yet; batch size 64 stays"
         assert asked(rule, see()).measure_next == {"moments"}
 
 
@@ -180,7 +180,8 @@ def test_the_batch_comes_down_where_it_is_certainly_too_large() -> None:
 @pytest.mark.parametrize("kappa", [0.0, -1.0, math.nan, math.inf])
 def test_an_impossible_multiple_is_refused(kappa: float) -> None:
     with pytest.raises(
-        ValueError, match=r"kappa is a number above 0, as in NoiseScaleControl\(kappa=1.0\)"
+        ValueError,
+        match=r"kappa must be a finite number above 0. Example: NoiseScaleControl\(kappa=1.0\)",
     ):
         NoiseScaleControl(kappa=kappa)
 
@@ -191,7 +192,7 @@ def test_the_method_is_the_rule() -> None:
 
 @pytest.mark.parametrize("offset", [-1.0, math.nan, math.inf])
 def test_an_impossible_offset_is_refused(offset: float) -> None:
-    with pytest.raises(ValueError, match="The offset is a number of samples, 0 or more"):
+    with pytest.raises(ValueError, match="offset is a number of samples and must be 0 or more"):
         NoiseScaleControl(offset=offset)
 
 
@@ -247,7 +248,7 @@ def test_the_batch_of_the_diversity_is_that_of_the_noise_scale(
 
 @pytest.mark.parametrize("delta", [0.0, -1.0, math.nan])
 def test_an_impossible_delta_is_refused(delta: float) -> None:
-    with pytest.raises(ValueError, match=r"as in lb.methods.gradient_diversity\(delta=0.1\)"):
+    with pytest.raises(ValueError, match=r"Example: lb.methods.gradient_diversity\(delta=0.1\)"):
         gradient_diversity(delta=delta)
 
 
@@ -308,13 +309,13 @@ def test_a_cosine_test_grows_below_the_target_and_shrinks_above() -> None:
     small = see(moments_of(640.0, 1.0 + 10.0))
     large = see(moments_of(6.4, 1.0 + 0.1))
     decision = told(cosine_test(target=0.75), small)
-    assert decision.reason == "noise scale 640 [640, 640] x 6; batch 3840"
+    assert decision.reason == "noise scale 640 [640, 640] x kappa 6; batch size 3840"
     assert size_told(cosine_test(target=0.75), large) == 39
 
 
 @pytest.mark.parametrize("target", [0.0, 1.0, -0.5, math.nan])
 def test_an_impossible_target_is_refused(target: float) -> None:
-    with pytest.raises(ValueError, match=r"as in lb.methods.cosine_test\(target=0.75\)"):
+    with pytest.raises(ValueError, match=r"Example: lb.methods.cosine_test\(target=0.75\)"):
         cosine_test(target=target)
 
 

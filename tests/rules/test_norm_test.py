@@ -185,9 +185,9 @@ def test_a_test_with_a_memory_needs_four_measurements_and_shows_its_interval() -
     seen = see(moments_of(640.0, 11.0))
     for times in (1, 2, 3):
         decision = told(test, seen, times=times)
-        assert decision.reason == "theta_max not known yet; batch 64 stays"
+        assert decision.reason == "theta_max not known yet; batch size 64 stays"
     decision = told(test, seen)
-    assert decision.reason == "theta_max 3.16 [3.16, 3.16] > 1; batch 640"
+    assert decision.reason == "theta_max 3.16 [3.16, 3.16] > eta 1, batch too small; batch size 640"
     large = replace(seen, batch_size=2560)
     assert size_told(test, large) == 640, "it may come down"
 
@@ -200,7 +200,9 @@ def test_the_memory_keeps_the_noise_scale_of_a_finite_data_set() -> None:
     assert seen.moments is not None
     assert seen.moments.sqnorm == -1.0
     decision = told(test, seen)
-    assert decision.reason == "theta_max 1.43 [1.43, 1.43] > 0.5; batch 57"
+    assert (
+        decision.reason == "theta_max 1.43 [1.43, 1.43] > eta 0.5, batch too small; batch size 57"
+    )
     assert math.sqrt(128 / 32 * 32 / 63) == pytest.approx(1.425, abs=1e-3)
 
 
@@ -210,7 +212,7 @@ def test_a_finite_data_set_that_is_wholly_in_hand_passes() -> None:
     whole = see(moments_of(128.0, 1.0, batch_size=64), batch_size=64, dataset_size=64)
     decision = told(test, whole)
     assert decision.next_batch_size <= 64
-    assert decision.reason.startswith("theta_max 0 [0, 0] < 0.5")
+    assert decision.reason.startswith("theta_max 0 [0, 0] < eta 0.5")
 
 
 @given(
@@ -244,7 +246,10 @@ def test_a_batch_without_bound_is_the_data_set_or_the_largest() -> None:
     lost = moments_of(2.0, 0.0, batch_size=8)
     decision = asked(NormTest(), see(lost, batch_size=8, dataset_size=60_000))
     assert decision.next_batch_size == 60_000
-    assert decision.reason == "theta_max inf > 0.5, noise alone; batch 60000, the data set"
+    assert decision.reason == (
+        "theta_max inf > eta 0.5, test failed, squared norm is 0; "
+        "batch size 60000, the whole data set"
+    )
     assert size_asked(NormTest(), see(lost, batch_size=8)) == LARGEST
     assert size_asked(chain(NormTest(), LimitGrowth()), see(lost, batch_size=8)) == 16
     tiny = moments_of(1e300, 1e-300, batch_size=8)
@@ -263,7 +268,7 @@ def test_moments_that_define_no_test_value_keep_the_batch(
     decision = told(NormTest(denominator=denominator), seen)
     unknown = {
         "plug-in": "theta_max unknown",
-        "unbiased": "theta_max not known yet; batch 8 stays",
+        "unbiased": "theta_max not known yet; batch size 8 stays",
     }
     assert (decision.next_batch_size, decision.reason) == (8, unknown[denominator])
 
@@ -394,7 +399,7 @@ def test_two_rules_that_propose_a_batch_are_refused() -> None:
     ],
 )
 def test_an_impossible_test_is_refused_with_an_example(make: Any) -> None:
-    with pytest.raises(ValueError, match=r"as in NormTest\(.*\); got NormTest\("):
+    with pytest.raises(ValueError, match=r"was given.*Example: NormTest\("):
         make()
 
 

@@ -120,15 +120,21 @@ def test_a_batch_changes_only_if_it_lies_outside_of_the_interval(now: int, requi
 @pytest.mark.parametrize(
     ("low", "value", "high", "size", "reason"),
     [
-        (90.0, 300.0, 900.0, 180, "why; to twice the low end; batch 180"),
-        (90.0, 150.0, math.inf, 150, "why; batch 150"),
-        (65.0, math.inf, math.inf, 130, "why; to twice the low end; batch 130"),
-        (math.inf, math.inf, math.inf, 128, "why; to twice the low end; batch 128"),
-        (64.0, 300.0, 900.0, 64, "why; batch 64 stays"),
-        (1.0, 2.0, 64.0, 64, "why; batch 64 stays"),
-        (1.0, 2.0, 60.0, 30, "why; to half the high end; batch 30"),
-        (1.0, 50.0, 60.0, 50, "why; batch 50"),
-        (0.0, 0.0, 0.0, 2, "why; batch 2"),
+        (90.0, 300.0, 900.0, 180, "why; batch size 180, limited to twice the lower bound"),
+        (90.0, 150.0, math.inf, 150, "why; batch size 150"),
+        (65.0, math.inf, math.inf, 130, "why; batch size 130, limited to twice the lower bound"),
+        (
+            math.inf,
+            math.inf,
+            math.inf,
+            128,
+            "why; batch size 128, limited to twice the current batch size",
+        ),
+        (64.0, 300.0, 900.0, 64, "why; batch size 64 stays"),
+        (1.0, 2.0, 64.0, 64, "why; batch size 64 stays"),
+        (1.0, 2.0, 60.0, 30, "why; batch size 30, limited to half the upper bound"),
+        (1.0, 50.0, 60.0, 50, "why; batch size 50"),
+        (0.0, 0.0, 0.0, 2, "why; batch size 2"),
     ],
 )
 def test_the_batch_of_an_interval_by_hand(
@@ -141,7 +147,7 @@ def test_the_batch_of_an_interval_by_hand(
 
 def test_without_an_interval_the_batch_stays_and_the_reason_says_so() -> None:
     decision = by_evidence(hand(77), see(), required=None, because="not known yet")
-    assert (decision.next_batch_size, decision.reason) == (77, "not known yet; batch 77 stays")
+    assert (decision.next_batch_size, decision.reason) == (77, "not known yet; batch size 77 stays")
 
 
 @given(required=INTERVALS, level=st.floats(0.1, 1e4))
@@ -149,8 +155,12 @@ def test_the_words_of_a_test_say_on_which_side_the_interval_lies(
     required: Range, level: float
 ) -> None:
     words = evidence(required, level=level, name="x").partition("]")[2]
-    side = " >" if required.low > level else " <" if required.high < level else ", may be"
-    assert words == f"{side} {level:.4g}"
+    if required.low > level:
+        assert words == f" > eta {level:.4g}, batch too small"
+    elif required.high < level:
+        assert words == f" < eta {level:.4g}, batch too large"
+    else:
+        assert words == f", interval contains eta {level:.4g}"
 
 
 @given(span=INTERVALS, factor=st.floats(0.1, 10.0), plus=st.floats(0.0, 10.0))

@@ -1,4 +1,5 @@
-"""Each method of the literature in one call, and by the name that the command line takes."""
+"""Build each method of the literature in one call, and list the methods by their command-line
+names."""
 
 from __future__ import annotations
 

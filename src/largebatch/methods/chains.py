@@ -1,4 +1,4 @@
-"""How the methods put their rules together."""
+"""Combine rules into the chains that the methods return."""
 
 from __future__ import annotations
 
@@ -9,52 +9,69 @@ from largebatch.core.rule import Chain, Rule, chain
 from largebatch.rules import ClampBatch, Every, LinearScaling, SqrtScaling
 
 EARLY = 10
-"""Steps at the start of a run that are all measured, at most."""
+"""Largest number of steps at the start of a run that are all measured."""
 
 SQRT, LINEAR = SqrtScaling(), LinearScaling()
-"""How the learning rate may follow the batch in hand."""
+"""Rules by which the learning rate follows the current batch size."""
 
 
 def check_counts(method: str, *, every: int, max: int | None = None) -> None:
-    """Refuse steps or samples that are no counts.
+    """Check that `every` and `max` are whole numbers of at least 1.
 
     Args:
-        method: its name in `lb.methods`.
-        every: optimizer steps from one measurement to the next.
-        max: largest batch in samples; None for no bound.
+        method: Name of the method in `lb.methods`.
+        every: Optimizer steps from one measurement to the next.
+        max: Largest batch size in samples; None for no limit.
 
     Raises:
-        ValueError: naming the method and its argument.
+        ValueError: If `every` or `max` is not valid; the message names the method and the argument.
     """
     if not is_count(every, least=1):
-        raise refused(method, "every", every, "a whole number of optimizer steps, 1 or more", "10")
+        raise argument_error(
+            method, "every", every, "a whole number of optimizer steps, 1 or more", "10"
+        )
     if max is not None and not is_count(max, least=1):
-        raise refused(method, "max", max, "a whole number of samples, 1 or more, or None", "4096")
+        raise argument_error(
+            method, "max", max, "a whole number of samples, 1 or more, or None", "4096"
+        )
 
 
-def refused(method: str, name: str, value: object, what: str, usual: str) -> ValueError:
-    """Return the error of an argument of a method.
+def argument_error(method: str, name: str, value: object, what: str, usual: str) -> ValueError:
+    """Return the error for a wrong argument of a method.
 
-    >>> print(refused("adasgd", "eta", 0, "a number above 0", "1.0"))
-    lb.methods.adasgd(eta=0) was given, but eta is a number above 0. lb.methods.adasgd(eta=1.0)
+    >>> print(argument_error("legw", "x", 0, "1 or more", "2.0"))
+    lb.methods.legw(x=0) was given, but x must be 1 or more. Example: lb.methods.legw(x=2.0)
+
+    Args:
+        method: Name of the method in `lb.methods`.
+        name: Name of the argument.
+        value: Value of the argument.
+        what: Description of the allowed values.
+        usual: Valid value, as text, for the example.
     """
     call = f"lb.methods.{method}"
     return ValueError(
-        f"{call}({name}={value!r}) was given, but {name} is {what}. {call}({name}={usual})"
+        f"{call}({name}={value!r}) was given, but {name} must be {what}. "
+        f"Example: {call}({name}={usual})"
     )
 
 
 def spaced(rule: Rule, every: int) -> Rule:
-    """Return the rule, which measures in every so-many-th optimizer step.
+    """Return a rule that measures only in every `every`-th optimizer step.
 
-    The first steps are all measured, as many or ten at most: four measurements are needed before
-    anything is decided.
+    The first steps are all measured: `every` of them, but at most ten. At least four measurements
+    are necessary before the rule decides anything.
     """
     return rule if every == 1 else Every(rule, steps=every, first=min(every, EARLY))
 
 
 def bounded(rule: Rule, *, max: int | None = None, then: Sequence[Rule | None]) -> Chain:
-    """Return the rule, a bound on its batch in samples unless it is None, and the rules that are
-    not None after it."""
+    """Return a chain: the given rule, then a limit on the batch size, then further rules.
+
+    Args:
+        rule: Rule or chain that may propose a batch size.
+        max: Largest batch size in samples; None for no limit.
+        then: Rules after the limit; each None among them is left out.
+    """
     cap = () if max is None else (ClampBatch(max=max),)
     return chain(rule, *cap, *[one for one in then if one is not None])

@@ -1,4 +1,4 @@
-"""Batches that grow in exchange for a decay of the learning rate."""
+"""Build methods in which the batch grows in exchange for a decay of the learning rate."""
 
 from __future__ import annotations
 
@@ -19,22 +19,32 @@ def seesaw(
     max: int | None = None,
     every: int = 10,
 ) -> Chain:
-    """A decay of the rate by a factor becomes one by its root, and a batch that grows by it.
+    """Replace half of a learning-rate decay by growth of the batch (Seesaw).
 
-    For Adam and normalised SGD, while the batch is below the critical one: there growth ends, and
-    the decay goes on alone. With a decay to 0 as the cosine's about half of the steps are saved.
+    Where the schedule divides the learning rate by a factor, this method divides it by the square
+    root of the factor and multiplies the batch size by the factor. Seesaw is meant for Adam and
+    normalized SGD, while the batch is below the critical batch size. Above the critical batch size,
+    the batch no longer grows and only the learning rate decays. With a decay to 0, such as the
+    cosine, about half of the steps are saved.
 
-    Meterez et al., 2025, arXiv 2510.14717; the noise scale stands for the critical batch, which is
-    ours.
+    Meterez, Morwani, Wu, Oncescu, Pehlevan, Kakade, 2025, arXiv 2510.14717. Using the noise scale
+    as the critical batch size is our own choice.
+
+    >>> [round(size, 6) for size in seesaw(cut=2.0).rules[0].stages.batch[:3]]
+    [1.0, 2.0, 4.0]
 
     Args:
-        factor: the schedule; no other one stands beside it.
-        cut: by what the schedule falls from one change of the batch to the next, above 1.
-        kappa: largest batch over the noise scale of the gradient as the optimizer divides it. The
+        factor: Factor of the schedule. Do not add another schedule to the chain.
+        cut: Ratio by which the factor falls from one change of the batch to the next, above 1.
+        kappa: Largest batch size divided by the noise scale of the preconditioned gradient. The
             batch grows only while the interval of the noise scale lies above it. None for no such
-            bound.
-        max: largest batch in samples; None for the data set.
-        every: optimizer steps from one measurement to the next.
+            limit.
+        max: Largest batch size in samples; None for the size of the data set.
+        every: Optimizer steps from one measurement to the next.
+
+    Raises:
+        ValueError: If an argument is out of its range, or if the factor rises or
+            never falls by the ratio `cut`.
     """
     check_counts("seesaw", every=every, max=max)
     return _grown_for_decay(factor, SQRT, cut=cut, kappa=kappa, max=max, every=every)
@@ -48,13 +58,24 @@ def smith(
     max: int | None = None,
     every: int = 10,
 ) -> Chain:
-    """Do not decay the rate, increase the batch: by as much, for SGD. Beyond the largest batch the
-    rate decays.
+    """Replace a learning-rate decay by growth of the batch, for SGD (Smith et al.).
+
+    Where the schedule divides the learning rate by a factor, this method multiplies the batch size
+    by that factor and keeps the learning rate. After the batch has reached its largest size, the
+    learning rate decays.
 
     Smith, Kindermans, Ying, Le, 2017, arXiv 1711.00489.
 
+    >>> from largebatch.rules import StepDecay
+    >>> smith(factor=StepDecay(at=(0.5,), factor=0.1)).rules[0].stages.batch
+    (1.0, 10.0)
+
     Args:
-        factor, cut, kappa, max, every: as in `seesaw`.
+        factor, cut, kappa, max, every: Arguments with the same meaning as in `seesaw`.
+
+    Raises:
+        ValueError: If an argument is out of its range, or if the factor rises or
+            never falls by the ratio `cut`.
     """
     check_counts("smith", every=every, max=max)
     return _grown_for_decay(factor, LINEAR, cut=cut, kappa=kappa, max=max, every=every)
@@ -63,6 +84,7 @@ def smith(
 def _grown_for_decay(
     factor: Factor, scaling: Rule, *, cut: float, kappa: float | None, max: int | None, every: int
 ) -> Chain:
+    """Return the chain of growth, limits, scaling of the learning rate, and schedule."""
     rules: list[Rule] = [growth_from_decay(factor, cut=cut)]
     if kappa is not None:
         clamp = ClampToNoiseScale(kappa=kappa, statistic="preconditioned_moments")

@@ -1,4 +1,4 @@
-"""Batches that grow by the clock."""
+"""Build methods in which the batch grows at fixed points of the run."""
 
 from __future__ import annotations
 
@@ -35,40 +35,49 @@ def growth(
     max_lr: float = math.inf,
     over: Budget | None = None,
 ) -> Chain:
-    """The batch times delta from stage to stage, the rate times gamma.
+    """Multiply the batch size by delta and the learning rate by gamma from stage to stage.
 
-    With gamma = sqrt(delta), as where none is given, the rate follows the batch in hand as its
-    root, whatever bounds it. Each stage takes (delta / gamma)^2 times the samples of the one before
-    it, where the bound falls fastest with the samples; with that gamma all take the same number of
-    steps. Constant batches: `lb.Schedule`. The authors' program goes from a batch of 16 to 2048 in
-    eight stages of 25 epochs: delta=2, gamma=1.4, lengths=(25,) * 8.
+    If gamma is omitted, the learning rate follows the square root of the current batch size, even
+    if a bound limits the batch. Each stage has (delta / gamma)^2 times the samples of the stage
+    before it, because the theoretical bound then falls fastest per sample. With gamma =
+    sqrt(delta), all stages have the same number of steps. For a constant batch use `lb.Schedule`.
+    The authors' program goes from a batch of 16 to 2048 in eight stages of 25 epochs: delta=2,
+    gamma=1.4, lengths=(25,) * 8.
 
-    Umeda, Iiduka, 2024, arXiv 2409.08770; 2025, arXiv 2508.05297. The lengths are derived here.
+    Umeda, Iiduka, 2024, arXiv 2409.08770; Umeda, Iiduka, 2025, arXiv 2508.05297. The lengths of the
+    stages are our own derivation.
+
+    >>> growth(delta=2.0, stages=3).rules[0].stages.batch
+    (1.0, 2.0, 4.0)
 
     Args:
-        delta: factor on the batch, above 0.
-        gamma: factor on the rate, above 0; 1 leaves it.
-        stages: how many; None for as many as there are lengths, or 5.
-        lengths: of each stage, in samples or epochs or relative to each other.
-        most: largest factor on the first batch, where the rate's growth ends, too.
-        rate_goes_on: whether it does not end there; needs a gamma.
-        max_lr: largest factor on the base rate, that of the last stable one.
-        over: what the stages share, as `lb.Budget(samples=...)`; None for the run's budget.
+        delta: Factor on the batch size from stage to stage, above 0.
+        gamma: Factor on the learning rate from stage to stage, above 0; 1 keeps the learning rate.
+            None for the square root of the current batch size.
+        stages: Number of stages; None for the number of lengths, or for 5 if no lengths are given.
+        lengths: Length of each stage in samples or epochs, or relative to each other.
+        most: Largest factor on the first batch size. The growth of the learning rate also ends
+            there.
+        rate_goes_on: Whether the learning rate keeps growing after that; this requires a gamma.
+        max_lr: Largest factor on the base learning rate, for example that of the largest stable
+            learning rate.
+        over: Length of all stages together, such as `lb.Budget(samples=...)`; None for the run's
+            budget.
 
     Raises:
-        ValueError: numbers out of range, another number of lengths than of stages, or a rate that
-            goes on without a gamma.
+        ValueError: If a number is out of its range, if the numbers of lengths and stages differ, or
+            if `rate_goes_on` is True without a gamma.
     """
     if gamma is None and rate_goes_on:
         raise ValueError(
-            "A rate that goes on beyond the largest batch grows by gamma: give one, as in "
-            "lb.methods.growth(gamma=1.4, rate_goes_on=True)."
+            "rate_goes_on=True was given without gamma, but the learning rate keeps growing by "
+            "gamma. Pass a gamma: lb.methods.growth(gamma=1.4, rate_goes_on=True)"
         )
     count = (5 if lengths is None else len(lengths)) if stages is None else stages
     if lengths is not None and len(lengths) != count:
         raise ValueError(
-            f"Each stage has a length; got {count} stages and {len(lengths)} lengths. Leave the "
-            "number out, as in lb.methods.growth(lengths=(20, 20, 40))."
+            f"stages={count} was given with {len(lengths)} lengths, but each stage needs one "
+            "length. Omit stages: lb.methods.growth(lengths=(20, 20, 40))"
         )
     table = growing_stages(
         count,
@@ -91,14 +100,21 @@ def growth(
 def linear_growth(
     *, step: float = 1.0, stages: int = 8, most: float = math.inf, over: Budget | None = None
 ) -> Chain:
-    """The batch grows by the same number of samples from each of equally long stages to the next;
-    the rate stays.
+    """Add the same number of samples to the batch in each of several equally long stages.
+
+    The learning rate stays constant.
 
     Umeda, Iiduka, 2025, arXiv 2508.05297.
 
+    >>> linear_growth(step=0.5, stages=3).rules[0].stages.batch
+    (1.0, 1.5, 2.0)
+
     Args:
-        step: what each stage adds, as a part of the first batch, above 0.
-        stages, most, over: as in `growth`.
+        step: Amount that each stage adds, as a fraction of the first batch size, above 0.
+        stages, most, over: Arguments with the same meaning as in `growth`.
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
     table = linear_stages(stages, step=step, most=most)
     return chain(Growth(stages=table, at=fractions_of((1.0,) * stages), over=over))
@@ -112,19 +128,30 @@ def warmup_growth(
     fraction: float = 0.1,
     decay: Factor = COSINE,
 ) -> Chain:
-    """The rate rises to `peak` times the base rate and decays, while the batch grows throughout.
+    """Warm the learning rate up to `peak` times the base learning rate, then let it decay; the
+    batch grows throughout.
 
-    The fourth regime of Umeda, Iiduka, 2024, arXiv 2409.08770; there the rise is a staircase.
+    The schedule is the fourth regime in Umeda, Iiduka, 2024, arXiv 2409.08770. In that paper the
+    learning rate rises in steps.
+
+    >>> [type(rule).__name__ for rule in warmup_growth().rules]
+    ['Growth', 'WarmUp', 'Schedule']
 
     Args:
-        delta, stages: as in `growth`; all stages are equally long.
-        peak: largest factor on the base rate, 1 or more.
-        fraction: the part of the budget that the rise takes, in (0, 1).
-        decay: over the rest of it; `lb.rules.Constant()` stays at the peak.
+        delta: Factor on the batch size from stage to stage, above 0.
+        stages: Number of stages; all are equally long.
+        peak: Largest factor on the base learning rate, 1 or more.
+        fraction: Fraction of the budget that the rise takes, in (0, 1).
+        decay: Factor over the rest of the budget; `lb.rules.Constant()` keeps the learning rate at
+            the peak.
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
     if not 1.0 <= peak < math.inf:
         raise ValueError(
-            f"A warm-up rises to a peak of at least the base rate, as in peak=2.0; got {peak!r}."
+            f"peak={peak!r} was given, but the learning rate rises to peak times the base learning "
+            "rate, so peak must be 1 or more. Example: lb.methods.warmup_growth(peak=2.0)"
         )
     table = growing_stages(stages, delta=delta)
     return chain(
@@ -135,12 +162,19 @@ def warmup_growth(
 
 
 def batch_steps(text: str, *, tokens_per_sample: int = 1, scaling: Rule | None = None) -> Chain:
-    """Batches by a string such as "0:768 250B:1536", as Megatron-LM has them.
+    """Set batch sizes by a string such as "0:768 250B:1536", as Megatron-LM does.
+
+    >>> batch_steps("0:768 4K:1536").rules[0].stages.batch
+    (768, 1536)
 
     Args:
-        text: threshold:batch, from 0 on; K, M, B and T are powers of 1000.
-        tokens_per_sample: the length of a sequence where thresholds are in tokens.
-        scaling: how the rate follows the batch in hand; None leaves it, as there.
+        text: Pairs threshold:batch, starting at 0; K, M, B and T are powers of 1000.
+        tokens_per_sample: Length of a sequence in tokens, if the thresholds count tokens.
+        scaling: Rule by which the learning rate follows the current batch size; None keeps the
+            learning rate, as Megatron-LM does.
+
+    Raises:
+        ValueError: If the text has another form, or if the length is below 1.
     """
     return bounded(growth_by_steps(text, tokens_per_sample=tokens_per_sample), then=(scaling,))
 
@@ -148,12 +182,21 @@ def batch_steps(text: str, *, tokens_per_sample: int = 1, scaling: Rule | None =
 def batch_ramp(
     *, start: int, increment: int, samples: int, size: int, scaling: Rule | None = None
 ) -> Chain:
-    """The batch rises in equal increments over the first samples, as Megatron-LM had it.
+    """Raise the batch size in equal increments over the first samples, as Megatron-LM did.
+
+    >>> batch_ramp(start=16, increment=8, samples=400, size=32).rules[0].stages.batch
+    (16, 24, 32)
 
     Args:
-        start, increment, samples, size: the first batch, what is added, over how many samples, and
-            the last batch.
-        scaling: as in `batch_steps`.
+        start: First batch size, in samples.
+        increment: Samples that each stage adds to the batch.
+        samples: Number of samples seen when the batch reaches `size`.
+        size: Last batch size, in samples.
+        scaling: Rule by which the learning rate follows the batch size; None keeps the learning
+            rate.
+
+    Raises:
+        ValueError: If a number is below 1, or if the increments do not end at `size`.
     """
     rule = growth_by_ramp(start=start, increment=increment, samples=samples, size=size)
     return bounded(rule, then=(scaling,))
@@ -165,13 +208,21 @@ def adabatch(
     factor: float = 2.0,
     over: Budget | None = None,
 ) -> Chain:
-    """AdaBatch: the batch times a factor at given points of the run.
+    """Multiply the batch size by a factor at given points of the run (AdaBatch).
 
-    Devarakonda et al., 2017, arXiv 1712.02029.
+    Devarakonda, Naumov, Garland, 2017, arXiv 1712.02029.
+
+    >>> adabatch(at=(0.5,), factor=4.0).rules[0].factor
+    4.0
 
     Args:
-        at: fractions of the budget in (0, 1), rising.
-        factor: of the batch at each, above 0.
-        over: what the fractions are of, as `lb.Budget(samples=...)`; None for the run's budget.
+        at: Fractions of the budget in (0, 1), in rising order.
+        factor: Factor that each point applies to the batch size, above 0.
+        over: Length that the fractions refer to, such as `lb.Budget(samples=...)`; None for the
+            run's budget.
+
+    Raises:
+        ValueError: If the fractions are outside (0, 1) or do not rise, or if the factor is not
+            above 0.
     """
     return chain(Milestones(at=tuple(at), factor=factor, over=over))

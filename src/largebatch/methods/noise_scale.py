@@ -1,4 +1,4 @@
-"""Batches that follow the noise scale by a formula: norm tests and multiples of the scale."""
+"""Build methods whose batch follows the noise scale: norm tests and multiples of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ParamSpec
 
 from largebatch.core.number_checks import is_number
 from largebatch.core.rule import Chain, Rule, chain
-from largebatch.methods.chains import SQRT, bounded, check_counts, refused, spaced
+from largebatch.methods.chains import SQRT, argument_error, bounded, check_counts, spaced
 from largebatch.rules import LimitGrowth, NoiseScaleControl, NormTest
 from largebatch.rules.noise_scale import control_by_cosine, control_by_diversity
 from largebatch.rules.sizes import Statistic
@@ -21,7 +21,10 @@ Arguments = ParamSpec("Arguments")
 def with_arguments_of(
     model: Callable[Arguments, Chain],
 ) -> Callable[[Callable[..., Chain]], Callable[Arguments, Chain]]:
-    """Give a function the arguments and defaults of another one, so that they are written once."""
+    """Return a decorator that gives a function the arguments and defaults of another function.
+
+    The arguments are then written only once.
+    """
     signature = inspect.signature(model)
 
     def decorate(function: Callable[..., Chain]) -> Callable[Arguments, Chain]:
@@ -31,7 +34,7 @@ def with_arguments_of(
             return function(**given.arguments)
 
         update_wrapper(call, function)
-        # `inspect.signature`, and so `help`, show the arguments of what `__wrapped__` names
+        # `inspect.signature`, and therefore `help`, reads the arguments of `__wrapped__`.
         return update_wrapper(call, model, assigned=(), updated=())
 
     return decorate
@@ -45,26 +48,33 @@ def adasgd(
     every: int = 10,
     growth: float = 2.0,
 ) -> Chain:
-    """The batch grows until it passes the norm test, for SGD; the rate follows as its root.
+    """Grow the batch until it passes the norm test, and scale the learning rate by its square root,
+    for SGD.
 
-    The test is against the true gradient's squared norm, estimated over past tests, so that with
-    eta = 1 the batch grows to the noise scale. It grows if even the low end of the noise scale's
-    interval is above it. It shrinks if even the high end is below it, to the base batch at least.
-    The paper tests each single step against the batch's own norm, limits no growth and leaves the
-    rate: `lb.chain(lb.NormTest(eta=0.5), lb.LimitGrowth(factor=1e9, shrink=1.0))`.
+    The test uses the squared norm of the true gradient, estimated over past tests, so with eta = 1
+    the batch grows to the noise scale. The batch grows only if the lower bound of the noise scale's
+    interval is above the batch size. The batch shrinks if the upper bound is below the batch size,
+    but not below the base batch. The paper tests each single step with the norm of the batch's own
+    gradient, does not limit the growth, and keeps the learning rate:
+    `lb.chain(lb.NormTest(eta=0.5), lb.LimitGrowth(factor=1e9, shrink=1.0))`.
 
-    Byrd et al., 2012; Lau et al., 2024, arXiv 2402.11215; the estimate is that of McCandlish et
-    al., 2018, arXiv 1812.06162.
+    Byrd, Chin, Nocedal, Wu, 2012; Lau, Liu, Kolar, 2024, arXiv 2402.11215. The estimate is that of
+    McCandlish et al., 2018, arXiv 1812.06162.
+
+    >>> [type(rule).__name__ for rule in adasgd(max=4096).rules]
+    ['Every', 'LimitGrowth', 'ClampBatch', 'SqrtScaling']
 
     Args:
-        eta: of the test; the batch grows to the noise scale / eta^2.
-        scaling: how the rate follows the batch; None leaves it.
-        max: largest batch in samples; None for the data set.
-        every: optimizer steps from one test to the next; the first ten are all tested.
-        growth: most growth from one window of `every` steps to the next, 1 or more.
+        eta: Level of the norm test, above 0; the batch grows to the noise scale / eta^2.
+        scaling: Rule by which the learning rate follows the batch size; None keeps the learning
+            rate.
+        max: Largest batch size in samples; None for the size of the data set.
+        every: Optimizer steps from one test to the next. The first `every` steps, but at most ten,
+            are all tested.
+        growth: Largest growth of the batch from one window of `every` steps to the next, 1 or more.
 
     Raises:
-        ValueError: an argument out of its range, by its name.
+        ValueError: If an argument is out of its range; the message names it.
     """
     return _growing(
         "adasgd", "moments", eta=eta, scaling=scaling, max=max, every=every, growth=growth
@@ -73,38 +83,49 @@ def adasgd(
 
 @with_arguments_of(adasgd)
 def adadagrad_norm(**arguments: Any) -> Chain:
-    """AdAdaGrad-Norm: the same for `lb.optim.AdaGradNorm`.
+    """Grow the batch as `adasgd` does, for the optimizer `lb.optim.AdaGradNorm` (AdAdaGrad-Norm).
 
-    Lau et al., 2024, arXiv 2402.11215.
+    Lau, Liu, Kolar, 2024, arXiv 2402.11215.
+
+    >>> sorted(adadagrad_norm().needs)
+    ['moments']
 
     Args:
-        eta, scaling, max, every, growth: as in `adasgd`.
+        eta, scaling, max, every, growth: Arguments with the same meaning as in `adasgd`.
     """
     return _growing("adadagrad_norm", "moments", **arguments)
 
 
 @with_arguments_of(adasgd)
 def adadagrad(**arguments: Any) -> Chain:
-    """AdAdaGrad: the batch grows until it passes the norm test as Adagrad divides the gradient.
+    """Grow the batch until the gradient, divided as Adagrad divides it, passes the norm test
+    (AdAdaGrad).
 
-    The paper's theory has the strict coordinate-wise test, its program the plain norm test.
+    The paper's theory uses the strict coordinate-wise test. The authors' program uses the norm test
+    of the raw gradient.
 
-    Lau et al., 2024, arXiv 2402.11215.
+    Lau, Liu, Kolar, 2024, arXiv 2402.11215.
+
+    >>> sorted(adadagrad().needs)
+    ['preconditioned_moments']
 
     Args:
-        eta, scaling, max, every, growth: as in `adasgd`.
+        eta, scaling, max, every, growth: Arguments with the same meaning as in `adasgd`.
     """
     return _growing("adadagrad", "preconditioned_moments", **arguments)
 
 
 @with_arguments_of(adasgd)
 def adadam(**arguments: Any) -> Chain:
-    """The same for Adam and AdamW.
+    """Grow the batch until the gradient, divided as Adam or AdamW divides it, passes the norm test.
 
-    Lau et al., 2024, arXiv 2412.21124.
+    Lau, Li, Xu, Liu, Kolar, 2024, arXiv 2412.21124.
+
+    >>> sorted(adadam().needs)
+    ['preconditioned_moments']
 
     Args:
-        eta, scaling, max, every, growth: as in `adasgd`.
+        eta, scaling, max, every, growth: Arguments with the same meaning as in `adasgd`.
     """
     return _growing("adadam", "preconditioned_moments", **arguments)
 
@@ -112,39 +133,60 @@ def adadam(**arguments: Any) -> Chain:
 def noise_scale_control(
     *, kappa: float = 1.0, statistic: Statistic = "moments"
 ) -> NoiseScaleControl:
-    """The batch follows kappa times the noise scale, up and down.
+    """Keep the batch size at kappa times the noise scale; the batch may grow and shrink.
 
-    McCandlish et al., 2018, arXiv 1812.06162.
+    McCandlish, Kaplan, Amodei, OpenAI Dota Team, 2018, arXiv 1812.06162.
+
+    >>> noise_scale_control(kappa=2.0).kappa
+    2.0
 
     Args:
-        kappa: batch / noise scale, above 0.
-        statistic: "moments" of the bare gradient, or "preconditioned_moments".
+        kappa: Batch size divided by the noise scale, above 0.
+        statistic: "moments" for the raw gradient, or "preconditioned_moments" for the gradient
+            divided as the optimizer divides it.
+
+    Raises:
+        ValueError: If `kappa` is not above 0, or if the statistic is unknown.
     """
     return NoiseScaleControl(kappa=kappa, statistic=statistic)
 
 
 def gradient_diversity(*, delta: float = 0.1) -> NoiseScaleControl:
-    """DiveBatch: the batch is delta (1 + noise scale), which is delta times the gradients'
-    diversity and the data set's size.
+    """Set the batch size to delta (1 + noise scale) (DiveBatch).
 
-    The authors' program adds up gradients of a whole epoch while the weights move, and never
-    shrinks the batch: `lb.LimitGrowth(shrink=1.0)` after it.
+    The batch size equals delta times the diversity of the gradients times the size of the data set.
+    The authors' program sums gradients over a whole epoch while the weights change, and never
+    shrinks the batch. To keep the batch from shrinking, add `lb.LimitGrowth(shrink=1.0)` after this
+    rule.
 
-    DiveBatch, 2025, arXiv 2509.16173.
+    Chen, Wang, Sundaram, 2025, arXiv 2509.16173.
+
+    >>> gradient_diversity(delta=0.5)
+    NoiseScaleControl(kappa=0.5, offset=1.0, statistic='moments')
 
     Args:
-        delta: above 0; the authors' program has 0.1 for CIFAR.
+        delta: Factor on the diversity, above 0; the authors' program uses 0.1 for CIFAR.
+
+    Raises:
+        ValueError: If `delta` is not above 0.
     """
     return control_by_diversity(delta=delta)
 
 
 def cosine_test(*, target: float = 0.75) -> NoiseScaleControl:
-    """SimiGrad: the batch at which the gradients of its two halves have the target cosine.
+    """Set the batch size so that the gradients of its two halves have the target cosine (SimiGrad).
 
-    SimiGrad, NeurIPS 2021.
+    Qin, Rajbhandari, Ruwase, Yan, Yang, He, SimiGrad, NeurIPS 2021.
+
+    >>> cosine_test(target=0.75).kappa
+    6.0
 
     Args:
-        target: in (0, 1); the batch grows where the cosine is below and may shrink above.
+        target: Target cosine, in (0, 1). The batch grows if the cosine is below the target, and may
+            shrink if it is above.
+
+    Raises:
+        ValueError: If the target is outside (0, 1).
     """
     return control_by_cosine(target=target)
 
@@ -159,11 +201,12 @@ def _growing(
     every: int,
     growth: float,
 ) -> Chain:
+    """Return the chain of norm test, growth limit, batch limit and scaling of the learning rate."""
     check_counts(method, every=every, max=max)
     if not (is_number(eta) and 0.0 < eta < math.inf):
-        raise refused(method, "eta", eta, "a number above 0", "1.0")
+        raise argument_error(method, "eta", eta, "a number above 0", "1.0")
     if not (is_number(growth) and 1.0 <= growth < math.inf):
-        raise refused(method, "growth", growth, "a factor of 1 or more", "2.0")
+        raise argument_error(method, "growth", growth, "a factor of 1 or more", "2.0")
     test = NormTest(eta=eta, denominator="unbiased", statistic=statistic)
     limit = LimitGrowth(factor=growth, shrink=0.5, over=every, to_base=True)
     return bounded(chain(spaced(test, every), limit), max=max, then=(scaling,))

@@ -1,8 +1,7 @@
-"""The one table of methods by name; the command line reads everything about a method here."""
+"""List the methods by name, in the one table from which the command line reads them."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,6 +10,7 @@ from largebatch.core.rule import Chain
 from largebatch.methods.decay_as_growth import seesaw, smith
 from largebatch.methods.growing import growth, linear_growth, warmup_growth
 from largebatch.methods.noise_scale import adadagrad, adadagrad_norm, adadam, adasgd
+from largebatch.methods.references import METHOD_REFERENCES
 from largebatch.methods.scaling import (
     adascale,
     adascale_adam,
@@ -25,21 +25,23 @@ from largebatch.methods.scaling import (
     sqrt,
 )
 from largebatch.methods.triggered_growth import adaptive_growth, full_gradient_growth
-
-_CITATION = re.compile(r"[A-Z]\w+(?: et al\.)?,\s+\d{4},\s+arXiv\s+\d{4}\.\d{4,5}")
+from largebatch.rules.references import REFERENCES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """A named way to set the learning rate at another batch than the base batch, or the batch.
+    """Describe a named method for setting the learning rate or the batch size.
+
+    >>> METHODS["linear"].reference
+    'Goyal et al., 2017, arXiv 1706.02677'
 
     Args:
-        name: as on the command line.
-        summary: one line in a user's words.
-        rule: builds its rules.
-        optimizer: the kind that it is named after and trains with: "adagrad", "adagrad-norm" or
-            "adam"; None for the workload's.
-        noise_bounded: whether `rule` takes `kappa` and `max`, which bound its batch by the noise
+        name: Name on the command line.
+        summary: Description in one line for users.
+        rule: Function of `lb.methods` that builds the chain of rules.
+        optimizer: Kind of optimizer that the method requires: "adagrad", "adagrad-norm" or "adam";
+            None for the optimizer of the workload.
+        noise_bounded: Whether `rule` takes `kappa` and `max`, which limit the batch by the noise
             scale and in samples.
     """
 
@@ -51,102 +53,98 @@ class Method:
 
     @property
     def own_clock(self) -> bool:
-        """Whether a step is worth what the method measures, and not its scale."""
+        """Whether a step counts as the measured gain, and not as the scale, in base steps."""
         return "clock" in self.rule().changes
 
     @property
     def reference(self) -> str:
-        """The papers that the docstring of `rule` names.
+        """The papers of the method in one line: first authors, year and arXiv number.
 
         >>> METHODS["linear"].reference
         'Goyal et al., 2017, arXiv 1706.02677'
         """
-        return "; ".join(citations(self.rule.__doc__ or ""))
-
-
-def citations(docstring: str) -> list[str]:
-    """Return the papers named in a docstring, each as "Author et al., year, arXiv number".
-
-    >>> citations("See (You et al., 2019,\\n    arXiv 1901.08256, section 3).")
-    ['You et al., 2019, arXiv 1901.08256']
-    """
-    return [" ".join(found.split()) for found in _CITATION.findall(docstring)]
+        keys = METHOD_REFERENCES[self.rule.__name__]
+        return "; ".join([REFERENCES[key].short for key in keys])
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         method.name: method
         for method in (
-            Method(name="none", summary="the base rate at any batch", rule=none),
-            Method(name="linear", summary="rate x S", rule=linear),
+            Method(name="none", summary="the base learning rate at any batch size", rule=none),
+            Method(name="linear", summary="learning rate x S", rule=linear),
             Method(
                 name="linear-warmup",
-                summary="rate x S after a warm-up over 5.5 % of the run",
+                summary="learning rate x S after a warm-up over 5.5 % of the run",
                 rule=linear_warmup,
             ),
-            Method(name="sqrt", summary="rate x sqrt(S)", rule=sqrt),
-            Method(name="legw", summary="rate x sqrt(S) after S x .25 epochs", rule=legw),
+            Method(name="sqrt", summary="learning rate x sqrt(S)", rule=sqrt),
+            Method(
+                name="legw",
+                summary="learning rate x sqrt(S) after a warm-up over S x 0.25 epochs",
+                rule=legw,
+            ),
             Method(
                 name="adascale",
-                summary="rate and clock x gain, measured from the gradient's noise (SGD)",
+                summary="learning rate and clock x gain, from the gradient's noise (SGD)",
                 rule=adascale,
             ),
             Method(
                 name="adascale-paper",
-                summary="adascale with the paper's averaging and bounds",
+                summary="like adascale, but with the averages and bounds of the paper",
                 rule=adascale_paper,
             ),
             Method(
                 name="adascale-adam",
-                summary="rate x sqrt(gain) of the preconditioned gradient (Adam; no theory)",
+                summary="learning rate x sqrt(gain), preconditioned gradient (Adam; no theory)",
                 rule=adascale_adam,
             ),
             Method(
                 name="autowu",
-                summary="finds the rate itself: warms up until the loss rises, then a cosine",
+                summary="finds the learning rate: warm-up until the loss rises, then a cosine",
                 rule=autowu,
             ),
             Method(
                 name="autowu-paper",
-                summary="autowu as the authors' program decides",
+                summary="like autowu, but decides as the authors' program does",
                 rule=autowu_paper,
             ),
             Method(
                 name="adasgd",
-                summary="the batch grows to the gradient's noise scale, the rate as its root (SGD)",
+                summary="the batch grows to the noise scale, learning rate x sqrt(S) (SGD)",
                 rule=adasgd,
             ),
             Method(
                 name="adadagrad-norm",
-                summary="the same for scalar AdaGrad",
+                summary="like adasgd, for the optimizer AdaGrad-Norm",
                 rule=adadagrad_norm,
                 optimizer="adagrad-norm",
             ),
             Method(
                 name="adadagrad",
-                summary="the same with the gradient as Adagrad divides it",
+                summary="like adasgd, with the gradient divided as Adagrad divides it",
                 rule=adadagrad,
                 optimizer="adagrad",
             ),
             Method(
                 name="adadam",
-                summary="the same for Adam and AdamW",
+                summary="like adasgd, with the gradient divided as Adam or AdamW divides it",
                 rule=adadam,
                 optimizer="adam",
             ),
             Method(
                 name="growth",
-                summary="the batch doubles over five stages, the rate as its root",
+                summary="the batch doubles from stage to stage, 5 stages, learning rate x sqrt(S)",
                 rule=growth,
             ),
             Method(
                 name="adaptive-growth",
-                summary="the batch doubles when the noise scale asks for it, the rate as its root",
+                summary="the batch doubles when the noise scale allows it, learning rate x sqrt(S)",
                 rule=adaptive_growth,
             ),
             Method(
                 name="full-gradient-growth",
-                summary="batch x 2, rate x 1.4 when a pass over the data finds a small gradient",
+                summary="batch x 2, learning rate x 1.4 when the full gradient is small enough",
                 rule=full_gradient_growth,
             ),
             Method(
@@ -157,31 +155,35 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             Method(
                 name="smith",
-                summary="the batch grows where a cosine would decay the rate (SGD)",
+                summary="the batch grows instead of a cosine decay of the learning rate (SGD)",
                 rule=smith,
                 noise_bounded=True,
             ),
         )
     }
 )
-"""Name -> method, for `--method`."""
+"""Name -> method, for the option `--method`."""
 
 
 SCHEDULES: Mapping[str, Method] = MappingProxyType(
     {
         method.name: method
         for method in (
-            Method(name="constant", summary="the base rate and batch", rule=none),
-            Method(name="cosine", summary="the base batch, the rate by a cosine", rule=cosine),
+            Method(name="constant", summary="the base learning rate and batch size", rule=none),
+            Method(
+                name="cosine",
+                summary="the base batch size, the learning rate decays by a cosine",
+                rule=cosine,
+            ),
             METHODS["growth"],
             Method(
                 name="linear-growth",
-                summary="the batch grows by its first size from each of eight stages to the next",
+                summary="the batch grows by its first size from stage to stage, 8 stages",
                 rule=linear_growth,
             ),
             Method(
                 name="warmup-growth",
-                summary="the rate warms up and decays while the batch doubles in ten stages",
+                summary="warm-up and decay of the learning rate while the batch doubles, 10 stages",
                 rule=warmup_growth,
             ),
             METHODS["seesaw"],
@@ -189,4 +191,4 @@ SCHEDULES: Mapping[str, Method] = MappingProxyType(
         )
     }
 )
-"""Name -> schedule of batch and rate, for `largebatch plan`, beside each method on the clock."""
+"""Name -> schedule of batch size and learning rate, for `largebatch plan`."""

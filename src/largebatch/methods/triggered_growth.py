@@ -1,9 +1,9 @@
-"""Batches that grow from stage to stage when the gradient asks for it."""
+"""Build methods whose batch grows in stages when a measurement of the gradient allows it."""
 
 from __future__ import annotations
 
 from largebatch.core.rule import Chain, Rule
-from largebatch.methods.chains import SQRT, bounded, check_counts, spaced
+from largebatch.methods.chains import SQRT, argument_error, bounded, check_counts, spaced
 from largebatch.rules import AdaptiveGrowth, FullGradientGrowth
 from largebatch.rules.covering_stages import covering_stages
 from largebatch.rules.sizes import Statistic
@@ -19,26 +19,35 @@ def adaptive_growth(
     every: int = 10,
     statistic: Statistic = "moments",
 ) -> Chain:
-    """The batch times delta, and the rate as its root, when the noise scale has reached the batch.
+    """Multiply the batch size by delta when the noise scale has reached the next batch size.
 
-    The batch goes back by a stage when it is certainly above the noise scale.
+    The learning rate follows as the square root of the batch size. The batch returns to the
+    previous stage if the interval of the noise scale lies below it.
 
-    Umeda, Iiduka, 2025, arXiv 2508.05302, with the noise scale of the steps in place of passes over
-    the data; McCandlish et al., 2018, arXiv 1812.06162.
+    Umeda, Iiduka, 2025, arXiv 2508.05302, but with the noise scale of the training steps instead of
+    passes over the data set; McCandlish et al., 2018, arXiv 1812.06162.
+
+    >>> adaptive_growth(every=1).rules[0].patience
+    3
 
     Args:
-        delta: factor on the batch from stage to stage, above 1.
-        scaling: how the rate follows the batch in hand; None leaves it.
-        kappa: batch / noise scale that still pays, above 0.
-        patience: tests in a row that must ask.
-        max: largest batch in samples; None for the data set.
-        every: optimizer steps from one test to the next; the first so many steps are all tested.
-        statistic: "moments" of the bare gradient, or "preconditioned_moments", of the gradient as
-            the optimizer divides it (Adam, Adagrad).
+        delta: Factor on the batch size from stage to stage, above 1.
+        scaling: Rule by which the learning rate follows the batch size; None keeps the learning
+            rate.
+        kappa: Largest useful batch size divided by the noise scale, above 0.
+        patience: Number of tests in a row that must ask for a change.
+        max: Largest batch size in samples; None for the size of the data set.
+        every: Optimizer steps from one test to the next. The first `every` steps, but at most ten,
+            are all tested.
+        statistic: "moments" for the raw gradient, or "preconditioned_moments" for the gradient
+            divided as the optimizer divides it (Adam, Adagrad).
+
+    Raises:
+        ValueError: If an argument is out of its range.
     """
     check_counts("adaptive_growth", every=every, max=max)
     if not 1.0 < delta <= 1024.0:
-        raise ValueError(f"The batch grows by a delta above 1, as in delta=2.0; got {delta!r}.")
+        raise argument_error("adaptive_growth", "delta", delta, "above 1 and at most 1024", "2.0")
     table = covering_stages(delta=delta)
     test = AdaptiveGrowth(stages=table, kappa=kappa, patience=patience, statistic=statistic)
     return bounded(spaced(test, every), max=max, then=(scaling,))
@@ -53,19 +62,30 @@ def full_gradient_growth(
     check: int = 1000,
     consistent: bool = False,
 ) -> Chain:
-    """The batch times delta, the rate times gamma, when the full gradient's norm is at most
-    eps0 sqrt(first batch / batch), in checks that each cost a pass over the data set.
+    """Multiply batch size and learning rate when the full gradient's norm is small enough.
 
-    Umeda, Iiduka, 2025, arXiv 2508.05302. The meter needs the data: `lb.Meter(model,
-    full=lb.FullGradient(dataset, loss))`. `adaptive_growth` needs no passes.
+    The threshold of the norm is eps0 sqrt(first batch size / batch size). Each check costs a pass
+    over the data set. The meter needs the data set: `lb.Meter(model, full=lb.FullGradient(dataset,
+    loss))`. The method `adaptive_growth` needs no such passes.
+
+    Umeda, Iiduka, 2025, arXiv 2508.05302.
+
+    >>> full_gradient_growth(check=500).rules[0].check
+    500
 
     Args:
-        eps0: threshold at the first batch, above 0, in units of the gradient.
-        delta, gamma: factors on batch and rate from stage to stage, above 0.
-        max: largest batch in samples, where the rate's growth ends, too; None for the data set.
-        check: optimizer steps from one check to the next.
-        consistent: whether the threshold follows the rate, too, without which a rate that grows
-            ends in a stage that lasts; derived here, see `FullGradientGrowth`.
+        eps0: Threshold at the first batch size, above 0, in units of the gradient.
+        delta: Factor on the batch size from stage to stage, above 0.
+        gamma: Factor on the learning rate from stage to stage, above 0.
+        max: Largest batch size in samples, at which the learning rate also stops growing; None for
+            the size of the data set.
+        check: Optimizer steps from one check to the next.
+        consistent: Whether the threshold also follows the learning rate. If the learning rate grows
+            and `consistent` is False, the run may remain in one stage. The option is our own
+            derivation; see `FullGradientGrowth`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
     """
     table = covering_stages(delta=delta, gamma=gamma)
     rule = FullGradientGrowth(eps0=eps0, stages=table, max=max, check=check, consistent=consistent)

@@ -1,6 +1,6 @@
-"""Every rule and every schedule's factor, imported when it is first used.
+"""Give every rule and every factor of a schedule by name; each is imported on first use.
 
-The table is written by `make names` from the classes in this folder.
+The table NAMES is written by `make names` from the classes in this folder.
 """
 
 from collections.abc import Mapping
@@ -97,7 +97,8 @@ MOVED: Mapping[str, str] = {
     "KINDS": "lb.rules.kinds.KINDS",
     "RULES": "lb.rules.kinds.RULES",
 }
-"""Name of version 0.1 -> where it is now. These warn, and go in version 0.3."""
+"""Name in version 0.1 -> its place today. Each old name raises a warning and will be removed in
+version 0.3."""
 
 __all__ = [*NAMES]
 
@@ -106,5 +107,5 @@ if not TYPE_CHECKING:  # type checkers read the imports above
 
 
 def __dir__() -> list[str]:
-    """Return the public names, also those that are not imported yet."""
+    """Return all public names, including those that are not imported yet."""
     return sorted(__all__)

@@ -1,9 +1,9 @@
-"""Accordion's switch: a small batch while the gradient's norm still changes fast, then a large one.
+"""Switch once from a small to a large batch, when the gradient's norm no longer changes fast.
 
-    large batch  once  |norm - norm before| < threshold norm before,    every so many epochs
+    switch if  |norm - previous norm| < threshold * previous norm,    checked every few epochs
 
 Agarwal, Wang, Lee, Venkataraman, Papailiopoulos: Accordion: Adaptive Gradient Communication via
-Critical Learning Regime Identification, 2021, arXiv 2010.16248.
+Critical Learning Regime Identification, 2020, arXiv 2010.16248.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ from largebatch.rules.sizes import asking, whole_batch
 
 
 def relative_change(*, before: float | None, norm: float) -> float:
-    """|norm - before| / before; `inf` without a past.
+    """Return |norm - before| / before, or `inf` if there is no earlier norm.
 
     >>> relative_change(before=10.0, norm=4.0), relative_change(before=None, norm=4.0)
     (0.6, inf)
 
     Args:
-        before: the norm some epochs earlier, 0 or more; None where there is none.
-        norm: the norm now, 0 or more.
+        before: Norm of the gradient at the last check, 0 or more; None at the first check.
+        norm: Norm of the gradient now, 0 or more.
     """
     return abs(before - norm) / before if before else math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccordionState:
-    """What Accordion remembers.
+    """Hold what Accordion remembers from step to step.
 
     Args:
-        first: the run's first batch in samples, 0 before it.
-        large: whether the switch was made.
-        epoch: the one that is summed.
-        total, count: sum and number of the squared norms in it.
-        before: the norm at the last check; None before.
+        first: Batch size of the run's first step, in samples; 0 before the first step.
+        large: Whether the rule has switched to the large batch.
+        epoch: Number of the epoch whose squared norms are being summed.
+        total: Sum of the squared norms in this epoch.
+        count: Number of squared norms in `total`.
+        before: Norm of the gradient at the last check; None before the first check.
     """
 
     first: int = 0
@@ -52,11 +53,11 @@ class AccordionState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accordion(DefaultFacts):
-    """Multiplies the batch once, when the gradient's norm has ceased to change fast.
+    """Multiply the batch size once, when the gradient's norm no longer changes fast.
 
-    The norm of an epoch is the root of the mean unbiased squared norm of its steps, which needs no
-    memory; the authors sum the gradient itself over the epoch, in one more buffer. In the logs of
-    their runs the batch never went back to the small one, so here it does not.
+    The norm of an epoch is the square root of the mean unbiased squared norm of its steps. The
+    authors instead sum the gradient over the epoch, which needs an additional buffer of the model's
+    size. The batch never returns to the small size, as in the logs of the authors' runs.
 
     >>> from largebatch.core.measurement import GradientMoments
     >>> m = GradientMoments(batch_size=10, parts=2, batch_sqnorm=16.0, variance=0.0)
@@ -64,17 +65,19 @@ class Accordion(DefaultFacts):
     ...     base_batch_size=10, dataset_size=100, moments=m)
     >>> rule, proposed = Accordion(epochs=5), Decision(next_batch_size=10, base_steps=1)
     >>> rule.update(AccordionState(first=10, epoch=10, before=3.2), seen, proposed)[1].reason
-    'norm changed by 0.25 < 0.5; batch 80'
+    'norm of the gradient changed by 0.25 of its last value, below 0.5; batch size 80'
 
     Args:
-        growth: the large batch over the first one, above 1.
-        threshold: relative change of the norm from which on training is critical, above 0.
-        epochs: from one check to the next, at least 1.
+        growth: Size of the large batch divided by the size of the first batch, above 1.
+        threshold: Relative change of the norm, above 0. The batch stays small while the norm
+            changes by at least this much.
+        epochs: Number of epochs from one check to the next, at least 1.
 
     Raises:
-        ValueError: a number out of its range; at the first step, an unknown dataset size.
+        ValueError: If an argument is out of its range, or at the first step if the size of the data
+            set is unknown.
 
-    Reference: arXiv 2010.16248.
+    Reference: Agarwal, Wang, Lee, Venkataraman, Papailiopoulos, Accordion, 2020, arXiv 2010.16248.
     """
 
     growth: float = 8.0
@@ -83,13 +86,14 @@ class Accordion(DefaultFacts):
 
     needs = frozenset({"moments", "dataset_size"})
     changes = frozenset({"batch"})
+    references = ("agarwal2020accordion",)
 
     def __post_init__(self) -> None:
         sound = 1.0 < self.growth < math.inf and 0.0 < self.threshold < math.inf
         if not sound or self.epochs < 1:
             raise ValueError(
-                "Accordion takes a growth above 1, a threshold above 0 and at least one epoch, as "
-                f"in Accordion(growth=8.0, threshold=0.5, epochs=10); got {self}."
+                f"{self} was given, but growth must be above 1, threshold above 0 and epochs at "
+                "least 1. Example: Accordion(growth=8.0, threshold=0.5, epochs=10)"
             )
 
     def init(self) -> AccordionState:
@@ -98,7 +102,7 @@ class Accordion(DefaultFacts):
     def update(
         self, state: AccordionState, seen: Measurement, proposed: Decision
     ) -> tuple[AccordionState, Decision]:
-        assert seen.dataset_size is not None, "a run without it is refused"
+        assert seen.dataset_size is not None, "checked at the start of the run"
         first = state.first or proposed.next_batch_size
         state = (
             replace(state, first=first)
@@ -119,21 +123,24 @@ class Accordion(DefaultFacts):
             ranks=seen.ranks,
             dataset_size=seen.dataset_size,
         )
-        because = f"{because}; batch {size}" if because else ""
+        because = f"{because}; batch size {size}" if because else ""
         return state, asking(proposed, self.needs).resized(size, because=because)
 
     def _end_epoch(self, state: AccordionState, after: int) -> tuple[AccordionState, str]:
-        """The state in the next epoch, and what a check found at the end of this one."""
+        """Return the state for the next epoch, and what the check after this epoch found."""
         fresh = replace(state, epoch=after, total=0.0, count=0)
         if state.large or not state.count or not _multiple_within(self.epochs, state.epoch, after):
             return fresh, ""
         norm = math.sqrt(max(state.total / state.count, 0.0))
         change = relative_change(before=state.before, norm=norm)
         large = change < self.threshold
-        found = f"norm changed by {change:.4g} {'<' if large else '>='} {self.threshold:.4g}"
+        level = f"{'below' if large else 'not below'} {self.threshold:.4g}"
+        found = f"norm of the gradient changed by {change:.4g} of its last value, {level}"
+        if state.before is None:
+            found = "norm of the gradient checked for the first time"
         return replace(fresh, large=large, before=norm), found
 
 
 def _multiple_within(step: int, begin: int, end: int) -> bool:
-    """Whether a multiple of the step is among the epochs from `begin` to before `end`."""
+    """Return whether one of the epochs from `begin` to before `end` is a multiple of `step`."""
     return -(-begin // step) * step < end

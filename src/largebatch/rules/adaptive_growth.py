@@ -1,15 +1,16 @@
-"""Growth by the noise: the next stage begins when the noise scale has reached its batch.
+"""Begin the next growth stage when the noise scale has reached the batch size of that stage.
 
-    stage m + 1 begins after `patience` tests in a row with  kappa x noise scale >= its batch
-    stage m - 1 begins again after `patience` tests in a row with  kappa x noise scale < batch
+    stage m + 1 begins after `patience` tests in a row with  kappa * noise scale >= its batch size
+    stage m - 1 begins again after `patience` tests in a row with  kappa * noise scale < batch size
 
-In both the batch in hand lies outside of the interval of kappa x noise scale. While the gradient
-shrinks its noise scale rises, and with it the batch beyond which more samples per step do not pay.
-Umeda and Iiduka (2025, arXiv 2508.05302) use the norm of the full gradient, which costs passes over
-the data; here the estimate is that of the training steps.
+The stage changes only if the current batch size also lies outside the confidence interval of kappa
+* noise scale. The noise scale rises while the gradient shrinks. Beyond the noise scale, more
+samples per step hardly reduce the number of steps. Umeda and Iiduka (2025, arXiv 2508.05302) test
+the norm of the full gradient, which costs passes over the data set. `AdaptiveGrowth` instead
+estimates the noise scale from the training steps.
 
-McCandlish et al.: An Empirical Model of Large-Batch Training, 2018, arXiv 1812.06162, for the noise
-scale.
+McCandlish, Kaplan, Amodei, OpenAI Dota Team: An Empirical Model of Large-Batch Training, 2018,
+arXiv 1812.06162, defines the noise scale.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ from largebatch.rules.stages import Stages
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptiveGrowthState:
-    """The state of `AdaptiveGrowth`.
+    """Hold the state of `AdaptiveGrowth`.
 
     Args:
-        first: the run's first batch in samples; 0 before it.
-        stage: of the batch in hand.
-        asked: how many tests in a row asked for the next stage; below 0, for the one before.
-        past: the running averages.
+        first: Batch size of the run's first step, in samples; 0 before the first step.
+        stage: Index of the current stage, from 0.
+        asked: Number of tests in a row that asked for the next stage. A negative number counts
+            tests in a row that asked for the previous stage.
+        past: Running averages of the gradient's moments.
     """
 
     first: int = 0
@@ -48,11 +50,11 @@ class AdaptiveGrowthState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptiveGrowth(DefaultFacts):
-    """Goes to the next stage, batch and rate, when the noise scale asks for its batch.
+    """Go to the next stage when the noise scale has reached the batch size of that stage.
 
-    It goes back if the noise scale is certainly below the batch in hand, and never by more than one
-    stage at a time. A stage in which the noise scale does not move lasts. The noise scale is that
-    of the running averages (`MovingMoments`).
+    The rule returns to the previous stage if the whole confidence interval of the noise scale lies
+    below the current batch size. The rule changes by at most one stage at a time. The noise scale
+    comes from running averages (`MovingMoments`).
 
     >>> from largebatch.core.measurement import GradientMoments
     >>> m = GradientMoments(batch_size=8, parts=4, batch_sqnorm=3.0, variance=16.0)
@@ -62,20 +64,23 @@ class AdaptiveGrowth(DefaultFacts):
     ...     seen = Measurement(step=step, samples=8 * step, base_steps=step, batch_size=8,
     ...         base_batch_size=8, moments=m)
     ...     state, decision = rule.update(state, seen, proposed)
-    >>> decision.reason
-    'noise scale 16 [16, 16] x 1 for 16; stage 2 of 21; batch 16'
+    >>> decision.reason.split("; ")[1:]
+    ['stage 2 of 21 begins', 'batch size 16']
 
     Args:
-        stages: the table; it ends where the batch would not grow any more.
-        kappa: batch / noise scale that still pays, above 0.
-        patience: tests in a row that must ask, at least 1.
-        statistic: "moments" of the bare gradient (SGD), or "preconditioned_moments", of the
-            gradient as the optimizer divides it (Adam, Adagrad).
+        stages: Table of batch sizes and learning rates. The rule stops at the stage after which the
+            batch size no longer grows.
+        kappa: Largest useful batch size divided by the noise scale, above 0.
+        patience: Number of tests in a row that must ask for a change, at least 1.
+        statistic: "moments" for the raw gradient (SGD), or "preconditioned_moments" for the
+            gradient divided as the optimizer divides it (Adam, Adagrad).
 
     Raises:
-        ValueError: a kappa that is not above 0, a patience below 1, or an unknown statistic.
+        ValueError: If `kappa` is not above 0, if `patience` is below 1, or if the statistic is
+            unknown.
 
-    Reference: arXiv 2508.05302 for the stages; the trigger is ours.
+    Reference: Umeda, Iiduka, 2025, arXiv 2508.05302, for the stages; McCandlish et al., 2018, arXiv
+    1812.06162, for the noise scale. The papers do not contain the test, which is our own.
     """
 
     stages: Stages = field(default_factory=lambda: covering_stages(delta=2.0))
@@ -84,14 +89,15 @@ class AdaptiveGrowth(DefaultFacts):
     statistic: Statistic = field(default="moments", metadata=LATER)
 
     changes = frozenset({"batch", "lr"})
+    references = ("umeda2025adaptive", "mccandlish2018empirical")
 
     def __post_init__(self) -> None:
         check_statistic(self, self.statistic)
         if not 0.0 < self.kappa < math.inf or self.patience < 1:
             raise ValueError(
-                "AdaptiveGrowth takes a kappa above 0 and a patience of at least one test, as in "
-                f"AdaptiveGrowth(kappa=1.0, patience=3); got kappa={self.kappa!r}, "
-                f"patience={self.patience!r}."
+                f"kappa={self.kappa!r} and patience={self.patience!r} were given, but kappa must "
+                "be above 0 and patience at least 1 test. "
+                "Example: AdaptiveGrowth(kappa=1.0, patience=3)"
             )
 
     @property
@@ -109,7 +115,7 @@ class AdaptiveGrowth(DefaultFacts):
         reached = self._reached(state.stage, seen.batch_size, first=first, seen=seen)
         rate = self.stages.rate(reached)
         decision = asking(proposed, self.needs).scaled(
-            rate, because=f"growth x{rate:.4g}" if rate != 1.0 else ""
+            rate, because=f"growth: lr x{rate:.4g}" if rate != 1.0 else ""
         )
         stage, asked, because, past = state.stage, state.asked, "", state.past
         moments = getattr(seen, self.statistic)
@@ -118,7 +124,8 @@ class AdaptiveGrowth(DefaultFacts):
             stage, asked, because = self._tested(state, past.noise_scale(), seen, hand, first=first)
         size = self.stages.size(stage, first=first, seen=seen)
         if stage != state.stage:
-            because = f"{because}; stage {stage + 1} of {len(self.stages)}; batch {size}"
+            begins = "begins" if stage > state.stage else "begins again"
+            because += f"; stage {stage + 1} of {len(self.stages)} {begins}; batch size {size}"
         return AdaptiveGrowthState(first=first, stage=stage, asked=asked, past=past), (
             decision.resized(size, because=because)
         )
@@ -132,34 +139,40 @@ class AdaptiveGrowth(DefaultFacts):
         *,
         first: int,
     ) -> tuple[int, int, str]:
-        """Return the stage and the tests in a row after this step, and what was found."""
+        """Return the next stage, the number of tests in a row, and what the test found."""
         if noise is None:
             return state.stage, 0, "noise scale not known yet"
         at: dict[str, Any] = {"first": first, "seen": seen}
         stages, m = self.stages, state.stage
         size, pays = stages.size(m, **at), scaled(noise, factor=self.kappa)
-        capped = hand < size  # by a bound after this rule: there is no larger batch to go to
+        capped = hand < size  # a bound after this rule keeps the batch smaller than the stage's
         after = None if capped else stages.next_larger(m, **at)
         before = stages.last_smaller(self._reached(m, hand, **at), **at)
         size = min(size, hand)
-        found = f"noise scale {noise} x {self.kappa:.4g}"
+        found = f"noise scale {noise} x kappa {self.kappa:.4g}"
         target, asked = None, 0
         if after is not None:
             larger = stages.size(after, **at)
-            found += f" for {larger}"
+            found += f", next stage needs {larger}"
             if pays.low > size and pays.value >= larger:
                 target, asked = after, max(state.asked, 0) + 1
         if before is not None and pays.high < size:
             target, asked = before, min(state.asked, 0) - 1
-        if target is None or abs(asked) < self.patience:
+        if target is None:
+            return m, asked, found
+        wish = "larger" if asked > 0 else "smaller"
+        found += f", {abs(asked)} of {self.patience} tests in a row ask for a {wish} batch"
+        if abs(asked) < self.patience:
             return m, asked, found
         return target, 0, found
 
     def _reached(self, stage: int, batch_size: int, *, first: int, seen: Measurement) -> int:
-        """Return the last stage up to this one that has begun with a batch of this size.
+        """Return the last stage, up to the given one, whose batch size the given batch size has
+        reached.
 
-        A bound after the rule may have kept the batch from it. A batch that lies between those of
-        two stages, as one that was rounded, belongs to the later one.
+        A bound after this rule may have kept the batch smaller than the batch size of the stage. A
+        batch size between those of two stages, for example a rounded one, belongs to the later
+        stage.
         """
         at: dict[str, Any] = {"first": first, "seen": seen}
         while stage > 0 and self.stages.size(stage - 1, **at) >= batch_size:

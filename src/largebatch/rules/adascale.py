@@ -1,10 +1,11 @@
-"""AdaScale: the learning rate grows with the batch by as much as the gradient's noise allows.
+"""Multiply the learning rate by the gain that the measured gradient noise allows (AdaScale).
 
     gain r = (variance_b + sqnorm) / (variance_b / S + sqnorm),    in [1, S] for S >= 1
-    lr = r * base lr;    one step is worth r steps of the base batch
+    lr = r * base lr;    one step counts as r base steps
 
-with `variance_b` the variance of the base batch's gradient (paper: sigma^2, here variance / B0),
-`sqnorm` the squared norm of the true gradient (paper: mu^2) and S = B / B0 the scale.
+`variance_b` is the variance of the base batch's gradient (sigma^2 in the paper, variance / B0
+here). `sqnorm` is the squared norm of the true gradient (mu^2 in the paper). S = B / B0 is the
+scale.
 
 Johnson, Agrawal, Gu, Guestrin: AdaScale SGD: A User-Friendly Algorithm for Distributed Training,
 2020, arXiv 2007.05105.
@@ -22,40 +23,45 @@ from largebatch.core.rule import DefaultFacts
 from largebatch.rules.sizes import Statistic, check_statistic
 
 ABSOLUTE_FLOOR = 1e-6
-"""The paper's least variance of a base batch, so that 0/0 never occurs; it has a unit, so losses
-that differ by a constant factor get different gains. Used by `clip="first"` only."""
+"""Smallest variance of a base batch in the paper, which prevents 0/0. The floor has the unit of a
+squared gradient, so multiplying the loss by a constant changes the gain. Only `clip="first"` uses
+the floor."""
 
 RELATIVE_FLOOR = 1e-6
-"""A variance below this fraction of the squared norm is rounding of float32 squares: none."""
+"""Fraction of the squared norm below which a variance counts as 0, because it is only the rounding
+error of float32 squares."""
 
 
 def gain(*, scale: float, variance: float, sqnorm: float) -> float:
-    """How many steps of the base batch one step of `scale` base batches is worth.
+    """Return the gain: the number of base steps that one step of `scale` base batches counts as.
 
-    (variance + sqnorm) / (variance / scale + sqnorm): 1 without variance, `scale` without signal.
+    The formula is (variance + sqnorm) / (variance / scale + sqnorm). The gain is 1 if the variance
+    is 0, and `scale` if the squared norm is 0.
 
     >>> gain(scale=4, variance=2.0, sqnorm=1.0)
     2.0
 
     Args:
         scale: S = B / B0, above 0.
-        variance: of the base batch's gradient (variance of one sample / B0); below 0 counts as 0.
-        sqnorm: squared norm of the true gradient; below 0 counts as 0.
+        variance: Variance of the base batch's gradient (variance of one sample's gradient / B0). A
+            negative value counts as 0.
+        sqnorm: Squared norm of the true gradient. A negative value counts as 0.
 
-    Reference: Johnson et al., AdaScale SGD, 2020, arXiv 2007.05105.
+    Reference: Johnson, Agrawal, Gu, Guestrin, AdaScale SGD, 2020, arXiv 2007.05105.
     """
     if variance <= 0.0:
         return 1.0
     signal = max(sqnorm, 0.0)
-    # multiplied through by the scale: exactly `scale` without signal, and no 0/0 on tiny numbers
+    # Numerator and denominator are multiplied by `scale`: the result is exactly `scale` if the
+    # squared norm is 0, and tiny numbers do not give 0/0.
     return scale * ((variance + signal) / (variance + scale * signal))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaScale(DefaultFacts):
-    """Multiplies the learning rate by the gain and advances the clock by it.
+    """Multiply the learning rate by the gain, and advance the clock by the gain.
 
-    The scale may change at any step, since only statistics of single samples are stored.
+    The scale may change at any step, because only statistics of single samples are stored.
 
     >>> rule = AdaScale()
     >>> m = GradientMoments(batch_size=256, parts=4, batch_sqnorm=2.0, variance=256.0)
@@ -65,24 +71,25 @@ class AdaScale(DefaultFacts):
     2.5
 
     Args:
-        window: length of the running averages in base batches. The averages lose the part
-            S / window of the past in each step of the scale S, so the gain does not depend on the
-            parts in which the gradient is measured. They lose an eighth of it at most, unless the
-            window is below 100. The paper's value is 1000, and its steps have S parts.
-        exponent: power of the gain in the learning rate; the clock advances by the gain itself.
-            0.5 with `statistic="preconditioned_moments"` is for Adam: it has no theory, neither
-            here nor in the paper.
-        statistic: "moments" of the bare gradient (SGD), or "preconditioned_moments" (Adam).
-        averaging: "ema", exponential with bias correction; or the paper's "mean-then-ema", the
-            plain mean until the window is full.
-        clip: "on-read" keeps the averages unbiased and bounds them when the gain is computed;
-            "first" bounds each sample by an absolute floor before averaging, as the paper does,
-            which biases the squared norm upwards.
+        window: Length of the running averages, in base batches. One step at scale S replaces the
+            fraction S / window of the averages, so the gain does not depend on the number of parts
+            per step. The replaced fraction is at most 1/8, unless the window is below 100. The
+            paper uses 1000 with S parts per step.
+        exponent: Power of the gain in the learning rate. The clock always advances by the gain
+            itself. The value 0.5 with `statistic="preconditioned_moments"` is meant for Adam;
+            neither the paper nor this package has a theory for it.
+        statistic: "moments" for the raw gradient (SGD), or "preconditioned_moments" for the
+            gradient divided as Adam divides it.
+        averaging: "ema" for exponential averages with bias correction, or "mean-then-ema" for the
+            paper's averages: a plain mean until the window is full, then exponential.
+        clip: "on-read" keeps the averages unbiased and applies the bounds when the gain is
+            computed. "first" bounds each measurement from below before averaging, as the paper
+            does, which makes the squared norm too large on average.
 
     Raises:
-        ValueError: a window or an exponent that is not positive.
+        ValueError: If `window` or `exponent` is not above 0, or if the statistic is unknown.
 
-    Reference: Johnson et al., AdaScale SGD, 2020, arXiv 2007.05105.
+    Reference: Johnson, Agrawal, Gu, Guestrin, AdaScale SGD, 2020, arXiv 2007.05105.
     """
 
     window: float = 1000.0
@@ -92,12 +99,16 @@ class AdaScale(DefaultFacts):
     clip: Literal["on-read", "first"] = "on-read"
 
     changes = frozenset({"lr", "clock"})
+    references = ("johnson2020adascale",)
     forbids = frozenset({"AdaScale", "LinearScaling", "SqrtScaling", "Legw", "StepClock"})
 
     def __post_init__(self) -> None:
         check_statistic(self, self.statistic)
         if not self.window > 0 or not self.exponent > 0:
-            raise ValueError(f"window and exponent are above 0, as in AdaScale(); got {self}.")
+            raise ValueError(
+                f"window={self.window!r} and exponent={self.exponent!r} were given, but both must "
+                "be above 0. Example: AdaScale(window=1000.0, exponent=1.0)"
+            )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -113,12 +124,14 @@ class AdaScale(DefaultFacts):
         if moments is not None:
             state = self._add(state, moments, seen)
         r = self._gain(state, seen)
+        factor = r**self.exponent
+        because = f"gain {r:.4g} at scale {seen.scale:.4g}: lr x{factor:.4g}"
         decision = Decision(
             next_batch_size=proposed.next_batch_size,
-            lr_multiplier=proposed.lr_multiplier * r**self.exponent,
+            lr_multiplier=proposed.lr_multiplier * factor,
             base_steps=r,
             measure_next=proposed.measure_next | self.needs,
-            reason=join(proposed.reason, f"gain {r:.4g} of {seen.scale:.4g}"),
+            reason=join(proposed.reason, because),
             notice=proposed.notice,
         )
         return state, decision
@@ -130,7 +143,7 @@ class AdaScale(DefaultFacts):
         if self.clip == "first":
             variance = max(moments.variance, ABSOLUTE_FLOOR * seen.base_batch_size)
             clipped = (variance, max(moments.sqnorm, 0.0))
-        # as in the paper, variance and squared norm are averaged as they are, not by their level
+        # As in the paper, variance and squared norm are averaged without dividing by their level.
         return state.add(
             moments,
             seen,
@@ -142,7 +155,7 @@ class AdaScale(DefaultFacts):
 
     def _gain(self, state: MovingMoments, seen: Measurement) -> float:
         if not state.known:
-            return 1.0  # nothing measured yet: the paper starts at 1, too
+            return 1.0  # Nothing is measured yet. The paper also starts at 1.
         variance, sqnorm = state.average.values
         variance /= seen.base_batch_size
         if self.clip == "on-read" and variance <= RELATIVE_FLOOR * sqnorm:

@@ -1,12 +1,13 @@
-"""Growth for any time at which the run may end: bias and variance balanced in every step.
+"""Grow the batch so that the run may end at any time: balance bias and variance in every step.
 
-    next B = c lr (sum of all rates so far and this one)
+    next B = c * lr * (sum of the learning rates of all steps so far and of the next one)
 
-With smoothness L, variance of one sample v and distance to the least loss D, c = L v / (2 D) makes
-the two terms of the bound on the squared gradient norm equal at every step; a constant rate makes
-the batch linear in the steps, and thus the root of the samples. It pays a logarithm for serving all
-ends of the run; where the end is known, a constant batch suited to it needs fewer samples. Derived
-from the bound for smooth functions and plain SGD, and checked in numbers; from no paper.
+L is the smoothness, v the variance of one sample's gradient, and D the distance to the smallest
+loss. With c = L v / (2 D), the two terms of the bound on the squared gradient norm are equal at
+every step. A constant learning rate makes the batch grow linearly with the steps, which is as the
+square root of the samples. Serving every possible end of the run costs a logarithmic factor. If the
+end is known, a suitable constant batch needs fewer samples. The rule is derived here from the bound
+for smooth functions and plain SGD, and checked numerically. No paper describes the rule.
 """
 
 from __future__ import annotations
@@ -20,34 +21,34 @@ from largebatch.rules.sizes import check_above_zero, whole_batch
 
 
 def any_time_batch(*, coefficient: float, lr: float, lr_sum: float) -> float:
-    """c lr sum, in samples.
+    """Return the batch size coefficient * lr * lr_sum, in samples.
 
     >>> any_time_batch(coefficient=50.0, lr=0.1, lr_sum=10.0)
     50.0
 
     Args:
         coefficient: c = L v / (2 D), above 0.
-        lr: of the step.
-        lr_sum: of all steps up to this one.
+        lr: Learning rate of the step.
+        lr_sum: Sum of the learning rates of all steps up to and including this one.
     """
-    # `any_time_batch_size` of theory is the same and checks its arguments; rules may not import
-    # theory, and tests/theory/test_rules_and_theory.py compares the two.
+    # The function `any_time_batch_size` in `theory` computes the same and checks its arguments.
+    # Rules may not import `theory`, so tests/theory/test_rules_and_theory.py compares the two.
     return coefficient * lr * lr_sum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateSum:
-    """The sum of the rates of all steps so far."""
+    """Hold the sum of the learning rates of all steps so far."""
 
     total: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnyTimeGrowth(DefaultFacts):
-    """Proposes the batch that balances bias and variance now, whenever the run may end.
+    """Propose the batch size that balances bias and variance now, whenever the run may end.
 
-    It reads the rate of the step in hand as the rules before it have set it, and takes it for that
-    of the next one, so it stands after the schedule.
+    The rule reads the learning rate that the rules before it set, and assumes the same rate for the
+    next step. Put `AnyTimeGrowth` after the schedule.
 
     >>> rule, proposed = AnyTimeGrowth(coefficient=800.0), Decision(next_batch_size=8, base_steps=1)
     >>> seen = Measurement(
@@ -56,18 +57,19 @@ class AnyTimeGrowth(DefaultFacts):
     16
 
     Args:
-        coefficient: c = L v / (2 D), in samples over a squared rate, above 0: with a batch B0 that
-            suits the run's end after T steps of the rate lr it is B0 / (lr^2 T).
+        coefficient: c = L v / (2 D), in samples per squared learning rate, above 0. If a batch size
+            B0 suits a run that ends after T steps with learning rate lr, use B0 / (lr^2 T).
 
     Raises:
-        ValueError: a coefficient that is not above 0.
+        ValueError: If the coefficient is not above 0.
 
-    Reference: derived here from the bound; from no paper.
+    Reference: none; derived here from the bound.
     """
 
     coefficient: float
 
     changes = frozenset({"batch"})
+    references = ()
 
     def __post_init__(self) -> None:
         check_above_zero(
@@ -84,5 +86,6 @@ class AnyTimeGrowth(DefaultFacts):
         after = RateSum(total=state.total + lr)
         required = any_time_batch(coefficient=self.coefficient, lr=lr, lr_sum=after.total + lr)
         size = whole_batch(required, ranks=seen.ranks, dataset_size=seen.dataset_size, least=1)
-        why = f"batch {size}" if size != seen.batch_size else ""
+        why = f"batch size {size} for a sum of learning rates of {after.total:.4g}"
+        why = why if size != seen.batch_size else ""
         return after, proposed.resized(size, because=why)

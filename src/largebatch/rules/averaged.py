@@ -1,8 +1,9 @@
-"""Smoothing: a rule that sees running averages of the gradient's moments.
+"""Wrap a rule so that it sees running averages of the gradient's moments.
 
-    variance = mean of variances,    sqnorm = mean of unbiased squared norms
+    variance = mean of the variances,    sqnorm = mean of the unbiased squared norms
 
-McCandlish et al., An Empirical Model of Large-Batch Training, 2018, arXiv 1812.06162, appendix A.1.
+McCandlish, Kaplan, Amodei, OpenAI Dota Team: An Empirical Model of Large-Batch Training, 2018,
+arXiv 1812.06162, appendix A.1.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from largebatch.core.rule import InnerFacts, Rule, chain, name_of
 
 @dataclass(frozen=True, slots=True)
 class Averaged(InnerFacts):
-    """A rule that sees averaged moments, and none in a step that measured none.
+    """Pass averaged moments to a rule, in the steps that measure them.
 
-    `AdaScale` and the rules that compare the batch with the noise scale average by themselves. With
-    `Averaged` around them they use its averages, so it only sets another window. A rule that reads
-    the batch's own squared norm (`NormTest(denominator="plug-in")`) sees that of the averages:
-    sqnorm + variance / B for the batch in hand.
+    `AdaScale` and the rules that compare the batch with the noise scale keep running averages
+    themselves. Inside `Averaged` such a rule uses these averages instead, so `Averaged` only sets
+    another window. A rule that reads the squared norm of the batch's gradient, such as
+    `NormTest(denominator="plug-in")`, gets sqnorm + variance / B, computed from the averages and
+    the current batch size B.
 
     >>> from largebatch.rules.adascale import AdaScale
     >>> rule = Averaged(AdaScale(), window=500.0)
@@ -35,34 +37,38 @@ class Averaged(InnerFacts):
     2.5
 
     Args:
-        rule: a rule that reads the `statistic`; other statistics, and the measurement's
-            `batch_sqnorm`, stay those of the single step.
-        window: length of the averages in base batches; they hold eight measurements at least.
+        rule: A rule that reads the `statistic`. All other statistics, and `batch_sqnorm` of the
+            measurement, remain those of the single step.
+        window: Length of the averages in base batches. The averages contain at least eight
+            measurements.
         statistic: "moments" or "preconditioned_moments".
 
     Raises:
-        ValueError: a rule that does not read the statistic, or a window that is not positive.
+        ValueError: If the rule does not read the statistic, or if the window is not above 0.
 
-    Reference: arXiv 1812.06162, appendix A.1.
+    Reference: McCandlish et al., 2018, arXiv 1812.06162, appendix A.1.
     """
 
     rule: Rule
     window: float = field(default=WINDOW, kw_only=True)
     statistic: Literal["moments", "preconditioned_moments"] = field(default="moments", kw_only=True)
 
+    references = ("mccandlish2018empirical",)
+
     def __post_init__(self) -> None:
         chain(self.rule)
         known = ("moments", "preconditioned_moments")
         if self.statistic not in known or self.statistic not in self.rule.needs:
             read = [name for name in known if name in self.rule.needs]
-            use = f'Averaged(rule, statistic="{read[0]}")' if read else "the rule without it"
+            use = f'Averaged(rule, statistic="{read[0]}")' if read else "the rule without Averaged"
             raise ValueError(
-                f"Averaged smooths {self.statistic!r}, which {name_of(self.rule)} does not read. "
-                f"Use {use}."
+                f"Averaged(statistic={self.statistic!r}) was given, but {name_of(self.rule)} does "
+                f"not read this statistic. Use {use}."
             )
         if not 0.0 < self.window < math.inf:
             raise ValueError(
-                f"The window is above 0, as in Averaged(rule, window=1000); got {self.window!r}."
+                f"window={self.window!r} was given, but the window must be above 0 and finite. "
+                "Example: Averaged(rule, window=1000)"
             )
 
     def init(self) -> tuple[MovingMoments, Any]:

@@ -1,11 +1,13 @@
-"""Bounds on what the rules before them propose; a bound that acts says so in the reason.
+"""Limit the batch size and the learning rate that the rules before a bound propose.
 
-Nothing may propose a learning rate or a batch after its bound. Among several bounds the last word
-is the last one's: put `ClampBatch`, the hard limit, after `LimitGrowth`. The bound that remembers,
-`Hysteresis`, has its own file.
+The reason of a decision shows every change that a bound made. No rule may propose a learning rate
+or a batch size after its bound. If several bounds follow each other, the last one decides: put
+`ClampBatch`, the hard limit, after `LimitGrowth`. `Hysteresis`, a bound that remembers earlier
+tests, has its own file.
 
-A batch above the noise scale costs more samples than it saves, so `ClampToNoiseScale` bounds it:
-McCandlish et al., An Empirical Model of Large-Batch Training, 2018, arXiv 1812.06162.
+A batch above the noise scale costs more samples than it saves in steps, so `ClampToNoiseScale`
+limits it: McCandlish, Kaplan, Amodei, OpenAI Dota Team: An Empirical Model of Large-Batch Training,
+2018, arXiv 1812.06162.
 """
 
 from __future__ import annotations
@@ -30,23 +32,24 @@ from largebatch.rules.sizes import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClampBatch(DefaultFacts):
-    """Keeps the next batch in [min, max] and on a multiple.
+    """Keep the next batch size between `min` and `max`, and a multiple of `multiple_of`.
 
-    Sizes are rounded up to the multiple, since a rule proposes the least batch that suffices, and
-    down only where `max` would be passed.
+    A batch size is rounded up to the multiple, because rules propose the smallest batch that
+    suffices. The size is rounded down only if rounding up would exceed `max`.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=64, base_batch_size=64)
     >>> rule, proposed = ClampBatch(max=512, multiple_of=64), Decision(
     ...     next_batch_size=700, base_steps=1)
     >>> rule.update(None, seen, proposed)[1].reason
-    'batch 700 bounded to 512'
+    'batch size 700 changed to 512 by ClampBatch'
 
     Args:
-        min, max: samples over all ranks; None for no upper bound.
-        multiple_of: samples.
+        min, max: Smallest and largest batch size, in samples over all ranks; `max=None` sets no
+            upper bound.
+        multiple_of: Number of samples of which every batch size must be a multiple.
 
     Raises:
-        ValueError: a bound below 1 or not whole, or no multiple between them.
+        ValueError: If a bound is below 1 or not whole, or if no multiple lies between the bounds.
 
     Reference: none.
     """
@@ -56,14 +59,16 @@ class ClampBatch(DefaultFacts):
     multiple_of: int = 1
 
     bounds = frozenset({"batch"})
+    references = ()
 
     def __post_init__(self) -> None:
         given = [self.min, self.multiple_of, self.max or 1]
         sound = all(isinstance(size, int) for size in given) and min(given[:2]) >= 1
         if not sound or (self.max is not None and self._up(self.min) > self.max):
             raise ValueError(
-                "ClampBatch needs whole numbers, 1 <= min <= max and a multiple between them, "
-                f"as in ClampBatch(min=64, max=4096, multiple_of=64); got {self}."
+                f"{self} was given, but ClampBatch needs whole numbers with 1 <= min <= max, and a "
+                "multiple of multiple_of between min and max. "
+                "Example: ClampBatch(min=64, max=4096, multiple_of=64)"
             )
 
     def init(self) -> None:
@@ -76,7 +81,8 @@ class ClampBatch(DefaultFacts):
             size = self.max // self.multiple_of * self.multiple_of
         if size == wanted:
             return state, proposed
-        return state, proposed.resized(size, because=f"batch {wanted} bounded to {size}")
+        because = f"batch size {wanted} changed to {size} by ClampBatch"
+        return state, proposed.resized(size, because=because)
 
     def _up(self, size: int) -> int:
         return -(-size // self.multiple_of) * self.multiple_of
@@ -84,19 +90,21 @@ class ClampBatch(DefaultFacts):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClampLr(DefaultFacts):
-    """Keeps the multiplier of the learning rate in [min, max]. The clock is left as it is: an
-    AdaScale step counts its gain even where its rate was bounded.
+    """Keep the factor on the learning rate between `min` and `max`.
+
+    The clock is left unchanged: a step of AdaScale counts as its whole gain even if the learning
+    rate was limited.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=64, base_batch_size=64)
     >>> proposed = Decision(next_batch_size=64, base_steps=1, lr_multiplier=9.0)
     >>> ClampLr(max=4.0).update(None, seen, proposed)[1].reason
-    'lr x9 bounded to x4'
+    'lr x9 changed to x4 by ClampLr'
 
     Args:
-        min, max: factors on the base learning rate, 0 <= min <= max.
+        min, max: Smallest and largest factor on the base learning rate, 0 <= min <= max.
 
     Raises:
-        ValueError: bounds out of order or below 0.
+        ValueError: If `min` is below 0, infinite or above `max`.
 
     Reference: none.
     """
@@ -105,12 +113,13 @@ class ClampLr(DefaultFacts):
     max: float = math.inf
 
     bounds = frozenset({"lr"})
+    references = ()
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.min <= self.max or self.min == math.inf:
             raise ValueError(
-                "ClampLr bounds the factor on the learning rate, 0 <= min <= max, as in "
-                f"ClampLr(max=16.0); got {self}."
+                f"{self} was given, but the factors on the learning rate must satisfy "
+                "0 <= min <= max. Example: ClampLr(max=16.0)"
             )
 
     def init(self) -> None:
@@ -121,18 +130,19 @@ class ClampLr(DefaultFacts):
         if self.min <= wanted <= self.max:
             return state, proposed
         bound = self.min if wanted < self.min else self.max
-        # bound / wanted * wanted need not be bound in floating point, so it is set, not scaled
-        return state, proposed.rated(bound, because=f"lr x{wanted:.4g} bounded to x{bound:.4g}")
+        # In floating point, wanted * (bound / wanted) may differ from bound, so the factor is set.
+        because = f"lr x{wanted:.4g} changed to x{bound:.4g} by ClampLr"
+        return state, proposed.rated(bound, because=because)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrowthWindow:
-    """The state of `LimitGrowth`.
+    """Hold the state of `LimitGrowth`.
 
     Args:
-        step: in which the window began.
-        batch_size: in hand in that step; 0 before the first.
-        last: the batch that was decided last; an epoch's last batch may be smaller.
+        step: Optimizer step in which the window began.
+        batch_size: Batch size in that step, in samples; 0 before the first step.
+        last: Batch size that was decided last. The last batch of an epoch may be smaller than this.
     """
 
     step: int = 0
@@ -142,24 +152,25 @@ class GrowthWindow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitGrowth(DefaultFacts):
-    """Keeps the next batch within a factor of the batch in hand.
+    """Limit how much the batch size grows or shrinks in one window of steps.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=64, base_batch_size=64)
     >>> proposed = Decision(next_batch_size=500, base_steps=1)
     >>> LimitGrowth().update(None, seen, proposed)[1].reason
-    'growth from 64 limited to 128'
+    'growth from batch size 64 limited to 128, proposed 500'
 
     Args:
-        factor: most growth in a window, 1 or more. One more sample is always allowed where it is
-            above 1, so that a small batch is never stuck.
-        shrink: least part of the batch in hand that stays, in (0, 1]; 1 never shrinks. None for
-            no limit: a batch that was too large costs samples, one that is too small costs the run.
-        over: optimizer steps of a window, at least 1. The factor is then on the batch with which
-            the window began; windows follow each other.
-        to_base: whether the batch may shrink to the base batch and not below it.
+        factor: Largest growth of the batch in one window, 1 or more. If it is above 1, growth by
+            one sample is always allowed, so that a small batch can still grow.
+        shrink: Smallest allowed fraction of the current batch size, in (0, 1]; 1 never shrinks the
+            batch. None sets no limit, because a batch that is too large only costs samples, but a
+            batch that is too small harms the run.
+        over: Length of a window in optimizer steps, at least 1. The growth is measured from the
+            batch size at the start of the window. Windows follow each other.
+        to_base: Whether the batch may not shrink below the base batch.
 
     Raises:
-        ValueError: a factor below 1, a shrink outside (0, 1], or a window below 1 step.
+        ValueError: If `factor` is below 1, `shrink` is outside (0, 1], or `over` is below 1.
 
     Reference: none.
     """
@@ -170,13 +181,14 @@ class LimitGrowth(DefaultFacts):
     to_base: bool = field(default=False, metadata=LATER)
 
     bounds = frozenset({"batch"})
+    references = ()
 
     def __post_init__(self) -> None:
         shrink = 1.0 if self.shrink is None else self.shrink
         if not 1.0 <= self.factor < math.inf or not 0.0 < shrink <= 1.0 or self.over < 1:
             raise ValueError(
-                "LimitGrowth takes a factor of at least 1, a shrink in (0, 1] and a window of at "
-                f"least 1 step, as in LimitGrowth(factor=2.0, shrink=0.5, over=10); got {self}."
+                f"{self} was given, but factor must be at least 1, shrink in (0, 1] and `over` "
+                "at least 1 step. Example: LimitGrowth(factor=2.0, shrink=0.5, over=10)"
             )
 
     def init(self) -> GrowthWindow | None:
@@ -192,9 +204,9 @@ class LimitGrowth(DefaultFacts):
             if not state.batch_size or seen.step >= state.step + self.over:
                 state = GrowthWindow(step=seen.step, batch_size=now)
             start = min(state.batch_size, now)
-        # 1.15 * 100 is a whole number that floats miss
+        # 1.15 * 100 is 115, but floating point gives a slightly smaller number.
         most = max(math.floor(self.factor * start * (1.0 + 1e-12)), start + (self.factor > 1.0))
-        most = max(most, now)  # within a window the batch may have grown already
+        most = max(most, now)  # the batch may already have grown in this window
         least = 1 if self.shrink is None else math.ceil(self.shrink * now * (1.0 - 1e-12))
         if self.to_base:
             least = max(least, min(seen.base_batch_size, now))
@@ -206,21 +218,25 @@ class LimitGrowth(DefaultFacts):
         return state, proposed.resized(size, because=self._limited(wanted, size, now=now))
 
     def _limited(self, wanted: int, size: int, *, now: int) -> str:
+        """Return the reason for a batch size that differs from the proposed one."""
         if size != now:
-            return f"{'growth' if size > now else 'shrinking'} from {now} limited to {size}"
+            change = "growth" if size > now else "shrinking"
+            return f"{change} from batch size {now} limited to {size}, proposed {wanted}"
+        kept = f"batch size kept at {now} by LimitGrowth"
         if wanted > now and self.over > 1:
-            return f"batch kept at {now}, at most x{self.factor:.4g} in {self.over} steps"
-        return f"batch kept at {now}"
+            return f"{kept}, at most x{self.factor:.4g} in {self.over} steps"
+        return f"{kept}, proposed {wanted}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClampToNoiseScale(DefaultFacts):
-    """Lets the next batch grow to at most `kappa` times the noise scale.
+    """Let the next batch grow to at most `kappa` times the noise scale.
 
-    The batch in hand stays if it is above that, and until the noise scale is known: this bounds
-    growth. It may grow while even the low end of the interval allows more than the batch in hand,
-    to the estimate and to twice the low end at most. The noise scale is that of the running
-    averages (`MovingMoments`), also in steps that measure nothing.
+    `ClampToNoiseScale` limits growth only: it never shrinks the batch, and it keeps the batch size
+    until the noise scale is known. The batch may grow only if the lower bound of the noise scale's
+    interval, times kappa, is above the current batch size. The growth ends at kappa times the
+    estimate of the noise scale, and at twice kappa times the lower bound. The noise scale comes
+    from running averages (`MovingMoments`), also in steps that measure nothing.
 
     >>> from largebatch.core.measurement import GradientMoments
     >>> m = GradientMoments(batch_size=8, parts=4, batch_sqnorm=3.0, variance=16.0)
@@ -231,23 +247,24 @@ class ClampToNoiseScale(DefaultFacts):
     ...         base_batch_size=8, moments=m)
     ...     state, decision = rule.update(state, seen, proposed)
     >>> decision.reason
-    'batch 64 bounded to 16, noise scale 16 [16, 16]'
+    'batch size 64 limited to 16 by the noise scale 16 [16, 16]'
 
     Args:
-        kappa: batch / noise scale that still pays, above 0.
-        statistic: "moments" of the bare gradient (SGD), or "preconditioned_moments", of the
-            gradient as the optimizer divides it (Adam, Adagrad).
+        kappa: Largest useful batch size divided by the noise scale, above 0.
+        statistic: "moments" for the raw gradient (SGD), or "preconditioned_moments" for the
+            gradient divided as the optimizer divides it (Adam, Adagrad).
 
     Raises:
-        ValueError: a kappa that is not above 0, or an unknown statistic.
+        ValueError: If `kappa` is not above 0, or if the statistic is unknown.
 
-    Reference: arXiv 1812.06162; as the critical batch at which growth ends, arXiv 2510.14717.
+    Reference: McCandlish et al., 2018, arXiv 1812.06162.
     """
 
     kappa: float = 1.0
     statistic: Statistic = field(default="moments", metadata=LATER)
 
     bounds = frozenset({"batch"})
+    references = ("mccandlish2018empirical",)
 
     def __post_init__(self) -> None:
         check_above_zero(self, example="ClampToNoiseScale(kappa=1.0)", kappa=self.kappa)
@@ -272,13 +289,13 @@ class ClampToNoiseScale(DefaultFacts):
             return state, proposed
         noise = state.noise_scale()
         if noise is None:
-            because = f"batch {wanted} held at {now}, noise scale not known yet"
+            because = f"batch size {wanted} held at {now}, noise scale not known yet"
             return state, proposed.resized(now, because=because)
         low = self.kappa * noise.low
-        end = low if math.isfinite(low) else now  # infinite: of negative squared norms
+        end = low if math.isfinite(low) else now  # infinite if the squared norm is negative
         most = min(self.kappa * noise.value, BEYOND * end) if low > now else now
         if wanted <= most:
             return state, proposed
         size = min(max(whole_batch(most, ranks=seen.ranks), now), wanted)
-        because = f"batch {wanted} bounded to {size}, noise scale {noise}"
+        because = f"batch size {wanted} limited to {size} by the noise scale {noise}"
         return state, proposed.resized(size, because=because)

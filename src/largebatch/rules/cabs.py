@@ -1,9 +1,9 @@
-"""CABS: the batch from the learning rate, the gradient's variance and the loss.
+"""Set the batch size from the learning rate, the gradient's variance and the loss (CABS).
 
-    next B = lr variance / loss
+    next B = lr * variance / loss
 
-with the variance of one sample's gradient and running averages of both numbers. The loss stands for
-its distance from the least possible one, which is taken to be 0.
+The variance is that of one sample's gradient. Variance and loss are running averages. The formula
+needs the distance of the loss from its smallest possible value, which is assumed to be 0.
 
 Balles, Romero, Hennig: Coupling Adaptive Batch Sizes with Learning Rates, 2016, arXiv 1612.05086.
 """
@@ -21,19 +21,19 @@ from largebatch.core.rule import DefaultFacts
 from largebatch.rules.sizes import asking, by_evidence
 
 KEEP = 0.95
-"""Of the averages, in each measured step."""
+"""Fraction of the running averages that each measured step keeps."""
 
 
 def cabs_batch(*, lr: float, variance: float, loss: float) -> float | None:
-    """lr variance / loss, in samples, to the nearest one; None where the loss is not above 0.
+    """Return lr * variance / loss rounded to whole samples, or None if the loss is not above 0.
 
     >>> cabs_batch(lr=0.1, variance=200.0, loss=0.5)
     40.0
 
     Args:
-        lr: learning rate, 0 or more.
-        variance: of one sample's gradient; below 0 counts as 0.
-        loss: above its least possible value.
+        lr: Learning rate, 0 or more.
+        variance: Variance of one sample's gradient. A negative value counts as 0.
+        loss: Loss above its smallest possible value.
     """
     if not loss > 0.0 or not math.isfinite(loss):
         return None
@@ -43,13 +43,15 @@ def cabs_batch(*, lr: float, variance: float, loss: float) -> float | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CABSState:
-    """The state of `CABS`.
+    """Hold the state of `CABS`.
 
     Args:
-        average: of (variance, loss) as in the authors' program. It begins with the variance 0 and
-            the loss 1 and does not correct that, so the batch starts small. Its variance has the
-            divisor B, here it is the unbiased one.
-        evidence: of the same pairs without that bias, for the interval.
+        average: Running averages of variance and loss, as in the authors' program. The averages
+            start at variance 0 and loss 1, and this start is not corrected, so the first batches
+            are small. The authors divide by B in the variance; this package uses the unbiased
+            variance.
+        evidence: Running averages of the same numbers without that start, for the confidence
+            interval.
     """
 
     average: Average = field(default_factory=lambda: Average(values=(0.0, 1.0), weight=1.0))
@@ -58,12 +60,12 @@ class CABSState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CABS(DefaultFacts):
-    """Proposes lr x variance / loss, for SGD without momentum; the batch may shrink. The authors
-    keep it in [16, 2048]: `ClampBatch(min=16, max=2048)`.
+    """Propose the batch size lr * variance / loss, for SGD without momentum; the batch may shrink.
 
-    The batch changes if it lies outside of the interval of lr x variance / loss. The authors'
-    program sets it in each step. The learning rate is that of this step: rules on the rate stand
-    before it.
+    The batch size changes only if it lies outside the confidence interval of lr * variance / loss.
+    The authors' program sets the batch size in every step and keeps it in [16, 2048]; to do the
+    same, add `ClampBatch(min=16, max=2048)`. CABS reads the learning rate of this step, so put
+    rules for the learning rate before CABS.
 
     >>> from largebatch.core.measurement import GradientMoments
     >>> m = GradientMoments(batch_size=8, parts=4, batch_sqnorm=3.0, variance=16_000.0)
@@ -73,13 +75,14 @@ class CABS(DefaultFacts):
     >>> for _ in range(4):
     ...     state, decision = rule.update(state, seen, proposed)
     >>> decision.reason
-    'lr 0.1 x variance 2968 / loss 1 [1600, 1600]; batch 1600'
+    'lr 0.1 x variance 2968 / loss 1, interval [1600, 1600]; batch size 1600'
 
-    Reference: Balles et al., 2016, arXiv 1612.05086.
+    Reference: Balles, Romero, Hennig, 2016, arXiv 1612.05086.
     """
 
     needs = frozenset({"moments", "loss"})
     changes = frozenset({"batch"})
+    references = ("balles2016coupling",)
 
     def init(self) -> CABSState:
         return CABSState()
@@ -92,7 +95,7 @@ class CABS(DefaultFacts):
             return state, proposed
         pair = (seen.moments.variance, seen.loss)
         state = CABSState(
-            # its weights sum up to 1 from the start on: nothing corrects the bias towards (0, 1)
+            # The weights sum to 1 from the start, so the bias towards (0, 1) is not corrected.
             average=state.average.add(pair, forget=1.0 - KEEP, weight=1.0 - KEEP),
             evidence=state.evidence.add(pair, forget=1.0 - KEEP),
         )
@@ -102,12 +105,12 @@ class CABS(DefaultFacts):
         because = f"lr {lr:.4g} x variance {variance:.4g} / loss {loss:.4g}"
         span = _span(required, state.evidence.ratio(), lr=lr)
         if span is not None:
-            because = f"{because} [{span.low:.4g}, {span.high:.4g}]"
+            because = f"{because}, interval [{span.low:.4g}, {span.high:.4g}]"
         return state, by_evidence(proposed, seen, required=span, because=because)
 
 
 def _span(required: float | None, inverse: Range | None, *, lr: float) -> Range | None:
-    """Return the required batch with the interval of lr variance / loss."""
+    """Return the required batch size with the confidence interval of lr * variance / loss."""
     if required is None or inverse is None or not inverse.high > 0.0:
         return None
     low = lr / inverse.high

@@ -1,16 +1,18 @@
-"""The coordinate-wise norm test, for optimizers that divide each coordinate by its own size.
+"""Test the gradient coordinate by coordinate, for optimizers that divide each coordinate by its
+size.
 
     variance_j / B <= eta^2 g_j^2 for every j,      next B = max_j variance_j / (eta^2 g_j^2)
 
-is the condition of AdAdaGrad's theory. One coordinate whose mean is near 0, as a dead
-unit's, makes it infinite; so by default it is relaxed to the norm test of the gradient divided by
-p_j = sqrt(v_j) + eps, as the optimizer sees it:
+The theory of AdAdaGrad uses this condition. A single coordinate with a mean near 0, such as that of
+an inactive unit, makes the required batch infinite. Therefore the default is a relaxed test, the
+norm test of the gradient divided by p_j = sqrt(v_j) + eps as Adam divides it:
 
     sum_j variance_j / p_j^2 <= eta^2 B sum_j g_j^2 / p_j^2
 
 Lau, Liu, Kolar: AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods, 2024, arXiv
-2402.11215; their program has no coordinate-wise test. The relaxation is ours, with the gradient
-divided as in Qiao et al., Pollux, 2020, arXiv 2008.12260.
+2402.11215; the program of these authors has no coordinate-wise test. The relaxation is our own. The
+relaxed test divides the gradient as Pollux does: Qiao, Choe, Subramanya, Neiswanger, Ho, Zhang,
+Ganger, Xing, 2020, arXiv 2008.12260.
 """
 
 from __future__ import annotations
@@ -28,27 +30,29 @@ from largebatch.rules.sizes import asking, check_above_zero
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoordinateNormTest(DefaultFacts):
-    """Proposes the least batch that passes the coordinate-wise norm test, or its relaxation.
+    """Propose the smallest batch that passes the coordinate-wise norm test, or its relaxed form.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=8, base_batch_size=8,
     ...     coordinate_noise_scale=50.0)
     >>> rule = CoordinateNormTest(eta=0.5, statistic="coordinate_noise_scale")
     >>> rule.update(None, seen, Decision(next_batch_size=8, base_steps=1))[1].reason
-    'theta_max 2.5 > 0.5; batch 200'
+    'theta_max 2.5 > eta 0.5, test failed; batch size 200'
 
-    What has no bound, and what is unknown, is as in `NormTest`.
+    If there is no gradient, or if the result is unknown, this rule decides as `NormTest` does.
 
     Args:
-        eta: above 0; the batch grows by its inverse square.
-        statistic: "preconditioned_moments" (Adam, Adagrad): the norm test as the optimizer sees the
-            gradient. Or "coordinate_noise_scale": the strict form over the maximum, or over a
-            quantile of the coordinates, of which the meter's statistic knows:
+        eta: Largest allowed ratio of the gradient's error to its norm, above 0. The required batch
+            grows as 1 / eta^2.
+        statistic: "preconditioned_moments" (Adam, Adagrad) is the relaxed test of the
+            preconditioned gradient. "coordinate_noise_scale" is the strict test over the maximum,
+            or over a quantile, of the coordinates; the meter sets the quantile:
             `lb.measure.CoordinateNoiseScale(quantile=0.9)`.
 
     Raises:
-        ValueError: an eta that is not above 0, or an unknown statistic.
+        ValueError: If `eta` is not above 0, or if the statistic is unknown.
 
-    Reference: Lau et al., 2024, arXiv 2402.11215.
+    Reference: Lau, Liu, Kolar, 2024, arXiv 2402.11215; Qiao et al., 2020, arXiv 2008.12260, for the
+    preconditioned gradient.
     """
 
     eta: float = 0.5
@@ -57,13 +61,15 @@ class CoordinateNormTest(DefaultFacts):
     )
 
     changes = frozenset({"batch"})
+    references = ("lau2024adadagrad", "qiao2020pollux")
 
     def __post_init__(self) -> None:
         check_above_zero(self, example="CoordinateNormTest(eta=0.5)", eta=self.eta)
         if self.statistic not in ("preconditioned_moments", "coordinate_noise_scale"):
             raise ValueError(
-                "CoordinateNormTest reads 'preconditioned_moments' or 'coordinate_noise_scale'; "
-                f"got CoordinateNormTest(statistic={self.statistic!r})."
+                f"statistic={self.statistic!r} was given, but CoordinateNormTest reads "
+                "'preconditioned_moments' or 'coordinate_noise_scale'. "
+                'Example: CoordinateNormTest(statistic="preconditioned_moments")'
             )
 
     @property

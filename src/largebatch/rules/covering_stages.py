@@ -1,6 +1,6 @@
-"""The stages of a trigger: so many that no data set has a batch behind the last one.
+"""Build a table of stages that is long enough for every data set.
 
-What ends a stage is a measurement, so nobody knows how many there will be. `AdaptiveGrowth` and
+A measurement ends each stage, so the number of stages is not known in advance. `AdaptiveGrowth` and
 `FullGradientGrowth` take such a table.
 """
 
@@ -11,34 +11,35 @@ import math
 from largebatch.rules.stages import Stages, growing_stages
 
 COVERED = 2.0**20
-"""The least growth of the batch over the stages of a trigger; no data set is so much larger than
-the first batch."""
+"""Smallest ratio of the last batch size to the first. No real data set has more than COVERED times
+as many samples as the first batch."""
 
 FEWEST, MOST_STAGES = 21, 10_000
-"""Stages of a trigger."""
+"""Smallest and largest number of stages in a table."""
 
 LARGEST_RATE = 1e300
-"""The largest factor on the rate in a table, and one over the smallest."""
+"""Largest factor on the learning rate in a table; the smallest factor is 1 / LARGEST_RATE."""
 
 
 def covering_stages(*, delta: float, gamma: float = 1.0) -> Stages:
-    """Stages as in `growing_stages`, so many that no data set has a batch behind the last one.
+    """Return growing stages, so many that the last batch is larger than any data set.
 
-    The last batch is at least COVERED times the first one, however small the growth is. With a
-    delta of at most 1, which never comes there, and with one above 2 there are FEWEST stages. They
-    end where the rate leaves the range of numbers.
+    The last batch is at least COVERED times the first one, even if the growth per stage is small.
+    If delta is at most 1 or above 2, there are FEWEST stages. The table ends before the learning
+    rate exceeds the range of floating-point numbers.
 
     >>> len(covering_stages(delta=2.0)), len(covering_stages(delta=1.05))
     (21, 286)
 
     Args:
-        delta, gamma: above 0.
+        delta: Factor on the batch size from stage to stage, above 0.
+        gamma: Factor on the learning rate from stage to stage, above 0.
 
     Raises:
-        ValueError: a factor that is not above 0, or a delta so near to 1 that it takes more than
-            MOST_STAGES stages.
+        ValueError: If a factor is not above 0, or if delta is so close to 1 that more than
+            MOST_STAGES stages are necessary.
 
-    Reference: Umeda, Iiduka, 2024, arXiv 2409.08770; 2025, arXiv 2508.05297.
+    Reference: Umeda, Iiduka, 2024, arXiv 2409.08770; Umeda, Iiduka, 2025, arXiv 2508.05297.
     """
     count = FEWEST
     if 1.0 < delta < math.inf:
@@ -46,8 +47,9 @@ def covering_stages(*, delta: float, gamma: float = 1.0) -> Stages:
     if count > MOST_STAGES:
         least = COVERED ** (1.0 / (MOST_STAGES - 1))
         raise ValueError(
-            f"Stages of delta={delta!r} come to {COVERED:,.0f} times the first batch after "
-            f"{count:,} of them. Take larger steps, from delta={math.ceil(1e4 * least) / 1e4} on."
+            f"delta={delta!r} was given, but it would take {count:,} stages to reach "
+            f"{COVERED:,.0f} times the first batch size, and at most {MOST_STAGES:,} are allowed. "
+            f"Use a larger factor: delta={math.ceil(1e4 * least) / 1e4}"
         )
     if 0.0 < gamma < math.inf and gamma != 1.0:
         count = min(count, math.floor(math.log(LARGEST_RATE) / abs(math.log(gamma))) + 1)

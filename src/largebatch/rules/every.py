@@ -1,4 +1,4 @@
-"""Measuring in some steps only, since a statistic costs time and changes slowly."""
+"""Measure only in some steps, because a statistic costs time and changes slowly."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from largebatch.core.rule import InnerFacts, Rule, chain
 
 @dataclass(frozen=True, slots=True)
 class Every(InnerFacts):
-    """A rule that measures in step 0 and in every `steps`-th step after it.
+    """Let a rule measure only in step 0 and in every `steps`-th step after it.
 
-    With `first` it measures each of the first steps, too, so that averages know something early.
-    In the other steps the rule still decides, with what it knows, so its learning rate follows the
-    batch, and a batch that it proposed stays. It does not see what neighbours measure there: a test
-    of the batch is made in its own steps alone.
+    With `first`, the rule also measures in each of the first steps, so that running averages are
+    known early. In all other steps the rule still decides, using what it knows. The rule's learning
+    rate therefore follows the batch size in every step, and a batch size that the rule proposed
+    remains. The rule does not see what other rules measure in those steps, so it tests the batch
+    only in its own steps.
 
     >>> from largebatch.rules.observe import Observe
     >>> rule, wanted = Every(Observe(), steps=3), []
@@ -32,13 +33,13 @@ class Every(InnerFacts):
     [0, 0, 1, 0, 0, 1]
 
     Args:
-        rule: the rule whose statistics are to be measured less often; a chain is a rule.
-        steps: optimizer steps from one measurement to the next, at least 1.
-        first: optimizer steps at the start of the run that are all measured, 0 or more.
+        rule: The rule, or chain of rules, whose statistics are measured less often.
+        steps: Number of optimizer steps from one measurement to the next, at least 1.
+        first: Number of optimizer steps at the start of the run that are all measured, 0 or more.
 
     Raises:
-        ValueError: fewer than 1 step, fewer than 0 first ones, a number that is not whole, or
-            something that is not a rule.
+        ValueError: If `steps` is not a whole number of at least 1, if `first` is not a whole number
+            of at least 0, or if `rule` is not a rule.
 
     Reference: none.
     """
@@ -52,8 +53,8 @@ class Every(InnerFacts):
         for name, value, least in (("steps", self.steps, 1), ("first", self.first, 0)):
             if not is_count(value, least=least):
                 raise ValueError(
-                    f"{name}={value!r} was given, but it is a whole number of optimizer steps, "
-                    f"{least} or more. lb.Every(lb.AdaScale(), steps=10, first=10)"
+                    f"{name}={value!r} was given, but {name} must be a whole number of optimizer "
+                    f"steps, {least} or more. Example: lb.Every(lb.AdaScale(), steps=10, first=10)"
                 )
 
     def init(self) -> Any:

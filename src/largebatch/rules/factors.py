@@ -1,6 +1,6 @@
-"""A schedule's factor on the learning rate as a function of the budget's fraction x in [0, 1].
+"""Define the learning-rate factor of a schedule as a function of the budget's fraction x in [0, 1].
 
-Each starts at 1; the rise at the start of a run is another rule, `WarmUp`.
+Each factor starts at 1. The rise at the start of a run is a separate rule, `WarmUp`.
 """
 
 from __future__ import annotations
@@ -11,27 +11,28 @@ from typing import Protocol
 
 
 class Factor(Protocol):
-    """A factor on the learning rate as a function of the fraction of a budget in [0, 1]."""
+    """Describe a factor on the learning rate: a function of the budget's fraction in [0, 1]."""
 
     def __call__(self, fraction: float) -> float: ...
 
 
 def _fall(remaining: float, *, end: float) -> float:
-    """From 1 at `remaining` = 1 to `end` at 0."""
+    """Return a value that falls linearly from 1 at `remaining` = 1 to `end` at `remaining` = 0."""
     return end + (1.0 - end) * remaining
 
 
 def _check_end(factor: Factor, end: float) -> None:
+    """Raise ValueError if the last factor is negative or infinite."""
     if not 0.0 <= end < math.inf:
         raise ValueError(
-            f"The last factor on the learning rate is 0 or more, as in Cosine(end=0.0); "
-            f"got {factor}."
+            f"{factor} was given, but end, the last factor on the learning rate, must be 0 or more "
+            "and finite. Example: Cosine(end=0.0)"
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constant:
-    """1 throughout.
+    """Keep the factor at 1 throughout.
 
     >>> Constant()(0.7)
     1.0
@@ -43,17 +44,18 @@ class Constant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepDecay:
-    """Times `factor` from each of the fractions `at` on.
+    """Multiply the learning rate by `factor` at each of the points `at`.
 
     >>> [round(StepDecay()(x), 4) for x in (0.0, 0.33, 0.7)]
     [1.0, 0.1, 0.01]
 
     Args:
-        at: fractions of the budget in [0, 1], rising.
-        factor: what each of them multiplies by, above 0.
+        at: Fractions of the budget in [0, 1], in rising order.
+        factor: Factor that each of these points applies, above 0.
 
     Raises:
-        ValueError: fractions outside [0, 1] or not rising, or a factor that is not positive.
+        ValueError: If the fractions are outside [0, 1] or do not rise, or if the factor is not
+            above 0.
     """
 
     at: tuple[float, ...] = (0.33, 0.67)
@@ -67,8 +69,8 @@ class StepDecay:
             or not 0 < self.factor < math.inf
         ):
             raise ValueError(
-                "StepDecay takes rising fractions of the budget and a factor above 0, as in "
-                f"StepDecay(at=(0.5, 0.75), factor=0.1); got {self}."
+                f"{self} was given, but `at` must contain rising fractions in [0, 1], "
+                "and factor must be above 0. Example: StepDecay(at=(0.5, 0.75), factor=0.1)"
             )
 
     def __call__(self, fraction: float) -> float:
@@ -77,16 +79,16 @@ class StepDecay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exponential:
-    """end ** x: the same ratio over equal parts of the budget.
+    """Decay exponentially: the factor is end ** x, so equal parts of the budget have equal ratios.
 
     >>> Exponential(end=0.01)(0.5)
     0.1
 
     Args:
-        end: the factor when the budget is used up, above 0.
+        end: Factor when the budget is used up, above 0.
 
     Raises:
-        ValueError: an end that is not above 0.
+        ValueError: If `end` is not above 0.
     """
 
     end: float
@@ -94,8 +96,8 @@ class Exponential:
     def __post_init__(self) -> None:
         if not 0.0 < self.end < math.inf:
             raise ValueError(
-                f"An exponential never reaches 0: give an end above it, as in "
-                f"Exponential(end=0.01); got {self}."
+                f"{self} was given, but an exponential decay never reaches 0, so end must be above "
+                "0. Example: Exponential(end=0.01)"
             )
 
     def __call__(self, fraction: float) -> float:
@@ -104,16 +106,16 @@ class Exponential:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
-    """1 - (1 - end) x.
+    """Decay linearly: the factor is 1 - (1 - end) x.
 
     >>> Linear()(0.25)
     0.75
 
     Args:
-        end: the factor when the budget is used up, 0 or more.
+        end: Factor when the budget is used up, 0 or more.
 
     Raises:
-        ValueError: a negative end.
+        ValueError: If `end` is negative.
     """
 
     end: float = 0.0
@@ -127,21 +129,23 @@ class Linear:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cosine:
-    """end + (1 - end) (1 + cos(pi x)) / 2.
+    """Decay as half a cosine: the factor is end + (1 - end) (1 + cos(pi x)) / 2.
 
     >>> round(Cosine()(0.25), 6)
     0.853553
 
     Args:
-        end: the factor when the budget is used up, 0 or more.
+        end: Factor when the budget is used up, 0 or more.
 
     Raises:
-        ValueError: a negative end.
+        ValueError: If `end` is negative.
 
-    Reference: Loshchilov, Hutter, SGDR, 2016, arXiv 1608.03983 (here without its restarts).
+    Reference: Loshchilov, Hutter, SGDR, 2016, arXiv 1608.03983, without the restarts of that paper.
     """
 
     end: float = 0.0
+
+    references = ("loshchilov2016sgdr",)
 
     def __post_init__(self) -> None:
         _check_end(self, self.end)
@@ -152,17 +156,17 @@ class Cosine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Polynomial:
-    """end + (1 - end) (1 - x) ** power.
+    """Decay as a power: the factor is end + (1 - end) (1 - x) ** power.
 
     >>> Polynomial()(0.5)
     0.25
 
     Args:
-        power: above 0; 1 is `Linear`.
-        end: the factor when the budget is used up, 0 or more.
+        power: Exponent, above 0; the exponent 1 gives `Linear`.
+        end: Factor when the budget is used up, 0 or more.
 
     Raises:
-        ValueError: a power that is not positive, or a negative end.
+        ValueError: If `power` is not above 0, or if `end` is negative.
     """
 
     power: float = 2.0
@@ -171,7 +175,9 @@ class Polynomial:
     def __post_init__(self) -> None:
         _check_end(self, self.end)
         if not 0.0 < self.power < math.inf:
-            raise ValueError(f"The power is above 0, as in Polynomial(power=2.0); got {self}.")
+            raise ValueError(
+                f"{self} was given, but power must be above 0. Example: Polynomial(power=2.0)"
+            )
 
     def __call__(self, fraction: float) -> float:
         return _fall(float((1.0 - fraction) ** self.power), end=self.end)
@@ -179,31 +185,35 @@ class Polynomial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WSD:
-    """Stable, then decay: 1, and over the last `decay` of the budget linearly to `end`. With
-    `WarmUp` before it, this is warm-up, stable, decay.
+    """Keep the factor at 1, then decay linearly to `end` over the last part of the budget (WSD).
+
+    With `WarmUp` before it, the schedule is warm-up, stable, decay.
 
     >>> [round(WSD()(x), 4) for x in (0.5, 0.8, 0.9, 1.0)]
     [1.0, 1.0, 0.5, 0.0]
 
     Args:
-        decay: fraction of the budget at its end, in (0, 1].
-        end: the factor when the budget is used up, 0 or more.
+        decay: Fraction of the budget that the decay takes at the end of the run, in (0, 1].
+        end: Factor when the budget is used up, 0 or more.
 
     Raises:
-        ValueError: a decay outside (0, 1], or a negative end.
+        ValueError: If `decay` is outside (0, 1], or if `end` is negative.
 
-    Reference: Hu et al., MiniCPM, 2024, arXiv 2404.06395 (its decay is exponential, this one linear
-    as in common use).
+    Reference: Hu et al., MiniCPM, 2024, arXiv 2404.06395. The decay in that paper is exponential;
+    this one is linear, as in common use.
     """
 
     decay: float = 0.2
     end: float = 0.0
 
+    references = ("hu2024minicpm",)
+
     def __post_init__(self) -> None:
         _check_end(self, self.end)
         if not 0.0 < self.decay <= 1.0:
             raise ValueError(
-                f"The decay is a part of the budget, as in WSD(decay=0.2); got {self}."
+                f"{self} was given, but decay must be a fraction of the budget in (0, 1]. "
+                "Example: WSD(decay=0.2)"
             )
 
     def __call__(self, fraction: float) -> float:
@@ -212,18 +222,19 @@ class WSD:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldThenDecay:
-    """`height` until `start`, then `height` times the factor over what is left of the budget.
+    """Keep the factor at `height` until `start`, then apply another factor to the rest of the
+    budget.
 
     >>> [round(HoldThenDecay(start=0.2)(x), 6) for x in (0.1, 0.2, 0.6, 1.0)]
     [1.0, 1.0, 0.5, 0.0]
 
     Args:
-        start: the part of the budget before it, in [0, 1).
-        factor: of the fraction of the rest.
-        height: of the first part, above 0.
+        start: Fraction of the budget before the decay, in [0, 1).
+        factor: Factor that decays over the rest of the budget; it is multiplied by `height`.
+        height: Factor on the learning rate before the decay, above 0.
 
     Raises:
-        ValueError: a start outside of [0, 1), or a height that is not above 0.
+        ValueError: If `start` is outside [0, 1), or if `height` is not above 0.
     """
 
     start: float
@@ -233,8 +244,8 @@ class HoldThenDecay:
     def __post_init__(self) -> None:
         if not 0.0 <= self.start < 1.0 or not 0.0 < self.height < math.inf:
             raise ValueError(
-                "A part of the budget lies before the decay, which begins from a height above 0, "
-                f"as in HoldThenDecay(start=0.1, factor=Cosine()); got {self}."
+                f"{self} was given, but start must be a fraction of the budget in [0, 1), and "
+                "height above 0. Example: HoldThenDecay(start=0.1, factor=Cosine())"
             )
 
     def __call__(self, fraction: float) -> float:

@@ -1,14 +1,17 @@
-"""Growth by the norm of the full gradient: each stage ends at a threshold, lower than the last.
+"""Grow the batch when the norm of the full gradient falls below the threshold of its stage.
 
     b_m = min(b_max, ceil(b_0 delta^m)),    eta_m = eta_0 gamma^m,    eps_m = eps_0 sqrt(b_0 / b_m)
-    every `check` steps:  m <- m + 1  where  |grad f| <= eps_m  and  b_m < b_max
+    every `check` steps:  m <- m + 1  if  |grad f| <= eps_m  and  b_m < b_max
 
-The critical batch goes as 1 / eps^2, and so does the batch of a stage. Each check costs a gradient
-of every sample of the data set; `AdaptiveGrowth` takes the noise of the step instead.
+The critical batch grows as 1 / eps^2, and so does the batch size of the stages. Each check costs
+the gradient of every sample in the data set. `AdaptiveGrowth` uses the noise of the training step
+instead.
 
-Umeda, Iiduka: Adaptive Batch Size and Learning Rate Scheduler, 2025, arXiv 2508.05302. Their
-program checks before the update of each 1000th step and raises the rate for that update, whose
-gradient is the old batch's. One difference is ours: batch and rate change in the step after.
+Umeda, Iiduka: Adaptive Batch Size and Learning Rate Scheduler for Stochastic Gradient Descent Based
+on Minimization of Stochastic First-order Oracle Complexity, 2025, arXiv 2508.05302. The program of
+these authors checks before the update of each 1000th step, and raises the learning rate for that
+update. The gradient of that update still comes from the old batch size. In this package, batch size
+and learning rate change in the step after the check.
 """
 
 from __future__ import annotations
@@ -25,22 +28,29 @@ from largebatch.rules.stages import Stages
 
 
 def threshold(*, eps0: float, first: float, batch: float, rate: float = 1.0) -> float:
-    """eps_0 sqrt(b_0 rate / b), below which the norm of the full gradient ends a stage.
+    """Return eps_0 sqrt(b_0 rate / b): a stage ends when the full gradient's norm is at most this.
 
     >>> threshold(eps0=0.5, first=8, batch=32), threshold(eps0=0.5, first=8, batch=32, rate=4)
     (0.25, 0.5)
 
     Args:
-        eps0: at the first batch.
-        first, batch: of the first stage and of this one, in samples.
-        rate: of this stage over the first one's; 1 as the paper has it.
+        eps0: Threshold of the first stage, in units of the gradient.
+        first: Batch size of the first stage, in samples.
+        batch: Batch size of this stage, in samples.
+        rate: Learning rate of this stage divided by that of the first stage; 1 gives the paper's
+            threshold.
     """
     return eps0 * math.sqrt(first * rate / batch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedStage:
-    """The run's first batch in samples, 0 before it, and the stage of the batch in hand."""
+    """Hold the state of `FullGradientGrowth`.
+
+    Args:
+        first: Batch size of the run's first step, in samples; 0 before the first step.
+        stage: Index of the current stage, from 0.
+    """
 
     first: int = 0
     stage: int = 0
@@ -48,34 +58,37 @@ class CheckedStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FullGradientGrowth(DefaultFacts):
-    """Goes to the next stage, batch and rate, when the full gradient is at most the threshold.
+    """Go to the next stage of batch size and learning rate when the full gradient is small enough.
 
-    At most one stage a check, never back, and none where the norm is not finite; at the largest
-    batch it checks no more. The meter needs the data: `lb.Meter(model,
-    full=lb.FullGradient(dataset, loss))`.
+    Each check can begin at most one new stage, and no check returns to an earlier stage. A norm
+    that is not finite begins no stage. At the largest batch size the checks end. The meter needs
+    the data set: `lb.Meter(model, full=lb.FullGradient(dataset, loss))`.
 
     >>> seen = Measurement(step=999, samples=7992, base_steps=999, batch_size=8,
     ...     base_batch_size=8, full_sqnorm=0.16)
     >>> rule, proposed = FullGradientGrowth(), Decision(next_batch_size=8, base_steps=1)
     >>> rule.update(rule.init(), seen, proposed)[1].reason
-    'full gradient 0.4 <= 0.5; stage 2 of 21; batch 16'
+    "full gradient's norm 0.4 <= threshold 0.5; stage 2 of 21 begins; batch size 16"
 
     Args:
-        eps0: threshold of the first stage, above 0, in units of the gradient: as small as its norm
-            gets at the first batch. Below what that batch's noise leaves, no stage ever ends.
-        stages: the table; `covering_stages` ends at no batch that a data set has.
-        max: largest batch in samples; None for the data set.
-        check: optimizer steps from one check to the next, at least 1. The check is in the last of
-            them, before its update; the run's first step has none. For `Every` around it: 1.
-        consistent: whether the threshold is eps_0 sqrt(b_0 eta_m / (b_m eta_0)). The floor of the
-            squared norm goes as eta / b, so that with a rate that grows the paper's threshold falls
-            faster than what can be reached, and the run stays in a stage. Derived here.
+        eps0: Threshold of the first stage, above 0, in units of the gradient. Choose the norm that
+            the full gradient reaches at the first batch size. If eps0 is below the level that the
+            noise at this batch size leaves, no stage ever ends.
+        stages: Table of batch sizes and learning rates. The default, `covering_stages`, is long
+            enough for every data set.
+        max: Largest batch size in samples; None for the size of the data set.
+        check: Number of optimizer steps from one check to the next, at least 1. Each check happens
+            in the last of these steps, before its update. Pass 1 if `Every` wraps this rule.
+        consistent: Whether the threshold is eps_0 sqrt(b_0 eta_m / (b_m eta_0)). The smallest
+            squared norm that training reaches grows as eta / b. Therefore, if the learning rate
+            grows, the paper's threshold falls faster than the norm can, and the run remains in one
+            stage. The consistent threshold is our own derivation and is not in the paper.
 
     Raises:
-        ValueError: an eps0 that is not above 0, or a batch or a check below 1.
+        ValueError: If `eps0` is not above 0, or if `max` or `check` is below 1.
 
-    Reference: Umeda, Iiduka, 2025, arXiv 2508.05302; its experiments have these defaults and a
-    largest batch of 4096.
+    Reference: Umeda, Iiduka, 2025, arXiv 2508.05302; the experiments of this paper use the defaults
+    here and a largest batch of 4096.
     """
 
     eps0: float = 0.5
@@ -86,15 +99,15 @@ class FullGradientGrowth(DefaultFacts):
 
     needs = frozenset({"full_sqnorm"})
     changes = frozenset({"batch", "lr"})
+    references = ("umeda2025adaptive",)
 
     def __post_init__(self) -> None:
         sound = 0.0 < self.eps0 < math.inf and self.check >= 1
         if not sound or (self.max is not None and self.max < 1):
             raise ValueError(
-                "FullGradientGrowth takes a threshold above 0, a check in every so many steps, at "
-                "least 1, and a largest batch of at least 1, as in FullGradientGrowth(eps0=0.5, "
-                f"max=4096, check=1000); got eps0={self.eps0!r}, max={self.max!r}, "
-                f"check={self.check!r}."
+                f"eps0={self.eps0!r}, max={self.max!r} and check={self.check!r} were given, but "
+                "eps0 must be above 0, max None or at least 1 sample, and check at least 1 step. "
+                "Example: FullGradientGrowth(eps0=0.5, max=4096, check=1000)"
             )
 
     def init(self) -> CheckedStage:
@@ -105,25 +118,25 @@ class FullGradientGrowth(DefaultFacts):
     ) -> tuple[CheckedStage, Decision]:
         state = CheckedStage(first=state.first or proposed.next_batch_size, stage=state.stage)
         rate = self.stages.rate(state.stage)
-        decision = proposed.scaled(rate, because=f"growth x{rate:.4g}" if rate != 1.0 else "")
+        decision = proposed.scaled(rate, because=f"growth: lr x{rate:.4g}" if rate != 1.0 else "")
         stage, because = self._test(state, seen)
         after = CheckedStage(first=state.first, stage=stage)
         size = self._size(after, seen)
         if stage > state.stage:
-            because = f"{because}; stage {stage + 1} of {len(self.stages)}; batch {size}"
+            because += f"; stage {stage + 1} of {len(self.stages)} begins; batch size {size}"
         decision = decision.resized(size, because=because)
-        if self._due(seen.step + 1) and self._goes_on(after, seen):
+        if self._due(seen.step + 1) and self._can_grow(after, seen):
             decision = asking(decision, self.needs)
         return after, decision
 
     def _test(self, state: CheckedStage, seen: Measurement) -> tuple[int, str]:
-        """The stage after this step, and what was found."""
+        """Return the stage after this step, and what the check found."""
         checked = seen.full_sqnorm is not None and self._due(seen.step)
-        if seen.full_sqnorm is None or not checked or not self._goes_on(state, seen):
+        if seen.full_sqnorm is None or not checked or not self._can_grow(state, seen):
             return state.stage, ""
         norm = math.sqrt(seen.full_sqnorm)
         if not math.isfinite(norm):
-            return state.stage, "full gradient not finite"
+            return state.stage, "full gradient's norm is not finite"
         relative = self.stages.rate(state.stage) / self.stages.rate(0)
         level = threshold(
             eps0=self.eps0,
@@ -132,14 +145,15 @@ class FullGradientGrowth(DefaultFacts):
             rate=relative if self.consistent else 1.0,
         )
         passed = norm <= level
-        found = f"full gradient {norm:.4g} {'<=' if passed else '>'} {level:.4g}"
+        sign = "<=" if passed else ">"
+        found = f"full gradient's norm {norm:.4g} {sign} threshold {level:.4g}"
         return state.stage + passed, found
 
     def _due(self, step: int) -> bool:
         return (step + 1) % self.check == 0
 
-    def _goes_on(self, state: CheckedStage, seen: Measurement) -> bool:
-        """Whether there is a stage after this one, whose batch is below the largest."""
+    def _can_grow(self, state: CheckedStage, seen: Measurement) -> bool:
+        """Return whether there is a later stage and the batch is below its largest size."""
         most = [size for size in (self.max, seen.dataset_size) if size is not None]
         last = state.stage + 1 == len(self.stages)
         return not last and self._size(state, seen) < min(most, default=math.inf)

@@ -1,13 +1,17 @@
-"""A decay of the learning rate that is traded for growth of the batch.
+"""Grow the batch in exchange for a decay of the learning rate.
 
-    batch = first batch / f(x)        where the schedule f has cut the rate by a factor
-    rate = f(x) (B / B0)^power        1/2: Seesaw, for Adam and normalised SGD; 1: for SGD
+    batch size = first batch size / f(x)
+    learning rate = f(x) (B / B0)^power
 
-The batch is what this file finds; the rate is `SqrtScaling` or `LinearScaling` of the batch in hand
-beside the schedule itself. So where a bound holds the batch, what is left of the decay stays a
-decay, whatever the bound.
+f is the factor of the schedule, and x is the fraction of the budget. The power is 1/2 in Seesaw,
+which is for Adam and normalized SGD, and 1 for SGD.
 
-Meterez et al.: Seesaw, 2025, arXiv 2510.14717; Smith, Kindermans, Ying, Le: Don't Decay the
+The functions in this file compute the batch sizes. The learning rate comes from two other rules:
+`SqrtScaling` or `LinearScaling` of the current batch, and the schedule itself. If a bound keeps the
+batch smaller than the table, the learning rate decays instead by the rest of the factor.
+
+Meterez, Morwani, Wu, Oncescu, Pehlevan, Kakade: Seesaw: Accelerating Training by Balancing Learning
+Rate and Batch Size Scheduling, 2025, arXiv 2510.14717; Smith, Kindermans, Ying, Le: Don't Decay the
 Learning Rate, Increase the Batch Size, 2017, arXiv 1711.00489.
 """
 
@@ -22,16 +26,17 @@ from largebatch.rules.growth import Growth
 from largebatch.rules.stages import Stages
 
 MOST = 2.0**20
-"""Growth at which the cuts of a decay to 0 end; a bound on the batch comes long before."""
+"""Largest growth of the batch, at which the table ends if the factor decays to 0. A bound on the
+batch normally takes effect much earlier."""
 
 
 def growth_from_decay(
     factor: Factor, *, cut: float = 1.1, most: float = MOST, over: Budget | None = None
 ) -> Growth:
-    """The batch grows wherever the factor has fallen by another `cut`, by as much as it fell.
+    """Return the rule that grows the batch each time the factor has fallen by another `cut`.
 
-    Cut k lies at the first x with f(x) <= cut^-k, and the batch there is 1 / f(x) of the first one;
-    a staircase may fall by several cuts at once.
+    Cut k lies at the first x with f(x) <= cut^-k, and the batch size there is 1 / f(x) times the
+    first one. A step decay may fall by several cuts at once.
 
     >>> from largebatch.rules.factors import StepDecay
     >>> growth = growth_from_decay(StepDecay(at=(0.3, 0.6), factor=0.2))
@@ -39,30 +44,32 @@ def growth_from_decay(
     ((0.3, 0.6), [1.0, 5.0, 25.0])
 
     Args:
-        factor: a schedule that falls.
-        cut: above 1; the smaller, the more often the batch changes.
-        most: largest growth of the batch, above 1.
-        over: as in `Growth`; that of the schedule.
+        factor: Factor of a schedule; it must fall.
+        cut: Ratio by which the factor falls from one change of the batch to the next, above 1. A
+            smaller cut changes the batch more often.
+        most: Largest growth of the batch, above 1.
+        over: Length that the fractions refer to, as in `Growth`; pass the schedule's `over`.
 
     Raises:
-        ValueError: a factor that rises or never falls by a cut, or numbers that are too small.
+        ValueError: If the factor rises or never falls by the ratio `cut`, or if `cut` or `most` is
+            not above 1.
     """
     if not 1.0 < cut < math.inf or not 1.0 < most < math.inf:
         raise ValueError(
-            f"A decay is traded in cuts above 1 up to a growth above 1, as in "
-            f"lb.methods.seesaw(cut=1.1); got cut={cut!r}, most={most!r}."
+            f"cut={cut!r} and most={most!r} were given, but both must be above 1. "
+            "Example: lb.methods.seesaw(cut=1.1)"
         )
     grid = [factor(i / 1000) for i in range(1001)]
     if any(b > a * (1.0 + 1e-12) for a, b in pairwise(grid)):
         raise ValueError(
-            f"{factor} rises, and only a decay is traded for growth: put a warm-up apart, "
-            "lb.WarmUp(fraction=0.05), or use Cosine()."
+            f"{factor} was given, but it rises, and only a decay can become growth of the batch. "
+            "Use Cosine(), and add a warm-up as a rule of its own: lb.WarmUp(fraction=0.05)"
         )
     at: list[float] = []
     batch = [1.0]
     level = 1.0
     while level > 1.0 / most:
-        # the next cut below what is reached, so that a staircase's one step is one stage
+        # Take the next cut below the value reached, so that one step of a step decay is one stage.
         reached = math.floor(math.log(batch[-1]) / math.log(cut) + 1e-9)
         level = max(cut ** -(reached + 1), 1.0 / most)
         x = _first_at_most(factor, level * (1.0 + 1e-12))
@@ -72,14 +79,15 @@ def growth_from_decay(
         batch.append(min(1.0 / factor(x), most) if factor(x) > 0.0 else most)
     if not at:
         raise ValueError(
-            f"{factor} falls by less than {cut} before its end, so there is nothing to trade: use "
-            "Cosine(), or a cut that is nearer to 1."
+            f"{factor} was given, but it falls by less than the ratio cut={cut} in the whole run. "
+            "So the batch would never grow. Use a cut closer to 1, or another schedule: Cosine()"
         )
     return Growth(stages=Stages(batch=tuple(batch)), at=tuple(at), over=over)
 
 
 def _first_at_most(factor: Factor, level: float) -> float | None:
-    """The least x in [0, 1], to the last bit, at which a falling factor is at most `level`."""
+    """Return the smallest x in [0, 1], exact to the last bit, at which the factor is at most
+    `level`."""
     if factor(1.0) > level:
         return None
     above, at_most = 0.0, 1.0

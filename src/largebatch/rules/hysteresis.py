@@ -1,7 +1,7 @@
-"""A bound that remembers: the batch grows when several of the last tests asked for it.
+"""Let the batch grow only if several of the last tests asked for it.
 
-One test may see a gradient that is small by chance, and a batch that never shrinks keeps what it
-then got.
+The gradient in one test may be small by chance. A batch that never shrinks would then keep a size
+that is too large.
 """
 
 from __future__ import annotations
@@ -15,18 +15,22 @@ from largebatch.core.rule import DefaultFacts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HysteresisState:
-    """Whether each of the last tests asked for a larger batch, the newest last."""
+    """Hold the state of `Hysteresis`.
+
+    Args:
+        larger: Whether each of the last tests asked for a larger batch; the newest test is last.
+    """
 
     larger: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hysteresis(DefaultFacts):
-    """Holds the next batch at the one in hand until `asked` of the last `of` tests proposed more.
+    """Keep the batch size until `asked` of the last `of` tests proposed a larger batch.
 
-    A test is a step that measured. Where neighbours measure in other steps, too, it stands with its
-    test inside of `Every`: `Every(chain(NormTest(), Hysteresis()), steps=10)`. After the batch grew
-    the tests count anew, since they were of another batch.
+    A test is a step that measures. If other rules measure in additional steps, put this rule and
+    its test together inside `Every`: `Every(chain(NormTest(), Hysteresis()), steps=10)`. After the
+    batch has grown, the count starts again, because the earlier tests were about another batch.
 
     >>> from largebatch.core.measurement import GradientMoments
     >>> m = GradientMoments(batch_size=64, parts=4, batch_sqnorm=1.0, variance=1.0)
@@ -35,14 +39,14 @@ class Hysteresis(DefaultFacts):
     >>> rule, proposed = Hysteresis(asked=2, of=3), Decision(next_batch_size=128, base_steps=1)
     >>> state, decision = rule.update(rule.init(), seen, proposed)
     >>> decision.reason, rule.update(state, seen, proposed)[1].next_batch_size
-    ('batch 128 held at 64, 1 of 2 tests', 128)
+    ('batch size 128 held at 64, 1 of 2 required tests asked for growth', 128)
 
     Args:
-        asked: tests that must propose more than the batch in hand, at least 1.
-        of: the last tests that count, at least `asked`.
+        asked: Number of tests that must propose more than the current batch size, at least 1.
+        of: Number of the last tests that are counted, at least `asked`.
 
     Raises:
-        ValueError: numbers out of order.
+        ValueError: If 1 <= asked <= of does not hold.
 
     Reference: none.
     """
@@ -51,12 +55,14 @@ class Hysteresis(DefaultFacts):
     of: int = 3
 
     bounds = frozenset({"batch"})
+    references = ()
     forbids = frozenset({"Hysteresis"})
 
     def __post_init__(self) -> None:
         if not 1 <= self.asked <= self.of:
             raise ValueError(
-                f"Hysteresis takes 1 <= asked <= of, as in Hysteresis(asked=2, of=3); got {self}."
+                f"{self} was given, but 1 <= asked <= of must hold. "
+                "Example: Hysteresis(asked=2, of=3)"
             )
 
     def init(self) -> HysteresisState:
@@ -73,5 +79,6 @@ class Hysteresis(DefaultFacts):
             return HysteresisState(larger=larger), proposed
         if sum(larger) >= self.asked:
             return HysteresisState(), proposed
-        because = f"batch {wanted} held at {now}, {sum(larger)} of {self.asked} tests"
+        votes = f"{sum(larger)} of {self.asked} required tests asked for growth"
+        because = f"batch size {wanted} held at {now}, {votes}"
         return HysteresisState(larger=larger), proposed.resized(now, because=because)

@@ -1,18 +1,19 @@
-"""The inner-product test: the batch is large enough where its gradient points downhill.
+"""Test whether the batch is large enough for its gradient to point downhill.
 
     Var <g_i, g> / B <= theta^2 |g|^4,      next B = Var <g_i, g> / (theta^2 |g|^4)
 
-over single samples' gradients g_i, with g their mean over the batch. The augmented test also bounds
-what lies across g,
+The first formula is the inner-product test. The g_i are the gradients of single samples, and g is
+the mean of the g_i over the batch. The augmented test also limits the variance orthogonal to g:
 
     Var_orth / B <= nu^2 |g|^2,             next B = Var_orth / (nu^2 |g|^2)
 
-and takes the larger batch. What lies across needs no measurement of its own: with the variance of
-one sample's gradient, exactly
+The augmented test proposes the larger of the two batch sizes. The orthogonal variance needs no
+measurement of its own. With the variance of one sample's gradient, exactly
 
     variance = Var <g_i, g> / |g|^2 + Var_orth.
 
-Bollapragada, Byrd, Nocedal: Adaptive Sampling Strategies for Stochastic Optimization, 2018.
+Bollapragada, Byrd, Nocedal: Adaptive Sampling Strategies for Stochastic Optimization, SIAM Journal
+on Optimization 28(4), 2018.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ NEEDS = frozenset({"moments", "inner_product_variance"})
 
 
 def inner_product_ratio(*, inner_product_variance: float, sqnorm: float) -> float | None:
-    """Var <g_i, g> / |g|^4, in samples; None without a gradient, or where a
-    number is not finite.
+    """Return Var <g_i, g> / |g|^4 in samples, or None if the gradient is 0 or a number is not
+    finite.
 
     >>> inner_product_ratio(inner_product_variance=4.0, sqnorm=2.0)
     1.0
 
     Args:
-        inner_product_variance: Var <g_i, g> over single samples; below 0 counts as 0.
-        sqnorm: |g|^2 of the batch's gradient.
+        inner_product_variance: Var <g_i, g> over single samples. A negative value counts as 0.
+        sqnorm: Squared norm |g|^2 of the batch's gradient.
     """
     if not sqnorm > 0.0 or not math.isfinite(inner_product_variance):
         return None
@@ -48,17 +49,18 @@ def inner_product_ratio(*, inner_product_variance: float, sqnorm: float) -> floa
 def orthogonal_ratio(
     *, variance: float, inner_product_variance: float, sqnorm: float
 ) -> float | None:
-    """Var_orth / |g|^2 = (variance - Var <g_i, g> / |g|^2) / |g|^2, in samples; None without a
-    gradient, or where a number is not finite. The two variances may come from other parts of the
-    batch, so below 0 counts as 0.
+    """Return Var_orth / |g|^2 = (variance - Var <g_i, g> / |g|^2) / |g|^2, in samples.
+
+    The result is None if the gradient is 0 or a number is not finite. The two variances may come
+    from different parts of the batch, so a negative difference counts as 0.
 
     >>> orthogonal_ratio(variance=4.0, inner_product_variance=4.0, sqnorm=2.0)
     1.0
 
     Args:
-        variance: of one sample's gradient.
+        variance: Variance of one sample's gradient.
         inner_product_variance: Var <g_i, g> over single samples.
-        sqnorm: |g|^2 of the batch's gradient.
+        sqnorm: Squared norm |g|^2 of the batch's gradient.
     """
     if not sqnorm > 0.0 or not math.isfinite(variance - inner_product_variance):
         return None
@@ -67,7 +69,8 @@ def orthogonal_ratio(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InnerProductTest(DefaultFacts):
-    """Proposes the least batch that passes the inner-product test, laxer than the norm test.
+    """Propose the smallest batch that passes the inner-product test, which is weaker than the norm
+    test.
 
     >>> from largebatch.core.measurement import GradientMoments
     >>> m = GradientMoments(batch_size=8, parts=4, batch_sqnorm=2.0, variance=16.0)
@@ -75,23 +78,24 @@ class InnerProductTest(DefaultFacts):
     ...     moments=m, inner_product_variance=16.0)
     >>> rule, proposed = InnerProductTest(theta=0.5), Decision(next_batch_size=8, base_steps=1)
     >>> rule.update(None, seen, proposed)[1].reason
-    'theta_max 0.7071 > 0.5; batch 16'
+    'theta_max 0.7071 > theta 0.5, test failed; batch size 16'
 
-    Without a gradient it is 0/0, and the batch stays; so it does in a step that did not measure.
+    The batch size stays if the batch's gradient is 0, and in steps that measure nothing.
 
     Args:
-        theta: above 0.
+        theta: Largest allowed relative error of the inner product <g_i, g>, above 0.
 
     Raises:
-        ValueError: a theta that is not above 0.
+        ValueError: If `theta` is not above 0.
 
-    Reference: Bollapragada et al., 2018.
+    Reference: Bollapragada, Byrd, Nocedal, SIAM Journal on Optimization 28(4), 2018.
     """
 
     theta: float = 0.9
 
     needs = NEEDS
     changes = frozenset({"batch"})
+    references = ("bollapragada2018adaptive",)
 
     def __post_init__(self) -> None:
         check_above_zero(self, example="InnerProductTest(theta=0.9)", theta=self.theta)
@@ -105,12 +109,14 @@ class InnerProductTest(DefaultFacts):
         if seen.moments is None or seen.inner_product_variance is None:
             return state, proposed
         size = seen.moments.batch_size
-        return state, judged(proposed, seen, ratio=along, level=self.theta, batch_size=size)
+        return state, judged(
+            proposed, seen, ratio=along, level=self.theta, level_name="theta", batch_size=size
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentedInnerProductTest(DefaultFacts):
-    """Proposes the least batch that passes the inner-product and the orthogonality test.
+    """Propose the smallest batch that passes the inner-product test and the orthogonality test.
 
     >>> from largebatch.core.measurement import GradientMoments
     >>> m = GradientMoments(batch_size=8, parts=4, batch_sqnorm=2.0, variance=16.0)
@@ -118,25 +124,28 @@ class AugmentedInnerProductTest(DefaultFacts):
     ...     moments=m, inner_product_variance=16.0)
     >>> rule = AugmentedInnerProductTest(theta=0.5, nu=0.5)
     >>> rule.update(None, seen, Decision(next_batch_size=8, base_steps=1))[1].reason
-    'theta_max 0.7071 > 0.5; nu_max 0.7071 > 0.5; batch 16'
+    'theta_max 0.7071 > theta 0.5, test failed; nu_max 0.7071 > nu 0.5, test failed; batch size 16'
 
     Args:
-        theta: of the inner-product test, above 0.
-        nu: of the orthogonality test, above 0.
+        theta: Largest allowed relative error of the inner product, above 0.
+        nu: Largest allowed ratio of the error orthogonal to the gradient to the gradient's norm,
+            above 0.
 
     Raises:
-        ValueError: a theta or a nu that is not above 0.
+        ValueError: If `theta` or `nu` is not above 0.
 
-    Reference: Bollapragada et al., 2018.
+    Reference: Bollapragada, Byrd, Nocedal, SIAM Journal on Optimization 28(4), 2018.
     """
 
-    # The program of Lau et al. (arXiv 2402.11215) is stricter: 0.1 for both, and .5 and 1 in its
-    # example. It also sums both variances over tensors, which leaves out what they have in common.
+    # The program of Lau et al. (arXiv 2402.11215) is stricter: it uses 0.1 for both levels, and 0.5
+    # and 1 in its example. It also adds up the variances of single tensors, which leaves out the
+    # covariances between tensors.
     theta: float = 0.9
     nu: float = 5.84
 
     needs = NEEDS
     changes = frozenset({"batch"})
+    references = ("bollapragada2018adaptive",)
 
     def __post_init__(self) -> None:
         example = "AugmentedInnerProductTest(theta=0.9, nu=5.84)"
@@ -157,13 +166,14 @@ class AugmentedInnerProductTest(DefaultFacts):
                 required_batch(ratio=across, level=self.nu),
             )
         because = join(
-            _found(along, seen, level=self.theta, name="theta_max"),
-            _found(across, seen, level=self.nu, name="nu_max"),
+            _found(along, seen, level=self.theta, name="theta"),
+            _found(across, seen, level=self.nu, name="nu"),
         )
         return state, proposal(proposed, seen, required=required, because=because)
 
 
 def _ratios(seen: Measurement) -> tuple[float | None, float | None]:
+    """Return the ratios along the gradient and orthogonal to it, each None if unknown."""
     moments, variance = seen.moments, seen.inner_product_variance
     if moments is None or variance is None:
         return None, None
@@ -176,8 +186,8 @@ def _ratios(seen: Measurement) -> tuple[float | None, float | None]:
 
 
 def _found(ratio: float | None, seen: Measurement, *, level: float, name: str) -> str:
-    """What a test found: its least level that passes."""
+    """Return what a test found in words, with the smallest level that would pass."""
     assert seen.moments is not None
     size = seen.moments.batch_size
     value = None if ratio is None else theta_max(ratio=ratio, batch_size=size)
-    return verdict(value=value, level=level, name=name)
+    return verdict(value=value, level=level, name=f"{name}_max", level_name=name)

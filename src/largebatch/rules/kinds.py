@@ -1,4 +1,4 @@
-"""All rules and factors by class name, for records and checkpoints that name them."""
+"""List all rules and factors by class name, for reading records and checkpoints."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ FACTORS: Mapping[str, type] = {n: c for n, c in _CLASSES.items() if "__call__" i
 """Class name -> factor of a `Schedule`."""
 
 KINDS: Mapping[str, Maker] = {"Chain": Chain, **RULES, **FACTORS, **OLD_KINDS}
-"""What `largebatch.core.codec.decode` may find where any rule or factor may stand, also in files of
-earlier versions."""
+"""All names that `largebatch.core.codec.decode` accepts for a rule or a factor, including names in
+files of earlier versions."""
 
 KINDS_TO_RESUME: Mapping[str, Maker] = {**KINDS, **RESUMED_KINDS}
-"""The same where a saved run is compared with the one that resumes it."""
+"""The names in `KINDS`, as they are read when a saved run is compared with the run that resumes it.
+"""

@@ -1,4 +1,4 @@
-"""AdaBatch: the batch grows by a factor at given points of the run, whatever the noise.
+"""Grow the batch by a factor at given points of the run, without a measurement (AdaBatch).
 
 Devarakonda, Naumov, Garland: AdaBatch: Adaptive Batch Sizes for Training Deep Neural Networks,
 2017, arXiv 1712.02029.
@@ -17,37 +17,37 @@ from largebatch.rules.sizes import whole_batch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassedMilestones:
-    """How many milestones lie behind."""
+    """Hold the number of milestones that the run has passed."""
 
     count: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Milestones(DefaultFacts):
-    """Multiplies the batch by `factor` from each of the points `at` on.
+    """Multiply the batch size by `factor` at each of the points `at`.
 
-    A point is passed by the clocks after the step, so that the first step behind it has the larger
-    batch; a rule on the clock stands before it. The authors let the learning rate decay less in
-    turn, which is a schedule.
+    A point is passed when the clock after a step has reached it, so the next step has the larger
+    batch. Put a rule that changes the clock before this rule. The authors also let the learning
+    rate decay less; add a `Schedule` to do that.
 
     >>> rule, proposed = Milestones(at=(0.5,)), Decision(next_batch_size=64, base_steps=1)
     >>> seen = Measurement(step=7, samples=448, base_steps=7.0, batch_size=64, base_batch_size=64,
     ...     budget=Budget(samples=1024))
     >>> rule.update(rule.init(), seen, proposed)[1].reason
-    'milestone 0.5; batch 128'
+    'milestone 0.5 passed; batch size 128'
 
     Args:
-        at: fractions of the budget in (0, 1), rising.
-        factor: what each multiplies the batch by, above 0.
-        over: its own horizon, which names its unit: with `at=(0.25,)` and
-            `over=lb.Budget(samples=400_000)` the batch grows at 100,000 samples. None for the run's
-            budget.
+        at: Fractions of the budget in (0, 1), in rising order.
+        factor: Factor that each point applies to the batch size, above 0.
+        over: Length that the fractions refer to: with `at=(0.25,)` and
+            `over=lb.Budget(samples=400_000)` the batch grows at 100,000 samples. With None, the
+            fractions refer to the run's budget.
 
     Raises:
-        ValueError: fractions outside (0, 1) or not rising, or a factor that is not positive; at the
-            first step, when neither the run nor the rule has a length.
+        ValueError: If the fractions are outside (0, 1) or do not rise, or if the factor is not
+            above 0. If neither the run nor the rule has a length, the first step raises this error.
 
-    Reference: arXiv 1712.02029.
+    Reference: Devarakonda, Naumov, Garland, 2017, arXiv 1712.02029.
     """
 
     at: tuple[float, ...] = (0.25, 0.5, 0.75)
@@ -55,14 +55,15 @@ class Milestones(DefaultFacts):
     over: Budget | None = None
 
     changes = frozenset({"batch"})
+    references = ("devarakonda2017adabatch",)
 
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in zip(self.at, self.at[1:], strict=False))
         within = all(0.0 < a < 1.0 for a in self.at)
         if not rising or not within or not 0.0 < self.factor < math.inf:
             raise ValueError(
-                "Milestones are rising fractions of the budget in (0, 1), with a factor above 0, "
-                f"as in Milestones(at=(0.25, 0.5), factor=2.0); got {self}."
+                f"{self} was given, but `at` must contain rising fractions in (0, 1), "
+                "and factor must be above 0. Example: Milestones(at=(0.25, 0.5), factor=2.0)"
             )
 
     @property
@@ -82,5 +83,5 @@ class Milestones(DefaultFacts):
         size = proposed.next_batch_size
         for _ in range(state.count, count):
             size = whole_batch(self.factor * size, ranks=seen.ranks)
-        because = f"milestone {self.at[count - 1]:.4g}; batch {size}"
+        because = f"milestone {self.at[count - 1]:.4g} passed; batch size {size}"
         return PassedMilestones(count=count), proposed.resized(size, because=because)

@@ -1,20 +1,24 @@
-"""The batch as a multiple of the noise scale, which is the formula of three papers.
+"""Set the batch size to a multiple of the noise scale, which is the formula of three papers.
 
     next B = kappa (offset + variance / sqnorm)
 
-with the variance of one sample's gradient and the unbiased squared norm of the true gradient G.
+The variance is that of one sample's gradient. `sqnorm` is the unbiased squared norm of the true
+gradient G.
 
-McCandlish et al., An Empirical Model of Large-Batch Training, 2018, arXiv 1812.06162: offset = 0.
-At kappa = 1 a step's progress is half of what a noiseless one would make.
+McCandlish, Kaplan, Amodei, OpenAI Dota Team: An Empirical Model of Large-Batch Training, 2018,
+arXiv 1812.06162, uses offset = 0. At kappa = 1, a step makes half the progress of a step without
+noise.
 
-DiveBatch, 2025, arXiv 2509.16173: kappa = delta, offset = 1. Its diversity of the N samples of a
-data set is D = sum |g_i|^2 / |sum g_i|^2 and its batch is delta N D. As sum |g_i|^2 is
-N (|G|^2 + variance) and |sum g_i|^2 is N^2 |G|^2, N D is 1 + noise scale. So no epoch of single
-samples' gradients is needed.
+Chen, Wang, Sundaram: DiveBatch, 2025, arXiv 2509.16173, uses kappa = delta and offset = 1. The
+batch size of DiveBatch is delta N D, where D = sum |g_i|^2 / |sum g_i|^2 is the diversity of the
+gradients of the N samples in the data set. Because sum |g_i|^2 is N (|G|^2 + variance) and |sum
+g_i|^2 is N^2 |G|^2, the product N D equals 1 + noise scale. The gradients of single samples over an
+epoch are therefore not necessary.
 
-SimiGrad, NeurIPS 2021: kappa = 2 c / (1 - c), offset = 0. Its batch is large enough when the
-gradients of its two halves have the cosine c. Their cosine is |G|^2 / (|G|^2 + 2 variance / B),
-which is solved for B here. The authors' program moves towards the target in steps.
+Qin, Rajbhandari, Ruwase, Yan, Yang, He: SimiGrad, NeurIPS 2021, uses kappa = 2 c / (1 - c) and
+offset = 0. A batch is large enough for SimiGrad when the gradients of its two halves have the
+cosine c. The cosine of the two gradients is |G|^2 / (|G|^2 + 2 variance / B), and this equation is
+solved for B. The authors' program moves towards the target in steps.
 """
 
 from __future__ import annotations
@@ -38,23 +42,23 @@ from largebatch.rules.sizes import (
 
 
 def kappa_of_cosine(target: float) -> float:
-    """Return 2 c / (1 - c), the multiple of the noise scale at which halves have the cosine c.
+    """Return 2 c / (1 - c): kappa for the batch whose two halves have gradients with cosine c.
 
     >>> kappa_of_cosine(0.75)
     6.0
 
     Args:
-        target: c, in (0, 1).
+        target: Cosine c, in (0, 1).
     """
     return 2.0 * target / (1.0 - target)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseScaleControl(DefaultFacts):
-    """Proposes `kappa` times the noise scale if the batch in hand is certainly smaller or larger.
+    """Propose `kappa` times the noise scale if the interval shows that the batch should change.
 
-    The noise scale is that of the running averages (`MovingMoments`). The batch stays until four
-    steps were measured, and while it lies within the interval.
+    The noise scale comes from running averages (`MovingMoments`). The batch size stays until four
+    steps were measured, and while it lies within the confidence interval.
 
     >>> from largebatch.core.measurement import GradientMoments
     >>> m = GradientMoments(batch_size=8, parts=4, batch_sqnorm=3.0, variance=16.0)
@@ -65,19 +69,22 @@ class NoiseScaleControl(DefaultFacts):
     ...         base_batch_size=8, moments=m)
     ...     state, decision = rule.update(state, seen, proposed)
     >>> decision.reason
-    'noise scale 16 [16, 16] x 2; batch 32'
+    'noise scale 16 [16, 16] x kappa 2; batch size 32'
 
     Args:
-        kappa: above 0. 1 / eta^2 is `NormTest(eta=eta, denominator="unbiased")` up to rounding,
-            by which their batches may differ by one sample.
-        offset: samples that are added to the noise scale, 0 or more.
-        statistic: "moments" of the bare gradient (SGD), or "preconditioned_moments", of the
-            gradient as the optimizer divides it (Adam, Adagrad).
+        kappa: Batch size divided by the noise scale, above 0. kappa = 1 / eta^2 decides like
+            `NormTest(eta=eta, denominator="unbiased")`; rounding may make a difference of one
+            sample.
+        offset: Number of samples added to the noise scale, 0 or more.
+        statistic: "moments" for the raw gradient (SGD), or "preconditioned_moments" for the
+            gradient divided as the optimizer divides it (Adam, Adagrad).
 
     Raises:
-        ValueError: a kappa that is not above 0, an offset below 0, or an unknown statistic.
+        ValueError: If `kappa` is not above 0, if `offset` is negative, or if the statistic is
+            unknown.
 
-    Reference: McCandlish et al., 2018, arXiv 1812.06162.
+    Reference: McCandlish et al., 2018, arXiv 1812.06162; with an offset, Chen, Wang, Sundaram,
+    DiveBatch, 2025, arXiv 2509.16173.
     """
 
     kappa: float = 1.0
@@ -86,13 +93,19 @@ class NoiseScaleControl(DefaultFacts):
 
     changes = frozenset({"batch"})
 
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Keys of the papers whose formula these arguments give."""
+        divebatch = ("chen2025divebatch",) if self.offset else ()
+        return ("mccandlish2018empirical", *divebatch)
+
     def __post_init__(self) -> None:
         check_above_zero(self, example="NoiseScaleControl(kappa=1.0)", kappa=self.kappa)
         check_statistic(self, self.statistic)
         if not 0.0 <= self.offset < math.inf:
             raise ValueError(
-                "The offset is a number of samples, 0 or more, as in "
-                f"NoiseScaleControl(kappa=0.1, offset=1.0); got {self}."
+                f"{self} was given, but offset is a number of samples and must be 0 or more. "
+                "Example: NoiseScaleControl(kappa=0.1, offset=1.0)"
             )
 
     @property
@@ -114,51 +127,51 @@ class NoiseScaleControl(DefaultFacts):
         if noise is None:
             because = "noise scale not known yet"
             return state, by_evidence(proposed, seen, required=None, because=because)
-        added = f" + {self.offset:.4g}" if self.offset else ""
-        because = f"noise scale{added} {scaled(noise, plus=self.offset)} x {self.kappa:.4g}"
+        added = f", plus {self.offset:.4g}," if self.offset else ""
+        because = f"noise scale {noise}{added} x kappa {self.kappa:.4g}"
         required = scaled(noise, factor=self.kappa, plus=self.offset)
         return state, by_evidence(proposed, seen, required=required, because=because)
 
 
 def control_by_diversity(*, delta: float) -> NoiseScaleControl:
-    """Return the rule of DiveBatch: delta (1 + noise scale).
+    """Return the rule of DiveBatch, which sets the batch size to delta (1 + noise scale).
 
     >>> control_by_diversity(delta=0.5)
     NoiseScaleControl(kappa=0.5, offset=1.0, statistic='moments')
 
     Args:
-        delta: above 0.
+        delta: Factor on the diversity of the gradients, above 0.
 
     Raises:
-        ValueError: a delta that is not above 0.
+        ValueError: If `delta` is not above 0.
 
-    Reference: arXiv 2509.16173.
+    Reference: Chen, Wang, Sundaram, DiveBatch, 2025, arXiv 2509.16173.
     """
     if not 0.0 < delta < math.inf:
         raise ValueError(
-            "delta is a number above 0, as in lb.methods.gradient_diversity(delta=0.1); got "
-            f"{delta!r}."
+            f"delta={delta!r} was given, but delta must be a number above 0. "
+            "Example: lb.methods.gradient_diversity(delta=0.1)"
         )
     return NoiseScaleControl(kappa=delta, offset=1.0)
 
 
 def control_by_cosine(*, target: float) -> NoiseScaleControl:
-    """Return the rule of SimiGrad: the batch whose halves' gradients have the target cosine.
+    """Return the rule of SimiGrad: the gradients of the batch's two halves have the target cosine.
 
     >>> control_by_cosine(target=0.75)
     NoiseScaleControl(kappa=6.0, offset=0.0, statistic='moments')
 
     Args:
-        target: c, in (0, 1).
+        target: Cosine c, in (0, 1).
 
     Raises:
-        ValueError: a target outside (0, 1).
+        ValueError: If `target` is outside (0, 1).
 
-    Reference: SimiGrad, NeurIPS 2021.
+    Reference: Qin et al., SimiGrad, NeurIPS 2021.
     """
     if not 0.0 < target < 1.0:
         raise ValueError(
-            "The target is a cosine in (0, 1), as in lb.methods.cosine_test(target=0.75); got "
-            f"{target!r}."
+            f"target={target!r} was given, but the target is a cosine in (0, 1). "
+            "Example: lb.methods.cosine_test(target=0.75)"
         )
     return NoiseScaleControl(kappa=kappa_of_cosine(target))

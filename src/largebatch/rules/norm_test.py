@@ -1,22 +1,26 @@
-"""The norm test: the batch is large enough where the gradient's error is small beside its norm.
+"""Test whether the batch is large enough: the gradient's error is small compared with its norm.
 
     variance / B <= eta^2 |g|^2,        next B = variance / (eta^2 |g|^2)
 
-with the variance of one sample's gradient and |g|^2 the squared norm of the batch's. Without
-replacement from N samples the left side has the factor (N - B) / (N - 1). The next batch is the
-noise scale with |g|^2 as its denominator, divided by eta^2.
+The variance is that of one sample's gradient, and |g|^2 is the squared norm of the batch's
+gradient. If the batch is drawn without replacement from N samples, the left side of the first
+formula has the factor (N - B) / (N - 1). The next batch size is the noise scale with |g|^2 as its
+denominator, divided by eta^2.
 
-With the unbiased squared norm of the true gradient in place of |g|^2 the test is against the noise
-scale itself. One step's estimate of it may be far off, so then the test has a memory and uses the
-interval of the noise scale (`MovingMoments`): the batch changes only if that excludes it.
+With the unbiased squared norm of the true gradient in place of |g|^2, the test compares the batch
+with the noise scale. An estimate of the true gradient's squared norm from a single step may be far
+off. The unbiased form of the test therefore keeps running averages and uses the confidence interval
+of the noise scale (`MovingMoments`). The unbiased test changes the batch size only if the interval
+excludes the current size.
 
     theta_max = sqrt(variance / (B |g|^2))
 
-is the least eta that passes, so it needs no threshold to be read.
+The number theta_max is the smallest eta that passes the test, so runs with different eta can be
+compared by theta_max.
 
-Byrd, Chin, Nocedal, Wu: Sample Size Selection in Optimization Methods for Machine Learning, 2012.
-Lau, Liu, Kolar: AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods, 2024, arXiv
-2402.11215. Reporting theta_max is Cockpit's.
+Byrd, Chin, Nocedal, Wu: Sample Size Selection in Optimization Methods for Machine Learning,
+Mathematical Programming 134(1), 2012. Lau, Liu, Kolar: AdAdaGrad: Adaptive Batch Size Schemes for
+Adaptive Gradient Methods, 2024, arXiv 2402.11215. The package Cockpit also reports theta_max.
 """
 
 from __future__ import annotations
@@ -44,17 +48,19 @@ from largebatch.rules.sizes import (
 
 
 def required_batch(*, ratio: float, level: float, dataset_size: int | None = None) -> float:
-    """The least batch B that passes ratio / B (N - B) / (N - 1) <= level^2, in samples.
+    """Return the smallest batch size B that passes ratio / B (N - B) / (N - 1) <= level^2, in
+    samples.
 
-    ratio / level^2 for N infinite, and with r for that, N r / (r + N - 1).
+    For infinite N the result is r = ratio / level^2. For finite N it is N r / (r + N - 1).
 
     >>> required_batch(ratio=4.0, level=0.5), required_batch(ratio=4.0, level=0.5, dataset_size=16)
     (16.0, 8.25806...)
 
     Args:
-        ratio: variance of one sample / squared norm, 0 to inf.
-        level: eta, above 0.
-        dataset_size: N of a sample without replacement; None is infinite.
+        ratio: Variance of one sample's gradient divided by the squared norm, from 0 to inf.
+        level: Level eta of the test, above 0.
+        dataset_size: N, if the batch is drawn without replacement from N samples; None if N is
+            infinite.
     """
     required = ratio / level / level
     if dataset_size is None:
@@ -65,15 +71,16 @@ def required_batch(*, ratio: float, level: float, dataset_size: int | None = Non
 
 
 def theta_max(*, ratio: float, batch_size: float, dataset_size: int | None = None) -> float:
-    """sqrt(ratio / B (N - B) / (N - 1)), the least level that passes.
+    """Return sqrt(ratio / B (N - B) / (N - 1)), the smallest level that passes the test.
 
     >>> theta_max(ratio=4.0, batch_size=16), theta_max(ratio=math.inf, batch_size=9, dataset_size=9)
     (0.5, 0.0)
 
     Args:
-        ratio: variance of one sample / squared norm, 0 to inf.
-        batch_size: B, in samples, above 0.
-        dataset_size: N of a sample without replacement; None is infinite.
+        ratio: Variance of one sample's gradient divided by the squared norm, from 0 to inf.
+        batch_size: Batch size B in samples, above 0.
+        dataset_size: N, if the batch is drawn without replacement from N samples; None if N is
+            infinite.
     """
     left = 1.0
     if dataset_size is not None:
@@ -89,49 +96,57 @@ def judged(
     level: float,
     batch_size: float,
     dataset_size: int | None = None,
+    level_name: str = "eta",
 ) -> Decision:
-    """The decision with `required_batch`, and `theta_max` in its reason; where the ratio is unknown
-    the batch stays."""
+    """Return the decision with the batch size of `required_batch`, and `theta_max` in its reason.
+
+    If the ratio is unknown, the batch size stays.
+    """
     required = theta = None
     if ratio is not None:
         required = required_batch(ratio=ratio, level=level, dataset_size=dataset_size)
         theta = theta_max(ratio=ratio, batch_size=batch_size, dataset_size=dataset_size)
-    because = verdict(value=theta, level=level)
+    because = verdict(value=theta, level=level, level_name=level_name)
     return proposal(proposed, seen, required=required, because=because)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormTest(DefaultFacts):
-    """Proposes the least batch that passes the norm test.
+    """Propose the smallest batch that passes the norm test.
 
-    `LimitGrowth(shrink=1.0)` after it keeps a batch that passes already, as the papers do.
+    To keep a batch that already passes, as the papers do, add `LimitGrowth(shrink=1.0)` after this
+    rule.
 
     >>> m = GradientMoments(batch_size=8, parts=4, batch_sqnorm=2.0, variance=16.0)
     >>> seen = Measurement(
     ...     step=0, samples=0, base_steps=0, batch_size=8, base_batch_size=8, moments=m)
     >>> NormTest(eta=0.5).update(None, seen, Decision(next_batch_size=8, base_steps=1))[1].reason
-    'theta_max 1 > 0.5; batch 32'
+    'theta_max 1 > eta 0.5, test failed; batch size 32'
 
-    Without a gradient the batch that passes has no bound: the data set, or `LARGEST` if its size is
-    unknown. Without gradient and noise, and in a step that did not measure, the batch stays.
+    If the measured gradient is 0 but the variance is not, no batch size passes. The rule then
+    proposes the whole data set, or `LARGEST` if the size of the data set is unknown. If gradient
+    and variance are both 0, and in steps that measure nothing, the batch size stays.
 
-    With the unbiased denominator the batch stays until four steps were measured. Then it changes
-    only if it lies outside of the interval, and the reason has the estimate and its interval.
+    With the unbiased denominator, the batch size stays until four steps were measured. After four
+    measured steps, the batch size changes only if it lies outside the confidence interval, and the
+    reason of each decision contains the estimate and the interval.
 
     Args:
-        eta: above 0; the batch grows by its inverse square.
-        denominator: "plug-in", |g|^2 of the batch, as the authors have it: its mean contains
-            variance / B, so one test seldom asks for more than B / eta^2. Or "unbiased", of the
-            true gradient, over all steps that are not forgotten.
-        finite_population: whether the batch is drawn without replacement from the data set; all of
-            it then passes always.
-        statistic: "moments" of the bare gradient (SGD), or "preconditioned_moments", of the
-            gradient as the optimizer divides it (Adam, Adagrad).
+        eta: Largest allowed ratio of the gradient's error to its norm, above 0. The required batch
+            grows as 1 / eta^2.
+        denominator: "plug-in" is |g|^2 of the batch's gradient, as in the authors' program. On
+            average it contains variance / B, so one test rarely asks for more than B / eta^2.
+            "unbiased" is the squared norm of the true gradient, from running averages.
+        finite_population: Whether the batch is drawn without replacement from the data set. The
+            whole data set then always passes.
+        statistic: "moments" for the raw gradient (SGD), or "preconditioned_moments" for the
+            gradient divided as the optimizer divides it (Adam, Adagrad).
 
     Raises:
-        ValueError: an eta that is not above 0, an unknown denominator or statistic.
+        ValueError: If `eta` is not above 0, or if the denominator or the statistic is unknown.
 
-    Reference: Byrd et al., 2012; Lau et al., 2024, arXiv 2402.11215.
+    Reference: Byrd, Chin, Nocedal, Wu, Mathematical Programming 134(1), 2012; Lau, Liu, Kolar,
+    2024, arXiv 2402.11215.
     """
 
     eta: float = 0.5
@@ -140,13 +155,14 @@ class NormTest(DefaultFacts):
     statistic: Statistic = "moments"
 
     changes = frozenset({"batch"})
+    references = ("byrd2012sample", "lau2024adadagrad")
 
     def __post_init__(self) -> None:
         check_above_zero(self, example="NormTest(eta=0.5)", eta=self.eta)
         if self.denominator not in ("plug-in", "unbiased"):
             raise ValueError(
-                'The denominator is "plug-in" or "unbiased", as in '
-                f'NormTest(denominator="plug-in"); got {self}.'
+                f'denominator={self.denominator!r} was given, but it must be "plug-in" or '
+                '"unbiased". Example: NormTest(denominator="plug-in")'
             )
         check_statistic(self, self.statistic)
 
@@ -165,8 +181,8 @@ class NormTest(DefaultFacts):
         moments: GradientMoments | None = getattr(seen, self.statistic)
         if moments is None:
             return state, proposed
-        # The unbiased variance is that of a population with the divisor N - 1, for which the factor
-        # would be (N - B) / N; the papers' is kept, which differs by 1 in N.
+        # The unbiased variance has the divisor N - 1, and its exact factor would be (N - B) / N. We
+        # keep the papers' factor (N - B) / (N - 1), which differs only by 1 in N.
         size = seen.dataset_size if self.finite_population else None
         if self.denominator == "unbiased":
             state = (state or MovingMoments()).add(moments, seen)
@@ -184,7 +200,8 @@ class NormTest(DefaultFacts):
         proposed: Decision,
         dataset_size: int | None,
     ) -> Decision:
-        """Return the decision of the test against the noise scale and its interval."""
+        """Return the decision of the test that compares the batch with the noise scale and its
+        interval."""
         noise = state.noise_scale(dataset_size=dataset_size)
         if noise is None:
             because = evidence(None, level=self.eta)

@@ -1,4 +1,4 @@
-"""Watching: statistics are measured and recorded, and training stays as it is."""
+"""Measure and record statistics without changing the training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from largebatch.core.rule import DefaultFacts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observe(DefaultFacts):
-    """Asks for statistics in each step and changes nothing.
+    """Request statistics in each step and change nothing.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=64, base_batch_size=64)
     >>> proposed = Decision(next_batch_size=64, base_steps=1)
@@ -19,21 +19,24 @@ class Observe(DefaultFacts):
     ['moments']
 
     Args:
-        statistics: names of what to measure, see `largebatch.core.measurement.STATISTICS`.
+        statistics: Names of the statistics to measure, from
+            `largebatch.core.measurement.STATISTICS`.
 
     Raises:
-        ValueError: an unknown statistic.
+        ValueError: If a statistic is unknown, or if `statistics` is not a tuple.
 
     Reference: none.
     """
 
     statistics: tuple[str, ...] = ("moments",)
 
+    references = ()
+
     def __post_init__(self) -> None:
         if not isinstance(self.statistics, tuple) or not self.needs <= STATISTICS:
             raise ValueError(
-                f"Observe takes a tuple of statistics among {sorted(STATISTICS)}, as in "
-                f'Observe(statistics=("moments",)); got {self.statistics!r}.'
+                f"statistics={self.statistics!r} was given, but it must be a tuple of names from "
+                f'{sorted(STATISTICS)}. Example: Observe(statistics=("moments",))'
             )
 
     @property

@@ -1,8 +1,8 @@
-"""The kinds of rules and factors that earlier versions wrote into records and checkpoints.
+"""Read the rules and factors that earlier versions wrote into records and checkpoints.
 
-Each is a class or a function that takes the fields of the old class by keyword and returns today's
-value, which decides the same. A kind stays here for ever. A class that still exists is here if the
-fields of an earlier version meant something else.
+Each entry is a class or a function. Each class or function takes the fields of the old class by
+keyword, and returns a value of today that decides the same. An entry is never removed. A class that
+still exists has an entry if its fields meant something else in an earlier version.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from largebatch.rules.factors import Factor, HoldThenDecay
 from largebatch.rules.noise_scale import control_by_cosine, control_by_diversity
 
 ABSENT = math.nan
-"""In place of a field that an earlier version did not have."""
+"""Value of a field that an earlier version did not have."""
 
 
 def auto_warm_up(
@@ -39,13 +39,13 @@ def auto_warm_up(
     paper: bool,
     backoff_at_high: float | None = ABSENT,
 ) -> AutoWarmUp:
-    """Return the warm-up of these fields.
+    """Return the warm-up that an earlier version wrote with these fields.
 
-    Version 0.1 had no `backoff_at_high`: it treated the end at `high` as any other, and ignored
-    `backoff` if `paper` was given.
+    Version 0.1 had no `backoff_at_high`: it treated a warm-up that reached `high` like any other,
+    and it ignored `backoff` if `paper` was True.
 
     Args:
-        low, high, ...: the fields of `AutoWarmUp`.
+        low, high, ...: Fields of `AutoWarmUp`.
     """
     of_0_1 = backoff_at_high is not None and math.isnan(backoff_at_high)
     return AutoWarmUp(
@@ -66,7 +66,7 @@ def auto_warm_up(
 
 @wraps(auto_warm_up)
 def resumed_auto_warm_up(**fields: Any) -> AutoWarmUp:
-    """Return the warm-up that today's script builds where version 0.1 wrote these fields."""
+    """Return the warm-up that the same script builds today, from fields that version 0.1 wrote."""
     rule = auto_warm_up(**fields)
     if "backoff_at_high" in fields:
         return rule
@@ -81,8 +81,8 @@ OLD_KINDS: Mapping[str, Maker] = MappingProxyType(
         "GradientDiversity": control_by_diversity,
     }
 )
-"""Old class name -> what makes today's value of its fields."""
+"""Old class name -> class or function that builds today's value from the old fields."""
 
 RESUMED_KINDS: Mapping[str, Maker] = MappingProxyType({"AutoWarmUp": resumed_auto_warm_up})
-"""The same for a run that is resumed by its script, which builds today's rule: what an earlier
-version did otherwise is not asked of it."""
+"""Old class name -> function for a run that is resumed. The script that resumes a run builds
+today's rule, so the function ignores what an earlier version did differently."""

@@ -1,8 +1,8 @@
-"""Runs that version 0.1 saved, resumed under today's rules.
+"""Resume runs that version 0.1 saved, with the rules of today.
 
-Since then running averages count base batches (`MovingMoments`), and rules that compare the batch
-with the noise scale average by themselves. So the chains that `lb.methods` builds have other rules,
-and some states another form:
+Since version 0.2, running averages count base batches (`MovingMoments`), and rules that compare the
+batch with the noise scale keep averages themselves. The chains that `lb.methods` builds therefore
+contain other rules, and some states have another form:
 
     Averaged(NormTest(denominator="unbiased")), LimitGrowth(shrink=1.0)
             -> NormTest(denominator="unbiased"), LimitGrowth(shrink=0.5, over=k, to_base=True)
@@ -11,8 +11,8 @@ and some states another form:
                             -> Growth(), ClampToNoiseScale(statistic="preconditioned_moments")
     Every(rule, steps=k)            -> Every(rule, steps=k, first=k)
 
-The default window of `Averaged` was 1000 gradients and is 100 base batches. Averages begin anew,
-and all other states are kept.
+The default window of `Averaged` was 1000 gradients; today it is 100 base batches. When a run of
+version 0.1 is resumed, the averages start again, and all other states are kept.
 """
 
 from __future__ import annotations
@@ -33,34 +33,39 @@ from largebatch.rules.covering_stages import covering_stages
 from largebatch.rules.stages import growing_stages
 
 AVERAGES = (MovingMoments, CABSState)
-"""States that are averages and nothing else."""
+"""States that contain running averages and nothing else."""
 
 OLD_WINDOW = 1000.0
-"""The default of `Averaged` in version 0.1, in small gradients."""
+"""Default window of `Averaged` in version 0.1, in gradients."""
 
 STAGES = 21
-"""Of the methods of version 0.1 that grow by a trigger."""
+"""Number of stages in those methods of version 0.1 whose stages a measurement ends."""
 
 Plain = dict[str, Any]
 
 
 def revive(saved: Any, rule: Chain, state: Any) -> Revived | None:
-    """Return the state of a run of version 0.1 in today's form; None if the run had another rule.
+    """Return the state of a run of version 0.1 in today's form, or None if the run had another
+    rule.
 
     Args:
-        saved: the saved chain as plain values, renewed (`codec.renewed`).
-        rule: today's, built as the saved one was: by hand, or by the same call of `lb.methods`.
-        state: the saved state as plain values.
+        saved: The saved chain as plain values, after `codec.renewed`.
+        rule: The chain of today, built from the same rules as the saved chain, or by the same call
+            of `lb.methods`.
+        state: The saved state as plain values.
 
     Raises:
-        RecordError: a state that is not one of the saved chain.
+        RecordError: If the state does not belong to the saved chain.
     """
     here = encode(rule, kind=True)
     rules = saved.get("rules") if _kind(saved) == "Chain" else None
     if not isinstance(rules, list) or not same_method(rules, here["rules"]):
         return None
     if not isinstance(state, list) or len(state) != len(rule.rules):
-        raise RecordError(f"the rule's state is not that of {len(rule.rules)} rules: {state!r:.80}")
+        raise RecordError(
+            f"The chain has {len(rule.rules)} rules, but the saved state is not a list of "
+            f"{len(rule.rules)} states: {state!r:.80}. Load the checkpoint of this run."
+        )
     states = []
     for old, today, new, one in zip(rules, here["rules"], rule.rules, state, strict=True):
         if _is_averaged(old) and not _is_averaged(today):
@@ -70,7 +75,7 @@ def revive(saved: Any, rule: Chain, state: Any) -> Revived | None:
 
 
 def same_method(saved: Sequence[Any], here: Sequence[Any]) -> bool:
-    """Return whether today's methods build the rules `here` where those of 0.1 built `saved`.
+    """Return whether a method of today builds the rules `here`, and built `saved` in version 0.1.
 
     Rules that do not come from a changed method must be equal.
 
@@ -78,7 +83,8 @@ def same_method(saved: Sequence[Any], here: Sequence[Any]) -> bool:
     False
 
     Args:
-        saved, here: the rules of two chains as plain values.
+        saved: Rules of the saved chain, as plain values.
+        here: Rules of today's chain, as plain values.
     """
     if len(saved) != len(here):
         return False
@@ -94,9 +100,10 @@ def same_method(saved: Sequence[Any], here: Sequence[Any]) -> bool:
 
 
 def averages(rule: Rule) -> bool:
-    """Return whether a rule, or one within it, decides by running averages.
+    """Return whether a rule, or a rule within it, decides by running averages.
 
-    Since version 0.2 these count base batches, so the rule decides otherwise than it did before.
+    Since version 0.2 the averages count base batches, so such a rule decides differently than in
+    version 0.1.
 
     >>> averages(AdaScale()), averages(Chain())
     (True, False)
@@ -116,13 +123,14 @@ def averaging_names(rule: Rule) -> tuple[str, ...]:
 
 
 def _has_averages(state: Any) -> bool:
+    """Return whether a state contains running averages."""
     if isinstance(state, tuple):
         return any(map(_has_averages, state))
     return isinstance(state, (*AVERAGES, AdaptiveGrowthState))
 
 
 def _begun(template: Any, state: Any) -> Any:
-    """Return a saved state in the form of today's first state, with averages that are empty."""
+    """Return a saved state in the form of today's first state, with empty averages."""
     if isinstance(template, AVERAGES) or (isinstance(template, GrowthWindow) and state is None):
         return encode(template)
     if isinstance(template, tuple) and isinstance(state, list) and len(template) == len(state):
@@ -131,11 +139,12 @@ def _begun(template: Any, state: Any) -> Any:
 
 
 def _today(rules: Sequence[Any], *, before: Any) -> list[Any]:
-    """Return what stands today for the first one or two of some rules; [] for the same ones.
+    """Return the rules of today for the first one or two of some old rules, or [] if they are
+    unchanged.
 
     Args:
-        rules: of a chain of version 0.1, from one of them on.
-        before: the rule before them.
+        rules: Rules of a chain of version 0.1, from one rule to the last.
+        before: The rule before the first of `rules`; None if there is none.
     """
     first, steps = rules[0], 1
     if _kind(first) == "Every":
@@ -145,7 +154,7 @@ def _today(rules: Sequence[Any], *, before: Any) -> list[Any]:
     test = _unspaced(first)
     try:
         today = _rule_today(test, spaced=test is not first, before=before)
-    except (KeyError, TypeError):  # a user's class of the same name has other fields
+    except (KeyError, TypeError):  # a user's own class of the same name has other fields
         return []
     if today is None:
         return []
@@ -159,7 +168,7 @@ def _today(rules: Sequence[Any], *, before: Any) -> list[Any]:
 
 
 def _rule_today(rule: Any, *, spaced: bool, before: Any) -> Plain | None:
-    """Return what a method has today in the place of one of its rules; None for another rule."""
+    """Return the rule that a method uses today instead of an old one, or None for other rules."""
     if _kind(rule) == "FullGradientGrowth" and not spaced:
         return {**rule, "stages": _covering(rule["stages"])}
     if spaced and rule == encode(AdaScale(), kind=True):
@@ -179,7 +188,7 @@ def _rule_today(rule: Any, *, spaced: bool, before: Any) -> Plain | None:
 
 
 def _covering(stages: Plain) -> Plain:
-    """Return the stages of today's method for those of version 0.1, of which there were 21."""
+    """Return the stages of today's method in exchange for the 21 stages of version 0.1."""
     batch, lr = stages["batch"], stages["lr"]
     if len(batch) != STAGES:
         return stages
@@ -188,13 +197,13 @@ def _covering(stages: Plain) -> Plain:
         return stages
     try:
         today: Plain = encode(covering_stages(**factors))
-    except ValueError:  # a growth so slow that today's method refuses it
+    except ValueError:  # a growth so slow that today's method rejects it
         return stages
     return today
 
 
 def _windowed(rule: Any) -> Any:
-    """Return a rule in which each `Averaged` of the default window has today's."""
+    """Return a rule in which each `Averaged` with the old default window has today's default."""
     if isinstance(rule, list):
         return [_windowed(one) for one in rule]
     if not isinstance(rule, Mapping):
@@ -205,13 +214,15 @@ def _windowed(rule: Any) -> Any:
 
 
 def _is_averaged(rule: Any) -> bool:
-    """Return whether a rule in plain values is `Averaged`, perhaps within `Every`."""
+    """Return whether a rule in plain values is `Averaged`, with or without `Every` around it."""
     return bool(_kind(_unspaced(rule)) == "Averaged")
 
 
 def _unspaced(rule: Any) -> Any:
+    """Return the rule inside `Every`, or the rule itself if `Every` does not wrap it."""
     return rule.get("rule") if _kind(rule) == "Every" else rule
 
 
 def _kind(rule: Any) -> Any:
+    """Return the class name in a rule of plain values, or None if there is none."""
     return rule.get("kind") if isinstance(rule, Mapping) else None

@@ -1,10 +1,10 @@
-"""Fixed scaling of the learning rate and of the clock with the batch, at any S = B / B0.
+"""Scale the learning rate and the clock with the batch by a fixed formula, at any scale S = B / B0.
 
-linear:       lr = S * base lr            Goyal et al., 2017, arXiv 1706.02677, section 2.1
-square root:  lr = sqrt(S) * base lr      Krizhevsky, 2014, arXiv 1404.5997
+    linear:       lr = S * base lr            Goyal et al., 2017, arXiv 1706.02677, section 2.1
+    square root:  lr = sqrt(S) * base lr      Krizhevsky, 2014, arXiv 1404.5997
 
-And of the clock: a step of S base batches counts S base steps, so that runs are compared at equal
-samples, unless `StepClock` counts it as one, so that they are compared at equal steps.
+By default, a step of S base batches counts as S base steps, so runs are compared at equal samples.
+With `StepClock`, every step counts as one base step, so runs are compared at equal steps.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from largebatch.core.rule import DefaultFacts
 
 
 def linear_factor(scale: float) -> float:
-    """S, which keeps lr x gradient the same for the same samples while the weights hardly move.
+    """Return S as the factor on the learning rate.
+
+    With the factor S, the same samples change the weights by the same amount at any batch size, as
+    long as the weights change little within one batch.
 
     >>> linear_factor(8)
     8.0
@@ -27,7 +30,8 @@ def linear_factor(scale: float) -> float:
 
 
 def sqrt_factor(scale: float) -> float:
-    """sqrt(S), which keeps the variance of lr x gradient the same.
+    """Return sqrt(S) as the factor on the learning rate, which keeps the variance of lr * gradient
+    constant.
 
     >>> sqrt_factor(16)
     4.0
@@ -37,16 +41,17 @@ def sqrt_factor(scale: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearScaling(DefaultFacts):
-    """Multiplies the learning rate by S = B / B0, from the gradient in hand.
+    """Multiply the learning rate by S = B / B0, where B is the size of the current batch.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=256, base_batch_size=64)
     >>> LinearScaling().update(None, seen, Decision(next_batch_size=256, base_steps=4))[1].reason
-    'linear scaling x4'
+    'linear scaling: lr x4'
 
     Reference: Goyal et al., Accurate, Large Minibatch SGD, 2017, arXiv 1706.02677, section 2.1.
     """
 
     changes = frozenset({"lr"})
+    references = ("goyal2017accurate",)
     forbids = frozenset({"LinearScaling", "SqrtScaling", "Legw"})
 
     def init(self) -> None:
@@ -54,22 +59,23 @@ class LinearScaling(DefaultFacts):
 
     def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
         factor = linear_factor(seen.scale)
-        return state, proposed.scaled(factor, because=f"linear scaling x{factor:.4g}")
+        return state, proposed.scaled(factor, because=f"linear scaling: lr x{factor:.4g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SqrtScaling(DefaultFacts):
-    """Multiplies the learning rate by sqrt(B / B0), from the gradient in hand.
+    """Multiply the learning rate by sqrt(B / B0), where B is the size of the current batch.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=256, base_batch_size=64)
     >>> SqrtScaling().update(None, seen, Decision(next_batch_size=256, base_steps=4))[1].reason
-    'square-root scaling x2'
+    'square-root scaling: lr x2'
 
     Reference: Krizhevsky, One weird trick for parallelizing convolutional neural networks, 2014,
     arXiv 1404.5997.
     """
 
     changes = frozenset({"lr"})
+    references = ("krizhevsky2014weird",)
     forbids = frozenset({"LinearScaling", "SqrtScaling", "Legw"})
 
     def init(self) -> None:
@@ -77,12 +83,12 @@ class SqrtScaling(DefaultFacts):
 
     def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
         factor = sqrt_factor(seen.scale)
-        return state, proposed.scaled(factor, because=f"square-root scaling x{factor:.4g}")
+        return state, proposed.scaled(factor, because=f"square-root scaling: lr x{factor:.4g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepClock(DefaultFacts):
-    """Counts every optimizer step as one step of the base batch, whatever its size.
+    """Count every optimizer step as one base step, whatever the batch size.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=256, base_batch_size=64)
     >>> StepClock().update(None, seen, Decision(next_batch_size=256, base_steps=4))[1].base_steps
@@ -92,6 +98,7 @@ class StepClock(DefaultFacts):
     """
 
     changes = frozenset({"clock"})
+    references = ()
     forbids = frozenset({"AdaScale", "StepClock"})
 
     def init(self) -> None:

@@ -1,10 +1,10 @@
-"""Schedules of the learning rate: a factor on the rate as a function of the budget that is used.
+"""Multiply the learning rate by a factor that depends on the used fraction of the budget.
 
-    lr = factor(x) * base lr,    x in [0, 1] the fraction of the run's budget before this step
+    lr = factor(x) * base lr,    x in [0, 1] is the fraction of the run's budget before this step
 
-A fraction, and not a step number, keeps the shape of a schedule when the batch changes: the budget
-may be counted in base steps, samples or optimizer steps. The rise at the start is another rule,
-`WarmUp`.
+A fraction, unlike a step number, keeps the shape of a schedule when the batch size changes. The
+budget may be counted in base steps, samples or optimizer steps. The rise at the start is a separate
+rule, `WarmUp`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from largebatch.rules.factors import Cosine, Factor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule(DefaultFacts):
-    """Multiplies the learning rate by a factor of the fraction of the budget used.
+    """Multiply the learning rate by a factor of the used fraction of the budget.
 
     >>> from largebatch.rules.factors import Linear
     >>> seen = Measurement(step=0, samples=500, base_steps=0, batch_size=50, base_batch_size=50,
@@ -29,14 +29,15 @@ class Schedule(DefaultFacts):
     0.5
 
     Args:
-        factor: `Cosine()` and its neighbours, or a frozen dataclass of your own that is called in
-            the same way, so that the record can name it.
-        over: the schedule's own horizon, which names its unit; None for the run's budget. After
-            its end the last factor stays.
+        factor: A factor of `largebatch.rules`, such as `Cosine()`, or your own frozen dataclass
+            with the same `__call__`. The factor must be a dataclass so that the run's record can
+            store the factor.
+        over: Length of the schedule, as an `lb.Budget`; None for the run's budget. After that
+            length, the schedule keeps its last factor.
 
     Raises:
-        ValueError: a factor that is no value, as a function is; and at the first step, when neither
-            the run nor the schedule has a length.
+        ValueError: If the factor is a function or a class instead of a dataclass instance. If
+            neither the run nor the schedule has a length, the first step raises this error.
 
     Reference: none.
     """
@@ -45,13 +46,14 @@ class Schedule(DefaultFacts):
     over: Budget | None = None
 
     changes = frozenset({"lr"})
+    references = ()
 
     def __post_init__(self) -> None:
         if not is_dataclass(self.factor) or isinstance(self.factor, type):
             raise ValueError(
-                f"A run's record names its schedule, so the factor is a value, as in "
-                f"Schedule(factor=Cosine()), or a frozen dataclass of your own with __call__; got "
-                f"{self.factor!r}."
+                f"factor={self.factor!r} was given, but the run's record can only store an "
+                "instance of a dataclass. Pass an instance of your own frozen dataclass with "
+                "__call__, or a factor of this package: Schedule(factor=Cosine())"
             )
 
     @property
@@ -62,9 +64,10 @@ class Schedule(DefaultFacts):
         return None
 
     def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
-        # AdaScale's algorithm looks the rate up at floor(base steps); the public ports drive a
-        # scheduler in the same whole steps. Here the clock is not rounded: a step decay at a whole
-        # base step is the same either way, and a smooth factor would otherwise become a staircase.
+        # AdaScale's algorithm reads the learning rate at floor(base steps), and the public ports
+        # advance a scheduler in the same whole steps. We do not round the clock. A step decay at a
+        # whole base step is the same either way, and rounding would turn a smooth factor into a
+        # staircase.
         factor = self.factor(seen.progress_of(self.over))
-        why = f"schedule x{factor:.4g}" if factor != 1.0 else ""
+        why = f"schedule: lr x{factor:.4g}" if factor != 1.0 else ""
         return state, proposed.scaled(factor, because=why)

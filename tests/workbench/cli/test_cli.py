@@ -26,6 +26,7 @@ from largebatch.workbench.workloads import names
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = (
+    "cite",
     "train",
     "compare",
     "plan",

@@ -57,7 +57,7 @@ def test_a_scale_is_that_of_the_first_batch() -> None:
 
 def test_a_point_behind_the_end_is_refused_as_in_a_run() -> None:
     rule = schedule_named("0:16 1K:32", base_batch_size=16)
-    with pytest.raises(ValueError, match="never reached"):
+    with pytest.raises(ValueError, match="but the run ends"):
         table_of(rule, budget=900, base_batch_size=16)
 
 
@@ -70,7 +70,7 @@ def test_stages_that_are_too_short_for_a_step_are_counted() -> None:
 def test_unknown_names_are_answered_with_the_closest() -> None:
     with pytest.raises(ValueError, match="Did you mean 'growth'"):
         schedule_named("grwth", base_batch_size=16)
-    with pytest.raises(ValueError, match="thresholds rise"):
+    with pytest.raises(ValueError, match="thresholds must rise"):
         schedule_named("0:16 2K:32 1K:64", base_batch_size=16)
     with pytest.raises(ValueError, match="above 0"):
         schedule_named("seesaw", base_batch_size=16, noise_scale=-3.0)

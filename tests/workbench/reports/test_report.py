@@ -272,7 +272,7 @@ def test_the_end_of_a_warm_up_is_listed_with_its_reason(tmp_path: Path) -> None:
     assert 30 < change.step < 200
     assert change.what.startswith("learning rate 0.")
     assert "warm-up ended at" in change.reason
-    assert "the loss rises with P = " in change.reason
+    assert "the loss rises with probability " in change.reason
 
 
 def test_the_band_of_the_noise_scale_holds_its_line_and_breaks_where_nothing_is_known(

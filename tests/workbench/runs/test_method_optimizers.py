@@ -118,7 +118,7 @@ def test_a_run_grows_and_its_report_shows_each_growth_with_its_reason(
     for change in growths:
         before, after = map(int, re.findall(r"\d+", change.what))
         sign = ">" if after > before else "<"
-        assert re.match(rf"theta_max [^;]*\] {sign} 1;", change.reason)
+        assert re.match(rf"theta_max [^;]*\] {sign} eta 1, batch too", change.reason)
     assert growths[0].what.startswith("batch size 16 to ")
 
 

@@ -1,3 +1,3 @@
-"""A warm-up that ends when the loss rises, and the learning rate that it finds."""
+"""Find the learning rate by a warm-up that ends when the loss rises."""
 
 from largebatch.rules.auto_warm_up.rule import AutoWarmUp as AutoWarmUp

@@ -1,5 +1,8 @@
-"""A warm-up that reached its highest rate: whether the loss still fell there or never moved, and
-what to say."""
+"""Explain why a warm-up reached its highest learning rate without a detected rise of the loss.
+
+At the highest learning rate, the loss may still have been falling, or it may hardly have changed
+during the whole warm-up. The module also writes the reason and the warning for the user.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,18 @@ import numpy as np
 from largebatch.rules.auto_warm_up.gaussian_process import Posterior
 
 SINCE, END = 0.6, 0.8
-"""Two length scales before now, and one: from END on a minimum is at the end of the curve, and the
-loss has to have fallen since SINCE."""
+"""Two points of the loss curve, which covers [0, 1]: two length scales and one length scale before
+its end. A minimum after END counts as being at the end of the curve. The loss must have fallen
+since SINCE."""
 
 
 def falls(curve: Posterior, *, confidence: float, floor: float) -> bool:
-    """Whether a loss falls to the end of its curve.
+    """Return whether a loss still falls at the end of its curve.
 
-    Its minimum is at the end, no point before is below the last one with the given probability, and
-    with that probability the points at SINCE and at END are above it. A constant loss and one of
-    noise alone do not fall, and neither does one that fell and came to rest.
+    The minimum of the curve must be at its end, and no earlier point may be below the last point
+    with the given probability. The points at SINCE and END must be above the last point with that
+    probability. A constant loss does not fall, and neither does a loss of noise alone, or a loss
+    that fell earlier and then stayed constant.
 
     >>> from largebatch.rules.auto_warm_up.gaussian_process import posterior_of
     >>> x = np.linspace(0.0, 1.0, 50)
@@ -26,9 +31,9 @@ def falls(curve: Posterior, *, confidence: float, floor: float) -> bool:
     [True, False, False, False]
 
     Args:
-        curve: of the losses so far.
-        confidence: in [0.5, 1).
-        floor: as in `Posterior.risen`.
+        curve: Posterior of the losses so far.
+        confidence: Probability in [0.5, 1).
+        floor: Variance added to the variance of each difference, as in `Posterior.risen`.
     """
     if curve.x[curve.lowest] < END or curve.risen(floor=floor) > confidence:
         return False
@@ -37,10 +42,10 @@ def falls(curve: Posterior, *, confidence: float, floor: float) -> bool:
 
 
 def is_flat(curve: Posterior, *, confidence: float, certain: float, floor: float) -> bool:
-    """Whether a loss neither rose nor fell over its whole curve.
+    """Return whether a loss neither rose nor fell over its whole curve.
 
-    No point before is below the last one with the given probability, and no two points differ by
-    more than `certain` standard deviations. A constant loss is flat.
+    No earlier point may be below the last one with the given probability, and no two points may
+    differ by more than `certain` standard deviations. A constant loss is flat.
 
     >>> from largebatch.rules.auto_warm_up.gaussian_process import posterior_of
     >>> x = np.linspace(0.0, 1.0, 50)
@@ -49,50 +54,54 @@ def is_flat(curve: Posterior, *, confidence: float, certain: float, floor: float
     [True, True, False, False]
 
     Args:
-        curve: of the losses so far.
-        confidence: in [0.5, 1).
-        certain: above 0.
-        floor: as in `Posterior.risen`.
+        curve: Posterior of the losses so far.
+        confidence: Probability in [0.5, 1).
+        certain: Number of standard deviations, above 0.
+        floor: Variance added to the variance of each difference, as in `Posterior.risen`.
     """
     return curve.risen(floor=floor) <= confidence and curve.moved(floor=floor) <= certain
 
 
 def met(high: float) -> str:
-    """Why a warm-up ended whose loss still fell.
+    """Return the reason why a warm-up ended at its highest learning rate while the loss still fell.
 
     >>> met(1.0)
-    'the ceiling high=1 was met while the loss still fell'
+    'the highest learning rate, high=1, was reached while the loss still fell'
     """
-    return f"the ceiling high={high:.4g} was met while the loss still fell"
+    return f"the highest learning rate, high={high:.4g}, was reached while the loss still fell"
 
 
 def met_flat(high: float) -> str:
-    """Why a warm-up ended whose loss never moved.
+    """Return the reason why a warm-up ended at its highest learning rate with a loss that hardly
+    changed.
 
     >>> met_flat(0.01)
-    'the ceiling high=0.01 was met and the loss has hardly moved'
+    'the highest learning rate, high=0.01, was reached and the loss has hardly changed'
     """
-    return f"the ceiling high={high:.4g} was met and the loss has hardly moved"
+    return (
+        f"the highest learning rate, high={high:.4g}, was reached and the loss has hardly changed"
+    )
 
 
 def notice(why: str, *, high: float, rate: float) -> str:
-    """What the user is to know of such an end; empty for any other.
+    """Return the warning for a warm-up that reached its highest learning rate, or "" for any other
+    end.
 
     Args:
-        why: the reason of the decision, at whose end one of the two above may be.
-        high: the highest rate of the warm-up.
-        rate: the one that decays.
+        why: Reason of the decision; it may end with the text of `met` or `met_flat`.
+        high: Highest learning rate of the warm-up.
+        rate: Learning rate at which the decay starts.
     """
     reached = f"AutoWarmUp reached its highest learning rate, high={high:.4g}"
     then = (
-        f"This run decays from {rate:.4g}. To search higher, start a new run with "
-        f"lb.AutoWarmUp(high={10.0 * high:.4g})."
+        f"In this run, the decay starts at the learning rate {rate:.4g}. To try higher learning "
+        f"rates, start a new run with lb.AutoWarmUp(high={10.0 * high:.4g})."
     )
     if why.endswith(met(high)):
         return f"{reached}, while the loss still fell. The best learning rate may be higher. {then}"
     if why.endswith(met_flat(high)):
         return (
-            f"{reached}, and the loss has hardly moved. The learning rates that were tried are "
+            f"{reached}, and the loss has hardly changed. All learning rates up to this one are "
             f"probably too small. {then}"
         )
     return ""

@@ -1,13 +1,13 @@
-"""Gaussian-process regression of a curve on [0, 1] whose length scale is known.
+"""Fit a Gaussian process with a known length scale to a curve on [0, 1].
 
     y(x) = mean + f(x) + noise,    f ~ GP(0, s k),    k(x, z) = exp(-(x - z)^2 / (2 l^2))
 
-with noise of the variance s r / count where y is the mean of `count` values. Signal variance s and
-noise ratio r are those of the largest marginal likelihood: s has a closed form for each r, so that
-one number is searched, on a grid that is refined; nothing is drawn at random.
+The noise has the variance s r / count if y is the mean of `count` values. The signal variance s and
+the noise ratio r maximize the marginal likelihood. For each r, the best s has a closed form, so
+only r is searched, on a grid that is refined. Nothing is drawn at random.
 
-With l = 0.2 the kernel on [0, 1] has 18 eigenvalues that float64 can tell from zero: f is a
-weighted sum of that many fixed functions, and no matrix is larger than n x 32.
+With l = 0.2, the kernel on [0, 1] has 18 eigenvalues that float64 can distinguish from zero.
+Therefore the curve f is a weighted sum of 18 fixed functions, and no matrix is larger than n x 32.
 
 Rasmussen, Williams: Gaussian Processes for Machine Learning, 2006, sections 2.2 and 5.4.1.
 """
@@ -24,25 +24,27 @@ import numpy.typing as npt
 Row = npt.NDArray[np.float64]
 
 KNOTS = 32
-"""Points of the Nystroem approximation; from 24 on it is exact to rounding for l = 0.2."""
+"""Number of points of the Nystroem approximation. For l = 0.2, the approximation is exact up to
+rounding from 24 points on."""
 
 SMALLEST = 1e-13
-"""An eigenvalue below this fraction of the largest is rounding."""
+"""Fraction of the largest eigenvalue below which an eigenvalue counts as rounding error."""
 
 RATIOS = (-6.0, 6.0)
-"""Decades of r that are searched."""
+"""Smallest and largest exponent of 10 in the search for the noise ratio r."""
 
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """The posterior of f at points of [0, 1]; arrays of equal length G.
+    """Hold the posterior of f at G points of [0, 1].
 
     Args:
-        x: the points, rising; the last one is now.
-        mean: of the curve, with the data's mean.
-        spread: f = mean + spread @ w with w of independent standard normal numbers, [G, K].
-        unit: standard deviation of the data, by which everything is scaled.
-        noise: standard deviation of one recorded value around the curve.
+        x: The points in rising order, [G]; the last point is the present.
+        mean: Posterior mean of the curve at these points, including the mean of the data, [G].
+        spread: Matrix [G, K] with f = mean + spread @ w, where w has K independent standard normal
+            entries.
+        unit: Standard deviation of the data, which scales all other numbers.
+        noise: Standard deviation of one recorded value around the curve.
     """
 
     x: Row
@@ -53,34 +55,39 @@ class Posterior:
 
     @property
     def lowest(self) -> int:
-        """The point with the least posterior mean, the first of several."""
+        """Index of the first point with the smallest posterior mean."""
         return int(np.argmin(self.mean))
 
     def rise(self, at: int) -> tuple[float, float]:
-        """f at the last point less f at another one: mean and standard deviation."""
+        """Return mean and standard deviation of the difference between f at the last point and at
+        `at`."""
         row = self.spread[-1] - self.spread[at]
         return float(self.mean[-1] - self.mean[at]), math.sqrt(float(row @ row))
 
     def risen(self, *, floor: float) -> float:
-        """max over earlier points of P(f there < f at the last one), each pair by itself; 0.5 for a
-        constant.
+        """Return the largest probability, over all earlier points, that f is lower there than at
+        the last point.
+
+        Each pair of points is compared separately. For constant data the result is 0.5.
 
         Args:
-            floor: variance added to that of each difference, in units of that of the data.
+            floor: Variance added to the variance of each difference, in units of the variance of
+                the data.
         """
         if self.unit == 0.0:
             return 0.5
-        # in units of the data, whose square need not be a float
+        # Divide by the unit first, because the square of the data may overflow.
         rows = (self.spread[:-1] - self.spread[-1]) / self.unit
         deviation = np.sqrt(np.einsum("gk,gk->g", rows, rows) + floor)
         return normal(float(((self.mean[-1] - self.mean[:-1]) / self.unit / deviation).max()))
 
     def fallen(self, since: int, *, floor: float) -> float:
-        """P(f at the last point < f at the point `since`); 0.5 for a constant.
+        """Return the probability that f is lower at the last point than at `since`; 0.5 for
+        constant data.
 
         Args:
-            since: a point.
-            floor: as in `risen`.
+            since: Index of a point.
+            floor: Variance added to the variance of the difference, as in `risen`.
         """
         if self.unit == 0.0:
             return 0.5
@@ -89,11 +96,12 @@ class Posterior:
         return normal(float(self.mean[since] - self.mean[-1]) / self.unit / deviation)
 
     def moved(self, *, floor: float) -> float:
-        """Return by how many standard deviations two points of the curve differ at most, each pair
-        by itself; 0 for a constant.
+        """Return the largest difference between two points of the curve, in standard deviations.
+
+        Each pair of points is compared separately. For constant data the result is 0.
 
         Args:
-            floor: as in `risen`.
+            floor: Variance added to the variance of each difference, as in `risen`.
         """
         if self.unit == 0.0:
             return 0.0
@@ -105,7 +113,7 @@ class Posterior:
 
 
 def normal(z: float) -> float:
-    """P(standard normal < z).
+    """Return the probability that a standard normal number is below z.
 
     >>> normal(0.0)
     0.5
@@ -124,11 +132,11 @@ def posterior_of(
     0.6
 
     Args:
-        x: where, in [0, 1], [N].
-        y: means of recorded values, finite, [N].
-        counts: of how many values each is the mean, above 0, [N].
-        length_scale: l, at least 0.1.
-        points: G, evenly spaced on [0, 1].
+        x: Positions of the means, in [0, 1], [N].
+        y: Means of recorded values, finite, [N].
+        counts: Number of values in each mean, above 0, [N].
+        length_scale: Length scale l, at least 0.1.
+        points: Number G of evenly spaced points on [0, 1].
     """
     grid = np.linspace(0.0, 1.0, points)
     centre, unit = _standard(y, counts)
@@ -140,7 +148,7 @@ def posterior_of(
     target = weights * (y - centre) / unit
     eigenvalues, vectors = np.linalg.eigh(features.T @ features)
     eigenvalues = np.maximum(eigenvalues, 0.0)
-    # the target's share in each eigenvector; a direction without data has none
+    # Share of the target in each eigenvector. A direction without data has no share.
     squares = (vectors.T @ (features.T @ target)) ** 2
     seen = eigenvalues > SMALLEST * eigenvalues[-1]
     shares = np.divide(squares, eigenvalues, out=np.zeros_like(squares), where=seen)
@@ -155,19 +163,20 @@ def posterior_of(
 
 
 def _standard(y: Row, counts: Row) -> tuple[float, float]:
-    """Mean and standard deviation of all values behind the means; 0 where rounding is all."""
+    """Return mean and standard deviation of all values behind the means; 0 if they differ by
+    rounding only."""
     centre = float(np.average(y, weights=counts))
     unit = math.sqrt(float(np.average((y - centre) ** 2, weights=counts)))
     return centre, unit if unit > 1e-12 * abs(centre) else 0.0
 
 
 def _signal(eigenvalues: Row, shares: Row, rest: float, ratio: float, *, count: int) -> float:
-    """The most likely s, given r."""
+    """Return the most likely signal variance s for a given noise ratio r."""
     return float((shares / (eigenvalues + ratio)).sum() + rest / ratio) / count
 
 
 def _most_likely(eigenvalues: Row, shares: Row, rest: float, *, count: int) -> float:
-    """The most likely r: a grid of decades, refined twice."""
+    """Return the most likely noise ratio r, from a grid of exponents that is refined twice."""
     low, high = RATIOS
     best = 0.0
     for _ in range(3):
@@ -185,7 +194,8 @@ def _most_likely(eigenvalues: Row, shares: Row, rest: float, *, count: int) -> f
 
 @cache
 def _basis(length_scale: float) -> tuple[Row, Row]:
-    """Knots [K], and what turns kernels with them into features, [K, M]."""
+    """Return the knots [K], and the matrix [K, M] that turns kernel values at the knots into
+    features."""
     knots = np.linspace(0.0, 1.0, KNOTS)
     eigenvalues, vectors = np.linalg.eigh(_kernel(knots, knots, length_scale))
     kept = eigenvalues > SMALLEST * eigenvalues[-1]
@@ -198,7 +208,7 @@ def _grid_features(length_scale: float, points: int) -> Row:
 
 
 def _features(x: Row, length_scale: float) -> Row:
-    """phi [N, M] with phi(x) . phi(z) = k(x, z)."""
+    """Return the features phi [N, M] of the points x, with phi(x) . phi(z) = k(x, z)."""
     knots, basis = _basis(length_scale)
     return _kernel(x, knots, length_scale) @ basis
 

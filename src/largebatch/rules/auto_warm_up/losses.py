@@ -1,4 +1,4 @@
-"""The losses of a run in bounded memory, and the curve behind them."""
+"""Store the losses of a run in bounded memory, and give the curve behind them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 from largebatch.rules.auto_warm_up.gaussian_process import Posterior, Row, posterior_of
 
 MOST = 128
-"""Numbers that are kept; then neighbours are merged."""
+"""Number of stored means at which each two neighbors are merged into one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Losses:
-    """Losses as means of neighbours, at most MOST of them.
+    """Store losses as at most MOST means of consecutive losses.
 
-    Ranks compare states by `repr` in each step, so here it holds a checksum in place of the means.
+    Ranks compare states by `repr` in each step, so `repr` shows a checksum instead of the means.
 
     >>> losses = Losses()
     >>> for step in range(200):
@@ -28,9 +28,10 @@ class Losses:
     (100, 2, 0.5, 200)
 
     Args:
-        means: of `width` losses each, in order.
-        width: how many losses one mean holds.
-        total, count: of the losses after them.
+        means: Means of `width` consecutive losses each, in order.
+        width: Number of losses in one mean.
+        total: Sum of the losses after the last mean.
+        count: Number of losses in `total`.
     """
 
     means: tuple[float, ...] = ()
@@ -45,11 +46,11 @@ class Losses:
 
     @property
     def recorded(self) -> int:
-        """How many losses there were."""
+        """Number of losses that were added."""
         return len(self.means) * self.width + self.count
 
     def add(self, loss: float) -> Losses:
-        """With one more."""
+        """Return the losses with one more loss at the end."""
         total, count = self.total + loss, self.count + 1
         if count < self.width:
             return Losses(means=self.means, width=self.width, total=total, count=count)
@@ -60,10 +61,12 @@ class Losses:
         return Losses(means=means, width=width)
 
     def curve(self, *, fence: float = math.inf) -> Posterior:
-        """The Gaussian process behind them, over [0, 1] from the first loss to now.
+        """Return the Gaussian process behind the losses, over [0, 1] from the first to the last
+        loss.
 
         Args:
-            fence: as in `fenced`.
+            fence: Number of distances above the median from which values count by their logarithm,
+                as in `fenced`.
         """
         starts = np.arange(len(self.means) + bool(self.count)) * self.width
         counts = np.full(len(starts), float(self.width))
@@ -76,20 +79,22 @@ class Losses:
 
 
 def fenced(values: Row, *, fence: float) -> Row:
-    """The values, of which those far above the others count by their logarithm: a loss that doubles
-    from step to step is a slope, where one Gaussian would take it for noise.
+    """Return the values after replacing the distance of very large values by its logarithm.
+
+    A loss that doubles from step to step is a slope, but a single Gaussian process would treat it
+    as noise.
 
         v -> top + d log(1 + (v - top) / d)    above top = median + fence d
 
-    with d the distance of the lower quartile to the median: half of the values may lie above.
-    Where it is 0, many values being equal, nothing changes.
+    In this formula, d is the distance from the lower quartile to the median, so up to half of the
+    values may be very large. If d is 0, because many values are equal, nothing changes.
 
     >>> fenced(np.array([1.0, 2.0, 3.0, 4.0, 1e9]), fence=3.0).round(1)
     array([ 1. ,  2. ,  3. ,  4. , 26.7])
 
     Args:
-        values: finite, [N].
-        fence: above 0; inf changes nothing.
+        values: Finite values, [N].
+        fence: Number of distances d above the median, above 0; inf changes nothing.
     """
     ordered = np.sort(values)
     median = ordered[len(ordered) // 2]

@@ -1,14 +1,15 @@
-"""A warm-up that ends itself: the learning rate rises until the training loss no longer falls.
+"""Raise the learning rate in a warm-up that ends itself when the training loss no longer falls.
 
-    rate = low (high / low)^(x / fraction)    for x < fraction, x the part of the budget used
-    p    = max over earlier points i of P(f_i < f_now)
+    lr = low (high / low)^(x / fraction)    for x < fraction
+    p  = max over earlier points i of P(f_i < f_now)
 
-with f the Gaussian process behind the losses so far (`gaussian_process`), over the elapsed part of
-the warm-up scaled to [0, 1]. After `patience` checks in a row with p > confidence the warm-up ends.
-The rate goes back to that at the minimum of the posterior mean, or a part of it, and decays.
+In these formulas, x is the used fraction of the budget, and f is the Gaussian process behind the
+losses so far (`gaussian_process`), over the elapsed part of the warm-up scaled to [0, 1]. The
+warm-up ends after `patience` checks in a row with p > confidence. The learning rate then returns to
+its value at the minimum of the posterior mean, or to a fraction of this value, and decays.
 
 Kim, Kim, Kim, Lee, Kim: Automated Learning Rate Scheduler for Large-batch Training (AutoWU), 2021,
-arXiv 2107.05855; confidence, patience and length scale are those of the authors' program.
+arXiv 2107.05855. Confidence, patience and length scale are those of the authors' program.
 """
 
 from __future__ import annotations
@@ -34,39 +35,47 @@ from largebatch.rules.auto_warm_up.losses import Losses
 from largebatch.rules.factors import Cosine, Factor
 
 CHECKS, GROWTH = 100, 1.15
-"""Checks in a warm-up, and how much the rate grows between two at most."""
+"""Number of checks in a warm-up, and largest factor on the learning rate between two checks."""
 
 FEWEST = 10
-"""Checks, below which a budget is too short."""
+"""Smallest number of checks for which the budget suffices."""
 
 EARLY_CHECKS, EARLY_LOSSES = 10, 30
-"""Before so many of both nothing is decided."""
+"""Numbers of checks and of losses that are necessary before the warm-up may end."""
 
 CERTAIN, SHARE = 3.0, 0.05
-"""By how many standard deviations, and by what share of the fall before, the loss has to rise. If
-no two points of the whole curve differ by as many, the loss has hardly moved."""
+"""Smallest rise of the loss that counts: in standard deviations, and as a fraction of the fall
+before it. If no two points of the whole curve differ by CERTAIN standard deviations, the loss has
+hardly changed."""
 
 FENCE = 50.0
-"""A loss that lies so many times farther above the median than the lower quartile does below it
-counts by its logarithm."""
+"""Distance above the median, in units of the distance from the lower quartile to the median, from
+which a loss counts by its logarithm."""
 
 FLOOR = 1e-4
-"""Variance that is added to that of a difference, in units of the variance of all losses."""
+"""Variance added to the variance of each difference between two points of the loss curve, in units
+of the variance of all losses."""
 
 FAR, IN_A_ROW = 0.5, 2
-"""So many losses in a row, each above all before by more than FAR times their range, end the
-warm-up at once: past the edge of stability the loss grows from step to step."""
+"""A loss is far above the others if it exceeds all earlier losses by more than FAR times their
+range. IN_A_ROW such losses in a row end the warm-up at once, because past the edge of stability the
+loss grows in every step."""
+
+NO_RISE = "no rise of the loss was detected"
+"""Reason for the end of a warm-up that used all of its budget."""
 
 BACKOFF = 0.25
-"""The rate that decays, as a part of the one at the minimum of the loss."""
+"""Learning rate at which the decay starts, as a fraction of the learning rate at the minimum of the
+loss."""
 
 LOST, SAFETY = 3, 0.5
-"""So many losses in a row that are not finite end the warm-up, at this part of the rate; not before
-EARLY_CHECKS, where a gradient scaler still looks for its scale."""
+"""LOST losses in a row that are not finite end the warm-up, at SAFETY times the learning rate.
+Before EARLY_CHECKS checks, losses that are not finite do not end the warm-up, because a gradient
+scaler may still be looking for its scale."""
 
 
 def warm_up_rate(*, x: float, low: float, high: float, linear: bool = False) -> float:
-    """The rate at the fraction x in [0, 1] of the longest warm-up.
+    """Return the learning rate at the fraction x in [0, 1] of the longest warm-up.
 
     >>> round(warm_up_rate(x=0.5, low=1e-4, high=1.0), 6)
     0.01
@@ -76,18 +85,21 @@ def warm_up_rate(*, x: float, low: float, high: float, linear: bool = False) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmUpState:
-    """The state of a warm-up.
+    """Hold the state of a warm-up.
 
     Args:
-        losses: so far; empty when it has ended.
-        checks: that were due.
-        votes: checks in a row that saw the loss rise.
-        lowest, highest: of the losses that are not far above the others.
-        far: losses in a row that are.
-        skipped: steps lost to non-finite values before the last one.
-        batch_size: of the warm-up; 0 before the first step.
-        rate: of the last step of the warm-up, later the one that decays.
-        ended: the fraction of the budget used at its end; None before.
+        losses: Losses so far; empty after the warm-up has ended.
+        checks: Number of checks so far.
+        votes: Number of checks in a row that detected a rise of the loss.
+        lowest: Smallest loss so far, without the losses far above the others.
+        highest: Largest loss so far, without the losses far above the others.
+        far: Number of losses in a row that are far above the others.
+        skipped: Number of steps that were skipped because of non-finite values before the last
+            step.
+        batch_size: Batch size of the warm-up in samples; 0 before the first step.
+        rate: Learning rate of the last step of the warm-up; after its end, the learning rate at
+            which the decay starts.
+        ended: Used fraction of the budget when the warm-up ended; None before.
     """
 
     losses: Losses = field(default_factory=Losses)
@@ -104,44 +116,50 @@ class WarmUpState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutoWarmUp:
-    """Sets the learning rate without one being given: it rises from `low`, the loss says when that
-    is enough, and it decays over the rest of the budget.
+    """Find the learning rate during training: raise it from `low` until the loss rises, then let it
+    decay.
 
-    The optimizer's own rate only says how the parameter groups compare. The loss is the mean over
-    the global batch, so all ranks decide alike.
+    The optimizer's own learning rates only determine the ratios between its parameter groups. The
+    loss is the mean over the batch of all ranks, so all ranks decide alike.
 
     >>> from largebatch.core.measurement import Budget
     >>> rule, seen = AutoWarmUp(), Measurement(step=0, samples=0, base_steps=0, batch_size=64,
     ...     base_batch_size=64, base_lr=0.1, loss=2.3, budget=Budget(steps=1000))
     >>> rule.update(rule.init(), seen, Decision(next_batch_size=64, base_steps=1))[1].reason
-    'warm-up 1e-05'
+    'warm-up: lr 1e-05'
 
     Args:
-        low, high: the first rate, and that at the end of the longest warm-up, of the first
-            parameter group. The narrower, the finer is the search.
-        fraction: the part of the budget that the warm-up may take, in (0, 1).
-        growth: how the rate rises.
-        decay: factor on the rate over the rest of the budget.
-        cooldown: the decay takes the last part of the budget of this length, in (0, 1], and the
-            rate is held until then; 1 decays at once.
-        after: rules that go on when the warm-up has ended, with its batch as their base batch, as
-            AdaScale() where the batch changes later.
-        confidence: that the loss rises, in [0.5, 1).
-        patience: checks in a row that see it.
-        backoff: the rate that decays, as a part of the one at the minimum, in (0, 1]. None for
-            0.25, or 1 where `paper` is given, since the authors' program has none.
-        backoff_at_high: the rate that decays if `high` was met while the loss still fell or had
-            hardly moved, as a part of the last one, in (0, 1]. None treats that as any other end,
-            with `backoff`, as version 0.1 did.
-        paper: decides as the authors' program: checks once an epoch, has none of the guards, and
-            where nothing ended the warm-up decays from the last rate.
+        low: Learning rate of the first parameter group in the first step.
+        high: Learning rate of the first parameter group at the end of the longest warm-up. A
+            smaller ratio of `high` to `low` makes the search finer.
+        fraction: Fraction of the budget that the warm-up may take, in (0, 1).
+        growth: "exponential" or "linear" rise of the learning rate.
+        decay: Factor on the learning rate over the rest of the budget.
+        cooldown: Fraction of the budget that the decay takes at the end of the run, in (0, 1]. The
+            learning rate stays constant between warm-up and decay. With cooldown=1, the decay
+            starts as soon as the warm-up has ended.
+        after: Rules that start when the warm-up has ended, with its batch as their base batch. For
+            example, use AdaScale() if the batch size changes later.
+        confidence: Probability of a rise of the loss above which a check detects it, in [0.5, 1).
+        patience: Number of checks in a row that must detect a rise.
+        backoff: Learning rate at which the decay starts, as a fraction of the one at the minimum of
+            the loss, in (0, 1]. None stands for 0.25, or for 1 if `paper` is True, as in the
+            authors' program.
+        paper: Whether to decide as the authors' program does: one check per epoch, without our
+            additional safeguards. If no rise is detected, the decay then starts from the last
+            learning rate.
+        backoff_at_high: Learning rate at which the decay starts, as a fraction of the last one, in
+            (0, 1], if `high` was reached while the loss still fell or had hardly changed. None
+            treats this case like any other end, with `backoff`, as version 0.1 did.
 
     Raises:
-        ValueError: an argument outside its bounds or of another type; at the first step, a budget
-            too short for FEWEST checks; at any, an optimizer whose rate is 0.
-        LargeBatchError: the batch changes during the warm-up, where the rate is sought for it.
+        ValueError: If an argument has the wrong type or is out of its range. The first step raises
+            this error if the budget is too short for FEWEST checks, and any step raises it if the
+            optimizer's learning rate is 0.
+        LargeBatchError: If the batch size changes during the warm-up, which looks for the learning
+            rate of one batch size.
 
-    Reference: arXiv 2107.05855.
+    Reference: Kim, Kim, Kim, Lee, Kim, AutoWU, 2021, arXiv 2107.05855.
     """
 
     low: float = 1e-5
@@ -169,13 +187,16 @@ class AutoWarmUp:
             check_part("backoff_at_high", self.backoff_at_high, usual=1.0)
         if "AutoWarmUp" in names_within(chain(self.after)):
             raise ValueError(
-                "What comes after a warm-up follows the batch, as in AutoWarmUp(after=AdaScale()); "
-                "a second AutoWarmUp would look for the rate anew."
+                "AutoWarmUp was passed as `after` of another AutoWarmUp, but it would search for "
+                "the learning rate again. Pass a rule that follows the batch size: "
+                "AutoWarmUp(after=AdaScale())"
             )
+
+    references = ("kim2021automated",)
 
     @property
     def rule(self) -> Rule:
-        """What is within, for the checks of a chain."""
+        """The rules in `after`, which a chain checks together with this rule."""
         return self.after
 
     @property
@@ -193,7 +214,7 @@ class AutoWarmUp:
 
     @property
     def forbids(self) -> frozenset[str]:
-        # any other rule for the learning rate would multiply the one that is searched for
+        # Any other rule for the learning rate would multiply the one that is searched for.
         return self.after.forbids | {"AutoWarmUp", LR_RULES}
 
     def init(self) -> tuple[WarmUpState, Any]:
@@ -204,10 +225,9 @@ class AutoWarmUp:
     ) -> tuple[tuple[WarmUpState, Any], Decision]:
         if not seen.base_lr > 0.0:
             raise ValueError(
-                "AutoWarmUp multiplies the optimizer's learning rates, which keep their ratios, "
-                f"and the first is {seen.base_lr}. Any rate above 0 will do: "
-                "torch.optim.SGD(model.parameters(), lr=0.1). A scheduler would be undone: leave "
-                "it out."
+                f"The optimizer's first learning rate is {seen.base_lr}, but AutoWarmUp multiplies "
+                "it and needs a value above 0. Pass any value above 0, and use no scheduler: "
+                "torch.optim.SGD(model.parameters(), lr=0.1)"
             )
         search, after = state
         why = notice = ""
@@ -216,56 +236,60 @@ class AutoWarmUp:
             notice = notice_of_ceiling(why, high=self.high, rate=search.rate)
         if search.ended is None:
             return (search, after), proposed.scaled(search.rate / seen.base_lr, because=why)
-        left = min(1.0 - search.ended, self.cooldown)  # of the budget, when the decay begins
+        left = min(1.0 - search.ended, self.cooldown)  # fraction of the budget for the decay
         factor = self.decay(1.0 - min((1.0 - seen.progress) / left, 1.0) if left else 1.0)
-        why = why or f"rate {search.rate:.4g} x{factor:.4g}"
+        why = why or f"decay: lr {search.rate:.4g} x{factor:.4g}"
         decision = proposed.scaled(search.rate * factor / seen.base_lr, because=why)
-        after, decision = self._go_on(after, seen, decision, base=search.batch_size)
+        after, decision = self._continue(after, seen, decision, base=search.batch_size)
         return (search, after), decision.noticed(notice)
 
     def _search(
         self, search: WarmUpState, seen: Measurement, proposed: Decision
     ) -> tuple[WarmUpState, str]:
-        """The warm-up with one more loss in it, and why."""
+        """Return the warm-up after one more loss, and the reason for its learning rate."""
         search = self._checked(search, seen, proposed)
         x = seen.progress / self.fraction
         lost, search = seen.skipped - search.skipped, replace(search, skipped=seen.skipped)
         if lost >= LOST and search.checks >= EARLY_CHECKS and not self.paper:
-            why = f"{lost} losses were not finite"
+            why = f"{lost} losses in a row were not finite"
             return self._ended(search, seen, why, curve=self._known(search), safety=SAFETY)
         if x >= 1.0:
             return self._forced(search, seen)
         if seen.loss is not None:
-            search = self._heard(search, seen.loss)
+            search = self._with_loss(search, seen.loss)
         if search.far >= IN_A_ROW:
-            why = f"a loss of {seen.loss:.4g} after {search.lowest:.4g} to {search.highest:.4g}"
+            before = f"{search.lowest:.4g} to {search.highest:.4g}"
+            why = f"the loss {seen.loss:.4g} is far above the losses before it, {before}"
             return self._ended(search, seen, why, curve=self._known(search))
         search = replace(search, rate=self._rate(x))
         due = self._due(seen, base_steps=proposed.base_steps)
         if due == search.checks or not search.losses.recorded:
-            return search, f"warm-up {search.rate:.4g}"
+            return search, f"warm-up: lr {search.rate:.4g}"
         curve = self._curve(search)
         risen = curve.risen(floor=FLOOR)
         votes = search.votes + 1 if self._rises(search, curve, risen) else 0
         search = replace(search, checks=due, votes=votes)
-        why = f"the loss rises with P = {risen:.3f}, {votes} of {self.patience} times"
+        why = (
+            f"the loss rises with probability {risen:.3f}, "
+            f"detected in {votes} of {self.patience} checks in a row"
+        )
         if votes < self.patience:
-            return search, f"warm-up {search.rate:.4g}: {why}"
+            return search, f"warm-up: lr {search.rate:.4g}, {why}"
         return self._ended(search, seen, why, curve=curve)
 
     def _forced(self, search: WarmUpState, seen: Measurement) -> tuple[WarmUpState, str]:
-        """The search after the longest warm-up, which nothing ended before."""
+        """Return the search after the longest warm-up, without a detected rise of the loss."""
         curve, part = self._known(search), self.backoff_at_high
         if part is None or curve is None:
-            return self._ended(search, seen, "nothing ended it", curve=curve)
+            return self._ended(search, seen, NO_RISE, curve=curve)
         if falls(curve, confidence=self.confidence, floor=FLOOR):
             return self._ended(search, seen, met(self.high), safety=part)
         if is_flat(curve, confidence=self.confidence, certain=CERTAIN, floor=FLOOR):
             return self._ended(search, seen, met_flat(self.high), safety=part)
-        return self._ended(search, seen, "nothing ended it", curve=curve)
+        return self._ended(search, seen, NO_RISE, curve=curve)
 
-    def _heard(self, search: WarmUpState, loss: float) -> WarmUpState:
-        """The search with one more loss; one that is far above the others is not among them."""
+    def _with_loss(self, search: WarmUpState, loss: float) -> WarmUpState:
+        """Return the search with one more loss, which is left out if it is far above the others."""
         low, high = search.lowest, search.highest
         started = search.losses.recorded >= EARLY_LOSSES and not self.paper
         if started and loss > high + FAR * (high - low):
@@ -274,15 +298,18 @@ class AutoWarmUp:
         return replace(search, losses=losses, far=0, lowest=min(low, loss), highest=max(high, loss))
 
     def _known(self, search: WarmUpState) -> Posterior | None:
-        """The curve whose minimum an end goes back to; None where there is none, and for `paper`,
-        which goes back where the loss rose alone."""
+        """Return the curve whose minimum gives the learning rate, or None if there is none.
+
+        The authors' program returns to the minimum only if it detected a rise, so with `paper` this
+        is None.
+        """
         return self._curve(search) if search.losses.recorded and not self.paper else None
 
     def _curve(self, search: WarmUpState) -> Posterior:
         return search.losses.curve(fence=math.inf if self.paper else FENCE)
 
     def _rises(self, search: WarmUpState, curve: Posterior, risen: float) -> bool:
-        """Whether one check sees the loss rise."""
+        """Return whether one check detects a rise of the loss."""
         if self.paper:
             return risen > self.confidence
         if search.checks < EARLY_CHECKS or search.losses.recorded < EARLY_LOSSES:
@@ -302,21 +329,25 @@ class AutoWarmUp:
         curve: Posterior | None = None,
         safety: float = 1.0,
     ) -> tuple[WarmUpState, str]:
-        """The search after the warm-up, which decays from a part of the rate at the least of the
-        curve, and of none above the last one; without a curve, from the last one."""
+        """Return the search after the end of the warm-up.
+
+        The decay starts at a fraction of the learning rate at the minimum of the curve, but not
+        above the last learning rate. Without a curve, it starts at the last learning rate.
+        """
         rate = search.rate or self._rate(0.0)
         if curve is not None:
             x = float(curve.x[curve.lowest]) * seen.progress / self.fraction
             rate = min(rate, self._rate(min(x, 1.0))) * self._backoff
         rate *= safety
         ended = replace(search, losses=Losses(), rate=rate, ended=seen.progress)
-        return ended, f"warm-up ended at {search.rate:.4g}, decays from {rate:.4g}: {why}"
+        why = f"warm-up ended at lr {search.rate:.4g}, decay starts at lr {rate:.4g}: {why}"
+        return ended, why
 
     def _rate(self, x: float) -> float:
         return warm_up_rate(x=x, low=self.low, high=self.high, linear=self.growth == "linear")
 
     def _due(self, seen: Measurement, *, base_steps: float) -> int:
-        """Checks that are due once this step is taken."""
+        """Return the number of checks that are due after this step."""
         if self.paper:
             assert seen.dataset_size is not None
             return (seen.samples + seen.batch_size) // seen.dataset_size
@@ -330,45 +361,48 @@ class AutoWarmUp:
 
     @property
     def _backoff(self) -> float:
-        """The part of the rate at the minimum that decays."""
+        """Learning rate at which the decay starts, as a fraction of the one at the minimum of the
+        loss."""
         if self.backoff is not None:
             return self.backoff
         return 1.0 if self.paper else BACKOFF
 
     @property
     def _checks(self) -> int:
-        """Checks of the longest warm-up."""
+        """Number of checks in the longest warm-up."""
         if self.growth == "linear":
             return CHECKS
         return max(CHECKS, math.ceil(math.log(self.high / self.low) / math.log(GROWTH)))
 
     def _checked(self, search: WarmUpState, seen: Measurement, proposed: Decision) -> WarmUpState:
-        """The search, once it is sure that it can be one."""
+        """Return the state of the search, after checking batch size and budget."""
         batch_size = proposed.next_batch_size
         if batch_size == search.batch_size:
             return search
         if search.batch_size:
             raise LargeBatchError(
-                f"The batch went from {search.batch_size} to {batch_size} samples in AutoWarmUp, "
-                "which looks for the rate of one batch. Change it later, once "
-                f"{self.fraction:.0%} of the budget is used, with AutoWarmUp(after=AdaScale())."
+                f"The batch size changed from {search.batch_size} to {batch_size} samples during "
+                "the warm-up of AutoWarmUp, which finds the learning rate of one batch size. "
+                f"Change the batch size after {self.fraction:.0%} of the budget is used, with "
+                "AutoWarmUp(after=AdaScale())."
             )
         assert seen.budget is not None
         one = seen.budget.used(step=1, samples=batch_size, base_steps=proposed.base_steps)
         steps = self.fraction / one
         if steps < EARLY_LOSSES + FEWEST and not self.paper:
             raise ValueError(
-                f"AutoWarmUp has {steps:.0f} steps for its warm-up, too few for {FEWEST} checks "
-                f"after {EARLY_LOSSES} losses. Train for at least "
-                f"{math.ceil((EARLY_LOSSES + FEWEST) / self.fraction)} optimizer steps, or with a "
+                f"The budget gives AutoWarmUp {steps:.0f} steps for its warm-up, but it needs at "
+                f"least {EARLY_LOSSES + FEWEST}: {EARLY_LOSSES} losses and then {FEWEST} checks. "
+                "Train for at least "
+                f"{math.ceil((EARLY_LOSSES + FEWEST) / self.fraction)} optimizer steps, or use a "
                 "smaller batch."
             )
         return replace(search, batch_size=batch_size)
 
-    def _go_on(
+    def _continue(
         self, state: Any, seen: Measurement, decision: Decision, *, base: int
     ) -> tuple[Any, Decision]:
-        """The rules after the warm-up, whose clock counts steps of its batch."""
+        """Apply the rules after the warm-up, whose clock counts steps of the warm-up's batch."""
         if "clock" not in self.after.changes:
             return self.after.update(state, replace(seen, base_batch_size=base), decision)
         unit = base / seen.base_batch_size

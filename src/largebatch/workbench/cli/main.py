@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from largebatch.core.version import __version__
+from largebatch.workbench.cli.cite import cite_command
 from largebatch.workbench.cli.compare import compare_command, demo_command
 from largebatch.workbench.cli.critical import critical_command
 from largebatch.workbench.cli.doctor import doctor_command
@@ -34,8 +35,8 @@ def cli(context: click.Context) -> None:
 
 
 for command in (
-    *(compare_command, critical_command, demo_command, doctor_command, methods_command),
-    *(plan_command, probe_command, replay_command, report_command, schedule_command),
-    *(train_command, workloads_command),
+    *(cite_command, compare_command, critical_command, demo_command, doctor_command),
+    *(methods_command, plan_command, probe_command, replay_command, report_command),
+    *(schedule_command, train_command, workloads_command),
 ):
     cli.add_command(command)
