@@ -58,7 +58,8 @@ def growth(
         lengths: Length of each stage in samples or epochs, or relative to each other.
         most: Largest factor on the first batch size. The growth of the learning rate also ends
             there.
-        rate_goes_on: Whether the learning rate keeps growing after that; this requires a gamma.
+        rate_goes_on: Whether the learning rate keeps growing after the batch has reached its
+            largest size. Setting `rate_goes_on` to True requires a gamma.
         max_lr: Largest factor on the base learning rate, for example that of the largest stable
             learning rate.
         over: Length of all stages together, such as `lb.Budget(samples=...)`; None for the run's

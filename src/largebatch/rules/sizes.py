@@ -209,7 +209,7 @@ def check_above_zero(rule: object, *, example: str, **values: float) -> None:
 
     Args:
         rule: The rule whose values they are.
-        example: Call with valid values, for the message.
+        example: Example of a call with valid values, for the error message.
         values: Hyper-parameters by name.
 
     Raises:

@@ -72,7 +72,7 @@ def met(high: float) -> str:
 
 
 def met_flat(high: float) -> str:
-    """Return the reason why a warm-up ended at its highest learning rate with a loss that hardly
+    """Return the reason why a warm-up ended at its highest learning rate although the loss hardly
     changed.
 
     >>> met_flat(0.01)
