@@ -290,7 +290,7 @@ def watch(
     The true gradient is that of the distribution of fresh samples. If a small data set is passed
     over many times, give its size: the noise scale is then that of the data set's own gradient. It
     is approximate while the weights move within an epoch. Late in training, at a large learning
-    rate, the estimate was a third of the true one (docs/noise-scale.md).
+    rate, the estimate was a third of the true one (docs/explanation/noise-scale.md).
 
     Args:
         model: bare, or in DistributedDataParallel if several processes share the batch.

@@ -56,7 +56,8 @@ def ratio_interval(
 
     Measured coverage at level 0.95: 0.95 to 0.97 for independent steps (16 to 400 of them), 0.90 to
     0.97 for autocorrelated ones where the series is 10 to 20 times as long as its memory, 0.90 to
-    0.96 with outliers in one step of fifty (200 and 400 steps); docs/noise-scale.md has the table.
+    0.96 with outliers in one step of fifty (200 and 400 steps);
+    docs/explanation/noise-scale.md has the table.
 
     >>> rng = np.random.default_rng(0)
     >>> low, high = ratio_interval(6 + rng.normal(size=400), 2 + rng.normal(size=400))

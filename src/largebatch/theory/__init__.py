@@ -1,7 +1,8 @@
 """Formulas that relate batch size, learning rate and cost, as functions of plain numbers.
 
 Each formula says what it assumes and where it comes from: read in a paper, derived here, or
-recalled from a paper whose text was not compared. `docs/theory.md` shows an example of each.
+recalled from a paper whose text was not compared. `docs/explanation/theory.md` shows an
+example of each.
 """
 
 from largebatch.theory.any_time import any_time_batch_size, any_time_bound, any_time_constant
