@@ -352,7 +352,7 @@ def test_the_rules_page_has_a_section_for_every_rule_and_a_row_for_every_method(
     from largebatch.methods import METHODS
     from largebatch.rules.kinds import RULES
 
-    text = (ROOT / "docs" / "rules.md").read_text()
+    text = (ROOT / "docs" / "explanation" / "rules.md").read_text()
     assert not {name for name in RULES if f"### {name}\n" not in text}
     assert not {name for name in METHODS if f"| `{name}` |" not in text}
 

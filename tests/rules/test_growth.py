@@ -71,7 +71,7 @@ def test_the_papers_schedules_have_their_batches_and_rates(name: str, rule: Any)
 
 @pytest.mark.parametrize("samples", [N, 2048])
 def test_the_authors_program_is_eight_stages_of_25_epochs(samples: int) -> None:
-    """As docs/rules.md has it: batches 16 to 2048 and rates 1.4^0 to 1.4^7, at the epochs 25 to 175
+    """docs/explanation/rules.md: batches 16 to 2048, rates 1.4^0 to 1.4^7, at the epochs 25 to 175
     of 200."""
     rule, budget = methods.growth(delta=2, gamma=1.4, lengths=(25,) * 8), 200 * samples
     begins = [25 * m * samples for m in range(8)]

@@ -1,4 +1,4 @@
-"""docs/theory.md shows each public name of the theory in code, which tests/test_docs.py runs."""
+"""docs/explanation/theory.md shows each public name of `lb.theory` in code that the tests run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import largebatch.theory
 
-PAGE = Path(__file__).parents[2] / "docs" / "theory.md"
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "theory.md"
 
 
 def test_each_public_name_occurs_in_a_python_block_of_the_page() -> None:

@@ -78,8 +78,8 @@ def test_a_method_that_is_named_after_none_leaves_the_workloads_optimizer_and_ra
 
 def test_pages_and_table_name_just_the_methods_that_bring_an_optimizer() -> None:
     bring = {name for name, method in METHODS.items() if method.optimizer is not None}
-    page = (Path(__file__).parents[3] / "docs" / "rules.md").read_text()
-    said = page.partition("**The optimizer.**")[2].partition("bring that")[0]
+    page = (Path(__file__).parents[3] / "docs" / "explanation" / "rules.md").read_text()
+    said = page.partition("**The optimizer.**")[2].partition("bring their own optimizer")[0]
     assert set(re.findall(r"`([a-z-]+)`", said)) == bring
     shown = Console(width=1000, file=io.StringIO(), record=True)
     shown.print(methods_table(METHODS.values()))
