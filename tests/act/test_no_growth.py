@@ -136,9 +136,7 @@ def told_of_bound(at: float, *, noise_scale: float) -> list[str]:
 
 def test_a_bound_by_the_noise_is_named_where_it_held_what_the_clock_asked_for() -> None:
     (text,) = told_of_bound(0.1, noise_scale=4.0)
-    assert (
-        "last measurement was: batch size 16 limited to 8 by the noise scale 4 [4, 4]." in text
-    )
+    assert "last measurement was: batch size 16 limited to 8 by the noise scale 4 [4, 4]." in text
     assert told_of_bound(0.9, noise_scale=4.0) == [], "the clock has not asked yet"
     assert told_of_bound(0.1, noise_scale=40.0) == []
 

@@ -325,7 +325,7 @@ def watch(
     training repeats a small data set many times, pass `dataset_size`: the noise scale is then that
     of the data set's own gradient. This noise scale is approximate while the weights move within an
     epoch. In one test, late in training and at a large learning rate, the estimate was a third of
-    the true noise scale (docs/noise-scale.md).
+    the true noise scale (docs/explanation/noise-scale.md).
 
     >>> import torch, largebatch as lb
     >>> model = torch.nn.Linear(3, 1)

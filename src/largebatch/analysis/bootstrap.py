@@ -63,7 +63,7 @@ def ratio_interval(
     At level 0.95, the measured coverage is 0.95 to 0.97 for 16 to 400 independent steps. The
     coverage is 0.90 to 0.97 for autocorrelated steps if the series is 10 to 20 times as long as its
     correlation time. The coverage is 0.90 to 0.96 if one step in fifty is an outlier (200 and 400
-    steps). The table is in docs/noise-scale.md.
+    steps). The table is in docs/explanation/noise-scale.md.
 
     >>> rng = np.random.default_rng(0)
     >>> low, high = ratio_interval(6 + rng.normal(size=400), 2 + rng.normal(size=400))
