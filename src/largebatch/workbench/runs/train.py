@@ -149,7 +149,10 @@ class _RunOptions:
     length: Length | Budget
 
     def spec(self, process: Process) -> tuple[RunSpec, dict[str, int]]:
-        """Load the data; return the settings of the run, and the sizes of data set and base batch."""
+        """Load the data and return the settings of the run.
+
+        The second result holds the sizes of the data set and of the base batch.
+        """
         workload, schedule = self.method.workload, self.method.schedule
         data = workload.data()
         sizes = {"dataset_size": size(data.train), "base_batch_size": workload.base_batch_size}

@@ -163,7 +163,7 @@ def _fashion(
 
 
 def fashion_logistic() -> Workload:
-    """Return the workload with logistic regression, which is convex and the fastest of the three."""
+    """Return the workload with logistic regression, which is convex and trains fastest."""
     model = partial(logistic, inputs=28 * 28, classes=10)
     summary = "Logistic regression (8k parameters)"
     return _fashion("fashion-logistic", summary, model, base_lr=0.005, epochs=5)

@@ -17,14 +17,14 @@ from torch.nn.functional import relu, scaled_dot_product_attention
 
 
 def logistic(*, inputs: int, classes: int) -> nn.Module:
-    """Return a logistic regression, which maps samples of `inputs` values to logits [B, classes]."""
+    """Return a logistic regression with `inputs` values per sample and logits [B, classes]."""
     return nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
 
 
 def mlp(*, inputs: int, width: int, classes: int) -> nn.Module:
-    """Return a network with two hidden layers, which maps inputs [B, inputs] to logits [B, classes].
+    """Return a network with two hidden layers of `width` units.
 
-    Each hidden layer has `width` units.
+    The network maps inputs [B, inputs] to logits [B, classes].
     """
     return nn.Sequential(
         nn.Linear(inputs, width),

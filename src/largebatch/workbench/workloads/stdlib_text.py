@@ -35,7 +35,7 @@ LEFT_OUT = frozenset(
 
 
 def source_files(root: Path) -> Iterator[Path]:
-    """Yield the Python files under `root` in sorted order, without the directories in `LEFT_OUT`."""
+    """Yield the Python files under `root` in sorted order, except those in `LEFT_OUT`."""
     for directory, subdirectories, names in os.walk(root):
         subdirectories[:] = sorted(set(subdirectories) - LEFT_OUT)
         for name in sorted(names):
