@@ -149,7 +149,7 @@ def trained() -> lb.Controller:
 
 
 class Cases:
-    """Corrupt and read each kind of file or state; each method returns the result of one reading."""
+    """Corrupt and read each kind of file or state; each method returns its result as text."""
 
     def __init__(self, folder: Path, random_: random.Random) -> None:
         torch.manual_seed(0)

@@ -292,7 +292,7 @@ def test_a_target_that_no_run_reaches_is_reported() -> None:
     (finding,) = answer.findings
     assert finding.batch is None
     assert "no run reached the target loss 0.001; the lowest loss was" in str(finding)
-    assert "left out: 8, 16, 32 samples" in answer.notes[0]
+    assert "the batch sizes 8, 16, 32 are left out" in answer.notes[0]
 
 
 # All of them
@@ -405,6 +405,6 @@ def test_the_command_prints_the_answers_side_by_side(tmp_path: Path) -> None:
     ended = CliRunner().invoke(cli, [*words.split(), "--plot", str(tmp_path / "c.png")])
     assert ended.exit_code == 0, ended.output
     assert "noise: the noise scale is the batch size at which the noise of the" in ended.stdout
-    assert "branches: the largest batch whose validation loss" in ended.stdout
+    assert "branches: the critical batch size is the largest tested" in ended.stdout
     assert "Samples to train digits on: noise 2,142" in ended.stderr
     assert (tmp_path / "c.png").exists()

@@ -235,9 +235,9 @@ def _recorded(*series: Series) -> RecordedRun:
     if not ((low <= batches) & (batches <= high)).all():
         t = int(np.flatnonzero(~((low <= batches) & (batches <= high)))[0])
         raise ValueError(
-            f"Between the points {t - 1} and {t}, a step had {batches[t]:.6g} samples, but "
-            f"batch_sizes holds {before[t]:.6g} to {arrays['batch_sizes'][t]:.6g}. Pass samples "
-            "and batch_sizes that count the samples of all ranks."
+            f"The steps before point {t} had {batches[t]:.6g} samples per step, but batch_sizes "
+            f"holds {before[t]:.6g} to {arrays['batch_sizes'][t]:.6g} there. Pass samples and "
+            "batch_sizes that count the samples of all ranks."
         )
     run = RecordedRun(
         losses=arrays["losses"],
