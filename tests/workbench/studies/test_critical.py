@@ -406,5 +406,5 @@ def test_the_command_prints_the_answers_side_by_side(tmp_path: Path) -> None:
     assert ended.exit_code == 0, ended.output
     assert "noise: the noise scale is the batch size at which the noise of the" in ended.stdout
     assert "branches: the critical batch size is the largest tested" in ended.stdout
-    assert "Samples to train digits on: noise 2,142" in ended.stderr
+    assert "samples to train digits on: noise 2,142" in ended.stderr
     assert (tmp_path / "c.png").exists()
