@@ -26,12 +26,12 @@ WARM_UP = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Says how long each cell is measured.
+    """Describe how long each cell is measured.
 
     Args:
-        rounds: of a cell, if there is time.
-        round_seconds: that one loop's part of a round should take, at least.
-        most_steps: of one loop in a round.
+        rounds: Largest number of rounds of a cell.
+        round_seconds: Smallest duration of one loop in a round, in seconds.
+        most_steps: Largest number of steps of one loop in a round.
     """
 
     rounds: int
@@ -41,7 +41,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """Names one comparison: a candidate and the setting that it is run in."""
+    """Describe one comparison: a candidate, and the setting in which the candidate runs."""
 
     setting: Setting
     candidate: str
@@ -53,22 +53,22 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Return the cell's name, as in "GPT compiled attach"."""
+        """Return the cell's name, such as "GPT compiled attach"."""
         mode = "compiled" if self.compiled else "eager"
         return f"{self.setting.workload.name} {mode} {self.candidate}"
 
 
 class OutOfTimeError(Exception):
-    """Raised if a cell cannot be measured in the time that is left."""
+    """Report that a cell cannot be measured in the remaining time."""
 
 
 class NotSupportedError(Exception):
-    """Raised if the parts of a loop do not fit together; has the library's message."""
+    """Report with the library's message that a loop is not supported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """Holds a loop that is warmed up, and its peak memory on the device in one step."""
+    """Hold a loop after its warm-up, and its peak memory on the device in one step."""
 
     loop: Loop
     peak_bytes: int | None
@@ -76,7 +76,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """Holds two copies of torch alone, for all cells of one setting."""
+    """Hold two copies of the loop with torch alone, for all cells of one setting."""
 
     bare: Ready
     null: Ready
@@ -85,17 +85,17 @@ class Baseline:
 
 
 def allocated(device: torch.device) -> int:
-    """Return the bytes of tensors on the device; 0 on the CPU, where they are not counted."""
+    """Return the number of bytes of all tensors on the device, or 0 on the CPU."""
     return 0 if device.type == "cpu" else torch.cuda.memory_allocated(device)
 
 
 def warmed(build: Callable[[Setting], Loop], setting: Setting) -> Ready:
-    """Build a loop, run it until it is warm, and measure its peak memory in one step more.
+    """Build a loop, run its warm-up steps, and measure its peak memory in one more step.
 
     Raises:
-        NotSupportedError: if the loop cannot be built.
+        NotSupportedError: The loop cannot be built.
     """
-    gc.collect()  # an earlier loop that is still uncollected would count in `before`
+    gc.collect()  # Otherwise the memory of an earlier loop could be counted in `before`.
     device, before = setting.device, allocated(setting.device)
     try:
         loop = build(setting)
@@ -110,7 +110,7 @@ def warmed(build: Callable[[Setting], Loop], setting: Setting) -> Ready:
 
 
 def baseline_of(setting: Setting, plan: Plan) -> Baseline:
-    """Build torch alone twice, choose the steps of a round and count the operations of a step."""
+    """Build two loops with torch alone, choose the steps per round and count the operations."""
     bare, null = warmed(hand_loop, setting), warmed(hand_loop, setting)
     began = time.perf_counter()
     bare.loop(1)
@@ -124,10 +124,10 @@ def baseline_of(setting: Setting, plan: Plan) -> Baseline:
 
 
 def timed(candidate: Loop, base: Baseline, plan: Plan, *, share: float, left: float) -> Paired:
-    """Time a candidate in as many rounds as fit into `share` seconds, and at least the fewest.
+    """Time a candidate in as many rounds as fit into `share` seconds, at least `LEAST_ROUNDS`.
 
     Raises:
-        OutOfTimeError: if even the fewest take longer than the `left` seconds.
+        OutOfTimeError: `LEAST_ROUNDS` rounds take longer than `left` seconds.
     """
     loops = {"bare": base.bare.loop, "null": base.null.loop, "candidate": candidate}
     runs = {name: partial(loop, base.steps) for name, loop in loops.items()}
@@ -137,7 +137,7 @@ def timed(candidate: Loop, base: Baseline, plan: Plan, *, share: float, left: fl
     round_seconds = first / 2
     if LEAST_ROUNDS * round_seconds > left - first:
         raise OutOfTimeError(
-            f"{LEAST_ROUNDS} rounds take about {LEAST_ROUNDS * round_seconds:.1f} s, and "
+            f"{LEAST_ROUNDS} rounds take about {LEAST_ROUNDS * round_seconds:.1f} s, but only "
             f"{max(left - first, 0):.1f} s are left"
         )
     fitting = math.floor((share - first) / round_seconds)
@@ -145,7 +145,7 @@ def timed(candidate: Loop, base: Baseline, plan: Plan, *, share: float, left: fl
 
 
 def summary(cell: Cell, paired: Paired, base: Baseline, candidate: Ready) -> Result:
-    """Return the result of a cell that was measured."""
+    """Return the result of a measured cell."""
     device = cell.setting.device.type
     clock = "cpu" if device == "cpu" else "wall"
     operations = count_operations(partial(candidate.loop, 1), device=device)
@@ -169,13 +169,13 @@ def summary(cell: Cell, paired: Paired, base: Baseline, candidate: Ready) -> Res
 
 
 class Bench:
-    """Measures cells one after the other within a time limit.
+    """Measure cells one after the other within a time limit.
 
-    Mutable: holds the baseline of the current setting, and how long setting up has taken.
+    Mutable: holds the baseline of the current setting and the duration of earlier set-ups.
 
     Args:
-        plan: how long each cell is measured.
-        seconds: for all cells together.
+        plan: Durations and numbers of rounds of each cell.
+        seconds: Time limit for all cells together, in seconds.
     """
 
     def __init__(self, plan: Plan, *, seconds: float) -> None:
@@ -186,7 +186,7 @@ class Bench:
         self._set_up_seconds: dict[tuple[bool, bool], float] = {}  # (compiled, first of a setting)
 
     def results(self, cells: list[Cell]) -> Iterator[Result]:
-        """Yield each cell's result as soon as the cell ends."""
+        """Yield the result of each cell as soon as the cell ends."""
         for at, cell in enumerate(cells):
             began = time.perf_counter()
             result = self._result(cell, cells_left=len(cells) - at)
@@ -202,19 +202,19 @@ class Bench:
             return Result(cell=cell.name, status="skipped", reason=str(error))
         except torch.OutOfMemoryError as error:
             return Result(cell=cell.name, status="out of memory", reason=str(error))
-        except Exception as error:  # the other cells can still be measured
+        except Exception as error:  # The other cells can still be measured.
             reason = f"{type(error).__name__}: {error}"
             return Result(cell=cell.name, status="failed", reason=reason)
 
     def _measured(self, cell: Cell, *, share: float) -> Result:
         began, left = time.perf_counter(), self._left()
         first = self._of != cell.setting
-        eager = self._set_up_seconds.get((False, first), 0.0)  # compiling takes longer than that
+        eager = self._set_up_seconds.get((False, first), 0.0)  # Compiling takes longer than this.
         kind = cell.compiled, first
         expected = self._set_up_seconds.get(kind, eager)
         if left <= expected:
             raise OutOfTimeError(
-                f"setting it up takes about {expected:.1f} s, and {max(left, 0):.1f} s are left"
+                f"the set-up takes about {expected:.1f} s, but only {max(left, 0):.1f} s are left"
             )
         self._enter(cell.setting)
         candidate = warmed(CANDIDATES[cell.candidate], cell.setting)
@@ -230,7 +230,7 @@ class Bench:
         return self._end - time.perf_counter()
 
     def _enter(self, setting: Setting) -> None:
-        """Drop the baseline of the previous setting, and the graphs compiled for it."""
+        """Remove the baseline and the compiled graphs of the previous setting."""
         if self._of == setting:
             return
         self._of, self._baseline = setting, None

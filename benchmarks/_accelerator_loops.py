@@ -1,4 +1,4 @@
-"""Build the training loops that `accelerator.py` compares: torch alone, and with the library.
+"""Build the training loops that `accelerator.py` compares: with torch alone and with the library.
 
 All loops do the same work per step. They copy 4 micro-batches from pinned host memory to the
 device, compute forward and loss under bfloat16 autocast, and take one step of a fused optimizer.
@@ -18,26 +18,26 @@ import largebatch as lb
 from _accelerator_models import Workload
 
 PARTS = 4
-"""Micro-batches of a step."""
+"""Number of micro-batches per step."""
 
 STOCK = 4
-"""Steps in one pass over the data."""
+"""Number of steps in one pass over the data."""
 
 Loop = Callable[[int], None]
-"""Takes the given number of training steps and returns when the device has finished them."""
+"""Function that takes a number of training steps and waits until the device has finished them."""
 
 Attach = Callable[[nn.Module, Optimizer], object]
-"""Puts the library around a loop's model and optimizer."""
+"""Function that attaches the library to the model and the optimizer of a loop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """Describes where and how a workload is trained.
+    """Describe where and how a workload is trained.
 
     Args:
-        workload: model, optimizer and data.
-        device: where the model is.
-        backend: of `torch.compile`; None runs the model without it.
+        workload: Model, optimizer and data.
+        device: Device of the model.
+        backend: Backend of `torch.compile`; None to run the model without compilation.
     """
 
     workload: Workload
@@ -45,7 +45,7 @@ class Setting:
     backend: str | None
 
     def build(self) -> tuple[nn.Module, Optimizer]:
-        """Return the same model for every loop, and its optimizer."""
+        """Return the model, which has the same weights in every loop, and its optimizer."""
         torch.manual_seed(0)
         with self.device:
             model = self.workload.model()
@@ -56,17 +56,17 @@ class Setting:
         return compiled, optimizer
 
     def data(self) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets in the memory of the host."""
+        """Return inputs and targets in host memory."""
         return self.workload.data(STOCK * PARTS * self.workload.micro_batch)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """Copy a micro-batch to the device and return its loss, in bfloat16 by autocast."""
+        """Copy a micro-batch to the device and return its loss under bfloat16 autocast."""
         x, y = (t if self.device.type == "cpu" else self._copied(t) for t in (x, y))
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             return self.workload.loss(model(x), y)
 
     def finish(self) -> None:
-        """Wait until the device has done all its work."""
+        """Wait until the device has finished all its work."""
         if self.device.type != "cpu":
             torch.cuda.synchronize(self.device)
 
@@ -75,7 +75,7 @@ class Setting:
 
 
 def micro_batches(setting: Setting) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield micro-batches forever, reshuffled in each pass."""
+    """Yield micro-batches without end, with a new order in each pass over the data."""
     (x, y), size = setting.data(), setting.workload.micro_batch
     while True:
         for rows in torch.randperm(len(x)).split(size):
@@ -83,7 +83,7 @@ def micro_batches(setting: Setting) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def hand_loop(setting: Setting, attach: Attach | None = None) -> Loop:
-    """Return a loop in torch alone, or with what `attach` puts around it."""
+    """Return a loop with torch alone, or with the library if `attach` is given."""
     model, optimizer = setting.build()
     if attach is not None:
         attach(model, optimizer)
@@ -101,12 +101,12 @@ def hand_loop(setting: Setting, attach: Attach | None = None) -> Loop:
 
 
 def attached(setting: Setting) -> Loop:
-    """Return the loop with `lb.attach`, whose parts are the micro-batches."""
+    """Return the loop with `lb.attach`, which measures the gradient of each micro-batch."""
     return _attached(setting, lambda model: lb.Meter(model))
 
 
 def per_example(setting: Setting) -> Loop:
-    """Return the loop with `lb.attach`, whose parts are single examples."""
+    """Return the loop with `lb.attach`, which measures the gradient of each single example."""
     return _attached(setting, lambda model: lb.Meter(model, examples=lb.PerExample()))
 
 
@@ -123,7 +123,7 @@ def _attached(setting: Setting, meter: Callable[[nn.Module], lb.Meter]) -> Loop:
 
 
 def controlled(setting: Setting) -> Loop:
-    """Return a loop over the steps of `lb.Controller`, whose batches come from `lb.BatchLoader`."""
+    """Return a loop over the steps of `lb.Controller`, with batches from `lb.BatchLoader`."""
     model, optimizer = setting.build()
     size = setting.workload.micro_batch
     batches = lb.BatchLoader(setting.data(), batch_size=PARTS * size, max_micro_batch_size=size)
@@ -145,4 +145,4 @@ CANDIDATES: dict[str, Callable[[Setting], Loop]] = {
     "controller": controlled,
     "per-example": per_example,
 }
-"""The loops that are compared with torch alone, the most informative first."""
+"""Functions that make the loops to compare with torch alone, the most informative loop first."""

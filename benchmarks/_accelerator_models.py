@@ -1,6 +1,7 @@
-"""Define what `accelerator.py` trains: a residual network of convolutions and a GPT.
+"""Define the models that `accelerator.py` trains: a residual network of convolutions and a GPT.
 
-Both models normalize each example by itself, so that single examples can be measured.
+The normalization layers of both models work within one example, so that the gradient of a single
+example can be measured.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 
 class Bottleneck(nn.Module):
-    """Adds three convolutions with group normalization to the input.
+    """Add three convolutions with group normalization to the input.
 
     Args:
-        inputs, width: channels; the output has 4 * width.
-        stride: of the 3x3 convolution.
+        inputs: Number of input channels.
+        width: Number of inner channels. The output has 4 * width channels.
+        stride: Stride of the 3x3 convolution.
     """
 
     def __init__(self, inputs: int, width: int, *, stride: int) -> None:
@@ -41,8 +43,11 @@ class Bottleneck(nn.Module):
 
 
 def residual_network(*, width: int, blocks: tuple[int, ...], classes: int) -> nn.Module:
-    """Return stages of bottlenecks, each at twice the width and half the resolution of the one
-    before. Width 64 with (3, 4, 6, 3) blocks is ResNet-50 with group normalization."""
+    """Return a residual network of several stages of bottleneck blocks.
+
+    Each stage has twice the width and half the resolution of the previous stage. Width 64 with
+    (3, 4, 6, 3) blocks is ResNet-50 with group normalization.
+    """
     stem = [nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False), nn.GroupNorm(8, width)]
     layers: list[nn.Module] = [*stem, nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1)]
     channels = width
@@ -56,7 +61,7 @@ def residual_network(*, width: int, blocks: tuple[int, ...], classes: int) -> nn
 
 
 class Block(nn.Module):
-    """Adds causal attention and then a perceptron to the input, each behind a LayerNorm."""
+    """Add causal attention and then a two-layer network to the input, each after a LayerNorm."""
 
     def __init__(self, width: int, *, heads: int) -> None:
         super().__init__()
@@ -75,11 +80,16 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Predicts the next token as GPT-2 does; the output layer and the embedding share weights.
+    """Predict the next token as GPT-2 does; the output layer and the embedding share weights.
+
+    A model with 12 layers, width 768 and 12 heads has 124M parameters.
 
     Args:
-        words, length: vocabulary, and tokens of one sequence.
-        layers, width, heads: of the transformer; 12, 768 and 12 have 124M parameters.
+        words: Number of words in the vocabulary.
+        length: Number of tokens in one sequence.
+        layers: Number of transformer layers.
+        width: Width of the transformer.
+        heads: Number of attention heads per layer.
     """
 
     def __init__(self, *, words: int, length: int, layers: int, width: int, heads: int) -> None:
@@ -102,15 +112,16 @@ class GPT(nn.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """Describes a model with its optimizer and data.
+    """Describe a model with its optimizer and data.
 
     Args:
-        name: in the table.
-        model, optimizer: build them.
-        micro_batch: samples of one backward.
-        shape: of one sample.
-        classes: of the targets, or words in the vocabulary of a model of sequences.
-        sequences: whether each sample is a sequence of tokens with a target each.
+        name: Name in the table.
+        model: Function that makes the model.
+        optimizer: Function that makes the optimizer.
+        micro_batch: Number of samples in one backward call.
+        shape: Shape of one sample.
+        classes: Number of classes, or of words in the vocabulary of a sequence model.
+        sequences: Whether each sample is a sequence of tokens with one target per token.
     """
 
     name: str
@@ -122,7 +133,7 @@ class Workload:
     sequences: bool
 
     def data(self, samples: int) -> tuple[Tensor, Tensor]:
-        """Return random inputs and targets in the memory of the host."""
+        """Return random inputs and targets in host memory."""
         generator = torch.Generator().manual_seed(0)
         if self.sequences:
             size = (2, samples, *self.shape)
@@ -145,7 +156,7 @@ def _adamw(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def workloads(*, tiny: bool) -> tuple[Workload, Workload]:
-    """Return the GPT and the residual network, at full size or small enough for any CPU."""
+    """Return the GPT and the residual network, in full size or small enough for a CPU."""
     words, length, layers, width, heads = (96, 16, 2, 32, 2) if tiny else (50304, 1024, 12, 768, 12)
     channels, blocks, pixels, classes = (
         (8, (1, 1), 16, 10) if tiny else (64, (3, 4, 6, 3), 128, 1000)

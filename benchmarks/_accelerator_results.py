@@ -1,4 +1,4 @@
-"""Hold what `accelerator.py` finds in a cell, and write it as a line of JSON or a table row."""
+"""Hold the result of a cell of `accelerator.py`, and write it as a JSON line or a table row."""
 
 from __future__ import annotations
 
@@ -15,22 +15,30 @@ from _timing import Interval
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """Holds what was found in a cell.
+    """Hold the result of a cell.
 
     Args:
-        status: "measured", "skipped" (too little time), "not supported", "out of memory" or
+        cell: Name of the cell.
+        status: "measured", "skipped" (not enough time), "not supported", "out of memory" or
             "failed".
-        reason: why the status is not "measured".
-        seconds: that the whole cell took, setting up included.
-        clock: of the ratios and of what is added: "wall" on a device, "cpu" on the CPU.
-        ratio, null: of the candidate and of torch alone to torch alone.
-        cpu_ratio, cpu_null: the same in the process's CPU time.
-        bare_us, added_us: microseconds per step of torch alone, and what the candidate adds.
-        rounds, steps_per_round: how often each loop ran, and its steps each time.
-        bare_operations, operations: of one step.
-        bare_peak_bytes, peak_bytes: most of the device's memory that a loop held in a step, with
-            its model and optimizer; None on the CPU.
-        load: of the machine, over the last minute.
+        reason: Reason why the cell was not measured.
+        seconds: Duration of the whole cell, including the set-up.
+        clock: Kind of the times: "wall" on a GPU, "cpu" on the CPU.
+        ratio: Time of the candidate divided by the time of torch alone.
+        null: Time of a second copy of torch alone divided by the time of torch alone.
+        cpu_ratio: CPU time of the candidate divided by the CPU time of torch alone.
+        cpu_null: CPU time of a second copy of torch alone divided by that of torch alone.
+        bare_us: Microseconds per step of torch alone.
+        added_us: Additional microseconds per step of the candidate.
+        rounds: Number of runs of each loop.
+        steps_per_round: Number of steps in one run of a loop.
+        bare_operations: Operations in one step of torch alone.
+        operations: Operations in one step of the candidate.
+        bare_peak_bytes: Peak device memory in one step of torch alone, including model and
+            optimizer; None on the CPU.
+        peak_bytes: Peak device memory in one step of the candidate, including model and optimizer;
+            None on the CPU.
+        load: Load average of the machine over the last minute.
     """
 
     cell: str
@@ -54,7 +62,7 @@ class Result:
 
 
 def append_line(path: Path | None, entry: dict[str, Any]) -> None:
-    """Append one line of JSON and flush it to disk; do nothing if the path is None."""
+    """Append one JSON line and flush the file to disk; do nothing if the path is None."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +74,7 @@ def append_line(path: Path | None, entry: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield each entry of a results file; a truncated line is skipped."""
+    """Yield each entry of a results file, without truncated lines."""
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             yield json.loads(line)
@@ -82,12 +90,12 @@ COLUMNS = (
 
 
 def heading() -> str:
-    """Return the table's first line."""
+    """Return the heading of the table."""
     return "".join(f"{title:<{width}}" for title, width in COLUMNS)
 
 
 def row_of(result: Result) -> str:
-    """Return a cell's line in the table; counts are those of torch alone and of the candidate."""
+    """Return the table row of a cell, with the counts of torch alone and of the candidate."""
     if result.status != "measured":
         return f"{result.cell:<30}{result.status}: {result.reason}"
     before, after = result.bare_operations, result.operations

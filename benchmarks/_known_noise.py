@@ -1,8 +1,8 @@
-"""Runs of a rule on gradients whose noise scale is known, without a model.
+"""Run a rule on random gradients with a known noise scale, without a model.
 
-One sample's gradient has the mean G and Gaussian noise in `directions` equal directions, with the
-variance V in total. The gradient of a batch of B samples therefore has the variance V / B, and the
-noise scale is V / |G|^2 samples. The squared norm |G|^2 may move along the run.
+One sample's gradient has the mean G and Gaussian noise of total variance V, spread equally over
+`directions` directions. The gradient of a batch of B samples therefore has the variance V / B, and
+the noise scale is V / |G|^2 samples. The squared norm |G|^2 can change along the run.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ MOMENTS = ("moments", "preconditioned_moments")
 
 Array = NDArray[np.float64]
 Parts = Callable[[int], int]
-"""The number of parts in which a batch of so many samples is measured."""
+"""Function from a batch size to the number of parts that are measured separately."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownNoise:
-    """The noise of one sample's gradient.
+    """Describe the noise of one sample's gradient.
 
     Args:
-        variance: in total; the noise scale in samples where the squared norm is 1.
-        directions: number of directions with equal noise, at least 2.
+        variance: Total variance of one sample's gradient. It equals the noise scale in samples if
+            the squared norm is 1.
+        directions: Number of directions with equal noise, at least 2.
     """
 
     variance: float
@@ -46,10 +47,10 @@ class KnownNoise:
         The variance of the parts and the squared norm of their mean are independent.
 
         Args:
-            rng: gives three random numbers.
-            batch_size: samples of the step.
-            parts: equal parts of the batch, at least 2.
-            sqnorm: squared norm of the true gradient.
+            rng: Random generator, from which three numbers are drawn.
+            batch_size: Number of samples of the step.
+            parts: Number of equal parts of the batch, at least 2.
+            sqnorm: Squared norm of the true gradient.
         """
         freedom = (parts - 1) * self.directions
         each = self.variance / batch_size / self.directions
@@ -64,22 +65,22 @@ class KnownNoise:
 
 
 def equal_parts(count: int) -> Parts:
-    """Measure every batch in so many parts."""
+    """Return a function that divides every batch into `count` parts."""
     return lambda batch_size: min(count, batch_size)
 
 
 def micro_batches(size: int) -> Parts:
-    """Measure a batch in micro-batches of at most `size` samples, and in at least two of them."""
+    """Return a function that divides a batch into at least 2 parts of at most `size` samples."""
     return lambda batch_size: max(math.ceil(batch_size / size), 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedRun:
-    """What a rule decided, step by step.
+    """Hold the decisions of a rule in every step.
 
     Args:
-        batch_sizes: of each step, and the one wanted after the last step, [T + 1].
-        gains: base steps that each step was worth, [T].
+        batch_sizes: Batch size of each step, and the batch size decided after the last, [T + 1].
+        gains: Number of base steps that each step counted as, [T].
     """
 
     batch_sizes: Array
@@ -96,19 +97,19 @@ def simulate(
     seed: Sequence[int],
     base: int | None = None,
 ) -> SimulatedRun:
-    """Run a rule over as many steps as there are squared norms.
+    """Run a rule for as many steps as there are squared norms.
 
-    The loss is 1 and the base learning rate is 1. The preconditioned moments are those of the bare
-    gradient. A step measures what the rule asked for.
+    The loss and the base learning rate are 1. The preconditioned moments equal those of the raw
+    gradient. A step measures the statistics that the rule requested.
 
     Args:
-        rule: a rule or a chain.
-        noise: of one sample's gradient.
-        first: batch size of the first step.
-        sqnorms: squared norm of the true gradient in each step.
-        parts: how a batch is measured.
-        seed: of the random numbers.
-        base: the base batch size; None is the first batch.
+        rule: Rule or chain of rules.
+        noise: Noise of one sample's gradient.
+        first: Batch size of the first step.
+        sqnorms: Squared norm of the true gradient in each step.
+        parts: Function from a batch size to the number of parts.
+        seed: Seed of the random generator.
+        base: Base batch size. The default is the batch size of the first step.
     """
     rng = np.random.default_rng(seed)
     decider = Decider.start(
@@ -133,27 +134,30 @@ def simulate(
 
 
 def steady(steps: int) -> Array:
-    """Squared norms of 1."""
+    """Return squared norms of 1 for every step."""
     return np.ones(steps)
 
 
 def falling(steps: int) -> Array:
-    """Squared norms that fall tenfold from the first step to the last one, exponentially."""
+    """Return squared norms that fall exponentially by a factor of 10 along the run."""
     return 10.0 ** -np.linspace(0.0, 1.0, steps)
 
 
 def rising(steps: int) -> Array:
-    """Squared norms that rise tenfold, exponentially, within the middle tenth of the run."""
+    """Return squared norms that rise exponentially by a factor of 10 in the middle of the run.
+
+    The rise takes a tenth of the run.
+    """
     at = np.arange(steps) / steps
     return 10.0 ** np.clip((at - 0.45) / 0.1, 0.0, 1.0)
 
 
 def jumping(steps: int) -> Array:
-    """Squared norms that rise tenfold in one step, in the middle of the run."""
+    """Return squared norms that rise by a factor of 10 in one step in the middle of the run."""
     return np.where(np.arange(steps) < steps // 2, 1.0, 10.0)
 
 
 def first_at_least(values: Array, levels: Array) -> int | None:
-    """Return the first index at which a value reaches its level; None if none does."""
+    """Return the first index at which a value is at least its level; None if there is none."""
     reached = np.flatnonzero(values >= levels)
     return int(reached[0]) if len(reached) else None

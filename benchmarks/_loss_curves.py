@@ -1,9 +1,10 @@
-"""Made-up training losses of a warm-up, of which it is known whether and where they turn.
+"""Make synthetic training losses of a warm-up with a known minimum.
 
-    loss(u) = scale (shape(u) + level noise),    u in [0, 1) the part of the warm-up
+    loss(u) = scale (shape(u) + level noise),    u in [0, 1) is the fraction of the warm-up
 
-Units, lengths, levels and shapes vary with the seed, so that many seeds try a rule that listens to
-the loss: how often it hears a rise that is none, and how often one that is.
+Scale, length, noise level and shape depend on the seed. With many seeds, the losses test a rule
+that detects a rise of the loss: how often it detects a true rise, and how often it raises a false
+alarm.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from largebatch.core.rule import Rule
 
 Row = npt.NDArray[np.float64]
 Noise = Callable[[np.random.Generator, int], Row]
-"""From a generator and a number of steps; its variance is 1 at the start."""
+"""Function from a generator and a number of steps to noise whose variance is 1 at the start."""
 
 LENGTHS = (100, 300, 1000)
-"""Steps of a warm-up."""
+"""Numbers of steps of a warm-up."""
 
 LEVELS = (0.05, 0.15, 0.45)
-"""Standard deviations of the noise, where the loss falls by 1.8 in all."""
+"""Standard deviations of the noise. The loss falls by 1.8 in total."""
 
 CHECKS = 50
-"""Epochs that a warm-up is said to be long."""
+"""Length of the longest warm-up, in epochs."""
 
 FALLS: tuple[Callable[[Row], Row], ...] = (
     lambda u: 0.1 + 2.2 * np.exp(-3.0 * u),
@@ -43,17 +44,17 @@ RISES: tuple[Callable[[Row], Row], ...] = (
     lambda u: np.expm1(np.minimum(20.0 * u, 10.0)),
     lambda u: 3.0 * u**2,
 )
-"""From 0 at the minimum, of the part of the way to the end."""
+"""Shapes of the rise, as functions of the fraction of the way from the minimum to the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossCurve:
-    """The losses of a warm-up.
+    """Hold the losses of a warm-up.
 
     Args:
-        losses: of its steps.
-        minimum: the part of the warm-up at which the loss behind the noise turns; None where it
-            does not rise.
+        losses: Loss of each step.
+        minimum: Fraction of the warm-up at which the loss without noise starts to rise; None if
+            the loss does not rise.
     """
 
     losses: tuple[float, ...]
@@ -61,12 +62,12 @@ class LossCurve:
 
 
 def white(generator: np.random.Generator, steps: int) -> Row:
-    """Noise without a memory."""
+    """Return independent noise."""
     return generator.standard_normal(steps)
 
 
 def sluggish(generator: np.random.Generator, steps: int) -> Row:
-    """Noise with an autocorrelation of 0.9 from step to step."""
+    """Return noise with an autocorrelation of 0.9 between successive steps."""
     noise = generator.standard_normal(steps)
     for step in range(1, steps):
         noise[step] = 0.9 * noise[step - 1] + (1.0 - 0.9**2) ** 0.5 * noise[step]
@@ -74,12 +75,12 @@ def sluggish(generator: np.random.Generator, steps: int) -> Row:
 
 
 def growing(generator: np.random.Generator, steps: int) -> Row:
-    """Noise that is five times as large at the end."""
+    """Return noise whose standard deviation grows by a factor of 5 along the warm-up."""
     return generator.standard_normal(steps) * np.linspace(1.0, 5.0, steps)
 
 
 def plateau(seed: int, *, noise: Noise = white) -> LossCurve:
-    """Noise around a loss that stays.
+    """Return a constant loss with noise.
 
     >>> plateau(1).minimum is None, len(plateau(1).losses) in LENGTHS
     (True, True)
@@ -89,14 +90,16 @@ def plateau(seed: int, *, noise: Noise = white) -> LossCurve:
 
 
 def falling(seed: int, *, noise: Noise = white) -> LossCurve:
-    """Noise around a loss that never rises, in the shapes of FALLS."""
+    """Return a falling loss with noise, in one of the shapes of FALLS."""
     generator, steps = _begin(seed, kind=1)
     fall = FALLS[seed // len(LEVELS) % len(FALLS)]
     return _curve(fall(np.arange(steps) / steps), generator, seed=seed, noise=noise)
 
 
 def valley(seed: int, *, noise: Noise = white) -> LossCurve:
-    """Noise around a loss that turns at 30 to 80 % of the warm-up and rises as RISES.
+    """Return a loss with noise that falls and then rises, in one of the shapes of RISES.
+
+    The minimum is at 30 to 80 % of the warm-up.
 
     >>> 0.3 <= valley(1).minimum <= 0.8
     True
@@ -111,13 +114,14 @@ def valley(seed: int, *, noise: Noise = white) -> LossCurve:
 
 
 def open_loop(rule: Rule, losses: Iterable[float], *, warm_up: int) -> Iterator[Decision]:
-    """What a rule says about losses that do not heed it, step by step, in a run of twice the
-    warm-up's steps; the base rate is 1.
+    """Yield the decisions of a rule for given losses, which do not depend on the learning rate.
+
+    The run has twice as many steps as the warm-up, and the base learning rate is 1.
 
     Args:
-        rule: a rule or a chain.
-        losses: one a step.
-        warm_up: steps of the longest warm-up, of CHECKS epochs.
+        rule: Rule or chain of rules.
+        losses: Loss of each step.
+        warm_up: Number of steps of the longest warm-up, which lasts CHECKS epochs.
     """
     decider = Decider.start(
         rule,

@@ -1,4 +1,4 @@
-"""Counts what one training step asks of the host and the device, with torch's profiler."""
+"""Count the operations of one training step on host and device with torch's profiler."""
 
 from __future__ import annotations
 
@@ -15,26 +15,32 @@ LAUNCHES = (
     *("hipLaunchKernel", "hipExtLaunchKernel", "hipExtModuleLaunchKernel"),
     *("hipModuleLaunchKernel", "hipGraphLaunch"),
 )
-"""How the names of the calls that launch work on the device begin."""
+"""Beginnings of the names of calls that launch work on the device."""
 
 WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize", "hipStreamSynchronize", "hipEventSync")
-"""Calls in which the host waits; not `cudaDeviceSynchronize`, which ends each timed run."""
+"""Names of calls in which the host waits.
+
+`cudaDeviceSynchronize` is not included, because it ends each timed run.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operations:
-    """Counts of one training step.
+    """Hold the counts of one training step.
+
+    On the CPU, and if the profiler has no access to the device, all counts except the first two
+    are None.
 
     Args:
-        aten: operators of ATen that ran, those called by other operators included. What a compiled
-            graph computes in kernels of its own is not among them.
-        scalars_read: calls of `_local_scalar_dense`, which `item()` and `tolist()` of one number
-            make; on a device the host waits in each.
-        launches: calls that launch kernels. This and the following counts are None on the CPU, and
-            where the profiler was not allowed to see the device.
-        kernels: kernels that ran on the device.
-        waits: calls in which the host waits for a stream or an event.
-        to_host, to_device: copies from and to the device.
+        aten: Number of ATen operators, including operators that other operators call. Kernels that
+            a compiled graph generates are not included.
+        scalars_read: Number of calls of `_local_scalar_dense`, which `item()` and `tolist()` of one
+            number make. On a GPU, the host waits in each call.
+        launches: Number of calls that launch kernels.
+        kernels: Number of kernels that ran on the device.
+        waits: Number of calls in which the host waits for a stream or an event.
+        to_host: Number of copies from the device to the host.
+        to_device: Number of copies from the host to the device.
     """
 
     aten: int
@@ -47,8 +53,11 @@ class Operations:
 
 
 def operations_of(events: Iterable[Any]) -> Operations:
-    """Return the counts of a profile's events, each with `name`, `device_type` and
-    `is_user_annotation`."""
+    """Return the counts of a profile.
+
+    Args:
+        events: Events of the profile, with `name`, `device_type` and `is_user_annotation`.
+    """
     held = list(events)
     on_host = [event.name for event in held if event.device_type == DeviceType.CPU]
     aten = sum(name.startswith("aten::") for name in on_host)
@@ -72,7 +81,10 @@ def operations_of(events: Iterable[Any]) -> Operations:
 
 
 def count_operations(step: Callable[[], None], *, device: str) -> Operations:
-    """Run one training step, which must end with the device's work done, and count."""
+    """Run one training step and count its operations.
+
+    The step must wait until the device has finished.
+    """
     activities = [ProfilerActivity.CPU]
     if device != "cpu":
         torch.cuda.synchronize()

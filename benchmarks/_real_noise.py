@@ -1,7 +1,7 @@
-"""Data and a model whose gradient noise is known and does not depend on the weights.
+"""Make data and a model whose gradient noise is known and does not depend on the weights.
 
-The loss of a sample x is <w, x>, so its gradient is x. The samples have the mean e_1, exactly, and
-Gaussian noise in all directions. Training changes nothing about the gradients.
+The loss of a sample x is <w, x>, so its gradient is x. The mean of the samples is exactly e_1, and
+the samples have Gaussian noise in all directions. Training does not change the gradients.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from _known_noise import Array
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealNoise:
-    """Samples whose mean has the squared norm 1.
+    """Describe a data set of samples whose mean has the squared norm 1.
 
     Args:
-        seed: of the samples and of their order.
-        noise_scale: in samples; the variance of a sample.
-        directions: with equal noise; the number of weights.
-        samples: in the data set.
+        seed: Seed of the samples and of their order.
+        noise_scale: Noise scale in samples, which equals the variance of one sample.
+        directions: Number of directions with equal noise, which is the number of weights.
+        samples: Number of samples in the data set.
     """
 
     seed: int
@@ -43,7 +43,7 @@ class RealNoise:
         return x
 
     def model(self) -> tuple[nn.Linear, torch.optim.SGD]:
-        """Return a model whose output is the loss, and an optimizer that hardly moves it."""
+        """Return a model whose output is the loss, and an optimizer with a tiny learning rate."""
         model = nn.Linear(self.directions, 1, bias=False)
         return model, torch.optim.SGD(model.parameters(), lr=1e-9)
 
@@ -54,10 +54,10 @@ def grown_batches(
     """Train with a rule that grows the batch from 16 samples; return the batch sizes, [T + 1].
 
     Args:
-        noise: the data.
-        micro_batch: samples of one backward call, at most.
-        rule: None is `adasgd()`.
-        steps: length of the run.
+        noise: Data set.
+        micro_batch: Largest number of samples of one backward call.
+        rule: Rule that grows the batch. The default is `adasgd()`.
+        steps: Number of optimizer steps.
     """
     model, optimizer = noise.model()
     batches = lb.BatchLoader(

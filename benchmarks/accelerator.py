@@ -1,12 +1,13 @@
-"""Measure what lb.attach, lb.Controller and single examples cost compared with torch alone.
+"""Measure the overhead of lb.attach, lb.Controller and single-example statistics on a GPU.
 
     python benchmarks/accelerator.py [--minutes 6] [--output FILE]
     python benchmarks/accelerator.py --tiny --device cpu
 
-A GPT and a residual network train in bfloat16, with torch.compile and without. Each cell is one
-candidate compared with torch alone: the paired ratio of times, the operations of one step and the
-peak memory. A cell is written as soon as it ends, the most informative first, so an interrupted
-run keeps all cells that ended. A cell that does not fit into the minutes is skipped by name.
+A GPT and a residual network train in bfloat16, with and without torch.compile. A cell compares one
+candidate with torch alone: the paired ratio of times, the operations of one step and the peak
+memory. The most informative cells come first. Each cell is written as soon as it ends, so an
+interrupted run keeps all finished cells. A cell that does not fit into the time limit is listed as
+skipped.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ TINY = Plan(rounds=6, round_seconds=0.01, most_steps=2)
 
 
 def cells_of(*, device: torch.device, tiny: bool, backend: str) -> list[Cell]:
-    """Return all cells, the most informative first. The cells of one setting are neighbours, so
-    their baseline is built and compiled once."""
+    """Return all cells, the most informative first.
+
+    The cells of one setting follow one another, so their baseline is built and compiled only once.
+    """
     return [
         Cell(setting=Setting(workload=workload, device=device, backend=used), candidate=candidate)
         for used in (None, backend)
@@ -52,14 +55,14 @@ def cells_of(*, device: torch.device, tiny: bool, backend: str) -> list[Cell]:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the device's name as its maker gives it; on the CPU its architecture."""
+    """Return the name of the GPU, or the architecture of the CPU."""
     if device.type == "cpu":
         return f"cpu {platform.machine()}"
     return torch.cuda.get_device_name(device)
 
 
 def driver_version() -> str | None:
-    """Return the version of NVIDIA's driver; None without `nvidia-smi`."""
+    """Return the version of NVIDIA's driver, or None if `nvidia-smi` is not installed."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
@@ -69,7 +72,7 @@ def driver_version() -> str | None:
 
 
 def header_of(device: torch.device, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what the results depend on, apart from the code."""
+    """Return versions, device, date and options, on which the results depend."""
     return {
         "device": device_name(device),
         "torch": torch.__version__,
@@ -87,22 +90,22 @@ def header_of(device: torch.device, arguments: argparse.Namespace) -> dict[str, 
 
 
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options, with those that follow from others filled in."""
+    """Return the command-line options, with defaults that depend on other options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=6.0, help="for all cells together")
-    parser.add_argument("--device", help="cuda, cuda:1 or cpu; cuda if there is one")
+    parser.add_argument("--minutes", type=float, default=6.0, help="time limit for all cells")
+    parser.add_argument("--device", help="cuda, cuda:1 or cpu; default: cuda if available")
     parser.add_argument("--tiny", action="store_true", help="small models, few rounds")
-    parser.add_argument("--backend", help="of torch.compile; inductor, on the CPU aot_eager")
+    parser.add_argument("--backend", help="torch.compile backend; default: inductor")
     parser.add_argument("--only", default="", help="part of a cell's name, as in 'GPT eager'")
     parser.add_argument("--output", type=Path, help="JSON lines are appended to this file")
     arguments = parser.parse_args(argv)
     kind = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(kind)
     if device.type not in ("cuda", "cpu"):
-        parser.error(f"--device {kind} is not supported: give cuda, cuda:1 or cpu.")
+        parser.error(f"--device {kind} is not supported. Pass cuda, cuda:1 or cpu: --device cpu")
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error(
-            f"--device {kind} was given, but torch finds no CUDA device. Try --device cpu."
+            f"--device {kind} was given, but torch finds no CUDA device. Pass --device cpu."
         )
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)
@@ -123,7 +126,7 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print and write each cell; return 1 if one failed, 130 if interrupted."""
+    """Measure, print and write each cell; return 1 if a cell failed, 130 if interrupted."""
     arguments = parsed(argv)
     device: torch.device = arguments.device
     torch.set_num_threads(1)
@@ -131,7 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     append_line(arguments.output, {"header": header})
     print("  ".join(f"{name} {value}" for name, value in header.items()))
     print(
-        "Counts are those of one step, torch alone > with the library.\n\n" + heading(), flush=True
+        "Each pair of counts shows one step with torch alone > one step with the library.\n\n"
+        + heading(),
+        flush=True,
     )
     cells = [
         cell
@@ -146,13 +151,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(row_of(result), flush=True)
             failed |= result.status == "failed"
     except KeyboardInterrupt:
-        print("Interrupted; the cells above are complete.")
+        print("The program was interrupted. The cells above are complete.")
         return 130
     return int(failed)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _terminated)
-    torch.compiler.reset()  # imports what compiles
-    gc.freeze()  # the collection after each round need not pass through the imported modules
+    torch.compiler.reset()  # imports the compiler before anything is timed
+    gc.freeze()  # The garbage collection after each round then skips the imported modules.
     sys.exit(main())

@@ -1,17 +1,18 @@
-"""What AutoWarmUp costs: one check of the losses so far, and a training step over a whole warm-up.
+"""Measure the time of AutoWarmUp: one check of the losses, and one training step of a warm-up.
 
     python benchmarks/autowu.py [--rounds 20] [--only checks] [--reference PATH]
 
-A check is a step of the rule in which it looks at the curve of the losses. It runs after something
-else, as it does in training; "once more" runs right after it. Beside it, on the raw losses:
-scikit-learn's Gaussian process with the same kernel, fitted once and asked for mean and covariance
-at the same points; and, where PATH holds kakaobrain/autowu and gpytorch is installed, the check of
-the authors' program. At 10 000 losses scikit-learn is left out, which would factor a matrix of
-800 MB some dozen times. The goals: 1 ms a check, 100 us of CPU a step.
+In a check, the rule tests whether the loss has started to rise. A check is timed after other work,
+as in training. The row "once more" times a check directly after another one. Two other programs are
+timed on the same losses. The first is scikit-learn's Gaussian process with the same kernel, which
+makes one fit and computes mean and covariance at the same points. The second is the check of the
+authors' program, if PATH holds kakaobrain/autowu and gpytorch is installed. With 10,000 losses,
+scikit-learn is left out, because it would factor a matrix of 800 MB about a dozen times. The goals
+are 1 ms per check and 100 us of CPU time per step.
 
-The step is one of a small model under `lb.Controller`, with one micro-batch and without a record,
-beside the same with an empty chain. On several ranks a digest of the rule's state is formed in each
-step; "digest" forms it here, too.
+The training step is a step of a small model with `lb.Controller`, one micro-batch and no record. It
+is compared with the same step with an empty chain of rules. On several ranks, each step computes a
+digest of the rule's state. The rows with "digest" compute this digest on one process.
 """
 
 from __future__ import annotations
@@ -38,25 +39,25 @@ from largebatch.core.measurement import Budget, Measurement, Reading
 from largebatch.rules.auto_warm_up.rule import AutoWarmUp
 
 COUNTS = (100, 300, 1000, 10_000)
-"""Losses before a check; a warm-up is twice as long, so that the last one is followed by one."""
+"""Numbers of losses before the timed check. The warm-up has twice as many steps."""
 
 MOST_RAW = 1000
-"""Losses beyond which scikit-learn is left out."""
+"""Largest number of losses for which scikit-learn is timed."""
 
 WARM_UP = 1000
-"""Steps of training."""
+"""Number of training steps of the warm-up."""
 
 POINTS = 128
 
 
 def losses_of(count: int) -> np.ndarray:
-    """A loss that falls, with noise."""
+    """Return falling losses with noise."""
     noise = np.random.default_rng(0).standard_normal(count)
     return 0.1 + 2.2 * np.exp(-2.0 * np.arange(count) / count) + 0.15 * noise
 
 
 def before_check(losses: np.ndarray) -> tuple[Decider, Measurement]:
-    """A run of the rule whose next step makes a check, and what is seen in it."""
+    """Return a decider whose next step makes a check, and the measurement of this step."""
     budget = Budget(steps=4 * len(losses))
     decider = Decider.start(AutoWarmUp(), base_batch_size=1, batch_size=1, budget=budget)
     for loss in losses[:-1]:
@@ -67,7 +68,7 @@ def before_check(losses: np.ndarray) -> tuple[Decider, Measurement]:
 
 
 def scikit_learn(losses: np.ndarray) -> Run:
-    """The same regression by scikit-learn."""
+    """Return a function that computes the same regression with scikit-learn."""
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
@@ -83,14 +84,17 @@ def scikit_learn(losses: np.ndarray) -> Run:
 
 
 def reference(path: Path) -> Callable[[np.ndarray], Run]:
-    """Makes the check of the authors' program.
+    """Return a function that prepares the check of the authors' program.
+
+    Args:
+        path: Directory that holds a checkout of kakaobrain/autowu.
 
     Raises:
-        ImportError: it or gpytorch is not there.
+        ImportError: The authors' program or gpytorch cannot be imported.
     """
     from gpytorch.utils import cholesky
 
-    if not hasattr(cholesky, "NotPSDError"):  # newer ones have it elsewhere
+    if not hasattr(cholesky, "NotPSDError"):  # newer versions define it in another module
         from gpytorch.utils.errors import NotPSDError
 
         cholesky.NotPSDError = NotPSDError
@@ -107,7 +111,7 @@ def reference(path: Path) -> Callable[[np.ndarray], Run]:
 
 
 def peak_of(run: Run) -> float:
-    """The most memory that it holds at once, in kB."""
+    """Return the peak memory of a run, in kB."""
     tracemalloc.start()
     run()
     peak = tracemalloc.get_traced_memory()[1] / 1000
@@ -116,7 +120,7 @@ def peak_of(run: Run) -> float:
 
 
 def print_checks(*, rounds: int, theirs: Callable[[np.ndarray], Run] | None) -> None:
-    """A table for each number of losses."""
+    """Print a table for each number of losses."""
     for count in COUNTS:
         losses = losses_of(count)
         decider, seen = before_check(losses)
@@ -131,12 +135,12 @@ def print_checks(*, rounds: int, theirs: Callable[[np.ndarray], Run] | None) -> 
         fewer = rounds if count <= 300 else max(rounds // 4, 5)
         times = interleave(candidates, rounds=fewer, warmup=1)
         kept, peak = len(decider.state[0][0].losses.means), peak_of(candidates["check"])
-        title = f"a check of {count} losses, {kept} numbers kept, {peak:.0f} kB at once"
+        title = f"a check of {count} losses, {kept} stored numbers, peak memory {peak:.0f} kB"
         print(times.table(title, to="check", per=1, unit="check"), flush=True)
 
 
 def training(rule: lb.Rule, *, digest: bool = False) -> Run:
-    """The warm-up of a small model whose loss falls."""
+    """Return a function that trains the warm-up of a small model."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(512, 64, generator=generator)
     y = torch.randint(0, 10, (512,), generator=generator)
@@ -160,12 +164,12 @@ def training(rule: lb.Rule, *, digest: bool = False) -> Run:
 
 
 def check_not_ended(state: Any) -> None:
-    """A warm-up that ended would leave out its checks."""
+    """Assert that the warm-up has not ended, because checks are left out after its end."""
     assert all(search.ended is None for search, _ in state)
 
 
 def print_steps(*, rounds: int) -> None:
-    """The table of whole warm-ups."""
+    """Print the table of the training steps."""
     rule, nothing = AutoWarmUp(low=1e-5, high=1e-3), lb.chain()
     candidates = {
         "empty": training(nothing),
@@ -177,20 +181,22 @@ def print_steps(*, rounds: int) -> None:
     times = interleave(candidates, rounds=rounds, warmup=1)
     print(times.table("a step of a warm-up", to="empty", per=WARM_UP, unit="step"))
     with_rule = times.added("AutoWarmUp, digest", to="digest", per=WARM_UP).shown(1)
-    print(f"AutoWarmUp, where a digest is formed: {with_rule} us of CPU a step")
+    print(f"AutoWarmUp adds {with_rule} us of CPU time per step if steps compute a digest.")
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--only", choices=("checks", "steps"), help="one of the two parts")
+    parser.add_argument(
+        "--only", choices=("checks", "steps"), help="print only one of the two parts"
+    )
     parser.add_argument("--reference", type=Path, help="a checkout of kakaobrain/autowu")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     theirs = None
     if arguments.reference is not None:
-        warnings.simplefilter("ignore")  # of gpytorch, about torch
+        warnings.simplefilter("ignore")  # hides gpytorch's warnings about torch
         theirs = reference(arguments.reference)
     if arguments.only != "steps":
         print_checks(rounds=arguments.rounds, theirs=theirs)

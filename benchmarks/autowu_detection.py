@@ -1,13 +1,12 @@
-"""How often AutoWarmUp hears a rise of the loss that is none, how often one that is, how late, and
-how far from the true rate it ends.
+"""Measure how often and how early AutoWarmUp detects a rise of the loss, and its false alarms.
 
     python benchmarks/autowu_detection.py [--seeds 200]
 
-The losses are made up (`_loss_curves`) and do not heed the rate. Lengths of the
-warm-up, units, noise and shapes vary with the seed. The goals: false alarms in at most 1 % of the
-curves without a rise, 99 % of the rises heard, and a median factor of 1.5 between the rate found
-and the one at which the loss turns, `backoff` aside. The authors' decisions (`paper=True`) are
-beside it.
+The losses are synthetic (`_loss_curves`) and do not depend on the learning rate. The length of the
+warm-up, the scale, the noise and the shape depend on the seed. There are three goals. At most 1 %
+of the curves without a rise cause a false alarm. 99 % of the rises are detected. The median factor
+between the learning rate that the rule finds and the learning rate at the minimum is 1.5, without
+`backoff`. The authors' decisions (`paper=True`) are measured for comparison.
 """
 
 from __future__ import annotations
@@ -50,11 +49,11 @@ WITH_A_RISE: dict[str, Make] = {
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A warm-up that ended before its time.
+    """Describe a warm-up that ended before its maximum length.
 
     Args:
-        at: the part of the longest warm-up.
-        rate: from which it decays.
+        at: End of the warm-up, as a fraction of its maximum length.
+        rate: Learning rate from which the decay starts.
     """
 
     at: float
@@ -62,7 +61,7 @@ class Ended:
 
 
 def ended(rule: AutoWarmUp, curve: LossCurve) -> Ended | None:
-    """What the rule makes of the losses of a whole warm-up."""
+    """Return when the rule ended the warm-up, or None if it did not end early."""
     steps = len(curve.losses)
     for step, decision in enumerate(open_loop(rule, curve.losses, warm_up=steps)):
         if "warm-up ended" in decision.reason:
@@ -71,7 +70,7 @@ def ended(rule: AutoWarmUp, curve: LossCurve) -> Ended | None:
 
 
 def wilson(count: int, of: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson's)."""
+    """Return Wilson's 95 % confidence interval of a fraction."""
     z, share = 1.959964, count / of
     centre = share + z * z / (2 * of)
     half = z * math.sqrt(share * (1.0 - share) / of + z * z / (4 * of * of))
@@ -79,19 +78,19 @@ def wilson(count: int, of: int) -> tuple[float, float]:
 
 
 def shown(count: int, of: int) -> str:
-    """As in "3 of 1000, 0.3 % [0.1, 0.9]"."""
+    """Return a fraction with its interval as text, such as "3 of 1000, 0.3 % [0.1, 0.9]"."""
     low, high = wilson(count, of)
     share = f"{100 * count / of:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
     return f"{count} of {of}, {share}"
 
 
 def quantiles(values: Sequence[float], at: Sequence[float], digits: int) -> str:
-    """Several quantiles, as in "0.057 0.103 0.250"."""
+    """Return several quantiles as text, such as "0.057 0.103 0.250"."""
     return " ".join(f"{x:.{digits}f}" for x in np.quantile(values, at))
 
 
 def print_alarms(rule: AutoWarmUp, *, seeds: int) -> None:
-    """A line for each kind of curve that never rises."""
+    """Print the false alarms for each kind of curve without a rise."""
     print(f"{'false alarms':26}")
     for name, make in WITHOUT_A_RISE.items():
         count = sum(ended(rule, make(seed)) is not None for seed in range(seeds))
@@ -99,7 +98,7 @@ def print_alarms(rule: AutoWarmUp, *, seeds: int) -> None:
 
 
 def print_rises(rule: AutoWarmUp, *, seeds: int) -> None:
-    """Some lines for each kind of curve that turns."""
+    """Print the detections for each kind of curve with a rise."""
     for name, make in WITH_A_RISE.items():
         too_early, lates, logs = 0, [], []
         for seed in range(seeds):
@@ -124,7 +123,7 @@ def print_rises(rule: AutoWarmUp, *, seeds: int) -> None:
 
 
 def main() -> None:
-    """Prints both modes."""
+    """Print the results of the library's decisions and of the authors' decisions."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=200)
     seeds = parser.parse_args().seeds

@@ -1,10 +1,11 @@
-"""What a checkpoint of a whole run costs beside `torch.save` of model and optimizer alone.
+"""Compare the time of a checkpoint of a whole run with `torch.save` of model and optimizer.
 
     python benchmarks/checkpoint.py [--rounds 15]
 
-Both write a new file, to the disk (fsync), and then remove the one before; the null is `torch.save`
-beside a second copy of itself. The last candidate leaves the fsync out: a power cut may lose its
-file, the end of the process does not. The goal is 1.05 for like with like.
+Both candidates write a new file to the disk (fsync) and then remove the previous file. The row
+`null` compares `torch.save` with a second copy of itself. The last candidate is `torch.save`
+without fsync. Its file can be lost in a power failure, but not when the process ends. The goal is a
+ratio of 1.05 between the two candidates with fsync.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from _timing import Run, interleave
 
 
 def trained(width: int) -> tuple[nn.Module, torch.optim.Optimizer, lb.Controller]:
-    """A model with momentum after two steps."""
+    """Return a model, its optimizer and its controller after two training steps."""
     x, y = torch.randn(64, 64), torch.randint(10, (64,))
     model = nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -39,7 +40,7 @@ def trained(width: int) -> tuple[nn.Module, torch.optim.Optimizer, lb.Controller
 
 
 def bare(folder: Path, parts: dict[str, Any], *, sync: bool) -> Run:
-    """torch.save of the parts to a new file, after which the last one is removed."""
+    """Return a function that saves the parts to a new file and removes the previous file."""
     folder.mkdir()
     numbers = count()
 

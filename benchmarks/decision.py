@@ -1,10 +1,9 @@
-"""What a decision costs in the middle of a run: a chain of five rules, from a reading to the next
-decider.
+"""Measure the time of one decision of a chain of five rules in the middle of a run.
 
     python benchmarks/decision.py [--rounds 200]
 
-The peer constructs the same values (measurement, decisions, states, decider) and computes nothing:
-what immutable values cost alone.
+The baseline creates the same immutable values (measurement, decisions, states, decider) without
+computing anything. A decision starts with a reading and ends with the next decider.
 """
 
 from __future__ import annotations
@@ -33,15 +32,18 @@ WANTED = frozenset({"moments"})
 
 
 def decide(decider: Decider) -> Decider:
-    """One step of the library."""
+    """Take one step with the library."""
     seen = decider.see(READING, base_lr=0.1)
     after, _ = decider.decide(seen)
     return after
 
 
 def construct(decider: Decider) -> Decider:
-    """The values of one step, without the arithmetic: those of the default, of AdaScale and of the
-    schedule; the warm-up is over and the bounds find nothing to do."""
+    """Create the values of one step without any arithmetic.
+
+    The values are those of the default decision, of AdaScale and of the schedule. The warm-up is
+    over, and the bounds change nothing.
+    """
     Measurement(
         step=decider.step,
         samples=decider.samples,
@@ -88,7 +90,7 @@ def construct(decider: Decider) -> Decider:
 
 
 def steps_of(step: Callable[[Decider], Decider]) -> Run:
-    """So many steps, one after the other."""
+    """Return a function that takes `STEPS` steps, one after the other."""
 
     def run() -> None:
         decider = START
@@ -99,7 +101,7 @@ def steps_of(step: Callable[[Decider], Decider]) -> Run:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=200)
     candidates = {"values": construct, "null": construct, "see and decide": decide}

@@ -1,16 +1,19 @@
-"""AdaScale's gain at a known noise scale does not depend on how the batch is measured.
+"""Test that AdaScale's gain does not depend on the number of parts in which a batch is measured.
 
     python benchmarks/gain_doors.py [--seeds 40] [--only steady]
 
-The batch is 1024 samples, 16 base batches of 64. It is measured by single examples, in parts of 8,
-in parts of 64, or in 2 parts. The moments of each step are drawn (`_known_noise`).
+A batch has 1024 samples, which are 16 base batches of 64 samples. It is measured in 4 ways: by
+single examples, in parts of 8 samples, in parts of 64 samples, or in 2 parts. The moments of each
+step are drawn at random with a known noise scale (`_known_noise`).
 
-1. `steady`: mean and standard deviation of the gain on stationary problems. Goals: each mean within
-   2 % of the true gain, the means within 2 % of each other, and the standard deviations within a
-   factor of 1.5 of each other, unless fewer parts know less (`expected_deviation`).
-2. `clock`: the bias of the gain at several steps, and of the whole run's base steps.
-3. `lag`: by how many base batches the gain's curve comes after the true one where the squared norm
-   moves, compared with the paper's average, which keeps 1 - S / 1000 in each step.
+1. `steady`: mean and standard deviation of the gain on stationary problems. Goals: each mean is
+   within 2 % of the true gain, the means are within 2 % of each other, and the standard deviations
+   are within a factor of 1.5 of each other. Fewer parts give less information and may therefore
+   have a larger standard deviation (`expected_deviation`).
+2. `clock`: bias of the gain at several steps, and bias of the base steps of the whole run.
+3. `lag`: delay of the gain compared with the true gain if the squared norm changes, in base
+   batches. The delay is compared with that of the paper's average, which keeps the fraction
+   1 - S / 1000 of the past in each step.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ BATCH, BASE, DIRECTIONS = 1024, 64, 100
 SCALE = BATCH // BASE
 NOISE_SCALES = (8000.0, 800.0)
 WINDOW = 1000.0
-"""Of the paper's average, in base batches."""
+"""Averaging window of the paper, in base batches."""
 
 WAYS: dict[str, Parts] = {
     "single examples": micro_batches(1),
@@ -56,7 +59,7 @@ SECTIONS = ("steady", "clock", "lag")
 
 
 def gain_of(variance: Array | float, sqnorm: Array | float, *, scale: float, base: int) -> Array:
-    """Return the gain of AdaScale for a variance of one sample and a squared norm, elementwise."""
+    """Return AdaScale's gain for the variance of one sample and the squared norm, elementwise."""
     of_base = np.asarray(variance, dtype=np.float64) / base
     return (of_base + sqnorm) / (of_base / scale + sqnorm)
 
@@ -89,9 +92,10 @@ def gains_of(
 
 
 def paper_gains(*, variance: float, sqnorms: Array, seeds: int) -> Array:
-    """Return the gains of the paper's average over parts of one base batch, [seeds, T].
+    """Return the gains with the paper's average over parts of one base batch, [seeds, T].
 
-    Each step keeps 1 - S / 1000 of the past. This is a naive twin of the library's averages.
+    Each step keeps the fraction 1 - S / 1000 of the past. This is a simple reference
+    implementation, with which the library's averages are compared.
     """
     noise = KnownNoise(variance=variance, directions=DIRECTIONS)
     keep, gains = 1.0 - SCALE / WINDOW, np.empty((seeds, len(sqnorms)))
@@ -118,25 +122,27 @@ def gain_error(
     directions: int = DIRECTIONS,
     same_batches: bool = False,
 ) -> float:
-    """Return the standard error of a gain from the mean of so many measured steps.
+    """Return the standard error of a gain that is computed from the mean of several steps.
 
-    A linear approximation. One step's variance estimate has the relative variance
+    The formula is a linear approximation. One step's variance estimate has the relative variance
     2 / ((parts - 1) D). The squared norm of the batch's gradient has the variance
-    4 e + 2 D e^2 with e = V / (B D), and is independent of it.
+    4 e + 2 D e^2 with e = V / (B D). The two are independent.
 
     Args:
-        variance: V of one sample; the squared norm is 1.
-        parts: in which a step is measured.
-        measured: steps.
-        scale, base: S = B / B0, and B0 in samples.
-        directions: D.
-        same_batches: leave out the part that two ways to measure the same batches share.
+        variance: Variance V of one sample's gradient. The squared norm is 1.
+        parts: Number of parts in which a step is measured.
+        measured: Number of measured steps.
+        scale: Scale S = B / B0.
+        base: Base batch size B0, in samples.
+        directions: Number D of directions.
+        same_batches: Whether to leave out the error of the squared norm. Two ways of measuring the
+            same batches share this error.
     """
     batch = scale * base
     each = variance / batch / directions
     of_variance = 2.0 * variance**2 / ((parts - 1) * directions)
     of_batch_sqnorm = 0.0 if same_batches else 4.0 * each + 2.0 * directions * each**2
-    # gain = (V / B0 + q) / (V / B + q) with q = |g_B|^2 - V / B, so the denominator is |g_B|^2
+    # gain = (V / B0 + q) / (V / B + q) with q = |g_B|^2 - V / B, so the denominator is |g_B|^2.
     by_variance = 1.0 / base - 1.0 / batch
     by_batch_sqnorm = 1.0 - float(gain_of(variance, 1.0, scale=scale, base=base))
     total = by_variance**2 * of_variance + by_batch_sqnorm**2 * of_batch_sqnorm
@@ -144,9 +150,10 @@ def gain_error(
 
 
 def expected_deviation(*, variance: float, parts: int) -> float:
-    """Return the standard deviation of the gain that the paper's average has in the long run.
+    """Return the standard deviation of the gain with the paper's average after many steps.
 
-    An average that keeps a fraction k of the past is worth (1 + k) / (1 - k) steps.
+    An average that keeps a fraction k of the past is as accurate as a mean over (1 + k) / (1 - k)
+    steps.
     """
     keep = 1.0 - SCALE / WINDOW
     worth = (1.0 + keep) / (1.0 - keep)
@@ -154,15 +161,16 @@ def expected_deviation(*, variance: float, parts: int) -> float:
 
 
 def lag_of(gains: Array, true: Array, *, skip: int = 150, most: int = 400) -> int:
-    """Return the delay in steps at which the true curve is closest to the measured one.
+    """Return the delay in steps with which the true gains are closest to the measured gains.
 
-    The squared distance of the logarithms is least. Before its start the true curve is constant.
+    The distance is the sum of the squared differences of the logarithms. Before the first step, the
+    true gain is taken to be constant.
 
     Args:
-        gains: mean over the seeds, [T].
-        true: gains without noise and without memory, [T].
-        skip: first steps that are left out.
-        most: longest delay that is tried, in steps.
+        gains: Measured gains, averaged over the seeds, [T].
+        true: True gains, without noise and without averaging, [T].
+        skip: Number of first steps to leave out.
+        most: Limit of the delays that are tried, in steps.
     """
     steps = np.arange(skip, len(true))
 
@@ -175,7 +183,7 @@ def lag_of(gains: Array, true: Array, *, skip: int = 150, most: int = 400) -> in
 
 def print_steady(*, seeds: int, steps: int = 400) -> None:
     """Print the mean and the standard deviation of the gain for each way of measuring."""
-    print(f"\ngains on stationary problems, S = {SCALE}, {seeds} seeds x the last 3/4 of {steps}")
+    print(f"\ngains on stationary problems, S = {SCALE}, {seeds} seeds, last 3/4 of {steps} steps")
     for n in NOISE_SCALES:
         true = float(gain_of(n, 1.0, scale=SCALE, base=BASE))
         print(f"  noise scale {n:g}: true gain {true:.4f}")
@@ -192,7 +200,10 @@ def print_steady(*, seeds: int, steps: int = 400) -> None:
 def print_clock(*, seeds: int, steps: int = 200) -> None:
     """Print the bias of the gain along a run, for several scales and noise scales."""
     shown = (0, 4, 19, 99, steps - 1)
-    print(f"\nbias of the gain at steps 1, 5, 20, 100, {steps} and of the clock, 20 directions")
+    print(
+        f"\nbias of the gain at the steps 1, 5, 20, 100 and {steps}, and bias of the base steps; "
+        "20 directions"
+    )
     for scale, n in ((2, 640.0), (8, 640.0), (8, 5000.0), (32, 5000.0)):
         true = float(gain_of(n, 1.0, scale=scale, base=BASE))
         for parts in sorted({2, max(scale, 4)}):
@@ -215,7 +226,7 @@ def print_clock(*, seeds: int, steps: int = 200) -> None:
 
 
 def print_lag(*, seeds: int, steps: int = 1500) -> None:
-    """Print the delay of the gain for each way of measuring, where the squared norm moves."""
+    """Print the delay of the gain for each way of measuring if the squared norm changes."""
     print(f"\ndelay of the gain in base batches, S = {SCALE}, mean of {seeds} seeds")
     for n in NOISE_SCALES:
         for label, sqnorms in MOTIONS.items():
@@ -227,7 +238,8 @@ def print_lag(*, seeds: int, steps: int = 1500) -> None:
                 gains = gains_of(parts, variance=n, sqnorms=moving, seeds=seeds)
                 row[way] = gains.mean(axis=0)
             lags = [f"{way} {lag_of(mean, true) * SCALE}" for way, mean in row.items()]
-            print(f"  noise scale {n:g} at first, {label}: " + ", ".join(lags), flush=True)
+            start = f"  noise scale {n:g} at the start, squared norm {label}: "
+            print(start + ", ".join(lags), flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

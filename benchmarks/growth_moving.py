@@ -1,14 +1,14 @@
-"""How closely the batch follows a noise scale that is known and moves.
+"""Measure how closely the batch size follows a known noise scale that changes during the run.
 
     python benchmarks/growth_moving.py [--seeds 10] [--only adasgd]
 
-In a run of 1500 steps the squared norm of the gradient falls tenfold along the whole run, rises
-tenfold within the middle tenth of it, or rises tenfold in one step. The variance of a sample is
-constant. The moments of each step are drawn (`_known_noise`).
+A run has 1500 steps. The squared norm of the gradient changes by a factor of 10: it falls along the
+whole run, rises within the middle tenth of the run, or rises in one step. The variance of one
+sample's gradient is constant. The moments of each step are drawn at random (`_known_noise`).
 
-Goal: from the first step on in which the batch is at least half the noise scale, 90 % of the steps
-have a batch between 0.5 and 2 noise scales, in the mean over the seeds. A run that never gets there
-counts as 0 %.
+Goal: After the batch size has first reached half the noise scale, 90 % of the steps have a batch
+size between 0.5 and 2 noise scales, averaged over the seeds. A run that never reaches half the
+noise scale counts as 0 %.
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ from _known_noise import (
 
 STEPS, FIRST = 1500, 16
 NOISE_SCALES = (200.0, 2000.0)
-"""Between which the noise scale moves, in samples."""
+"""Smallest and largest noise scale of a run, in samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Motion:
-    """A squared norm that moves.
+    """Describe a squared norm that changes during the run.
 
     Args:
-        sqnorms: of each step, from a number of steps; 1 in the first step.
-        variance: of one sample.
+        sqnorms: Function from the number of steps to the squared norm of each step. The first
+            squared norm is 1.
+        variance: Variance of one sample's gradient.
     """
 
     sqnorms: Callable[[int], Array]
@@ -71,9 +72,10 @@ RULES: dict[str, lb.Rule] = {
 
 
 def within(batch_sizes: Array, noise_scales: Array) -> float:
-    """Return the fraction of steps with a batch of 0.5 to 2 noise scales.
+    """Return the fraction of steps with a batch size of 0.5 to 2 noise scales.
 
-    Counted from the first step with a batch of at least 0.5 noise scales; 0 if there is none.
+    The steps are counted from the first step with a batch size of at least 0.5 noise scales. The
+    result is 0 if there is no such step.
     """
     start = first_at_least(batch_sizes, 0.5 * noise_scales)
     if start is None:
@@ -88,8 +90,8 @@ def followed(
     """Run the rule with each seed.
 
     Returns:
-        The fraction of steps within the band, [seeds], and the batch over the noise scale after the
-        last step, [seeds].
+        The fraction of steps with a batch size of 0.5 to 2 noise scales, [seeds], and the ratio of
+        batch size and noise scale after the last step, [seeds].
     """
     noise = KnownNoise(variance=motion.variance, directions=directions)
     sqnorms = motion.sqnorms(STEPS)
@@ -105,8 +107,11 @@ def followed(
 
 
 def print_rule(name: str, *, seeds: int) -> None:
-    """Print a table of one rule."""
-    print(f"\n{name}, {seeds} seeds of each row; steps with a batch of 0.5 to 2 noise scales")
+    """Print the table of one rule."""
+    print(
+        f"\n{name}, {seeds} seeds per row; fraction of steps with a batch size of 0.5 to 2 noise "
+        "scales"
+    )
     for motion_name, motion in MOTIONS.items():
         for directions in (20, 100):
             for label, parts in WAYS.items():

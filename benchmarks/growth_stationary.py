@@ -1,13 +1,15 @@
-"""Where the batch ends that grows to a noise scale which is known and does not move.
+"""Measure the final batch size of runs whose batch grows to a known and constant noise scale.
 
     python benchmarks/growth_stationary.py [--seeds 20] [--only adasgd] [--real 4]
 
-The first part draws the moments of each step (`_known_noise`). The second one trains a model on
-data with a known noise scale (`_real_noise`), with a `Controller`, a `BatchLoader` and `adasgd()`.
+The first part draws the moments of each step at random (`_known_noise`). The second part trains a
+model on data with a known noise scale (`_real_noise`), with `Controller`, `BatchLoader` and
+`adasgd()`.
 
-Goals for adasgd(): at most 2 % of all runs end above twice the noise scale, at most 4 % in each
-row, and none above four times. The median of each row ends between 0.7 and 1.3 noise scales. The
-median number of steps to half the noise scale is at most 1.5 times that of version 0.1.0.
+Goals for adasgd(): At most 2 % of all runs and at most 4 % of the runs in each row end above 2
+noise scales, and no run ends above 4 noise scales. The median final batch size of each row is
+between 0.7 and 1.3 noise scales. The median number of steps to half the noise scale is at most 1.5
+times that of version 0.1.0.
 """
 
 from __future__ import annotations
@@ -36,14 +38,14 @@ EIGHT_AND_TWO: dict[str, Parts] = {"8 parts": equal_parts(8), "2 parts": equal_p
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """A stationary problem.
+    """Describe a problem with a constant noise scale.
 
     Args:
-        first: batch size of the first step, and base batch size.
-        noise_scale: in samples.
-        directions: with equal noise.
-        half: median steps that adasgd() of version 0.1.0 took to half the noise scale.
-        steps: length of a run.
+        first: Batch size of the first step, which is also the base batch size.
+        noise_scale: Noise scale, in samples.
+        directions: Number of directions with equal noise.
+        half: Median number of steps that adasgd() of version 0.1.0 took to half the noise scale.
+        steps: Number of steps of a run.
     """
 
     first: int
@@ -53,7 +55,10 @@ class Problem:
     steps: int = 1500
 
     def __str__(self) -> str:
-        return f"first {self.first}, noise scale {self.noise_scale}, {self.directions} directions"
+        return (
+            f"first batch {self.first}, noise scale {self.noise_scale}, "
+            f"{self.directions} directions"
+        )
 
 
 PROBLEMS = (
@@ -78,18 +83,20 @@ RULES: dict[str, lb.Rule] = {
     "cosine_test": lb.Averaged(lb.methods.cosine_test(target=1 / 3)),
     "CABS": lb.rules.CABS(),
 }
-"""Each asks for a batch of one noise scale; gradient diversity asks for one sample more. CABS does,
-because the learning rate and the loss of a simulated run are 1."""
+"""Rules that propose a batch size of one noise scale; gradient diversity proposes one sample more.
+
+CABS is among them because the learning rate and the loss of a simulated run are 1.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ends:
-    """Where the runs of one row ended, in noise scales.
+    """Hold the batch sizes of the runs of one row, in noise scales.
 
     Args:
-        final: batch after the last step, [seeds].
-        largest: largest batch of each run, [seeds].
-        half: steps to half the noise scale, infinite for a run that never reached it, [seeds].
+        final: Batch size after the last step, [seeds].
+        largest: Largest batch size of each run, [seeds].
+        half: Number of steps to half the noise scale, [seeds]; infinite if it was never reached.
     """
 
     final: Array
@@ -97,12 +104,12 @@ class Ends:
     half: Array
 
     def above(self, factor: float) -> float:
-        """Return the fraction of runs that ended above so many noise scales."""
+        """Return the fraction of runs that ended above `factor` noise scales."""
         return float(np.mean(self.final > factor))
 
     @property
     def median_half(self) -> float:
-        """The median number of steps to half the noise scale."""
+        """Return the median number of steps to half the noise scale."""
         return float(np.median(self.half))
 
     def __str__(self) -> str:
@@ -131,7 +138,7 @@ def ends_of(rule: lb.Rule, problem: Problem, parts: Parts, *, seeds: int) -> End
 
 
 def ends_of_runs(runs: Sequence[Array], *, noise_scale: float) -> Ends:
-    """Return where runs ended, from the batch sizes of their steps."""
+    """Return the summary of runs, each given by the batch sizes of its steps."""
     levels = np.array(0.5 * noise_scale)
     half = [first_at_least(sizes, levels) for sizes in runs]
     return Ends(
@@ -151,8 +158,8 @@ def pooled(rows: Sequence[Ends]) -> str:
 
 
 def print_rule(name: str, *, seeds: int) -> None:
-    """Print a table of one rule."""
-    print(f"\n{name}, {seeds} seeds of each row; batches in noise scales n")
+    """Print the table of one rule."""
+    print(f"\n{name}, {seeds} seeds per row; final batch sizes in units of the noise scale n")
     rows = []
     for problem in PROBLEMS:
         for label, parts in EIGHT_AND_TWO.items():
@@ -163,7 +170,7 @@ def print_rule(name: str, *, seeds: int) -> None:
 
 
 def print_real(*, seeds: int) -> None:
-    """Print a table of whole training runs."""
+    """Print the table of whole training runs."""
     print(
         f"\nController, BatchLoader and adasgd(), {seeds} seeds; noise scale 1000, first batch 16"
     )
@@ -177,7 +184,7 @@ def main() -> None:
     """Print both parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--real", type=int, default=4, help="seeds of the training runs; 0: none")
+    parser.add_argument("--real", type=int, default=4, help="number of training runs; 0 for none")
     parser.add_argument("--only", choices=tuple(RULES), action="append")
     arguments = parser.parse_args()
     for name in RULES if arguments.only is None else arguments.only:

@@ -1,11 +1,12 @@
-"""What deciding when a batch grows costs: by the noise scale of the steps, by passes over the data.
+"""Measure the cost of deciding when a batch grows, by the noise scale or by passes over the data.
 
     python benchmarks/growth_trigger.py [--rounds 100] [--only decide|run|samples]
 
-`decide`: the chain of `adaptive_growth` over measurements that were recorded, a test in each step
-and in each tenth, beside `Observe`, which asks for the same moments and decides nothing. `run`: a
-whole `Controller` with a small model, beside the same that only observes. No test passes, so that
-all have the same batch. `samples`: what the check of the full gradient costs, by arithmetic.
+`decide` runs the chain of `adaptive_growth` over recorded measurements, with a test in every step
+or in every 10th step. It is compared with `Observe`, which requests the same moments and decides
+nothing. `run` trains a small model with `Controller` and is compared with the same run with
+`Observe`. No test proposes a larger batch, so all runs have the same batch size. `samples` computes
+the number of samples that the check of the full gradient needs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from largebatch.core.decider import Decider
 from largebatch.core.measurement import Measurement
 
 STEPS = 200
-"""Of one run of a candidate that decides; of one that trains a tenth."""
+"""Number of steps in one timed run of `decide`. A timed run of `run` has a tenth of these steps."""
 
 DATASET = 4096
 SIZE = 64
@@ -33,11 +34,11 @@ TENTH = lb.methods.adaptive_growth(kappa=1e-6, every=10)
 TENTH_OBSERVED = lb.Every(OBSERVE, steps=10)
 
 ROWS = (("digits", 1071, 16), ("Fashion-MNIST", 55_000, 8), ("Fashion-MNIST", 55_000, 64))
-"""(data, samples of it, batch) whose checks are counted."""
+"""Data set, its number of samples, and the batch size of each row of `samples`."""
 
 
 def controller(rule: lb.Rule, record: lb.MemoryRecord | None = None) -> lb.Controller:
-    """A run of a small perceptron on made-up data."""
+    """Return the controller of a small model on synthetic data."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
     x = torch.randn(DATASET, 64)
@@ -48,7 +49,7 @@ def controller(rule: lb.Rule, record: lb.MemoryRecord | None = None) -> lb.Contr
 
 
 def trained(control: lb.Controller, *, steps: int) -> Run:
-    """So many steps of one endless run, one after the other."""
+    """Return a function that takes the next `steps` steps of one endless run."""
     endless = control.steps(steps=10**9)
     model = control.model
 
@@ -62,14 +63,14 @@ def trained(control: lb.Controller, *, steps: int) -> Run:
 
 
 def recorded() -> list[Measurement]:
-    """The measurements of a run that only observes."""
+    """Return the measurements of a run with `Observe`."""
     record = lb.MemoryRecord()
     trained(controller(OBSERVE, record), steps=STEPS + 1)()
     return [seen for seen, _ in record.steps][:STEPS]
 
 
 def decided(rule: lb.Rule, measurements: Sequence[Measurement]) -> Run:
-    """A fresh decider over all of them."""
+    """Return a function that decides on all measurements with a new decider."""
     start = Decider.start(rule, base_batch_size=SIZE, batch_size=SIZE, dataset_size=DATASET)
 
     def run() -> None:
@@ -82,15 +83,15 @@ def decided(rule: lb.Rule, measurements: Sequence[Measurement]) -> Run:
 
 
 def samples() -> str:
-    """What passes cost beside the training samples between two checks."""
-    lines = ["\nsamples of a check each 1000 steps, over the training samples between two:"]
+    """Return a table of the samples of a check, divided by the training samples between checks."""
+    lines = ["\nsamples of a check / training samples between two checks, one check in 1000 steps:"]
     for name, count, batch in ROWS:
         lines.append(f"{name:16} n = {count:<8} batch {batch:<6} {count / (1000 * batch):8.2f}")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Prints a table for each."""
+    """Print a table for each part."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--only", choices=("decide", "run", "samples"))
@@ -101,14 +102,14 @@ def main() -> None:
         rules = {
             "observe": OBSERVE,
             "null": OBSERVE,
-            "a test in each step": EACH,
-            "a test in each 10th": TENTH,
+            "a test in every step": EACH,
+            "a test in every 10th": TENTH,
         }
         runs = {name: decided(rule, measurements) for name, rule in rules.items()}
         times = interleave(runs, rounds=arguments.rounds)
         print(times.table("decisions alone", to="observe", per=STEPS, unit="step"), flush=True)
     if arguments.only in (None, "run"):
-        pairs = (("each step", OBSERVE, EACH), ("each 10th step", TENTH_OBSERVED, TENTH))
+        pairs = (("every step", OBSERVE, EACH), ("every 10th step", TENTH_OBSERVED, TENTH))
         for name, observe, rule in pairs:
             rules = {"observe": observe, "null": observe, "adaptive growth": rule}
             steps = STEPS // 10

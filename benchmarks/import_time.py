@@ -1,10 +1,10 @@
-"""How much CPU time imports and the command line's help take, in fresh interpreters.
+"""Measure the CPU time of imports and of the command line's help in new interpreters.
 
     python benchmarks/import_time.py [--rounds 15]
 
-The names that a training script imports are timed on top of torch and numpy, its two dependencies.
-The null is a second import of the same names. Commands are timed as whole processes; a bare
-interpreter (`python -c pass`) is shown beside them.
+The import of the names that a training script uses is timed after torch and numpy, its two
+dependencies, are imported. The row `null` is a second import of the same names. Commands are timed
+as whole processes. An empty program (`python -c pass`) is timed for comparison.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ COMMANDS = {
 
 
 def environment(cache: str) -> dict[str, str]:
-    """Return the variables of a process that has its byte code, as an installed package has."""
+    """Return the environment variables of a process that finds compiled byte code in the cache."""
     settings = {**os.environ, "PYTHONPYCACHEPREFIX": cache}
     settings.pop("PYTHONDONTWRITEBYTECODE", None)
     return settings
 
 
 def import_milliseconds(cache: str) -> list[float]:
-    """Return CPU milliseconds of (torch and numpy, the names, the names again)."""
+    """Return the CPU milliseconds of three imports: torch and numpy, the names, the names again."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         capture_output=True,
@@ -71,18 +71,18 @@ def command_milliseconds(arguments: list[str], cache: str) -> float:
 
 
 def main() -> None:
-    """Print the median of each with its 95 % interval."""
+    """Print the median of each time with its 95 % confidence interval."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as cache:
-        import_milliseconds(cache)  # compiles, and fills the caches of files
+        import_milliseconds(cache)  # compiles the modules and fills the file caches
         imports = list(zip(*(import_milliseconds(cache) for _ in range(rounds)), strict=True))
         table = dict(zip(("torch and numpy", "usual names on top", "null"), imports, strict=True))
         for name, arguments in COMMANDS.items():
             command_milliseconds(arguments, cache)
             table[name] = tuple(command_milliseconds(arguments, cache) for _ in range(rounds))
-    print(f"\n{rounds} fresh interpreters: CPU milliseconds, load {os.getloadavg()[0]:.1f}")
+    print(f"\nCPU milliseconds in {rounds} new interpreters, load {os.getloadavg()[0]:.1f}")
     for name, values in table.items():
         print(f"{name:26}{interval_of_median(list(values)).shown(1):>30}")
 

@@ -1,9 +1,9 @@
-"""What `BatchLoader` costs a micro-batch, against a hand-written index loop and a DataLoader.
+"""Compare the time of a micro-batch from `BatchLoader`, a hand-written loop and torch's DataLoader.
 
     python benchmarks/loader.py [--rounds 31] [--samples 20000] [--features 784]
 
-Each run is one epoch: of tensors in memory, whole and sliced by index; and of a data set that gives
-one sample at a time.
+Each timed run is one epoch. The data are either tensors in memory, or a data set that returns one
+sample at a time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from largebatch.act.loader import BatchLoader
 
 
 class Items(Dataset[tuple[Tensor, Tensor]]):
-    """The same samples read one at a time."""
+    """Return the same samples one at a time."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         self.x, self.y = x, y
@@ -32,7 +32,7 @@ class Items(Dataset[tuple[Tensor, Tensor]]):
 
 
 def hand_loop(x: Tensor, y: Tensor, micro: int) -> Run:
-    """A permutation an epoch, sliced and indexed."""
+    """Return an epoch of a hand-written loop that indexes the tensors with a sliced permutation."""
 
     def epoch() -> None:
         order = torch.randperm(len(x))
@@ -44,7 +44,7 @@ def hand_loop(x: Tensor, y: Tensor, micro: int) -> Run:
 
 
 def selecting_loop(x: Tensor, y: Tensor, micro: int) -> Run:
-    """The hand loop with `index_select`, which `BatchLoader` uses too."""
+    """Return an epoch of a hand-written loop with `index_select`, which `BatchLoader` also uses."""
 
     def epoch() -> None:
         order = torch.randperm(len(x))
@@ -56,6 +56,7 @@ def selecting_loop(x: Tensor, y: Tensor, micro: int) -> Run:
 
 
 def data_loader(dataset: Dataset[tuple[Tensor, ...]], micro: int) -> Run:
+    """Return an epoch of torch's DataLoader."""
     loader = DataLoader(dataset, batch_size=micro, shuffle=True)
 
     def epoch() -> None:
@@ -66,7 +67,7 @@ def data_loader(dataset: Dataset[tuple[Tensor, ...]], micro: int) -> Run:
 
 
 def batch_loader(source: object, micro: int, *, accumulation: int, **options: bool) -> Run:
-    """One epoch of whole steps, with `next_step` and `commit`."""
+    """Return an epoch of `BatchLoader`, with `next_step` and `commit`."""
     loader = BatchLoader(
         source,  # type: ignore[arg-type]
         batch_size=micro * accumulation,
@@ -88,7 +89,7 @@ def batch_loader(source: object, micro: int, *, accumulation: int, **options: bo
 
 
 def main() -> None:
-    """Prints a table for each size of micro-batch, and one for a data set of single samples."""
+    """Print a table for each micro-batch size, and one for a data set of single samples."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--samples", type=int, default=20_000)
@@ -102,8 +103,8 @@ def main() -> None:
             "hand loop": hand_loop(x, y, micro),
             "null": hand_loop(x, y, micro),
             "hand loop, index_select": selecting_loop(x, y, micro),
-            "BatchLoader, 1 a step": batch_loader((x, y), micro, accumulation=1),
-            "BatchLoader, 4 a step": batch_loader((x, y), micro, accumulation=4),
+            "BatchLoader, 1 per step": batch_loader((x, y), micro, accumulation=1),
+            "BatchLoader, 4 per step": batch_loader((x, y), micro, accumulation=4),
         }
         if micro == 256:
             loaders["DataLoader, TensorDataset"] = data_loader(TensorDataset(x, y), micro)

@@ -1,12 +1,12 @@
-"""What it costs to measure a loop that stays as it is: hooks, checks, and one backward per step.
+"""Measure the overhead of hooks and checks in a training loop of your own.
 
     python benchmarks/loop.py [--rounds 30]
 
-The first table trains with one backward per step: the bare loop, `lb.attach`, which measures single
-examples in every 160th step, `lb.attach` with a rule that measures nothing, and `lb.watch`, which
-measures without changing a bit. The second table
-times what is done in every step of an accumulating loop: the hook on the forward pass, and the
-comparison of `.grad` with what the backward before left.
+The first table is for a loop with one backward call per step. It compares the bare loop with
+`lb.attach`, which measures single examples in every 160th step, with `lb.attach` and a rule that
+measures nothing, and with `lb.watch`, which measures without changing the training. The second
+table is for a loop with gradient accumulation. It times two things that are done in every step: the
+hook on the forward pass, and the check that `.grad` did not change between two backward calls.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from largebatch.measure.forwards import Forwards
 from largebatch.measure.one_backward import EXAMPLES
 from overhead import cnn, mlp
 
-EVERY = EXAMPLES.every  # steps in which single examples are measured once
+EVERY = EXAMPLES.every  # Single examples are measured once in this number of steps.
 PARTS = 4
 loss_of = nn.CrossEntropyLoss()
 
 
 def gpt() -> nn.Module:
-    """A small transformer over 64 positions, without dropout, 0.2M parameters."""
+    """Return a small transformer for 64 positions without dropout, with 0.2M parameters."""
     layer = nn.TransformerEncoderLayer(64, 4, 256, dropout=0.0, batch_first=True)
     return nn.Sequential(
         nn.Embedding(64, 64), nn.TransformerEncoder(layer, 2), Last(), nn.Linear(64, 10)
@@ -38,14 +38,21 @@ def gpt() -> nn.Module:
 
 
 class Last(nn.Module):
-    """The last position of a sequence."""
+    """Return the last position of a sequence."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, -1]
 
 
 def one_backward(make: Callable[[], nn.Module], data: Tensor, door: str, *, steps: int) -> Run:
-    """A run of so many steps with one backward each, with this door in front of it."""
+    """Return a function that trains `steps` steps with one backward call each.
+
+    Args:
+        make: Function that makes the model.
+        data: Inputs of the batch.
+        door: Entry point of the library, such as "attach" or "watch"; "bare" and "null" use none.
+        steps: Number of steps.
+    """
     torch.manual_seed(0)
     model = make()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
@@ -64,12 +71,17 @@ def one_backward(make: Callable[[], nn.Module], data: Tensor, door: str, *, step
             optimizer.step()
             optimizer.zero_grad()
 
-    run(EXAMPLES.early * EXAMPLES.early_every + 1)  # measured more often than later
+    run(EXAMPLES.early * EXAMPLES.early_every + 1)  # These steps are measured more often.
     return run
 
 
 def each_step(tensors: int, *, steps: int) -> Iterator[tuple[str, Run]]:
-    """Forward passes and accumulated gradients of a model of many tensors, with and without us."""
+    """Yield functions that time the forward hook and the check of `.grad`, with their names.
+
+    Args:
+        tensors: Number of parameters of the model.
+        steps: Number of steps in one timed run.
+    """
 
     def forwards(hooked: bool) -> Run:
         model = nn.Identity()
@@ -78,7 +90,7 @@ def each_step(tensors: int, *, steps: int) -> Iterator[tuple[str, Run]]:
             followed = Forwards(model, reached=lambda number: None, failed=print)
             followed.follow()
             followed.link(False)
-            followed.sized = False  # as from the second step of a plain loop on
+            followed.sized = False  # as in all steps after the first one
 
         def run() -> None:
             for _ in range(steps * PARTS):
@@ -126,7 +138,9 @@ def main() -> None:
     times: Paired = interleave(dict(each_step(300, steps=steps)), rounds=rounds)
     hook = times.added("forward hook", to="bare", per=steps).shown(2)
     check = times.each(".grad", per=steps, clock="cpu").shown(2)
-    print(f"\nCPU us a step of {PARTS} micro-batches: forward hook {hook}, check of .grad {check}")
+    print(
+        f"\nCPU us per step of {PARTS} micro-batches: forward hook {hook}, check of .grad {check}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""The same data measured in every way of the library: gain and batch must not depend on it.
+"""Test that gain and batch size do not depend on the way in which the library measures gradients.
 
     python benchmarks/measured_ways.py [--seeds 8]
     torchrun --nproc-per-node 2 benchmarks/measured_ways.py
 
-A model is trained on data with a known noise scale (`_real_noise`), in the same order for each
-way. AdaScale has batches of 512 samples, 8 base batches of 64, at a noise scale of 1000. `adasgd()`
-grows the batch from 16 samples at a noise scale of 400. The program prints the mean gain of the
-last 3/4 of the steps, four standard errors of it (`gain_doors.gain_error`), and the batch after the
-last step. Under torchrun all ranks share each batch.
+A model is trained on data with a known noise scale (`_real_noise`). Every way of measuring uses the
+samples in the same order. The runs with AdaScale have batches of 512 samples, which are 8 base
+batches of 64, and a noise scale of 1000. The runs with `adasgd()` start with a batch of 16 samples
+and have a noise scale of 400. The program prints the mean gain of the last 3/4 of the steps, four
+standard errors of this mean (`gain_doors.gain_error`), and the batch size after the last step.
+Under torchrun, all ranks share each batch.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ DIRECTIONS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealRun:
-    """What a training run recorded.
+    """Hold the results of a training run.
 
     Args:
-        gains: base steps of each step, [T].
-        batch_sizes: wanted after each step, [T].
-        parts: of each measured step; on the first rank alone, which writes the record.
+        gains: Number of base steps that each step counted as, [T].
+        batch_sizes: Batch size decided after each step, [T].
+        parts: Number of parts in each measured step; only on the first rank, which writes the
+            record.
     """
 
     gains: Array
@@ -49,7 +51,7 @@ class RealRun:
 
     @classmethod
     def of(cls, decisions: Sequence[lb.Decision], *, record: lb.MemoryRecord) -> RealRun:
-        """Return what the decisions and the measurements of a run were."""
+        """Return the results of a run from its decisions and its record."""
         moments = [seen.moments for seen, _ in record.steps if seen.moments is not None]
         return cls(
             gains=np.array([each.base_steps for each in decisions]),
@@ -59,11 +61,11 @@ class RealRun:
 
     @property
     def gain(self) -> float:
-        """Mean gain of the last 3/4 of the steps."""
+        """Return the mean gain of the last 3/4 of the steps."""
         return float(self.gains[len(self.gains) // 4 :].mean())
 
     def gain_error(self, *, same_batches: bool = False) -> float:
-        """Return the standard error of `gain` of a run with `BATCH` and `GAIN_NOISE`."""
+        """Return the standard error of `gain` for a run with `BATCH` and `GAIN_NOISE`."""
         return gain_error(
             variance=GAIN_NOISE,
             parts=int(self.parts.min()),
@@ -77,14 +79,14 @@ class RealRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """A training run, apart from the way it is measured.
+    """Describe a training run without the way in which it is measured.
 
     Args:
-        noise: the data.
-        rule: of the run.
-        batch: samples of the first step.
-        base: the base batch.
-        steps: length of the run.
+        noise: Data set.
+        rule: Rule of the run.
+        batch: Batch size of the first step, in samples.
+        base: Base batch size, in samples.
+        steps: Number of optimizer steps.
     """
 
     noise: RealNoise
@@ -94,11 +96,11 @@ class Training:
     steps: int
 
     def controlled(self, *, micro_batch: int, examples: bool = False) -> RealRun:
-        """Train with a `Controller`, on all ranks that there are.
+        """Train with a `Controller` on all ranks.
 
         Args:
-            micro_batch: samples of one backward call, at most.
-            examples: whether single examples are measured.
+            micro_batch: Largest number of samples of one backward call.
+            examples: Whether the gradients of single examples are measured.
         """
         model, optimizer = self.noise.model()
         batches = lb.BatchLoader(
@@ -126,10 +128,10 @@ class Training:
         return RealRun.of(decisions, record=record)
 
     def attached(self, *, micro_batch: int) -> RealRun:
-        """Train in a loop of one's own with `lb.attach`.
+        """Train in a hand-written loop with `lb.attach`.
 
         Args:
-            micro_batch: samples of one backward call.
+            micro_batch: Number of samples of one backward call.
         """
         model, optimizer = self.noise.model()
         record = lb.MemoryRecord()
@@ -168,7 +170,7 @@ ONE_BACKWARD: dict[str, Way] = {
 
 
 def adascale_run(*, seed: int, steps: int = GAIN_STEPS) -> Training:
-    """Return a run with AdaScale, which reads no sample twice."""
+    """Return a run with AdaScale that uses no sample twice."""
     noise = RealNoise(
         seed=seed, noise_scale=GAIN_NOISE, directions=DIRECTIONS, samples=steps * BATCH
     )
@@ -176,18 +178,18 @@ def adascale_run(*, seed: int, steps: int = GAIN_STEPS) -> Training:
 
 
 def adasgd_run(*, seed: int, steps: int = GROWTH_STEPS) -> Training:
-    """Return a run with a batch that grows."""
+    """Return a run whose batch grows by `adasgd()`."""
     noise = RealNoise(seed=seed, noise_scale=GROWTH_NOISE, directions=DIRECTIONS, samples=100_000)
     return Training(noise=noise, rule=lb.methods.adasgd(), batch=FIRST, base=FIRST, steps=steps)
 
 
 def true_gain() -> float:
-    """Return the gain of AdaScale without noise in its estimates."""
+    """Return AdaScale's gain for the true variance and squared norm."""
     return float(gain_of(GAIN_NOISE, 1.0, scale=BATCH / BASE, base=BASE))
 
 
 def print_gains(ways: dict[str, Way], *, seeds: int, prints: bool) -> None:
-    """Print the mean gain for each way."""
+    """Print the mean gain for each way of measuring."""
     true = true_gain()
     if prints:
         print(f"\nAdaScale: true gain {true:.3f}; {seeds} seeds")
@@ -197,8 +199,8 @@ def print_gains(ways: dict[str, Way], *, seeds: int, prints: bool) -> None:
             gains = np.array([run.gain for run in runs])
             measured = np.mean([len(run.parts) for run in runs])
             print(
-                f"  {name:46} gain {gains.mean():.3f} +- {4 * runs[0].gain_error():.3f} in a run, "
-                f"furthest {np.abs(gains - true).max():.3f} off, deviation within a run "
+                f"  {name:46} gain {gains.mean():.3f} +- {4 * runs[0].gain_error():.3f} per run, "
+                f"largest error {np.abs(gains - true).max():.3f}, standard deviation in a run "
                 f"{np.mean([run.gains[len(run.gains) // 4 :].std() for run in runs]):.3f}, "
                 f"{measured:.0f} of {GAIN_STEPS} steps measured",
                 flush=True,
@@ -206,7 +208,7 @@ def print_gains(ways: dict[str, Way], *, seeds: int, prints: bool) -> None:
 
 
 def print_batches(ways: dict[str, Way], *, seeds: int, prints: bool) -> None:
-    """Print the batch after the last step for each way."""
+    """Print the batch size after the last step for each way of measuring."""
     if prints:
         print(f"\nadasgd(): noise scale {GROWTH_NOISE:g}; {seeds} seeds")
     for name, way in ways.items():
@@ -214,14 +216,14 @@ def print_batches(ways: dict[str, Way], *, seeds: int, prints: bool) -> None:
         if prints:
             last = np.array([run.batch_sizes[-1] for run in runs])
             print(
-                f"  {name:46} last batch: mean {last.mean():.0f}, from {last.min():.0f} to "
+                f"  {name:46} last batch size: mean {last.mean():.0f}, from {last.min():.0f} to "
                 f"{last.max():.0f}",
                 flush=True,
             )
 
 
 def main() -> None:
-    """Print both tables, once for all ranks."""
+    """Print both tables on the first rank."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=8)
     seeds = parser.parse_args().seeds

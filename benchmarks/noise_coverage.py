@@ -1,11 +1,12 @@
-"""How often the interval of the noise scale covers the true one, on gradients with known noise.
+"""Count how often the confidence interval of the noise scale contains the true noise scale.
 
     python benchmarks/noise_coverage.py [--runs 300]
 
-Each run is a series of estimates from equal parts of a batch of 32 samples. The gradient's squared
-norm is 1, and it points along the noisiest direction. Goal: a 95 % interval covers in at least 92 %
-of 300 runs, for each kind of noise, noise scale, number of parts and length of the series. An
-interval without an upper end covers more often.
+Each run is a series of estimates from equal parts of a batch of 32 samples, whose gradients have
+known noise. The true gradient has the squared norm 1 and the direction with the most noise. Goal: a
+95 % interval contains the true noise scale in at least 92 % of 300 runs, for each kind of noise,
+noise scale, number of parts and length of the series. An interval without an upper bound contains
+the true noise scale more often.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ NOISE_SCALES, PARTS, LENGTHS = (10.0, 300.0, 3000.0), (2, 4), (16, 64, 400)
 
 
 def equal(directions: int) -> Array:
-    """Spread the variance evenly over so many directions."""
+    """Return the fractions of the variance for equal directions, [D]."""
     return np.full(directions, 1.0 / directions)
 
 
 def power_law(exponent: float, directions: int = 200) -> Array:
-    """Give direction i a share of the variance that is proportional to i ** -exponent."""
+    """Return fractions of the variance that are proportional to i ** -exponent, [D]."""
     shares = np.arange(1, directions + 1, dtype=np.float64) ** -exponent
     return shares / shares.sum()
 
@@ -45,13 +46,13 @@ SPECTRA = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """The intervals of many runs.
+    """Summarize the confidence intervals of many runs.
 
     Args:
-        covered: fraction of the intervals that cover the true noise scale.
-        answered: fraction of the runs that have an interval.
-        unbounded: fraction of the intervals without an upper end.
-        width: median of high / low of the intervals with both; nan without any.
+        covered: Fraction of the intervals that contain the true noise scale.
+        answered: Fraction of the runs that have an interval.
+        unbounded: Fraction of the intervals without an upper bound.
+        width: Median ratio of upper and lower bound, for intervals with both; NaN if there is none.
     """
 
     covered: float
@@ -62,21 +63,21 @@ class Coverage:
     def __str__(self) -> str:
         return (
             f"covered {self.covered:.3f}  answered {self.answered:.2f}  "
-            f"without an upper end {self.unbounded:.2f}  median high / low {self.width:.2f}"
+            f"without an upper bound {self.unbounded:.2f}  median high / low {self.width:.2f}"
         )
 
 
 def series(
     rng: np.random.Generator, *, steps: int, parts: int, noise_scale: float, shares: Array
 ) -> Array:
-    """Draw (variance, sqnorm) of each step from their exact distribution, [T, 2].
+    """Draw variance and squared norm of each step from their exact distribution, [T, 2].
 
     Args:
-        rng: gives the random numbers.
-        steps: T.
-        parts: equal parts of the batch, at least 2.
-        noise_scale: variance of one sample, at a squared norm of 1.
-        shares: of each direction in the variance; their sum is 1.
+        rng: Random generator.
+        steps: Number of steps T.
+        parts: Number of equal parts of the batch, at least 2.
+        noise_scale: Noise scale, which is the variance of one sample because the squared norm is 1.
+        shares: Fraction of the variance in each direction; the sum is 1.
     """
     variances = noise_scale * shares
     gradient = rng.standard_normal((steps, len(shares))) * np.sqrt(variances / BATCH)
@@ -89,7 +90,7 @@ def series(
 def coverage_of(
     *, steps: int, parts: int, noise_scale: float, shares: Array, runs: int
 ) -> Coverage:
-    """Return how well the intervals of so many runs cover."""
+    """Return the summary of the confidence intervals of `runs` runs."""
     estimates = []
     for run in range(runs):
         rng = np.random.default_rng((run, steps, parts, int(noise_scale)))
@@ -106,7 +107,7 @@ def coverage_of(
 
 
 def main() -> None:
-    """Print the grid, one line for each cell, and the least and the largest coverage."""
+    """Print one line per cell of the grid, and the smallest and the largest coverage."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=300)
     runs = parser.parse_args().runs
@@ -121,7 +122,7 @@ def main() -> None:
                     covered.append(cell.covered)
                     label = f"{name}, noise scale {noise_scale:g}, {parts} parts, {steps} steps"
                     print(f"{label:62} {cell}", flush=True)
-    print(f"{len(covered)} cells: covered from {min(covered):.3f} to {max(covered):.3f}")
+    print(f"{len(covered)} cells: coverage from {min(covered):.3f} to {max(covered):.3f}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""What a whole run costs whose batch is tested in each tenth step, beside a bare loop.
+"""Measure the overhead of a run with a test of the batch size in every 10th step.
 
     python benchmarks/norm_test_run.py [--rounds 20] [--only CNN]
 
-A run of a candidate is ten steps of training, one of them tested, with SGD on data in memory. The
-batch is held at its size by a cap, so that all do equal work. `bare` takes a whole batch in one
-backward; `bare, 2 parts` accumulates two, as a run does whose parts are micro-batches.
+A timed run has ten training steps with SGD on data in memory, and one of the steps has a test. The
+batch size is capped at its first value, so that all candidates do the same work. `bare` has one
+backward call per step and is the baseline. `bare, 2 parts` has two, like a run that measures two
+micro-batches.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from _timing import Run, interleave
 from per_example import CASES, Case, build
 
 STEPS = 10
-"""Of one run of a candidate, and from one test to the next."""
+"""Number of steps in one timed run, and interval between two tests."""
 
 STOCK = 8
-"""Batches of data."""
+"""Number of batches in the data."""
 
 
 def data(case: Case) -> tuple[Tensor, Tensor]:
-    """A few batches' worth of the case's samples."""
+    """Return the samples of `STOCK` batches."""
     x, y = case.batch()
     return torch.cat([x] * STOCK), torch.cat([y] * STOCK)
 
 
 def bare(case: Case, *, parts: int = 1) -> Run:
-    """The loop that one would write, with a permutation for each pass."""
+    """Return a hand-written loop with a new permutation in each pass over the data."""
     model, (x, y), size = build(case), data(case), case.shape[0]
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     order = torch.randperm(len(x))
@@ -55,7 +56,7 @@ def bare(case: Case, *, parts: int = 1) -> Run:
 
 
 def norm_tested(case: Case, examples: Callable[[], lb.PerExample] | None = None) -> Run:
-    """A Controller with the norm test, in one endless run."""
+    """Return a loop with a `Controller` and the norm test, in one endless run."""
     model, size = build(case), case.shape[0]
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     meter = lb.Meter(model, examples=examples() if examples is not None else None)
@@ -74,7 +75,7 @@ def norm_tested(case: Case, examples: Callable[[], lb.PerExample] | None = None)
 
 
 def main() -> None:
-    """Prints a table for each case."""
+    """Print a table for each case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--only", default="", help="part of a case's name")

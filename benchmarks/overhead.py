@@ -1,9 +1,10 @@
-"""What a training step costs with AdaScale, beside the bare loop and fairscale's AdaScale.
+"""Measure the overhead of AdaScale per training step, compared with fairscale's AdaScale.
 
     python benchmarks/overhead.py [--rounds 30] [--only "MLP 94k"]
 
-Every candidate trains the same model on the same random data with 4 micro-batches a step, fused SGD
-with momentum, one thread. Our steps write a record line each, fairscale's do not.
+Every candidate trains the same model on the same random data with 4 micro-batches per step, fused
+SGD with momentum and one thread. Each step of this library writes a line of the record, while
+fairscale writes no record. The baseline is the bare loop.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ PARTS = 4
 
 @dataclass(frozen=True)
 class Case:
-    """A model and how it is run.
+    """Describe a model and its training.
 
     Args:
-        name: as printed.
-        model: builds it.
-        shape: of one sample.
-        micro_batch: samples in one backward.
-        steps: optimizer steps in one timed run.
+        name: Name in the table.
+        model: Function that makes the model.
+        shape: Shape of one sample.
+        micro_batch: Number of samples in one backward call.
+        steps: Number of optimizer steps in one timed run.
     """
 
     name: str
@@ -44,13 +45,13 @@ class Case:
 
 
 def mlp(*widths: int) -> nn.Module:
-    """A perceptron with these layer widths."""
+    """Return a multi-layer perceptron with the given layer widths."""
     layers = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
     return nn.Sequential(*[m for layer in layers for m in (layer, nn.ReLU())][:-1])
 
 
 def cnn() -> nn.Module:
-    """Four convolutions, 99k parameters."""
+    """Return a network of four convolutions with 99k parameters."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1, stride=2),
         nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1, stride=2), nn.ReLU(),
@@ -70,14 +71,14 @@ loss_of = nn.CrossEntropyLoss()
 
 
 def build(case: Case) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Model and optimizer, the same for every candidate."""
+    """Return the model and the optimizer, which are the same for every candidate."""
     torch.manual_seed(0)
     model = case.model()
     return model, torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=True)
 
 
 def hand_batches(case: Case, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """What a hand-written loop does: a permutation and slices of it."""
+    """Yield micro-batches as a hand-written loop does, by slicing a permutation."""
     while True:
         order = torch.randperm(len(x))
         for at in range(0, len(x) - case.micro_batch + 1, case.micro_batch):
@@ -86,7 +87,7 @@ def hand_batches(case: Case, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Ten
 
 
 def bare(case: Case, x: Tensor, y: Tensor) -> Run:
-    """The plain loop with gradient accumulation."""
+    """Return a bare loop with gradient accumulation."""
     model, optimizer = build(case)
     batches = hand_batches(case, x, y)
 
@@ -104,7 +105,7 @@ def bare(case: Case, x: Tensor, y: Tensor) -> Run:
 def controlled(
     case: Case, x: Tensor, y: Tensor, *, rule: lb.Rule, folder: Path, tap: Callable[[], object]
 ) -> Run:
-    """`lb.Controller` with a record."""
+    """Return a loop with `lb.Controller` and a record."""
     model, optimizer = build(case)
     batch = PARTS * case.micro_batch
     batches = lb.BatchLoader((x, y), batch_size=batch, max_micro_batch_size=case.micro_batch)
@@ -125,7 +126,7 @@ def controlled(
 
 
 def attached(case: Case, x: Tensor, y: Tensor, *, folder: Path) -> Run:
-    """`lb.attach` around the plain loop, with a record."""
+    """Return a loop with `lb.attach` and a record."""
     model, optimizer = build(case)
     batches = hand_batches(case, x, y)
     record = lb.JsonlRecord(folder / f"{len(list(folder.iterdir()))}.jsonl")
@@ -146,7 +147,7 @@ def attached(case: Case, x: Tensor, y: Tensor, *, folder: Path) -> Run:
 
 
 def fairscale(case: Case, x: Tensor, y: Tensor) -> Run:
-    """fairscale 0.4.13's AdaScale around the plain loop, which writes no record."""
+    """Return a loop with the AdaScale of fairscale 0.4.13, which writes no record."""
     from fairscale.optim import AdaScale
 
     model, optimizer = build(case)
@@ -165,7 +166,7 @@ def fairscale(case: Case, x: Tensor, y: Tensor) -> Run:
 
 
 def measure(case: Case, *, rounds: int) -> Paired:
-    """All candidates on one case."""
+    """Time all candidates on one case."""
     generator = torch.Generator().manual_seed(0)
     samples = 16 * PARTS * case.micro_batch
     x = torch.randn(samples, *case.shape, generator=generator)
@@ -188,12 +189,15 @@ def measure(case: Case, *, rounds: int) -> Paired:
         try:
             candidates["fairscale"] = fairscale(case, x, y)
         except ImportError:
-            print("fairscale is not installed; left out (pip install fairscale==0.4.13)")
+            print(
+                "fairscale is left out because it is not installed. Install fairscale: "
+                "pip install fairscale==0.4.13"
+            )
         return interleave(candidates, rounds=rounds)
 
 
 def main() -> None:
-    """Prints a table for each case."""
+    """Print a table for each case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--only", default="", help="part of a case's name")

@@ -1,11 +1,12 @@
-"""What statistics of single examples' gradients cost beside a plain forward and backward.
+"""Measure the overhead of single-example gradient statistics in a forward and backward pass.
 
     python benchmarks/per_example.py [--rounds 20] [--only CNN] [--memory]
 
-Every candidate makes the same gradient of the same batch and reads one number of what it measured.
-BackPACK and Opacus take part where they can be imported: installed by `pip install --no-deps
---target DIR backpack-for-pytorch opacus opt_einsum`, with DIR in PYTHONPATH, they need no other
-torch. On the transformer they would leave parameters out, so they are not timed there.
+Every candidate computes the same gradient of the same batch and reads one measured number. BackPACK
+and Opacus are timed if they can be imported. To install them without another version of torch, run
+`pip install --no-deps --target DIR backpack-for-pytorch opacus opt_einsum` and add DIR to the
+variable PYTHONPATH. On the transformer, BackPACK and Opacus are not timed, because they would leave
+out parameters.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ GROUPS = 4
 
 
 def wide_cnn() -> nn.Module:
-    """Two convolutions of 5 x 5 with 16 and 32 channels, 28,938 parameters."""
+    """Return a network with two 5 x 5 convolutions of 16 and 32 channels, 28,938 parameters."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(16, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
@@ -44,18 +45,18 @@ def wide_cnn() -> nn.Module:
 
 
 def images(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Mean loss of a classifier."""
+    """Return the mean loss of a classifier."""
     return cross_entropy(model(x), y)
 
 
 def tokens(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Mean loss of a model of sequences."""
+    """Return the mean loss of a sequence model."""
     return cross_entropy(model(x).flatten(0, 1), y.flatten())
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model, its loss and a batch of this shape."""
+    """Describe a model, its loss and the shape of its batch."""
 
     name: str
     model: Callable[[], nn.Module]
@@ -63,7 +64,7 @@ class Case:
     shape: tuple[int, ...]
 
     def batch(self) -> tuple[Tensor, Tensor]:
-        """Random inputs and targets."""
+        """Return random inputs and targets."""
         generator = torch.Generator().manual_seed(0)
         if self.loss is tokens:
             x, y = torch.randint(0, 256, (2, *self.shape), generator=generator).unbind()
@@ -86,19 +87,19 @@ CASES = [
 
 
 def build(case: Case) -> nn.Module:
-    """The same model for every candidate."""
+    """Return the model, which is the same for every candidate."""
     torch.manual_seed(0)
     return case.model()
 
 
 def clear(model: nn.Module) -> None:
-    """Drops the gradients."""
+    """Remove all gradients."""
     for parameter in model.parameters():
         parameter.grad = None
 
 
 def plain(case: Case) -> Run:
-    """Forward and backward alone."""
+    """Return a function that makes a forward and a backward pass without measuring."""
     model, (x, y) = build(case), case.batch()
 
     def run() -> None:
@@ -111,7 +112,7 @@ def plain(case: Case) -> Run:
 def ours(
     case: Case, want: WantedSums, groups: int | None = None, *, exact_training: bool = False
 ) -> Run:
-    """`ExampleGradients`, driven as a meter drives it."""
+    """Return a forward and backward pass with `ExampleGradients`, called as a meter calls it."""
     model, (x, y) = build(case), case.batch()
     parameters = Parameters.of(model, torch.optim.SGD(model.parameters(), lr=0.1))
     examples = ExampleGradients(groups=groups, exact_training=exact_training)
@@ -139,8 +140,11 @@ def ours(
 
 
 def with_products_alone(case: Case) -> Run | None:
-    """Plain, and the matrix products that coordinate-wise sums of linear layers cannot do without:
-    one of the size of each weight's gradient; None where there are other layers."""
+    """Return a plain pass with the matrix products that coordinate-wise sums need at least.
+
+    Each linear layer needs one product of the size of its weight's gradient. The result is None if
+    the model has other layers.
+    """
     model, (x, _) = build(case), case.batch()
     layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
     if any(p.dim() > 2 for p in model.parameters()) or case.loss is tokens:
@@ -159,7 +163,7 @@ def with_products_alone(case: Case) -> Run | None:
 
 
 def micro_batches(case: Case) -> Run:
-    """The usual meter on the batch cut into four."""
+    """Return a pass with the usual meter on four micro-batches."""
     model, (x, y) = build(case), case.batch()
     meter = lb.Meter(model)
     meter.bind(torch.optim.SGD(model.parameters(), lr=0.1))
@@ -178,7 +182,7 @@ def micro_batches(case: Case) -> Run:
 
 
 def by_vmap(case: Case, *, squares: bool) -> Run:
-    """`torch.func`: every example's gradient, its mean and its squares."""
+    """Return a pass with `torch.func`: each example's gradient, the mean and the squares."""
     model, (x, y) = build(case), case.batch()
     parameters = {name: p.detach() for name, p in model.named_parameters()}
 
@@ -201,7 +205,10 @@ def by_vmap(case: Case, *, squares: bool) -> Run:
 
 
 def by_backpack(case: Case, extension: str) -> Run | None:
-    """BackPACK's extension of this name; None where it is missing or does not know the model."""
+    """Return a pass with a BackPACK extension.
+
+    The result is None if BackPACK is not installed or does not support the model.
+    """
     try:
         from backpack import backpack, extend, extensions
     except ImportError:
@@ -223,7 +230,15 @@ def by_backpack(case: Case, extension: str) -> Run | None:
 
 
 def by_opacus(case: Case, *, ghost: bool) -> Run | None:
-    """Opacus's hooks: norms without gradients where it has a formula, or every gradient."""
+    """Return a pass with the hooks of Opacus.
+
+    The result is None if Opacus is not installed or does not support the model.
+
+    Args:
+        case: Model and batch.
+        ghost: Whether to compute only the norms where Opacus has a formula, instead of every
+            example's gradient.
+    """
     try:
         from opacus.grad_sample import GradSampleModule
         from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import (
@@ -233,7 +248,7 @@ def by_opacus(case: Case, *, ghost: bool) -> Run | None:
         return None
     x, y = case.batch()
     if case.loss is tokens:
-        return None  # its embedding of positions gets no examples
+        return None  # Opacus sees no examples in the position embedding.
     if ghost:
         model = GradSampleModuleFastGradientClipping(
             build(case), max_grad_norm=1.0, use_ghost_clipping=True
@@ -256,13 +271,16 @@ def by_opacus(case: Case, *, ghost: bool) -> Run | None:
 
 
 def bare(case: Case) -> dict[str, Callable[[], Run | None]]:
-    """The null comes first: it follows the last candidate of a round, whatever that leaves in the
-    cache."""
+    """Return the two copies of the plain pass.
+
+    The null comes first. It therefore runs after the last candidate of a round, which can leave its
+    own data in the cache.
+    """
     return {"null": lambda: plain(case), "plain": lambda: plain(case)}
 
 
 def own(case: Case) -> dict[str, Callable[[], Run | None]]:
-    """This package's candidates by name, built when they are called."""
+    """Return functions that build this package's candidates, by name."""
     return {
         "sum of squares": lambda: ours(case, WantedSums(sqnorm=True)),
         "the same, exact training": lambda: ours(
@@ -277,7 +295,10 @@ def own(case: Case) -> dict[str, Callable[[], Run | None]]:
 
 
 def peers(case: Case) -> dict[str, Callable[[], Run | None]]:
-    """The others, in rounds of their own: some leave nothing of the caches to those after them."""
+    """Return functions that build the candidates of other packages, by name.
+
+    They are timed in separate rounds, because some of them fill the caches.
+    """
     return {
         "vmap, sum of squares": lambda: by_vmap(case, squares=False),
         "vmap, coordinate-wise": lambda: by_vmap(case, squares=True),
@@ -289,7 +310,7 @@ def peers(case: Case) -> dict[str, Callable[[], Run | None]]:
 
 
 def peak(run: Run) -> float:
-    """Megabytes of tensors that are alive at a time in a run, above the least that are."""
+    """Return the peak memory of tensors in a run, in MB above the smallest memory in the run."""
     for _ in range(2):
         run()
     with profile(profile_memory=True) as seen:
@@ -301,7 +322,7 @@ def peak(run: Run) -> float:
 
 
 def memory(case: Case, runs: Mapping[str, Run]) -> str:
-    """A line of peak memory for each candidate, beside plain."""
+    """Return a table of the peak memory of each candidate, compared with the plain pass."""
     base = peak(runs["plain"])
     lines = [f"\n{case.name}: peak memory of tensors, MB, and its ratio to plain"]
     for name, run in runs.items():
@@ -311,11 +332,11 @@ def memory(case: Case, runs: Mapping[str, Run]) -> str:
 
 
 def main() -> None:
-    """Prints a table for each case."""
+    """Print a table for each case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--only", default="", help="part of a case's name")
-    parser.add_argument("--memory", action="store_true", help="peak memory instead of time")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory instead of time")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="opacus|backpack|torch")

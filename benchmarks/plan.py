@@ -1,9 +1,9 @@
-"""What a schedule on a noisy quadratic costs: 40 stages over 2000 directions, for each optimizer.
+"""Measure the time to forecast a schedule on a noisy quadratic, for each optimizer model.
 
     python benchmarks/plan.py [--rounds 40] [--stages 40] [--bins 2000]
 
-The peer takes one pass over the directions for each stage and sums the loss: no more than a
-forecast has to write down.
+By default, the schedule has 40 stages and the quadratic has 2000 directions. The baseline makes one
+pass over the directions per stage and sums the loss, which is the least that a forecast must do.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DYNAMICS: dict[str, Dynamics] = {
 
 
 def followed(spectrum: Spectrum, phases: list[Phase], dynamics: Dynamics) -> Run:
-    """A forecast as a run to be timed."""
+    """Return a function that makes the forecast."""
 
     def run() -> None:
         forecast(spectrum, phases, dynamics=dynamics)
@@ -45,7 +45,7 @@ def followed(spectrum: Spectrum, phases: list[Phase], dynamics: Dynamics) -> Run
 
 
 def one_pass(spectrum: Spectrum, phases: list[Phase]) -> Run:
-    """A multiplication and a sum for each stage."""
+    """Return a function that makes one multiplication and one sum per stage."""
 
     def run() -> None:
         e = spectrum.second_moment
@@ -57,7 +57,7 @@ def one_pass(spectrum: Spectrum, phases: list[Phase]) -> Run:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--stages", type=int, default=40)

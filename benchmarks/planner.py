@@ -1,4 +1,4 @@
-"""What a forecast and a plan cost: 10^12 samples, 40 stages, 2000 eigenvalues.
+"""Measure the time of a forecast and of a plan for 10^12 samples, 40 stages and 2000 eigenvalues.
 
 python benchmarks/planner.py
 """
@@ -18,7 +18,7 @@ BUDGET, BASE = 10**12, 768
 
 
 def main() -> None:
-    """Prints the best of a few timings, in milliseconds."""
+    """Print the shortest of several times, in milliseconds."""
     model = model_of([1e5], budget=BUDGET, base_batch_size=BASE)
     stages = [(BASE * 1.2**m, 1.0, BUDGET / 40 / (BASE * 1.2**m)) for m in range(40)]
     _show("forecast of 40 stages", 20, lambda: model.forecast(stages))
@@ -36,7 +36,7 @@ def main() -> None:
         workers=64,
         memory_limit=512,
     )
-    _show("plan, least time, 6 numbers of workers", 1, lambda: plan(timed))
+    _show("plan, shortest time, 6 worker counts", 1, lambda: plan(timed))
 
 
 def _show(name: str, count: int, call: Callable[[], object]) -> None:

@@ -1,15 +1,16 @@
-"""Whether a probe's forecast of AdaScale's steps comes true, on noisy quadratics.
+"""Test whether a probe forecasts the number of AdaScale's steps correctly, on noisy quadratics.
 
     python benchmarks/probe_forecast.py [--seeds 20] [--scales 2,4,8] [--digits]
 
-Times nothing but the forecast. Each problem is plain SGD on curvature 1 / i in 30 directions, from
-a start whose gradient is mostly far above its noise, so that the noise scale rises along the run.
-The truth of a cell is the mean of AdaScale's steps over the seeds; each seed's probe is a run of
-its own at the base batch. Goals: a median error within 5 % in each cell, and intervals that hold
-the truth in 90 % of all probes and in three of four in each cell.
+Each problem is plain SGD with curvature 1 / i in 30 directions. At the start, the gradient is
+mostly far above its noise, so the noise scale rises along the run. The true value of a cell is the
+mean number of AdaScale's steps over the seeds. Each seed's probe is a separate run at the base
+batch size. Goals: The median error is within 5 % in each cell. The intervals contain the true value
+in 90 % of all probes, and in 3 of 4 probes of each cell. Only the forecast is timed.
 
 With --digits, a network 64-64-10 is trained on 1500 of scikit-learn's digits instead, with and
-without momentum. There each interval is compared with the steps of one run from the same weights.
+without momentum. Each interval is then compared with the number of steps of one run from the same
+weights.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ CURVATURE = torch.arange(1, DIMENSIONS + 1.0) ** -1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """A noisy quadratic.
+    """Describe a noisy quadratic.
 
     Args:
-        noise: standard deviation of a sample in each direction.
-        start: distance from the minimum in each direction.
-        lr: of the base batch.
-        steps: of the base batch.
+        noise: Standard deviation of a sample in each direction.
+        start: Distance of the start from the minimum in each direction.
+        lr: Learning rate at the base batch size.
+        steps: Number of steps at the base batch size.
     """
 
     noise: float
@@ -61,7 +62,7 @@ PROBLEMS = (
 
 
 class Weights(nn.Module):
-    """One weight per direction."""
+    """Hold one weight per direction and return its difference from a sample."""
 
     def __init__(self, start: float) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class Weights(nn.Module):
 
 
 def loss(model: nn.Module, batch: Tensor | Sequence[Tensor]) -> Tensor:
-    """Return half the mean squared distance, weighed by the curvature."""
+    """Return half the mean squared distance, weighted by the curvature."""
     (x,) = [batch] if isinstance(batch, Tensor) else batch
     return 0.5 * (CURVATURE * model(x) ** 2).sum(1).mean()
 
@@ -84,7 +85,7 @@ def data_of(problem: Problem) -> TensorDataset:
 
 
 def steps_taken(problem: Problem, data: TensorDataset, *, scale: int, seed: int) -> int:
-    """Return the steps of a run with AdaScale."""
+    """Return the number of optimizer steps of a run with AdaScale."""
     model = Weights(problem.start)
     control = lb.Controller(
         model,
@@ -103,7 +104,7 @@ def steps_taken(problem: Problem, data: TensorDataset, *, scale: int, seed: int)
 def forecasts(
     problem: Problem, data: TensorDataset, *, scales: Sequence[int], seed: int
 ) -> list[GainForecast]:
-    """Return what a probe of the whole run forecasts at each scale."""
+    """Return the forecast of a probe of the whole run at each scale."""
     model = Weights(problem.start)
     target = ProbeTarget(
         name="quadratic",
@@ -131,7 +132,7 @@ def forecasts(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Digits:
-    """A training run on digits with SGD."""
+    """Describe a training run on digits with SGD."""
 
     lr: float
     momentum: float
@@ -172,7 +173,7 @@ def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def digits_steps(case: Digits, data: tuple[Tensor, Tensor], *, scale: int, seed: int) -> int:
-    """Return the steps of a run with AdaScale."""
+    """Return the number of optimizer steps of a run with AdaScale on digits."""
     model, optimizer = case.start(seed)
     batches = lb.BatchLoader(
         data, batch_size=scale * BASE, max_micro_batch_size=BASE, seed=seed + 10
@@ -210,8 +211,8 @@ def print_digits(case: Digits, *, scales: Sequence[int], seeds: int) -> None:
         )
         print(
             f"    S {scale}: AdaScale took {np.mean(taken):.1f} steps, forecast {value:.1f} "
-            f"({value / np.mean(taken) - 1.0:+.1%}); [{low:.0f}, {high:.0f}] holds them in {holds} "
-            f"of {len(spans)}",
+            f"({value / np.mean(taken) - 1.0:+.1%}); the interval [{low:.0f}, {high:.0f}] contains "
+            f"the number of steps in {holds} of {len(spans)} probes",
             flush=True,
         )
 
@@ -243,17 +244,18 @@ def main() -> None:
             print(
                 f"    S {scale}: AdaScale took {truth:.1f} steps (sd {np.std(taken):.1f}), "
                 f"forecast {np.mean([s.value for s in spans]):.1f}; error: median "
-                f"{np.median(errors):+.1%}, median size {np.median(np.abs(errors)):.1%}; "
+                f"{np.median(errors):+.1%}, median size {np.median(np.abs(errors)):.1%}; interval "
                 f"[{np.mean([s.low for s in spans]):.0f}, {np.mean([s.high for s in spans]):.0f}] "
-                f"holds it in {holds} of {len(spans)}",
+                f"contains the mean in {holds} of {len(spans)} probes",
                 flush=True,
             )
-    print(f"in all: {held} of {total}")
+    print(f"intervals that contain the mean, all cells: {held} of {total}")
     series = np.array([(16.0, 0.1 + 5.0 * np.exp(-t / 50.0)) for t in range(400)])
     began = time.process_time()
     for scale in (2, 8, 32, 128):
         forecast_gain(series, base_batch_size=BASE, run_steps=400, scale=scale)
-    print(f"four scales of a probe of 400 steps: {time.process_time() - began:.2f} s of CPU")
+    seconds = time.process_time() - began
+    print(f"forecasts at four scales from a probe of 400 steps: {seconds:.2f} s of CPU time")
 
 
 if __name__ == "__main__":

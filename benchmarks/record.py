@@ -1,9 +1,10 @@
-"""What recording a step costs, and reading it back, beside `json` alone on an equal dictionary.
+"""Compare the time to write and read a line of the record with `json` alone on the same values.
 
     python benchmarks/record.py [--rounds 60]
 
-A step's line holds what was seen and what was decided, about 600 characters. The goal is 25
-microseconds a step on a quiet machine: training at 1000 steps a second would lose 2.5 % to it.
+The line of one step holds the measurement and the decision in about 600 characters. The goal is 25
+microseconds per step on a quiet machine, which is 2.5 % of the time of a training run with 1000
+steps per second.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ DECISION = Decision(
 
 
 def ours(folder: Path) -> Run:
-    """Writes lines with the library."""
+    """Return a function that writes lines with the library."""
     record = JsonlRecord(folder / "record.jsonl")
     record.start({})
 
@@ -59,8 +60,8 @@ def ours(folder: Path) -> Run:
 
 
 def by_hand(path: Path, plain: object) -> Run:
-    """Writes the same line from a dictionary that exists already."""
-    file = open(path, "ab", buffering=0)  # noqa: SIM115 (open to the end)
+    """Return a function that writes the same line from an existing dictionary."""
+    file = open(path, "ab", buffering=0)  # noqa: SIM115 (open until the program ends)
 
     def run() -> None:
         for _ in range(LINES):
@@ -70,7 +71,7 @@ def by_hand(path: Path, plain: object) -> Run:
 
 
 def written(folder: Path) -> Path:
-    """A record of steps in order, to read."""
+    """Write a record of consecutive steps and return its path."""
     record = JsonlRecord(folder / "ordered.jsonl")
     record.start({})
     for step in range(LINES):
@@ -80,7 +81,7 @@ def written(folder: Path) -> Path:
 
 
 def main() -> None:
-    """Prints a table for writing and one for reading."""
+    """Print a table for writing and a table for reading."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=60)
     rounds = parser.parse_args().rounds

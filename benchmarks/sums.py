@@ -1,11 +1,11 @@
-"""What the sums of a step cost: adding the squared norms of every micro-batch, and the reduction.
+"""Measure the time to add up and reduce the squared norms of all micro-batches of a step.
 
     python benchmarks/sums.py [--rounds 50]
 
-The gradients are not squared here: the squared norm of each parameter is a scalar that is there
-already. `Ranks` of two processes are imitated, so that no collective is timed. The peer adds up the
-same scalars with `math.fsum` and does nothing else. The last table is that of a whole `BlockNorms`,
-whose peer squares the same gradients and adds nothing up.
+The gradients are not squared here, because the squared norm of each parameter is given. Two ranks
+are simulated, so no collective operation is timed. The baseline only adds up the same scalars with
+`math.fsum`. The last table is for a whole `BlockNorms`. Its baseline only squares the same
+gradients and does not add them up.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from largebatch.measure.sums import Sums, rows_by_name
 
 
 class TwoRanks(Ranks):
-    """Two ranks without a collective."""
+    """Simulate two ranks without a collective operation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,14 +40,14 @@ class TwoRanks(Ranks):
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much a step adds up."""
+    """Describe the numbers of tensors, micro-batches and blocks of a step."""
 
     tensors: int
     micro_batches: int
     blocks: int = 1
 
     def shown(self) -> str:
-        """As in "300 tensors x 8, 1 block"."""
+        """Return the size as text, such as "300 tensors x 8, 1 block"."""
         plural = "" if self.blocks == 1 else "s"
         return f"{self.tensors} tensors x {self.micro_batches}, {self.blocks} block{plural}"
 
@@ -63,7 +63,7 @@ SIZES = (
 
 
 def step_of(size: Size, ranks: Ranks) -> Run:
-    """One step of the sums."""
+    """Return a function that adds up and reduces the squared norms of one step."""
     parts = [f"parts of {block}" for block in range(size.blocks)]
     batch = [f"batch of {block}" for block in range(size.blocks)]
     sums, rows = Sums(ranks, device=torch.device("cpu")), rows_by_name(["loss", *batch, *parts])
@@ -85,7 +85,7 @@ def step_of(size: Size, ranks: Ranks) -> Run:
 
 
 def added_by_hand(size: Size) -> Run:
-    """The same scalars read and added up."""
+    """Return a function that adds up the same scalars with `math.fsum`."""
     scalars = torch.rand(size.tensors).unbind()
 
     def step() -> None:
@@ -96,14 +96,14 @@ def added_by_hand(size: Size) -> Run:
 
 
 def model_of(size: Size) -> nn.Module:
-    """A model of so many small parameters in so many blocks."""
+    """Return a model with the given numbers of small parameters and blocks."""
     counts = [len(range(block, size.tensors, size.blocks)) for block in range(size.blocks)]
     blocks = [nn.ParameterList([torch.ones(4) for _ in range(count)]) for count in counts]
     return nn.ModuleList(blocks)
 
 
 def block_norms_step(size: Size, ranks: Ranks) -> Run:
-    """One step of `BlockNorms`, from the gradients to the sums."""
+    """Return a function that computes one step of `BlockNorms`, from the gradients to the sums."""
     model = model_of(size)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     statistic, parameters = BlockNorms(), Parameters.of(model, optimizer)
@@ -126,7 +126,7 @@ def block_norms_step(size: Size, ranks: Ranks) -> Run:
 
 
 def squares_step(size: Size) -> Run:
-    """The squares of the same gradients, which nobody adds up."""
+    """Return a function that only squares the same gradients."""
     parameters = list(model_of(size).parameters())
     gradients = [(torch.ones_like(p), squarer(p)) for p in parameters]
 
@@ -162,12 +162,12 @@ def main() -> None:
 
 
 def show(title: str, runs: dict[str, Run], *, rounds: int) -> None:
-    """Time all runs against the first one, and print them with their fastest round."""
+    """Time all runs, print them compared with the first one, and print their fastest round."""
     first, _, *ours = runs
     times = interleave(runs, rounds=rounds)
     print(times.table(title, to=first, per=1, unit="step"))
     fastest = [f"{name} {min(times.cpu[name]) * 1e3:.2f} ms" for name in ours]
-    print(f"CPU of the fastest round: {', '.join(fastest)}")
+    print(f"CPU time of the fastest round: {', '.join(fastest)}")
 
 
 if __name__ == "__main__":

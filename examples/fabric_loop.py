@@ -1,11 +1,11 @@
-"""Lightning Fabric's plain loop with a batch that grows: scikit-learn's digits, on one process or
-several.
+"""Train scikit-learn's digits in a plain loop of Lightning Fabric with a growing batch size.
 
     python examples/fabric_loop.py
-    python examples/fabric_loop.py 2             # processes, which Fabric starts
+    python examples/fabric_loop.py 2             # Fabric starts 2 processes
 
-Fabric starts the processes, places the model and wraps the model in DistributedDataParallel;
-`lb.Controller` loads, measures, takes the steps, and changes batch and rate between them.
+Fabric starts the processes, moves the model to its device and wraps the model in
+DistributedDataParallel. `lb.Controller` loads the batches, measures the gradient noise, takes the
+optimizer steps, and changes the batch size and the learning rate between the steps.
 """
 
 import sys
@@ -20,7 +20,7 @@ import largebatch as lb
 
 
 def digits() -> tuple[torch.Tensor, ...]:
-    """1437 images of 8 x 8 pixels to train on and 360 to test on, each with its digit."""
+    """Return 1437 training images of 8 x 8 pixels and 360 test images, with their labels."""
     bunch = datasets.load_digits()
     x, y = torch.from_numpy(bunch.data).float() / 16.0, torch.from_numpy(bunch.target)
     test = torch.arange(len(x)) % 5 == 0
@@ -36,27 +36,27 @@ def main() -> None:
     net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     model, optimizer = fabric.setup(net, torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9))
 
-    # No fabric.setup_dataloaders: the loader gives each process its share of every batch.
+    # Do not call fabric.setup_dataloaders: this loader gives each process its share of every batch.
     batches = lb.BatchLoader((x, y), batch_size=32, max_micro_batch_size=128, seed=0)
-    rule = lb.AdaScale()  # the learning rate follows the batch, by the measured gain
+    rule = lb.AdaScale()  # multiplies the learning rate by the measured gain
     control = lb.Controller(model, optimizer, rule, batches, base_batch_size=32)
 
     for batch in control.steps(base_steps=900):
         for micro_batch in batch:
             images, labels = fabric.to_device(micro_batch)
-            control.backward(cross_entropy(model(images), labels))  # for fabric.backward
-        control.step(clip_norm=5.0)  # for optimizer.step and zero_grad
+            control.backward(cross_entropy(model(images), labels))  # replaces fabric.backward
+        control.step(clip_norm=5.0)  # replaces optimizer.step and optimizer.zero_grad
         if control.every(base_steps=300):
-            control.resize(2 * control.batch_size)  # by hand here; a rule may do it, too
+            control.resize(2 * control.batch_size)  # a rule could also change the batch size
             fabric.print(
                 f"base step {control.base_steps:.0f}: {control.optimizer_steps} steps, "
-                f"{control.samples} samples, rate x {control.lr_multiplier:.2f}, "
-                f"next batch {control.batch_size}"
+                f"{control.samples} samples, learning rate multiplied by "
+                f"{control.lr_multiplier:.2f}, next batch size {control.batch_size}"
             )
 
     with torch.no_grad():
         right = (net(fabric.to_device(test_x)).argmax(1) == fabric.to_device(test_y)).sum()
-    fabric.print(f"{int(right)} of {len(test_y)} test images are told")
+    fabric.print(f"{int(right)} of {len(test_y)} test images are classified correctly")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""AdaScale in Lightning's Trainer: scikit-learn's digits at eight times the batch, with the rate,
-the schedule and the length that were chosen for the base batch.
+"""Train scikit-learn's digits with AdaScale in Lightning's Trainer at 8 times the base batch size.
+
+The learning rate, the schedule and the length of the run were chosen for the base batch size.
 
     python examples/lightning_adascale.py
-    python examples/lightning_adascale.py 2      # processes, which the Trainer starts
+    python examples/lightning_adascale.py 2      # the Trainer starts 2 processes
 """
 
 import sys
@@ -22,7 +23,7 @@ BASE_BATCH_SIZE, BASE_STEPS, SCALE = 32, 900, 8
 
 
 class Digits(LightningModule):
-    """Written for the base batch, and left as it is."""
+    """Define the model, the loss and the optimizer for the base batch size, without changes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ def main() -> None:
     scaled = LargeBatch(
         lb.AdaScale(),
         base_batch_size=BASE_BATCH_SIZE,
-        base_steps=BASE_STEPS,  # ends the fit
+        base_steps=BASE_STEPS,  # training ends after this number of base steps
         schedulers_in_base_steps=True,
     )
     trainer = Trainer(
@@ -71,8 +72,8 @@ def main() -> None:
     if trainer.is_global_zero:
         control = scaled.control
         print(
-            f"{control.optimizer_steps} steps of {SCALE * BASE_BATCH_SIZE} samples are worth "
-            f"{control.base_steps:.0f} of {BASE_BATCH_SIZE}; "
+            f"{control.optimizer_steps} steps of {SCALE * BASE_BATCH_SIZE} samples count as "
+            f"{control.base_steps:.0f} steps of {BASE_BATCH_SIZE} samples; "
             f"accuracy {trainer.callback_metrics['accuracy']:.3f}"
         )
 

@@ -1,8 +1,8 @@
-"""A workload of one's own: scikit-learn's breast cancer table, logistic regression, SGD.
+"""Define your own workload: logistic regression on scikit-learn's breast cancer data with SGD.
 
     largebatch train examples.own_workload:breast_cancer
 
-A workload is a value, so this file is all there is: no class to derive from, no registration.
+A workload is a value. There is no base class and no registration, so this file is complete.
 """
 
 import torch
@@ -19,8 +19,11 @@ from largebatch.workbench.workloads import (
 
 
 def load_table() -> Data:
-    """569 tumours by 30 measurements, two classes. The rows are in no order that matters, so every
-    fifth goes to the test split and every fifth to validation; scaling is fitted on the rest."""
+    """Return the data of 569 tumors with 30 measurements each, in two classes.
+
+    The order of the rows does not matter, so every fifth row is for testing and every fifth row for
+    validation. The measurements are scaled by the mean and standard deviation of the other rows.
+    """
     bunch = datasets.load_breast_cancer()
     x, y = torch.from_numpy(bunch.data).float(), torch.from_numpy(bunch.target).long()
     fold = torch.arange(len(x)) % 5
@@ -34,16 +37,17 @@ def load_table() -> Data:
 
 
 def breast_cancer() -> Workload:
+    """Return the workload; `largebatch train` calls this function."""
     return Workload(
         name="breast-cancer",
         summary="Logistic regression on scikit-learn's breast cancer table, SGD with momentum",
         model=lambda: nn.Linear(30, 2),
         data=load_table,
-        loss=classification_loss,  # any function of (model, batch) that gives a mean over samples
-        metrics=classification_metrics,  # or leave it out: then evaluation gives the loss alone
+        loss=classification_loss,  # any function of (model, batch) that returns a mean over samples
+        metrics=classification_metrics,  # optional; by default, only the loss is evaluated
         optimizer=sgd(momentum=0.9),
-        base_batch_size=16,  # the batch for which ...
-        base_lr=0.01,  # ... this rate was chosen, on the validation split
-        micro_batch_size=256,  # most samples in one backward call: what the memory holds
+        base_batch_size=16,  # batch size for which the learning rate is tuned
+        base_lr=0.01,  # learning rate, tuned on the validation split
+        micro_batch_size=256,  # largest number of samples in one backward call
         budget_epochs=10,
     )

@@ -1,4 +1,4 @@
-"""What the programs share: ranks forked from a process with torch loaded, and a growing batch."""
+"""Start ranks, change the batch size by a rule and print verdicts for the soak programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from largebatch.core.measurement import Measurement
 
 CONTEXT = multiprocessing.get_context("fork")
 TIMEOUT = timedelta(seconds=20)
-"""Of a collective: ranks whose peer died end by then."""
+"""Timeout of a collective operation. If a rank dies, the other ranks end after this time."""
 
 
 def start_ranks(
@@ -29,7 +29,10 @@ def start_ranks(
     *args: Any,
     timeout: timedelta = TIMEOUT,
 ) -> list[Any]:
-    """Starts function(*args) in each of so many processes that form a gloo group."""
+    """Start function(*args) in `ranks` processes that form a gloo process group.
+
+    The processes are forked, so they do not import torch again.
+    """
     store.unlink(missing_ok=True)
     processes = [
         CONTEXT.Process(target=_rank, args=(rank, ranks, store, timeout, function, args))
@@ -54,7 +57,7 @@ def _rank(
     torch.set_num_threads(1)
     log = os.environ.get("SOAK_LOG")
     target = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(target, sys.stderr.fileno())  # a killed peer makes a traceback: expected here
+    os.dup2(target, sys.stderr.fileno())  # hides the traceback that a killed peer causes
     if ranks > 1:
         dist.init_process_group(
             "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=timeout
@@ -66,27 +69,30 @@ def _rank(
 
 
 def run_ranks(function: Callable[..., None], ranks: int, store: Path, *args: Any) -> None:
-    """As `start_ranks`, to the end.
+    """Run function(*args) in `ranks` processes and wait until all of them end.
 
     Raises:
-        SystemExit: a rank failed.
+        SystemExit: A rank failed.
     """
     processes = start_ranks(function, ranks, store, *args)
     for process in processes:
         process.join()
     if any(process.exitcode for process in processes):
-        raise SystemExit(f"a rank failed: {[process.exitcode for process in processes]}")
+        codes = [process.exitcode for process in processes]
+        raise SystemExit(f"A rank failed. The exit codes of the ranks are {codes}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Following:
-    """Sets the next batch to a power of two times the base batch, near a fraction of the measured
-    noise scale: any bit that differs soon shows in it.
+    """Set the next batch size near a fraction of the measured noise scale.
+
+    The batch size is a power of two times the base batch size. A run in which a single bit differs
+    soon has other batch sizes.
 
     Args:
-        fraction: of the noise scale.
-        largest: batch.
-        keep: of the averages, in [0, 1).
+        fraction: Fraction of the noise scale.
+        largest: Largest batch size, in samples.
+        keep: Weight of the old value in the running averages, in [0, 1).
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"moments"})
@@ -119,6 +125,6 @@ class Following:
 
 
 def verdict(sound: bool, claim: str) -> None:
-    """Prints the claim and ends the program, with 1 where it does not hold."""
+    """Print the claim and end the program, with exit code 1 if the claim does not hold."""
     print(f"{'holds' if sound else 'FAILS'}: {claim}")
     raise SystemExit(0 if sound else 1)

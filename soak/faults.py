@@ -1,12 +1,13 @@
-"""Ranks that hang or disagree.
+"""Test ranks that hang and ranks that disagree.
 
     python soak/faults.py [--hangs 10] [--seed 0]
 
-A rank of a two-rank run is stopped (SIGSTOP) at a random moment: the other has to end with torch's
-error within about twice the group's time-out, which gloo counts for each transfer of a collective
-anew; the run is then resumed and has to equal, bit for bit, the one that nobody stopped. Then the
-ranks of small runs are set apart in each way that the library looks for: every rank has to raise
-`RanksDisagree`, which names the first difference.
+First, the program stops one rank of a two-rank run (SIGSTOP) at a random moment. The other rank
+must end with torch's error within about twice the timeout of the process group, because gloo
+restarts the timeout for each transfer of a collective operation. The run is then resumed and must
+equal the uninterrupted run, bit for bit. Second, the program makes the ranks of small runs differ
+in each way that the library checks. Every rank must raise `RanksDisagree`, which names the first
+difference.
 """
 
 from __future__ import annotations
@@ -33,37 +34,40 @@ from _common import Following, run_ranks, start_ranks, verdict
 from kill import equal, one, outcome, workload
 
 TIMEOUT = timedelta(seconds=8)
-"""Of a collective, shorter than in the other programs: each hanging rank costs that much."""
+"""Timeout of a collective operation.
+
+It is shorter than in the other programs, because each stopped rank costs this time.
+"""
 PATIENCE = 2 * TIMEOUT.total_seconds() + 10.0
-"""Seconds in which the rank that is left must have ended."""
+"""Number of seconds after which the other rank must have ended."""
 
 
 def learning_rate(control: lb.Controller, step: int) -> None:
-    """Another learning rate from the start."""
+    """Change the learning rate of this rank before the first step."""
     if step == 0:
         control.optimizer.param_groups[0]["lr"] = 0.02
 
 
 def batch_size(control: lb.Controller, step: int) -> None:
-    """A batch that one rank alone resized by hand."""
+    """Change the batch size of this rank after step 3."""
     if step == 3:
         control.resize(24)
 
 
 def clock(control: lb.Controller, step: int) -> None:
-    """Another count of samples."""
+    """Change the number of samples that this rank has counted after step 3."""
     if step == 3:
         control.decider = replace(control.decider, samples=control.samples + 1)
 
 
 def rule_state(control: lb.Controller, step: int) -> None:
-    """Another state of the rule."""
+    """Reset the rule's state of this rank after step 3."""
     if step == 3:
         control.decider = replace(control.decider, state=control.decider.rule.init())
 
 
 def no_fault(control: lb.Controller, step: int) -> None:
-    """None: the ranks agree to the end."""
+    """Change nothing, so that the ranks agree in every step."""
 
 
 APART: dict[str, Callable[[lb.Controller, int], None]] = {
@@ -76,7 +80,7 @@ APART: dict[str, Callable[[lb.Controller, int], None]] = {
 
 
 def drift(name: str, folder: Path) -> None:
-    """A short run in which rank 1 is set apart; each rank writes what it was told."""
+    """Train a short run in which rank 1 is changed; each rank writes the error that it raised."""
     torch.manual_seed(0)
     x, y = torch.randn(512, 8), torch.randn(512, 1)
     bare = nn.Linear(8, 1)
@@ -101,7 +105,10 @@ def drift(name: str, folder: Path) -> None:
 
 
 def hang(folder: Path, digits: object, moment: float, victim: int) -> tuple[float | None, int]:
-    """Stops a rank; seconds until the other ended (None: it had to be killed), its exit code."""
+    """Stop one rank; return the seconds until the other rank ended, and its exit code.
+
+    The number of seconds is None if the other rank did not end and was killed.
+    """
     ranks = start_ranks(one, 2, folder / "store", digits, folder / "run", timeout=TIMEOUT)
     time.sleep(moment)
     stopped, other = ranks[victim], ranks[1 - victim]
@@ -142,22 +149,24 @@ def main() -> None:
             run_ranks(one, 2, folder / "store", digits, folder / "run")
             same += equal(outcome(folder / "run"), reference)
         print(
-            f"{arguments.hangs} ranks stopped, {done} of them when the other was done; the other "
-            f"ended {ended} times, after {longest:.1f} s at most with a time-out of "
-            f"{TIMEOUT.total_seconds():.0f} s; {same} resumed runs equal the uninterrupted one"
+            f"{arguments.hangs} ranks were stopped, {done} of them after the other rank had "
+            f"finished. The other rank ended {ended} times, after at most {longest:.1f} s with a "
+            f"timeout of {TIMEOUT.total_seconds():.0f} s. {same} resumed runs equal the "
+            "uninterrupted run."
         )
         named = 0
         for what in APART:
             run_ranks(drift, 2, folder / "store", what, folder)
             told = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
             steps, text = told[0]
-            print(f"apart in {what}: after {steps} steps {text or 'no error'}")
+            print(f"ranks that differ in {what}: after {steps} steps, {text or 'no error'}")
             raised = all(bool(text) == (what != "nothing") for _, text in told)
             named += raised and told[0][1] == told[1][1]
     verdict(
         ended == same == arguments.hangs and named == len(APART),
-        f"{ended} of {arguments.hangs} ranks beside a hanging one ended and {same} runs went on to "
-        f"the same bits; {named} of {len(APART)} differences told alike on both ranks",
+        f"{ended} of {arguments.hangs} ranks ended after the other rank was stopped, and {same} "
+        f"resumed runs gave the same bits; {named} of {len(APART)} cases gave the expected result "
+        "on both ranks",
     )
 
 

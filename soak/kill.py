@@ -1,11 +1,12 @@
-"""SIGKILL at random moments of a two-rank run with a growing batch, then resume.
+"""Kill a two-rank run with a growing batch at random moments, then resume the run.
 
     python soak/kill.py [--kills 100] [--seed 0]
 
-Each time a fresh run is started on two ranks and killed at a moment drawn evenly over its life:
-start, steps, saving and end alike. Every fourth time only one of the ranks is killed, and the other
-has to end by itself. The run is then resumed to its end. Weights, optimizer, control and every
-decision of the record must be those of the run that nobody killed, bit for bit.
+Each time, the program starts a new run on two ranks and kills it (SIGKILL) at a random moment. The
+moment is drawn evenly from the duration of a run, so it can be in the start, a step, a save or the
+end. Every fourth time, only one rank is killed, and the other rank must end by itself. The run is
+then resumed to its end. Weights, optimizer state, controller state and every decision in the record
+must equal those of the uninterrupted run, bit for bit.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from largebatch.workbench.workloads import Workload, load
 
 
 def workload() -> Workload:
-    """Digits, loaded once for all runs."""
+    """Return the workload "digits", whose data are loaded once for all runs."""
     digits = load("digits")
     data = digits.data()
     return replace(digits, data=lambda: data)
 
 
 def one(digits: Workload, folder: Path) -> None:
-    """The run, from its beginning or from the newest checkpoint."""
+    """Train the run from its start or from the newest checkpoint."""
     torch.manual_seed(0)
     train(
         digits,
@@ -53,14 +54,17 @@ def one(digits: Workload, folder: Path) -> None:
 
 
 def outcome(folder: Path) -> tuple[dict[str, Any], Any]:
-    """What must be equal: the last checkpoint but for how long it took, and the steps before it."""
+    """Return the parts of a finished run that must be equal: the last checkpoint and all steps.
+
+    The duration in the checkpoint is left out.
+    """
     record = lb.read_record(folder / "record.jsonl")
     state = lb.Checkpoints(folder / "checkpoints").load().state
     return {name: part for name, part in state.items() if name != "seconds"}, record.steps
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether two nested values are the same, bit for bit."""
+    """Return whether two nested values are equal, bit for bit."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
@@ -85,8 +89,8 @@ def main() -> None:
         reference = outcome(folder / "whole")
         sizes = [step.seen.batch_size for step in reference[1]]
         print(
-            f"uninterrupted: {life:.1f} s, {len(sizes)} steps, batch {sizes[0]} to {max(sizes)}, "
-            f"{sum(a != b for a, b in pairwise(sizes))} changes"
+            f"uninterrupted run: {life:.1f} s, {len(sizes)} steps, batch sizes {sizes[0]} to "
+            f"{max(sizes)}, {sum(a != b for a, b in pairwise(sizes))} changes of the batch size"
         )
         same = late = before_first = redone = ended_alone = alone = 0
         for number in range(arguments.kills):
@@ -112,14 +116,15 @@ def main() -> None:
             redone += lb.read_record(here / "record.jsonl").redone
             same += equal(found, reference)
             if (number + 1) % 10 == 0:
-                print(f"{number + 1} kills: {same} equal", flush=True)
+                print(f"{number + 1} kills: {same} resumed runs are equal", flush=True)
     print(
-        f"before the first checkpoint: {before_first}; after the end: {late}; steps taken again: "
-        f"{redone}; of {alone} ranks left alone {ended_alone} ended by themselves"
+        f"runs killed before the first checkpoint: {before_first}; runs killed after the end: "
+        f"{late}; steps that were repeated: {redone}; ranks that ended by themselves after the "
+        f"other rank was killed: {ended_alone} of {alone}"
     )
     verdict(
         same == arguments.kills and ended_alone == alone,
-        f"{same} of {arguments.kills} resumed runs equal the uninterrupted one, bit for bit",
+        f"{same} of {arguments.kills} resumed runs equal the uninterrupted run, bit for bit",
     )
 
 

@@ -1,11 +1,11 @@
-"""20 000 steps on two ranks with batch changes, injected NaN and infinities, and scaler skips.
+"""Train 20,000 steps on two ranks with changing batch sizes and injected NaN and infinite values.
 
     python soak/long.py [--steps 20000]
 
-One in a hundred micro-batches has a loss or a gradient that is not finite, on a random rank; in the
-second half a gradient scaler is there too, and one more step in a hundred overflows. In every
-step both ranks decide the same, all weights, optimizer and rule states and the moments that a rule
-sees are finite, and exactly the spoiled steps are skipped.
+One in a hundred micro-batches gets a loss or a gradient that is not finite, on a random rank. The
+second half of the steps also uses a gradient scaler, and one in a hundred of these steps overflows.
+In every step, both ranks must take the same decision. All weights, optimizer states, rule states
+and measured statistics must be finite. Exactly the steps with injected values must be skipped.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WRONG = (math.nan, math.inf, -math.inf)
 
 
 class Times(torch.autograd.Function):
-    """The identity, whose gradient is multiplied."""
+    """Return the input unchanged, and multiply its gradient by a factor."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
@@ -49,7 +49,7 @@ class Times(torch.autograd.Function):
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Changes nothing; ends the run where a number that is not finite reaches a rule."""
+    """Change no decision, but end the run if a rule receives a number that is not finite."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"moments"})
     changes: ClassVar[frozenset[str]] = frozenset()
@@ -64,11 +64,12 @@ class Guard:
         numbers = [seen.loss, seen.batch_sqnorm]
         numbers += [moments.variance, moments.sqnorm] if moments is not None else []
         if not all(number is None or math.isfinite(number) for number in numbers):
-            raise AssertionError(f"a rule sees {seen}")
+            raise AssertionError(f"A rule received a number that is not finite: {seen}")
         return state, proposed
 
 
 def data() -> tuple[Tensor, Tensor]:
+    """Return 4096 random inputs [N, 10] and noisy linear targets [N, 1]."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4096, 10, generator=generator)
     y = x @ torch.randn(10, 1, generator=generator) + torch.randn(4096, 1, generator=generator)
@@ -76,7 +77,13 @@ def data() -> tuple[Tensor, Tensor]:
 
 
 def soak(steps: int, half: bool, folder: Path) -> None:
-    """One rank of one half."""
+    """Train one half of the steps on one rank.
+
+    Args:
+        steps: Number of steps.
+        half: Whether this is the second half, which uses a gradient scaler.
+        folder: Directory for the results.
+    """
     rank = dist.get_rank()
     torch.manual_seed(1)
     bare = nn.Sequential(nn.Linear(10, 8), nn.Tanh(), nn.Linear(8, 1))
@@ -105,17 +112,17 @@ def soak(steps: int, half: bool, folder: Path) -> None:
             control.backward(loss)
         decision = control.step()
         if scaler is not None and not 1.0 <= scaler.get_scale() <= 2.0**20:
-            scaler.update(256.0)  # so many steps are spoiled that it would sink to zero
+            scaler.update(256.0)  # Otherwise the many skipped steps would lower the scale to 0.
         digests.append(zlib.crc32(repr((decision, control.decider.state)).encode()))
         sizes.add(decision.next_batch_size)
         anywhere = torch.tensor([float(bad)])
         dist.all_reduce(anywhere)
-        lost = decision.base_steps == 0.0
+        skipped = decision.base_steps == 0.0
         spoiled += bool(anywhere)
-        wrong += lost != bool(anywhere)
+        wrong += skipped != bool(anywhere)
         held = [*bare.parameters(), *(s["momentum_buffer"] for s in optimizer.state.values())]
         if not all(bool(tensor.isfinite().all()) for tensor in held):
-            raise AssertionError("a weight or a momentum is not finite")
+            raise AssertionError("A weight or a momentum buffer is not finite.")
     everyone: list[Any] = [None, None]
     dist.all_gather_object(everyone, digests)
     if rank == 0:
@@ -131,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=20_000)
     steps = parser.parse_args().steps // 2
-    differing = wrong = lost = 0
+    differing = wrong = skipped = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for half in (False, True):
@@ -139,17 +146,19 @@ def main() -> None:
             run_ranks(soak, 2, folder / "store", steps, half, folder)
             found = json.loads((folder / f"{half}.json").read_text())
             print(
-                f"{'with' if half else 'without'} a scaler: {found['steps']} steps in "
-                f"{time.monotonic() - began:.0f} s, batches {found['sizes']}; {found['spoiled']} "
-                f"steps spoiled, {found['skipped']} skipped, {found['wrong']} of them wrongly or "
-                f"not; {found['differing']} decisions differ between the ranks"
+                f"{'with' if half else 'without'} a gradient scaler: {found['steps']} steps in "
+                f"{time.monotonic() - began:.0f} s with the batch sizes {found['sizes']}; "
+                f"{found['spoiled']} steps with injected values, {found['skipped']} skipped steps, "
+                f"{found['wrong']} steps wrongly skipped or not skipped; {found['differing']} "
+                "decisions differ between the ranks"
             )
             differing, wrong = differing + found["differing"], wrong + found["wrong"]
-            lost += found["skipped"]
+            skipped += found["skipped"]
     verdict(
-        differing == 0 and wrong == 0 and lost > 0,
-        f"of {2 * steps} decisions {differing} differ between ranks; 0 injected values reached a "
-        f"statistic or a weight; {lost} steps skipped, all of them spoiled ones",
+        differing == 0 and wrong == 0 and skipped > 0,
+        f"{differing} of {2 * steps} decisions differ between the ranks; {wrong} steps were "
+        f"wrongly skipped or not skipped; {skipped} steps were skipped; no injected value reached "
+        "a statistic or a weight",
     )
 
 

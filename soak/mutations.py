@@ -1,12 +1,13 @@
-"""Damaged records, checkpoints and states: each is refused in words or read up to the damage.
+"""Corrupt records, checkpoints and states at random and check that reading them is safe.
 
     python soak/mutations.py [--count 10000] [--seed 0]
 
-A sound file or state is changed at random (bits flipped, cut, parts doubled, moved or left out,
-bytes and values put in) and read. Allowed are an error of this package, or a ValueError with a
-message of this package; a sound reading; and of a record, the steps before the damage. Any other
-exception, a reading that takes 10 seconds, damage that is not seen, and code that runs (pickles are
-planted that would make a directory) end the program with 1.
+The program changes a valid file or state at random and reads it. The changes flip bits, truncate,
+duplicate, move or remove parts, and insert bytes and values. There are three allowed results: an
+error with a message of this package, the original content, and for a record the steps before the
+corrupted part. The exit code is 1 after any other exception, after a reading that takes 10 seconds,
+if a change is not detected, or if code from a file is run. To detect this, some files hold a pickle
+that would create a directory.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """Makes a directory if something runs the code in a pickle."""
+    """Create a directory if a program runs the code in this pickle."""
 
     path: str
 
@@ -46,7 +47,7 @@ class Planted:
 
 
 def damaged(content: bytes, random_: random.Random) -> bytes:
-    """The content with one to three changes."""
+    """Return the content with one to three random changes."""
     for _ in range(random_.randint(1, 3)):
         size = max(len(content), 1)
         a, b = sorted((random_.randrange(size), random_.randrange(size)))
@@ -88,7 +89,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def changed(state: dict[str, Any], random_: random.Random) -> dict[str, Any]:
-    """The nested state with one to three values replaced, left out, added or damaged."""
+    """Return the nested state with one to three values replaced, removed, added or corrupted."""
     new = {key: dict(value) if isinstance(value, dict) else value for key, value in state.items()}
     for _ in range(random_.randint(1, 3)):
         inner = [value for value in new.values() if isinstance(value, dict) and value]
@@ -110,7 +111,7 @@ def changed(state: dict[str, Any], random_: random.Random) -> dict[str, Any]:
 
 
 def written_record(folder: Path) -> tuple[bytes, tuple[Any, ...]]:
-    """A record of 60 steps and what is in it."""
+    """Write a record of 60 steps; return the bytes of the file and the steps."""
     path = folder / "sound.jsonl"
     record = lb.JsonlRecord(path)
     record.start({"rule": {"kind": "AdaScale"}, "base_batch_size": 16})
@@ -126,6 +127,7 @@ def written_record(folder: Path) -> tuple[bytes, tuple[Any, ...]]:
 
 
 def controller() -> lb.Controller:
+    """Return a new controller of a small linear model."""
     x = torch.arange(96.0).reshape(32, 3) / 96
     model = torch.nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -135,6 +137,7 @@ def controller() -> lb.Controller:
 
 
 def trained() -> lb.Controller:
+    """Return a controller after 20 training steps."""
     control = controller()
     for batch in control.steps(samples=400):
         for x, y in batch:
@@ -146,7 +149,7 @@ def trained() -> lb.Controller:
 
 
 class Cases:
-    """What is damaged and how it is read; each method gives how one reading went."""
+    """Corrupt and read each kind of file or state; each method returns its result as text."""
 
     def __init__(self, folder: Path, random_: random.Random) -> None:
         torch.manual_seed(0)
@@ -166,20 +169,23 @@ class Cases:
         self.untouched = self.fresh.state_dict()
 
     def records(self) -> str:
+        """Read a corrupted record."""
         path = self.folder / "record.jsonl"
         path.write_bytes(damaged(self.record, self.random))
         read = lb.read_record(path, up_to_damage=True)
-        return "whole" if read.steps == self.steps else "up to or without the damage"
+        return "unchanged" if read.steps == self.steps else "read without the corrupted part"
 
     def appended(self) -> str:
+        """Append to a corrupted record."""
         path = self.folder / "appended.jsonl"
         path.write_bytes(damaged(self.record, self.random))
         record = lb.JsonlRecord(path, append=True)
         record.start({"again": True})
         record.close()
-        return "whole"
+        return "unchanged"
 
     def checkpoints(self) -> str:
+        """Load a corrupted checkpoint."""
         path = self.folder / "step-000000001.pt"
         content = self.planted if self.random.random() < 0.1 else self.checkpoint
         path.write_bytes(damaged(content, self.random))
@@ -189,30 +195,33 @@ class Cases:
             and torch.equal(read["weights"], self.sound["weights"])
             and read["control"] == self.state
         )
-        assert same, "damage in a checkpoint was not found"
-        return "whole"
+        assert same, "a change in a checkpoint was not detected"
+        return "unchanged"
 
     def states(self) -> str:
+        """Load a corrupted state into a controller."""
         mutated = changed(self.state, self.random)
         try:
             self.fresh.load_state_dict(mutated)
         except lb.LargeBatchError:
-            assert self.fresh.state_dict() == self.untouched, "half a state was loaded"
+            assert self.fresh.state_dict() == self.untouched, "only a part of a state was loaded"
             raise
         resumed = self.fresh.state_dict()
         self.fresh = controller()
-        assert resumed == self.state, "damage was not found"
-        return "whole"
+        assert resumed == self.state, "a change in a controller's state was not detected"
+        return "unchanged"
 
     def loaders(self) -> str:
+        """Load a corrupted state into a loader."""
         x = torch.arange(32)
         loader = lb.BatchLoader(x, batch_size=8)
         loader.bind(rank=0, ranks=1, least_parts=1)
         loader.load_state_dict(changed(self.run.batches.state_dict(), self.random))
         step = loader.next_step(limit=64)
         assert step is not None
-        assert loader.position == self.run.batches.position, "damage was not found"
-        return "whole"
+        same = loader.position == self.run.batches.position
+        assert same, "a change in a loader's state was not detected"
+        return "unchanged"
 
     def _planted(self) -> bytes:
         file = io.BytesIO()
@@ -221,7 +230,7 @@ class Cases:
 
 
 def reading(case: Callable[[], str]) -> str:
-    """How one went; the bad ends begin with "!"."""
+    """Return the result of one reading as text; a forbidden result starts with "!"."""
 
     def late(number: int, frame: object) -> None:
         raise TimeoutError
@@ -233,10 +242,10 @@ def reading(case: Callable[[], str]) -> str:
     except TimeoutError:
         return "! took too long"
     except lb.LargeBatchError as error:
-        return "refused" if str(error) else "! refused without a word"
+        return "rejected" if str(error) else "! rejected without a message"
     except ValueError as error:
         here = "largebatch" in traceback.extract_tb(error.__traceback__)[-1].filename
-        return "refused" if here and str(error) else f"! ValueError {error!r:.90}"
+        return "rejected" if here and str(error) else f"! ValueError {error!r:.90}"
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         return (
@@ -264,8 +273,8 @@ def main() -> None:
     bad = sum(n for counts in found.values() for end, n in counts.items() if end.startswith("!"))
     verdict(
         not bad and not ran,
-        f"of {arguments.count} damaged files and states {bad} ended in another error, a hang or "
-        f"unseen damage; code was {'run' if ran else 'never run'}",
+        f"{bad} of {arguments.count} corrupted files and states caused a forbidden error, a hang "
+        f"or an undetected change; code from a file was {'run' if ran else 'never run'}",
     )
 
 

@@ -1,10 +1,10 @@
-"""One run on 2, then 1, then 4 ranks beside the same run on one rank.
+"""Compare a run on 2, then 1, then 4 ranks with the same run on one rank.
 
     python soak/ranks.py
 
-Micro-batches hold 8 samples and every batch is a multiple of 32, so that the parts of a step are
-the same on 1, 2 and 4 ranks; then the samples and their order are, too, and the decisions up to
-rounding.
+Every micro-batch has 8 samples and every batch size is a multiple of 32, so a step has the same
+micro-batches on 1, 2 and 4 ranks. The samples and their order must therefore be equal, and the
+decisions must be equal up to rounding.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from _common import Following, run_ranks, verdict
 
 SAMPLES = 24_000
 LEGS = ((2, 8_000), (1, 16_000), (4, SAMPLES))
-"""(ranks, samples until which they run)."""
+"""Parts of the run: the number of ranks, and the number of samples at the end of the part."""
 
 
 def data() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return 1000 random inputs [N, 10], noisy linear targets [N, 1], and sample numbers [N]."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1000, 10, generator=generator)
     y = x @ torch.randn(10, 1, generator=generator) + torch.randn(1000, 1, generator=generator)
@@ -33,7 +34,7 @@ def data() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def leg(folder: Path, until: int) -> None:
-    """Runs until so many samples are used, from the newest checkpoint if there is one."""
+    """Train until `until` samples were used, from the newest checkpoint if there is one."""
     together = dist.is_initialized()
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
     torch.manual_seed(1)
@@ -72,7 +73,7 @@ def leg(folder: Path, until: int) -> None:
 
 
 def read(folder: Path) -> tuple[list[int], list[list[float]]]:
-    """Samples in the order of the stream, and the decisions in the order of time."""
+    """Return the samples and the decisions of a run, both in the order of training."""
     lines = [
         json.loads(line)
         for path in sorted(folder.parent.glob(f"{folder.name}.*.jsonl"))
@@ -98,13 +99,14 @@ def main() -> None:
         if a
     )
     print(
-        f"{len(decisions)} steps, {len(samples)} samples, batch {min(batches):g} to "
-        f"{max(batches):g}; largest relative difference of a decision {off:.1e}"
+        f"{len(decisions)} steps, {len(samples)} samples, batch sizes {min(batches):g} to "
+        f"{max(batches):g}; the largest relative difference of a decision is {off:.1e}"
     )
     sizes = batches == [decision[2] for decision in others]
     verdict(
         samples == same and sizes and off <= 1e-6 and len(set(batches)) > 1,
-        "ranks 2 -> 1 -> 4: the same samples in the same order and batches, decisions to 1e-6",
+        "a run on 2, then 1, then 4 ranks uses the same samples in the same order and the same "
+        "batch sizes as a run on 1 rank, and decisions differ by at most 1e-6",
     )
 
 

@@ -130,7 +130,12 @@ def test_fabrics_example_says_the_same_on_one_process_and_on_two(
 ) -> None:
     one, two = (run_example("fabric_loop.py", processes=count) for count in (1, 2))
     assert [line.split(",")[0] for line in two] == [line.split(",")[0] for line in one]
-    assert [re.findall(r"next batch (\d+)", line) for line in one] == [["64"], ["128"], ["256"], []]
+    assert [re.findall(r"next batch size (\d+)", line) for line in one] == [
+        ["64"],
+        ["128"],
+        ["256"],
+        [],
+    ]
     for line in (one[-1], two[-1]):
         assert int(line.split()[0]) > 0.93 * 360
 

@@ -91,7 +91,7 @@ def test_exponent_zero_changes_nothing() -> None:
 
 
 def test_divided_gradients_refuse_a_tolerance_or_exponent_out_of_range() -> None:
-    with pytest.raises(ValueError, match="tolerance is above 0"):
+    with pytest.raises(ValueError, match="tolerance must be finite and above 0"):
         Normalised(tolerance=0.0)
-    with pytest.raises(ValueError, match="exponent is a number"):
+    with pytest.raises(ValueError, match="exponent must be a finite number"):
         Preconditioned(exponent=math.inf)

@@ -148,17 +148,17 @@ def test_a_fit_names_what_the_record_lacks() -> None:
     noise = 1.0 + 0.1 * np.random.default_rng(1).standard_normal(len(whole["steps"]))
     level = fit_quadratic(**{**whole, "losses": noise})
     assert isinstance(level, NotEnough)
-    assert "falls by no more than it scatters" in level.reason
+    assert "fall of the loss is not larger than its scatter" in level.reason
 
 
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [
-        ({"losses": [1.0]}, "one number of each"),
-        ({"lrs": np.zeros(38)}, "lrs are finite numbers above 0"),
-        ({"steps": np.ones(38)}, "rise from point to point"),
-        ({"batch_sizes": np.full(38, 8.0)}, "Give the samples of all ranks"),
-        ({"noise_scales": np.full(38, -1.0)}, "noise_scales are above 0"),
+        ({"losses": [1.0]}, "six one-dimensional series of the same length"),
+        ({"lrs": np.zeros(38)}, "lrs holds a number that is not finite"),
+        ({"steps": np.ones(38)}, "increase from point to point"),
+        ({"batch_sizes": np.full(38, 8.0)}, "count the samples of all ranks"),
+        ({"noise_scales": np.full(38, -1.0)}, "noise_scales holds a number that is not above 0"),
     ],
 )
 def test_a_record_that_cannot_be_is_refused(wrong: dict[str, Any], match: str) -> None:

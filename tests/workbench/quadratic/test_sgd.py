@@ -107,10 +107,10 @@ def test_more_samples_than_a_machine_integer_holds_are_counted() -> None:
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"lr": -0.1}, {"steps": 0}, {"lr": math.nan}])
 def test_a_phase_outside_its_range_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="as in Phase"):
+    with pytest.raises(ValueError, match="Example: Phase"):
         Phase(**{"batch_size": 8, "lr": 0.1, "steps": 10, **wrong})
 
 
 def test_a_schedule_without_a_phase_is_refused() -> None:
-    with pytest.raises(ValueError, match="a phase at least"):
+    with pytest.raises(ValueError, match="needs at least one phase"):
         forecast(SPECTRUM, [])

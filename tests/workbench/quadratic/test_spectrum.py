@@ -69,13 +69,16 @@ def test_a_spectrums_arrays_are_read_only_copies() -> None:
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [
-        ({"curvature": [1.0, 0.0]}, "curvature holds finite numbers above 0"),
-        ({"noise": [1.0, -1.0]}, "noise holds finite numbers at least 0"),
-        ({"second_moment": [1.0, math.nan]}, "second_moment holds finite numbers"),
-        ({"weight": 0.0}, "weight holds finite numbers above 0"),
-        ({"noise": [1.0]}, "one number of each for a bin"),
-        ({"curvature": [], "noise": [], "second_moment": []}, "one number of each for a bin"),
-        ({"floor": math.inf}, "floor is a finite loss"),
+        ({"curvature": [1.0, 0.0]}, "curvature holds the number 0.0, but .* above 0"),
+        ({"noise": [1.0, -1.0]}, "noise holds the number -1.0, but .* at least 0"),
+        ({"second_moment": [1.0, math.nan]}, "second_moment holds the number nan"),
+        ({"weight": 0.0}, "weight holds the number 0.0, but .* above 0"),
+        ({"noise": [1.0]}, "one-dimensional arrays of the same length"),
+        (
+            {"curvature": [], "noise": [], "second_moment": []},
+            "one-dimensional arrays of the same length",
+        ),
+        ({"floor": math.inf}, "loss at the minimum must be finite"),
     ],
 )
 def test_a_spectrum_out_of_range_is_refused(wrong: dict[str, object], match: str) -> None:
@@ -85,5 +88,5 @@ def test_a_spectrum_out_of_range_is_refused(wrong: dict[str, object], match: str
 
 
 def test_a_power_law_without_dimensions_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one dimension"):
+    with pytest.raises(ValueError, match="dimensions=0 and bins"):
         Spectrum.power_law(0, curvature_exponent=1.0, start_exponent=0.0)

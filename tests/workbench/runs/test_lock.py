@@ -46,7 +46,7 @@ def held(directory: Path, *, how: str = "alone") -> Iterator[tuple[Any, int]]:
 def test_a_directory_that_another_process_holds_is_refused(tmp_path: Path) -> None:
     with (
         held(tmp_path),
-        pytest.raises(CheckpointError, match="Another run is training in"),
+        pytest.raises(CheckpointError, match="Another run is saving its checkpoints in"),
         locked(tmp_path, patience=0.1),
     ):
         pass

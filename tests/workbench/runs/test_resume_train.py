@@ -82,7 +82,7 @@ def test_a_run_ended_by_a_signal_resumes_to_the_same_bits(
     _, told = run.communicate(timeout=60)
     assert run.returncode == code
     if number != signal.SIGKILL:
-        assert "Go on: repeat the command with --resume" in told
+        assert "To resume the run, repeat it with --resume" in told
         assert told.count("the current training step is finished") == 1
         assert "Traceback" not in told
         steps = saved(tmp_path / "ck")["control"]["step"]
@@ -91,7 +91,7 @@ def test_a_run_ended_by_a_signal_resumes_to_the_same_bits(
     again = start(tmp_path, "--resume")
     _, told = again.communicate(timeout=120)
     assert again.returncode == 0, told
-    assert "Going on from" in told
+    assert "The run resumes from" in told
     assert same(outcome(tmp_path), whole)
 
 
@@ -216,7 +216,7 @@ def test_a_second_run_in_a_directory_is_refused_while_the_first_one_lives(
     directory = str(tmp_path / "ck")
     result = CliRunner().invoke(cli, ["train", "digits", "--checkpoint", directory, *more])
     assert result.exit_code == 1
-    assert "Another run is training in" in result.stderr
+    assert "Another run is saving its checkpoints in" in result.stderr
     assert "--checkpoint other" in result.stderr
     first.kill()
     first.communicate(timeout=60)
@@ -299,15 +299,27 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["--resume"], 2, "name it: --checkpoint"),
-        (["--checkpoint-every", "10k"], 2, "name it: --checkpoint"),
-        (["--checkpoint", "there"], 1, "holds a run already. Go on with it: --resume"),
-        (["--checkpoint", "there", "--resume", "--scale", "2"], 1, "its scale is 1, here it is 2"),
-        (["--checkpoint", "there", "--resume", "--seed", "2"], 1, "its seed is 0, here it is 2"),
-        (["--checkpoint", "there", "--resume", "--lr", "1"], 1, "its lr is"),
-        (["--checkpoint", "there", "--resume", "--method", "sqrt"], 1, "its method is"),
-        (["--checkpoint", "there", "--resume", "--budget", "2ep"], 1, "its budget is"),
-        (["--checkpoint", "new", "--resume", "--record", "other.jsonl"], 1, "its scale is 2, here"),
+        (["--resume"], 2, "Pass the directory: --checkpoint"),
+        (["--checkpoint-every", "10k"], 2, "Pass the directory: --checkpoint"),
+        (["--checkpoint", "there"], 1, "already holds a run. Resume this run: --resume"),
+        (
+            ["--checkpoint", "there", "--resume", "--scale", "2"],
+            1,
+            "scale is 1 in the",
+        ),
+        (
+            ["--checkpoint", "there", "--resume", "--seed", "2"],
+            1,
+            "seed is 0 in the",
+        ),
+        (["--checkpoint", "there", "--resume", "--lr", "1"], 1, "lr is"),
+        (["--checkpoint", "there", "--resume", "--method", "sqrt"], 1, "method is"),
+        (["--checkpoint", "there", "--resume", "--budget", "2ep"], 1, "budget is"),
+        (
+            ["--checkpoint", "new", "--resume", "--record", "other.jsonl"],
+            1,
+            "scale is 2 in the",
+        ),
         (["--checkpoint", "file"], 1, "cannot be written"),
         (["--checkpoint", "new", "--keep", "0"], 2, "at least 1 checkpoint must be kept"),
         (

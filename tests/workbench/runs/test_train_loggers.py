@@ -168,7 +168,7 @@ def test_a_missing_logger_package_is_reported_before_data_is_loaded(
 @pytest.mark.parametrize(
     ("log", "expected"),
     [
-        ("csv=mine.csv", "never overwritten. Name another file: --logger csv=other.csv"),
+        ("csv=mine.csv", "never overwritten. Pass another file: log='csv=other.csv'"),
         ("csv=mine.csv/a", "cannot be written"),
         ("csv=.", "is a directory"),
     ],
@@ -222,6 +222,6 @@ def test_only_the_first_of_several_processes_logs(tmp_path: Path) -> None:
 def test_two_writers_of_one_file_are_refused_with_what_to_type(arguments: list[str]) -> None:
     told = CliRunner().invoke(cli, ["train", "digits", "--budget", "3steps", *arguments])
     assert told.exit_code == 2
-    assert "Name another file: --logger csv=other.csv" in told.stderr
+    assert "Pass another file: --logger csv=other.csv" in told.stderr
     assert "lb." not in told.stderr
     assert not Path("x.csv").exists()

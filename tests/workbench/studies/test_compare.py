@@ -84,7 +84,7 @@ def test_an_interrupted_comparison_resumes_and_gives_the_same_table(
     told: list[Progress | str] = []
     again = small(tmp_path, progress=told.append)
     assert again.found == cut
-    assert told[0] == f"found {cut} of 8 runs in {tmp_path}"
+    assert told[0] == f"loaded {cut} of 8 runs from {tmp_path}"
     assert again.rows == whole.rows
     assert small(tmp_path).found == 8
 
@@ -139,14 +139,14 @@ def test_a_diverged_run_is_a_result_and_nobody_takes_its_steps(tmp_path: Path) -
     assert all(0 < run.steps < 20 for run in result.runs)
     assert [row.diverged for row in result.rows] == [1, 1, 1]
     assert result.margin is None
-    assert "linear+ at scale 8, seed 0 is not run" in " ".join(t for t in told if type(t) is str)
+    assert "linear+ at scale 8, seed 0 is skipped" in " ".join(t for t in told if type(t) is str)
     again = compare(workload, methods=METHODS, scales=[8], seeds=1, budget="2ep", out=tmp_path)
     assert again.found == 3
 
 
 def test_metrics_without_a_loss_are_refused_with_the_remedy(tmp_path: Path) -> None:
     workload = digits(metrics=lambda model, batch: {"size": batch[1].float().mean()})
-    with pytest.raises(ValueError, match=r"metrics are \['size'\]"):
+    with pytest.raises(ValueError, match=r"metrics of the workload digits are \['size'\]"):
         compare(workload, methods=["none"], scales=[1], seeds=1, budget="16", out=tmp_path)
 
 
@@ -159,8 +159,8 @@ def test_metrics_may_be_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"scales": (8, 0)}, "--scale 8"),
-        ({"seeds": 0}, "--seeds 5"),
+        ({"scales": (8, 0)}, "Pass scale=8"),
+        ({"seeds": 0}, "Pass seeds=5"),
         ({"margin": -0.1}, "margin"),
         ({"budget": "-3ep"}, "above 0"),
     ],
@@ -176,7 +176,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(
 
 def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="runs on one process, and torchrun started 2"):
+    with pytest.raises(ValueError, match="runs on one process, but torchrun started 2"):
         small(tmp_path)
 
 

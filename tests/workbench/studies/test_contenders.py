@@ -26,12 +26,12 @@ def test_at_equal_steps_every_fixed_clock_gets_a_plus() -> None:
     ("methods", "at", "expected"),
     [
         (["linear", "adascal"], "equal-samples", "Did you mean 'adascale'"),
-        (["adascale+"], "equal-samples", "write adascale"),
-        (["linear+"], "equal-samples", "--methods adascale,linear+"),
-        (["linear", "none"], "equal-steps", "--methods adascale,linear+,none+"),
-        ([], "equal-samples", "at least one method"),
+        (["adascale+"], "equal-samples", "Pass methods=adascale."),
+        (["linear+"], "equal-samples", "Pass methods=['adascale', 'linear+']"),
+        (["linear", "none"], "equal-steps", "methods=['adascale', 'linear+', 'none+']"),
+        ([], "equal-samples", "No method was given"),
         (["linear++"], "equal-samples", "no method 'linear"),
-        (["linear"], "equal-epochs", "equal-samples or equal-steps"),
+        (["linear"], "equal-epochs", "must be 'equal-samples' or 'equal-steps'"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(methods: list[str], at: str, expected: str) -> None:

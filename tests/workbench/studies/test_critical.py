@@ -291,8 +291,8 @@ def test_a_target_that_no_run_reaches_is_reported() -> None:
     (answer,) = critical(quadratic(), by=["sweep"], budget="50steps", settings=settings).answers
     (finding,) = answer.findings
     assert finding.batch is None
-    assert "no run reached the loss 0.001; the lowest was" in str(finding)
-    assert "left out: 8, 16, 32 samples" in answer.notes[0]
+    assert "no run reached the target loss 0.001; the lowest loss was" in str(finding)
+    assert "the batch sizes 8, 16, 32 are left out" in answer.notes[0]
 
 
 # All of them
@@ -367,12 +367,12 @@ def test_a_bound_is_drawn_as_an_arrow_and_not_as_a_point(small: Critical) -> Non
     ("words", "told"),
     [
         ("--by nois", "Did you mean 'noise'?"),
-        ("--by ,", "Name a method"),
-        ("--by noise --budget 5", "smaller than one batch"),
-        ("--by branches --budget 100", "A branch needs 8 steps of the largest batch"),
+        ("--by ,", "No method was given"),
+        ("--by noise --budget 5", "but one batch of digits has 16 samples"),
+        ("--by branches --budget 100", "A branch needs at least 8 steps of the largest batch size"),
         ("--by branches --doublings 9", "fewer doublings"),
-        ("--by branches --tolerance 0", "above 0; got 0.0"),
-        ("--by branches --tolerance nan", "above 0; got nan"),
+        ("--by branches --tolerance 0", "tolerance must be finite and above 0"),
+        ("--by branches --tolerance nan", "tolerance must be finite and above 0"),
         ("--by branches --seeds 1", "2 or more"),
         ("--by noise --points 0", "1 to 100"),
         ("--by sweep --target 99", "before the first step"),
@@ -404,7 +404,7 @@ def test_the_command_prints_the_answers_side_by_side(tmp_path: Path) -> None:
     words = "critical digits --by noise,branches --budget 2ep --seeds 2 --points 1 --doublings 1"
     ended = CliRunner().invoke(cli, [*words.split(), "--plot", str(tmp_path / "c.png")])
     assert ended.exit_code == 0, ended.output
-    assert "noise: the batch at which the bare gradient" in ended.stdout
-    assert "branches: the largest batch whose validation loss" in ended.stdout
-    assert "Samples to train digits on: noise 2,142" in ended.stderr
+    assert "noise: the noise scale is the batch size at which the noise of the" in ended.stdout
+    assert "branches: the critical batch size is the largest tested" in ended.stdout
+    assert "samples to train digits on: noise 2,142" in ended.stderr
     assert (tmp_path / "c.png").exists()

@@ -56,7 +56,7 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"runs.jsonl, line 1"):
         RunStore(tmp_path, SHARED)
     path.write_bytes(b"{\n")
-    with pytest.raises(RecordError, match=r"line 1 is not JSON.*remove the line"):
+    with pytest.raises(RecordError, match=r"line 1: the line is not valid JSON.*Remove the line"):
         RunStore(tmp_path, SHARED)
 
 
@@ -69,5 +69,5 @@ def test_a_store_refuses_a_directory_of_other_settings(
     RunStore(tmp_path, SHARED)
     with pytest.raises(ValueError, match="holds runs with other settings") as error:
         RunStore(tmp_path, other)
-    assert f"--out runs/compare-{other.digest}" in str(error.value)
+    assert f"out='runs/compare-{other.digest}'" in str(error.value)
     assert next(iter(change)) in str(error.value)

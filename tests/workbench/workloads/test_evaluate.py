@@ -65,5 +65,5 @@ def test_the_mode_comes_back_after_an_error_too() -> None:
 
 def test_an_empty_split_is_refused() -> None:
     model, _ = WORKLOAD.fresh(seed=0)
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="has no samples"):
         evaluate(model, WORKLOAD, split(0))

@@ -52,7 +52,9 @@ def test_a_directory_that_is_named_and_empty_is_an_error_with_both_remedies(
     with pytest.raises(DataMissing) as caught:
         load("fashion-cnn").data()
     message = str(caught.value)
-    assert message.startswith(f"Fashion-MNIST is not in {tmp_path}. ")  # and nowhere else
+    assert message.startswith(
+        f"The files of Fashion-MNIST were not found in {tmp_path}. "
+    )  # and nowhere else
     assert "apt-get install dataset-fashion-mnist" in message
     assert f"export {VARIABLE}=" in message
     assert all(name in message for name in CHECKSUMS)
@@ -84,7 +86,7 @@ def test_one_missing_file_of_four_is_missing_data(tmp_path: Path) -> None:
 
 def test_a_data_file_of_another_content_is_refused_by_its_checksum(tmp_path: Path) -> None:
     write_empty_set(tmp_path)
-    with pytest.raises(DataDamaged, match=f"{IMAGES} is not the file.*SHA-256.*--reinstall"):
+    with pytest.raises(DataDamaged, match=f"{IMAGES} is not the expected.*SHA-256.*--reinstall"):
         load_fashion_mnist(tmp_path)
 
 

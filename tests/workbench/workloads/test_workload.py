@@ -136,5 +136,5 @@ def test_a_fresh_model_leaves_the_users_random_numbers_alone() -> None:
 
 @pytest.mark.parametrize("field", ["base_batch_size", "micro_batch_size", "base_lr"])
 def test_settings_that_are_not_positive_are_refused(field: str) -> None:
-    with pytest.raises(ValueError, match=f"'digits': {field} is positive"):
+    with pytest.raises(ValueError, match=f"'digits' was given .*{field} must be above 0"):
         dataclasses.replace(load("digits"), **{field: 0})

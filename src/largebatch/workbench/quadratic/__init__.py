@@ -1,8 +1,9 @@
-"""The noisy quadratic model: what a schedule of batch sizes and learning rates will reach.
+"""Forecast the loss of a schedule of batch sizes and learning rates with a noisy quadratic model.
 
-Every direction of a quadratic loss moves by itself, so the expected loss after any number of steps
-at one batch and one rate is known in closed form, and a whole schedule costs milliseconds. Fixed
-curvature, no generalisation: it ranks schedules, and forecasts them near a run it was fitted to.
+In a quadratic loss, every eigen-direction evolves independently. The expected loss after any number
+of steps at one batch size and learning rate therefore has a closed form, and a whole schedule takes
+milliseconds. The curvature of the model is constant, and the model says nothing about the test
+loss. Use the model to rank schedules, and to forecast schedules that are similar to a recorded run.
 """
 
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 MOVED: Mapping[str, str] = {"Averaged": "lb.workbench.quadratic.AveragedWeights"}
-"""Name of version 0.1 -> where it is now. It warns, and goes in version 0.3."""
+"""New place of each name of version 0.1. An old name warns and will be removed in version 0.3."""
 
 if not TYPE_CHECKING:
     __getattr__ = lazy_names(__name__, {}, moved=MOVED)

@@ -1,11 +1,12 @@
-"""Two stand-ins for optimizers that divide the gradient: by direction, and by its whole norm.
+"""Model two optimizers that divide the gradient: by a scale per direction, or by its whole norm.
 
     Preconditioned   theta' = theta - lr g / d,   d = lambda^exponent
     Normalised       theta' = theta - lr g / sqrt(E |g|^2),   E |g|^2 = sqnorm + variance / b
 
-Neither is Adam: the first has a fixed scale, the second takes the expected norm for the norm (a
-mean field). Where noise dominates E |g|^2 = variance / b, so that rates act as lr sqrt(b).
-Derived here.
+Neither of the two is Adam. `Preconditioned` uses a constant scale for each direction. `Normalised`
+divides by the expected norm instead of the actual norm (a mean-field approximation). If noise
+dominates, E |g|^2 = variance / b, and the learning rate acts like lr sqrt(b). The formulas are
+derived here.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from largebatch.workbench.quadratic.spectrum import Array, Spectrum
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preconditioned:
-    """Every direction's gradient divided by a power of its curvature, whatever the optimizer.
+    """Divide the gradient of every direction by a power of its curvature before the optimizer step.
 
     >>> spectrum = Spectrum(curvature=[4.0, 0.01], noise=[1.0, 1.0], second_moment=[1.0, 1.0])
     >>> Preconditioned(exponent=1.0).max_lr(spectrum)
     2.0
 
     Args:
-        dynamics: what moves the weights.
-        exponent: of the curvature in the scale; 0.5 for a gradient whose variance is in proportion
-            to it, 1 for Newton's step, 0 changes nothing.
+        dynamics: Optimizer that moves the weights.
+        exponent: Exponent of the curvature in the divisor. Use 0.5 if the gradient's variance is
+            proportional to the curvature, and 1 for Newton's step. With 0, nothing is divided.
 
     Raises:
-        ValueError: an exponent that is not finite.
+        ValueError: The exponent is not finite.
     """
 
     dynamics: Dynamics = field(default_factory=SGD)
@@ -42,7 +43,10 @@ class Preconditioned:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.exponent):
-            raise ValueError(f"exponent is a number, as in exponent=0.5; got {self.exponent!r}.")
+            raise ValueError(
+                f"exponent={self.exponent!r} was given, but the exponent must be a finite number. "
+                "Pass exponent=0.5."
+            )
 
     def start(self, spectrum: Spectrum) -> Array:
         return self.dynamics.start(spectrum)
@@ -68,11 +72,12 @@ class Preconditioned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Normalised:
-    """SGD on the gradient over the root of its expected square, which moves along the run.
+    """Divide the gradient by its expected norm before each SGD step.
 
-    There is no closed form. A phase is cut into pieces of steps at one norm, that of the piece's
-    middle: a piece grows while the norm hardly moves, is taken again at half its length where its
-    square moves by more than `tolerance`, and is one exact step at the least.
+    The expected norm changes along the run, so there is no closed form. A phase is divided into
+    pieces, and each piece uses one norm, which is computed at the middle of the piece. If the norm
+    hardly changes, the next piece is longer. If ln E |g|^2 changes by more than `tolerance`, the
+    piece is repeated with half its length. The shortest piece is one exact step.
 
     >>> spectrum = Spectrum(curvature=[1.0], noise=[0.0], second_moment=[1.0])
     >>> Normalised().advance(spectrum, Normalised().start(spectrum),
@@ -80,17 +85,20 @@ class Normalised:
     array([[0.25]])
 
     Args:
-        tolerance: largest change of ln E |g|^2 in a piece of several steps, above 0.
+        tolerance: Largest change of ln E |g|^2 in a piece of several steps, above 0.
 
     Raises:
-        ValueError: a tolerance that is not above 0.
+        ValueError: The tolerance is not above 0.
     """
 
     tolerance: float = 0.05
 
     def __post_init__(self) -> None:
         if not 0.0 < self.tolerance < math.inf:
-            raise ValueError(f"tolerance is above 0, as in tolerance=.05; got {self.tolerance!r}.")
+            raise ValueError(
+                f"tolerance={self.tolerance!r} was given, but the tolerance must be finite and "
+                "above 0. Pass tolerance=0.05."
+            )
 
     def start(self, spectrum: Spectrum) -> Array:
         return SGD().start(spectrum)
@@ -118,7 +126,10 @@ class Normalised:
 
 
 def _piece(spectrum: Spectrum, moments: Array, phase: Phase, length: float, now: float) -> Array:
-    """So many steps at one norm: of the start for a single step, else of the middle."""
+    """Return the moments after a piece of `length` steps that uses one norm.
+
+    The norm is that of the middle of the piece, or that of the start for a single step.
+    """
     square = now
     if length > 1.0:
         half = _steps(spectrum, moments, phase, 0.5 * length, now)
@@ -132,6 +143,6 @@ def _steps(spectrum: Spectrum, moments: Array, phase: Phase, steps: float, squar
 
 
 def _log_square(spectrum: Spectrum, moments: Array, batch_size: float) -> float:
-    """ln E |g|^2 of a batch; -inf at the minimum without noise, where nothing moves any more."""
+    """Return ln E |g|^2 of a batch; -inf at the minimum, if the true gradient is 0."""
     sqnorm = float(spectrum.weight @ (spectrum.curvature**2 * moments[0]))
     return float(np.log(sqnorm + spectrum.variance / batch_size)) if sqnorm > 0.0 else -math.inf

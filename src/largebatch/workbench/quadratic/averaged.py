@@ -1,11 +1,11 @@
-"""The exponential average of the iterates, followed beside them.
+"""Model the exponential average of the weights.
 
     x' = decay x + (1 - decay) theta'
     x_K = decay^K x_0 + g_K z_0 + noise
     g_2K = g_K (decay^K + A^K),   g_(K+1) = decay g_K + g_1 A^K
 
-so that g_K takes as many products as K has binary digits; A, z and the noise's part, S less what is
-left of S after K steps, are those of `heavy_ball`. Derived here.
+The number of products to compute g_K is proportional to the number of binary digits of K. The
+matrix A, the vector z and the noise term are those of `heavy_ball`. The formulas are derived here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from largebatch.workbench.quadratic.spectrum import Array, Spectrum
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AveragedWeights:
-    """The loss at the average of the weights, not at the weights.
+    """Compute the loss at the exponential average of the weights instead of at the weights.
 
     >>> spectrum = Spectrum(curvature=[1.0], noise=[0.0], second_moment=[1.0])
     >>> average = AveragedWeights(decay=0.5)
@@ -32,11 +32,11 @@ class AveragedWeights:
     [0.5625]
 
     Args:
-        dynamics: what moves the weights.
-        decay: of the average each step, in [0, 1).
+        decay: Decay factor of the average per step, in [0, 1).
+        dynamics: Optimizer that moves the weights.
 
     Raises:
-        ValueError: a decay outside [0, 1).
+        ValueError: The decay is outside [0, 1).
     """
 
     decay: float
@@ -44,7 +44,9 @@ class AveragedWeights:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.decay < 1.0:
-            raise ValueError(f"decay lies in [0, 1), as in decay=0.99; got {self.decay!r}.")
+            raise ValueError(
+                f"decay={self.decay!r} was given, but the decay must be in [0, 1). Pass decay=0.99."
+            )
 
     def start(self, spectrum: Spectrum) -> Array:
         e, zeros = spectrum.second_moment, np.zeros_like(spectrum.second_moment)
@@ -59,7 +61,8 @@ class AveragedWeights:
             power, row = step.power(steps), _row(step.matrix(), self.decay, steps)
             left = self.decay**steps
             noise = final - _carried(power, row, left, final)
-            noise[[0, 2, 5]] = np.maximum(noise[[0, 2, 5]], 0.0)  # below zero by rounding alone
+            # Squares can be below 0 only because of rounding.
+            noise[[0, 2, 5]] = np.maximum(noise[[0, 2, 5]], 0.0)
             after: Array = _carried(power, row, left, moments)
             after += spectrum.noise / phase.batch_size * noise
         return after
@@ -76,18 +79,21 @@ MatrixRow = tuple[Array, Array]
 
 
 def _carried(power: Matrix, row: MatrixRow, left: float, moments: Array) -> Array:
-    """The six moments (theta^2, theta v, v^2, x theta, x v, x^2) after the steps, without noise."""
+    """Return the six moments after the steps, without the noise of the steps.
+
+    The moments are those of theta^2, theta v, v^2, x theta, x v and x^2.
+    """
     (a, b), (c, d) = power
     g, k = row
     x, y, z, xt, xv, xx = moments
-    # of x_K with z_0, then with z_K
+    # t and v are the moments of x_K with z_0; the last line multiplies them by A^K.
     t, v = left * xt + g * x + k * y, left * xv + g * y + k * z
     mean = left * left * xx + 2.0 * left * (g * xt + k * xv) + g * g * x + 2 * g * k * y + k * k * z
     return np.concatenate([carried(power, moments[:3]), [t * a + v * b, t * c + v * d, mean]])
 
 
 def _row(matrix: Matrix, decay: float, steps: int) -> MatrixRow:
-    """g_K, by the binary digits of K."""
+    """Return g_K, computed from the binary digits of K."""
     (a, b), _ = matrix
     first = ((1.0 - decay) * a, (1.0 - decay) * b)
     row, power, left = first, matrix, decay
@@ -109,7 +115,7 @@ def _times(row: MatrixRow, matrix: Matrix) -> MatrixRow:
 
 
 def _stationary(step: Transition, decay: float) -> Array:
-    """What unit noise comes to in the end, by the six moments."""
+    """Return the six moments after infinitely many steps with noise of variance 1."""
     (a, b), (c, d) = step.matrix()
     x, y, z = step.stationary()
     s, t = (1.0 - decay) * x, (1.0 - decay) * y

@@ -1,11 +1,12 @@
-"""The losses and noise scales that a power law gives along a recorded schedule.
+"""Compute the losses and noise scales of a power law along a recorded schedule.
 
     loss_t = floor + start F_t + noise G_t
     noise scale_t = noise C / (start F2_t + noise G2_t)
 
-For given curvatures and exponents the three scales enter linearly, also the second line once it is
-multiplied out. So they are found by least squares, and only the rest is searched for. Where the
-variance of one sample's gradient is known, noise = variance / C, and two are left.
+For given curvatures and exponents, both equations are linear in the three scales floor, start and
+noise, once the second equation is multiplied by its denominator. The scales are therefore found by
+least squares, and only the curvature and the exponents are searched. If the variance of one
+sample's gradient is known, noise = variance / C, and only two scales are unknown.
 """
 
 from __future__ import annotations
@@ -19,18 +20,29 @@ from largebatch.workbench.quadratic.sgd import decay
 from largebatch.workbench.quadratic.spectrum import Array, Spectrum
 
 NOISE_WEIGHT = 0.1
-"""Of a noise scale's relative error beside a loss's: one is known to a factor, one to percents."""
+"""Weight of a relative error of a noise scale, compared with a relative error of a loss.
+
+A measured noise scale is accurate to a factor, while a measured loss is accurate to percents.
+"""
 
 FAR = 1e-3
-"""Squared norms this far below what a noise scale asks for weigh no more than those that are."""
+"""Lower bound of a modeled squared norm, as a fraction of the norm that the noise scale implies.
+
+Without the bound, a point with a tiny squared norm would dominate the least squares.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedRun:
-    """A run at points of time, [T], with what lay between: [T] batches, rates, numbers of steps.
+    """Hold a recorded run at T points in time.
 
-    A noise scale that was not measured is not a number. `variance` is that of one sample's gradient
-    in units of SGD's rates, None where it is not known in them.
+    Args:
+        losses: [T], losses at the points.
+        noise_scales: [T], noise scales in samples; NaN if not measured.
+        batch_sizes: [T], mean batch size between a point and the previous one, in samples.
+        lrs: [T], learning rate between a point and the previous one.
+        between: [T], number of steps between a point and the previous one.
+        variance: Variance of one sample's gradient; None if unknown or if the optimizer is not SGD.
     """
 
     losses: Array
@@ -43,10 +55,14 @@ class RecordedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scales:
-    """What multiplies a spectrum, and how far from the record it then is.
+    """Hold the scales that multiply a spectrum, and the error of the fitted curves.
 
-    `loss_spread` is the root mean square of loss / fitted - 1, `noise_spread` that of the noise
-    scale's logarithm.
+    Args:
+        start: Factor on the second moments of the weights at the start.
+        noise: Factor on the gradient noise.
+        floor: Loss at the minimum.
+        loss_spread: Root mean square of loss / fitted loss - 1.
+        noise_spread: Root mean square of ln(noise scale / fitted noise scale).
     """
 
     start: float
@@ -57,7 +73,10 @@ class Scales:
 
 
 def moments_along(spectrum: Spectrum, run: RecordedRun) -> tuple[Array, Array]:
-    """E theta^2 at the points of the record, [T, D]: of the start alone, and of the noise alone."""
+    """Return the two parts of E theta^2 at the points of the record, each [T, D].
+
+    The first part comes from the start, the second part from the noise.
+    """
     left, total = decay(run.lrs[:, None] * spectrum.curvature, run.between[:, None])
     added = (run.lrs**2 / run.batch_sizes)[:, None] * spectrum.noise * total
     with np.errstate(over="ignore", invalid="ignore"):
@@ -71,7 +90,7 @@ def moments_along(spectrum: Spectrum, run: RecordedRun) -> tuple[Array, Array]:
 
 @np.errstate(over="ignore", invalid="ignore")
 def best_scales(spectrum: Spectrum, run: RecordedRun, *, rounds: int = 3) -> Scales | None:
-    """The scales on start and noise, and the floor, that come nearest; None if none is positive."""
+    """Return the scales whose curves are nearest to the record; None if a scale is not positive."""
     bias, noise = moments_along(spectrum, run)
     weighed = spectrum.weight * spectrum.curvature
     f, g = 0.5 * bias @ weighed, 0.5 * noise @ weighed
@@ -114,11 +133,18 @@ def best_scales(spectrum: Spectrum, run: RecordedRun, *, rounds: int = 3) -> Sca
 
 
 def _not_negative(rows: Array, values: Array, *, second: float | None) -> Array:
-    """Least squares in three numbers of at least 0, by trying which of them are 0; the second may
-    be known."""
+    """Solve a least-squares problem in three numbers that must be at least 0.
+
+    The function tries each set of numbers that can be 0.
+
+    Args:
+        rows: Matrix of the problem, [N, 3].
+        values: Right-hand side, [N].
+        second: Value of the second number, if it is known.
+    """
     size = np.abs(rows).max(axis=0)
     size = np.where(size > 0.0, size, 1.0)
-    rows = rows / size  # or the largest column hides the others
+    rows = rows / size  # Otherwise the largest column would hide the others in rounding.
     best, free = np.zeros(3), _SUBSETS
     if second is not None:
         best[1], free = second * size[1], _WITHOUT_SECOND

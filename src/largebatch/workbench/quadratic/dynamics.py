@@ -1,4 +1,4 @@
-"""A stage of a schedule, and what an optimizer has to tell to be followed through it."""
+"""Define a phase of a schedule, and the interface of an optimizer model."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from largebatch.workbench.quadratic.spectrum import Array, Spectrum
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """So many steps at one batch size and one learning rate.
+    """Describe a number of steps at one batch size and one learning rate.
 
     >>> Phase(batch_size=64, lr=0.1, steps=1000).samples
     64000.0
 
     Args:
-        batch_size: in samples, above 0; `math.inf` is the gradient without noise.
-        lr: learning rate, finite, at least 0.
-        steps: above 0; optimizers that do not say otherwise take whole numbers alone.
+        batch_size: Batch size in samples, above 0. `math.inf` means a gradient without noise.
+        lr: Learning rate, finite and at least 0.
+        steps: Number of steps, above 0. `HeavyBall` and `AveragedWeights` need a whole number.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: A number is outside its range.
     """
 
     batch_size: float
@@ -33,51 +33,64 @@ class Phase:
         good = self.batch_size > 0.0 and 0.0 <= self.lr < math.inf and 0.0 < self.steps < math.inf
         if not good:
             raise ValueError(
-                "A phase has a batch above 0, a finite rate of at least 0 and a finite number of "
-                f"steps above 0, as in Phase(batch_size=64, lr=0.1, steps=1000); got {self}."
+                f"{self} was given, but a phase needs a batch size above 0, a finite learning rate "
+                "of at least 0 and a finite number of steps above 0. Example: "
+                "Phase(batch_size=64, lr=0.1, steps=1000)"
             )
 
     @property
     def samples(self) -> float:
-        """Batch size times steps."""
+        """Return the number of samples of the phase: batch size times steps."""
         return float(self.batch_size) * float(self.steps)
 
 
 class Dynamics(Protocol):
-    """How steps move second moments; one row of [D] for each moment that the optimizer keeps.
+    """Define how the steps of an optimizer change the second moments of the weights.
 
-    What overflows is infinite or not a number, and `forecast` takes it for a run that diverged.
+    The moments are an array [rows, D] with one row for each moment that the optimizer needs. A
+    value that overflows is infinite or NaN, and `forecast` reports such a run as diverged.
+
+    >>> from largebatch.workbench.quadratic import SGD
+    >>> dynamics: Dynamics = SGD()
+    >>> spectrum = Spectrum(curvature=[4.0], noise=[0.0], second_moment=[1.0])
+    >>> dynamics.max_lr(spectrum)
+    0.5
     """
 
     def start(self, spectrum: Spectrum) -> Array:
-        """The moments before the first step, [rows, D]."""
+        """Return the moments before the first step, [rows, D]."""
         ...
 
     def advance(self, spectrum: Spectrum, moments: Array, phase: Phase) -> Array:
-        """The moments after a phase, [rows, D]; nothing of what is given changes."""
+        """Return the moments after a phase, [rows, D], without changing the arguments."""
         ...
 
     def second_moment(self, moments: Array) -> Array:
-        """E theta^2, [D], of the weights that the loss is taken at."""
+        """Return E theta^2, [D], of the weights at which the loss is computed."""
         ...
 
     def max_lr(self, spectrum: Spectrum) -> float:
-        """The rate from which on the run diverges; `inf` if there is none."""
+        """Return the smallest learning rate at which a run diverges; `inf` if there is none."""
         ...
 
 
 def whole_steps(phase: Phase, *, who: str) -> int:
-    """The steps of a phase for an optimizer that has no part of a step.
+    """Return the number of steps of a phase as a whole number.
 
     >>> whole_steps(Phase(batch_size=1, lr=0.1, steps=3.0), who="HeavyBall")
     3
 
+    Args:
+        phase: Phase of a schedule.
+        who: Name of the optimizer model, for the error message.
+
     Raises:
-        ValueError: not a whole number.
+        ValueError: The number of steps is not whole.
     """
     if phase.steps != round(phase.steps):
         raise ValueError(
-            f"{who} takes whole steps; got {phase.steps!r}. Round them: "
-            f"Phase(batch_size={phase.batch_size:g}, lr={phase.lr:g}, steps={phase.steps:.0f})."
+            f"steps={phase.steps!r} was given, but {who} needs a whole number of steps. Round the "
+            f"number: Phase(batch_size={phase.batch_size:g}, lr={phase.lr:g}, "
+            f"steps={phase.steps:.0f})"
         )
     return round(phase.steps)

@@ -1,11 +1,12 @@
-"""A noisy quadratic from a recorded run: power laws that match its losses and its noise scales.
+"""Fit a noisy quadratic to a recorded run, with power laws that match its losses and noise scales.
 
     lambda = curvature i^-p,   e = start i^-q,   c = noise i^-p,   loss + floor
 
-Searched: curvature, p, q, from a grid of starts; start, noise and floor follow by least squares.
-The run is taken for plain SGD; with momentum m give lr / (1 - m). There the measured variance of
-one sample's gradient says how large the noise is. Of an optimizer that divides the gradient only
-the noise scale is in units of the model's. Derived here.
+The curvature and the exponents p and q are searched from a grid of starting points. Least squares
+then gives start, noise and floor. The model assumes plain SGD. For SGD with momentum m, pass
+lr / (1 - m) as the learning rate. The measured variance of one sample's gradient sets the size of
+the noise. For an optimizer that divides the gradient, do not pass the variance, because only the
+noise scale has the units of the model. The formulas are derived here.
 """
 
 from __future__ import annotations
@@ -22,29 +23,39 @@ from largebatch.workbench.quadratic.minimise import simplex_minimum
 from largebatch.workbench.quadratic.spectrum import Array, Spectrum
 
 FEWEST_POINTS = 10
-"""Five numbers and a floor from fewer losses are no test of the model."""
+"""Smallest number of losses for a fit. The fit determines five numbers and a floor."""
 
 FEWEST_NOISE_SCALES = 2
 LARGEST_SPREAD = 0.2
-"""Losses further from the curve than a fifth do not follow it."""
+"""Largest accepted root mean square of the relative error of the fitted losses."""
 
 BINS = 200
 POINTS = 64
-"""A longer record is read at so many points, evenly in the logarithm of the step."""
+"""Largest number of points of a record that are used.
+
+They are spaced evenly in the logarithm of the step.
+"""
 
 Series = Sequence[float] | Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuadraticFit:
-    """A spectrum that behaves like the recorded run.
+    """Hold a spectrum that is fitted to a recorded run.
+
+    >>> spectrum = Spectrum.power_law(4, curvature_exponent=1.0, start_exponent=0.5)
+    >>> fit = QuadraticFit(spectrum=spectrum, curvature_exponent=1.0, start_exponent=0.5,
+    ...     loss_spread=0.01, noise_spread=0.2, points=20)
+    >>> print(fit)  # doctest: +ELLIPSIS
+    lambda ~ i^-1, e ~ i^-0.5, floor 0; losses within 1 %, ... (20 points)
 
     Args:
-        spectrum: at the start of the run.
-        curvature_exponent, start_exponent: p and q.
-        loss_spread: root mean square of loss / fitted - 1.
-        noise_spread: the same of the noise scale's logarithm.
-        points: losses that were used.
+        spectrum: Spectrum at the start of the run.
+        curvature_exponent: Exponent p of the curvature.
+        start_exponent: Exponent q of the weights at the start.
+        loss_spread: Root mean square of loss / fitted loss - 1.
+        noise_spread: Root mean square of ln(noise scale / fitted noise scale).
+        points: Number of losses that were used.
     """
 
     spectrum: Spectrum
@@ -73,30 +84,37 @@ def fit_quadratic(
     variance: float | None = None,
     dimensions: int = 100_000,
 ) -> QuadraticFit | NotEnough:
-    """The power law nearest to a recorded run, or what is missing for one.
+    """Return the power law that is nearest to a recorded run, or the reason why there is none.
 
-    Entry t is the state after `steps[t]` steps and `samples[t]` samples. Between two entries the
-    batch is that of the samples over the steps, and the rate that of the later entry.
+    Entry t of each series describes the run after `steps[t]` steps and `samples[t]` samples.
+    Between two entries, the batch size is the number of samples divided by the number of steps, and
+    the learning rate is that of the later entry.
 
     >>> print(fit_quadratic(steps=[1, 2], samples=[8, 16], losses=[2.0, 1.0], batch_sizes=[8, 8],
     ...     lrs=[0.1, 0.1], noise_scales=[10.0, 20.0]))
-    not enough signal yet: 2 losses; needed: at least 10, over all of the run
+    not enough signal yet: 2 losses; needed: at least 10 losses over the whole run
 
     Args:
-        steps, samples: [T], so far, rising, above 0.
-        losses: [T], above 0, best of a validation split or smoothed.
-        batch_sizes, lrs: [T], of the entry's last step; batches are compared with the samples.
-        noise_scales: [T], in samples; not a number where it was not measured.
-        variance: of one sample's gradient, tr Sigma, in the mean over the run, above 0; None where
-            the optimizer is not SGD, or nothing measured it.
-        dimensions: of the weights.
+        steps: [T], numbers of optimizer steps since the start, increasing and above 0.
+        samples: [T], numbers of training samples since the start, increasing and above 0.
+        losses: [T], losses above 0. Use losses of a validation split, or smoothed losses.
+        batch_sizes: [T], batch size of the last step before each entry, in samples. It is checked
+            against the numbers of samples.
+        lrs: [T], learning rate of the last step before each entry.
+        noise_scales: [T], noise scales in samples; NaN if not measured.
+        variance: Mean variance of one sample's gradient over the run, tr Sigma, above 0. Pass None
+            if the variance is unknown or the optimizer is not SGD.
+        dimensions: Number of weights of the model.
 
     Raises:
-        ValueError: series of different lengths, numbers outside their range, or batch sizes that
-            are not the samples of a step.
+        ValueError: The series have different lengths, a number is outside its range, or the batch
+            sizes do not match the numbers of samples per step.
     """
     if variance is not None and not 0.0 < variance < np.inf:
-        raise ValueError(f"variance is above 0, or None; got {variance!r}.")
+        raise ValueError(
+            f"variance={variance!r} was given, but the variance must be finite and above 0. Pass "
+            "variance=None if it is unknown."
+        )
     run = replace(
         _recorded(steps, samples, losses, batch_sizes, lrs, noise_scales), variance=variance
     )
@@ -106,8 +124,9 @@ def fit_quadratic(
     at, scales = _searched(run, dimensions)
     if scales is None or scales.loss_spread > LARGEST_SPREAD:
         return NotEnough(
-            reason="no power law of curvature and start lies near the losses",
-            needed="a run that only falls, smoothed losses, and the rates of plain SGD",
+            reason="no power law is near the losses",
+            needed="a loss that falls all the time, smoothed losses, and the learning rates of "
+            "plain SGD",
         )
     law = _law(at, dimensions)
     spectrum = Spectrum(
@@ -139,7 +158,7 @@ def _law(at: Array, dimensions: int) -> Spectrum:
 
 
 def _searched(run: RecordedRun, dimensions: int) -> tuple[Array, Scales | None]:
-    """(ln curvature, p, q) and the scales there."""
+    """Return the best (ln curvature, p, q) and the scales at this point."""
 
     def distance(at: Array) -> float:
         if not (0.0 <= at[1] <= 4.0 and -2.0 <= at[2] <= 4.0):
@@ -164,20 +183,20 @@ def _missing(run: RecordedRun) -> NotEnough | None:
     count, measured = len(run.losses), int(np.isfinite(run.noise_scales).sum())
     if count < FEWEST_POINTS:
         return NotEnough(
-            reason=f"{count} losses", needed=f"at least {FEWEST_POINTS}, over all of the run"
+            reason=f"{count} losses", needed=f"at least {FEWEST_POINTS} losses over the whole run"
         )
     if measured < FEWEST_NOISE_SCALES:
         return NotEnough(
             reason=f"{measured} measured noise scales",
-            needed=f"at least {FEWEST_NOISE_SCALES}, far apart in the run",
+            needed=f"at least {FEWEST_NOISE_SCALES} noise scales, far apart in the run",
         )
     scatter = float(np.median(np.abs(np.diff(run.losses, n=2)))) / 2.0
     third = count // 3
     fall = float(run.losses[:third].mean() - run.losses[-third:].mean())
     if fall <= 3.0 * scatter or fall <= 0.0:
         return NotEnough(
-            reason="the loss falls by no more than it scatters",
-            needed="a longer run, or losses that are smoothed or of a validation split",
+            reason="the fall of the loss is not larger than its scatter",
+            needed="a longer run, smoothed losses, or losses of a validation split",
         )
     return None
 
@@ -187,16 +206,28 @@ def _recorded(*series: Series) -> RecordedRun:
     arrays = dict(zip(names, (np.asarray(x, dtype=np.float64) for x in series), strict=True))
     if len({x.shape for x in arrays.values()}) != 1 or arrays["steps"].ndim != 1:
         shapes = {name: x.shape for name, x in arrays.items()}
-        raise ValueError(f"fit_quadratic takes one number of each for a point; got {shapes}.")
+        raise ValueError(
+            "fit_quadratic needs six one-dimensional series of the same length, but the shapes "
+            f"{shapes} were given. Pass one value per point in each series."
+        )
     for name in names[:5]:
         if not (np.isfinite(arrays[name]) & (arrays[name] > 0.0)).all():
-            raise ValueError(f"{name} are finite numbers above 0; leave out points that are not.")
+            raise ValueError(
+                f"{name} holds a number that is not finite and above 0. Remove the points with "
+                f"such a number from all series."
+            )
     measured = arrays["noise_scales"][np.isfinite(arrays["noise_scales"])]
     if not (measured > 0.0).all():
-        raise ValueError("noise_scales are above 0; give math.nan where none was measured.")
+        raise ValueError(
+            "noise_scales holds a number that is not above 0. Replace it by math.nan, which means "
+            "that the noise scale was not measured."
+        )
     between = [np.diff(arrays[name], prepend=0.0) for name in ("steps", "samples")]
     if not all((x > 0.0).all() for x in between):
-        raise ValueError("steps and samples rise from point to point, from above 0 on.")
+        raise ValueError(
+            "steps and samples must be above 0 and increase from point to point. Sort the points "
+            "and remove duplicates."
+        )
     batches = between[1] / between[0]
     before = np.concatenate([arrays["batch_sizes"][:1], arrays["batch_sizes"][:-1]])
     low = 0.99 * np.minimum(before, arrays["batch_sizes"])
@@ -204,8 +235,9 @@ def _recorded(*series: Series) -> RecordedRun:
     if not ((low <= batches) & (batches <= high)).all():
         t = int(np.flatnonzero(~((low <= batches) & (batches <= high)))[0])
         raise ValueError(
-            f"between points {t - 1} and {t} a step had {batches[t]:.6g} samples, and batch_sizes "
-            f"say {before[t]:.6g} to {arrays['batch_sizes'][t]:.6g}. Give the samples of all ranks."
+            f"The steps before point {t} had {batches[t]:.6g} samples per step, but batch_sizes "
+            f"holds {before[t]:.6g} to {arrays['batch_sizes'][t]:.6g} there. Pass samples and "
+            "batch_sizes that count the samples of all ranks."
         )
     run = RecordedRun(
         losses=arrays["losses"],
@@ -218,7 +250,10 @@ def _recorded(*series: Series) -> RecordedRun:
 
 
 def _thinned(run: RecordedRun) -> RecordedRun:
-    """The same at `POINTS` points; batch, rate and noise scale are means over the steps between."""
+    """Return the run at `POINTS` points, with means of batch size, learning rate and noise scale.
+
+    The means are taken over the steps between two points.
+    """
     last = np.unique(np.geomspace(1, len(run.losses), POINTS).round().astype(int)) - 1
     first = np.concatenate([[0], last[:-1] + 1])
     seen = np.isfinite(run.noise_scales)

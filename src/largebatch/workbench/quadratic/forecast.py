@@ -1,4 +1,4 @@
-"""A schedule on a noisy quadratic: what it is expected to reach, phase by phase."""
+"""Forecast the expected loss of a schedule on a noisy quadratic at the end of each phase."""
 
 from __future__ import annotations
 
@@ -16,13 +16,19 @@ from largebatch.workbench.quadratic.spectrum import Array, Spectrum
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """Expected values at the end of each phase, in their order.
+    """Hold the expected values at the end of each phase.
+
+    >>> spectrum = Spectrum(curvature=[1.0], noise=[0.0], second_moment=[1.0])
+    >>> found = forecast(spectrum, [Phase(batch_size=8, lr=0.5, steps=2)])
+    >>> found.loss, found.samples
+    ((0.03125,), (16.0,))
 
     Args:
-        loss: `inf` from the phase on in which the run overflowed.
-        sqnorm: squared norm of the true gradient.
-        noise_scale: variance / sqnorm, in samples; 0 where the run has diverged.
-        steps, samples: from the start of the run.
+        loss: Expected loss. It is `inf` from the phase in which the loss overflowed.
+        sqnorm: Expected squared norm of the true gradient.
+        noise_scale: Noise scale variance / sqnorm, in samples. It is 0 if the run has diverged.
+        steps: Number of steps since the start of the run.
+        samples: Number of samples since the start of the run.
     """
 
     loss: tuple[float, ...]
@@ -33,34 +39,37 @@ class Forecast:
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss has overflowed."""
+        """Return whether the loss has overflowed at the end of the schedule."""
         return math.isinf(self.loss[-1])
 
 
 def forecast(
     spectrum: Spectrum, phases: Sequence[Phase], *, dynamics: Dynamics | None = None
 ) -> Forecast:
-    """The expected course of a run that goes through `phases` from the start of `spectrum`.
+    """Return the expected loss at the end of each phase of a run.
 
     >>> spectrum = Spectrum.power_law(100, curvature_exponent=1.0, start_exponent=0.0)
     >>> stages = [Phase(batch_size=8 * 2**m, lr=0.5, steps=1000) for m in range(3)]
     >>> [round(loss, 3) for loss in forecast(spectrum, stages).loss]
     [0.089, 0.044, 0.022]
 
-    The cost is that of a few passes over the bins for each phase, whatever its steps. A rate past
-    the stability limit makes the loss grow, and infinite where it overflows; from there on all is
-    infinite. Nothing is ever not a number.
+    The computation time of a phase does not depend on its number of steps. If the learning rate is
+    above the stability limit, the loss grows. Once the loss overflows, it is infinite in this phase
+    and in all later phases. The result is never NaN.
 
     Args:
-        spectrum: the loss, its noise and the start.
-        phases: the schedule, at least one.
-        dynamics: the optimizer; `SGD()` if left out.
+        spectrum: Curvature, gradient noise and start of the run.
+        phases: Phases of the schedule, at least one.
+        dynamics: Optimizer model. The default is `SGD()`.
 
     Raises:
-        ValueError: no phase, or one that the optimizer refuses.
+        ValueError: There is no phase, or the optimizer model does not support a phase.
     """
     if not phases:
-        raise ValueError("A schedule has a phase at least: [Phase(batch_size=8, lr=0.1, steps=9)].")
+        raise ValueError(
+            "phases is empty, but a schedule needs at least one phase. Pass "
+            "phases=[Phase(batch_size=8, lr=0.1, steps=9)]."
+        )
     followed = dynamics if dynamics is not None else SGD()
     reached = np.stack(_course(spectrum, phases, followed))
     weighed = spectrum.weight * spectrum.curvature
@@ -78,7 +87,7 @@ def forecast(
 
 
 def _course(spectrum: Spectrum, phases: Sequence[Phase], dynamics: Dynamics) -> list[Array]:
-    """E theta^2 at the end of each phase; all infinite from the one on that overflowed."""
+    """Return E theta^2 at the end of each phase; infinite from the phase that overflowed."""
     moments = dynamics.start(spectrum)
     reached: list[Array] = []
     for phase in phases:

@@ -1,9 +1,10 @@
-"""Minimisation without derivatives, the same result on every call and machine.
+"""Minimize functions without derivatives and without random numbers.
 
-    simplex_minimum     few numbers without bounds: a simplex that walks and shrinks
-    coordinate_search   more numbers within bounds: one coordinate after the other
+    simplex_minimum     for few variables without bounds: the Nelder-Mead simplex method
+    coordinate_search   for more variables with bounds: one coordinate after the other
 
-Nelder, Mead: A Simplex Method for Function Minimization, 1965, in its usual form, as recalled.
+Nelder, Mead: A Simplex Method for Function Minimization, 1965. The usual form of the method is
+written from memory.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Function = Callable[[Array], float]
 def simplex_minimum(
     function: Function, start: Sequence[float] | Array, *, size: float, rounds: int = 300
 ) -> tuple[Array, float]:
-    """Return (where, value) of a local minimum near `start`.
+    """Return the position and the value of a local minimum near `start`.
 
     >>> bowl = lambda x: float((x[0] - 1) ** 2 + x[1] ** 2)
     >>> at, value = simplex_minimum(bowl, [0.0, 3.0], size=1)
@@ -28,10 +29,10 @@ def simplex_minimum(
     ([1.0, 0.0], 0.0)
 
     Args:
-        function: of an array [P]; infinite where it is not to go.
-        start: [P].
-        size: of the first simplex along each axis.
-        rounds: at most so many; it ends sooner where the simplex is small and flat.
+        function: Function of an array [P]. It returns infinity at forbidden points.
+        start: Starting point, [P].
+        size: Length of the first simplex along each axis.
+        rounds: Largest number of rounds. The search ends earlier once the simplex is small.
     """
     corners = [np.asarray(start, dtype=np.float64)]
     corners += [corners[0] + size * axis for axis in np.eye(len(corners[0]))]
@@ -62,10 +63,10 @@ def coordinate_search(
     least: float = 0.02,
     sweeps: int = 60,
 ) -> tuple[Array, float]:
-    """Return (the best point found, its cost), never worse than the start.
+    """Return the best point that was found and its cost, which is at most the cost of the start.
 
-    Each coordinate in turn goes by a step up or down where that is better, and twice as far while
-    it stays so. When none is better, the steps halve.
+    Each coordinate in turn moves up or down by one step if this lowers the cost. The step of this
+    coordinate doubles while the cost falls. If no coordinate lowers the cost, all steps are halved.
 
     >>> x, y = coordinate_search(
     ...     lambda v: float(((v - 0.3) ** 2).sum()), np.zeros(2), low=np.full(2, -1.0),
@@ -74,12 +75,13 @@ def coordinate_search(
     [0.3, 0.3]
 
     Args:
-        cost: the function to make small.
-        start: a point within the bounds, [D].
-        low, high: bounds, [D].
-        step: the first one, on every coordinate.
-        least: the step below which it ends.
-        sweeps: over all coordinates, at most.
+        cost: Function to minimize.
+        start: Starting point within the bounds, [D].
+        low: Lower bounds, [D].
+        high: Upper bounds, [D].
+        step: First step of every coordinate.
+        least: Step size at which the search ends.
+        sweeps: Largest number of passes over all coordinates.
     """
     best, value = start.copy(), cost(start)
     for _ in range(sweeps):
@@ -107,7 +109,10 @@ Ranked = tuple[float, tuple[float, ...]]
 
 
 def _moved(function: Function, ranked: list[Ranked], middle: Array, worst: Array) -> Ranked | None:
-    """The worst corner reflected, stretched or drawn in; None if the simplex has to shrink."""
+    """Return a better point than the worst corner, or None if the simplex must shrink.
+
+    The candidates are the reflection of the worst corner, its expansion and its contraction.
+    """
 
     def at(factor: float) -> Ranked:
         x = middle + factor * (middle - worst)

@@ -1,10 +1,10 @@
-"""SGD on a noisy quadratic: any number of equal steps in closed form.
+"""Model SGD on a noisy quadratic, with a closed form for any number of equal steps.
 
-    one step   e' = (1 - lr lambda)^2 e + lr^2 c / b
+    1 step     e' = (1 - lr lambda)^2 e + lr^2 c / b
     K steps    e_K = a^K e + (lr^2 c / b) (1 - a^K) / (1 - a),   a = (1 - lr lambda)^2
-    for ever   e = lr c / (b lambda (2 - lr lambda)),   lr lambda < 2
+    K -> inf   e = lr c / (b lambda (2 - lr lambda)),   lr lambda < 2
 
-Exact for independent noise whose variance does not depend on the weights.
+The formulas are exact for independent noise whose variance does not depend on the weights.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from largebatch.workbench.quadratic.spectrum import Array, Spectrum
 
 
 def decay(h: Array, steps: float | Array) -> tuple[Array, Array]:
-    """(a^K, 1 + a + ... + a^(K-1)) of a = (1 - h)^2, with all digits for h near 0 and near 2.
+    """Return a^K and the sum 1 + a + ... + a^(K-1) for a = (1 - h)^2.
+
+    Both results keep their precision if h is near 0 or near 2.
 
     >>> [part.tolist() for part in decay(np.array([0.5, 2.0]), 2)]
     [[0.0625, 1.0], [1.25, 2.0]]
 
     Args:
-        h: learning rate times curvature, [D], at least 0.
-        steps: K, above 0, not necessarily whole; one number, or one that goes with each h.
+        h: Learning rate times curvature, [D], at least 0.
+        steps: Number of steps K, above 0 and not necessarily whole; one number, or one for each h.
     """
-    # |1 - h| = 1 + d, where d keeps the digits that 1 - h loses
+    # |1 - h| = 1 + d. Computing with d avoids the rounding error of 1 - h.
     d = np.where(h <= 1.0, -h, h - 2.0)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         exponent = 2.0 * steps * np.log1p(d)
@@ -37,7 +39,7 @@ def decay(h: Array, steps: float | Array) -> tuple[Array, Array]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SGD:
-    """Plain stochastic gradient descent; steps need not be whole.
+    """Model plain stochastic gradient descent; the number of steps need not be whole.
 
     >>> spectrum = Spectrum(curvature=[1.0], noise=[0.0], second_moment=[1.0])
     >>> SGD().advance(spectrum, SGD().start(spectrum), Phase(batch_size=8, lr=0.5, steps=2))

@@ -1,15 +1,16 @@
-"""A quadratic loss by its eigen-directions: what a noisy quadratic run starts from.
+"""Describe a noisy quadratic loss by its eigen-directions, and the start of a run on this loss.
 
     loss          = floor + 1/2 sum w lambda e        sqnorm   = sum w lambda^2 e
     variance      = sum w c                           noise scale = variance / sqnorm
 
-lambda is the curvature of a direction, e = E theta^2 the second moment of the weights in it, c the
-variance of one sample's gradient in it, w how many directions are alike. The loss is a quadratic
-for ever, its noise does not change along the run, and nothing is said of generalisation.
+For each direction, lambda is the curvature, e = E theta^2 is the second moment of the weights, c is
+the variance of one sample's gradient, and w is the number of equal directions. The model assumes
+that the loss stays quadratic and that the noise does not change along the run. The model says
+nothing about the test loss.
 
 Zhang, Li, Nado et al.: Which Algorithmic Choices Matter at Which Batch Sizes? Insights From a Noisy
-Quadratic Model, 2019, studies such a model; of it the abstract was read, and the formulas here are
-derived.
+Quadratic Model, 2019, study such a model. Only the abstract of that paper was read; the formulas
+are derived here.
 """
 
 from __future__ import annotations
@@ -31,22 +32,22 @@ EXAMPLE = "Spectrum(curvature=[1.0, 0.1], noise=[1.0, 0.1], second_moment=[1.0, 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
 class Spectrum:
-    """Curvature, gradient noise and weights of a quadratic loss, by bins of alike directions.
+    """Hold curvature, gradient noise and weights of a quadratic loss, in bins of equal directions.
 
     >>> spectrum = Spectrum(curvature=[1.0, 0.5], noise=[2.0, 1.0], second_moment=[1.0, 4.0])
     >>> spectrum.loss, spectrum.sqnorm, spectrum.variance, spectrum.noise_scale
     (1.5, 2.0, 3.0, 1.5)
 
     Args:
-        curvature: lambda, [D], above 0. A direction without curvature has no part in the loss:
-            leave it out.
-        noise: c, [D], variance of one sample's gradient, at least 0.
-        second_moment: e = E theta^2, [D], of the distance to the minimum, at least 0.
-        weight: w, [D], directions a bin, above 0; 1 each if left out.
-        floor: loss at the minimum.
+        curvature: Curvature lambda of each bin, [D], above 0. Leave out directions without
+            curvature, because they do not change the loss.
+        noise: Variance c of one sample's gradient, [D], at least 0.
+        second_moment: Second moment e = E theta^2 of the distance to the minimum, [D], at least 0.
+        weight: Number w of directions per bin, [D], above 0. The default is 1.
+        floor: Loss at the minimum.
 
     Raises:
-        ValueError: arrays that are not of one length, or hold a number outside its range.
+        ValueError: The arrays have different lengths, or a number is outside its range.
     """
 
     curvature: Array
@@ -72,7 +73,10 @@ class Spectrum:
             values.flags.writeable = False
             object.__setattr__(self, name, values)
         if not math.isfinite(floor):
-            raise ValueError(f"floor is a finite loss, as in floor=0.0; got {floor!r}.")
+            raise ValueError(
+                f"floor={floor!r} was given, but the loss at the minimum must be finite. Pass "
+                "floor=0.0."
+            )
         object.__setattr__(self, "floor", floor)
 
     @classmethod
@@ -89,30 +93,35 @@ class Spectrum:
         floor: float = 0.0,
         bins: int = 2000,
     ) -> Self:
-        """Powers of the index i = 1 ... dimensions of a direction.
+        """Return a spectrum whose values are powers of the index i = 1 ... dimensions.
 
-        lambda = curvature i^-p, e = start i^-q, c = noise i^-r. Beyond the first few hundred
-        directions neighbours share a bin, so that `bins` bounds the work and not the dimensions.
+        lambda = curvature i^-p, e = start i^-q, c = noise i^-r. With more dimensions than bins,
+        neighboring directions share a bin, so the computation time depends on `bins` only.
 
         >>> spectrum = Spectrum.power_law(4, curvature_exponent=1.0, start_exponent=0.0)
         >>> spectrum.curvature.round(3).tolist(), round(spectrum.loss, 3)
         ([1.0, 0.5, 0.333, 0.25], 1.042)
 
         Args:
-            dimensions: of the weights, at least 1.
-            curvature_exponent: p.
-            start_exponent: q.
-            curvature, start, noise: those of the first direction.
-            noise_exponent: r; as the curvature's if left out, which is what one sample's gradients
-                do where a likelihood has its maximum.
-            floor: loss at the minimum.
-            bins: how many at most.
+            dimensions: Number of directions, at least 1.
+            curvature_exponent: Exponent p of the curvature.
+            start_exponent: Exponent q of the second moment of the weights.
+            curvature: Curvature of the first direction.
+            start: Second moment of the weights in the first direction.
+            noise: Variance of one sample's gradient in the first direction.
+            noise_exponent: Exponent r of the noise. The default is p, which holds at the maximum of
+                a likelihood.
+            floor: Loss at the minimum.
+            bins: Largest number of bins, at least 1.
 
         Raises:
-            ValueError: no dimension or bin, or numbers that `Spectrum` refuses.
+            ValueError: There is no dimension or no bin, or a number is outside its range.
         """
         if not (dimensions >= 1 and bins >= 1):
-            raise ValueError(f"at least one dimension in one bin; got {dimensions} in {bins}.")
+            raise ValueError(
+                f"dimensions={dimensions} and bins={bins} were given, but both must be at least "
+                "1. Pass dimensions=1000, bins=200."
+            )
         index, weight = _binned(dimensions, bins)
         r = curvature_exponent if noise_exponent is None else noise_exponent
         return cls(
@@ -125,27 +134,27 @@ class Spectrum:
 
     @property
     def loss(self) -> float:
-        """The expected loss."""
+        """Return the expected loss at the start."""
         return self.floor + 0.5 * float(self.weight @ (self.curvature * self.second_moment))
 
     @property
     def sqnorm(self) -> float:
-        """The expected squared norm of the true gradient."""
+        """Return the expected squared norm of the true gradient at the start."""
         return float(self.weight @ (self.curvature**2 * self.second_moment))
 
     @property
     def variance(self) -> float:
-        """The variance of one sample's gradient, tr Sigma."""
+        """Return the variance of one sample's gradient, tr Sigma."""
         return float(self.weight @ self.noise)
 
     @property
     def noise_scale(self) -> float:
-        """The simple noise scale, tr Sigma / |G|^2, in samples."""
+        """Return the simple noise scale at the start, tr Sigma / |G|^2, in samples."""
         return noise_scale(variance=self.variance, sqnorm=self.sqnorm)
 
     @property
     def curvature_noise_scale(self) -> float:
-        """The noise scale that weighs by the curvature, tr(H Sigma) / G'HG, in samples."""
+        """Return the noise scale weighted by the curvature, tr(H Sigma) / G'HG, in samples."""
         return noise_scale(
             variance=float(self.weight @ (self.curvature * self.noise)),
             sqnorm=float(self.weight @ (self.curvature**3 * self.second_moment)),
@@ -153,12 +162,16 @@ class Spectrum:
 
     @property
     def max_lr(self) -> float:
-        """The rate at which plain gradient descent ceases to fall, 2 / lambda_max."""
+        """Return the stability limit 2 / lambda_max of the learning rate of gradient descent."""
         return 2.0 / float(self.curvature.max())
 
 
 def _binned(dimensions: int, bins: int) -> tuple[Array, Array]:
-    """(index, how many share it): every index by itself while bins last, then geometric ones."""
+    """Return the mean index of each bin and the number of directions in the bin.
+
+    Each direction has its own bin if there are enough bins. Otherwise the bins are spaced
+    geometrically.
+    """
     if dimensions <= bins:
         return np.arange(1.0, dimensions + 1.0), np.ones(dimensions)
     edges = np.unique(np.geomspace(1.0, dimensions + 1.0, bins + 1).round())
@@ -171,12 +184,16 @@ def _checked(arrays: dict[str, Array]) -> dict[str, Array]:
     shape = shapes["curvature"]
     if len(shape) != 1 or not shape[0] or set(shapes.values()) != {shape}:
         raise ValueError(
-            f"A spectrum has one number of each for a bin, as in {EXAMPLE}; got {shapes}."
+            "A spectrum needs one-dimensional arrays of the same length, but the shapes "
+            f"{shapes} were given. Example: {EXAMPLE}"
         )
     for name, values in arrays.items():
         least = "above 0" if name in ("curvature", "weight") else "at least 0"
         inside = values > 0.0 if least == "above 0" else values >= 0.0
         if not (inside & np.isfinite(values)).all():
             wrong = values[~(inside & np.isfinite(values))][0]
-            raise ValueError(f"{name} holds finite numbers {least}, as in {EXAMPLE}; got {wrong}.")
+            raise ValueError(
+                f"{name} holds the number {wrong}, but all numbers must be finite and {least}. "
+                f"Example: {EXAMPLE}"
+            )
     return arrays

@@ -1,4 +1,4 @@
-"""What a run saves of itself, and how it goes on from there."""
+"""Save a run in checkpoints and resume it from the newest one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from largebatch.workbench.runs.run_log import RunLog
 from largebatch.workbench.runs.run_spec import RunSpec
 
 VERSION = 3
-"""Of what a checkpoint of `largebatch train` holds."""
+"""Format version of the checkpoints that `largebatch train` writes."""
 
 KEYS = {
     "version", "largebatch", "run", "model", "optimizer", "control", "log", "random", "seconds",
@@ -35,13 +35,14 @@ KEYS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saving:
-    """Where and how often a run is saved.
+    """Describe where and how often a run is saved.
 
     Args:
-        checkpoints: the directory.
-        every: an interval in one unit; a budget of that length.
-        resume: whether to go on from the newest checkpoint, if there is one.
-        on_stop: called when a signal asks the run to stop, before the step in hand is done.
+        checkpoints: Directory of the checkpoints.
+        every: Interval between two checkpoints, given as the budget of that length.
+        resume: Whether to resume from the newest checkpoint if there is one.
+        on_stop: Function that is called when a signal asks the run to stop, before the current
+            training step is finished.
     """
 
     checkpoints: Checkpoints
@@ -51,18 +52,20 @@ class Saving:
 
 
 class Saver:
-    """Saves a run and restores it. What is random in training is restored with the rank that drew
-    it; on another number of ranks it is seeded anew from the place in the data.
+    """Save a run and restore it.
+
+    Each rank's random state is restored on the same rank. If the number of ranks has changed, the
+    random generators are seeded again from the run's seed and its position in the data.
 
     Args:
-        saving: where and how often.
-        spec: what runs; a checkpoint of another run is refused.
-        facts: of the data; other data's checkpoint is refused.
-        process: device and ranks.
-        model: bare.
-        optimizer: of the model.
-        control: of the run.
-        log: its curve and sums.
+        saving: Directory of the checkpoints and interval between them.
+        spec: Settings of the run. A checkpoint with other settings is rejected.
+        facts: Facts about the data. A checkpoint of a run on other data is rejected.
+        process: Device of this process, and its rank.
+        model: Model without its DistributedDataParallel wrapper.
+        optimizer: Optimizer of the model.
+        control: Controller of the run.
+        log: Validation curve and sums of the run.
     """
 
     def __init__(
@@ -94,12 +97,15 @@ class Saver:
 
     @property
     def due(self) -> bool:
-        """Whether the last step passed the interval."""
+        """Return whether the last training step completed an interval between checkpoints."""
         every = self.saving.every
         return self.control.every(**{every.unit: every.amount})
 
     def save(self) -> Path | None:
-        """Saves the run between two steps; the file on the first rank. Every rank calls it."""
+        """Save the run between two training steps and return the path of the checkpoint.
+
+        Every rank must call this method. The first rank writes the file; the others return None.
+        """
         random = self._random()
         if not self.process.leader:
             return None
@@ -117,11 +123,13 @@ class Saver:
         return self.saving.checkpoints.save(state, step=self.control.optimizer_steps)
 
     def resume(self) -> Checkpoint | None:
-        """Goes on from the newest whole checkpoint; None where there is none yet. Every rank calls
-        it and reads the same file, so all must see the directory.
+        """Restore the run from the newest intact checkpoint and return the checkpoint.
+
+        The result is None if there is no checkpoint yet. Every rank must call this method and must
+        be able to read the directory.
 
         Raises:
-            CheckpointError: another run's checkpoint, or none that is whole.
+            CheckpointError: The checkpoint is of another run, or no checkpoint is intact.
         """
         if not self.saving.resume or not self._anything():
             return None
@@ -135,15 +143,17 @@ class Saver:
             self.log.load_state_dict(state["log"])
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{checkpoint.path} does not fit this model and optimizer ({error!s:.200}). "
-                "Build them as they were, or start a new run in another directory."
+                f"The checkpoint {checkpoint.path} does not match this model and optimizer "
+                f"({error!s:.200}). Build the model and the optimizer as they were when the "
+                "checkpoint was saved, or start a new run in another directory: "
+                "checkpoint='other'."
             ) from error
         self.log.seconds_before = state["seconds"]
         self._restore_random(state["random"])
         return checkpoint
 
     def _anything(self) -> bool:
-        """Whether there is a checkpoint, as the first rank sees it."""
+        """Return whether the first rank finds a checkpoint in the directory."""
         there = [bool(self.saving.checkpoints.paths)]
         if self.process.ranks > 1:
             dist.broadcast_object_list(there, src=0, device=self.process.device)
@@ -152,21 +162,25 @@ class Saver:
     def _check(self, state: Mapping[str, Any], path: Path) -> None:
         if state.get("version") != VERSION or set(state) != KEYS:
             raise CheckpointError(
-                f"{path} is no checkpoint of this version of largebatch train (it was written by "
-                f"{state.get('largebatch', 'another program')}). Start a new run in another "
-                "directory: --checkpoint other"
+                f"{path} was written by {_writer(state)}, and this version of largebatch cannot "
+                "resume it. Start a new run in another directory: checkpoint='other'."
             )
         there = state["run"]
         if not isinstance(there, Mapping):
-            raise CheckpointError(f"{path} is damaged: it does not say what runs.")
-        # of an earlier version's rule the control's state knows what it means today
+            raise CheckpointError(
+                f"The checkpoint {path} is corrupted: its settings of the run are missing. Delete "
+                "the file; the run is then resumed from the checkpoint before it."
+            )
+        # A rule of an earlier version may be written in another way. The state of the controller
+        # translates it, so the rule is not compared here.
         earlier = {"rule"} if state["largebatch"] != __version__ else set()
         for name, value in self.run.items():
             if name not in earlier and there.get(name) != value:
                 raise CheckpointError(
-                    f"{path} is of another run: its {name} is {there.get(name)}, here it is "
-                    f"{value}. Repeat the command as it was, or start a new run in another "
-                    "directory: --checkpoint other"
+                    f"The checkpoint {path} is of a run with other settings: {name} is "
+                    f"{there.get(name)} in the checkpoint and {value} in this run. Resume with "
+                    "the settings of the checkpoint, or start a new run in another directory: "
+                    "checkpoint='other'."
                 )
 
     def _random(self) -> list[dict[str, Any]]:
@@ -186,3 +200,8 @@ class Saver:
         mine = states[self.process.rank]
         own = [] if mine["device"] is None else self.process.accelerators
         set_torch_random_states([mine["cpu"], mine["device"]][: 1 + len(own)], own)
+
+
+def _writer(state: Mapping[str, Any]) -> str:
+    """Return the name of the program that wrote a checkpoint."""
+    return f"largebatch {state['largebatch']}" if "largebatch" in state else "another program"

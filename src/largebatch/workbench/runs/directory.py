@@ -1,4 +1,4 @@
-"""The directory in which a run is saved: checked before data is loaded, and the run's alone."""
+"""Check and lock the directory in which a run is saved, before any data are loaded."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ from largebatch.workbench.runs.lock import locked
 def opened(
     directory: str | os.PathLike[str] | None, *, resume: bool, keep: int, every: str | None
 ) -> Iterator[Checkpoints | None]:
-    """The checkpoints of a run, which no other run may touch within the block.
+    """Yield the checkpoints of a run and lock their directory while the context is open.
 
     Args:
-        directory: where; None for a run that is not saved.
-        resume: whether it may hold checkpoints already.
-        keep: how many of them are kept.
-        every: an interval, as it was given; it means nothing without a directory.
+        directory: Directory of the checkpoints; None for a run that is not saved.
+        resume: Whether the directory may already hold checkpoints.
+        keep: Number of checkpoints to keep.
+        every: Interval between two checkpoints, as the user gave it.
 
     Raises:
-        ValueError: an option that needs a directory, or a bad `keep`.
-        CheckpointError: it cannot be written, holds a run already, or another run trains in it.
+        ValueError: `resume` or `every` was given without a directory, or `keep` is below 1.
+        CheckpointError: The directory cannot be written, already holds a run, or is used by another
+            run.
     """
     if directory is None:
         if resume or every is not None:
-            option = "--resume" if resume else f"--checkpoint-every {every}"
+            option = "resume=True" if resume else f"checkpoint_every='{every}'"
             raise ValueError(
-                f"{option} is about a directory of checkpoints; name it: --checkpoint runs/mine"
+                f"{option} was given without a directory for checkpoints. Pass the directory: "
+                "checkpoint='runs/mine'."
             )
         yield None
         return
@@ -41,17 +43,18 @@ def opened(
     if launched_rank() > 0:
         yield checkpoints
         return
-    another = "Name another directory: --checkpoint other"
+    another = "Pass another directory: checkpoint='other'."
     try:
         checkpoints.directory.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=checkpoints.directory).close()
     except OSError as error:
         raise CheckpointError(
-            f"{directory} cannot be written ({error.strerror}). {another}"
+            f"The directory {directory} cannot be written ({error.strerror}). {another}"
         ) from error
     with locked(checkpoints.directory):
         if checkpoints.paths and not resume:
             raise CheckpointError(
-                f"{directory} holds a run already. Go on with it: --resume. {another}"
+                f"The directory {directory} already holds a run. Resume this run: resume=True. Or "
+                "start a new run in another directory: checkpoint='other'."
             )
         yield checkpoints

@@ -1,4 +1,4 @@
-"""The device and the processes of a run: this one alone, or those that torchrun started."""
+"""Choose the device of a run and join the processes that torchrun started."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from largebatch.workbench.workloads import Batch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """This process: its device, and its rank among the processes that share each batch.
+    """Describe this process: its device, and its rank among the processes that share each batch.
 
     Args:
-        device: of model and micro-batches.
-        rank: of this process.
-        ranks: processes that share each batch.
+        device: Device of the model and of the micro-batches.
+        rank: Rank of this process, from 0.
+        ranks: Number of processes that share each batch.
     """
 
     device: torch.device
@@ -32,20 +32,20 @@ class Process:
 
     @property
     def accelerators(self) -> list[torch.device]:
-        """The accelerator of this process, whose random generator a run restores; or none."""
+        """Return the GPU of this process in a list, or an empty list on the CPU."""
         return [self.device] if self.device.type == "cuda" else []
 
     @property
     def leader(self) -> bool:
-        """Whether this process evaluates, prints and writes."""
+        """Return whether this is the first rank, which evaluates, prints and writes files."""
         return self.rank == 0
 
     def moved(self, micro_batch: Batch) -> Batch:
-        """Return a micro-batch on this process's device."""
+        """Return a micro-batch, moved to the device of this process."""
         return tuple(tensor.to(self.device) for tensor in micro_batch)
 
     def replicate(self, model: nn.Module) -> nn.Module:
-        """Return the model as it is trained, in DistributedDataParallel among several processes."""
+        """Return the model, wrapped in DistributedDataParallel if there are several processes."""
         if self.ranks == 1:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
@@ -53,7 +53,10 @@ class Process:
 
 
 def alone(command: str) -> Process:
-    """Return this process alone, with the first GPU if there is one.
+    """Return a run's only process, with the first GPU if there is one.
+
+    Args:
+        command: Name of the command, for the error message.
 
     Raises:
         ValueError: torchrun started several processes.
@@ -61,18 +64,19 @@ def alone(command: str) -> Process:
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1:
         raise ValueError(
-            f"largebatch {command} runs on one process, and torchrun started {ranks}. Start it "
-            f"without: python -m largebatch {command}. Processes share the batches of train and "
-            "critical."
+            f"The command largebatch {command} runs on one process, but torchrun started {ranks} "
+            "processes. Only the commands train and critical support several processes. Start "
+            f"without torchrun: python -m largebatch {command}"
         )
     return Process(device=_device(0))
 
 
 @contextmanager
 def process_group() -> Iterator[Process]:
-    """Join the processes of torchrun, if it started any; their group ends with the block.
+    """Join the processes that torchrun started, and close their process group at the end.
 
-    NCCL where there are GPUs, else gloo. A group that exists already is used and left alone.
+    The backend is NCCL on GPUs and gloo on CPUs. A process group that already exists is used and
+    stays open. Without torchrun, the run has one process and no process group.
     """
     ours = "RANK" in os.environ and not dist.is_initialized()
     device = _device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -91,11 +95,12 @@ def process_group() -> Iterator[Process]:
 
 
 def _join(backend: str) -> None:
-    """Makes the process group.
+    """Create the process group.
 
-    torchrun keeps one store through its restarts (torch 2.13, pytorch/pytorch#135712): a process
-    could read there where another listened before the restart. So each restart has its own keys.
-    Its number is known to be the same everywhere on one node only.
+    torchrun keeps one key-value store across its restarts (torch 2.13, pytorch/pytorch#135712). A
+    process could read the address of another process from before the restart. Each restart
+    therefore uses its own keys. The restart number is known to be equal on all ranks only if there
+    is one node.
     """
     restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if restart == 0 or os.environ.get("GROUP_WORLD_SIZE") != "1":

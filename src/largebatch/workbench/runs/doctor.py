@@ -1,4 +1,4 @@
-"""`largebatch doctor`: what would go silently wrong in a run of a workload, before it is made."""
+"""Check a training run for silent mistakes before it starts."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ from largebatch.workbench.workloads import Batch, Workload, load
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """What was found of the run that `largebatch train` would make.
+    """Hold the findings of `doctor` about the run that `largebatch train` would make.
 
     Args:
-        workload, method, scale: of the run.
-        batch_size: samples of a step over all ranks.
-        ranks: processes that share it.
-        sound: whether no finding is an error.
-        check_up: the findings.
+        workload: Name of the workload.
+        method: Name of the method.
+        scale: Batch size as a multiple S of the base batch size.
+        batch_size: Number of samples per training step, over all ranks.
+        ranks: Number of processes that share each batch.
+        sound: Whether no finding is an error.
+        check_up: Findings of the check.
     """
 
     workload: str
@@ -49,17 +51,23 @@ def doctor(
     scale: int = 1,
     seconds: float = 3.0,
 ) -> Diagnosis:
-    """Builds the run that `train` would make and checks it without a step of training.
+    """Build the run that `train` would make and check it without a training step.
+
+    >>> from largebatch import workbench
+    >>> found = workbench.doctor("digits", scale=4, seconds=0)
+    >>> found.batch_size, found.sound
+    (64, True)
 
     Args:
-        workload: a name, "package.module:factory", or the workload itself.
-        method: a name of `METHODS`, or a rule of your own.
-        scale: S = B / B0, at least 1.
-        seconds: about how long to time the cost of measuring; 0 leaves it out.
+        workload: Name of a workload, "package.module:factory", or a `Workload`.
+        method: Name of a method in `METHODS`, or a rule object.
+        scale: Batch size as a multiple S = B / B0 of the base batch size, at least 1.
+        seconds: Approximate duration of the timing of the measurement overhead, in seconds. With
+            0, the overhead is not timed.
 
     Raises:
-        ValueError: an unknown name or a bad amount.
-        LargeBatchError: missing data.
+        ValueError: A name is unknown, or an amount is invalid.
+        LargeBatchError: The data are missing.
     """
     workload = load(workload) if isinstance(workload, str) else workload
     rule, name = rule_of(method)
@@ -78,8 +86,8 @@ def doctor(
             try:
                 control = controller_of(spec, process, data, record=None)
             except (ValueError, LargeBatchError) as error:
-                refused = Finding(name="set-up", level="error", seen=str(error))
-                check_up = CheckUp(findings=(refused,))
+                failed = Finding(name="set-up", level="error", seen=str(error))
+                check_up = CheckUp(findings=(failed,))
             else:
                 check_up = check(control, loss, seconds=seconds)
     return Diagnosis(

@@ -1,4 +1,4 @@
-"""What torchrun says of this process, read from the environment without torch."""
+"""Read from the environment whether torchrun started this process, without importing torch."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ def launched() -> bool:
 
 
 def launched_rank() -> int:
-    """Return this process's rank from torchrun; 0 without torchrun."""
+    """Return the rank that torchrun gave to this process, or 0 without torchrun."""
     return int(os.environ.get("RANK", "0"))

@@ -1,4 +1,4 @@
-"""Loggers by name: what `--logger KIND=PLACE` means."""
+"""Create loggers from texts such as "csv=run.csv"."""
 
 from __future__ import annotations
 
@@ -16,44 +16,45 @@ from largebatch.integrations.loggers import MlflowLogger, TensorBoardLogger, Wan
 from largebatch.record import CsvLogger, Logged
 
 PLACES = {"csv": "FILE", "tensorboard": "DIR", "wandb": "DIR", "mlflow": "URI"}
-"""Kind -> what its place is."""
+"""Kind of place that each kind of logger writes to."""
 
 FORMS = ", ".join(f"{kind}={place}" for kind, place in PLACES.items())
-"""What may be given."""
+"""Accepted forms of a logger text."""
 
 
 TRACKED = (WandbLogger, MlflowLogger)
-"""Loggers that know a run by its id."""
+"""Classes of loggers that identify a run by an id."""
 
 
-ANOTHER_CSV = "Name another file: --logger csv=other.csv"
+ANOTHER_CSV = "Pass another file: log='csv=other.csv'."
 
 
 def loggers_of(
     texts: Iterable[str], *, resume: bool, record: str | os.PathLike[str] | None = None
 ) -> dict[str, Logger]:
-    """The loggers of texts such as "csv=run.csv", under these texts; nothing is opened yet.
+    """Return a logger for each text such as "csv=run.csv"; no file is opened yet.
 
     Args:
-        texts: each of one of the FORMS.
-        resume: whether they may go on with what is there.
-        record: the run's record, into which no logger may write.
+        texts: Logger texts, each in one of the `FORMS`.
+        resume: Whether a logger may continue an existing file.
+        record: File of the run's record, which no logger may write to.
 
     Raises:
-        ValueError: an unknown kind, no place, one given twice, or two writers of one file.
-        LargeBatchError: a package that is missing, or a place that exists or cannot be written.
+        ValueError: A kind is unknown, a place is missing, a text is given twice, or two loggers
+            would write to one file.
+        LargeBatchError: A package is missing, or a file exists or cannot be written.
     """
     loggers: dict[str, Logger] = {}
     files = set() if record is None else {Path(record).resolve()}
     for text in texts:
         if text in loggers:
-            raise ValueError(f"--logger {text} is given twice; once is enough.")
+            raise ValueError(f"The logger {text} was given twice. Pass it once: log='{text}'.")
         loggers[text] = logger = _logger(text, resume=resume)
         if isinstance(logger, CsvLogger):
             file = logger.path.resolve()
             if file in files:
                 raise ValueError(
-                    f"--logger {text} would write into the file of the record or of another "
+                    f"The logger {text} would write to the file of the record or of another "
                     f"logger. {ANOTHER_CSV}"
                 )
             files.add(file)
@@ -62,11 +63,11 @@ def loggers_of(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumableLoggers:
-    """The part of the loggers that a checkpoint holds, so that a resumed run continues in them.
+    """Save and restore the state of loggers, so that they continue in a resumed run.
 
     Args:
-        named: those that may know their run by an id, by name.
-        logged: the sink that feeds them.
+        named: Loggers by their text. Some of them identify the run by an id.
+        logged: Sink that passes each training step to the loggers.
     """
 
     named: Mapping[str, Logger]
@@ -74,12 +75,15 @@ class ResumableLoggers:
 
     @property
     def ids(self) -> dict[str, str]:
-        """Name -> id of the run."""
+        """Return the id of the run for each logger that has one, by the logger's text."""
         tracked = {n: x.run_id for n, x in self.named.items() if isinstance(x, TRACKED)}
         return {name: run_id for name, run_id in tracked.items() if run_id is not None}
 
     def go_on(self, ids: Mapping[str, str], moments: MovingMoments) -> None:
-        """Lets loggers that are not open yet go on with these runs and averages."""
+        """Set the averages and the run ids with which the loggers continue.
+
+        The loggers must not be open yet.
+        """
         self.logged.moments = moments
         for name, run_id in ids.items():
             logger = self.named.get(name)
@@ -88,26 +92,30 @@ class ResumableLoggers:
 
 
 def check_file(path: Path, *, resume: bool, what: str, another: str) -> None:
-    """Refuses, before data is loaded, a file that could not be written.
+    """Check that a file can be written, before any data are loaded.
 
     Args:
-        path: the file.
-        resume: whether it may exist.
-        what: how errors call it.
-        another: what to do instead.
+        path: File to write.
+        resume: Whether the file may exist.
+        what: Description of the file for the error message, such as "a record".
+        another: Sentence for the error message that says what to pass instead.
 
     Raises:
-        RecordError: it exists, or cannot be written.
+        RecordError: The file exists or cannot be written.
     """
     try:
         if path.is_dir():
             raise RecordError(f"{path} is a directory. {another}")
         if path.exists() and not resume:
-            raise RecordError(f"{path} exists and {what} is never overwritten. {another}")
+            raise RecordError(
+                f"The file {path} already exists, and {what} is never overwritten. {another}"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
-        raise RecordError(f"{path} cannot be written ({error.strerror}). {another}") from error
+        raise RecordError(
+            f"The file {path} cannot be written ({error.strerror}). {another}"
+        ) from error
 
 
 def _logger(text: str, *, resume: bool) -> Logger:
@@ -117,12 +125,12 @@ def _logger(text: str, *, resume: bool) -> Logger:
         raise ValueError(
             f"There is no logger {kind!r}."
             + (f" Did you mean {close[0]!r}?" if close else "")
-            + f" Known: {FORMS}. Example: --logger csv=run.csv"
+            + f" The forms of a logger are {FORMS}. Pass log='csv=run.csv'."
         )
     if not place:
         raise ValueError(
-            f"The logger {kind!r} needs a place, as in --logger {kind}={PLACES[kind]}; "
-            f"got {text!r}."
+            f"The logger {kind!r} needs a place, but {text!r} was given. Pass "
+            f"log='{kind}={PLACES[kind]}'."
         )
     if kind == "csv":
         check_file(Path(place), resume=resume, what="a logger's file", another=ANOTHER_CSV)

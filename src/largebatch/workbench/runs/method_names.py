@@ -1,4 +1,4 @@
-"""Rules and optimizers of methods that are given by name."""
+"""Look up the rule and the optimizer of a method by its name."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from largebatch.methods import METHODS, Method
 
 
 def rule_of(method: str | Rule) -> tuple[Rule, str]:
-    """Return the rule of a method's name, or the given rule, and its label.
+    """Return the rule and the label of a method that is given by its name or as a rule.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: The name is unknown.
     """
     if not isinstance(method, str):
         return method, label_of(method)
@@ -20,28 +20,29 @@ def rule_of(method: str | Rule) -> tuple[Rule, str]:
 
 
 def optimizer_of(method: str | Rule) -> str | None:
-    """Return the kind of optimizer that a method brings; None for the workload's own.
+    """Return the kind of optimizer that a method needs, or None if it uses the workload's own.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: The name is unknown.
     """
     return method_named(method).optimizer if isinstance(method, str) else None
 
 
 def method_named(name: str) -> Method:
-    """Return the method of a name.
+    """Return the method with the given name.
 
     >>> method_named("adascale").own_clock
     True
 
     Raises:
-        ValueError: an unknown name, with the closest one.
+        ValueError: The name is unknown. The message suggests the closest name.
     """
     if name not in METHODS:
         close = difflib.get_close_matches(name, METHODS, n=1)
         raise ValueError(
             f"There is no method {name!r}."
             + (f" Did you mean {close[0]!r}?" if close else "")
-            + f" Known: {', '.join(METHODS)}; see: largebatch methods"
+            + f" The methods are {', '.join(METHODS)}. For their descriptions, run: largebatch "
+            "methods"
         )
     return METHODS[name]

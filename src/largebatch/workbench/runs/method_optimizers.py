@@ -1,4 +1,4 @@
-"""The optimizers that methods are named after, for workloads that train with another one."""
+"""Replace the optimizer of a workload if a method is named after another optimizer."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from largebatch.workbench.workloads.workload import OptimizerFactory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodOptimizer:
-    """The optimizer that a method is named after.
+    """Describe the optimizer that a method is named after.
 
     Args:
-        kinds: optimizers that will do; a workload that has one of them keeps it, with its rate.
-        build: the one that others are replaced by.
-        lr: its rate, which suits many models and is tuned for none.
+        kinds: Accepted optimizer classes. A workload with one of them keeps its optimizer and its
+            learning rate.
+        build: Function that makes the optimizer that replaces any other one.
+        lr: Learning rate of the new optimizer. It suits many models but is not tuned.
     """
 
     kinds: tuple[type[Optimizer], ...]
@@ -31,12 +32,12 @@ class MethodOptimizer:
 
 
 def adagrad(parameters: Iterable[nn.Parameter], *, lr: float) -> Optimizer:
-    """Adagrad as torch has it by default."""
+    """Return torch's Adagrad with its default settings."""
     return torch.optim.Adagrad(parameters, lr=lr)
 
 
 def adagrad_norm(parameters: Iterable[nn.Parameter], *, lr: float) -> Optimizer:
-    """The scalar AdaGrad as it is by default."""
+    """Return AdaGradNorm, the AdaGrad with one scalar step size, with its default settings."""
     return AdaGradNorm(parameters, lr=lr)
 
 
@@ -45,23 +46,27 @@ METHOD_OPTIMIZERS: Mapping[str, MethodOptimizer] = {
     "adagrad-norm": MethodOptimizer(kinds=(AdaGradNorm,), build=adagrad_norm, lr=1.0),
     "adam": MethodOptimizer(kinds=(torch.optim.Adam, torch.optim.AdamW), build=adamw(), lr=0.001),
 }
-"""What a method's `optimizer` stands for; the rates are torch's, and 1 for AdaGrad-Norm."""
+"""Optimizer for each value of a method's `optimizer` field.
+
+The learning rates are torch's defaults, and 1 for AdaGradNorm.
+"""
 
 
 def with_method_optimizer(workload: Workload, optimizer: str | None) -> tuple[Workload, str]:
-    """Return the workload with an optimizer of that kind, and a text that says what was changed.
+    """Return the workload with the required optimizer, and a text that describes the change.
 
     >>> from largebatch.workbench.workloads import load
     >>> changed, why = with_method_optimizer(load("digits"), "adagrad")
     >>> changed.base_lr, why
-    (0.01, 'trained with Adagrad instead of SGD; its rate of 0.01 is not tuned: --lr 0.02')
+    (0.01, 'trained with Adagrad instead of SGD; the learning rate lr=0.01 is not tuned')
 
     Args:
-        workload: what is trained.
-        optimizer: a name of `METHOD_OPTIMIZERS`; None for whatever the workload has.
+        workload: Workload to train.
+        optimizer: Name in `METHOD_OPTIMIZERS`, or None to keep the workload's optimizer.
 
     Returns:
-        The workload as it was, and no words, where its own optimizer is of that kind.
+        The workload and a text. If the workload already has such an optimizer, the workload is
+        unchanged and the text is empty.
     """
     if optimizer is None:
         return workload, ""
@@ -70,8 +75,8 @@ def with_method_optimizer(workload: Workload, optimizer: str | None) -> tuple[Wo
         return workload, ""
     changed = replace(workload, optimizer=own.build, base_lr=own.lr)
     return changed, (
-        f"trained with {_kind(own.build).__name__} instead of {there.__name__}; its rate of "
-        f"{own.lr:g} is not tuned: --lr {2 * own.lr:g}"
+        f"trained with {_kind(own.build).__name__} instead of {there.__name__}; the learning rate "
+        f"lr={own.lr:g} is not tuned"
     )
 
 

@@ -1,4 +1,4 @@
-"""The options of a run as values, checked before data is loaded."""
+"""Hold the options of a run and check them before any data are loaded."""
 
 from __future__ import annotations
 
@@ -26,20 +26,25 @@ from largebatch.workbench.runs.scheduled import schedule_for
 from largebatch.workbench.workloads import Workload
 
 LARGEST_SCALE = 1_000_000
-"""A step of more base batches, each with its own backward call, would never end."""
+"""Largest accepted scale.
+
+A training step has one backward call per base batch, so a step of a larger scale would not end in
+a reasonable time.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodOptions:
-    """What trains the workload.
+    """Hold the method that trains a workload.
 
     Args:
-        workload: with the optimizer that the method needs.
-        rule: what sets the learning rate and the batch.
-        name: of the method.
-        budget: a text, a budget, or None for the workload's epochs.
-        schedule: the file that the run follows, if any.
-        notice: what was changed of the workload, in a user's words; empty for nothing.
+        workload: Workload with the optimizer that the method needs.
+        rule: Rule that sets the learning rate and the batch size.
+        name: Name of the method.
+        budget: Length of the run as text or as a budget; None for the workload's number of epochs.
+        schedule: Schedule file that the run follows, if any.
+        notice: Sentence for the user that describes what was changed in the workload. It is empty
+            if nothing was changed.
     """
 
     workload: Workload
@@ -59,10 +64,11 @@ class MethodOptions:
         schedule: str | os.PathLike[str] | None,
         scale: int,
     ) -> MethodOptions:
-        """Return the method of a name, a rule or a schedule's file.
+        """Return the options for a method name, a rule or a schedule file.
 
         Raises:
-            RecordError, ValueError: as `schedule_for`, or an unknown name.
+            RecordError: The schedule file is corrupted.
+            ValueError: The name is unknown, or the schedule file does not fit the arguments.
         """
         if schedule is not None:
             planned, workload = schedule_for(
@@ -79,18 +85,18 @@ class MethodOptions:
         method = "adascale" if method is None else method
         rule, name = rule_of(method)
         workload, changed = with_method_optimizer(workload, optimizer_of(method))
-        notice = f"{workload.name}: {name}, {changed}" if changed else ""
+        notice = f"{workload.name} with the method {name} is {changed}." if changed else ""
         return cls(workload=workload, rule=rule, name=name, budget=budget, notice=notice)
 
     def label(self, scale: int) -> str:
-        """Return the name of the run in its progress."""
+        """Return the name of the run that the progress display shows."""
         label = f"{self.workload.name}: {self.name}"
         return label if self.schedule is not None else f"{label}, scale {scale}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveOptions:
-    """Whether, where and how often a run is saved; the fields are arguments of `train`."""
+    """Hold the arguments of `train` that say whether, where and how often a run is saved."""
 
     directory: str | os.PathLike[str] | None
     resume: bool
@@ -99,7 +105,7 @@ class SaveOptions:
     on_stop: Callable[[], None] | None
 
     def opened(self) -> AbstractContextManager[Checkpoints | None]:
-        """Return a context that holds the directory for this run alone; see `directory.opened`."""
+        """Return a context that locks the directory for this run; see `directory.opened`."""
         return opened(self.directory, resume=self.resume, keep=self.keep, every=self.every)
 
     def saving(
@@ -108,9 +114,9 @@ class SaveOptions:
         """Return where and how often the run is saved; None for a run that is not saved.
 
         Args:
-            checkpoints: the opened directory.
-            sizes: of data set and base batch, for an interval in epochs.
-            budget: of the run, of which a hundredth is the default interval.
+            checkpoints: Opened directory of checkpoints, or None.
+            sizes: Sizes of the data set and of the base batch, which convert an interval in epochs.
+            budget: Budget of the run. The default interval is a hundredth of the budget.
         """
         if checkpoints is None:
             return None
@@ -124,7 +130,7 @@ class SaveOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
-    """Where each step's numbers go; the fields are arguments of `train`."""
+    """Hold the arguments of `train` that say where the numbers of each step are written."""
 
     record: str | os.PathLike[str] | None
     loggers: tuple[Logger, ...]
@@ -132,10 +138,13 @@ class OutputOptions:
     resume: bool
 
     def named_loggers(self) -> dict[str, Logger]:
-        """Check the record's file, and return the loggers of `log`; on the first rank alone.
+        """Check the record's file and return the loggers that `log` names.
+
+        On all ranks except the first, nothing is checked and the result is empty.
 
         Raises:
-            ValueError, LargeBatchError: as `check_file` and `loggers_of`.
+            ValueError: A logger text is invalid; see `loggers_of`.
+            LargeBatchError: A file exists or cannot be written; see `check_file`.
         """
         if launched_rank() > 0:
             return {}
@@ -144,12 +153,12 @@ class OutputOptions:
                 Path(self.record),
                 resume=self.resume,
                 what="a record",
-                another="Name another file: --record other.jsonl",
+                another="Pass another file: record='other.jsonl'.",
             )
         return loggers_of(self.log, resume=self.resume, record=self.record)
 
     def sink(self, named: Mapping[str, Logger]) -> tuple[Sink | None, ResumableLoggers | None]:
-        """Return the record and all loggers as one sink, and what a resumed run needs of them."""
+        """Return one sink for the record and all loggers, and the loggers' state to save."""
         fed = [*self.loggers, *named.values()]
         logged = Logged(*fed) if fed else None
         written = None
@@ -167,32 +176,46 @@ def check_amounts(
     clip_norm: float | None = None,
     evaluations: int = 0,
 ) -> None:
-    """Refuse amounts that mean nothing.
+    """Check that the amounts of a run are in their ranges.
+
+    Args:
+        scale: Batch size as a multiple of the base batch size, 1 to `LARGEST_SCALE`.
+        lr: Learning rate, finite and above 0.
+        clip_norm: Largest norm of the gradient, above 0.
+        evaluations: Number of points of the validation curve, at least 0.
 
     Raises:
-        ValueError: naming the amount.
+        ValueError: An amount is outside its range. The message names the amount.
     """
     if not 1 <= scale <= LARGEST_SCALE:
         raise ValueError(
-            f"The scale is the batch in base batches, at least 1 and at most "
-            f"{LARGEST_SCALE}; got {scale}. Example: --scale 8"
+            f"scale={scale} was given, but the scale must be 1 to {LARGEST_SCALE}. It is the batch "
+            "size as a multiple of the base batch size. Pass scale=8."
         )
     if lr is not None and not 0.0 < lr < float("inf"):
-        raise ValueError(f"The learning rate is finite and above 0; got {lr}. Example: --lr 0.01")
+        raise ValueError(
+            f"lr={lr} was given, but the learning rate must be finite and above 0. Pass lr=0.01."
+        )
     if clip_norm is not None and not clip_norm > 0.0:
-        raise ValueError(f"The clipping norm is above 0; got {clip_norm}. Example: --clip-norm 1")
+        raise ValueError(
+            f"clip_norm={clip_norm} was given, but the largest norm of the gradient must be above "
+            "0. Pass clip_norm=1."
+        )
     if evaluations < 0:
-        raise ValueError(f"evaluations is 0 or more points of a curve; got {evaluations}.")
+        raise ValueError(
+            f"evaluations={evaluations} was given, but the number of points of the validation "
+            "curve must be at least 0. Pass evaluations=8."
+        )
 
 
 def micro_batch_of(text: int | str | None) -> int | Literal["auto"] | None:
-    """Return the largest micro-batch that was given.
+    """Return the largest micro-batch size that a text or a number stands for.
 
     >>> micro_batch_of("64"), micro_batch_of("auto"), micro_batch_of(None)
     (64, 'auto', None)
 
     Raises:
-        ValueError: neither a number of samples nor "auto".
+        ValueError: The value is neither a number of samples nor "auto".
     """
     if text is None:
         return None
@@ -202,17 +225,20 @@ def micro_batch_of(text: int | str | None) -> int | Literal["auto"] | None:
     size = found.whole if found is not None and found.unit == "samples" else None
     if size is None or not 1 <= size <= MAX_SAMPLES:
         raise ValueError(
-            "The largest micro-batch is a number of samples, at least 1, or auto for what fits; "
-            f"got {text}. Example: --max-micro-batch-size 64"
+            f"max_micro_batch_size={text} was given, but the largest micro-batch size must be a "
+            "number of samples, at least 1, or 'auto' for the largest size that fits into memory. "
+            "Pass max_micro_batch_size=64."
         )
     return size
 
 
 def length_of(workload: Workload, budget: str | Budget | None) -> Length | Budget:
-    """Return the length that a text, a budget or None (the workload's epochs) stands for.
+    """Return the length of a run that is given as text or as a budget.
+
+    The default is the workload's number of epochs.
 
     Raises:
-        ValueError: a text of no known form.
+        ValueError: The text has no known form.
     """
     if budget is None:
         return Length(amount=workload.budget_epochs, unit="epochs")

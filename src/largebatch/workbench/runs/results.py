@@ -1,4 +1,4 @@
-"""What a run tells while it lasts, and what it came to: plain values that go to JSON and back."""
+"""Define the progress and the result of a run as values that can be stored as JSON."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ from largebatch.core.codec import LATER
 from largebatch.core.measurement import Budget
 
 Metrics = Mapping[str, float]
-"""Name -> mean over a split."""
+"""Mean of each metric over a data split, by the metric's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """A run after one of its steps.
+    """Describe a run after one of its training steps.
 
     Args:
-        label: which run.
-        step, samples: the clocks after the step.
-        batch_size: samples of the step, over all ranks.
-        lr_multiplier: factor on the base rate in the step.
-        loss: mean training loss of the step.
-        fraction: of the budget used, in [0, 1].
-        lr: rate of the first parameter group in the step; None of a lost one.
-        gain: base steps that the step was worth; None of a lost one.
-        noise_scale: in samples, averaged over the steps so far; None where it is not known.
-        adam_noise_scale: the same of the gradient as Adam scales it.
-        skipped: steps lost to non-finite values so far.
-        cut: whether this is the last step of a budget in samples, smaller than its batch.
+        label: Name of the run.
+        step: Number of optimizer steps so far.
+        samples: Number of training samples so far.
+        batch_size: Number of samples of the step, over all ranks.
+        lr_multiplier: Factor on the base learning rate in the step.
+        loss: Mean training loss of the step.
+        fraction: Used fraction of the budget, in [0, 1].
+        lr: Learning rate of the first parameter group in the step; None if the step was skipped.
+        gain: Number of base steps that the step counts as; None if the step was skipped.
+        noise_scale: Noise scale in samples, averaged over the steps so far; None if unknown.
+        adam_noise_scale: Noise scale of the preconditioned gradient in samples, averaged over the
+            steps so far; None if unknown.
+        skipped: Number of steps so far that were skipped because of non-finite values.
+        cut: Whether the step is the last one and smaller than the batch size, because the budget
+            of samples ended.
     """
 
     label: str
@@ -47,12 +50,20 @@ class Progress:
 
 
 Report = Callable[[Progress | str], None]
-"""Called after each step, and with a line of text where something is worth saying."""
+"""Function that receives the progress after each training step, and messages as text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A point of the validation curve; `train_loss` is the mean over the steps since the last."""
+    """Hold one point of the validation curve.
+
+    Args:
+        step: Number of optimizer steps so far.
+        samples: Number of training samples so far.
+        base_steps: Base steps so far.
+        train_loss: Mean training loss over the steps since the previous point.
+        validation: Validation metrics at this point.
+    """
 
     step: int
     samples: int
@@ -63,7 +74,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """The versions and the machine of a run, which its result may depend on."""
+    """Hold the software versions and the machine of a run.
+
+    The result of a run can depend on them.
+    """
 
     largebatch: str
     torch: str
@@ -76,24 +90,34 @@ class Environment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """The result of a run.
+    """Hold the result of a run.
 
     Args:
-        workload, method: by name.
-        scale, seed, lr, clip_norm, budget: as asked for; `lr` is the base rate.
-        base_batch_size, batch_size: B0 and B = S B0, in samples.
-        steps, samples, base_steps: the clocks at the end.
-        mean_gain: base_steps / steps, what a step was worth on the method's own clock; S for a
-            method that counts samples.
-        mean_lr_multiplier: mean factor on the base rate, a schedule's included.
-        skipped: steps lost to non-finite values.
-        diverged: whether the run was given up, or a validation metric at its end is not finite.
-        validation, test: metrics at the end; none after a run that was given up.
-        curve: validation at even parts of the budget.
-        seconds: wall time of training and evaluation; of a resumed run, of all its parts up to
-            what was saved, without the time between them.
-        settings: versions and machine.
-        extra_samples: spent on measuring besides the training samples.
+        workload: Name of the workload.
+        method: Name of the method.
+        scale: Batch size as a multiple S of the base batch size.
+        seed: Seed of the model and of the sample order.
+        lr: Base learning rate.
+        clip_norm: Largest norm of the gradient; None if gradients were not clipped.
+        budget: Requested length of the run.
+        base_batch_size: Base batch size B0, in samples.
+        batch_size: Batch size B = S B0 of the first step, in samples over all ranks.
+        steps: Number of optimizer steps.
+        samples: Number of training samples.
+        base_steps: Length of the run on the method's own clock, in base steps.
+        mean_gain: Mean number of base steps that one step counted as: base_steps / steps. It is S
+            for a method that counts samples.
+        mean_lr_multiplier: Mean factor on the base learning rate, the schedule included.
+        skipped: Number of steps that were skipped because of non-finite values.
+        diverged: Whether training stopped because of non-finite values, or a final validation
+            metric is not finite.
+        validation: Validation metrics at the end; empty if training stopped early.
+        test: Test metrics at the end; empty if training stopped early.
+        curve: Validation metrics at even distances along the budget.
+        seconds: Wall time of training and evaluation. For a resumed run, it is the sum over all
+            parts of the run, each up to its last checkpoint.
+        settings: Software versions and machine.
+        extra_samples: Number of samples that were used only for measuring.
     """
 
     workload: str

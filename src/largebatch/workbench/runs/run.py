@@ -1,10 +1,10 @@
-"""One run of a rule on a workload, with its validation curve: what train and compare are made of.
+"""Run a rule on a workload and return its validation curve; train and compare use this function.
 
-The micro-batch is one base batch, or less where the memory holds less. A step of scale S is then S
-gradients of base batches, the parts from which the AdaScale paper takes its variance, and batch
-normalization sees the same number of samples at every scale. A run may say otherwise.
-Where the method sets the batch, the parts are 2, 4 or a multiple of 8, so that as many processes
-decide alike.
+By default, the micro-batch is one base batch, or less if the workload sets a smaller one. A step of
+scale S then consists of S gradients of base batches, from which the AdaScale paper estimates the
+variance. Batch normalization then sees the same number of samples at every scale. If the method
+sets the batch size, the number of micro-batches is 2, 4 or a multiple of 8. Runs on 1, 2, 4 or 8
+processes then take the same decisions.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from largebatch.workbench.workloads import Batch, Data, evaluate
 
 @dataclass(slots=True, kw_only=True)
 class _Training:
-    """The parts of a run while it lasts."""
+    """Hold the objects of a run during training. Mutable: trains the model."""
 
     spec: RunSpec
     process: Process
@@ -77,7 +77,7 @@ class _Training:
                 self.saver.save()
 
     def fit(self, report: Report | None) -> None:
-        """Find the largest micro-batch that fits, if the run asks for it."""
+        """Find the largest micro-batch that fits into memory, if the run requests it."""
         if self.control.batches.wants_fit:
             found = fit_micro_batch(self.control, self._loss)
             if report is not None and self.process.leader:
@@ -87,7 +87,7 @@ class _Training:
         return loss_on(self.process, self.spec)(model, micro_batch)
 
     def _after_step(self) -> None:
-        """Evaluate and save the run, each in its own interval."""
+        """Evaluate and save the run when their intervals have passed."""
         spec, control = self.spec, self.control
         every = {spec.budget.unit: spec.budget.amount / max(spec.evaluations, 1)}
         if spec.evaluations and not control.finished and control.every(**every):
@@ -96,16 +96,17 @@ class _Training:
             self.saver.save()
 
     def _stopped(self) -> None:
-        assert self.saver is not None, "only a run that is saved is stopped"
+        assert self.saver is not None, "only a run with a checkpoint directory can be stopped"
         self.saver.save()
         raise Stopped(
-            f"stopped after {self.control.optimizer_steps} steps and {self.control.samples} "
-            f"samples, all saved in {self.saver.saving.checkpoints.directory}. Go on: repeat the "
-            "command with --resume"
+            f"The run stopped after {self.control.optimizer_steps} steps and "
+            f"{self.control.samples} samples, and it is saved in the directory "
+            f"{self.saver.saving.checkpoints.directory}. To resume the run, repeat it with "
+            "resume=True."
         )
 
     def evaluate(self) -> None:
-        """Add a point to the curve, on the first rank alone."""
+        """Evaluate the model and add a point to the validation curve, only on the first rank."""
         if self.process.leader:
             metrics = evaluate(self.bare, self.spec.workload, self.data.validation)
             self.log.add_point(self.control, metrics)
@@ -113,14 +114,14 @@ class _Training:
 
 @contextmanager
 def _out_of_memory_named(batch: MicroBatches) -> Iterator[None]:
-    """Name the remedy if a micro-batch does not fit into memory."""
+    """Raise an error that names a smaller micro-batch size if the memory is too small."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise LargeBatchError(
-            f"A micro-batch of {batch.size} samples was too large for the memory. Cut the "
-            "batch into smaller ones, which are accumulated: --max-micro-batch-size "
-            f"{max(batch.size // 2, 1)}; auto finds the largest that fits."
+            f"A micro-batch of {batch.size} samples did not fit into memory. Pass a smaller "
+            f"micro-batch size: max_micro_batch_size={max(batch.size // 2, 1)}. The value 'auto' "
+            "finds the largest size that fits."
         ) from error
 
 
@@ -134,23 +135,25 @@ def run(
     saving: Saving | None = None,
     loggers: ResumableLoggers | None = None,
 ) -> RunResult:
-    """Train a run and return its result, the same on every rank.
+    """Train a run and return the same result on every rank.
 
-    torch's own generators are seeded for the run (dropout) and left as they were.
+    torch's random generators, which dropout uses, are seeded for the run and restored afterwards. A
+    diverged run is a result, not an error.
 
     Args:
-        spec: what to run.
-        process: the device, and the ranks among which this process is one.
-        record: where each step is written, by the first rank.
-        report: called after each step, on the first rank.
-        label: which run, for `report`.
-        saving: where the run is saved; SIGTERM and Ctrl-C then finish the step and save.
-        loggers: the part of the record's loggers that a checkpoint holds.
+        spec: Settings of the run.
+        process: Device of this process, and its rank.
+        record: Sink to which the first rank writes each training step.
+        report: Function that the first rank calls after each training step.
+        label: Name of the run for `report`.
+        saving: Where and how often the run is saved. If given, SIGTERM and Ctrl-C finish the
+            current training step and save the run.
+        loggers: Loggers whose state is saved in a checkpoint.
 
     Raises:
-        Stopped: by a signal, with everything saved.
-        ValueError: parts that do not fit together, before any training step.
-        LargeBatchError: missing data or a broken contract; but a run that diverges is a result.
+        Stopped: A signal stopped the run after the run was saved.
+        ValueError: The settings do not fit together. This is checked before any training step.
+        LargeBatchError: The data are missing, or the loss or the model breaks a requirement.
     """
     training = _prepare(spec, process, RunLog(spec, record, report, label, loggers=loggers), saving)
     with torch.random.fork_rng(devices=process.accelerators), closing(training.log):
@@ -176,15 +179,15 @@ def run(
 def _resume(training: _Training, saver: Saver, report: Report | None) -> None:
     checkpoint = saver.resume()
     if checkpoint is not None and report is not None and training.process.leader:
-        for damaged in checkpoint.passed_over:
-            report(damaged)
-        report(f"Going on from {checkpoint.path}.")
+        for corrupted in checkpoint.passed_over:
+            report(corrupted)
+        report(f"The run resumes from {checkpoint.path}.")
 
 
 def controller_of(
     spec: RunSpec, process: Process, data: Data, *, record: Sink | None
 ) -> Controller:
-    """Return a run of a fresh model, replicated if several processes share the batch."""
+    """Return the controller of a fresh model, replicated if several processes share the batch."""
     workload = spec.workload
     usual = min(workload.micro_batch_size, workload.base_batch_size)
     bare, optimizer = workload.fresh(seed=spec.seed, lr=spec.lr, device=process.device)
@@ -211,7 +214,7 @@ def controller_of(
 
 
 def loss_on(process: Process, spec: RunSpec) -> Callable[[nn.Module, Batch], Tensor]:
-    """Return the workload's loss, of a micro-batch that may be on another device."""
+    """Return the workload's loss as a function that moves the micro-batch to this device."""
 
     def loss(model: nn.Module, micro_batch: Batch) -> Tensor:
         return spec.workload.loss(model, process.moved(micro_batch))
@@ -252,9 +255,9 @@ def _prepare(spec: RunSpec, process: Process, log: RunLog, saving: Saving | None
 
 def _result(training: _Training) -> RunResult:
     spec, control, points = training.spec, training.control, training.log.points
-    lost = training.diverged
-    validation = {} if lost else points[-1].validation
-    test = {} if lost else evaluate(training.bare, spec.workload, training.data.test)
+    diverged = training.diverged
+    validation = {} if diverged else points[-1].validation
+    test = {} if diverged else evaluate(training.bare, spec.workload, training.data.test)
     steps = max(control.optimizer_steps, 1)
     return RunResult(
         workload=spec.workload.name,
@@ -272,7 +275,7 @@ def _result(training: _Training) -> RunResult:
         mean_gain=control.base_steps / steps,
         mean_lr_multiplier=training.log.multipliers / steps,
         skipped=control.skipped,
-        diverged=lost or not all(map(math.isfinite, validation.values())),
+        diverged=diverged or not all(map(math.isfinite, validation.values())),
         validation=validation,
         test=test,
         curve=tuple(points),
@@ -283,7 +286,7 @@ def _result(training: _Training) -> RunResult:
 
 
 def environment_of(data: Data, process: Process) -> Environment:
-    """Versions and machine of this process."""
+    """Return the software versions and the machine of this process."""
     return Environment(
         largebatch=__version__,
         torch=torch.__version__,

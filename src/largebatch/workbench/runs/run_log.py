@@ -1,4 +1,4 @@
-"""What a run's steps leave behind: the record, the watcher's report and the validation curve."""
+"""Write each training step to the record, report it, and collect the validation curve."""
 
 from __future__ import annotations
 
@@ -22,7 +22,18 @@ from largebatch.workbench.runs.run_spec import RunSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedLog:
-    """The part of the log that a checkpoint holds; `runs` are loggers' names and ids."""
+    """Hold the part of the log that a checkpoint saves.
+
+    Args:
+        points: Points of the validation curve so far.
+        multipliers: Sum of the learning-rate multipliers of all steps.
+        losses: Training losses since the last point of the curve.
+        batch_size: Batch size that was decided for the next step.
+        moments: Running averages of the raw gradient's statistics.
+        adam_moments: Running averages of the preconditioned gradient's statistics.
+        runs: Run id of each logger that has one, by the logger's text.
+        extra_samples: Number of samples so far that were used only for measuring.
+    """
 
     points: tuple[Point, ...]
     multipliers: float
@@ -35,13 +46,13 @@ class SavedLog:
 
 
 class RunLog:
-    """A sink that passes each step on to the record and to whoever watches, and keeps sums.
+    """Write each training step to the record, report it and add it to the run's sums.
 
-    Mutable: gathers the sums since the last point of the curve, and over the run.
+    Mutable: collects sums over the run and since the last point of the validation curve.
 
     Attributes:
-        seconds_before: of the parts before this one, where the run was resumed.
-        extra_samples: spent on measuring besides the training samples.
+        seconds_before: Wall time of the parts of the run before it was resumed, in seconds.
+        extra_samples: Number of samples so far that were used only for measuring.
     """
 
     def __init__(
@@ -58,21 +69,26 @@ class RunLog:
         self.seconds_before, self._began = 0.0, time.perf_counter()
         self.multipliers, self.extra_samples = 0.0, 0
         self._losses: list[float] = []
-        self._batch_size = spec.batch_size  # wished for of the next step
+        self._batch_size = spec.batch_size  # decided for the next step
         self._moments = self._adam_moments = MovingMoments()
         self._loggers = loggers
-        self._ids: Mapping[str, str] = {}  # of loggers that the resumed run had
+        self._ids: Mapping[str, str] = {}  # run ids of the loggers before the run was resumed
 
     @property
     def seconds(self) -> float:
-        """Wall time of all parts of the run up to now, without what lies between them."""
+        """Return the wall time of all parts of the run so far, in seconds.
+
+        The time between an interruption and the next start is not included.
+        """
         return self.seconds_before + time.perf_counter() - self._began
 
     def start(self, facts: Mapping[str, Any]) -> None:
+        """Write the header of the record."""
         if self.record is not None:
             self.record.start({**facts, **self.spec.facts})
 
     def write(self, seen: Measurement, decision: Decision) -> None:
+        """Write one training step to the record, report it and add it to the sums."""
         if self.record is not None:
             self.record.write(seen, decision)
         if seen.finite:
@@ -80,18 +96,19 @@ class RunLog:
             self._losses.append(float("nan") if seen.loss is None else seen.loss)
         self.extra_samples += seen.extra_samples
         self._moments = averaged(self._moments, seen)
-        as_adam_sees_it = replace(seen, moments=seen.preconditioned_moments)
-        self._adam_moments = averaged(self._adam_moments, as_adam_sees_it)
+        preconditioned = replace(seen, moments=seen.preconditioned_moments)
+        self._adam_moments = averaged(self._adam_moments, preconditioned)
         if self.report is not None:
             self.report(self._progress(seen, decision))
         self._batch_size = decision.next_batch_size
 
     def close(self) -> None:
+        """Close the record."""
         if self.record is not None:
             self.record.close()
 
     def state_dict(self) -> str:
-        """The curve and the sums, as JSON text."""
+        """Return the validation curve and the sums as JSON text."""
         saved = SavedLog(
             points=tuple(self.points),
             multipliers=self.multipliers,
@@ -105,10 +122,11 @@ class RunLog:
         return json.dumps(encode(saved), separators=(",", ":"))
 
     def load_state_dict(self, text: str) -> None:
-        """Goes on from what `state_dict` gave.
+        """Restore the validation curve and the sums from the result of `state_dict`.
 
         Raises:
-            ValueError, RecordError: something else.
+            ValueError: The text is not JSON.
+            RecordError: The text is not the result of `state_dict`.
         """
         saved: SavedLog = decode(SavedLog, json.loads(text), where="the curve")
         self.points, self.multipliers = list(saved.points), saved.multipliers
@@ -119,7 +137,12 @@ class RunLog:
             self._loggers.go_on(saved.runs, saved.moments)
 
     def add_point(self, control: Controller, validation: Metrics) -> None:
-        """Adds where the run stands to the curve."""
+        """Add a point to the validation curve.
+
+        Args:
+            control: Controller of the run, which knows the numbers of steps and samples.
+            validation: Validation metrics at this point.
+        """
         losses, self._losses = self._losses, []
         self.points.append(
             Point(

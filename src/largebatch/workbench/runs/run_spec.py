@@ -1,4 +1,4 @@
-"""One run before it is made."""
+"""Describe the settings of one run."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from largebatch.workbench.workloads import Workload
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
-    """One run before it is made.
+    """Hold the settings of one run.
 
     Args:
-        workload: model, data and settings tuned at the base batch.
-        rule: what sets the learning rate; the workload's schedule is chained after it,
-            unless it brings one.
-        method: how the rule is called.
-        scale: S = B / B0.
-        budget: how long.
-        seed: of the model and of the sample stream.
-        lr: base rate; None for the workload's.
-        clip_norm: largest norm of the gradient; None for any.
-        evaluations: points of the validation curve; the last is the end.
-        max_micro_batch_size: most samples of one backward on one rank, "auto" for what fits; None
-            for one base batch, or less where the workload says that the memory holds less.
-        first_batch_size: of the first step in samples, where a schedule says it; None for S B0.
+        workload: Workload to train. Its settings are tuned for the base batch size.
+        rule: Rule that sets the learning rate and the batch size. The workload's schedule follows
+            the rule, unless the rule contains a schedule.
+        method: Name of the rule.
+        scale: Batch size as a multiple S = B / B0 of the base batch size.
+        budget: Length of the run.
+        seed: Seed of the model and of the sample order.
+        lr: Base learning rate. The default is the workload's.
+        clip_norm: Largest norm of the gradient; None to leave gradients unclipped.
+        evaluations: Number of points of the validation curve. The last point is the end of the run.
+        max_micro_batch_size: Largest number of samples in one backward call on one rank, or "auto"
+            for the largest number that fits into memory. The default is the base batch size, or
+            the workload's micro-batch size if that is smaller.
+        first_batch_size: Batch size of the first step in samples, if a schedule sets it. The
+            default is S B0.
     """
 
     workload: Workload
@@ -45,12 +47,12 @@ class RunSpec:
 
     @property
     def batch_size(self) -> int:
-        """B of the first step, S B0 or a schedule's, in samples over all ranks."""
+        """Return the batch size of the first step, in samples over all ranks."""
         return self.first_batch_size or self.scale * self.workload.base_batch_size
 
     @property
     def whole_rule(self) -> Rule:
-        """The rule, and after it the workload's schedule, unless the rule brings one."""
+        """Return the rule with the workload's schedule, unless the rule contains a schedule."""
         factor = self.workload.schedule
         if factor is None or "Schedule" in names_within(self.rule):
             return chain(self.rule)
@@ -58,7 +60,7 @@ class RunSpec:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the header of the run's record says besides the rule."""
+        """Return the settings that the header of the record holds besides the rule."""
         return {
             "workload": self.workload.name,
             "method": self.method,

@@ -1,4 +1,4 @@
-"""A run that follows a schedule's file: its rule is the method, and its samples are the budget."""
+"""Train with a schedule file, which sets the method, the budget and the batch sizes."""
 
 from __future__ import annotations
 
@@ -19,51 +19,61 @@ def schedule_for(
     budget: str | Budget | None,
     scale: int,
 ) -> tuple[ScheduleFile, Workload]:
-    """The schedule in a file, and the workload without its own one, in whose place it comes.
+    """Return the schedule in a file, and the workload without its own schedule.
 
     Args:
-        path: of the file.
-        workload: whose base batch is that of the file.
-        method, budget, scale: as `train` was given them; the file says them all.
+        path: Path of the schedule file.
+        workload: Workload whose base batch size equals the one in the file.
+        method: Argument `method` of `train`. It must be None, because the file sets the method.
+        budget: Argument `budget` of `train`. It must be None, because the file sets the budget.
+        scale: Argument `scale` of `train`. It must be 1, because the file sets the batch sizes.
 
     Raises:
-        RecordError: a file that is damaged or no schedule.
-        ValueError: something that the file says was given, too, or another base batch.
+        RecordError: The file is corrupted or not a schedule.
+        ValueError: A setting of the file was also given as an argument, or the base batch sizes
+            differ.
     """
-    given = {"--method": method, "--budget": budget, "--scale": scale if scale != 1 else None}
-    twice = [name for name, value in given.items() if value is not None]
+    given = {"method": method, "budget": budget, "scale": scale if scale != 1 else None}
+    twice = [f"{name}={value!r}" for name, value in given.items() if value is not None]
     if twice:
         raise ValueError(
-            f"A schedule's file says method, budget and batches; {' and '.join(twice)} beside it "
-            f"would say them twice. Leave out one: --schedule {os.fspath(path)}"
+            f"{' and '.join(twice)} and a schedule file were given, but the file already sets the "
+            "method, the budget and the batch sizes. Pass only the file: "
+            f"schedule='{os.fspath(path)}'."
         )
     schedule = read_schedule(path)
     if schedule.base_batch_size != workload.base_batch_size:
         raise ValueError(
-            f"{os.fspath(path)} is for a base batch of {schedule.base_batch_size}, that of "
-            f"{workload.name} is {workload.base_batch_size}, and its rates are factors on the rate "
-            "for it. Plan again: largebatch plan --base-batch "
+            f"The schedule {os.fspath(path)} is made for the base batch size "
+            f"{schedule.base_batch_size}, but the workload {workload.name} has the base batch size "
+            f"{workload.base_batch_size}. Make a new schedule: largebatch plan --base-batch "
             f"{workload.base_batch_size} --budget {schedule.budget}"
         )
     return schedule, replace(workload, schedule=None)
 
 
 def check_fits(schedule: ScheduleFile, *, dataset_size: int, ranks: int) -> None:
-    """Refuses batches that the data or the processes would change.
+    """Check that every batch size of a schedule can be used with the data and the processes.
+
+    Args:
+        schedule: Schedule whose batch sizes are checked.
+        dataset_size: Number of training samples.
+        ranks: Number of processes that share each batch.
 
     Raises:
-        ValueError: a batch above the data set, or below one sample for each process.
+        ValueError: A batch is larger than the data set, or smaller than the number of processes.
     """
     sizes = [row.batch_size for row in schedule.stages]
     if max(sizes) > dataset_size:
         stage = next(m for m, size in enumerate(sizes, start=1) if size > dataset_size)
         raise ValueError(
-            f"Stage {stage} of the schedule has a batch of {sizes[stage - 1]:,}, the data set "
-            f"{dataset_size:,} samples, at which batches end. Plan with largebatch plan "
-            f"--memory-limit {dataset_size}"
+            f"Stage {stage} of the schedule has the batch size {sizes[stage - 1]:,}, but the data "
+            f"set has only {dataset_size:,} samples. Make a new schedule with smaller batches: "
+            f"largebatch plan --memory-limit {dataset_size}"
         )
     if min(sizes) < ranks:
         raise ValueError(
-            f"The schedule has a batch of {min(sizes)} and there are {ranks} processes, each of "
-            f"which takes a sample at least. Start fewer: torchrun --nproc-per-node {min(sizes)}"
+            f"The smallest batch of the schedule has {min(sizes)} samples, but {ranks} processes "
+            "share it, and each process needs at least one sample. Start fewer processes: torchrun "
+            f"--nproc-per-node {min(sizes)}"
         )

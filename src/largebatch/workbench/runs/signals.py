@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a saved run after the step in hand."""
+"""Stop a saved run after the current training step on SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from largebatch.workbench.runs.launcher import launched
 
 @contextmanager
 def stopping(control: Controller, *, announce: Callable[[], None] | None = None) -> Iterator[None]:
-    """Stop the run at the first signal while the context is open, all ranks at the same step.
+    """Stop the run on all ranks after the same training step when a signal arrives.
 
-    A second Ctrl-C interrupts at once, but not under torchrun, which sends its own after each; it
-    kills what does not end in time. A signal that is ignored stays so, as Ctrl-C under nohup.
-    Outside the main thread nothing is caught.
+    Signals are handled while the context is open, and only in the main thread. A second Ctrl-C
+    interrupts the run immediately. Under torchrun it does not, because torchrun sends a second
+    signal itself and kills a process that does not end in time. A signal that was ignored before,
+    such as Ctrl-C under nohup, is still ignored.
 
     Args:
-        control: of the run.
-        announce: called by the first signal, which may interrupt anything, printing too.
+        control: Controller of the run.
+        announce: Function that the handler of the first signal calls. The signal can interrupt any
+            code, including code that prints.
 
     Raises:
-        Stopped: with the signal that was caught.
+        Stopped: A signal stopped the run. The error holds the signal's number.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""`largebatch train`: one run of a method on a workload."""
+"""Train one workload with one method."""
 
 from __future__ import annotations
 
@@ -52,48 +52,59 @@ def train(
     log: Sequence[str] = (),
     max_micro_batch_size: int | str | None = None,
 ) -> RunResult:
-    """Train a workload at scale S and return the result, the same on every rank.
+    """Train a workload at scale S and return the same result on every rank.
 
-    Under torchrun all processes share the batch, and the result is that of one process up to
+    Under torchrun, all processes share each batch. The result then equals that of one process up to
     rounding.
 
+    >>> from largebatch import workbench
+    >>> result = workbench.train("digits", method="adascale", scale=8, budget="5steps")
+    >>> result.steps, result.batch_size
+    (5, 128)
+
     Args:
-        workload: a name, "package.module:factory", or the workload itself.
-        method: a name of `METHODS`, or a rule of your own; None for adascale, or the schedule's.
-            A method that is named after an optimizer replaces a workload's other one, at a rate
-            that is tuned for none; with all others the workload's stays.
-        scale: S = B / B0 of the first step, at least 1.
-        budget: such as "5ep" (see `parse_length`); None for the workload's epochs.
-        schedule: a file that `largebatch plan` wrote, in place of method, scale and budget.
-        seed: of the model and of the sample stream.
-        lr: learning rate at the base batch; None for the workload's.
-        record: a file for each step's numbers, which must not exist.
-        evaluations: points of the validation curve.
-        clip_norm: largest norm of the gradient.
-        progress: called after each step, on the first rank.
-        checkpoint: a directory in which the run is saved, whole and between steps.
-        resume: go on from the newest checkpoint in it, with the same bits on the same number of
-            ranks; without one the run starts. The record is then added to.
-        keep: how many checkpoints are kept.
-        checkpoint_every: such as "0.5ep" or "10k" (see `parse_length`); None for a hundredth of
-            the budget.
-        on_stop: called once, on every rank, by the handler of the first signal that asks a saved
-            run to stop; it may interrupt anything, printing too.
-        loggers: each gets every step's numbers (see `lb.Logged`), on the first rank.
-        log: more of them by name, such as "csv=run.csv" (see `runs/logger_options.py`). Those of
-            a resumed run continue what is there, W&B and MLflow the run of the checkpoint.
-        max_micro_batch_size: most samples of one backward on one rank, or "auto" for the largest
-            that fits into memory, found before the first step; None for one base batch, or less
-            where the workload says so. More in one backward means fewer parts to measure.
+        workload: Name of a workload, "package.module:factory", or a `Workload`.
+        method: Name of a method in `METHODS`, or a rule object. The default is "adascale", or the
+            schedule if one is given. A method that is named after an optimizer replaces a
+            different optimizer of the workload, with a learning rate that is not tuned.
+        scale: Batch size of the first step as a multiple S = B / B0 of the base batch size, at
+            least 1.
+        budget: Length of the run, such as "5ep"; see `parse_length`. The default is the workload's
+            number of epochs.
+        schedule: File that `largebatch plan` wrote. It replaces method, scale and budget.
+        seed: Seed of the model and of the sample order.
+        lr: Learning rate at the base batch size. The default is the workload's.
+        record: New file to which the numbers of each training step are written.
+        evaluations: Number of points of the validation curve.
+        clip_norm: Largest norm of the gradient. By default, gradients are not clipped.
+        progress: Function that the first rank calls after each training step.
+        checkpoint: Directory in which the run is saved. By default, the run is not saved.
+        resume: Whether to resume from the newest checkpoint in the directory. If there is none, the
+            run starts from the beginning. With the same number of ranks, a resumed run gives the
+            same bits as an uninterrupted run. The record is continued.
+        keep: Number of checkpoints to keep.
+        checkpoint_every: Interval between checkpoints, such as "0.5ep" or "10k"; see
+            `parse_length`. The default is a hundredth of the budget.
+        on_stop: Function that every rank calls once when the first signal asks a saved run to stop.
+            The signal can interrupt any code, including code that prints.
+        loggers: Loggers that receive the numbers of every training step on the first rank; see
+            `lb.Logged`.
+        log: Further loggers as text, such as "csv=run.csv". The kinds are csv, tensorboard, wandb
+            and mlflow. When a run is resumed, each logger continues its file or its earlier run.
+        max_micro_batch_size: Largest number of samples in one backward call on one rank, or "auto"
+            to find the largest that fits into memory before the first step. The default is the base
+            batch size, or the workload's micro-batch size if that is smaller. Larger micro-batches
+            give fewer gradients per step, from which the variance is estimated.
 
     Raises:
-        Stopped: by SIGTERM or Ctrl-C while it is saved in `checkpoint`.
-        CheckpointError: checkpoints of another run, or damaged ones, or a run that is training in
-            the directory.
-        ValueError: an unknown name or a bad amount, before any training step.
-        NotFinite: the run diverged; its record is kept.
-        LargeBatchError: missing data, a record or a logger's file that exists or cannot be
-            written, or a logger whose package is missing.
+        Stopped: SIGTERM or Ctrl-C stopped the run after it was saved in `checkpoint`.
+        CheckpointError: The checkpoints are of another run or corrupted, or another run uses the
+            directory.
+        ValueError: A name is unknown or an amount is invalid. This is checked before any training
+            step.
+        NotFinite: The run diverged. Its record is kept.
+        LargeBatchError: The data are missing, the file of the record or of a logger exists or
+            cannot be written, or the package of a logger is missing.
     """
     workload = load(workload) if isinstance(workload, str) else workload
     chosen = MethodOptions.of(
@@ -126,7 +137,7 @@ def train(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _RunOptions:
-    """What runs; the fields are arguments of `train`, checked."""
+    """Hold the checked arguments of `train` that describe the run."""
 
     method: MethodOptions
     scale: int
@@ -138,7 +149,10 @@ class _RunOptions:
     length: Length | Budget
 
     def spec(self, process: Process) -> tuple[RunSpec, dict[str, int]]:
-        """Load the data, and return the run with the sizes of data set and base batch."""
+        """Load the data and return the settings of the run.
+
+        The second result holds the sizes of the data set and of the base batch.
+        """
         workload, schedule = self.method.workload, self.method.schedule
         data = workload.data()
         sizes = {"dataset_size": size(data.train), "base_batch_size": workload.base_batch_size}
@@ -181,17 +195,17 @@ def _run(
 
 
 def _diverged(result: RunResult, *, record: str | os.PathLike[str] | None) -> NotFinite:
-    kept = f" The record of these steps is in {record}." if record is not None else ""
-    which = f"{result.method} at scale {result.scale}"
+    kept = f" The record of the run is in the file {record}." if record is not None else ""
+    which = f"The run of {result.method} at scale {result.scale}"
     if result.steps == 0:
         return NotFinite(
-            f"{which} stopped before its first update: at the initial weights loss or gradient is "
-            "not finite already, so no rate helps. Look for NaN or infinite values in the data, "
-            "and for a logarithm or division in the loss: "
-            f"torch.autograd.set_detect_anomaly(True) names it.{kept}"
+            f"{which} stopped before its first update, because the loss or the gradient is not "
+            "finite at the initial weights. A lower learning rate does not help. Look for NaN or "
+            "infinite values in the data, and for a logarithm or a division in the loss. To find "
+            f"the operation, call: torch.autograd.set_detect_anomaly(True).{kept}"
         )
     return NotFinite(
-        f"{which} diverged after {result.steps} steps and {result.samples} samples: loss or "
-        f"gradient is not finite. Lower the base rate, which was {result.lr:g}: --lr "
-        f"{result.lr / 2:g}; or bound the gradient: --clip-norm 1.{kept}"
+        f"{which} diverged after {result.steps} steps and {result.samples} samples, because the "
+        f"loss or the gradient is not finite. The base learning rate was {result.lr:g}. Pass a "
+        f"lower one: lr={result.lr / 2:g}. Or clip the gradient: clip_norm=1.{kept}"
     )

@@ -1,4 +1,4 @@
-"""A probe of a workload: `largebatch probe`."""
+"""Probe a workload: train a fresh model for some steps and measure its gradient noise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from largebatch.workbench.workloads import Workload, load, names
 from largebatch.workbench.workloads.data import size
 
 LEAST_STEPS = 200
-"""Fewest steps that are taken if the user gives no number."""
+"""Smallest default number of training steps of a probe."""
 
 
 def probe_workload(
@@ -24,15 +24,25 @@ def probe_workload(
 ) -> ProbeResult:
     """Probe a fresh model of a workload at its base learning rate.
 
+    >>> from largebatch import workbench
+    >>> found = workbench.probe_workload("digits", steps=8)
+    >>> found.name
+    'digits'
+
     Args:
-        workload: or its name, as for `workloads.load`.
-        steps: to train; None is half of the workload's budget, at least LEAST_STEPS.
-        seed: of weights, samples and intervals.
-        scale, batch_size, progress: as in `largebatch.studies.probe.probe`.
+        workload: Workload, or its name as for `workloads.load`.
+        steps: Number of training steps. The default is half of the workload's budget and at least
+            `LEAST_STEPS`.
+        seed: Seed of the weights, the sample order and the confidence intervals.
+        scale: Batch size for which the result gives commands, as a multiple of the base batch
+            size. By default, the probe chooses the scale.
+        batch_size: Number of samples per training step. The default is the base batch size.
+        progress: Function that is called after each step.
 
     Raises:
-        ValueError: fewer samples than the base batch has, a scale below 1, or a loss that is a sum.
-        NotFinite: training diverges.
+        ValueError: The batch size is larger than the data set, the scale is below 1, or the loss is
+            a sum over samples.
+        NotFinite: Training diverged.
     """
     command_name = workload if isinstance(workload, str) else None
     workload = load(workload) if isinstance(workload, str) else workload

@@ -1,4 +1,4 @@
-"""Workloads: what `largebatch train` and the experiments run on, and how to bring one's own."""
+"""Define the built-in workloads and load a workload by its name or from your own code."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ REGISTERED: Mapping[str, Callable[[], Workload]] = MappingProxyType(
         "stdlib-transformer-sgd": stdlib_transformer_sgd,
     }
 )
-"""One line a workload of our own."""
+"""Function that makes each built-in workload, by the workload's name."""
 
 
 def names() -> tuple[str, ...]:
-    """The registered workloads.
+    """Return the names of the built-in workloads.
 
     >>> names()[0]
     'digits'
@@ -69,17 +69,17 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str) -> Workload:
-    """The workload of that name, or a user's own as "package.module:factory". No data is read.
+    """Return the workload with the given name, without reading its data.
 
     >>> load("fashion-cnn").base_batch_size
     64
 
     Args:
-        name: one of `names()`, or an importable module and in it a callable without arguments
-            that returns a `Workload`.
+        name: One of `names()`, or "package.module:factory" for your own workload. The factory is a
+            function without arguments that returns a `Workload`.
 
     Raises:
-        ValueError: an unknown name, or a path that does not lead to a workload.
+        ValueError: The name is unknown, or the factory cannot be imported or returns no workload.
     """
     if ":" in name:
         return _own(name)
@@ -89,39 +89,45 @@ def load(name: str) -> Workload:
     raise ValueError(
         f"There is no workload {name!r}."
         + (f" Did you mean {close[0]!r}?" if close else "")
-        + f" Known: {', '.join(REGISTERED)}; or your own: load('package.module:factory')."
+        + f" The workloads are {', '.join(REGISTERED)}. For your own workload, write "
+        "'package.module:factory'."
     )
 
 
 def _own(path: str) -> Workload:
     module_name, _, attribute = path.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
-        raise ValueError(f"{path!r} is not of the form 'package.module:factory', no file name.")
+        raise ValueError(
+            f"The workload {path!r} was given, but a workload of your own must have the form "
+            "'package.module:factory', without a file name. Example: 'my_package.my_module:make'"
+        )
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there and misses one of its own imports
+            raise  # The module was found, but one of its own imports was not.
         raise ValueError(
-            f"{path!r}: Python finds no module {error.name!r}. Run from the directory that holds "
-            "it, or put that on the path: export PYTHONPATH=/path/to/it"
+            f"Python finds no module {error.name!r} for the workload {path!r}. Start Python in the "
+            "directory that holds the module, or add this directory to the path: export "
+            "PYTHONPATH=/path/to/directory"
         ) from error
     if attribute not in vars(module):
         close = difflib.get_close_matches(attribute, vars(module), n=1)
         raise ValueError(
-            f"{path!r}: module {module_name!r} has no {attribute!r}."
+            f"The module {module_name!r} has no function {attribute!r} for the workload {path!r}."
             + (f" Did you mean '{module_name}:{close[0]}'?" if close else "")
         )
     factory = vars(module)[attribute]
     if not callable(factory):
         raise ValueError(
-            f"{path!r} is no function but {factory!r}. Write one without arguments that returns a "
-            f"Workload: def {attribute}() -> Workload: ..."
+            f"The workload {path!r} must be a function, but it is {factory!r}. Write a function "
+            f"without arguments that returns a Workload: def {attribute}() -> Workload: ..."
         )
     workload = _made(factory, path)
     if not isinstance(workload, Workload):
         raise ValueError(
-            f"{path!r} returned {workload!r}, not a Workload: return Workload(name=..., ...)"
+            f"The function {path!r} returned {workload!r}, but it must return a Workload. Write: "
+            "return Workload(name=..., ...)"
         )
     return workload
 
@@ -131,16 +137,16 @@ def _made(factory: Callable[[], object], path: str) -> object:
     try:
         return factory()
     except LargeBatchError:
-        raise  # it has its remedy
+        raise  # Errors of this package already name a fix.
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"
         if isinstance(error, TypeError) and _needs_arguments(factory):
             raise ValueError(
-                f"{path!r} needs arguments ({cause}). Write one without that returns a Workload: "
-                "def workload() -> Workload: ..."
+                f"The function {path!r} needs arguments ({cause}). Write a function without "
+                "arguments that returns a Workload: def workload() -> Workload: ..."
             ) from error
         raise ValueError(
-            f"{path!r} raised {cause}. See where: "
+            f"The function {path!r} raised {cause}. To see the full traceback, run: "
             f'python -c "import {module_name} as m; m.{attribute}()"'
         ) from error
 
@@ -148,6 +154,6 @@ def _made(factory: Callable[[], object], path: str) -> object:
 def _needs_arguments(function: Callable[..., object]) -> bool:
     try:
         inspect.signature(function).bind()
-    except (TypeError, ValueError):  # a builtin may have no signature
+    except (TypeError, ValueError):  # A built-in function may have no signature.
         return True
     return False

@@ -1,4 +1,4 @@
-"""What a workload trains on: three splits, each in memory as a tuple of tensors, or a data set."""
+"""Define the data of a workload: three splits, each a tuple of tensors or a data set."""
 
 from __future__ import annotations
 
@@ -12,30 +12,46 @@ from torch.utils.data import DataLoader, Dataset
 from largebatch.core.errors import LargeBatchError
 
 Batch = tuple[Tensor, ...]
-"""Tensors that share their first dimension, the samples: usually inputs and targets."""
+"""Tuple of tensors, usually inputs and targets. The first dimension of each tensor is the sample.
+"""
 
 Split = Batch | Dataset[Any]
-"""All samples of one split. Tensors need no loader; a data set gives a sample, itself a
-tuple of tensors, for each index."""
+"""All samples of one split, as a tuple of tensors or as a data set.
+
+A data set returns one sample for each index. The sample is a tuple of tensors.
+"""
 
 
 class DataMissing(LargeBatchError):
-    """A workload's data is not on this machine."""
+    """Report that the data of a workload are not on this machine.
+
+    >>> issubclass(DataMissing, LargeBatchError)
+    True
+    """
 
 
 class DataDamaged(LargeBatchError):
-    """A file of a workload's data is not the one that its results were measured on."""
+    """Report that a data file of a workload is corrupted or differs from the expected file.
+
+    >>> issubclass(DataDamaged, LargeBatchError)
+    True
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
-    """The three splits and what is worth knowing about them.
+    """Hold the three splits of a workload's data.
+
+    >>> import torch
+    >>> split = (torch.zeros(5, 2), torch.zeros(5))
+    >>> Data(train=split, validation=split, test=split, facts={"version": 1}).facts
+    {'version': 1}
 
     Args:
-        train: what gradients are taken on.
-        validation: what learning rates and defaults are chosen on.
-        test: what is reported, and nothing is chosen on.
-        facts: plain values for the record, such as a version or a checksum.
+        train: Split on which the model is trained.
+        validation: Split on which learning rates and defaults are chosen.
+        test: Split for the reported results. Nothing is chosen on it.
+        facts: Values about the data for the record, such as a version or a checksum.
     """
 
     train: Split
@@ -45,7 +61,7 @@ class Data:
 
 
 def size(split: Split) -> int:
-    """Samples in a split.
+    """Return the number of samples in a split.
 
     >>> import torch
     >>> size((torch.zeros(5, 2), torch.zeros(5)))
@@ -55,7 +71,9 @@ def size(split: Split) -> int:
 
 
 def in_batches(split: Split, batch_size: int) -> Iterator[Batch]:
-    """A split in its own order, `batch_size` samples at a time, the last batch as short as it is.
+    """Yield the samples of a split in their order, in batches of `batch_size` samples.
+
+    The last batch can be smaller.
 
     >>> import torch
     >>> [len(x) for x, _ in in_batches((torch.zeros(5, 2), torch.zeros(5)), 2)]

@@ -1,4 +1,6 @@
-"""scikit-learn's handwritten digits: 1797 images of 8 x 8, ten classes, in the wheel itself.
+"""Define the workload "digits": scikit-learn's 1797 images of handwritten digits.
+
+The images have 8 x 8 pixels and ten classes. They are part of the scikit-learn package.
 
 Alpaydin, Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
 """
@@ -16,7 +18,9 @@ from largebatch.workbench.workloads.workload import Workload
 
 
 def occurrence(labels: Tensor) -> Tensor:
-    """How often each label [N] stood there before, which splits classes evenly without chance.
+    """Return how often each label [N] occurs before its own position.
+
+    These numbers split every class evenly without a random generator.
 
     >>> occurrence(torch.tensor([7, 7, 2, 7, 2])).tolist()
     [0, 1, 0, 2, 1]
@@ -29,8 +33,9 @@ def occurrence(labels: Tensor) -> Tensor:
 
 
 def load_digits() -> Data:
-    """Pixels [N, 64] in [-1, 1] and classes [N]; of each class every fifth image is for testing,
-    every fifth for validation and three of five for training.
+    """Return the digits as pixels [N, 64] in [-1, 1] and classes [N].
+
+    Of every five images of a class, three are for training, one for validation and one for testing.
 
     Raises:
         DataMissing: scikit-learn is not installed.
@@ -39,8 +44,8 @@ def load_digits() -> Data:
         from sklearn import datasets
     except ModuleNotFoundError as error:
         raise DataMissing(
-            "The digits come with scikit-learn, which is not installed. "
-            'Install it: pip install "largebatch[data]"'
+            "The workload digits needs scikit-learn, which is not installed. Install "
+            'scikit-learn: pip install "largebatch[data]"'
         ) from error
     bunch = datasets.load_digits()
     x = torch.from_numpy(bunch.data).float() / 8.0 - 1.0
@@ -55,7 +60,7 @@ def load_digits() -> Data:
 
 
 def digits() -> Workload:
-    """A run takes seconds, so guards and defaults can be tried here."""
+    """Return a small workload whose runs take seconds."""
     return Workload(
         name="digits",
         summary="MLP (26k parameters) on scikit-learn's 8 x 8 digits, SGD with momentum",

@@ -1,4 +1,4 @@
-"""The loss and the metrics of a model on a whole split."""
+"""Compute the loss and the metrics of a model on a whole data split."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ from largebatch.workbench.workloads.workload import Workload
 
 @torch.no_grad()
 def evaluate(model: nn.Module, workload: Workload, split: Split) -> dict[str, float]:
-    """Means over all samples of a split, such as {"loss": .28, "accuracy": .9}, in eval mode.
+    """Return the mean of each metric over all samples of a split.
 
-    Every module is left in the mode it was in. Give the bare module, not one wrapped for DDP.
+    The model is evaluated in eval mode. Afterwards, every module is in its former mode again.
+
+    >>> from largebatch.workbench.workloads import load
+    >>> workload = load("digits")
+    >>> model, _ = workload.fresh(seed=0)
+    >>> sorted(evaluate(model, workload, workload.data().validation))
+    ['accuracy', 'loss']
 
     Args:
-        model: on any device; batches follow it there.
-        workload: whose loss and metrics are computed, `micro_batch_size` samples at a time.
-        split: `data.validation` to choose by, `data.test` to report.
+        model: Model without a DistributedDataParallel wrapper. Batches are moved to its device.
+        workload: Workload whose metrics are computed, `micro_batch_size` samples at a time.
+        split: Data split. Use `data.validation` to choose settings and `data.test` to report.
 
     Raises:
-        ValueError: the split is empty.
+        ValueError: The split is empty.
     """
     device = next(model.parameters()).device
     modes = [(module, module.training) for module in model.modules()]
@@ -43,5 +49,8 @@ def evaluate(model: nn.Module, workload: Workload, split: Split) -> dict[str, fl
         for module, training in modes:
             module.training = training
     if not samples:
-        raise ValueError("The split is empty: evaluate(model, workload, data.validation).")
+        raise ValueError(
+            "The split has no samples. Pass a split with samples: "
+            "evaluate(model, workload, data.validation)"
+        )
     return {name: total / samples for name, total in totals.items()}

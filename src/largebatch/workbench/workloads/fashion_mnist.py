@@ -1,4 +1,6 @@
-"""Fashion-MNIST: 70,000 grey images of clothes, 28 x 28, ten classes, from local IDX files.
+"""Define the workloads on Fashion-MNIST, which are read from local IDX files.
+
+Fashion-MNIST has 70,000 gray images of clothes, 28 x 28 pixels each, in ten classes.
 
 Xiao, Rasul, Vollgraf, Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
 Algorithms, 2017, arXiv 1708.07747.
@@ -25,10 +27,10 @@ from largebatch.workbench.workloads.optimizers import sgd
 from largebatch.workbench.workloads.workload import Workload
 
 VARIABLE = "LARGEBATCH_FASHION_MNIST"
-"""The environment variable that names the directory of the four files."""
+"""Environment variable that names the directory of the four Fashion-MNIST files."""
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist puts them."""
+"""Directory in which Debian's package dataset-fashion-mnist installs the files."""
 
 CHECKSUMS = {
     "train-images-idx3-ubyte.gz":
@@ -40,28 +42,35 @@ CHECKSUMS = {
     "t10k-labels-idx1-ubyte.gz":
         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }  # fmt: skip
-"""SHA-256 of the UNCOMPRESSED bytes: Debian packed the authors' image files anew."""
+"""SHA-256 checksum of the uncompressed bytes of each file.
+
+Debian compressed the authors' image files again, so checksums of the compressed files would differ.
+"""
 
 VALIDATION = 5_000
-"""The last training images, which are in random order, are the validation split."""
+"""Number of validation images, which are the last training images. Their order is random."""
 
 PIXEL_MEAN, PIXEL_STD = 0.2858173, 0.3529372
-"""Of the 55,000 training images' pixels in [0, 1]. Constants, so that the number of threads that
-would compute them changes no bit of the data."""
+"""Mean and standard deviation of the pixels in [0, 1] of the 55,000 training images.
+
+They are constants because computing them would give other bits with another number of threads.
+"""
 
 
 def cache() -> Path:
-    """The last place to look: `fashion-mnist` in the user's cache directory."""
+    """Return the directory `largebatch/fashion-mnist` in the user's cache directory."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "largebatch" / "fashion-mnist"
 
 
 def find_fashion_mnist(directory: str | os.PathLike[str] | None = None) -> Path:
-    """The directory that holds the four files: the one given, else the one that the environment
-    names, else Debian's, else the cache. A place that was named is the only one looked at.
+    """Return the directory that holds the four Fashion-MNIST files.
+
+    The function checks Debian's directory and then the cache directory. If the argument or the
+    environment variable names a directory, only this directory is checked.
 
     Raises:
-        DataMissing: no such directory has all four; says where it looked and what to do.
+        DataMissing: No checked directory holds all four files.
     """
     named = directory or os.environ.get(VARIABLE)
     places = [Path(named)] if named else [DEBIAN, cache()]
@@ -69,21 +78,21 @@ def find_fashion_mnist(directory: str | os.PathLike[str] | None = None) -> Path:
         if all((place / name).is_file() for name in CHECKSUMS):
             return place
     raise DataMissing(
-        f"Fashion-MNIST is not in {' or '.join(map(str, places))}. "
-        "On Debian or Ubuntu: apt-get install dataset-fashion-mnist. "
-        f"Elsewhere put the data set's four files ({', '.join(CHECKSUMS)}) into a directory and "
-        f"name it: export {VARIABLE}=/path/to/directory"
+        f"The files of Fashion-MNIST were not found in {' or '.join(map(str, places))}. "
+        "On Debian or Ubuntu, run: apt-get install dataset-fashion-mnist. "
+        f"On other systems, put the four files ({', '.join(CHECKSUMS)}) into a directory and name "
+        f"the directory: export {VARIABLE}=/path/to/directory"
     )
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The bytes of a compressed IDX file in its own shape, uint8, once their checksum is right.
+    """Check the checksum of a compressed IDX file and return its values as a uint8 array.
 
-    The format: two zero bytes, the type (8: uint8), the number of dimensions, each dimension as
-    four bytes with the highest first, then the values in C order.
+    An IDX file holds two zero bytes, the type (8 means uint8), the number of dimensions, the size
+    of each dimension as a big-endian number of four bytes, and the values in C order.
 
     Raises:
-        DataDamaged: the file is cut, changed or another one.
+        DataDamaged: The file is truncated, changed or a different file.
     """
     try:
         content = gzip.decompress(path.read_bytes())
@@ -99,17 +108,20 @@ def read_idx(path: Path) -> np.ndarray:
 
 def _damaged(path: Path, cause: str) -> str:
     return (
-        f"{path} is not the file of Fashion-MNIST: {cause}. Fetch it again, or on Debian: "
-        "apt-get install --reinstall dataset-fashion-mnist"
+        f"The file {path} is not the expected file of Fashion-MNIST: {cause}. Download the file "
+        "again. On Debian or Ubuntu, run: apt-get install --reinstall dataset-fashion-mnist"
     )
 
 
 def load_fashion_mnist(directory: str | os.PathLike[str] | None = None) -> Data:
-    """Images [N, 1, 28, 28], float32 with the training pixels' mean 0 and variance 1, and classes
-    [N]: 55,000 to train, 5,000 to validate, 10,000 to test.
+    """Return Fashion-MNIST as float32 images [N, 1, 28, 28] and classes [N].
+
+    There are 55,000 images for training, 5,000 for validation and 10,000 for testing. The pixels of
+    the training images have mean 0 and variance 1.
 
     Raises:
-        DataMissing, DataDamaged: with what to do.
+        DataMissing: The files were not found.
+        DataDamaged: A file is corrupted.
     """
     place = find_fashion_mnist(directory)
     train, test = (
@@ -151,20 +163,20 @@ def _fashion(
 
 
 def fashion_logistic() -> Workload:
-    """Convex, and the fastest."""
+    """Return the workload with logistic regression, which is convex and trains fastest."""
     model = partial(logistic, inputs=28 * 28, classes=10)
     summary = "Logistic regression (8k parameters)"
     return _fashion("fashion-logistic", summary, model, base_lr=0.005, epochs=5)
 
 
 def fashion_cnn() -> Workload:
-    """The main image workload."""
+    """Return the workload with a small convolutional network, the main image workload."""
     model = partial(cnn, width=16, classes=10)
     return _fashion("fashion-cnn", "3-layer CNN (20k parameters)", model, base_lr=0.02, epochs=3)
 
 
 def fashion_resnet8() -> Workload:
-    """Residual and normalized, as large models are."""
+    """Return the workload with a small ResNet, which has residual and normalization layers."""
     model = partial(resnet8, width=16, classes=10)
     summary = "ResNet-8 with group normalization (78k parameters)"
     return _fashion("fashion-resnet8", summary, model, base_lr=0.05, epochs=3)

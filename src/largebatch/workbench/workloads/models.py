@@ -1,9 +1,10 @@
-"""Small models, all without batch normalization.
+"""Define small models without batch normalization.
 
-Batch normalization would make a sample's gradient depend on the micro-batch it is in: the mean of
-micro-batch gradients is then not the gradient of the batch, the measured variance depends on the
-micro-batch size, and each rank has buffers of its own. Where a model needs normalization it is by
-group or by layer, within one sample, so that any cut of a batch gives the same gradient.
+With batch normalization, the gradient of a sample depends on its micro-batch. This has three
+effects. The mean of the micro-batch gradients is not the gradient of the batch. The measured
+variance depends on the micro-batch size. Each rank has its own buffers. The models here use group
+or layer normalization, which works within one sample. Every division of a batch into micro-batches
+therefore gives the same gradient.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from torch.nn.functional import relu, scaled_dot_product_attention
 
 
 def logistic(*, inputs: int, classes: int) -> nn.Module:
-    """Multinomial logistic regression: logits [B, classes] of anything with `inputs` values."""
+    """Return a logistic regression with `inputs` values per sample and logits [B, classes]."""
     return nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
 
 
 def mlp(*, inputs: int, width: int, classes: int) -> nn.Module:
-    """Two hidden layers of `width` units: logits [B, classes] of inputs [B, inputs]."""
+    """Return a network with two hidden layers of `width` units.
+
+    The network maps inputs [B, inputs] to logits [B, classes].
+    """
     return nn.Sequential(
         nn.Linear(inputs, width),
         nn.ReLU(),
@@ -32,7 +36,10 @@ def mlp(*, inputs: int, width: int, classes: int) -> nn.Module:
 
 
 def cnn(*, width: int, classes: int) -> nn.Module:
-    """Two convolutions, each with pooling, and a linear layer: logits of [B, 1, 28, 28]."""
+    """Return a convolutional network, which maps images [B, 1, 28, 28] to logits [B, classes].
+
+    The network has two convolutions with pooling and a linear layer.
+    """
     return nn.Sequential(
         nn.Conv2d(1, width, 3, padding=1),
         nn.ReLU(),
@@ -46,7 +53,9 @@ def cnn(*, width: int, classes: int) -> nn.Module:
 
 
 class ResidualBlock(nn.Module):
-    """Two normalized convolutions beside a shortcut, which is a convolution where shapes change.
+    """Add the output of two normalized convolutions to a shortcut.
+
+    The shortcut is a convolution if the number of channels changes, and the identity otherwise.
 
     Reference: He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition, 2015, arXiv
     1512.03385, section 3.3; Wu, He, Group Normalization, 2018, arXiv 1803.08494.
@@ -70,8 +79,11 @@ class ResidualBlock(nn.Module):
 
 
 def resnet8(*, width: int, classes: int) -> nn.Module:
-    """A stem and three residual blocks of `width`, 2 `width` and 4 `width` channels: logits of
-    images [B, 1, H, W]. `width` is a multiple of 8, the number of groups."""
+    """Return a ResNet-8, which maps images [B, 1, H, W] to logits [B, classes].
+
+    The three residual blocks have `width`, 2 `width` and 4 `width` channels. `width` must be a
+    multiple of 8, the number of groups of the normalization layers.
+    """
     return nn.Sequential(
         OrderedDict(
             stem=nn.Conv2d(1, width, 3, padding=1, bias=False),
@@ -88,7 +100,7 @@ def resnet8(*, width: int, classes: int) -> nn.Module:
 
 
 class TransformerBlock(nn.Module):
-    """Causal self-attention and a two-layer network, each on the normalized residual stream."""
+    """Apply causal self-attention and a two-layer network, each after layer normalization."""
 
     def __init__(self, width: int, *, heads: int) -> None:
         super().__init__()
@@ -111,10 +123,10 @@ class TransformerBlock(nn.Module):
 
 
 class ByteTransformer(nn.Module):
-    """A decoder over bytes: logits [B, T, 256] of the byte after each of [B, T], T <= `context`.
+    """Predict the next byte: map byte sequences [B, T] to logits [B, T, 256], T <= `context`.
 
-    The output layer is not tied to the embedding: a shared weight would add two gradients of
-    different noise, and the two matrices are a small part of the model.
+    The output layer does not share its weights with the embedding. A shared weight would add two
+    gradients with different noise, and the two matrices are a small part of the model.
 
     Reference: Vaswani et al., Attention Is All You Need, 2017, arXiv 1706.03762; normalization
     before each layer as in Xiong et al., 2020, arXiv 2002.04745.

@@ -1,7 +1,8 @@
-"""The sources of Python's own standard library as bytes: text to model wherever Python runs.
+"""Define language-model workloads on the source code of Python's standard library.
 
-The corpus changes with the Python version, so its facts (version, size, checksum) belong in the
-record of a run; runs compare on one version only.
+The text is available wherever Python is installed with its sources. The text changes with the
+Python version, so the record of a run holds its version, size and checksum. Compare runs only on
+the same version.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from largebatch.workbench.workloads.optimizers import adamw, sgd
 from largebatch.workbench.workloads.workload import OptimizerFactory, Workload
 
 CONTEXT = 64
-"""Bytes a model sees before the one it predicts, at most."""
+"""Largest number of bytes that the model reads to predict the next byte."""
 
 LEFT_OUT = frozenset(
     {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}  # not library
     | {"encodings", "pydoc_data"}  # generated tables and texts
     | {"idlelib", "turtledemo", "lib2to3", "distutils"}  # applications; gone in later versions
 )
-"""Names of directories that are not part of the corpus."""
+"""Names of directories whose files are not part of the text."""
 
 
 def source_files(root: Path) -> Iterator[Path]:
-    """Python files under `root` outside of `LEFT_OUT`, in an order that no file system changes."""
+    """Yield the Python files under `root` in sorted order, except those in `LEFT_OUT`."""
     for directory, subdirectories, names in os.walk(root):
         subdirectories[:] = sorted(set(subdirectories) - LEFT_OUT)
         for name in sorted(names):
@@ -43,7 +44,9 @@ def source_files(root: Path) -> Iterator[Path]:
 
 
 def split_of(relative_path: str) -> str:
-    """The split of a whole file, by a hash of its name: 18 of 20 train, one validates, one tests.
+    """Return the split that a file belongs to, by a hash of its name.
+
+    On average, 18 of 20 files are for training, one for validation and one for testing.
 
     >>> [split_of(name) for name in ("abc.py", "ast.py", "os.py")]
     ['train', 'test', 'train']
@@ -53,7 +56,9 @@ def split_of(relative_path: str) -> str:
 
 
 def sequences(content: bytes, *, context: int) -> Batch:
-    """Neighbouring sequences [N, context], and the same one byte later; uint8, the rest dropped.
+    """Return consecutive byte sequences [N, context], and the same sequences one byte later.
+
+    The tensors have the type uint8. Bytes after the last full sequence are left out.
 
     >>> x, y = sequences(b"abcdefgh", context=3)
     >>> bytes(x.flatten().tolist()), bytes(y.flatten().tolist())
@@ -65,10 +70,14 @@ def sequences(content: bytes, *, context: int) -> Batch:
 
 
 def load_stdlib_text(root: str | os.PathLike[str] | None = None) -> Data:
-    """Byte sequences of the standard library of the running Python, or of the `root` given.
+    """Return the source code of the standard library as byte sequences.
+
+    Args:
+        root: Directory of the source code. The default is the standard library of the running
+            Python.
 
     Raises:
-        DataMissing: the interpreter comes without sources.
+        DataMissing: The directory holds too little source code.
     """
     base = Path(root or os.path.dirname(os.__file__))
     parts = {"train": bytearray(), "validation": bytearray(), "test": bytearray()}
@@ -76,8 +85,9 @@ def load_stdlib_text(root: str | os.PathLike[str] | None = None) -> Data:
         parts[split_of(path.relative_to(base).as_posix())] += path.read_bytes()
     if any(len(part) <= CONTEXT for part in parts.values()):
         raise DataMissing(
-            f"{base} holds too little Python source to train on: this interpreter comes without "
-            "its standard library's sources. Use a full installation of Python, or name one: "
+            f"The directory {base} holds too little Python source code to train on, because this "
+            "Python is installed without the sources of its standard library. Use a full "
+            "installation of Python, or pass the directory of one: "
             'load_stdlib_text("/usr/lib/python3.11")'
         )
     whole = hashlib.sha256(b"".join(parts.values())).hexdigest()
@@ -108,11 +118,14 @@ def _stdlib(name: str, *, optimizer: OptimizerFactory, described: str, lr: float
 
 
 def stdlib_transformer() -> Workload:
-    """A language model with the optimizer that such models are trained with."""
+    """Return the workload with a small language model that is trained with AdamW."""
     return _stdlib("stdlib-transformer", optimizer=adamw(), described="AdamW", lr=1e-3)
 
 
 def stdlib_transformer_sgd() -> Workload:
-    """The same with SGD, for methods whose theory is about SGD."""
+    """Return the workload with a small language model that is trained with SGD.
+
+    It is made for methods whose theory is about SGD.
+    """
     described = "SGD with momentum"
     return _stdlib("stdlib-transformer-sgd", optimizer=sgd(), described=described, lr=0.03)

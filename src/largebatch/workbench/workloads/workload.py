@@ -1,4 +1,4 @@
-"""A workload: a model, its data, its loss, and the settings tuned for it at the base batch."""
+"""Define a workload: a model, its data, its loss, and settings tuned for the base batch size."""
 
 from __future__ import annotations
 
@@ -15,14 +15,23 @@ from largebatch.workbench.workloads.data import Batch, Data
 
 
 class OptimizerFactory(Protocol):
-    """Builds a fresh optimizer. The rate has no default, so that none is taken by oversight."""
+    """Make a new optimizer for the given parameters.
 
-    def __call__(self, parameters: Iterable[nn.Parameter], *, lr: float) -> Optimizer: ...
+    >>> def plain_sgd(parameters: Iterable[nn.Parameter], *, lr: float) -> Optimizer:
+    ...     return torch.optim.SGD(parameters, lr=lr)
+    >>> factory: OptimizerFactory = plain_sgd
+
+    The learning rate has no default, so that no default is used by mistake.
+    """
+
+    def __call__(self, parameters: Iterable[nn.Parameter], *, lr: float) -> Optimizer:
+        """Return a new optimizer with the given learning rate."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """All that a run needs besides the method under study.
+    """Hold everything that a run needs except the method.
 
     >>> from largebatch.workbench.workloads import load
     >>> workload = load("digits")
@@ -31,23 +40,26 @@ class Workload:
     (16, True)
 
     Args:
-        name: how it is called on the command line.
-        summary: one line on model, data and optimizer.
-        model: a fresh model; whoever calls it has seeded torch before (`fresh` does).
-        data: loads the splits; called once a run.
-        loss: mean loss of one micro-batch, a mean over SAMPLES: micro-batches are weighted by
-            their sizes, and noise scales are in samples.
-        metrics: means over one batch, by name, for `evaluate`; None for the loss alone.
-        optimizer: a fresh optimizer with the settings tuned at the base batch.
-        base_batch_size: B0, in samples.
-        base_lr: learning rate tuned at B0, on the validation split.
-        schedule: factor of the learning rate over the run, such as `lb.Cosine()`; None: constant.
-        micro_batch_size: most samples in one backward call.
-        budget_epochs: length of a run at the base batch, in epochs.
+        name: Name of the workload.
+        summary: One line of text about the model, the data and the optimizer.
+        model: Function that returns a new model. The caller must seed torch before; `fresh` does.
+        data: Function that returns the three data splits. It is called once per run.
+        loss: Function that returns the mean loss over the samples of one micro-batch. It must be a
+            mean over samples, because micro-batches are weighted by their numbers of samples.
+        metrics: Function that returns the mean of each metric over one batch, for `evaluate`. By
+            default, the only metric is the loss.
+        optimizer: Function that returns a new optimizer with settings tuned for the base batch
+            size.
+        base_batch_size: Base batch size B0, in samples.
+        base_lr: Learning rate that is tuned for the base batch size on the validation split.
+        schedule: Factor of the learning rate over the run, such as `lb.Cosine()`. By default, the
+            learning rate is constant.
+        micro_batch_size: Largest number of samples in one backward call.
+        budget_epochs: Length of a run at the base batch size, in epochs.
 
     Raises:
-        ValueError: a batch size, a rate or a length that is not positive, or a schedule that is
-            no dataclass.
+        ValueError: A batch size, the learning rate or the length is not positive, or the schedule
+            is not a dataclass.
     """
 
     name: str
@@ -66,29 +78,38 @@ class Workload:
     def __post_init__(self) -> None:
         for field in ("base_batch_size", "micro_batch_size", "base_lr", "budget_epochs"):
             if not getattr(self, field) > 0:
-                raise ValueError(f"Workload {self.name!r}: {field} is positive; got {self!r}.")
+                raise ValueError(
+                    f"The workload {self.name!r} was given {field}={getattr(self, field)}, but "
+                    f"{field} must be above 0. Pass a positive value: Workload({field}=1, ...)"
+                )
         if self.schedule is not None and not is_dataclass(self.schedule):
             raise ValueError(
-                f"Workload {self.name!r}: a run's record names its schedule, so it is a value such "
-                f"as schedule=lb.Cosine() or a dataclass of your own; got {self.schedule!r}."
+                f"The workload {self.name!r} was given the schedule {self.schedule!r}, which is "
+                "not a dataclass, so the record of a run could not store it. Pass "
+                "schedule=lb.Cosine() or a dataclass of your own."
             )
 
     def fresh(
         self, *, seed: int, lr: float | None = None, device: torch.device | str = "cpu"
     ) -> tuple[nn.Module, Optimizer]:
-        """A model initialised from `seed` and its optimizer; torch's own generator stays as it is.
+        """Return a new model and its optimizer.
+
+        torch's own random generator is not changed.
 
         Args:
-            seed: the same seed gives the same weights, on every rank.
-            lr: learning rate instead of the base rate.
-            device: where the model goes after it was initialised on the CPU.
+            seed: Seed of the weights. The same seed gives the same weights on every rank.
+            lr: Learning rate. The default is the base learning rate.
+            device: Device of the model. The weights are initialized on the CPU and then moved.
 
         Raises:
-            ValueError: a seed of more than 64 bits, which torch does not take.
+            ValueError: The seed has more than 64 bits, which torch does not support.
         """
         if not -(2**63) <= seed < 2**63:
-            raise ValueError(f"A seed is a whole number of 64 bits; got {seed}.")
+            raise ValueError(
+                f"seed={seed} was given, but the seed must be a whole number of at most 64 bits. "
+                "Pass seed=0."
+            )
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # the CPU's alone
+            torch.default_generator.manual_seed(seed)  # Seeds only the CPU's generator.
             model = self.model().to(device)
         return model, self.optimizer(model.parameters(), lr=self.base_lr if lr is None else lr)

@@ -1,4 +1,4 @@
-"""`largebatch compare`: methods side by side, over scales and seeds, at equal samples or steps."""
+"""Compare methods over scales and seeds, at equal samples or at equal steps."""
 
 from __future__ import annotations
 
@@ -39,22 +39,23 @@ from largebatch.workbench.workloads import Data, Workload, load
 from largebatch.workbench.workloads.data import size
 
 MARGIN = 0.1
-"""Quality counts as held up to this fraction more validation loss than at scale 1."""
+"""Largest accepted increase of the validation loss, as a fraction of the loss at scale 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """A comparison's rows, and the runs behind them.
+    """Hold the result of a comparison: its rows and its runs.
 
     Args:
-        workload: by name.
-        base_steps: T, the length of each run on its own clock.
-        at: what fixed-clock methods without a + were given as much of as scale 1, or as AdaScale.
-        margin: on the difference in validation loss, in its own unit; None if scale 1 diverged.
-        directory: where the runs are kept.
-        found: runs that were there already.
-        rows: what the runs say.
-        runs: all of them.
+        workload: Name of the workload.
+        base_steps: Length T of the run at scale 1, in base steps.
+        at: "equal-samples", or "equal-steps" if every fixed-clock method ran with a +.
+        margin: Largest accepted increase of the validation loss compared with scale 1, in units of
+            the loss. None if all runs at scale 1 diverged.
+        directory: Directory that holds the runs.
+        found: Number of runs that were already in the directory.
+        rows: One row for each scale and method.
+        runs: Results of all runs.
     """
 
     workload: str
@@ -79,27 +80,39 @@ def compare(
     out: str | os.PathLike[str] | None = None,
     progress: Report | None = None,
 ) -> Comparison:
-    """Runs every method at every scale with every seed, or takes up runs that are there.
+    """Run every method at every scale with every seed, and summarize the runs.
 
-    Scale 1 always runs, once a seed for all methods that do nothing there. A run that diverges is a
-    result. An interrupted comparison goes on when it is called again; more methods, scales and
-    seeds may be added.
+    Runs that are already in the directory are not repeated, so calling the function again resumes
+    an interrupted comparison. Methods, scales and seeds can be added in a later call. Scale 1
+    always runs. Methods that change nothing at scale 1 share one run per seed there. A diverged run
+    is a result, not an error.
+
+    >>> import tempfile
+    >>> from largebatch import workbench
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     found = workbench.compare(
+    ...         "digits", methods=["linear"], scales=[1], seeds=2, budget="5steps", out=out)
+    >>> [(row.method, row.scale, row.runs) for row in found.rows]
+    [('any', 1, 2)]
 
     Args:
-        workload: a name, "package.module:factory", or the workload itself.
-        methods: names, a fixed-clock one with or without a +; see `contenders`.
-        scales: S = B / B0, each at least 1.
-        seeds: how many, from 0 on.
-        at: "equal-samples", or "equal-steps" to put a + to every fixed-clock name.
-        budget: length of the run at scale 1, such as "5ep", in whole base steps; None for the
-            workload's.
-        margin: fraction of scale 1's validation loss by which quality may differ.
-        out: directory of the runs; by default runs/compare-<digest of the settings>.
-        progress: called after each step of each run.
+        workload: Name of a workload, "package.module:factory", or a `Workload`.
+        methods: Names of methods. A + after the name of a fixed-clock method stretches its run;
+            see `contenders`.
+        scales: Batch sizes as multiples S = B / B0 of the base batch size, each at least 1.
+        seeds: Number of seeds, at least 1. The seeds are 0, 1, 2 and so on.
+        at: "equal-samples", or "equal-steps" to add a + to the name of every fixed-clock method.
+        budget: Length of the run at scale 1, such as "5ep", rounded up to whole base steps. The
+            default is the workload's number of epochs.
+        margin: Largest accepted increase of the validation loss, as a fraction of the loss at
+            scale 1.
+        out: Directory for the runs. The default is runs/compare-<digest of the settings>.
+        progress: Function that is called after each step of each run.
 
     Raises:
-        ValueError: an unknown name, a bad amount, or a directory with runs of other settings.
-        LargeBatchError: missing data, or a damaged line among the runs.
+        ValueError: A name is unknown, an amount is invalid, or the directory holds runs with other
+            settings.
+        LargeBatchError: The data are missing, or a stored run is corrupted.
     """
     workload = load(workload) if isinstance(workload, str) else workload
     field = contenders(methods, at=at)
@@ -157,7 +170,7 @@ def _shared(workload: Workload, data: Data, length: Length) -> ComparisonSetting
 
 @dataclass(slots=True, kw_only=True)
 class _Runner:
-    """Makes the runs of a comparison, or finds them; counts both."""
+    """Make or load the runs of a comparison. Mutable: counts the runs that it made and loaded."""
 
     workload: Workload
     process: Process
@@ -171,7 +184,7 @@ class _Runner:
     def seed(
         self, seed: int, field: Sequence[Contender], scales: Sequence[int]
     ) -> Iterator[RunResult]:
-        """All runs of one seed: scale 1, then each scale, own-clock methods first."""
+        """Yield all runs of one seed, scale 1 first and own-clock methods first at each scale."""
         whole = Budget(base_steps=self.base_steps)
         for name, method in _at_scale_one(field).items():
             cell = RunKey(method=name, scale=1, seed=seed, budget=whole)
@@ -197,7 +210,7 @@ class _Runner:
             self.found += 1
             return there
         if self.found == self.done - 1 and self.found and self.report is not None:
-            self.report(f"found {self.found} of {self.total} runs in {self.store.directory}")
+            self.report(f"loaded {self.found} of {self.total} runs from {self.store.directory}")
         workload, _ = with_method_optimizer(self.workload, method.optimizer)
         spec = RunSpec(
             workload=workload,
@@ -217,11 +230,16 @@ class _Runner:
     def _skip(self, what: str) -> None:
         self.done += 1
         if self.report is not None:
-            self.report(f"{what} is not run: the method whose steps it would take diverged there")
+            self.report(
+                f"{what} is skipped: the method that sets its number of steps diverged there"
+            )
 
 
 def _at_scale_one(field: Sequence[Contender]) -> dict[str, Method]:
-    """Name -> method of what runs at scale 1: one for all methods that do nothing there."""
+    """Return the methods to run at scale 1 by name; one run serves all methods that change nothing.
+
+    The name of the shared run is "any".
+    """
     own = {c.method.name: c.method for c in field if not same_at_scale_one(c.method)}
     return {ANY: METHODS["none"], **own}
 
@@ -230,16 +248,22 @@ def _check(*, scales: Sequence[int], seeds: int, margin: float) -> None:
     for scale in scales:
         check_amounts(scale=scale)
     if seeds < 1:
-        raise ValueError(f"seeds is how many, at least 1; got {seeds}. Example: --seeds 5")
+        raise ValueError(
+            f"The number of seeds must be at least 1, but seeds={seeds} was given. Pass seeds=5."
+        )
     if not margin >= 0.0:
-        raise ValueError(f"The margin is a fraction of scale 1's loss, 0 or more; got {margin}.")
+        raise ValueError(
+            "The margin is a fraction of the loss at scale 1 and must be at least 0, but "
+            f"margin={margin} was given. Pass margin={MARGIN}."
+        )
 
 
 def _check_metrics(result: RunResult) -> None:
     if not result.diverged and LOSS not in result.validation:
         raise ValueError(
-            f"{result.workload}'s metrics are {sorted(result.validation)}; runs are compared by "
-            f"{LOSS!r}. Let the workload's metrics return it, too, or leave them out."
+            f"The metrics of the workload {result.workload} are {sorted(result.validation)}, but "
+            f"compare needs the metric {LOSS!r}. Return {LOSS!r} from the metrics function, or "
+            "remove the function: Workload(..., metrics=None)."
         )
 
 

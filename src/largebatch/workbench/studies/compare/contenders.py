@@ -1,8 +1,9 @@
-"""Who takes part in a comparison, and for how long each of them runs.
+"""Define which methods take part in a comparison and how long each of them runs.
 
-A method with its own clock (AdaScale) runs to its own end. One with the fixed clock runs for the
-samples of scale 1; with a + after its name it runs for exactly as many optimizer steps as the first
-own-clock method took at the same scale and seed, its schedule stretched over them.
+A method with its own clock, such as AdaScale, runs until its own clock ends. A method with the
+fixed clock runs for as many samples as scale 1. If its name ends with a +, the fixed-clock method
+runs for exactly as many optimizer steps as the first own-clock method took at the same scale and
+seed, and its schedule is stretched over these steps.
 """
 
 from __future__ import annotations
@@ -19,63 +20,77 @@ from largebatch.workbench.runs.method_names import method_named
 At = Literal["equal-samples", "equal-steps"]
 
 ANY = "any"
-"""The method's name in runs at scale 1, where methods are the same."""
+"""Name of the method in runs at scale 1 that several methods share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """A method, and whether it runs for the steps of the first own-clock method (the + form)."""
+    """Describe one method of a comparison.
+
+    Args:
+        method: Method that is compared.
+        stretched: Whether the method runs for the steps of the first own-clock method. The name of
+            a stretched method ends with a +.
+    """
 
     method: Method
     stretched: bool = False
 
     @property
     def name(self) -> str:
-        """As on the command line: linear+ is linear for AdaScale's steps."""
+        """Return the name of the method, with a + if the method is stretched."""
         return self.method.name + "+" * self.stretched
 
 
 def contenders(methods: Sequence[str], *, at: At) -> tuple[Contender, ...]:
-    """The contenders of these names, each once.
+    """Return the contenders with the given names, each once.
 
     >>> [c.name for c in contenders(["adascale", "linear"], at="equal-steps")]
     ['adascale', 'linear+']
 
     Args:
-        methods: names of `METHODS`, those with the fixed clock with or without a +.
-        at: "equal-steps" puts a + to each fixed-clock name that has none.
+        methods: Names of methods in `METHODS`. A fixed-clock method may have a + after its name.
+        at: "equal-samples", or "equal-steps" to add a + to the name of every fixed-clock method.
 
     Raises:
-        ValueError: an unknown name, a + where none belongs, or nobody whose steps a + could take.
+        ValueError: A name is unknown, an own-clock method has a +, or a fixed-clock method has a +
+            and no own-clock method is named.
     """
     if at not in ("equal-samples", "equal-steps"):
-        raise ValueError(f"at is equal-samples or equal-steps; got {at!r}.")
+        raise ValueError(
+            f"at={at!r} was given, but at must be 'equal-samples' or 'equal-steps'. Pass "
+            "at='equal-samples'."
+        )
     found: dict[Contender, None] = {}
     for name in methods:
         method = method_named(name.removesuffix("+"))
         stretched = name.endswith("+")
         if stretched and method.own_clock:
             raise ValueError(
-                f"{method.name} runs to its own end, so there is no {name!r}: write {method.name}."
+                f"The method name {name!r} was given, but {method.name} has its own clock and "
+                f"cannot be stretched with a +. Pass methods={method.name}."
             )
         stretched = stretched or (at == "equal-steps" and not method.own_clock)
         found[Contender(method=method, stretched=stretched)] = None
     if not found:
-        raise ValueError("Name at least one method: --methods adascale,linear,linear+")
-    if any(c.stretched for c in found) and not any(c.method.own_clock for c in found):
-        stretched_names = ",".join(c.name for c in found)
         raise ValueError(
-            "A + form runs for as many steps as a method with its own clock took, and none is "
-            f"named. Add one: --methods adascale,{stretched_names}"
+            "No method was given. Pass at least one: methods=['adascale', 'linear', 'linear+']."
+        )
+    if any(c.stretched for c in found) and not any(c.method.own_clock for c in found):
+        names = ["adascale", *(c.name for c in found)]
+        raise ValueError(
+            "A method with a + runs for as many steps as an own-clock method took, but no "
+            f"own-clock method was given. Pass methods={names}."
         )
     return tuple(found)
 
 
 def same_at_scale_one(method: Method) -> bool:
-    """Whether the method does nothing at scale 1, so that one run serves it and others.
+    """Return whether the method changes nothing at scale 1, so that it can share a run there.
 
-    One that sets the batch may do so at any scale. Another's rule is asked about two made-up epochs
-    of 128 steps, one whose noise falls and one whose noise rises.
+    A method that sets the batch size can change it at any scale, so the result is False. The rule
+    of any other method is run on two made-up epochs of 128 steps. The gradient noise falls in one
+    epoch and rises in the other.
 
     >>> from largebatch.methods import METHODS
     >>> [name for name in METHODS if not same_at_scale_one(METHODS[name])]

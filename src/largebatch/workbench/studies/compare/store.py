@@ -1,7 +1,7 @@
-"""Finished runs of a comparison in a directory, so that an interrupted one goes on.
+"""Store the finished runs of a comparison in a directory, so that the comparison can be resumed.
 
-settings.json        what all runs share; another setting is another comparison
-runs.jsonl           one run a line, each written at once, so that a crash cuts at most the last
+settings.json        the settings that all runs share; different settings need another directory
+runs.jsonl           one finished run per line; a crash can truncate only the last line
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from largebatch.workbench.runs.results import RunResult
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonSettings:
-    """What all runs of a comparison share. Methods, scales and seeds are not among it: more of
-    them may be added to a comparison that is there."""
+    """Hold the settings that all runs of a comparison share.
+
+    Methods, scales and seeds are not included, because they can be added to an existing comparison.
+    """
 
     workload: str
     summary: str
@@ -38,14 +40,14 @@ class ComparisonSettings:
 
     @property
     def digest(self) -> str:
-        """Ten characters that differ if any field differs."""
+        """Return ten characters that identify the values of all fields."""
         text = json.dumps(encode(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunKey:
-    """One run of a comparison, by what tells it from the others."""
+    """Identify one run of a comparison by its method, scale, seed and budget."""
 
     method: str
     scale: int
@@ -54,20 +56,20 @@ class RunKey:
 
     @classmethod
     def of(cls, result: RunResult) -> RunKey:
-        """The cell that a run fills."""
+        """Return the key of a finished run."""
         return cls(method=result.method, scale=result.scale, seed=result.seed, budget=result.budget)
 
 
 class RunStore:
-    """The runs in a directory; `add` changes it.
+    """Store finished runs in a directory. Mutable: `add` appends a run.
 
     Args:
-        directory: made if it is not there.
-        shared: what its runs share.
+        directory: Directory of the runs. It is created if it does not exist.
+        shared: Settings that all runs in the directory share.
 
     Raises:
-        ValueError: the directory holds runs with other settings.
-        RecordError: a line that is not as written.
+        ValueError: The directory holds runs with other settings.
+        RecordError: A line of runs.jsonl is corrupted.
     """
 
     def __init__(self, directory: Path, shared: ComparisonSettings) -> None:
@@ -78,11 +80,11 @@ class RunStore:
         self._runs = self._read()
 
     def get(self, cell: RunKey) -> RunResult | None:
-        """The finished run of a cell, if there is one."""
+        """Return the finished run with this key, or None if there is none."""
         return self._runs.get(cell)
 
     def add(self, result: RunResult) -> None:
-        """Keeps a finished run."""
+        """Append a finished run to runs.jsonl."""
         line = json.dumps(encode(result), separators=(",", ":"), allow_nan=False) + "\n"
         with open(self._path, "ab", buffering=0) as file:
             file.write(line.encode())
@@ -96,14 +98,16 @@ class RunStore:
             return
         there = decode(ComparisonSettings, json.loads(path.read_text()), where=str(path))
         differing = [
-            f"{field.name} {getattr(there, field.name)} there, {getattr(shared, field.name)} here"
+            f"{field.name} is {getattr(there, field.name)} in the directory and "
+            f"{getattr(shared, field.name)} in this call"
             for field in fields(ComparisonSettings)
             if getattr(there, field.name) != getattr(shared, field.name)
         ]
         if differing:
             raise ValueError(
-                f"{self.directory} holds runs with other settings ({'; '.join(differing)}). "
-                f"Name another directory: --out runs/compare-{shared.digest}"
+                f"The directory {self.directory} holds runs with other settings: "
+                f"{'; '.join(differing)}. Pass another directory: "
+                f"out='runs/compare-{shared.digest}'."
             )
 
     def _read(self) -> dict[RunKey, RunResult]:
@@ -119,6 +123,9 @@ class RunStore:
             try:
                 result = decode(RunResult, json.loads(line), where=where)
             except ValueError as error:
-                raise RecordError(f"{where} is not JSON ({error}): remove the line.") from None
+                raise RecordError(
+                    f"{where}: the line is not valid JSON ({error}). Remove the line; compare then "
+                    "repeats its run."
+                ) from None
             runs[RunKey.of(result)] = result
         return runs

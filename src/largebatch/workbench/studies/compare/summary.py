@@ -1,4 +1,4 @@
-"""What a comparison's runs say: a row for each scale and method, with intervals over the seeds."""
+"""Summarize the runs of a comparison in one row per scale and method, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -13,25 +13,30 @@ from largebatch.workbench.studies.compare.contenders import ANY
 Quality = Literal["held", "worse", "not shown"]
 
 LOSS = "loss"
-"""The metric by which quality is judged; lower is better."""
+"""Name of the metric that decides the quality. A lower value is better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonRow:
-    """The runs of one method at one scale.
+    """Summarize the runs of one method at one scale.
 
     Args:
-        scale, method: which; the method is "any" at scale 1.
-        runs: that were made; one that diverged is among them but in none of the means.
-        diverged: of them.
-        steps, samples, mean_gain, mean_lr_multiplier: as in `RunResult`; None if all diverged.
-        validation: by metric.
-        difference: to scale 1 by metric, over the seeds that both finished.
-        quality: "held" if no run diverged and the whole interval of the difference in validation
-            loss lies at or below the margin; "worse" if a run diverged where scale 1 did not, or
-            the whole interval lies above the margin; else "not shown", which says nothing for or
-            against the method. None at scale 1.
-        test: by metric; nothing is chosen by it.
+        scale: Batch size as a multiple S of the base batch size.
+        method: Name of the method. The name is "any" in runs at scale 1 that methods share.
+        runs: Number of runs, diverged runs included. Means are taken over the other runs.
+        diverged: Number of diverged runs.
+        steps: Mean number of optimizer steps. None if all runs diverged.
+        samples: Mean number of training samples. None if all runs diverged.
+        mean_gain: Mean of `RunResult.mean_gain`. None if all runs diverged.
+        mean_lr_multiplier: Mean of `RunResult.mean_lr_multiplier`. None if all runs diverged.
+        validation: Mean of each validation metric.
+        difference: Mean difference of each validation metric from scale 1, over the seeds whose
+            two runs both finished.
+        quality: "held" if no run diverged and the upper bound of the difference in validation loss
+            is at most the margin. "worse" if a run diverged whose run at scale 1 did not, or if
+            the lower bound of the difference is above the margin. "not shown" if the runs do not
+            decide between the two. None in the row of the shared run at scale 1.
+        test: Mean of each test metric. Nothing is chosen by the test metrics.
     """
 
     scale: int
@@ -49,7 +54,10 @@ class ComparisonRow:
 
 
 def margin_of(runs: Sequence[RunResult], *, fraction: float) -> float | None:
-    """The margin on the validation loss: a fraction of its mean at scale 1; None without that."""
+    """Return the given fraction of the mean validation loss at scale 1.
+
+    The result is None if no run at scale 1 finished.
+    """
     losses = [run.validation[LOSS] for run in runs if _is_base(run) and not run.diverged]
     return fraction * mean_of(losses).value if losses else None
 
@@ -57,12 +65,13 @@ def margin_of(runs: Sequence[RunResult], *, fraction: float) -> float | None:
 def comparison_rows(
     runs: Sequence[RunResult], *, order: Sequence[str], margin: float | None
 ) -> tuple[ComparisonRow, ...]:
-    """A row for each scale and method, scales rising and methods in the order given.
+    """Return one row per scale and method, sorted by scale and then by the given order.
 
     Args:
-        runs: of a comparison.
-        order: the methods' names.
-        margin: how much a validation loss may exceed that of scale 1, in its own unit.
+        runs: Runs of one comparison.
+        order: Names of the methods, in the order of the rows.
+        margin: Largest accepted increase of the validation loss compared with scale 1, in units of
+            the loss.
     """
     base = {run.seed: run for run in runs if _is_base(run)}
     groups: dict[tuple[int, int], list[RunResult]] = {}
@@ -73,11 +82,13 @@ def comparison_rows(
 
 
 def differences(runs: Sequence[RunResult], others: Mapping[int, RunResult]) -> Mapping[str, Mean]:
-    """Validation metrics of runs less those of other runs with the same seeds, where both finished.
+    """Return the mean difference of each validation metric between runs with the same seeds.
+
+    Pairs with a diverged run are left out.
 
     Args:
-        runs: one a seed.
-        others: by seed.
+        runs: Runs to compare, one per seed.
+        others: Runs that are subtracted, by seed.
     """
     pairs = [
         (run.validation, others[run.seed].validation)
@@ -117,11 +128,11 @@ def _quality(
     difference: Mapping[str, Mean],
     margin: float | None,
 ) -> Quality:
-    lost = [run.seed for run in runs if run.diverged]
-    if any(seed in base and not base[seed].diverged for seed in lost):
+    diverged = [run.seed for run in runs if run.diverged]
+    if any(seed in base and not base[seed].diverged for seed in diverged):
         return "worse"
     loss = difference.get(LOSS)
-    if lost or margin is None or loss is None or loss.low is None or loss.high is None:
+    if diverged or margin is None or loss is None or loss.low is None or loss.high is None:
         return "not shown"
     if loss.high <= margin:
         return "held"

@@ -1,1 +1,1 @@
-"""The critical batch by three methods: the noise scale, branches of a run, and a sweep of runs."""
+"""Find the critical batch size by three methods: noise scale, branches of a run, sweep of runs."""

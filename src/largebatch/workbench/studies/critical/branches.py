@@ -1,13 +1,14 @@
-"""The critical batch by branches: from one checkpoint, the largest batch that loses nothing.
+"""Find the critical batch size by training branches of one run with larger batches.
 
-From a point of the base run, branches go on with k = 2, 4, 8, ... times the batch B over a window
-of equally many samples, the rate times sqrt(k) for Adam-like optimizers and times k for SGD. The
-critical batch there is the largest k B whose loss stays within a tolerance of the base branch's,
-k = 1, which is the run itself. The loss is smoothed: the mean over the window's last quarter.
+At several points of a run with the base batch size B, branches continue the run with the batch size
+k B for k = 2, 4, 8, ... Each branch trains on the same number of samples, the window. The learning
+rate of a branch is multiplied by sqrt(k) for Adam-like optimizers and by k for SGD. The critical
+batch size at a point is the largest k B whose loss exceeds the loss of the base run (k = 1) by at
+most a tolerance. The loss is smoothed: it is the mean over the last quarter of the window.
 
-Merrill et al., 2025, arXiv 2505.23971, for branches, window, sqrt(k), smoothing and tolerance. The
-factor k for SGD, the form of smoothing, the tolerance as a share and the interval over seeds are
-this library's.
+Branches, window, sqrt(k), smoothing and tolerance are those of Merrill et al., 2025, arXiv
+2505.23971. Four details are this library's own choice: the factor k for SGD, the form of the
+smoothing, the tolerance as a fraction of the base loss, and the confidence interval over seeds.
 """
 
 from __future__ import annotations
@@ -29,32 +30,37 @@ from largebatch.workbench.studies.critical.values import Answer, CriticalBatch, 
 from largebatch.workbench.workloads import Workload
 
 LEAST_STEPS = 8
-"""Of the largest batch in a window: fewer are mostly the optimizer's memory of the base batch."""
+"""Smallest number of optimizer steps with the largest batch in one window.
+
+In a shorter window, the optimizer's averages would still come mostly from the base batch.
+"""
 
 QUARTER, JUDGEMENTS = 4, 8
-"""The last part of a window over which the loss is averaged, and at how many points of it."""
+"""The loss is averaged over the last 1 / QUARTER of a window, at JUDGEMENTS evenly spaced points.
+"""
 
 MOST = 6
-"""Doublings where the user names none."""
+"""Largest default number of doublings of the base batch size."""
 
 ASSUMES = (
-    "the largest batch whose validation loss, averaged over the last quarter of the {window} "
-    "samples after the fork, exceeds the base branch's by {percent} % of it at most; the rate "
-    "{scaling}. What a window does not show is taken not to show later; in units of the grid"
+    "the critical batch size is the largest tested batch size whose validation loss exceeds that "
+    "of the base run by at most {percent} %. The loss is averaged over the last quarter of the "
+    "{window} samples after the branch point. The learning rate is multiplied by {scaling}. The "
+    "method assumes that a larger batch that loses nothing within the window loses nothing later"
 )
 
 
 def scaling_of(workload: Workload) -> tuple[Rule, str]:
-    """Return the rule of the learning rate that suits the optimizer, and its description."""
+    """Return the learning-rate rule that suits the workload's optimizer, and its factor as text."""
     _, optimizer = workload.fresh(seed=0)
     name = type(optimizer).__name__
     if PreconditionedNorms().divides(optimizer):
-        return SqrtScaling(), f"times sqrt(k), as for Adam ({name})"
-    return LinearScaling(), f"times k, as for SGD ({name})"
+        return SqrtScaling(), f"sqrt(k) because the optimizer is Adam-like ({name})"
+    return LinearScaling(), f"k because the optimizer is SGD-like ({name})"
 
 
 def branch_rule(workload: Workload) -> Rule:
-    """Return the rule of a branch: the scaled learning rate, and the workload's schedule."""
+    """Return the rule of a branch: the learning-rate scaling, then the workload's schedule."""
     scaling, _ = scaling_of(workload)
     if workload.schedule is None:
         return chain(scaling)
@@ -62,38 +68,40 @@ def branch_rule(workload: Workload) -> Rule:
 
 
 def window_of(*, base: int, budget: int, points: int, doublings: int | None) -> tuple[int, int]:
-    """Return (samples of a window, doublings); a window is whole steps of the largest batch.
+    """Return the number of samples in a window and the number of doublings of the base batch size.
+
+    A window consists of whole steps of the largest batch.
 
     >>> window_of(base=16, budget=21_424, points=5, doublings=None)
     (4096, 5)
 
     Args:
-        base: B, in samples.
-        budget: samples of the base run.
-        points: at which branches begin.
-        doublings: None for as many as fit, MOST at most.
+        base: Base batch size B, in samples.
+        budget: Number of samples of the base run.
+        points: Number of points at which branches start.
+        doublings: Number of doublings. The default is as many as fit, and at most `MOST`.
 
     Raises:
-        ValueError: the window holds fewer than LEAST_STEPS steps of the largest batch.
+        ValueError: The window has fewer than `LEAST_STEPS` steps of the largest batch.
     """
-    room = budget // points // base // LEAST_STEPS  # k of the largest batch, at most
+    room = budget // points // base // LEAST_STEPS  # upper bound of k for the largest batch
     fitting = room.bit_length() - 1
     wanted = min(fitting, MOST) if doublings is None else doublings
     if wanted < 1 or wanted > fitting:
         k = 2 ** max(wanted, 1)
         need = LEAST_STEPS * k * base
         raise ValueError(
-            f"A branch needs {LEAST_STEPS} steps of the largest batch, {k} x {base}, that is "
-            f"{need:,} samples, and a run of {budget:,} samples has {budget // points:,} for each "
-            f"of {points} points. Take a longer run, fewer doublings or fewer points: "
-            f"--budget {need * points}"
+            f"A branch needs at least {LEAST_STEPS} steps of the largest batch size, {k * base:,}, "
+            f"which are {need:,} samples. A run of {budget:,} samples has only "
+            f"{budget // points:,} samples for each of the {points} points. Pass "
+            f"budget='{need * points}', fewer doublings or fewer points."
         )
     largest = base * 2**wanted
     return budget // points // largest * largest, wanted
 
 
 def branches(study: Study, settings: Settings, watcher: Watcher | None) -> Answer:
-    """Train the base runs, and from each point of them the branches."""
+    """Train the base runs and their branches, and return the critical batch size at each point."""
     began, samples, steps = time.perf_counter(), study.spent.samples, study.spent.steps
     base = study.base
     window, doublings = window_of(
@@ -152,7 +160,10 @@ def _losses(
     window: int,
     count: Callable[[int, int], None] | None,
 ) -> dict[tuple[int, int], list[float]]:
-    """Return (start, batch size) -> the loss of each seed; the base batch is the run itself."""
+    """Return the loss of each seed for every pair (start in samples, batch size).
+
+    The loss of the base batch size is that of the base run itself.
+    """
     losses: dict[tuple[int, int], list[float]] = {}
     total, done = len(seeds) * len(starts) * (len(sizes) + 1), 0
     for seed in seeds:
@@ -170,9 +181,9 @@ def _losses(
 
 
 def smoothed_loss(run: StudyRun, start: int, window: int) -> float:
-    """Train a branch through its window and return the mean loss over the last quarter of it.
+    """Train a branch through its window and return the mean loss over the window's last quarter.
 
-    The loss is infinite if the branch diverges.
+    The result is infinite if the branch diverges.
     """
     losses, there = [], -1
     for part in range(1, JUDGEMENTS + 1):
@@ -186,21 +197,21 @@ def smoothed_loss(run: StudyRun, start: int, window: int) -> float:
 def critical_batch_of(
     trials: Sequence[Trial], *, study: Study, window: int, tolerance: float
 ) -> CriticalBatch:
-    """Return the critical batch that the branches from one point show.
+    """Return the critical batch size that the branches from one point show.
 
     Args:
-        trials: of that point, the batches rising.
-        study: of the runs.
-        window: in samples.
-        tolerance: as in `critical_on_grid`.
+        trials: Branches that start at this point, sorted by batch size.
+        study: Study that made the branches.
+        window: Number of samples that each branch trained on.
+        tolerance: Largest accepted increase of the loss, as a fraction of the base run's loss.
     """
     start = trials[0].start / study.budget
     stop = (trials[0].start + window) / study.budget
     found: Range | NotEnough
     if not all(0.0 < loss < math.inf for loss in trials[0].base_losses):
         found = NotEnough(
-            reason="the base run has no positive finite loss to compare with",
-            needed="a lower base rate, or a loss that is above 0",
+            reason="the loss of the base run is not positive and finite",
+            needed="a lower base learning rate, or a loss that is above 0",
         )
     else:
         found = critical_on_grid(

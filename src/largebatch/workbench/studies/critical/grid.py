@@ -1,4 +1,4 @@
-"""The critical batch among doublings of the base batch, from what each loses: pure formulas."""
+"""Compute the critical batch size from the excess loss of each tested batch size."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from largebatch.analysis.student import Mean, mean_of
 def critical_on_grid(
     base: int, batch_sizes: Sequence[int], excess: Sequence[Mean], *, tolerance: float
 ) -> Range | NotEnough:
-    """The largest batch that holds, in units of the grid, where none loses less than a smaller one.
+    """Return the largest tested batch size whose excess loss is within the tolerance.
 
-    A batch holds where the mean excess is within the tolerance, surely where the whole interval is,
-    and is surely worse where none of it is. The range ends at the first batch that is surely worse
-    and begins at the largest below it that surely holds; `low` is 0 where none does.
+    The excess loss of a batch size is a mean with a confidence interval. A batch size is accepted
+    if the mean is at most the tolerance. It is clearly accepted if the upper bound is at most the
+    tolerance, and clearly rejected if the lower bound is above the tolerance. The upper bound of
+    the result is the smallest clearly rejected batch size. The lower bound of the result is the
+    largest clearly accepted batch size below the upper bound, or 0 if there is none.
 
     >>> held, open, worse = (
     ...     Mean(value=v, low=v - 0.01, high=v + 0.01, count=5) for v in (0.0, 0.015, 0.05))
@@ -25,10 +27,10 @@ def critical_on_grid(
     64 [32, 128]
 
     Args:
-        base: B, which holds by definition.
-        batch_sizes: rising.
-        excess: of each, as a share of the base branch's loss.
-        tolerance: above 0.
+        base: Base batch size B, in samples. It is accepted by definition.
+        batch_sizes: Tested batch sizes in samples, sorted from the smallest.
+        excess: Excess loss of each batch size, as a fraction of the base run's loss.
+        tolerance: Largest accepted excess loss, above 0.
     """
     pairs = list(zip(batch_sizes, excess, strict=True))
     worse = min((b for b, e in pairs if _low(e) > tolerance), default=math.inf)
@@ -36,7 +38,7 @@ def critical_on_grid(
     sure = [b for b in held for c, e in pairs if c == b and _high(e) <= tolerance]
     if not sure and math.isinf(worse):
         return NotEnough(
-            reason="the branches' losses scatter by more than the tolerance",
+            reason="the losses of the branches differ between seeds by more than the tolerance",
             needed="more seeds, a longer run, or a larger tolerance",
         )
     return Range(
@@ -45,7 +47,7 @@ def critical_on_grid(
 
 
 def mean_excess(excess: Sequence[float]) -> Mean:
-    """A batch at which any seed diverged is worse."""
+    """Return the mean excess loss over the seeds, or infinity if any seed diverged."""
     if not all(map(math.isfinite, excess)):
         return Mean(value=math.inf, low=math.inf, high=math.inf, count=len(excess))
     return mean_of(excess)

@@ -1,4 +1,4 @@
-"""Search the learning rate with which one batch takes the fewest steps to a target loss."""
+"""Search the learning rate that takes the fewest steps to a target loss at one batch size."""
 
 from __future__ import annotations
 
@@ -13,23 +13,36 @@ from largebatch.workbench.studies.critical.study import Study
 from largebatch.workbench.studies.critical.values import StepsToTarget
 
 SPACING = 1.03
-"""Ratio of the steps at which the loss is judged, so that steps are known to 3 % at every batch."""
+"""Ratio of two successive step counts at which the loss is evaluated.
+
+The number of steps to the target is therefore known to within 3 % at every batch size.
+"""
 
 MOST_SAMPLES = 4
-"""Budgets that one run may take, as larger batches need more samples."""
+"""Largest number of samples of one run, as a multiple of the budget of the base run.
+
+Larger batches need more samples to reach the target.
+"""
 
 PATIENCE = 2.0
-"""Times the steps of the best rate so far, or of the batch before: then a run is given up."""
+"""Factor that limits the number of steps of a run.
+
+A run stops after PATIENCE times as many steps as the best learning rate so far needed. The first
+runs of a batch size use the steps of the previous batch size instead.
+"""
 
 MOST_RATES = 12
-"""Of one batch."""
+"""Largest number of learning rates that are tried for one batch size."""
 
 
 def steps_to(
     study: Study, *, batch_size: int, lr: float, seed: int, target: float, most: int
 ) -> tuple[int | None, float]:
-    """(steps at which the loss is first seen at or below the target, the lowest loss seen); None
-    where `most` steps, MOST_SAMPLES budgets or a divergence come first."""
+    """Return the number of steps until the loss reaches the target, and the lowest loss seen.
+
+    The number of steps is None if the run first takes `most` steps, uses `MOST_SAMPLES` times the
+    samples of the base run, or diverges.
+    """
     run = study.run(rule=chain(), batch_size=batch_size, seed=seed, lr=lr)
     lowest, due, reached = math.inf, 1, False
     most_samples = min(most * batch_size, MOST_SAMPLES * study.budget)
@@ -53,11 +66,13 @@ def search_learning_rate(
 ) -> tuple[StepsToTarget, ...]:
     """Try learning rates by factors of 2 from `start` until one is better than both neighbours.
 
-    The search goes up, or else down, and the best rate is marked. No rate is marked if MOST_RATES
-    were measured before: a best rate that was not found would let steps fall from batch to batch
-    for no other reason.
+    The search first raises the learning rate. If raising it does not help, the search lowers it.
+    The best learning rate is marked, unless `MOST_RATES` were tried before it was found. An
+    unmarked batch size is left out of the curves: with a poor learning rate, it would need more
+    steps for a reason other than its batch size.
 
-    A rate is better where more seeds reach the target, then where they need fewer steps.
+    A learning rate is better if more seeds reach the target, or if as many seeds reach the target
+    in fewer steps.
 
     >>> def measure(lr: float) -> StepsToTarget:
     ...     steps = (round(8 * abs(lr - 4)) + 9,)
@@ -67,8 +82,8 @@ def search_learning_rate(
     [(1.0, False), (2.0, False), (4.0, True), (8.0, False)]
 
     Args:
-        measure: rate -> its runs.
-        start: the first rate.
+        measure: Function that trains the runs of one learning rate and returns their steps.
+        start: First learning rate.
     """
     found = [measure(start)]
     best = found[0]
@@ -85,7 +100,10 @@ def search_learning_rate(
 
 
 def better(one: StepsToTarget, other: StepsToTarget) -> bool:
-    """Return whether a learning rate takes its batch to the target faster than another one."""
+    """Return whether the runs `one` reach the target better than the runs `other`.
+
+    More seeds that reach the target are better; for equal numbers, fewer steps are better.
+    """
     if len(one.known) != len(other.known):
         return len(one.known) > len(other.known)
     return bool(one.known) and mean_of(one.known).value < mean_of(other.known).value
@@ -93,11 +111,17 @@ def better(one: StepsToTarget, other: StepsToTarget) -> bool:
 
 @dataclass(slots=True)
 class Rates:
-    """All seeds of one batch at a rate; mutable: remembers how fast the fastest rate was.
+    """Train all seeds of one batch size at a learning rate.
+
+    Mutable: lowers the limit of steps whenever a learning rate reaches the target with all seeds.
 
     Args:
-        study, settings, target, batch_size: as in `steps_to`.
-        most: steps after which a run is given up.
+        study: Study that makes the runs.
+        settings: Settings of the study, with its seeds.
+        target: Validation loss to reach.
+        batch_size: Number of samples per optimizer step.
+        most: Number of optimizer steps after which a run is stopped.
+        reached: Whether a learning rate has reached the target with all seeds.
     """
 
     study: Study
@@ -121,7 +145,7 @@ class Rates:
             )
             steps.append(taken)
             lowest = min(lowest, low)
-            if taken is None and self.reached:  # a rate that brings every seed there is known
+            if taken is None and self.reached:  # a better learning rate is already known
                 break
         known = [taken for taken in steps if taken is not None]
         if len(known) == len(steps):

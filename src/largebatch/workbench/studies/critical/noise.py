@@ -1,9 +1,9 @@
-"""The critical batch as the noise scale, along one whole run at the base batch.
+"""Measure the noise scale along one whole run at the base batch size.
 
     noise scale = variance of one sample's gradient / squared norm of the true gradient    [samples]
 
-McCandlish et al., 2018, arXiv 1812.06162, where it is B_simple; `largebatch.analysis.noise` has the
-estimator and its interval.
+McCandlish et al., 2018, arXiv 1812.06162, call the noise scale B_simple. The estimator and its
+confidence interval are in `largebatch.analysis.noise`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from largebatch.workbench.studies.critical.study import Study
 from largebatch.workbench.studies.critical.values import Answer, CriticalBatch
 
 ASSUMES = (
-    "the batch at which {what} is as much signal as noise. Curvature counts alike in all "
-    "directions, and the theory is for plain SGD"
+    "the noise scale is the batch size at which the noise of {what} equals its squared norm. The "
+    "theory assumes plain SGD and the same curvature in all directions"
 )
 
 
 def noise(study: Study, settings: Settings, watcher: Watcher | None) -> Answer:
-    """Train one run at the base batch and measure every step of it."""
+    """Train one run at the base batch size and measure the gradient noise in every step."""
     began = time.perf_counter()
     steps = max(study.budget // study.base, 1)
     trace = _measured(study, settings, steps, watcher)
@@ -51,7 +51,7 @@ def noise(study: Study, settings: Settings, watcher: Watcher | None) -> Answer:
     findings.append(_critical_batch(known, start=None, stop=None, loss=None))
     study.spent.steps += len(trace.losses)
     study.spent.samples += len(trace.losses) * study.base
-    what = "the gradient as Adam scales it" if trace.scaled else "the bare gradient"
+    what = "the preconditioned gradient" if trace.scaled else "the raw gradient"
     return Answer(
         method="noise",
         findings=tuple(findings),
@@ -63,7 +63,7 @@ def noise(study: Study, settings: Settings, watcher: Watcher | None) -> Answer:
 
 
 def _measured(study: Study, settings: Settings, steps: int, watcher: Watcher | None) -> Trace:
-    """Return what every step of the run at the base batch showed."""
+    """Train at the base batch size and return the measurements of every step."""
     workload, process = study.workload, study.process
     bare, optimizer = workload.fresh(seed=settings.seed, device=process.device)
     target = ProbeTarget(

@@ -1,4 +1,4 @@
-"""The answers of all methods side by side, and their report as text."""
+"""Hold the answers of all methods of a critical-batch study and print them as text."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from dataclasses import dataclass
 from largebatch.studies.report_text import WIDTH
 from largebatch.workbench.studies.critical.values import Answer
 
-HEADS = ("by", "samples", "steps", "seconds", "where", "loss", "critical batch, samples [95 %]")
-"""Columns; the cost stands in the first row of each method."""
+HEADS = ("method", "samples", "steps", "seconds", "where", "loss", "critical batch size [95 %]")
+"""Column headings. Only the first row of each method shows the cost of the method."""
 
 FIRST_TEXT = {0, 4, 6}
-"""Columns of text, aligned to the left."""
+"""Indices of the columns that hold text and are aligned to the left."""
 
-LOSSES = "Losses: training loss for noise, validation loss at the window's end for branches"
+LOSSES = (
+    "The loss column shows the training loss for noise, the validation loss of the base run at the "
+    "end of the window for branches"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Critical:
-    """The answers of all methods; `print` shows them as text.
+    """Hold the answers of all methods; `print` shows them as a table.
 
     Args:
-        name: of the workload.
-        optimizer: class name.
-        base_batch_size: B, in samples.
-        base_lr: rate tuned at B.
-        budget_samples: of the base run.
-        ranks: processes that shared each batch.
-        answers: one of each method.
+        name: Name of the workload.
+        optimizer: Class name of the optimizer.
+        base_batch_size: Base batch size B, in samples.
+        base_lr: Learning rate that is tuned for the base batch size.
+        budget_samples: Number of samples of the base run.
+        ranks: Number of processes that shared each batch.
+        answers: One answer per method.
     """
 
     name: str
@@ -45,17 +48,17 @@ class Critical:
 
 
 def critical_title(result: Critical) -> str:
-    """Return what was run."""
+    """Return the title of the report, which names the workload, the optimizer and the base run."""
     ranks = f", on {result.ranks} ranks" if result.ranks > 1 else ""
     return (
-        f"Critical batch of {result.name}: {result.optimizer}, base batch "
-        f"{result.base_batch_size:,}, rate {result.base_lr:g}, a run of "
+        f"Critical batch size of {result.name}: {result.optimizer}, base batch size "
+        f"{result.base_batch_size:,}, learning rate {result.base_lr:g}, a run of "
         f"{result.budget_samples:,} samples{ranks}"
     )
 
 
 def answer_rows(answer: Answer) -> Iterator[tuple[str, ...]]:
-    """Yield the rows of one method, its name and its cost in the first."""
+    """Yield the table rows of one method; only the first row shows the method's name and cost."""
     cost = (answer.method, f"{answer.samples:,}", f"{answer.steps:,}", f"{answer.seconds:.1f}")
     for index, finding in enumerate(answer.findings):
         yield (
@@ -67,15 +70,17 @@ def answer_rows(answer: Answer) -> Iterator[tuple[str, ...]]:
 
 
 def critical_notes(result: Critical) -> Iterator[str]:
-    """Yield the lines below the table."""
+    """Yield the notes below the table: assumptions of each method, and what the columns mean."""
     for answer in result.answers:
         yield f"{answer.method}: {answer.assumes}."
         yield from (f"{answer.method}: {note}." for note in answer.notes)
-    yield f"{LOSSES}, the target for sweep. Costs are those of training; judging comes on top."
+    yield f"{LOSSES}, and the target loss for sweep."
+    yield "Samples, steps and seconds are the cost of each method."
+    yield "Samples and steps count training only, without the evaluation of the validation loss."
 
 
 def critical_text(result: Critical) -> str:
-    """Return the answers as plain text, for which nothing needs to be installed."""
+    """Return the answers as plain text, without any optional package."""
     rows = [HEADS, *(row for answer in result.answers for row in answer_rows(answer))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = [

@@ -1,4 +1,4 @@
-"""Find the critical batch of one workload by several methods."""
+"""Find the critical batch size of one workload by several methods."""
 
 from __future__ import annotations
 
@@ -39,20 +39,28 @@ def critical(
     settings: Settings | None = None,
     watcher: Watcher | None = None,
 ) -> Critical:
-    """Find the critical batch of a workload; the values are the same on every rank.
+    """Find the critical batch size of a workload and return the same result on every rank.
 
-    Under torchrun the processes share each batch.
+    Under torchrun, the processes share each batch.
+
+    >>> from largebatch import workbench
+    >>> found = workbench.critical("digits", by=["noise"], budget="40steps")
+    >>> found.base_batch_size, [answer.method for answer in found.answers]
+    (16, ['noise'])
 
     Args:
-        workload: or its name, as for `workloads.load`.
-        by: names of methods, with commas between or not, or "all".
-        budget: length of the base run, such as "5ep"; None for the workload's epochs.
-        settings: seeds, points, doublings, tolerance, target; None for the defaults.
-        watcher: called with the progress, on the first rank.
+        workload: Workload, or its name as for `workloads.load`.
+        by: Names of methods: "noise", "branches", "sweep" or "all". One text can hold several
+            names, separated by commas.
+        budget: Length of the base run, such as "5ep". The default is the workload's number of
+            epochs.
+        settings: Seeds, points, doublings, tolerance and target loss of the study.
+        watcher: Object that shows the progress on the first rank.
 
     Raises:
-        ValueError: an unknown method, or a budget too short for what is asked, before any training.
-        NotFinite: the run of `noise` diverges.
+        ValueError: A method is unknown, or the budget is too short for a method. Both are checked
+            before any training.
+        NotFinite: The run of the method "noise" diverged.
     """
     methods = methods_of(by)
     settings = settings or Settings()
@@ -79,7 +87,7 @@ def critical(
 
 
 def samples_to_train(study: Study, methods: Iterable[CriticalMethod], settings: Settings) -> str:
-    """Return a sentence that says how many samples each method trains on."""
+    """Return a sentence that names the number of samples that each method trains on."""
     parts = []
     for method in methods:
         if method == "noise":
@@ -90,7 +98,7 @@ def samples_to_train(study: Study, methods: Iterable[CriticalMethod], settings: 
             parts.append(f"branches {settings.seeds * each:,}")
         else:
             parts.append(f"sweep roughly {rough_samples(study, settings):,}")
-    return f"Samples to train {study.workload.name} on: {', '.join(parts)}."
+    return f"Number of samples to train {study.workload.name} on: {', '.join(parts)}."
 
 
 def _study(workload: Workload, budget: str | None, process: Process) -> Study:
@@ -115,27 +123,29 @@ def _window(study: Study, settings: Settings) -> tuple[int, int]:
 
 
 def _check(study: Study, methods: Iterable[CriticalMethod], settings: Settings) -> None:
-    """Refuse what could not be answered.
+    """Raise an error if a requested method cannot give an answer.
 
     Raises:
-        ValueError: a budget smaller than one batch or too short for the branches, more ranks than
-            samples, or a target that is reached before the first step.
-        LargeBatchError: a workload without validation samples.
+        ValueError: The budget is smaller than one batch or too short for the branches, there are
+            more ranks than samples in a batch, or the target is reached before the first step.
+        LargeBatchError: The workload has no validation samples.
     """
     if study.budget < study.base:
         raise ValueError(
-            f"A budget of {study.budget:,} samples is smaller than one batch of "
-            f"{study.workload.name}, {study.base:,}. Example: --budget {100 * study.base}"
+            f"The budget is {study.budget:,} samples, but one batch of {study.workload.name} has "
+            f"{study.base:,} samples. Pass a larger budget: budget='{100 * study.base}'."
         )
     if study.process.ranks > study.base:
         raise ValueError(
-            f"A batch of {study.base} samples cannot be shared by {study.process.ranks} ranks. "
-            f"Start {study.base} processes or fewer."
+            f"The base batch has {study.base} samples, but {study.process.ranks} processes share "
+            "it, and each process needs at least one sample. Start fewer processes: torchrun "
+            f"--nproc-per-node {study.base}"
         )
     if not size(study.data.validation):
         raise LargeBatchError(
-            f"{study.workload.name} has no validation samples to judge a loss on; give its data "
-            "some."
+            f"The workload {study.workload.name} has no validation samples, but critical evaluates "
+            "the validation loss. Return validation samples from the workload's data function: "
+            "Data(train=..., validation=..., test=...)."
         )
     if "branches" in methods:
         _window(study, settings)
@@ -145,6 +155,6 @@ def _check(study: Study, methods: Iterable[CriticalMethod], settings: Settings) 
         if first <= settings.target:
             raise ValueError(
                 f"The validation loss of {study.workload.name} is {first:.4g} before the first "
-                f"step, so the target {settings.target:g} takes no training. Take a lower one: "
-                f"--target {first / 4:.2g}"
+                f"step, which already reaches the target loss {settings.target:g}. Pass a lower "
+                f"target loss: target={first / 4:.2g}."
             )

@@ -1,4 +1,4 @@
-"""A study of one workload: its data, the loss that judges, its runs, and what they cost."""
+"""Make the training runs of a critical-batch study and count their cost."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from largebatch.workbench.workloads import Batch, Data, Workload, evaluate
 from largebatch.workbench.workloads.data import Split, size
 
 JUDGED = 1024
-"""Validation samples on which a loss is judged, the same ones always."""
+"""Largest number of validation samples on which a loss is evaluated; always the same samples."""
 
 
 @dataclass(slots=True)
 class TrainingCost:
-    """The samples and steps that a study has trained on. Mutable: every run adds to it."""
+    """Count the samples and optimizer steps of a study. Mutable: every run adds its own."""
 
     samples: int = 0
     steps: int = 0
@@ -40,14 +40,14 @@ class TrainingCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """What all runs of a workload share.
+    """Hold what all runs of one study share.
 
     Args:
-        workload: what is trained.
-        data: its splits.
-        process: device and ranks.
-        budget: samples of the base run.
-        spent: counts the steps of every run.
+        workload: Workload that is trained.
+        data: Data splits of the workload.
+        process: Device of this process, and its rank.
+        budget: Number of samples of the base run.
+        spent: Counter of the samples and optimizer steps of all runs.
     """
 
     workload: Workload
@@ -58,12 +58,15 @@ class Study:
 
     @property
     def base(self) -> int:
-        """B, in samples."""
+        """Return the base batch size B, in samples."""
         return self.workload.base_batch_size
 
     def loss(self, model: nn.Module) -> float:
-        """Return the loss of a model on the fixed part of the validation split, the same on every
-        rank; infinite if it is not finite."""
+        """Return the loss of a model on a fixed part of the validation split.
+
+        The first rank computes the loss, and every rank returns it. A loss that is not finite is
+        returned as infinity.
+        """
         value = 0.0
         if self.process.leader:
             judge = replace(self.workload, metrics=None)
@@ -75,11 +78,11 @@ class Study:
         return value if math.isfinite(value) else math.inf
 
     def training_loss(self, model: nn.Module, micro_batch: Batch) -> Tensor:
-        """Return the workload's loss of a micro-batch that may be on another device."""
+        """Move a micro-batch to the device of this process and return the workload's loss."""
         return self.workload.loss(model, self.process.moved(micro_batch))
 
     def run(self, *, rule: Rule, batch_size: int, seed: int, lr: float | None = None) -> StudyRun:
-        """Return a run that has not begun."""
+        """Return a new run that has taken no step yet."""
         model, optimizer = self.workload.fresh(seed=seed, lr=lr, device=self.process.device)
         with torch.random.fork_rng(devices=self.process.accelerators):
             torch.manual_seed(seed_of("training", seed, self.process.rank))
@@ -91,18 +94,18 @@ class Study:
 
 
 class StudyRun:
-    """A training run that stops, goes on, and from which branches start.
+    """Train a run that can be paused, resumed and branched.
 
-    Mutable: holds model, optimizer, place in the data and random state.
+    Mutable: holds the model, the optimizer, the position in the data and the random state.
 
     Args:
-        study: that it belongs to.
-        model: in DistributedDataParallel where several processes share the batch.
-        optimizer: with the rate of the base batch.
-        rule: what sets the rate.
-        batch_size: in samples.
-        seed: of the stream.
-        states: of torch's generators.
+        study: Study that the run belongs to.
+        model: Model, in DistributedDataParallel if several processes share the batch.
+        optimizer: Optimizer with the learning rate of the base batch size.
+        rule: Rule that sets the learning rate.
+        batch_size: Number of samples per optimizer step, over all ranks.
+        seed: Seed of the sample order.
+        states: States of torch's random generators at the start of the run.
     """
 
     def __init__(
@@ -128,9 +131,10 @@ class StudyRun:
         self.control = Controller(model, optimizer, rule, batches, base_batch_size=study.base)
 
     def branch(self, batch_size: int) -> StudyRun:
-        """Return a copy that goes on with another batch size; the run itself does not change.
+        """Return a copy of the run that continues with another batch size.
 
-        The copy has the same weights, optimizer state, random state and coming samples.
+        The copy has the same weights, optimizer state, random state and upcoming samples. The
+        original run does not change.
         """
         model, optimizer = copy_run(self.model, self.control.optimizer)
         twin = StudyRun(
@@ -153,12 +157,13 @@ class StudyRun:
         budget: int | None = None,
         until: Callable[[], bool] | None = None,
     ) -> None:
-        """Train until the run has taken this many samples since its beginning, or diverges.
+        """Train until the run has taken the given number of samples since its start, or diverges.
 
         Args:
-            samples: over all ranks.
-            budget: of the whole run, of which schedules are fractions; None for the study's.
-            until: asked after each step, whether to stop.
+            samples: Number of samples over all ranks, counted from the start of the run.
+            budget: Length of the whole run in samples, to which a schedule refers. The default is
+                the budget of the study.
+            until: Function that is called after each step and returns whether to stop.
         """
         control, study = self.control, self.study
         if self.diverged or control.samples >= samples:
@@ -178,7 +183,7 @@ class StudyRun:
 
     @property
     def loss(self) -> float:
-        """The present loss on the fixed part of the validation split."""
+        """Return the current loss on a fixed part of the validation split; infinity if diverged."""
         return math.inf if self.diverged else self.study.loss(self.model)
 
     def _count(self) -> None:
@@ -188,7 +193,7 @@ class StudyRun:
 
 
 def part_of(split: Split, most: int) -> Split:
-    """Return at most this many samples of a split, evenly from all of it.
+    """Return at most `most` samples of a split, taken at even distances.
 
     >>> part_of((torch.arange(10),), 4)[0].tolist()
     [0, 2, 5, 7]
@@ -203,7 +208,11 @@ def part_of(split: Split, most: int) -> Split:
 
 
 def _micro_batch(workload: Workload, model: nn.Module) -> int:
-    """Few backward calls, but batch normalization sees the same number at every batch."""
+    """Return the largest micro-batch size of a run.
+
+    The workload's own value means few backward calls. A model with batch normalization uses at most
+    the base batch size, so that its layers see equally many samples at every batch size.
+    """
     if any(isinstance(module, BATCH_NORMS) for module in model.modules()):
         return min(workload.micro_batch_size, workload.base_batch_size)
     return workload.micro_batch_size

@@ -1,12 +1,13 @@
-"""The critical batch by a sweep: steps to a target loss at each batch with its best rate.
+"""Find the critical batch size by a sweep: count the steps to a target loss at each batch size.
+
+Every batch size b uses its own best learning rate, which is constant along the run. The function
+`largebatch.theory.fit_steps` fits two curves to the pairs (batch size b, steps T) of all seeds:
 
     McCandlish   T = T_min (1 + b* / b)             Iiduka   T = T_min / (1 - b* / (2 b))
 
-are laid through the pairs (batch, steps) of all seeds by `largebatch.theory.fit_steps`. Rates are
-constant. Each batch climbs from the best rate of the batch before it by factors of 2 until neither
-half nor twice the rate takes fewer steps.
-
-The families are those of `largebatch.theory.fits`; how the rates are searched is this library's.
+The search of the learning rate starts at the best learning rate of the previous batch size. It
+doubles or halves the learning rate until neither direction takes fewer steps. The curves are
+described in `largebatch.theory.fits`; the search is this library's own choice.
 """
 
 from __future__ import annotations
@@ -33,19 +34,20 @@ from largebatch.workbench.studies.critical.values import Answer, CriticalBatch, 
 from largebatch.workbench.workloads.data import size
 
 DOUBLINGS = 5
-"""Where the user names none; less where half of the data set is smaller."""
+"""Default number of doublings, unless the largest batch would exceed half of the data set."""
 
 SHARE = 0.25
-"""Of the budget, at which the base batch's loss is the target where none is given."""
+"""Fraction of the budget after which the loss of the base batch becomes the default target."""
 
 LEAST_STEPS = 5
-"""To the target: fewer are too coarse a number to lay a curve through."""
+"""Smallest mean number of steps to the target; a smaller number is too coarse to fit a curve."""
 
 
 def doublings_of(study: Study, settings: Settings) -> int:
-    """Return how often to double the base batch: as asked, or until half of the data set.
+    """Return the number of doublings of the base batch size.
 
-    It is doubled at least twice.
+    By default, the largest batch has at most half of the samples of the data set, and the batch
+    size is doubled at least twice and at most `DOUBLINGS` times.
     """
     if settings.doublings is not None:
         return settings.doublings
@@ -54,16 +56,17 @@ def doublings_of(study: Study, settings: Settings) -> int:
 
 
 def rough_samples(study: Study, settings: Settings) -> int:
-    """Return the samples that a sweep trains on, to two digits.
+    """Return an estimate of the samples that a sweep trains on, rounded to two digits.
 
-    They are those of 3 learning rates for each batch, each with twice the target's samples.
+    The estimate assumes 3 learning rates per batch size, and runs of twice as many samples as the
+    base batch needs to reach the target.
     """
     runs = 3 * settings.seeds * (doublings_of(study, settings) + 1)
     return int(float(f"{2 * SHARE * study.budget * runs:.2g}"))
 
 
 def sweep(study: Study, settings: Settings, watcher: Watcher | None) -> Answer:
-    """Finds the target, then each batch's best rate, then the curves."""
+    """Find the target loss, then the best learning rate of each batch size, then fit the curves."""
     began, samples, steps = time.perf_counter(), study.spent.samples, study.spent.steps
     given = settings.target
     target = _target(study, settings) if given is None else given
@@ -75,11 +78,12 @@ def sweep(study: Study, settings: Settings, watcher: Watcher | None) -> Answer:
         method="sweep",
         findings=critical_batches_of(runs, target=target),
         assumes=(
-            f"steps to a validation loss of {target:.4g}"
-            + (f", the base batch's at {SHARE:.0%} of the run" if given is None else "")
-            + ", at each batch's best constant rate. McCandlish: the batch with twice the fewest "
-            "steps and samples; Iiduka: the one with the fewest samples; each takes its curve for "
-            "granted"
+            f"the runs stop at a validation loss of {target:.4g}"
+            + (f", which the base batch reaches at {SHARE:.0%} of the run" if given is None else "")
+            + ". Each batch size uses its best constant learning rate. McCandlish's critical batch "
+            "size needs twice the smallest number of steps and twice the smallest number of "
+            "samples. Iiduka's critical batch size needs the fewest samples. Each result assumes "
+            "that its own curve describes the runs"
         ),
         samples=study.spent.samples - samples,
         steps=study.spent.steps - steps,
@@ -92,11 +96,11 @@ def sweep(study: Study, settings: Settings, watcher: Watcher | None) -> Answer:
 def critical_batches_of(
     runs: Sequence[StepsToTarget], *, target: float
 ) -> tuple[CriticalBatch, ...]:
-    """The curves through the best runs of each batch.
+    """Return the critical batch sizes of the curves that fit the best runs of each batch size.
 
     Args:
-        runs: of all batches and rates.
-        target: the loss.
+        runs: Runs of all batch sizes and learning rates.
+        target: Validation loss at which the runs stopped.
     """
     pairs = [(run.batch_size, steps) for run in runs if run.best for steps in run.known]
     where = f"to loss {target:.4g}"
@@ -110,7 +114,7 @@ def critical_batches_of(
 
 
 def _target(study: Study, settings: Settings) -> float:
-    """Mean over seeds of the base batch's loss at its rate after a share of the budget."""
+    """Return the mean loss of the base batch after a fraction `SHARE` of the budget."""
     losses = []
     for seed in range(settings.seed, settings.seed + settings.seeds):
         run = study.run(rule=chain(), batch_size=study.base, seed=seed)
@@ -122,7 +126,7 @@ def _target(study: Study, settings: Settings) -> float:
 def _all_sizes(
     study: Study, settings: Settings, target: float, sizes: Sequence[int], watcher: Watcher | None
 ) -> tuple[tuple[StepsToTarget, ...], tuple[str, ...]]:
-    """The runs of each batch, and what was left out."""
+    """Train the runs of every batch size; return them and a note on each run that is left out."""
     found: list[StepsToTarget] = []
     notes: list[str] = []
     rate, most = study.workload.base_lr, max(study.budget // study.base, 1)
@@ -135,12 +139,15 @@ def _all_sizes(
         best = next((run for run in here if run.best), None)
         if best is None or mean_of(best.known).value < LEAST_STEPS:
             found = [replace(run, best=run.best and run.batch_size != batch_size) for run in found]
-            notes.append(f"left out: {_listed(sizes[index:])} samples; {_why(here, batch_size)}")
+            notes.append(
+                f"the batch sizes {_listed(sizes[index:])} are left out because "
+                f"{_why(here, batch_size)}"
+            )
             break
         if len(best.known) < settings.seeds:
             notes.append(
-                f"left out: {len(best.steps) - len(best.known)} of {len(best.steps)} runs with a "
-                f"batch of {batch_size:,}, which did not reach the loss"
+                f"{len(best.steps) - len(best.known)} of {len(best.steps)} runs with batch size "
+                f"{batch_size:,} are left out because they did not reach the target loss"
             )
         rate, most = best.lr, math.ceil(PATIENCE * max(best.known))
     return tuple(found), tuple(notes)
@@ -157,33 +164,34 @@ def _unreached(runs: Sequence[StepsToTarget], target: float) -> NotEnough:
     lowest = min((run.lowest for run in runs), default=math.inf)
     if math.isinf(lowest):
         return NotEnough(
-            reason="the loss of the base batch is no finite number at its rate",
-            needed="a lower base rate",
+            reason="the loss of the base batch is not finite at the base learning rate",
+            needed="a lower base learning rate",
         )
     known = [steps for run in runs for steps in run.known]
     if known:
         return NotEnough(
-            reason=f"the loss {target:.4g} is reached in {min(known)} steps by the base batch, or "
-            "its best rate is far from the base rate",
-            needed="a lower --target, or a base rate that is tuned",
+            reason=f"the base batch reaches the target loss {target:.4g} in {min(known)} steps, or "
+            "its best learning rate is far from the base learning rate",
+            needed="a lower target loss, or a tuned base learning rate",
         )
     return NotEnough(
-        reason=f"no run reached the loss {target:.4g}; the lowest was {lowest:.4g}",
-        needed="a higher --target, or a longer --budget",
+        reason=f"no run reached the target loss {target:.4g}; the lowest loss was {lowest:.4g}",
+        needed="a higher target loss, or a larger budget",
     )
 
 
 def _why(here: Sequence[StepsToTarget], batch_size: int) -> str:
-    """What is wrong with the runs of the first batch that is left out."""
+    """Return the reason why this batch size and all larger ones are left out."""
     known = [steps for run in here for steps in run.known]
     if not known:
         return (
-            f"no rate reached the loss with a batch of {batch_size:,} within {MOST_SAMPLES} times "
-            f"the run's samples and {PATIENCE:g} times the steps of the batch before"
+            f"no learning rate reached the target loss at batch size {batch_size:,} within "
+            f"{MOST_SAMPLES} times the samples of the base run and {PATIENCE:g} times the steps of "
+            "the next smaller batch size"
         )
     if min(known) < LEAST_STEPS:
-        return f"with a batch of {batch_size:,} the loss is reached in {min(known)} steps"
-    return f"with a batch of {batch_size:,} every higher or lower rate was better"
+        return f"batch size {batch_size:,} reaches the target loss in {min(known)} steps"
+    return f"the search found no best learning rate for batch size {batch_size:,}"
 
 
 def _listed(sizes: Sequence[int]) -> str:

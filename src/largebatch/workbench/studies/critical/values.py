@@ -1,7 +1,7 @@
-"""What the methods for the critical batch found: plain values, which `core.codec` writes and reads.
+"""Define the results of the critical-batch methods as values that `core.codec` can store.
 
-A range says what is known: `high` is infinite where nothing bounds it, `low` is 0 where it is only
-known that the critical batch is below `high`.
+A result is a range. Its upper bound `high` is infinite if the critical batch size has no known
+upper bound. Its lower bound `low` is 0 if the critical batch size has no known lower bound.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ from largebatch.workbench.studies.critical.settings import CriticalMethod
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CriticalBatch:
-    """A critical batch, or the reason why it is unknown; exactly one of the two is set.
+    """Hold a critical batch size, or the reason why it is unknown.
+
+    Exactly one of `batch` and `missing` is set.
 
     >>> print(CriticalBatch(where="0 to 20 %", batch=Range(value=64.0, low=32.0, high=128.0)))
     64 [32, 128]
     >>> print(CriticalBatch(where="0 to 20 %", batch=Range(value=32.0, low=0.0, high=64.0)))
-    32, surely below 64
+    32, below 64
 
     Args:
-        where: of the run, or the curve it is read from.
-        start, stop: where, as fractions of the run; None where it holds for a whole run.
-        loss: there.
-        batch: in samples.
-        missing: what is needed for a number.
+        where: Part of the run that the result describes, or name of the fitted curve.
+        start: First point of this part, as a fraction of the run; None for a whole run.
+        stop: Last point of this part, as a fraction of the run; None for a whole run.
+        loss: Loss in this part of the run, or target loss of a sweep.
+        batch: Critical batch size with its confidence interval, in samples.
+        missing: Reason why the critical batch size is unknown, and what is needed to find it.
     """
 
     where: str
@@ -43,19 +46,20 @@ class CriticalBatch:
         if self.batch is None:
             return str(self.missing)
         if self.batch.low <= 0.0 and math.isfinite(self.batch.high):
-            return f"{number(self.batch.value)}, surely below {number(self.batch.high)}"
+            return f"{number(self.batch.value)}, below {number(self.batch.high)}"
         return interval(self.batch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """Branches of one batch from one point of the run.
+    """Hold the losses of the branches with one batch size from one point of the run.
 
     Args:
-        start: samples of the base run at the fork.
-        batch_size: k B, in samples.
-        base_losses: of each seed, at the end of the base branch's window.
-        losses: of each seed, at the end of this one's; infinite where it diverged.
+        start: Number of samples that the base run took before the branches start.
+        batch_size: Batch size k B of the branches, in samples.
+        base_losses: Loss of the base run at the end of the window, for each seed.
+        losses: Loss of the branch at the end of the window, for each seed; infinite if the branch
+            diverged.
     """
 
     start: int
@@ -65,21 +69,22 @@ class Trial:
 
     @property
     def excess(self) -> tuple[float, ...]:
-        """Each seed's loss over that of its base branch, as a share of it."""
+        """Return the excess loss of each seed, as a fraction of the base run's loss."""
         pairs = zip(self.losses, self.base_losses, strict=True)
         return tuple(loss / base - 1.0 for loss, base in pairs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepsToTarget:
-    """Runs of one batch and rate towards the target.
+    """Hold the number of steps to the target loss at one batch size and learning rate.
 
     Args:
-        batch_size: in samples.
-        lr: learning rate, constant.
-        steps: of each seed that was run; None where the target was not reached.
-        lowest: the lowest loss that any of them showed.
-        best: whether this rate is the one that counts for its batch.
+        batch_size: Number of samples per optimizer step.
+        lr: Constant learning rate.
+        steps: Number of optimizer steps to the target loss, for each seed that was run; None if
+            the run did not reach the target loss.
+        lowest: Lowest loss of all runs.
+        best: Whether the learning rate is the best one for this batch size.
     """
 
     batch_size: int
@@ -90,23 +95,24 @@ class StepsToTarget:
 
     @property
     def known(self) -> tuple[int, ...]:
-        """Steps of the runs that reached it."""
+        """Return the numbers of steps of the runs that reached the target loss."""
         return tuple(steps for steps in self.steps if steps is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The result of one method.
+    """Hold the result of one method.
 
     Args:
-        method: its name.
-        findings: along the run, or one for each curve.
-        assumes: what has to be true for it, in a line.
-        samples, steps: of training that were spent on it; judging the loss comes on top.
-        seconds: that it took.
-        notes: what else there is to know, such as runs left out.
-        trials: the branches.
-        runs: the sweep's.
+        method: Name of the method.
+        findings: Critical batch sizes at points along the run, or one for each fitted curve.
+        assumes: Description of the result and of what the method assumes, without a final period.
+        samples: Number of samples that the method trained on, without evaluation of the loss.
+        steps: Number of optimizer steps of the method.
+        seconds: Duration of the method in seconds.
+        notes: Further remarks without a final period, such as which runs are left out.
+        trials: Losses of the branches, for the method "branches".
+        runs: Numbers of steps to the target loss, for the method "sweep".
     """
 
     method: CriticalMethod
