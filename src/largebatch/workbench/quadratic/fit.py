@@ -98,8 +98,8 @@ def fit_quadratic(
         steps: [T], numbers of optimizer steps since the start, increasing and above 0.
         samples: [T], numbers of training samples since the start, increasing and above 0.
         losses: [T], losses above 0. Use losses of a validation split, or smoothed losses.
-        batch_sizes: [T], batch size of the last step before each entry, in samples. It is checked
-            against the numbers of samples.
+        batch_sizes: [T], batch size of the last step before each entry, in samples. The batch size
+            is checked against the numbers of samples.
         lrs: [T], learning rate of the last step before each entry.
         noise_scales: [T], noise scales in samples; NaN if not measured.
         variance: Mean variance of one sample's gradient over the run, tr Sigma, above 0. Pass None

@@ -23,7 +23,8 @@ class MethodOptimizer:
         kinds: Accepted optimizer classes. A workload with one of them keeps its optimizer and its
             learning rate.
         build: Function that makes the optimizer that replaces any other one.
-        lr: Learning rate of the new optimizer. It suits many models but is not tuned.
+        lr: Learning rate of the new optimizer. The learning rate suits many models but is not
+            tuned.
     """
 
     kinds: tuple[type[Optimizer], ...]
