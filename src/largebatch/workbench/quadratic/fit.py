@@ -2,11 +2,11 @@
 
     lambda = curvature i^-p,   e = start i^-q,   c = noise i^-p,   loss + floor
 
-The curvature and the exponents p and q are searched from a grid of starting points. Least squares
-then gives start, noise and floor. The model assumes plain SGD. For SGD with momentum m, pass
-lr / (1 - m) as the learning rate. The measured variance of one sample's gradient sets the size of
-the noise. For an optimizer that divides the gradient, do not pass the variance, because only the
-noise scale has the units of the model. The formulas are derived here.
+The curvature and the exponents p and q are searched from a grid of starting points. A least-squares
+fit then gives start, noise and floor. The model assumes plain SGD. For SGD with momentum m, pass lr
+/ (1 - m) as the learning rate. The measured variance of one sample's gradient sets the size of the
+noise. For an optimizer that divides the gradient, do not pass the variance, because only the noise
+scale has the units of the model. The formulas are derived here.
 """
 
 from __future__ import annotations
