@@ -1,7 +1,7 @@
 """Build the training loops that `accelerator.py` compares: with torch alone and with the library.
 
-All loops do the same work per step. They copy 4 micro-batches from pinned host memory to the
-device, compute forward and loss under bfloat16 autocast, and take one step of a fused optimizer.
+All loops do the same work per step. Each step copies 4 micro-batches from pinned host memory to the
+device, computes the loss under bfloat16 autocast, and takes one step of a fused optimizer.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ class KnownNoise:
     """Describe the noise of one sample's gradient.
 
     Args:
-        variance: Total variance of one sample's gradient. It equals the noise scale in samples if
-            the squared norm is 1.
+        variance: Total variance of one sample's gradient. The variance equals the noise scale in
+            samples if the squared norm is 1.
         directions: Number of directions with equal noise, at least 2.
     """
 
@@ -109,7 +109,7 @@ def simulate(
         sqnorms: Squared norm of the true gradient in each step.
         parts: Function from a batch size to the number of parts.
         seed: Seed of the random generator.
-        base: Base batch size. The default is the batch size of the first step.
+        base: Base batch size. By default, the base batch size is the batch size of the first step.
     """
     rng = np.random.default_rng(seed)
     decider = Decider.start(

@@ -56,7 +56,7 @@ def grown_batches(
     Args:
         noise: Data set.
         micro_batch: Largest number of samples of one backward call.
-        rule: Rule that grows the batch. The default is `adasgd()`.
+        rule: Rule that grows the batch. The default rule is `adasgd()`.
         steps: Number of optimizer steps.
     """
     model, optimizer = noise.model()

@@ -4,15 +4,15 @@
 
 In a check, the rule tests whether the loss has started to rise. A check is timed after other work,
 as in training. The row "once more" times a check directly after another one. Two other programs are
-timed on the same losses. The first is scikit-learn's Gaussian process with the same kernel, which
-makes one fit and computes mean and covariance at the same points. The second is the check of the
-authors' program, if PATH holds kakaobrain/autowu and gpytorch is installed. With 10,000 losses,
-scikit-learn is left out, because it would factor a matrix of 800 MB about a dozen times. The goals
-are 1 ms per check and 100 us of CPU time per step.
+timed on the same losses. The first program is scikit-learn's Gaussian process with the same kernel,
+which makes one fit and computes mean and covariance at the same points. The second program is the
+check of the authors' program, if PATH holds kakaobrain/autowu and gpytorch is installed. With
+10,000 losses, scikit-learn is left out, because it would factor a matrix of 800 MB about a dozen
+times. The goals are 1 ms per check and 100 us of CPU time per step.
 
-The training step is a step of a small model with `lb.Controller`, one micro-batch and no record. It
-is compared with the same step with an empty chain of rules. On several ranks, each step computes a
-digest of the rule's state. The rows with "digest" compute this digest on one process.
+The training step is a step of a small model with `lb.Controller`, one micro-batch and no record.
+This step is compared with the same step with an empty chain of rules. On several ranks, each step
+computes a digest of the rule's state. The rows with "digest" compute this digest on one process.
 """
 
 from __future__ import annotations

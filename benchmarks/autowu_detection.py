@@ -3,10 +3,10 @@
     python benchmarks/autowu_detection.py [--seeds 200]
 
 The losses are synthetic (`_loss_curves`) and do not depend on the learning rate. The length of the
-warm-up, the scale, the noise and the shape depend on the seed. There are three goals. At most 1 %
-of the curves without a rise cause a false alarm. 99 % of the rises are detected. The median factor
-between the learning rate that the rule finds and the learning rate at the minimum is 1.5, without
-`backoff`. The authors' decisions (`paper=True`) are measured for comparison.
+warm-up, the scale, the noise and the shape depend on the seed. The program has three goals. At most
+1 % of the curves without a rise cause a false alarm. 99 % of the rises are detected. The median
+factor between the learning rate that the rule finds and the learning rate at the minimum is 1.5,
+without `backoff`. The authors' decisions (`paper=True`) are measured for comparison.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python benchmarks/checkpoint.py [--rounds 15]
 
-Both candidates write a new file to the disk (fsync) and then remove the previous file. The row
-`null` compares `torch.save` with a second copy of itself. The last candidate is `torch.save`
-without fsync. Its file can be lost in a power failure, but not when the process ends. The goal is a
-ratio of 1.05 between the two candidates with fsync.
+The checkpoint and `torch.save` write a new file to the disk (fsync) and then remove the previous
+file. The row `null` compares `torch.save` with a second copy of itself. The last candidate is
+`torch.save` without fsync. A file without fsync can be lost in a power failure, but not when the
+process ends. The goal is a ratio of 1.05 between the two candidates with fsync.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/gain_doors.py [--seeds 40] [--only steady]
 
-A batch has 1024 samples, which are 16 base batches of 64 samples. It is measured in 4 ways: by
-single examples, in parts of 8 samples, in parts of 64 samples, or in 2 parts. The moments of each
-step are drawn at random with a known noise scale (`_known_noise`).
+A batch has 1024 samples, which are 16 base batches of 64 samples. The batch is measured in 4 ways:
+by single examples, in parts of 8 samples, in parts of 64 samples, or in 2 parts. The moments of
+each step are drawn at random with a known noise scale (`_known_noise`).
 
 1. `steady`: mean and standard deviation of the gain on stationary problems. Goals: each mean is
    within 2 % of the true gain, the means are within 2 % of each other, and the standard deviations
@@ -94,7 +94,7 @@ def gains_of(
 def paper_gains(*, variance: float, sqnorms: Array, seeds: int) -> Array:
     """Return the gains with the paper's average over parts of one base batch, [seeds, T].
 
-    Each step keeps the fraction 1 - S / 1000 of the past. This is a simple reference
+    Each step keeps the fraction 1 - S / 1000 of the past. This function is a simple reference
     implementation, with which the library's averages are compared.
     """
     noise = KnownNoise(variance=variance, directions=DIRECTIONS)

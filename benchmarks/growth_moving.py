@@ -75,7 +75,7 @@ def within(batch_sizes: Array, noise_scales: Array) -> float:
     """Return the fraction of steps with a batch size of 0.5 to 2 noise scales.
 
     The steps are counted from the first step with a batch size of at least 0.5 noise scales. The
-    result is 0 if there is no such step.
+    result is 0 if no step has a batch size of at least 0.5 noise scales.
     """
     start = first_at_least(batch_sizes, 0.5 * noise_scales)
     if start is None:

@@ -3,8 +3,8 @@
     python benchmarks/growth_trigger.py [--rounds 100] [--only decide|run|samples]
 
 `decide` runs the chain of `adaptive_growth` over recorded measurements, with a test in every step
-or in every 10th step. It is compared with `Observe`, which requests the same moments and decides
-nothing. `run` trains a small model with `Controller` and is compared with the same run with
+or in every 10th step. The chain is compared with `Observe`, which requests the same moments and
+decides nothing. `run` trains a small model with `Controller` and is compared with the same run with
 `Observe`. No test proposes a larger batch, so all runs have the same batch size. `samples` computes
 the number of samples that the check of the full gradient needs.
 """

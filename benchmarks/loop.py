@@ -2,11 +2,12 @@
 
     python benchmarks/loop.py [--rounds 30]
 
-The first table is for a loop with one backward call per step. It compares the bare loop with
-`lb.attach`, which measures single examples in every 160th step, with `lb.attach` and a rule that
-measures nothing, and with `lb.watch`, which measures without changing the training. The second
-table is for a loop with gradient accumulation. It times two things that are done in every step: the
-hook on the forward pass, and the check that `.grad` did not change between two backward calls.
+The first table is for a loop with one backward call per step. This table compares the bare loop
+with `lb.attach`, which measures single examples in every 160th step, with `lb.attach` and a rule
+that measures nothing, and with `lb.watch`, which measures without changing the training. The second
+table is for a loop with gradient accumulation. The second table times two things that are done in
+every step: the hook on the forward pass, and the check that `.grad` did not change between two
+backward calls.
 """
 
 from __future__ import annotations

@@ -273,8 +273,8 @@ def by_opacus(case: Case, *, ghost: bool) -> Run | None:
 def bare(case: Case) -> dict[str, Callable[[], Run | None]]:
     """Return the two copies of the plain pass.
 
-    The null comes first. It therefore runs after the last candidate of a round, which can leave its
-    own data in the cache.
+    The null comes first. The null therefore runs after the last candidate of a round, which can
+    leave its own data in the cache.
     """
     return {"null": lambda: plain(case), "plain": lambda: plain(case)}
 
@@ -297,7 +297,7 @@ def own(case: Case) -> dict[str, Callable[[], Run | None]]:
 def peers(case: Case) -> dict[str, Callable[[], Run | None]]:
     """Return functions that build the candidates of other packages, by name.
 
-    They are timed in separate rounds, because some of them fill the caches.
+    These candidates are timed in separate rounds, because some of them fill the caches.
     """
     return {
         "vmap, sum of squares": lambda: by_vmap(case, squares=False),

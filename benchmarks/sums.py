@@ -4,8 +4,8 @@
 
 The gradients are not squared here, because the squared norm of each parameter is given. Two ranks
 are simulated, so no collective operation is timed. The baseline only adds up the same scalars with
-`math.fsum`. The last table is for a whole `BlockNorms`. Its baseline only squares the same
-gradients and does not add them up.
+`math.fsum`. The last table is for a whole `BlockNorms`. The baseline of this table only squares the
+same gradients and does not add them up.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python soak/mutations.py [--count 10000] [--seed 0]
 
 The program changes a valid file or state at random and reads it. The changes flip bits, truncate,
-duplicate, move or remove parts, and insert bytes and values. There are three allowed results: an
-error with a message of this package, the original content, and for a record the steps before the
+duplicate, move or remove parts, and insert bytes and values. A reading has three allowed results:
+an error with a message of this package, the original content, and for a record the steps before the
 corrupted part. The exit code is 1 after any other exception, after a reading that takes 10 seconds,
 if a change is not detected, or if code from a file is run. To detect this, some files hold a pickle
 that would create a directory.

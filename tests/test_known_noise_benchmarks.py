@@ -113,4 +113,4 @@ def test_the_programs_print_their_tables(capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert "all 4 runs: >2n" in shown
     assert len(re.findall("10 % quantile", shown)) == 24
-    assert "18 cells: covered from" in shown
+    assert "18 cells: coverage from" in shown

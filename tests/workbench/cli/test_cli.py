@@ -98,7 +98,7 @@ def test_the_version_is_that_of_the_package() -> None:
         ("train digits --budget 5epochs", "5ep (epochs)"),
         ("train digits --budget -5ep", "above 0"),
         ("train digits --lr 0", "--lr 0.01"),
-        ("train digits --logger run.csv", "Known: csv=FILE, tensorboard=DIR"),
+        ("train digits --logger run.csv", "csv=FILE, tensorboard=DIR"),
         ("train digits --logger tensorbord=a", "Did you mean 'tensorboard'?"),
         ("train digits --logger wandb", "--logger wandb=DIR"),
         ("train digits --logger csv=a --logger csv=a", "given twice"),
@@ -106,7 +106,7 @@ def test_the_version_is_that_of_the_package() -> None:
         ("compare digits --methods linear+", "--methods adascale,linear+"),
         ("compare digits --methods adascale,sqrtt", "Did you mean 'sqrt'?"),
         ("compare digits --scales 1,x", "--scales 1,8,32"),
-        ("compare digits --scales 1,0", "at least 1"),
+        ("compare digits --scales 1,0", "must be 1 to"),
         ("compare digits --seeds 0", "--seeds 5"),
         ("compare digits --at equal-epochs", "'equal-samples', 'equal-steps'"),
         ("compare digits --plot a.xyz", "--plot picture.png"),
@@ -164,7 +164,7 @@ def test_without_the_extra_one_line_says_how_to_install_it(
 def test_a_record_that_exists_is_refused_with_the_option_to_change() -> None:
     Path("a.jsonl").write_text("mine")
     line = the_error("train", "digits", "--budget", "16", "--record", "a.jsonl", code=1)
-    assert "never overwritten. Name another file: --record other.jsonl" in line
+    assert "never overwritten. Pass another file: --record other.jsonl" in line
     assert "append" not in line
 
 

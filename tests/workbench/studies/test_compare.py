@@ -139,7 +139,9 @@ def test_a_diverged_run_is_a_result_and_nobody_takes_its_steps(tmp_path: Path) -
     assert all(0 < run.steps < 20 for run in result.runs)
     assert [row.diverged for row in result.rows] == [1, 1, 1]
     assert result.margin is None
-    assert "linear+ at scale 8, seed 0 is skipped" in " ".join(t for t in told if type(t) is str)
+    assert "linear+ at scale 8, seed 0 is skipped, because" in " ".join(
+        t for t in told if type(t) is str
+    )
     again = compare(workload, methods=METHODS, scales=[8], seeds=1, budget="2ep", out=tmp_path)
     assert again.found == 3
 

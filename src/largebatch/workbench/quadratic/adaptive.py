@@ -3,10 +3,10 @@
     Preconditioned   theta' = theta - lr g / d,   d = lambda^exponent
     Normalised       theta' = theta - lr g / sqrt(E |g|^2),   E |g|^2 = sqnorm + variance / b
 
-Neither of the two is Adam. `Preconditioned` uses a constant scale for each direction. `Normalised`
-divides by the expected norm instead of the actual norm (a mean-field approximation). If noise
-dominates, E |g|^2 = variance / b, and the learning rate acts like lr sqrt(b). The formulas are
-derived here.
+`Preconditioned` and `Normalised` are models, and neither of them is Adam. `Preconditioned` uses a
+constant scale for each direction. `Normalised` divides by the expected norm instead of the actual
+norm (a mean-field approximation). If noise dominates, E |g|^2 = variance / b, and the learning rate
+acts like lr sqrt(b). The formulas are derived here.
 """
 
 from __future__ import annotations

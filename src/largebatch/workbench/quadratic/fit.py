@@ -2,11 +2,11 @@
 
     lambda = curvature i^-p,   e = start i^-q,   c = noise i^-p,   loss + floor
 
-The curvature and the exponents p and q are searched from a grid of starting points. Least squares
-then gives start, noise and floor. The model assumes plain SGD. For SGD with momentum m, pass
-lr / (1 - m) as the learning rate. The measured variance of one sample's gradient sets the size of
-the noise. For an optimizer that divides the gradient, do not pass the variance, because only the
-noise scale has the units of the model. The formulas are derived here.
+The curvature and the exponents p and q are searched from a grid of starting points. A least-squares
+fit then gives start, noise and floor. The model assumes plain SGD. For SGD with momentum m, pass lr
+/ (1 - m) as the learning rate. The measured variance of one sample's gradient sets the size of the
+noise. For an optimizer that divides the gradient, do not pass the variance, because only the noise
+scale has the units of the model. The formulas are derived here.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def fit_quadratic(
         steps: [T], numbers of optimizer steps since the start, increasing and above 0.
         samples: [T], numbers of training samples since the start, increasing and above 0.
         losses: [T], losses above 0. Use losses of a validation split, or smoothed losses.
-        batch_sizes: [T], batch size of the last step before each entry, in samples. It is checked
-            against the numbers of samples.
+        batch_sizes: [T], batch size of the last step before each entry, in samples. The batch size
+            is checked against the numbers of samples.
         lrs: [T], learning rate of the last step before each entry.
         noise_scales: [T], noise scales in samples; NaN if not measured.
         variance: Mean variance of one sample's gradient over the run, tr Sigma, above 0. Pass None

@@ -24,9 +24,10 @@ class Forecast:
     ((0.03125,), (16.0,))
 
     Args:
-        loss: Expected loss. It is `inf` from the phase in which the loss overflowed.
+        loss: Expected loss. The loss is `inf` from the phase in which it overflowed.
         sqnorm: Expected squared norm of the true gradient.
-        noise_scale: Noise scale variance / sqnorm, in samples. It is 0 if the run has diverged.
+        noise_scale: Noise scale variance / sqnorm, in samples. The noise scale is 0 if the run has
+            diverged.
         steps: Number of steps since the start of the run.
         samples: Number of samples since the start of the run.
     """
@@ -54,13 +55,13 @@ def forecast(
     [0.089, 0.044, 0.022]
 
     The computation time of a phase does not depend on its number of steps. If the learning rate is
-    above the stability limit, the loss grows. Once the loss overflows, it is infinite in this phase
-    and in all later phases. The result is never NaN.
+    above the stability limit, the loss grows. If the loss overflows, the loss is infinite in this
+    phase and in all later phases. The result is never NaN.
 
     Args:
         spectrum: Curvature, gradient noise and start of the run.
         phases: Phases of the schedule, at least one.
-        dynamics: Optimizer model. The default is `SGD()`.
+        dynamics: Optimizer model. The default optimizer model is `SGD()`.
 
     Raises:
         ValueError: There is no phase, or the optimizer model does not support a phase.

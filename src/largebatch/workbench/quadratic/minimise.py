@@ -29,7 +29,7 @@ def simplex_minimum(
     ([1.0, 0.0], 0.0)
 
     Args:
-        function: Function of an array [P]. It returns infinity at forbidden points.
+        function: Function of an array [P]. The function returns infinity at forbidden points.
         start: Starting point, [P].
         size: Length of the first simplex along each axis.
         rounds: Largest number of rounds. The search ends earlier once the simplex is small.

@@ -20,7 +20,7 @@ from largebatch.workbench.quadratic.spectrum import Array, Spectrum
 def decay(h: Array, steps: float | Array) -> tuple[Array, Array]:
     """Return a^K and the sum 1 + a + ... + a^(K-1) for a = (1 - h)^2.
 
-    Both results keep their precision if h is near 0 or near 2.
+    The two results keep their precision if h is near 0 or near 2.
 
     >>> [part.tolist() for part in decay(np.array([0.5, 2.0]), 2)]
     [[0.0625, 1.0], [1.25, 2.0]]

@@ -43,7 +43,7 @@ class Spectrum:
             curvature, because they do not change the loss.
         noise: Variance c of one sample's gradient, [D], at least 0.
         second_moment: Second moment e = E theta^2 of the distance to the minimum, [D], at least 0.
-        weight: Number w of directions per bin, [D], above 0. The default is 1.
+        weight: Number w of directions per bin, [D], above 0. The default weight is 1.
         floor: Loss at the minimum.
 
     Raises:
@@ -109,8 +109,8 @@ class Spectrum:
             curvature: Curvature of the first direction.
             start: Second moment of the weights in the first direction.
             noise: Variance of one sample's gradient in the first direction.
-            noise_exponent: Exponent r of the noise. The default is p, which holds at the maximum of
-                a likelihood.
+            noise_exponent: Exponent r of the noise. The default of r is p, which holds at the
+                maximum of a likelihood.
             floor: Loss at the minimum.
             bins: Largest number of bins, at least 1.
 
@@ -169,8 +169,8 @@ class Spectrum:
 def _binned(dimensions: int, bins: int) -> tuple[Array, Array]:
     """Return the mean index of each bin and the number of directions in the bin.
 
-    Each direction has its own bin if there are enough bins. Otherwise the bins are spaced
-    geometrically.
+    Each direction has its own bin if there are enough bins. If there are too few bins, the bins are
+    spaced geometrically.
     """
     if dimensions <= bins:
         return np.arange(1.0, dimensions + 1.0), np.ones(dimensions)

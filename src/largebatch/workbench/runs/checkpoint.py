@@ -125,8 +125,8 @@ class Saver:
     def resume(self) -> Checkpoint | None:
         """Restore the run from the newest intact checkpoint and return the checkpoint.
 
-        The result is None if there is no checkpoint yet. Every rank must call this method and must
-        be able to read the directory.
+        The result is None if the directory holds no checkpoint. Every rank must call this method
+        and must be able to read the directory.
 
         Raises:
             CheckpointError: The checkpoint is of another run, or no checkpoint is intact.

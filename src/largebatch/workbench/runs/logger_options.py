@@ -48,7 +48,9 @@ def loggers_of(
     files = set() if record is None else {Path(record).resolve()}
     for text in texts:
         if text in loggers:
-            raise ValueError(f"The logger {text} was given twice. Pass it once: log='{text}'.")
+            raise ValueError(
+                f"The logger {text} was given twice. Pass the logger once: log='{text}'."
+            )
         loggers[text] = logger = _logger(text, resume=resume)
         if isinstance(logger, CsvLogger):
             file = logger.path.resolve()

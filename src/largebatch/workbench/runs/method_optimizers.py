@@ -20,10 +20,11 @@ class MethodOptimizer:
     """Describe the optimizer that a method is named after.
 
     Args:
-        kinds: Accepted optimizer classes. A workload with one of them keeps its optimizer and its
-            learning rate.
+        kinds: Accepted optimizer classes. A workload with one of these classes keeps its optimizer
+            and its learning rate.
         build: Function that makes the optimizer that replaces any other one.
-        lr: Learning rate of the new optimizer. It suits many models but is not tuned.
+        lr: Learning rate of the new optimizer. The learning rate suits many models but is not
+            tuned.
     """
 
     kinds: tuple[type[Optimizer], ...]

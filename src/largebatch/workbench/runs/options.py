@@ -43,8 +43,8 @@ class MethodOptions:
         name: Name of the method.
         budget: Length of the run as text or as a budget; None for the workload's number of epochs.
         schedule: Schedule file that the run follows, if any.
-        notice: Sentence for the user that describes what was changed in the workload. It is empty
-            if nothing was changed.
+        notice: Sentence for the user that describes what was changed in the workload. The sentence
+            is empty if nothing was changed.
     """
 
     workload: Workload
@@ -189,8 +189,8 @@ def check_amounts(
     """
     if not 1 <= scale <= LARGEST_SCALE:
         raise ValueError(
-            f"scale={scale} was given, but the scale must be 1 to {LARGEST_SCALE}. It is the batch "
-            "size as a multiple of the base batch size. Pass scale=8."
+            f"scale={scale} was given, but the scale must be 1 to {LARGEST_SCALE}. The scale is "
+            "the batch size divided by the base batch size. Pass scale=8."
         )
     if lr is not None and not 0.0 < lr < float("inf"):
         raise ValueError(
@@ -235,7 +235,7 @@ def micro_batch_of(text: int | str | None) -> int | Literal["auto"] | None:
 def length_of(workload: Workload, budget: str | Budget | None) -> Length | Budget:
     """Return the length of a run that is given as text or as a budget.
 
-    The default is the workload's number of epochs.
+    By default, a run has the workload's number of epochs.
 
     Raises:
         ValueError: The text has no known form.

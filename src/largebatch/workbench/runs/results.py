@@ -105,8 +105,8 @@ class RunResult:
         steps: Number of optimizer steps.
         samples: Number of training samples.
         base_steps: Length of the run on the method's own clock, in base steps.
-        mean_gain: Mean number of base steps that one step counted as: base_steps / steps. It is S
-            for a method that counts samples.
+        mean_gain: Mean number of base steps that one step counted as: base_steps / steps. For a
+            method that counts samples, the mean gain is S.
         mean_lr_multiplier: Mean factor on the base learning rate, the schedule included.
         skipped: Number of steps that were skipped because of non-finite values.
         diverged: Whether training stopped because of non-finite values, or a final validation

@@ -152,7 +152,8 @@ def run(
 
     Raises:
         Stopped: A signal stopped the run after the run was saved.
-        ValueError: The settings do not fit together. This is checked before any training step.
+        ValueError: The settings do not fit together. The settings are checked before any training
+            step.
         LargeBatchError: The data are missing, or the loss or the model breaks a requirement.
     """
     training = _prepare(spec, process, RunLog(spec, record, report, label, loggers=loggers), saving)

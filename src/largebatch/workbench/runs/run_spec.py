@@ -16,21 +16,21 @@ class RunSpec:
     """Hold the settings of one run.
 
     Args:
-        workload: Workload to train. Its settings are tuned for the base batch size.
+        workload: Workload to train. The settings of the workload are tuned for the base batch size.
         rule: Rule that sets the learning rate and the batch size. The workload's schedule follows
             the rule, unless the rule contains a schedule.
         method: Name of the rule.
         scale: Batch size as a multiple S = B / B0 of the base batch size.
         budget: Length of the run.
         seed: Seed of the model and of the sample order.
-        lr: Base learning rate. The default is the workload's.
+        lr: Base learning rate. The default is the learning rate of the workload.
         clip_norm: Largest norm of the gradient; None to leave gradients unclipped.
         evaluations: Number of points of the validation curve. The last point is the end of the run.
         max_micro_batch_size: Largest number of samples in one backward call on one rank, or "auto"
-            for the largest number that fits into memory. The default is the base batch size, or
-            the workload's micro-batch size if that is smaller.
+            for the largest number that fits into memory. The default micro-batch size is the base
+            batch size, or the workload's micro-batch size if that is smaller.
         first_batch_size: Batch size of the first step in samples, if a schedule sets it. The
-            default is S B0.
+            default first batch size is S B0.
     """
 
     workload: Workload

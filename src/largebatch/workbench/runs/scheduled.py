@@ -24,9 +24,12 @@ def schedule_for(
     Args:
         path: Path of the schedule file.
         workload: Workload whose base batch size equals the one in the file.
-        method: Argument `method` of `train`. It must be None, because the file sets the method.
-        budget: Argument `budget` of `train`. It must be None, because the file sets the budget.
-        scale: Argument `scale` of `train`. It must be 1, because the file sets the batch sizes.
+        method: Argument `method` of `train`. `method` must be None, because the file sets the
+            method.
+        budget: Argument `budget` of `train`. `budget` must be None, because the file sets the
+            budget.
+        scale: Argument `scale` of `train`. `scale` must be 1, because the file sets the batch
+            sizes.
 
     Raises:
         RecordError: The file is corrupted or not a schedule.

@@ -64,16 +64,16 @@ def train(
 
     Args:
         workload: Name of a workload, "package.module:factory", or a `Workload`.
-        method: Name of a method in `METHODS`, or a rule object. The default is "adascale", or the
-            schedule if one is given. A method that is named after an optimizer replaces a
+        method: Name of a method in `METHODS`, or a rule object. The default method is "adascale",
+            or the schedule if one is given. A method that is named after an optimizer replaces a
             different optimizer of the workload, with a learning rate that is not tuned.
         scale: Batch size of the first step as a multiple S = B / B0 of the base batch size, at
             least 1.
-        budget: Length of the run, such as "5ep"; see `parse_length`. The default is the workload's
-            number of epochs.
-        schedule: File that `largebatch plan` wrote. It replaces method, scale and budget.
+        budget: Length of the run, such as "5ep"; see `parse_length`. By default, the run has the
+            workload's number of epochs.
+        schedule: File that `largebatch plan` wrote. The schedule replaces method, scale and budget.
         seed: Seed of the model and of the sample order.
-        lr: Learning rate at the base batch size. The default is the workload's.
+        lr: Learning rate at the base batch size. The default is the learning rate of the workload.
         record: New file to which the numbers of each training step are written.
         evaluations: Number of points of the validation curve.
         clip_norm: Largest norm of the gradient. By default, gradients are not clipped.
@@ -84,7 +84,7 @@ def train(
             same bits as an uninterrupted run. The record is continued.
         keep: Number of checkpoints to keep.
         checkpoint_every: Interval between checkpoints, such as "0.5ep" or "10k"; see
-            `parse_length`. The default is a hundredth of the budget.
+            `parse_length`. The default interval is a hundredth of the budget.
         on_stop: Function that every rank calls once when the first signal asks a saved run to stop.
             The signal can interrupt any code, including code that prints.
         loggers: Loggers that receive the numbers of every training step on the first rank; see
@@ -92,17 +92,18 @@ def train(
         log: Further loggers as text, such as "csv=run.csv". The kinds are csv, tensorboard, wandb
             and mlflow. When a run is resumed, each logger continues its file or its earlier run.
         max_micro_batch_size: Largest number of samples in one backward call on one rank, or "auto"
-            to find the largest that fits into memory before the first step. The default is the base
-            batch size, or the workload's micro-batch size if that is smaller. Larger micro-batches
-            give fewer gradients per step, from which the variance is estimated.
+            to find the largest that fits into memory before the first step. The default micro-batch
+            size is the base batch size, or the workload's micro-batch size if that is smaller.
+            Larger micro-batches give fewer gradients per step, from which the variance is
+            estimated.
 
     Raises:
         Stopped: SIGTERM or Ctrl-C stopped the run after it was saved in `checkpoint`.
         CheckpointError: The checkpoints are of another run or corrupted, or another run uses the
             directory.
-        ValueError: A name is unknown or an amount is invalid. This is checked before any training
-            step.
-        NotFinite: The run diverged. Its record is kept.
+        ValueError: A name is unknown or an amount is invalid. The arguments are checked before any
+            training step.
+        NotFinite: The run diverged. The record of the diverged run is kept.
         LargeBatchError: The data are missing, the file of the record or of a logger exists or
             cannot be written, or the package of a logger is missing.
     """

@@ -31,12 +31,12 @@ def probe_workload(
 
     Args:
         workload: Workload, or its name as for `workloads.load`.
-        steps: Number of training steps. The default is half of the workload's budget and at least
-            `LEAST_STEPS`.
+        steps: Number of training steps. The default number is half of the workload's budget and at
+            least `LEAST_STEPS`.
         seed: Seed of the weights, the sample order and the confidence intervals.
         scale: Batch size for which the result gives commands, as a multiple of the base batch
             size. By default, the probe chooses the scale.
-        batch_size: Number of samples per training step. The default is the base batch size.
+        batch_size: Number of samples per training step. By default, a step has one base batch.
         progress: Function that is called after each step.
 
     Raises:

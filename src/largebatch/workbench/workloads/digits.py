@@ -1,6 +1,6 @@
 """Define the workload "digits": scikit-learn's 1797 images of handwritten digits.
 
-The images have 8 x 8 pixels and ten classes. They are part of the scikit-learn package.
+The images have 8 x 8 pixels and ten classes. The images are part of the scikit-learn package.
 
 Alpaydin, Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
 """
@@ -20,7 +20,7 @@ from largebatch.workbench.workloads.workload import Workload
 def occurrence(labels: Tensor) -> Tensor:
     """Return how often each label [N] occurs before its own position.
 
-    These numbers split every class evenly without a random generator.
+    The returned numbers are used to split every class evenly without a random generator.
 
     >>> occurrence(torch.tensor([7, 7, 2, 7, 2])).tolist()
     [0, 1, 0, 2, 1]

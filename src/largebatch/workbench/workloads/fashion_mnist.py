@@ -48,12 +48,15 @@ Debian compressed the authors' image files again, so checksums of the compressed
 """
 
 VALIDATION = 5_000
-"""Number of validation images, which are the last training images. Their order is random."""
+"""Number of validation images, which are the last training images.
+
+The training images are stored in random order.
+"""
 
 PIXEL_MEAN, PIXEL_STD = 0.2858173, 0.3529372
 """Mean and standard deviation of the pixels in [0, 1] of the 55,000 training images.
 
-They are constants because computing them would give other bits with another number of threads.
+These values are constants because computing them with another number of threads would change bits.
 """
 
 
@@ -116,8 +119,8 @@ def _damaged(path: Path, cause: str) -> str:
 def load_fashion_mnist(directory: str | os.PathLike[str] | None = None) -> Data:
     """Return Fashion-MNIST as float32 images [N, 1, 28, 28] and classes [N].
 
-    There are 55,000 images for training, 5,000 for validation and 10,000 for testing. The pixels of
-    the training images have mean 0 and variance 1.
+    Fashion-MNIST has 55,000 images for training, 5,000 for validation and 10,000 for testing. The
+    pixels of the training images have mean 0 and variance 1.
 
     Raises:
         DataMissing: The files were not found.

@@ -1,7 +1,7 @@
 """Define small models without batch normalization.
 
-With batch normalization, the gradient of a sample depends on its micro-batch. This has three
-effects. The mean of the micro-batch gradients is not the gradient of the batch. The measured
+With batch normalization, the gradient of a sample depends on its micro-batch. This dependence has
+three effects. The mean of the micro-batch gradients is not the gradient of the batch. The measured
 variance depends on the micro-batch size. Each rank has its own buffers. The models here use group
 or layer normalization, which works within one sample. Every division of a batch into micro-batches
 therefore gives the same gradient.

@@ -1,6 +1,6 @@
 """Make the optimizers of the workloads.
 
-They are fused, so that overheads are measured relative to the fastest optimizer.
+The optimizers are fused, so that overheads are measured relative to the fastest optimizer.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def load_stdlib_text(root: str | os.PathLike[str] | None = None) -> Data:
     """Return the source code of the standard library as byte sequences.
 
     Args:
-        root: Directory of the source code. The default is the standard library of the running
+        root: Directory of the source code. By default, it is the standard library of the running
             Python.
 
     Raises:
@@ -125,7 +125,7 @@ def stdlib_transformer() -> Workload:
 def stdlib_transformer_sgd() -> Workload:
     """Return the workload with a small language model that is trained with SGD.
 
-    It is made for methods whose theory is about SGD.
+    The workload is made for methods whose theory is about SGD.
     """
     described = "SGD with momentum"
     return _stdlib("stdlib-transformer-sgd", optimizer=sgd(), described=described, lr=0.03)

@@ -43,9 +43,9 @@ class Workload:
         name: Name of the workload.
         summary: One line of text about the model, the data and the optimizer.
         model: Function that returns a new model. The caller must seed torch before; `fresh` does.
-        data: Function that returns the three data splits. It is called once per run.
-        loss: Function that returns the mean loss over the samples of one micro-batch. It must be a
-            mean over samples, because micro-batches are weighted by their numbers of samples.
+        data: Function that returns the three data splits. The function is called once per run.
+        loss: Function that returns the mean loss over the samples of one micro-batch. The loss must
+            be a mean over samples, because micro-batches are weighted by their numbers of samples.
         metrics: Function that returns the mean of each metric over one batch, for `evaluate`. By
             default, the only metric is the loss.
         optimizer: Function that returns a new optimizer with settings tuned for the base batch
@@ -98,7 +98,7 @@ class Workload:
 
         Args:
             seed: Seed of the weights. The same seed gives the same weights on every rank.
-            lr: Learning rate. The default is the base learning rate.
+            lr: Learning rate. The default learning rate is the base learning rate of the workload.
             device: Device of the model. The weights are initialized on the CPU and then moved.
 
         Raises:

@@ -102,11 +102,11 @@ def compare(
         scales: Batch sizes as multiples S = B / B0 of the base batch size, each at least 1.
         seeds: Number of seeds, at least 1. The seeds are 0, 1, 2 and so on.
         at: "equal-samples", or "equal-steps" to add a + to the name of every fixed-clock method.
-        budget: Length of the run at scale 1, such as "5ep", rounded up to whole base steps. The
-            default is the workload's number of epochs.
+        budget: Length of the run at scale 1, such as "5ep", rounded up to whole base steps. By
+            default, the run has the workload's number of epochs.
         margin: Largest accepted increase of the validation loss, as a fraction of the loss at
             scale 1.
-        out: Directory for the runs. The default is runs/compare-<digest of the settings>.
+        out: Directory for the runs. The default directory is runs/compare-<digest of the settings>.
         progress: Function that is called after each step of each run.
 
     Raises:
@@ -231,7 +231,8 @@ class _Runner:
         self.done += 1
         if self.report is not None:
             self.report(
-                f"{what} is skipped: the method that sets its number of steps diverged there"
+                f"the run of {what} is skipped, because the own-clock method that sets the number "
+                "of steps diverged"
             )
 
 

@@ -88,9 +88,9 @@ def contenders(methods: Sequence[str], *, at: At) -> tuple[Contender, ...]:
 def same_at_scale_one(method: Method) -> bool:
     """Return whether the method changes nothing at scale 1, so that it can share a run there.
 
-    A method that sets the batch size can change it at any scale, so the result is False. The rule
-    of any other method is run on two made-up epochs of 128 steps. The gradient noise falls in one
-    epoch and rises in the other.
+    For a method that sets the batch size, the result is False, because the method can act at any
+    scale. The rule of any other method is run on two made-up epochs of 128 steps. The gradient
+    noise falls in one epoch and rises in the other.
 
     >>> from largebatch.methods import METHODS
     >>> [name for name in METHODS if not same_at_scale_one(METHODS[name])]

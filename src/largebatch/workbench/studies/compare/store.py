@@ -64,7 +64,7 @@ class RunStore:
     """Store finished runs in a directory. Mutable: `add` appends a run.
 
     Args:
-        directory: Directory of the runs. It is created if it does not exist.
+        directory: Directory of the runs. The directory is created if it does not exist.
         shared: Settings that all runs in the directory share.
 
     Raises:

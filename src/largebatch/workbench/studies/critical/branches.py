@@ -79,7 +79,8 @@ def window_of(*, base: int, budget: int, points: int, doublings: int | None) -> 
         base: Base batch size B, in samples.
         budget: Number of samples of the base run.
         points: Number of points at which branches start.
-        doublings: Number of doublings. The default is as many as fit, and at most `MOST`.
+        doublings: Number of doublings. The default is the largest number of doublings that fit, and
+            at most `MOST`.
 
     Raises:
         ValueError: The window has fewer than `LEAST_STEPS` steps of the largest batch.
@@ -211,7 +212,7 @@ def critical_batch_of(
     if not all(0.0 < loss < math.inf for loss in trials[0].base_losses):
         found = NotEnough(
             reason="the loss of the base run is not positive and finite",
-            needed="a lower base learning rate, or a loss that is above 0",
+            needed="a lower base learning rate, or a loss function with values above 0",
         )
     else:
         found = critical_on_grid(

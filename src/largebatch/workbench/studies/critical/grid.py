@@ -16,10 +16,10 @@ def critical_on_grid(
     """Return the largest tested batch size whose excess loss is within the tolerance.
 
     The excess loss of a batch size is a mean with a confidence interval. A batch size is accepted
-    if the mean is at most the tolerance. It is clearly accepted if the upper bound is at most the
-    tolerance, and clearly rejected if the lower bound is above the tolerance. The upper bound of
-    the result is the smallest clearly rejected batch size. The lower bound of the result is the
-    largest clearly accepted batch size below the upper bound, or 0 if there is none.
+    if the mean is at most the tolerance. A batch size is clearly accepted if the upper bound is at
+    most the tolerance, and clearly rejected if the lower bound is above the tolerance. The upper
+    bound of the result is the smallest clearly rejected batch size. The lower bound of the result
+    is the largest clearly accepted batch size below the upper bound, or 0 if there is none.
 
     >>> held, open, worse = (
     ...     Mean(value=v, low=v - 0.01, high=v + 0.01, count=5) for v in (0.0, 0.015, 0.05))
@@ -27,7 +27,7 @@ def critical_on_grid(
     64 [32, 128]
 
     Args:
-        base: Base batch size B, in samples. It is accepted by definition.
+        base: Base batch size B, in samples. The base batch size is accepted by definition.
         batch_sizes: Tested batch sizes in samples, sorted from the smallest.
         excess: Excess loss of each batch size, as a fraction of the base run's loss.
         tolerance: Largest accepted excess loss, above 0.

@@ -64,7 +64,7 @@ def steps_to(
 def search_learning_rate(
     measure: Callable[[float], StepsToTarget], start: float
 ) -> tuple[StepsToTarget, ...]:
-    """Try learning rates by factors of 2 from `start` until one is better than both neighbours.
+    """Try learning rates by factors of 2 from `start` until one is better than its two neighbors.
 
     The search first raises the learning rate. If raising it does not help, the search lowers it.
     The best learning rate is marked, unless `MOST_RATES` were tried before it was found. An

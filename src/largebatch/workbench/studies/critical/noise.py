@@ -47,7 +47,7 @@ def noise(study: Study, settings: Settings, watcher: Watcher | None) -> Answer:
         for piece in along(series, settings.points, seed=settings.seed)
     ]
     known = whole.estimate or whole.missing
-    assert known is not None, "one of the two is there"
+    assert known is not None, "a result has either an estimate or the reason why there is none"
     findings.append(_critical_batch(known, start=None, stop=None, loss=None))
     study.spent.steps += len(trace.losses)
     study.spent.samples += len(trace.losses) * study.base

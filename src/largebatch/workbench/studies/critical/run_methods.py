@@ -52,14 +52,14 @@ def critical(
         workload: Workload, or its name as for `workloads.load`.
         by: Names of methods: "noise", "branches", "sweep" or "all". One text can hold several
             names, separated by commas.
-        budget: Length of the base run, such as "5ep". The default is the workload's number of
-            epochs.
+        budget: Length of the base run, such as "5ep". By default, the run has the workload's number
+            of epochs.
         settings: Seeds, points, doublings, tolerance and target loss of the study.
         watcher: Object that shows the progress on the first rank.
 
     Raises:
-        ValueError: A method is unknown, or the budget is too short for a method. Both are checked
-            before any training.
+        ValueError: A method is unknown, or the budget is too short for a method. Methods and budget
+            are checked before any training.
         NotFinite: The run of the method "noise" diverged.
     """
     methods = methods_of(by)

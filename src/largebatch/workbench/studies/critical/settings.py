@@ -52,8 +52,8 @@ class Settings:
             the window allows, and a sweep uses at most 5.
         tolerance: Largest accepted increase of a branch's loss, as a fraction of the base run's
             loss; above 0.
-        target: Validation loss at which the runs of a sweep stop. The default is the loss that the
-            base batch reaches after a quarter of the budget.
+        target: Validation loss at which the runs of a sweep stop. The default target is the loss
+            that the base batch reaches after a quarter of the budget.
 
     Raises:
         ValueError: A number is outside its range.
@@ -85,7 +85,7 @@ class Settings:
         if not 0.0 < self.tolerance < math.inf:
             raise ValueError(
                 f"tolerance={self.tolerance} was given, but the tolerance must be finite and above "
-                "0. It is the fraction by which a branch's loss may exceed the base run's loss. "
+                "0. A branch's loss may exceed the base run's loss by this fraction. "
                 "Pass tolerance=0.05."
             )
         if self.target is not None and not math.isfinite(self.target):

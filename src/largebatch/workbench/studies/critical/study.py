@@ -161,8 +161,8 @@ class StudyRun:
 
         Args:
             samples: Number of samples over all ranks, counted from the start of the run.
-            budget: Length of the whole run in samples, to which a schedule refers. The default is
-                the budget of the study.
+            budget: Length of the whole run in samples, to which a schedule refers. The default
+                length is the budget of the study.
             until: Function that is called after each step and returns whether to stop.
         """
         control, study = self.control, self.study

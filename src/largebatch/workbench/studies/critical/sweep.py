@@ -5,8 +5,8 @@ Every batch size b uses its own best learning rate, which is constant along the 
 
     McCandlish   T = T_min (1 + b* / b)             Iiduka   T = T_min / (1 - b* / (2 b))
 
-The search of the learning rate starts at the best learning rate of the previous batch size. It
-doubles or halves the learning rate until neither direction takes fewer steps. The curves are
+The search of the learning rate starts at the best learning rate of the previous batch size. The
+search doubles or halves the learning rate until neither direction takes fewer steps. The curves are
 described in `largebatch.theory.fits`; the search is this library's own choice.
 """
 

@@ -1,7 +1,7 @@
 """Define the results of the critical-batch methods as values that `core.codec` can store.
 
-A result is a range. Its upper bound `high` is infinite if the critical batch size has no known
-upper bound. Its lower bound `low` is 0 if the critical batch size has no known lower bound.
+A result is a range. The upper bound `high` is infinite if the critical batch size has no known
+upper bound. The lower bound `low` is 0 if the critical batch size has no known lower bound.
 """
 
 from __future__ import annotations
