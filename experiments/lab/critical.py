@@ -1,4 +1,4 @@
-"""One way to the critical batch as a run: its whole answer is kept beside the key."""
+"""Measure the critical batch size by one method, and record the complete answer as one run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from largebatch.workbench.studies.critical.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Critic(Run):
-    """`largebatch critical --by METHOD`, where METHOD is the field `method`.
+    """Describe one call of `largebatch critical --by METHOD`, where METHOD is the field `method`.
 
-    The budget, of the base run, is in samples.
+    The budget is the length of the base run in samples.
 
     Args:
-        settings: as for `critical`.
+        settings: Settings of the command `critical`.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -54,6 +54,6 @@ class Critic(Run):
 
 
 def answered(result: Result) -> Critical:
-    """What `critical` gave."""
+    """Return the complete answer of the command `critical` that a run recorded."""
     found: Critical = decode(Critical, result.told.whole)
     return found

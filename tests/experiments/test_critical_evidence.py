@@ -72,7 +72,7 @@ def test_agreement_counts_what_is_known() -> None:
 
 def test_every_answer_is_made_once_and_read_back_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "critical.jsonl"
-    with pytest.raises(NotMeasured, match="lacks 2 runs"):
+    with pytest.raises(NotMeasured, match="lacks 2 of the 2 runs"):
         measured(Ledger(path, workers=0), SMALL)
     made = measured(Ledger(path, workers=1), SMALL)
     assert len(path.read_bytes().splitlines()) == 2

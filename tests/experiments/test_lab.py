@@ -59,7 +59,7 @@ def test_a_line_that_a_crash_cut_is_made_again(
 
 
 def test_a_record_without_a_run_is_refused_where_none_may_be_made(tmp_path: Path) -> None:
-    with pytest.raises(NotMeasured, match="lacks 1 runs"):
+    with pytest.raises(NotMeasured, match="lacks 1 of the 1 runs"):
         Ledger(tmp_path / "none.jsonl", workers=0).results([short()])
 
 
