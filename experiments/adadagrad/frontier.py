@@ -152,10 +152,10 @@ def find(ledger: Ledger) -> Findings:
     adapting = sum(one.low is not None and one.low > 0.0 for one in yoked)
     findings.text.append(
         "Is a batch size that grows by a norm test better than every constant batch size? In "
-        f"{unbeaten} of {len(cells)} tables, no constant batch size has both a lower mean test loss "
-        "than the method and at most as many steps. A replay of another seed's batch sizes is shown to "
-        f"have a higher test loss than the method in {adapting} of {len(yoked)} tables, so in the "
-        "other tables it is not shown that adapting to the noise of the own run matters."
+        f"{unbeaten} of {len(cells)} tables, no constant batch size has both a lower mean test "
+        "loss than the method and at most as many steps. A replay of another seed's batch sizes is "
+        f"shown to have a higher test loss than the method in {adapting} of {len(yoked)} tables, "
+        "so in the other tables it is not shown that adapting to the noise of the own run matters."
     )
     for found in cells:
         _cell(findings, found)

@@ -107,10 +107,7 @@ def find(ledger: Ledger) -> Findings:
 
 def _answer(cells: Cells) -> str:
     """Return the first paragraph of the page: the question, and what the tables show."""
-    words = [
-        "How large is the error of two estimates of gradient noise in models with batch "
-        "normalization?"
-    ]
+    words = ["How accurate are two estimates of gradient noise in models with batch normalization?"]
     for way in WAYS:
         each = [
             value
@@ -216,7 +213,7 @@ def draw(ledger: Ledger, path: Path) -> None:
     for axis, model in zip(axes[0], MODELS, strict=True):
         axis.set_title(model, fontsize=9)
     for axis in axes[-1]:
-        axis.set_xlabel("training steps before the measurement")
+        axis.set_xlabel("training steps before")
     axes[0][0].legend(fontsize=7)
     drawn.savefig(path, dpi=100)
 

@@ -125,7 +125,7 @@ def pairs(
 
 
 def values(moments: Sequence[lb.GradientMoments], *, size: int) -> dict[str, float]:
-    """Return the mean variance and squared norm with standard errors, the noise scale and the gains.
+    """Return mean variance and mean squared norm with standard errors, noise scale and gains.
 
     Args:
         moments: Moments of the pairs.

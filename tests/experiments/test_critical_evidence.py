@@ -63,11 +63,12 @@ def test_agreement_counts_what_is_known() -> None:
         (at(None), at(between(128.0, 256.0, 128.0))),
     ]
     assert agreement(pairs) == (
-        "factors 3.8, 1.4 (within 2 in 1, within 4 in 2 of 2 with upper ends); the intervals "
-        "overlap in 2 of 3, the second's lies above in 1, below in 0; in 1 one of the two is "
-        "unknown"
+        "the larger answer is 3.8, 1.4 times the smaller one (at most 2 in 1 and at most 4 in 2 of "
+        "2 pairs with upper bounds); the intervals overlap in 2 of 3 pairs, and the second "
+        "interval lies above the first in 1 and below it in 0; in 1 more, one of the two answers "
+        "is unknown"
     )
-    assert agreement(pairs[3:]).startswith("no pair with two upper ends")
+    assert agreement(pairs[3:]).startswith("no pair has two upper bounds")
 
 
 def test_every_answer_is_made_once_and_read_back_as_it_was(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from experiments.growth import forecasts, relation, schedules, traded
+from experiments.growth import forecasts, relation, schedules, seesaw_runs
 from experiments.growth.setup import DIGITS, direction, full_gradient_norm
 from experiments.lab import workloads
 from experiments.lab.findings import mean
@@ -46,13 +46,13 @@ def test_a_pair_differs_by_the_lengths_of_its_stages_alone() -> None:
 
 
 def limited(*noise: tuple[float, float]) -> float:
-    cell = traded.CELLS[0]
+    cell = seesaw_runs.CELLS[0]
     trace = tuple((samples, 16.0, scale) for samples, scale in noise)
     result = Result(
         steps=1, samples=2, base_steps=1.0, mean_gain=1.0, mean_multiplier=1.0, diverged=False,
         train={}, validation={}, test={}, told=Told(trace=trace),
     )  # fmt: skip
-    return traded.limit(result, cell) / (cell.samples / cell.start)
+    return seesaw_runs.limit(result, cell) / (cell.samples / cell.start)
 
 
 def test_the_limit_of_the_steps_is_the_mean_decay_or_what_the_noise_leaves_of_it() -> None:
