@@ -117,7 +117,7 @@ def measured(ledger: Ledger, cell: Cell) -> Found:
     own = found[name]
     milestones = _as_many_steps(own, cell)
     found |= tuned(ledger, cell.rates, {f"AdaBatch from {milestones}": adabatch(milestones)})
-    traces = [result.told.trace for result in own.results]
+    traces = [result.extra.trace for result in own.results]
     blind = ledger.results(
         [
             cell.run(BLIND, (Replayed(batches=trace),), lr=own.lr, seed=seed)
@@ -274,8 +274,8 @@ def draw(ledger: Ledger, path: Path) -> None:
                 row.steps, mean(row.losses()).value, marker, color=colour, ms=size, label=row.name
             )
             one = row.results[-1]
-            ends = [*[p[0] for p in one.told.trace[1:]], one.samples]
-            for (start, batch), end in zip(one.told.trace, ends, strict=True):
+            ends = [*[p[0] for p in one.extra.trace[1:]], one.samples]
+            for (start, batch), end in zip(one.extra.trace, ends, strict=True):
                 middle.plot([start, end], [batch, batch], color=colour, lw=1.5)
             right.plot([p[1] for p in one.curve], [p[3] for p in one.curve], color=colour)
         for row in (shown_rows[0], shown_rows[-1]):

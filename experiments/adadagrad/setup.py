@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from experiments.lab.findings import mean
 from experiments.lab.ledger import Ledger
-from experiments.lab.run import Result, Run, Told
+from experiments.lab.run import Extra, Result, Run
 from torch import nn
 
 import largebatch as lb
@@ -109,12 +109,12 @@ class Growing(Run):
     def meter(self, model: nn.Module) -> lb.Meter:
         return lb.Meter(model, examples=lb.PerExample())
 
-    def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
+    def extra(self, control: lb.Controller, record: lb.MemoryRecord) -> Extra:
         rows: list[tuple[float, ...]] = []
         for seen, _ in list(record.steps)[:-1]:  # The last step has only the remaining samples.
             if not rows or rows[-1][1] != seen.batch_size:
                 rows.append((seen.samples, seen.batch_size))
-        return Told(trace=tuple(rows))
+        return Extra(trace=tuple(rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from experiments.adascale.setup import at_scale_one, scaled
 from experiments.lab.findings import Findings, mean, shown
 from experiments.lab.ledger import Ledger
 from experiments.lab.part import Part
-from experiments.lab.run import Run, Told
+from experiments.lab.run import Extra, Run
 from experiments.lab.workloads import workload as load
 
 import largebatch as lb
@@ -40,7 +40,7 @@ SCALES, SEEDS, QUARTERS = (1, 8, 32), 5, 4
 class Watched(Run):
     """Describe a run that records the share of signal in each quarter of its base steps."""
 
-    def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
+    def extra(self, control: lb.Controller, record: lb.MemoryRecord) -> Extra:
         base, length = load(self.workload).base_batch_size, self.budget.amount
         sums = [[0.0, 0.0] for _ in range(QUARTERS)]
         for seen, _ in record.steps:
@@ -49,7 +49,7 @@ class Watched(Run):
                 sums[quarter][0] += seen.moments.sqnorm
                 sums[quarter][1] += seen.moments.variance / base
         shares = [max(signal, 0.0) / (max(signal, 0.0) + noise) for signal, noise in sums]
-        return Told(notes={f"{q}": float(f"{share:.5g}") for q, share in enumerate(shares)})
+        return Extra(notes={f"{q}": float(f"{share:.5g}") for q, share in enumerate(shares)})
 
 
 def watched(workload: str, scale: int, seed: int) -> Watched:
@@ -84,9 +84,9 @@ def find(ledger: Ledger) -> Findings:
         for scale, row in runs.items():
             results = ledger.results(row)
             quarters = [
-                mean([r.told.notes[f"{q}"] for r in results]).value for q in range(QUARTERS)
+                mean([r.extra.notes[f"{q}"] for r in results]).value for q in range(QUARTERS)
             ]
-            wholes = mean([math.fsum(r.told.notes.values()) / len(r.told.notes) for r in results])
+            wholes = mean([math.fsum(r.extra.notes.values()) / len(r.extra.notes) for r in results])
             gain = mean([r.mean_gain for r in results])
             rows.append(
                 [

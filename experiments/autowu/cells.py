@@ -111,7 +111,7 @@ class Found:
 
     def nearest(self) -> int:
         """Return the index of the grid's learning rate that is nearest to those AutoWU found."""
-        logs = [math.log(result.told.notes["rate"]) for result in self.searched]
+        logs = [math.log(result.extra.notes["rate"]) for result in self.searched]
         found = math.fsum(logs) / len(logs)
         return min(range(len(self.rates)), key=lambda at: abs(math.log(self.rates[at]) - found))
 
@@ -181,7 +181,7 @@ def _row(findings: Findings, found: Found) -> tuple[list[str], bool, bool]:
     name, ranked = found.cell.name, found.ranked()
     best, middle = found.grid[ranked[0]], found.grid[ranked[len(ranked) // 2]]
     apart = [_test(a) - _test(b) for a, b in zip(found.searched, best, strict=True)]
-    forced = sum(result.told.notes["forced"] for result in found.searched)
+    forced = sum(result.extra.notes["forced"] for result in found.searched)
     losses = mean([_test(result) for result in found.searched])
     findings.add(f"{name}: AutoWU", losses, least=0.02)
     findings.add(f"{name}: AutoWU less best", mean(apart), least=0.02)
@@ -189,8 +189,8 @@ def _row(findings: Findings, found: Found) -> tuple[list[str], bool, bool]:
     row = [
         name,
         shown(losses),
-        ", ".join(f"{result.told.notes['rate']:.2g}" for result in found.searched),
-        ", ".join(f"{result.told.notes['ended']:.2f}" for result in found.searched)
+        ", ".join(f"{result.extra.notes['rate']:.2g}" for result in found.searched),
+        ", ".join(f"{result.extra.notes['ended']:.2f}" for result in found.searched)
         + (f" ({forced:.0f})" if forced else ""),
         f"{mean([_test(result) for result in best]).value:.3f}",
         f"{found.rates[ranked[0]]:g}",
@@ -227,8 +227,8 @@ def draw(ledger: Ledger, path: Path) -> None:
     drawn, axes = figure(rows=len(CELLS), columns=2, width=4.6, height=2.2)
     for (left, right), cell in zip(axes, CELLS, strict=True):
         result = measured(ledger, cell).searched[0]
-        losses, rates = zip(*result.told.trace, strict=True)
-        end = round(result.told.notes["ended"] * cell.steps)
+        losses, rates = zip(*result.extra.trace, strict=True)
+        end = round(result.extra.notes["ended"] * cell.steps)
         left.plot(losses, color=COLOURS[0], lw=0.6, label="training loss")
         seen = Losses()
         for loss in losses[:end]:

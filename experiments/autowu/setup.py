@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from experiments.lab.run import Result, Run, Told
+from experiments.lab.run import Extra, Result, Run
 from experiments.lab.workloads import workload as load
 from torch.optim import Optimizer
 
@@ -75,7 +75,7 @@ class Searching(Run):
 
     traced: bool = False
 
-    def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
+    def extra(self, control: lb.Controller, record: lb.MemoryRecord) -> Extra:
         search = control.decider.state[0][0]
         rows = [
             (seen.loss or math.nan, seen.base_lr * decision.lr_multiplier)
@@ -83,7 +83,7 @@ class Searching(Run):
             if seen.finite
         ]
         ended = search.ended if search.ended is not None else math.nan
-        return Told(
+        return Extra(
             notes={
                 "ended": round(ended, 6),
                 "rate": float(f"{search.rate:.6g}"),
@@ -183,7 +183,7 @@ def blind(run: Run, other: Result) -> Run:
         other: Result of the other seed.
     """
     (rule,) = run.rule.rules  # type: ignore[attr-defined]
-    notes = other.told.notes
+    notes = other.extra.notes
     return Run(
         workload=run.workload, method="another seed's switch",
         rule=lb.chain(

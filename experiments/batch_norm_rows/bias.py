@@ -94,7 +94,7 @@ def find(ledger: Ledger) -> Findings:
             findings.add(f"{cell}: {_of('variance', way)}", average, least=0.15)
         for name in IN_CELLS:
             columns += [_shown([seed.ratio(name, way) for seed in seeds]) for way in WAYS]
-        true = statistics.median(seed.truth.told.notes["true noise scale"] for seed in seeds)
+        true = statistics.median(seed.truth.extra.notes["true noise scale"] for seed in seeds)
         rows.append((model, str(size), str(trained), _scale(true), *columns))
     names = [f"ratio of {name}, {way}" for name in ("variance", *IN_CELLS) for way in WAYS]
     findings.text.append(f"## Ratio of the estimate to the true value, {SEEDS} seeds")

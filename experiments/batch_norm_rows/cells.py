@@ -88,7 +88,7 @@ class Measured:
             name: Name of the quantity, as in `QUANTITIES`.
             way: Name of the estimate, as in `WAYS`.
         """
-        true, pairs = self.truth.told.notes, self.pairs.told.notes
+        true, pairs = self.truth.extra.notes, self.pairs.extra.notes
         if name != "variance" and true["true sqnorm"] <= 0.0:
             return math.nan
         if way == ROWS:

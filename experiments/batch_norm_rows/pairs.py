@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from experiments.batch_norm_rows.setup import LR, SCALES, trained
 from experiments.lab import workloads
-from experiments.lab.run import Result, Run, Told
+from experiments.lab.run import Extra, Result, Run
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
@@ -71,7 +71,7 @@ class PairsOfSteps(Run):
             validation={},
             test={},
             forecast=tuple(forecast),
-            told=Told(notes=notes),
+            extra=Extra(notes=notes),
             seconds=time.perf_counter() - began,
         )
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 from experiments.lab import workloads
-from experiments.lab.run import Result, Run, Told
+from experiments.lab.run import Extra, Result, Run
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy
 
@@ -152,7 +152,7 @@ class FixedWeights(Run):
             validation={},
             test={},
             forecast=forecast,
-            told=Told(
+            extra=Extra(
                 notes={
                     **{name: float(f"{value:.6g}") for name, value in found.items()},
                     **{name: float(f"{value:.6g}") for name, value in ratios.items()},

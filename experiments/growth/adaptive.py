@@ -47,7 +47,7 @@ from experiments.lab import workloads
 from experiments.lab.findings import Findings, mean, shown
 from experiments.lab.ledger import Ledger
 from experiments.lab.part import Part
-from experiments.lab.run import Told
+from experiments.lab.run import Extra
 from torch import nn
 
 import largebatch as lb
@@ -80,9 +80,9 @@ class Charged(Watched):
         last = record.steps[-1].seen
         return last.samples + last.batch_size + _passes(record) >= self.budget.amount
 
-    def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
-        told = Watched.told(self, control, record)
-        return replace(told, notes={"passes": float(_passes(record))})
+    def extra(self, control: lb.Controller, record: lb.MemoryRecord) -> Extra:
+        extra = Watched.extra(self, control, record)
+        return replace(extra, notes={"passes": float(_passes(record))})
 
 
 def _passes(record: lb.MemoryRecord) -> int:
@@ -130,7 +130,7 @@ def measured(ledger: Ledger, cell: Cell) -> Found:
         own["by the full gradient"] = _full(cell)
     grown = tuned(ledger, cell, own)
     method = grown["by the noise scale"]
-    traces = [result.told.trace for result in method.results]
+    traces = [result.extra.trace for result in method.results]
     blind = [
         cell.run(
             BLIND,
@@ -241,7 +241,7 @@ def draw(ledger: Ledger, path: Path) -> None:
                 continue
             left.plot(row.steps, mean(row.losses()).value, "s", color=colour, label=row.name)
             for result in row.results if row is not found.blind else []:
-                starts, batches = zip(*result.told.trace, strict=True)
+                starts, batches = zip(*result.extra.trace, strict=True)
                 right.step(
                     [*starts, result.samples], [*batches, batches[-1]],
                     where="post", lw=1, color=colour,

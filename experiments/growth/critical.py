@@ -22,7 +22,6 @@ bound. An interval without an upper bound easily overlaps other intervals.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from experiments.growth.agreement import (
     summary,
     verdict,
 )
+from experiments.growth.recorded_texts import plain
 from experiments.growth.setup import page_text
 from experiments.lab.critical import Critic, answered
 from experiments.lab.findings import Findings
@@ -150,50 +150,9 @@ def _cost(answer: Answer, found: Critical) -> str:
 def _small_print(cell: Cell, found: Critical) -> list[str]:
     """Return the assumptions and the notes of each method, as the command reported them."""
     return [
-        f"- {_size(answer, cell)}. {_plain('. '.join((answer.assumes, *answer.notes)))}."
+        f"- {_size(answer, cell)}. {plain('. '.join((answer.assumes, *answer.notes)))}."
         for answer in found.answers
     ]
-
-
-PLAIN = (
-    (
-        r"the batch at which the (bare gradient|gradient as Adam scales it) is as much signal as "
-        r"noise\. Curvature counts alike in all directions, and the theory is for plain SGD",
-        r"The answer is the batch size at which the noise of the \1 equals its squared norm. The "
-        r"theory holds for SGD without momentum and for equal curvature in all directions",
-    ),
-    ("bare gradient", "raw gradient"),
-    ("gradient as Adam scales it", "preconditioned gradient"),
-    (
-        r"the largest batch whose validation loss, averaged over the last quarter of the ([\d,]+) "
-        r"samples after the fork, exceeds the base branch's by (\d+ %) of it at most; the rate "
-        r"times (\S+), as for (\w+) \(\w+\)\. What a window does not show is taken not to show "
-        r"later; in units of the grid",
-        r"The answer is the largest batch size whose validation loss exceeds that of the base "
-        r"batch size by at most \2. Each branch trains on \1 samples, and its loss is averaged "
-        r"over the last quarter of them. With k times the batch size, the learning rate is "
-        r"multiplied by \3, as is usual for \4. A difference that appears only after these samples "
-        r"is not seen, and batch sizes between those of the grid are not tried",
-    ),
-    (
-        r"steps to a validation loss of ([\d.]+), the base batch's at (\d+%) of the run, at each "
-        r"batch's best constant rate\. McCandlish: the batch with twice the fewest steps and "
-        r"samples; Iiduka: the one with the fewest samples; each takes its curve for granted",
-        r"The sweep counts the steps to a validation loss of \1, which the base batch size reaches "
-        r"after \2 of the run. Each batch size has its best constant learning rate. On the curve "
-        r"of McCandlish, the critical batch size takes twice the smallest number of steps and "
-        r"twice the smallest number of samples. On the curve of Iiduka, it takes the smallest "
-        r"number of samples. Both methods assume that their curve is right",
-    ),
-)
-"""Sentences of the recorded answers, as regular expressions -> the same in plain words."""
-
-
-def _plain(text: str) -> str:
-    """Return a text of a recorded answer in plain words."""
-    for recorded, words in PLAIN:
-        text = re.sub(recorded, words, text)
-    return text
 
 
 def _size(answer: Answer, cell: Cell) -> str:

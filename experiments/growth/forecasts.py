@@ -12,7 +12,7 @@ from experiments.growth import relation, seesaw_runs
 from experiments.growth.schedules import COSINE, Planned, pieces, schedules
 from experiments.growth.setup import CNN, DIGITS, Cell, Watched, at, record_of, tuned
 from experiments.lab.ledger import Ledger
-from experiments.lab.run import Told
+from experiments.lab.run import Extra
 from torch import nn
 
 import largebatch as lb
@@ -46,8 +46,8 @@ class Read(Watched):
     def meter(self, model: nn.Module) -> lb.Meter:
         return lb.Meter(model)
 
-    def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
-        return Told(trace=tuple(_numbers(entry) for entry in entries_of(list(record.steps))))
+    def extra(self, control: lb.Controller, record: lb.MemoryRecord) -> Extra:
+        return Extra(trace=tuple(_numbers(entry) for entry in entries_of(list(record.steps))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ def measured(ledger: Ledger, cell: Cell) -> Found:
     plans = schedules(cell)
     real = {name: at(ledger, lr, name, _make(cell, name, one)) for name, one in plans.items()}
     read = ledger.results([_read(cell, plans["cosine"].rule, lr)])[0]
-    entries = [Entry(**dict(zip(_NAMES, row, strict=True))) for row in read.told.trace]
+    entries = [Entry(**dict(zip(_NAMES, row, strict=True))) for row in read.extra.trace]
     factor = _sgd_factor(cell)
     fit = fit_of(entries, factor=factor)
     cut = {name: pieces(cell, one) for name, one in plans.items()}

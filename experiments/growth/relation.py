@@ -238,7 +238,7 @@ def _verdict(found: Found) -> str:
     words += [
         f"- Best constant row: {found.best.name}.",
         (
-            "- Growing rows whose test loss is shown to be lower than that of the best constant row: "
+            "- Growing rows with a test loss shown to be lower than the best constant row's: "
             f"{listed(_better(found))}."
         ),
         (

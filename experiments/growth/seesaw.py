@@ -166,7 +166,7 @@ def draw(ledger: Ledger, path: Path) -> None:
     for (left, right), cell in zip(axes, CELLS, strict=True):
         found = measured(ledger, cell)
         for seed, result in enumerate(found.paired["Seesaw, bounded"][0].results[:REPORTED]):
-            samples, batches, noise = zip(*result.told.trace, strict=True)
+            samples, batches, noise = zip(*result.extra.trace, strict=True)
             for colour, values, label in ((1, batches, "batch size"), (2, noise, "noise scale")):
                 left.plot(
                     samples, values, lw=1, color=COLOURS[colour], label=label if not seed else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from experiments.adadagrad.setup import Make, Row
 from experiments.growth.setup import Cell, Watched, at, tuned
 from experiments.lab.ledger import Ledger
-from experiments.lab.run import Result, Told
+from experiments.lab.run import Extra, Result
 
 import largebatch as lb
 from largebatch import methods
@@ -43,7 +43,7 @@ class Capped(Watched):
     measured noise scale. It is the noise scale that limited the batch size.
     """
 
-    def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
+    def extra(self, control: lb.Controller, record: lb.MemoryRecord) -> Extra:
         rule = lb.rules.ClampToNoiseScale(statistic="preconditioned_moments")
         state, rows = rule.init(), []
         for seen, decision in record.steps:
@@ -52,7 +52,7 @@ class Capped(Watched):
             if seen.preconditioned_moments is not None and known is not None:
                 noise_scale = float(f"{known.value:.6g}")
                 rows.append((seen.samples, seen.batch_size, noise_scale))
-        return Told(trace=tuple(rows))
+        return Extra(trace=tuple(rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,7 @@ def limit(result: Result, cell: Cell) -> float:
         cell: Cell of the run.
     """
     parts, steps, batch = 1000, 0.0, float(cell.start)
-    waiting = list(result.told.trace)
+    waiting = list(result.extra.trace)
     ceiling = math.inf
     for part in range(parts):
         x = (part + 0.5) / parts

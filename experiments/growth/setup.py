@@ -190,7 +190,7 @@ HEADER = ("row", "base learning rate", "steps", "samples", "mean batch size")
 
 def clocks(row: Row) -> list[str]:
     """Return the texts of a row in the columns of `HEADER`."""
-    samples = mean([r.samples + r.told.notes.get("passes", 0.0) for r in row.results]).value
+    samples = mean([r.samples + r.extra.notes.get("passes", 0.0) for r in row.results]).value
     rate = f"{row.lr:.4g}" + (" (edge)" if row.at_edge else "")
     return [row.name, rate, f"{row.steps:.0f}", f"{samples:.0f}", f"{row.batch:.0f}"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from experiments.lab import workloads
-from experiments.lab.run import Result, Run, Told
+from experiments.lab.run import Extra, Result, Run
 
 from largebatch.core.codec import decode, encode
 from largebatch.workbench.studies.critical.result import Critical
@@ -48,12 +48,12 @@ class Critic(Run):
             train={},
             validation={},
             test={},
-            told=Told(whole=encode(found)),
+            extra=Extra(whole=encode(found)),
             seconds=time.perf_counter() - began,
         )
 
 
 def answered(result: Result) -> Critical:
     """Return the complete answer of the command `critical` that a run recorded."""
-    found: Critical = decode(Critical, result.told.whole)
+    found: Critical = decode(Critical, result.extra.whole)
     return found

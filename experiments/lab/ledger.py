@@ -13,9 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.lab.run import Result, Run, Told
+from experiments.lab.run import Extra, Result, Run
 
 SPLITS = ("train", "validation", "test")
+
+EXTRA = "told"
+"""Key of `Result.extra` in the records."""
 
 
 class NotMeasured(Exception):
@@ -110,9 +113,9 @@ def _plain(result: Result) -> dict[str, Any]:
     for name in SPLITS:
         plain[name] = {k: v if math.isfinite(v) else None for k, v in plain[name].items()}
     plain["curve"] = [[v if math.isfinite(v) else None for v in p] for p in plain["curve"]]
-    told = plain["told"]
-    told["notes"] = {k: v if math.isfinite(v) else None for k, v in told["notes"].items()}
-    told["trace"] = [[v if math.isfinite(v) else None for v in p] for p in told["trace"]]
+    extra = plain[EXTRA] = plain.pop("extra")
+    extra["notes"] = {k: v if math.isfinite(v) else None for k, v in extra["notes"].items()}
+    extra["trace"] = [[v if math.isfinite(v) else None for v in p] for p in extra["trace"]]
     plain["seconds"] = round(result.seconds, 1)
     return plain
 
@@ -126,10 +129,10 @@ def _result(plain: dict[str, Any]) -> Result:
     )
     plain["gains"] = tuple(plain["gains"])
     plain["forecast"] = tuple(map(tuple, plain.get("forecast", ())))
-    told = plain.get("told", {"notes": {}, "trace": []})
-    plain["told"] = Told(
-        notes={k: math.nan if v is None else v for k, v in told["notes"].items()},
-        trace=tuple(tuple(math.nan if v is None else v for v in p) for p in told["trace"]),
-        whole=told.get("whole"),
+    extra = plain.pop(EXTRA, {"notes": {}, "trace": []})
+    plain["extra"] = Extra(
+        notes={k: math.nan if v is None else v for k, v in extra["notes"].items()},
+        trace=tuple(tuple(math.nan if v is None else v for v in p) for p in extra["trace"]),
+        whole=extra.get("whole"),
     )
     return Result(**plain)

@@ -39,7 +39,7 @@ def _recorded_text(run: Run) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Extra:
     """Hold what one kind of run records in addition to the fields of `Result`.
 
     Args:
@@ -146,9 +146,9 @@ class Run:
         """
         return False
 
-    def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
+    def extra(self, control: lb.Controller, record: lb.MemoryRecord) -> Extra:
         """Return what the run records in addition to the fields of `Result`."""
-        return Told()
+        return Extra()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +167,7 @@ class Result:
         gains: Gain of each step, rounded to six digits; empty unless `Run.keep_gains` is set.
         forecast: Rows (scale, mean gain, lower bound, upper bound); empty unless the run is a
             probe.
-        told: What the run records in addition.
+        extra: What the run records in addition.
         seconds: Wall-clock seconds of training and evaluation on one thread. Other processes may
             have used the machine at the same time.
     """
@@ -184,7 +184,7 @@ class Result:
     curve: tuple[tuple[float, ...], ...] = ()
     gains: tuple[float, ...] = ()
     forecast: tuple[tuple[float, ...], ...] = ()
-    told: Told = field(default_factory=Told)
+    extra: Extra = field(default_factory=Extra)
     seconds: float = 0.0
 
 
@@ -258,6 +258,6 @@ def train(run: Run, *, spoiled: int | None = None) -> Result:
         gains=tuple(float(f"{d.base_steps:.6g}") for _, d in record.steps)
         if run.keep_gains
         else (),
-        told=run.told(control, record),
+        extra=run.extra(control, record),
         seconds=time.perf_counter() - began,
     )
