@@ -71,7 +71,7 @@ PLAIN = (0.5, 0.25)
 """Values of eta with which the paper's rule is tried."""
 
 BLIND = "another seed's batches"
-"""Name of the yoked row."""
+"""Name of the row that replays the batch sizes of another seed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,7 @@ CUT: dict[str, str] = {
 HEADER = ("workload", "method", "steps", "samples", "test loss", "test loss minus AdaScale's")
 
 REPLAYED = "another seed's gains"
-"""Name of the yoked run."""
+"""Name of the run that replays the gains of another seed."""
 
 
 def yoked(ledger: Ledger, workload: str, scale: int, seeds: int) -> dict[str, list[Result]]:

@@ -145,6 +145,12 @@ def find(ledger: Ledger) -> Findings:
     return findings
 
 
+def _label(variant: str) -> str:
+    """Return the name of a variant in the tables; the records keep the name of version 0.1."""
+    words = variant.replace("bare gradient", "raw gradient")
+    return words.replace("as Adam sees it", "preconditioned gradient")
+
+
 def _rows(findings: Findings, name: str, results: dict[str, list[Result]]) -> list[Sequence[str]]:
     default = next(iter(results.values()))
     rows: list[Sequence[str]] = []
@@ -152,7 +158,7 @@ def _rows(findings: Findings, name: str, results: dict[str, list[Result]]) -> li
         finished = [r for r in found if not r.diverged]
         lost = len(found) - len(finished)
         if not finished:
-            rows.append((variant, "", "", "", f"all {lost} diverged", ""))
+            rows.append((_label(variant), "", "", "", f"all {lost} diverged", ""))
             continue
         gain = mean([r.mean_gain for r in finished])
         loss = mean([r.test["loss"] for r in finished])
@@ -164,7 +170,7 @@ def _rows(findings: Findings, name: str, results: dict[str, list[Result]]) -> li
         )
         rows.append(
             (
-                variant,
+                _label(variant),
                 f"{mean([r.steps for r in finished]).value:.0f}",
                 f"{gain.value:.2f}",
                 "" if gains is None else shown(gains, ".2f", sign=True),

@@ -34,7 +34,7 @@ HEADER = ("workload", "scale", "steps", "samples", "training loss",
 def find(ledger: Ledger) -> Findings:
     findings = Findings()
     findings.text.append(
-        "Why does AdaScale have a higher test loss than the base batch size on digits? Because it "
+        "Why does AdaScale have a higher test loss than the base batch size on digits? AdaScale "
         "overfits more: its training loss is not higher, and its test loss is not shown to be "
         "higher if the runs are shorter or have weight decay."
     )

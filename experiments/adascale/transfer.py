@@ -6,11 +6,12 @@ optimizer steps as AdaScale; the + in linear+ and sqrt+ stands for that. The bes
 is the one with the lowest mean validation loss over seeds.
 
 The column "doublings from scale 1" has the number of doublings between the best base learning rate
-of the row and that of scale 1. At the end of the grid, the true number may be larger. The column
-"cost of not tuning" has the validation loss at the best base learning rate of scale 1 minus the
-lowest validation loss of the row. It is paired by seed and has a 95 % confidence interval. The last
-column counts the base learning rates whose mean validation loss is at most 1.1 times the lowest.
-See [the terms](../README.md#terms) for scale.
+of the row and that of scale 1. If the best base learning rate is the smallest or the largest of the
+seven, the true number of doublings may be larger. The column "cost of not tuning" has the
+validation loss at the best base learning rate of scale 1 minus the lowest validation loss of the
+row. The difference is paired by seed and has a 95 % confidence interval. The last column counts the
+base learning rates whose mean validation loss is at most 1.1 times the lowest. See
+[the terms](../README.md#terms) for scale.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ def find(ledger: Ledger) -> Findings:
         "Is AutoWU, which needs no learning rate, as good as the best learning rate of a grid? In "
         f"{near} of {len(rows)} rows, AutoWU is at most {NEAR['accuracy']:.1%} in test accuracy or "
         f"{NEAR['loss']} in test loss worse than the best of seven learning rates. In {above} rows "
-        "it is at least as good as the median of the seven."
+        "AutoWU is at least as good as the median of the seven learning rates."
     )
     findings.table(header, rows)
     findings.method(__doc__.split("\n\n", 1)[1])

@@ -55,7 +55,7 @@ BAR = 0.15
 """Largest relative error with which an estimate may serve decisions."""
 
 NULL = "MLP without normalization"
-"""Model whose rows are examples, so that every true ratio of the estimate from rows is 1."""
+"""Name of the model without batch normalization, for which the estimate from rows is unbiased."""
 
 IN_CELLS = ("noise scale", "gain 16")
 """Quantities that the first table shows in addition to the variance."""

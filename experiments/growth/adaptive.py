@@ -7,7 +7,7 @@ seeds are reported. The rows are:
 
 - "batch 16", ...: constant batch sizes, with a constant learning rate or with a cosine.
 - "by the clock": the batch size doubles at fixed numbers of samples, with square-root scaling of
-  the learning rate. This row and the constant rows are those of [the first page](relation.md).
+  the learning rate. This row and the constant rows are also on [another page](relation.md).
 - "by the full gradient": the scheduler of the authors, which measures the norm of the full
   gradient. The authors measure it every 1000 steps; here it is measured once per epoch of the first
   batch size. The samples of each measurement are part of the budget.
@@ -59,7 +59,7 @@ FULL = True
 """If True, the scheduler of the authors is measured on digits."""
 
 BLIND = "another seed's batches"
-"""Name of the yoked row."""
+"""Name of the row that replays the batch sizes of another seed."""
 
 CUT: dict[str, str] = {
     "ResNet-8 on Fashion-MNIST": "the runs would take hours",

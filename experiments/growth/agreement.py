@@ -2,7 +2,7 @@
 
 Two intervals that share only a bound do not overlap. An interval from branches starts at a batch
 size that holds and ends at the first batch size that is too large, so the upper bound itself is
-outside of it. For the intervals of the other methods, a single shared value does not matter.
+outside of it. The intervals of the other methods have bounds that are hardly ever equal.
 """
 
 from __future__ import annotations
@@ -88,22 +88,22 @@ def agreement(pairs: Sequence[tuple[CriticalBatch, CriticalBatch]]) -> str:
     apart = [found for found in (factor(a, b) for a, b in both) if found is not None]
     sides = [change(a, b) for a, b in both]
     shared = (
-        f"the intervals overlap in {sum(overlap(a, b) for a, b in both)} of {len(both)} pairs, and "
-        f"the second interval lies above the first in {sides.count('rises')} and below it in "
-        f"{sides.count('falls')}"
+        f"The intervals overlap in {sum(overlap(a, b) for a, b in both)} of {len(both)} pairs. The "
+        f"interval of the second method lies above that of the first in {sides.count('rises')} "
+        f"pairs and below it in {sides.count('falls')}."
     )
     missing = len(pairs) - len(both)
     if missing:
-        shared += f"; in {missing} more, one of the two answers is unknown"
+        shared += f" In {missing} more pairs, one of the two answers is unknown."
     if not apart:
-        return f"no pair has two upper bounds; {shared}"
+        return f"No pair has two upper bounds. {shared}"
     factors = ", ".join(f"{found:.2g}" for found in apart)
     within = " and ".join(
         f"at most {most} in {sum(found <= most for found in apart)}" for most in FACTORS
     )
     return (
-        f"the larger answer is {factors} times the smaller one ({within} of {len(apart)} pairs "
-        f"with upper bounds); {shared}"
+        f"In {len(apart)} pairs both intervals have an upper bound, and the larger answer divided "
+        f"by the smaller one is {factors}. The ratio is {within} of these pairs. {shared}"
     )
 
 
@@ -117,12 +117,16 @@ def verdict(found: Critical) -> str:
             f"{_clause(change(first.batch, last.batch))}. First piece: {first}. Last piece: {last}."
         )
     pairs = list(zip(pieces(found, "noise"), pieces(found, "branches"), strict=True))
-    words.append(f"- Noise scale compared with branches, for each piece: {agreement(pairs)}.")
+    words.append(
+        "- The noise scale (first method) is compared with branches (second method) for each piece "
+        f"of the run. {agreement(pairs)}"
+    )
     for name, curve in zip(FAMILIES, curves(found), strict=False):
         firsts = [(curve, pieces(found, method)[0]) for method in ALONG]
         words.append(
-            f"- Sweep with the curve of {name} compared with noise scale and branches, for the "
-            f"first piece: {agreement(firsts)}."
+            f"- The sweep with the curve of {name} (first method) is compared with the noise scale "
+            f"and with branches (second methods) for the first piece of the run. "
+            f"{agreement(firsts)}"
         )
     return "\n".join(words)
 
@@ -148,5 +152,8 @@ def summary(every: Sequence[Critical]) -> str:
         for found in every
         for pair in zip(pieces(found, "noise"), pieces(found, "branches"), strict=True)
     ]
-    words.append(f"Noise scale compared with branches, for all pieces: {agreement(both)}.")
+    words.append(
+        "The noise scale (first method) is compared with branches (second method) for all pieces "
+        f"of all workloads. {agreement(both)}"
+    )
     return " ".join(words)

@@ -4,10 +4,10 @@ Sixteen schedules train on equally many samples with the same base learning rate
 one for a cosine at the base batch size. The real loss is the mean test loss over five seeds, with a
 95 % confidence interval.
 
-The forecast from the record is that of `largebatch plan --record`. It fits a noisy quadratic model
-to one recorded run with a cosine and another seed. The forecast from the noise scale is that of
-`largebatch plan --noise-scale`. It uses only the noise scale of the recorded run and assumes an
-exponent of the loss curve; two exponents are shown.
+The forecast from the record is that of `largebatch plan --record`. This command fits a noisy
+quadratic model to one recorded run, which has a cosine schedule and a seed of its own. The forecast
+from the noise scale is that of `largebatch plan --noise-scale`. This command uses only the noise
+scale of the recorded run and assumes an exponent of the loss curve; two exponents are shown.
 
 The rank correlations are Spearman's. Their intervals hold 90 % of the correlations for five seeds
 that are drawn with replacement from the five. Ten schedules never exceed the base learning rate.

@@ -4,9 +4,9 @@ The optimizer is SGD without momentum. The batch size doubles from stage to stag
 with equally many samples. The learning rate stays, or it is multiplied by 1.4 at each new stage, as
 the authors of arXiv 2409.08770 do. All other settings of a row are equal.
 
-The first learning rate of a row is a fraction of the best one, or twice the best one. The best one
-is the best of seven for these batch sizes with a constant learning rate
-([its table](relation.md)).
+The first learning rate of a row is a fraction of the best constant learning rate, or twice that
+value. The best constant learning rate for these batch sizes was chosen from seven values and is
+listed in [this table](relation.md), in the row "gamma 1, equal stages".
 
 Values are means over five seeds with 95 % confidence intervals. Differences are paired by seed.
 """

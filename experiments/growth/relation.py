@@ -1,19 +1,20 @@
-"""Compare schedules of a growing batch size whose stages follow the relation of the theory with
-schedules of equal stages and with constant batch sizes.
+"""Compare growing batch sizes whose stages have the lengths of the theory with growing batch sizes
+in equal stages and with constant batch sizes.
 
 The optimizer is SGD without momentum, because the theory holds for it. All rows of a table train on
 equally many samples. Each row has the best of seven base learning rates, by the mean validation
 loss of three seeds; five other seeds are reported. A growing batch size starts with the smallest
 constant batch size and doubles four times.
 
-In a row "on the relation", each stage has (2 / gamma)^2 times the samples of the stage before,
+In a row "stages of the theory", each stage has (2 / gamma)^2 times the samples of the stage before,
 where gamma is the factor on the learning rate from stage to stage. In a row "equal stages", all
 stages have equally many samples. The two rows of a pair differ in their mean batch size and
 therefore in their number of steps, and the table shows both.
 
 The full gradient is the gradient of the mean loss over the training set, or over at most 10,000
-evenly spaced samples of it. The samples for the full gradient are not counted. The smallest norm is
-the smallest of eight norms along the run (four on the CNN), and the last of them is at the end.
+evenly spaced samples of it. The samples that are used to compute the full gradient are not part of
+the budget. The smallest norm is the smallest of eight norms along the run (four on the CNN), and
+the last of these norms is measured at the end of the run.
 
 Values are means over seeds with 95 % confidence intervals. Differences are paired by seed. The best
 constant row is the one with the lowest mean validation loss. A row dominates another row if it has
@@ -72,7 +73,7 @@ class Found:
     Args:
         constant: Rows of the constant batch sizes, first with a constant learning rate and then
             with a cosine, each from the smallest to the largest batch size.
-        pairs: Name of gamma -> (row on the relation, row with equal stages).
+        pairs: Name of gamma -> (row with the stages of the theory, row with equal stages).
         others: Rows whose batch size grows in other ways.
         best: Constant row with the lowest mean validation loss.
     """
@@ -97,7 +98,7 @@ def constants(cell: Cell) -> dict[str, Make]:
 
 
 def pairs(cell: Cell) -> dict[str, tuple[Make, Make]]:
-    """Return name of gamma -> (row on the relation, row with equal stages)."""
+    """Return name of gamma -> (row with the stages of the theory, row with equal stages)."""
     return {
         name: (
             cell.make(f"gamma {name}, on", methods.growth(gamma=gamma)),
@@ -179,13 +180,13 @@ def _answer(every: list[Found]) -> str:
     better = sum(len(_better(found)) for found in every)
     growing = sum(len(found.growing) for found in every)
     return (
-        "Does a growing batch size train better if its stages follow the relation of the theory? "
-        f"Compared with equal stages, the full gradient is shown to be smaller in "
+        "Does a growing batch size train better if its stages have the lengths that the theory "
+        "prescribes? Compared with equal stages, the full gradient is shown to be smaller in "
         f"{norm.count('lower')} and larger in {norm.count('higher')} of {len(both)} pairs, and the "
         f"test loss is shown to be lower in {loss.count('lower')} and higher in "
-        f"{loss.count('higher')}; on the relation, the runs take fewer steps. Of {growing} rows "
-        f"with a growing batch size, {better} are shown to have a lower test loss than the best "
-        "constant row."
+        f"{loss.count('higher')}. With the stages of the theory, the runs take fewer steps than "
+        f"with equal stages. Of {growing} rows with a growing batch size, {better} are shown to "
+        "have a lower test loss than the best constant row."
     )
 
 
@@ -204,7 +205,7 @@ def label(name: str) -> str:
     >>> label("gamma 1, off")
     'gamma 1, equal stages'
     """
-    for end, words in ((", on", ", on the relation"), (", off", ", equal stages")):
+    for end, words in ((", on", ", stages of the theory"), (", off", ", equal stages")):
         if name.endswith(end):
             return name.removesuffix(end) + words
     return name
@@ -227,10 +228,10 @@ def _verdict(found: Found) -> str:
             continue
         norm, loss = apart(norms(on), norms(off)), apart(on.losses(), off.losses())
         words.append(
-            f"- With gamma {name}, the row on the relation takes {on.steps:.0f} steps and the row "
-            f"with equal stages {off.steps:.0f} steps. On the relation, the norm of the full "
-            f"gradient at the end is {direction(norm)} ({shown(norm, sign=True)}), and the test "
-            f"loss is {direction(loss)} ({shown(loss, sign=True)})."
+            f"- With gamma {name}, the stages of the theory take {on.steps:.0f} steps and equal "
+            f"stages take {off.steps:.0f} steps. With the stages of the theory, the norm of the "
+            f"full gradient at the end is {direction(norm)} ({shown(norm, sign=True)}), and the "
+            f"test loss is {direction(loss)} ({shown(loss, sign=True)})."
         )
     beaten = [
         label(row.name) for row in found.growing if any(dominates(c, row) for c in found.constant)
@@ -279,4 +280,4 @@ def draw(ledger: Ledger, path: Path) -> None:
     drawn.savefig(path, dpi=110)
 
 
-PART = Part(title="Growing batch sizes: stages on the relation of the theory", find=find, draw=draw)
+PART = Part(title="Growing batch sizes: stage lengths of the theory", find=find, draw=draw)

@@ -63,7 +63,7 @@ class Cell:
         return [self.start * 2**k for k in range(self.doublings + 1)]
 
     def run(self, method: str, rule: lb.Rule, *, lr: float, seed: int, batch: int = 0) -> Watched:
-        """Return a run by this rule.
+        """Return a run whose learning rate and batch size this rule decides.
 
         Args:
             method: Name of the method.

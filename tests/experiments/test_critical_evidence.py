@@ -63,12 +63,13 @@ def test_agreement_counts_only_pairs_with_two_known_answers() -> None:
         (at(None), at(between(128.0, 256.0, 128.0))),
     ]
     assert agreement(pairs) == (
-        "the larger answer is 3.8, 1.4 times the smaller one (at most 2 in 1 and at most 4 in 2 of "
-        "2 pairs with upper bounds); the intervals overlap in 2 of 3 pairs, and the second "
-        "interval lies above the first in 1 and below it in 0; in 1 more, one of the two answers "
-        "is unknown"
+        "In 2 pairs both intervals have an upper bound, and the larger answer divided by the "
+        "smaller one is 3.8, 1.4. The ratio is at most 2 in 1 and at most 4 in 2 of these pairs. "
+        "The intervals overlap in 2 of 3 pairs. The interval of the second method lies above that "
+        "of the first in 1 pairs and below it in 0. In 1 more pairs, one of the two answers is "
+        "unknown."
     )
-    assert agreement(pairs[3:]).startswith("no pair has two upper bounds")
+    assert agreement(pairs[3:]).startswith("No pair has two upper bounds.")
 
 
 def test_every_answer_is_measured_once_and_read_back_unchanged(tmp_path: Path) -> None:
