@@ -1,9 +1,15 @@
-"""How the default was chosen: steps against loss over test, level, bounds and what the rate does.
+"""Choose the default settings of the methods whose batch size grows by a norm test.
 
-Each row is a chain of a norm test, a limit of growth and a rule of the rate, on the same samples.
-It is shown at the rate that is best for the constant first batch, and at the best of seven rates of
-its own; both by the validation loss of three seeds, which is what the table has. Plug-in is the
-batch's own squared norm, averaged; unbiased that of the true gradient.
+Each row trains on equally many samples. A growing row is a chain of three rules: a norm test, a
+limit of the growth, and a rule for the learning rate. The column "test" names the estimate of the
+squared gradient norm that the test uses: "plug-in" is the squared norm of the batch gradient,
+averaged over steps, and "unbiased" is an unbiased estimate of the squared norm of the true
+gradient. The column "growth" has the largest growth in one test and the number of steps between
+tests.
+
+Each row is shown at two base learning rates: the best one for the constant first batch size, and
+the best one of seven for the row itself. Both are chosen by the mean validation loss of three
+seeds, which is also the loss that the table shows.
 """
 
 from __future__ import annotations
@@ -30,19 +36,19 @@ FOLLOW: Mapping[str, tuple[lb.Rule, ...]] = MappingProxyType(
         "AdaScale": (lb.AdaScale(),),
     }
 )
-"""How the rate follows the batch."""
+"""Name -> rules that change the learning rate when the batch size grows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """A chain that grows the batch.
+    """Describe a chain of rules that grows the batch size.
 
     Args:
-        denominator, eta: of the norm test.
-        follow: a name of FOLLOW.
-        growth: most growth in one test.
-        every: optimizer steps from one test to the next.
-        first: steps at the start that are all tested; None for as many as `every`.
+        denominator, eta: Settings of the norm test.
+        follow: Name in `FOLLOW` of the rule for the learning rate.
+        growth: Largest factor by which one test can multiply the batch size.
+        every: Number of optimizer steps between two tests.
+        first: Number of steps at the start of the run that are all tested; None for `every`.
     """
 
     denominator: Literal["plug-in", "unbiased"] = "unbiased"
@@ -54,7 +60,7 @@ class Choice:
 
     @property
     def name(self) -> str:
-        """In the record."""
+        """Return the name of the choice in the record."""
         test = f"{self.denominator} {self.eta:g}"
         first = "" if self.first is None else f", the first {self.first}"
         return f"{test}, {self.follow}, x{self.growth:g} every {self.every}{first}"
@@ -82,9 +88,10 @@ TEXT = Cell(
     schedule="peaked", micro_batch=64,
 )  # fmt: skip
 CUT: dict[str, str] = {
-    "text: the plug-in test, limits of growth, intervals": "a run takes ten times one on digits"
+    "the plug-in test, other limits of growth and other intervals on text": "a run on text takes "
+    "ten times as long as a run on digits"
 }
-"""What is not measured -> why."""
+"""What was not measured -> the reason."""
 
 CHOICES: Mapping[Cell, tuple[Choice, ...]] = MappingProxyType(
     {
@@ -107,18 +114,18 @@ CHOICES: Mapping[Cell, tuple[Choice, ...]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
-    """One row.
+    """Hold the results of one row of the table.
 
     Args:
-        name: in tables.
-        by_rate: results of the tuning seeds by rate.
+        name: Texts of the first three columns.
+        by_rate: Base learning rate -> results of the seeds.
     """
 
     name: tuple[str, ...]
     by_rate: dict[float, list[Result]]
 
     def loss(self, lr: float) -> float:
-        """Mean validation loss; infinite where a run diverged."""
+        """Return the mean validation loss at a base learning rate; infinite if a run diverged."""
         results = self.by_rate[lr]
         if any(result.diverged for result in results):
             return float("inf")
@@ -129,12 +136,12 @@ class Tried:
 
     @property
     def best(self) -> float:
-        """The rate of the least loss."""
+        """Return the base learning rate with the lowest mean validation loss."""
         return min(self.by_rate, key=self.loss)
 
 
 def tried(ledger: Ledger, cell: Cell) -> list[Tried]:
-    """The constant batches, then the choices."""
+    """Return the rows of the constant batch sizes, then the rows of the choices."""
 
     def constant(batch: int) -> Make:
         return lambda lr, seed: cell.run(f"batch {batch}", (), lr=lr, seed=seed, batch=batch)
@@ -163,13 +170,18 @@ def tried(ledger: Ledger, cell: Cell) -> list[Tried]:
 
 def find(ledger: Ledger) -> Findings:
     findings = Findings()
-    findings.text.append(__doc__.split("\n\n", 1)[1].strip())
+    findings.text.append(
+        "Which settings should the default of a growing batch size have? Each table shows steps "
+        "and validation loss for different norm tests, limits of the growth and rules for the "
+        "learning rate; fewer steps at the same loss are better."
+    )
     for cell in CHOICES:
         rows = tried(ledger, cell)
         base = rows[0].best
-        findings.text.append(f"## {cell.name}, {cell.samples} samples")
-        header = ("test", "growth, steps", "rate", f"steps at {base:g}", f"loss at {base:g}",
-                  "best rate", "steps", "loss")  # fmt: skip
+        findings.text.append(f"## {cell.title}, {cell.samples} samples")
+        header = ("test", "growth", "learning rate", f"steps at lr {base:g}",
+                  f"validation loss at lr {base:g}", "best lr", "steps at the best lr",
+                  "validation loss at the best lr")  # fmt: skip
         findings.table(
             header,
             [
@@ -182,12 +194,14 @@ def find(ledger: Ledger) -> Findings:
             name = ", ".join(part for part in row.name if part)
             least = 0.05 if row.loss(row.best) < 1.0 else 0.2
             findings.add(f"{cell.workload}: {name}", row.loss(row.best), least=least)
+    findings.method(__doc__.split("\n\n", 1)[1])
     findings.leave_out(CUT)
     return findings
 
 
 def draw(ledger: Ledger, path: Path) -> None:
-    """Steps and loss of each row, at the first batch's rate and at its own."""
+    """Draw validation loss over steps, at the learning rate of the first batch size and at the
+    best one of each row."""
     from experiments.lab.draw import COLOURS, figure
 
     drawn, axes = figure(rows=len(CHOICES), columns=2, width=4.4, height=3.2)
@@ -199,7 +213,7 @@ def draw(ledger: Ledger, path: Path) -> None:
             axis.plot(
                 [row.steps(row.best) for row in constant],
                 [row.loss(row.best) for row in constant],
-                "o-", color=COLOURS[0], ms=3, label="constant, at its best rate",
+                "o-", color=COLOURS[0], ms=3, label="constant batch sizes, best learning rate",
             )  # fmt: skip
             for colour, follow in zip(COLOURS[1:], FOLLOW, strict=False):
                 for marker, test in (("x", "plug-in"), ("o", "unbiased")):
@@ -216,7 +230,8 @@ def draw(ledger: Ledger, path: Path) -> None:
             axis.set(
                 xscale="log", xlabel="optimizer steps", ylabel="validation loss",
                 ylim=(0.8 * least, 2.5 * least),
-                title=f"{cell.workload}: " + (f"rate {base:g}" if at_base else "best rate of each"),
+                title=f"{cell.workload}: "
+                + (f"learning rate {base:g}" if at_base else "best learning rate of each row"),
             )  # fmt: skip
             axis.title.set_fontsize(9)
         right.legend(fontsize=6)

@@ -1,4 +1,4 @@
-"""Batches that grow by themselves, on real data. See `experiments/README.md`."""
+"""Compare batch sizes that grow by a norm test with constant ones. See `experiments/README.md`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parts of the experiment share: cells, rows of runs, and the rate chosen for each row."""
+"""Define the cells and rows of the tables, and choose the learning rate of each row."""
 
 from __future__ import annotations
 
@@ -8,29 +8,31 @@ from typing import ClassVar, Literal
 
 from experiments.lab.findings import mean
 from experiments.lab.ledger import Ledger
-from experiments.lab.run import Result, Run, Told
+from experiments.lab.run import Extra, Result, Run
 from torch import nn
 
 import largebatch as lb
 
 TUNING, REPORTED = 3, 5
-"""Seeds by whose validation loss a rate is chosen, and seeds that are reported at it."""
+"""Number of seeds that choose the learning rate by their validation loss, and number of seeds that
+are reported at this learning rate."""
 
 LEAST = {"sgd": 0.01, "adagrad": 0.0025, "adagrad-norm": 0.125, "adamw": 5e-4}
-"""Optimizer -> the least of seven rates, each twice the one before."""
+"""Optimizer -> smallest of seven learning rates, each twice the one before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """A workload with an optimizer, at a budget of samples.
+    """Describe one table: a workload and an optimizer with a budget of samples.
 
     Args:
-        workload, optimizer: by name.
-        start: batch of the growing runs' first step, in samples.
-        samples: of each run.
-        doublings: the largest constant batch is start times two to this power.
-        schedule: "constant", or "peaked" for a warm-up over a tenth and a cosine.
-        micro_batch: most samples of one backward.
+        workload, optimizer: Names of the workload and of the optimizer.
+        start: Batch size of the first step of the growing runs, in samples.
+        samples: Number of samples of each run.
+        doublings: Number of doublings from `start` to the largest constant batch size.
+        schedule: Schedule of the learning rate: "constant", or "peaked" for a warm-up over a tenth
+            of the run and a cosine decay.
+        micro_batch: Largest number of samples in one micro-batch.
     """
 
     workload: str
@@ -43,19 +45,24 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Return the name of the cell in `expected.json`."""
         rate = "constant rate" if self.schedule == "constant" else "warm-up and cosine"
         return f"{self.workload}, {self.optimizer}, {rate}"
 
     @property
+    def title(self) -> str:
+        """Return the heading of the cell's table."""
+        return self.name.replace("constant rate", "constant learning rate")
+
+    @property
     def statistic(self) -> Literal["moments", "preconditioned_moments"]:
-        """What the optimizer's own test reads."""
+        """Return the name of the statistic that the norm test of this optimizer reads."""
         plain = self.optimizer in ("sgd", "adagrad-norm")
         return "moments" if plain else "preconditioned_moments"
 
     @property
     def rates(self) -> list[float]:
-        """Seven."""
+        """Return the seven learning rates that are tried, in increasing order."""
         return [LEAST[self.optimizer] * 2.0**k for k in range(7)]
 
     def run(
@@ -67,7 +74,15 @@ class Cell:
         seed: int,
         batch: int | None = None,
     ) -> Growing:
-        """A run of these rules, with the cell's schedule of the rate behind them."""
+        """Return a run of these rules, followed by the schedule of the learning rate.
+
+        Args:
+            method: Name of the method.
+            rules: Rules that decide before the schedule.
+            lr: Base learning rate.
+            seed: Seed of the run.
+            batch: Batch size of the first step in samples; None for the cell's `start`.
+        """
         schedule: tuple[lb.Rule, ...] = ()
         if self.schedule == "peaked":
             schedule = (lb.WarmUp(fraction=0.1, start=0.0), lb.Schedule(factor=lb.Cosine()))
@@ -79,33 +94,35 @@ class Cell:
             seed=seed,
             lr=lr,
             micro_batch=self.micro_batch,
-            # the seeds that choose no rate show how the loss falls
+            # The seeds that do not choose a learning rate also record a validation curve.
             evaluations=1 if seed < TUNING else 8,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growing(Run):
-    """A run whose batch may grow, measured by its single examples; it tells (samples before, batch)
-    wherever the batch changes."""
+    """Describe a run whose batch size may grow, with noise measured from single examples.
+
+    The trace of the run has a row (samples so far, batch size) for each change of the batch size.
+    """
 
     def meter(self, model: nn.Module) -> lb.Meter:
         return lb.Meter(model, examples=lb.PerExample())
 
-    def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
+    def extra(self, control: lb.Controller, record: lb.MemoryRecord) -> Extra:
         rows: list[tuple[float, ...]] = []
-        for seen, _ in list(record.steps)[:-1]:  # the last batch takes what is left
+        for seen, _ in list(record.steps)[:-1]:  # The last step has only the remaining samples.
             if not rows or rows[-1][1] != seen.batch_size:
                 rows.append((seen.samples, seen.batch_size))
-        return Told(trace=tuple(rows))
+        return Extra(trace=tuple(rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """The batches of another run, whatever this run's own noise.
+    """Use the batch sizes that another run recorded, and ignore the noise of this run.
 
     Args:
-        batches: (samples before it, batch) in order.
+        batches: Rows (samples so far, batch size), in increasing order of samples.
     """
 
     batches: tuple[tuple[float, ...], ...]
@@ -127,18 +144,19 @@ class Replayed:
 
 
 Make = Callable[[float, int], Run]
-"""From a rate and a seed."""
+"""Function that returns a run for a learning rate and a seed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A method at the rate that is best for it.
+    """Hold the results of a method at the learning rate that is best for it.
 
     Args:
-        name: in tables.
-        lr: chosen by validation.
-        at_edge: whether it is the first or last of the rates.
-        results: of the reported seeds, at that rate.
+        name: Name of the row in tables.
+        lr: Learning rate with the lowest validation loss.
+        at_edge: If True, `lr` is the smallest or the largest of the learning rates that were tried.
+        results: Results of the reported seeds at `lr`.
+        make: Function that returns the run of a learning rate and a seed.
     """
 
     name: str
@@ -157,11 +175,11 @@ class Row:
 
     @property
     def batch(self) -> float:
-        """Samples a step."""
+        """Return the mean batch size: samples divided by steps, as a mean over seeds."""
         return mean([result.samples / result.steps for result in self.results]).value
 
     def losses(self, split: Literal["validation", "test"] = "test") -> list[float]:
-        """By seed; infinite where a run diverged."""
+        """Return the loss of each seed on a split; infinite for a diverged run."""
         return [float("inf") if r.diverged else getattr(r, split)["loss"] for r in self.results]
 
 
@@ -172,7 +190,14 @@ def tuned(
     *,
     seeds: Sequence[int] = range(TUNING),
 ) -> dict[str, Row]:
-    """Each row at the best of these rates, by the validation loss of these seeds."""
+    """Return each row at its best learning rate.
+
+    Args:
+        ledger: Ledger that makes or reads the runs.
+        rates: Learning rates that are tried.
+        rows: Name of a row -> function that returns its runs.
+        seeds: Seeds whose mean validation loss chooses the learning rate.
+    """
     tuning = {
         name: [[make(lr, seed) for seed in seeds] for lr in rates] for name, make in rows.items()
     }

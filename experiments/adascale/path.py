@@ -1,13 +1,19 @@
-"""Why the gain that a probe forecasts is not the one realised.
+"""Measure why the gain that `largebatch probe` forecasts differs from the gain of the real run.
 
-A probe measures the gradient's noise along the path of scale 1. Two things differ in the run that
-it is for. Its path: with less noise in each step the weights do not bounce as far from the minimum,
-so their gradient holds less signal. And its averages: AdaScale's gain is that of the last thousand
-small gradients, in which large early gradients outweigh small late ones.
+`largebatch probe` measures the gradient noise while it trains at scale 1. The run at a larger scale
+differs in two ways. First, it takes another path: each step has less noise, so the weights stay
+closer to the minimum, and the gradient contains less signal. Second, AdaScale averages its
+estimates over about the last thousand base batches, and the large early gradients outweigh the
+small late ones in this average.
 
-The share of signal is that of a base batch's squared gradient, from sums over a quarter of the base
-steps; "whole" is its mean over them, and "gain 8" what AdaScale's formula makes of it at scale 8,
-without any average. "Realised" is the mean gain that AdaScale had in these runs.
+The share of signal is the squared norm of the mean gradient divided by the mean squared norm of the
+gradient of one base batch. It is computed from sums over one quarter of the base steps. The column
+"whole run" has the mean of the four quarters. The next column has the gain that AdaScale's formula
+gives for this share at scale 8 without averaging. The last column has the mean gain of AdaScale in
+these runs.
+
+Values are means over 5 seeds; intervals are 95 % confidence intervals. See
+[the terms](../README.md#terms) for scale and gain.
 """
 
 from __future__ import annotations
@@ -19,22 +25,22 @@ from experiments.adascale.setup import at_scale_one, scaled
 from experiments.lab.findings import Findings, mean, shown
 from experiments.lab.ledger import Ledger
 from experiments.lab.part import Part
-from experiments.lab.run import Run, Told
+from experiments.lab.run import Extra, Run
 from experiments.lab.workloads import workload as load
 
 import largebatch as lb
 
 CELLS = ("digits", "fashion-logistic")
-"""Workloads."""
+"""Names of the workloads."""
 
 SCALES, SEEDS, QUARTERS = (1, 8, 32), 5, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched(Run):
-    """A run that tells the share of signal in each quarter of its base steps."""
+    """Describe a run that records the share of signal in each quarter of its base steps."""
 
-    def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
+    def extra(self, control: lb.Controller, record: lb.MemoryRecord) -> Extra:
         base, length = load(self.workload).base_batch_size, self.budget.amount
         sums = [[0.0, 0.0] for _ in range(QUARTERS)]
         for seen, _ in record.steps:
@@ -43,11 +49,14 @@ class Watched(Run):
                 sums[quarter][0] += seen.moments.sqnorm
                 sums[quarter][1] += seen.moments.variance / base
         shares = [max(signal, 0.0) / (max(signal, 0.0) + noise) for signal, noise in sums]
-        return Told(notes={f"{q}": float(f"{share:.5g}") for q, share in enumerate(shares)})
+        return Extra(notes={f"{q}": float(f"{share:.5g}") for q, share in enumerate(shares)})
 
 
 def watched(workload: str, scale: int, seed: int) -> Watched:
-    """Scale 1 with four micro-batches a step that are only looked at, or AdaScale."""
+    """Return a run of AdaScale, or for scale 1 a run whose noise is only measured.
+
+    The run at scale 1 has four micro-batches per step, so that their variance can be measured.
+    """
     plain = scaled(workload, scale, seed) if scale > 1 else at_scale_one(workload, seed)
     settings = {field.name: getattr(plain, field.name) for field in fields(plain)}
     if scale == 1:
@@ -58,9 +67,16 @@ def watched(workload: str, scale: int, seed: int) -> Watched:
 
 def find(ledger: Ledger) -> Findings:
     findings = Findings()
-    findings.text.append(__doc__.split("\n\n", 1)[1].strip())
-    header = ["workload", "path of", *(f"quarter {q + 1}" for q in range(QUARTERS)), "whole",
-              "gain 8", "realised"]  # fmt: skip
+    findings.text.append(
+        "Why does the gain that `largebatch probe` forecasts differ from the gain of the real run? "
+        "Along the path of a larger batch the gradient contains less signal than along the path of "
+        "the base batch size, so AdaScale's formula gives a larger gain there. The averages of "
+        "AdaScale then make the gain of the real run smaller than the formula gives."
+    )
+    header = ["workload", "path of the run at",
+              *(f"share of signal, quarter {q + 1}" for q in range(QUARTERS)),
+              "share of signal, whole run", "gain at scale 8 for this share",
+              "AdaScale's mean gain"]  # fmt: skip
     rows = []
     for workload in CELLS:
         runs = {s: [watched(workload, s, seed) for seed in range(SEEDS)] for s in SCALES}
@@ -68,9 +84,9 @@ def find(ledger: Ledger) -> Findings:
         for scale, row in runs.items():
             results = ledger.results(row)
             quarters = [
-                mean([r.told.notes[f"{q}"] for r in results]).value for q in range(QUARTERS)
+                mean([r.extra.notes[f"{q}"] for r in results]).value for q in range(QUARTERS)
             ]
-            wholes = mean([math.fsum(r.told.notes.values()) / len(r.told.notes) for r in results])
+            wholes = mean([math.fsum(r.extra.notes.values()) / len(r.extra.notes) for r in results])
             gain = mean([r.mean_gain for r in results])
             rows.append(
                 [
@@ -83,9 +99,9 @@ def find(ledger: Ledger) -> Findings:
                 ]
             )
             findings.add(f"{workload}, scale {scale}: share of signal", wholes, least=0.03)
-    findings.text.append(f"{SEEDS} seeds; means with 95 % intervals.")
     findings.table(header, rows)
+    findings.method(__doc__.split("\n\n", 1)[1])
     return findings
 
 
-PART = Part(title="The noise along a larger batch's path", find=find)
+PART = Part(title="AdaScale: gradient noise along the path of a larger batch", find=find)

@@ -1,12 +1,18 @@
-"""Beside fairscale 0.4.13's AdaScale on the same runs.
+"""Compare the gains of largebatch's AdaScale with those of fairscale 0.4.13's AdaScale.
 
-The same weights, samples, micro-batches and averages: exponential with bias correction, each sample
-bounded first. A loop of the user's keeps fairscale's clock, as its documentation says: until the
-sum of its gains is the base steps of the run.
+Both libraries get the same initial weights, samples and micro-batches. largebatch is set to
+fairscale's averages: exponential averages with bias correction, with each estimate bounded before
+it is averaged. The training loop with fairscale ends when the sum of the gains reaches the base
+steps of the run, as fairscale's documentation describes.
 
-Whole: where it is right, the gains should be the same. Batches that change: workers come and go in
-five equal parts of the run, and its number of micro-batches and scale are set each time. A spoiled
-step: the loss of step 50 is infinite, and the loop takes no optimizer step there.
+In the run with scales 2, 8, 32, 8, 2 the batch size changes after each fifth of the run, and the
+loop sets fairscale's scale and number of micro-batches each time. In the run with an infinite loss,
+the loss of step 50 is infinite, and the loop with fairscale skips the optimizer step.
+
+The column "largest early difference" has the largest relative difference between two gains in the
+first 20 steps of any seed; after more steps, rounding makes two equal runs differ. Test losses are
+means over seeds with 95 % confidence intervals. Differences are paired by seed. See
+[the terms](../README.md#terms) for scale and gain.
 """
 
 from __future__ import annotations
@@ -31,30 +37,30 @@ import largebatch as lb
 from largebatch.workbench.workloads import evaluate
 
 WHOLE: dict[tuple[str, int], int] = {("digits", 8): 10}
-"""(workload, scale) -> seeds."""
+"""(Workload, scale) -> number of seeds, for runs with a constant batch size."""
 
 STAGES = (2, 8, 32, 8, 2)
-"""Scales of the run on digits whose batch changes."""
+"""Scales of the stages of the run whose batch size changes."""
 
 SEEDS = 10
-"""Of the runs on digits that are hard for it."""
+"""Number of seeds of the run whose batch size changes, and of the run with an infinite loss."""
 
 SPOILED = 50
-"""The step whose loss is infinite."""
+"""Index of the step whose loss is infinite."""
 
 EARLY = 20
-"""Steps after which rounding has not yet taken two runs apart."""
+"""Number of first steps in which rounding does not yet make two equal runs differ."""
 
 CUT: dict[str, str] = {}
-"""What is not measured -> why."""
+"""What was not measured -> the reason."""
 
 AS_PUBLISHED = lb.AdaScale(averaging="ema", clip="first")
-"""The averages of fairscale."""
+"""AdaScale with the averages of fairscale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spoiled(Run):
-    """A run of ours in which the loss of one step is infinite."""
+    """Describe a run with largebatch in which the loss of one step is infinite."""
 
     def make(self) -> Result:
         return train(self, spoiled=SPOILED)
@@ -62,11 +68,11 @@ class Spoiled(Run):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer(Run):
-    """A run with fairscale's AdaScale.
+    """Describe a run with fairscale's AdaScale.
 
     Args:
-        stages: scales of equal parts of the run; empty for one scale.
-        spoiled: whether the loss of step SPOILED is infinite.
+        stages: Scales of the equal stages of the run; empty for a constant batch size.
+        spoiled: If True, the loss of step `SPOILED` is infinite.
     """
 
     stages: tuple[int, ...] = ()
@@ -136,7 +142,7 @@ def _step(loader: lb.BatchLoader) -> Any:
 
 
 def peer_of(run: Run, *, stages: tuple[int, ...] = (), spoiled: bool = False) -> Peer:
-    """The same with fairscale."""
+    """Return the same run with fairscale's AdaScale."""
     return Peer(
         workload=run.workload, method="fairscale", rule=AS_PUBLISHED, scale=run.scale,
         budget=run.budget, seed=run.seed, lr=run.lr, keep_gains=True, stages=stages,
@@ -145,7 +151,7 @@ def peer_of(run: Run, *, stages: tuple[int, ...] = (), spoiled: bool = False) ->
 
 
 def pairs(ledger: Ledger) -> dict[str, tuple[list[Result], list[Result]]]:
-    """Name -> (ours, fairscale's), seeds in order."""
+    """Return name of a run -> (results of largebatch, results of fairscale), in order of seeds."""
     found: dict[str, tuple[list[Run], list[Run]]] = {}
     for (workload, scale), seeds in WHOLE.items():
         own = [
@@ -183,20 +189,22 @@ def pairs(ledger: Ledger) -> dict[str, tuple[list[Result], list[Result]]]:
 
 
 def furthest(a: Sequence[float], b: Sequence[float]) -> float:
-    """The largest relative difference of two runs' gains, step by step."""
+    """Return the largest relative difference between the gains of two runs in the same step."""
     return max(abs(x / y - 1.0) if y else float(x != y) for x, y in zip(a, b, strict=False))
 
 
 def find(ledger: Ledger) -> Findings:
     findings = Findings()
-    findings.text.append(__doc__.split("\n\n", 1)[1].strip())
     findings.text.append(
-        f"Apart early: the largest relative difference of a gain in the first {EARLY} steps of any "
-        "seed. Test losses are means with 95 % intervals, their difference is paired by seed."
+        "Do largebatch and fairscale compute the same AdaScale gains? Yes: with the same averages, "
+        "the gains of the first steps agree up to rounding. If the batch size changes within the "
+        "run, the two libraries take different numbers of steps. After a step with an infinite "
+        "loss, fairscale's gain is NaN in every run, and largebatch finishes every run."
     )
-    header = ("run", "seeds", "steps", "fairscale's steps", "apart early", "gain",
-              "fairscale's gain", "test loss", "fairscale's test loss",
-              "fairscale's less ours")  # fmt: skip
+    header = ("run", "seeds", "steps of largebatch", "steps of fairscale",
+              "largest early difference", "gain of largebatch", "gain of fairscale",
+              "test loss of largebatch", "test loss of fairscale",
+              "test loss of fairscale minus largebatch")  # fmt: skip
     rows = []
     for name, (ours, theirs) in pairs(ledger).items():
         early = max(
@@ -209,7 +217,7 @@ def find(ledger: Ledger) -> Findings:
         kept = [r for r in theirs if not r.diverged]
         rows.append(
             (
-                name,
+                name.replace("a spoiled step", "one infinite loss"),
                 str(len(ours)),
                 f"{mean([r.steps for r in ours]).value:.0f}",
                 f"{mean([r.steps for r in theirs]).value:.0f}" if kept else "",
@@ -217,7 +225,7 @@ def find(ledger: Ledger) -> Findings:
                 f"{gain.value:.3f}",
                 f"{mean([r.mean_gain for r in kept]).value:.3f}" if kept else "NaN",
                 shown(loss),
-                shown(mean([r.test["loss"] for r in kept])) if kept else f"all {lost} lost",
+                shown(mean([r.test["loss"] for r in kept])) if kept else f"all {lost} diverged",
                 "" if apart is None else shown(mean(apart), sign=True),
             )
         )
@@ -227,8 +235,9 @@ def find(ledger: Ledger) -> Findings:
         if apart is not None:
             findings.add(f"{name}: fairscale's less ours", mean(apart), least=0.01)
     findings.table(header, rows)
+    findings.method(__doc__.split("\n\n", 1)[1])
     findings.leave_out(CUT)
     return findings
 
 
-PART = Part(title="Beside fairscale's AdaScale", find=find, spots=True)
+PART = Part(title="AdaScale compared with fairscale", find=find, spots=True)

@@ -1,4 +1,4 @@
-"""AdaScale on real data, beside baselines that could win. See `experiments/README.md`."""
+"""Compare AdaScale with simpler methods on real data. See `experiments/README.md`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parts of the experiment share: lengths, tuned rates, and who is compared."""
+"""Define the run lengths, the tuned learning rates and the runs that the AdaScale pages share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LENGTH = {
     "stdlib-narrow-sgd": 600,
     "stdlib-narrow": 600,
 }
-"""T, base steps of a run: what one at scale 1 takes."""
+"""Workload -> length of its runs in base steps, which is the number of steps at scale 1."""
 
 TUNED = {
     "digits": 0.04,
@@ -35,20 +35,30 @@ TUNED = {
     "stdlib-narrow-sgd": 0.04,
     "stdlib-narrow": 2e-3,
 }
-"""The best of seven base rates at scale 1 on the validation split, as `transfer.py` finds it; of
-0.02 and 0.04, which tie on the CNN, the lower one."""
+"""Workload -> best of seven base learning rates at scale 1 on the validation split.
+
+`transfer.py` finds these values. On the CNN, 0.02 and 0.04 are equally good, and the lower one is
+used."""
 
 ADAM = frozenset({"stdlib-narrow"})
-"""Workloads with AdamW, where AdaScale is the square root of the gain, measured as Adam sees it."""
+"""Workloads with AdamW. AdaScale multiplies their learning rate by the square root of the gain,
+which is computed from preconditioned gradients."""
 
 
 def adascale(workload: str) -> lb.Rule:
-    """AdaScale as the library's methods have it for the workload's optimizer."""
+    """Return the library's AdaScale for the optimizer of the workload."""
     return methods.adascale_adam() if workload in ADAM else methods.adascale()
 
 
 def at_scale_one(workload: str, seed: int, *, lr: float | None = None, evaluations: int = 1) -> Run:
-    """The run that all others are compared with, at the tuned rate if no other is named."""
+    """Return the run at the base batch size, which all other runs are compared with.
+
+    Args:
+        workload: Name of the workload.
+        seed: Seed of the run.
+        lr: Base learning rate; None for the tuned one.
+        evaluations: Number of points of the validation curve.
+    """
     return Run(
         workload=workload,
         method="scale 1",
@@ -63,7 +73,15 @@ def at_scale_one(workload: str, seed: int, *, lr: float | None = None, evaluatio
 def scaled(
     workload: str, scale: int, seed: int, *, lr: float | None = None, evaluations: int = 1
 ) -> Run:
-    """AdaScale to its own end."""
+    """Return a run of AdaScale, which ends after the base steps of the run at scale 1.
+
+    Args:
+        workload: Name of the workload.
+        scale: Scale S of the run.
+        seed: Seed of the run.
+        lr: Base learning rate; None for the tuned one.
+        evaluations: Number of points of the validation curve.
+    """
     return replace(
         at_scale_one(workload, seed, lr=lr, evaluations=evaluations),
         method="AdaScale",
@@ -73,7 +91,7 @@ def scaled(
 
 
 def probed(workload: str, seed: int) -> Probe:
-    """A probe before the run at scale 1."""
+    """Return a probe of the first half of the run at scale 1."""
     return Probe(
         workload=workload,
         method="probe",
@@ -85,7 +103,14 @@ def probed(workload: str, seed: int) -> Probe:
 
 
 def stretched(run: Run, method: str, rule: lb.Rule, *, steps: int) -> Run:
-    """Another rule for as many optimizer steps; its name gets a +."""
+    """Return a run of another rule with this number of optimizer steps; "+" is added to its name.
+
+    Args:
+        run: Run whose workload, scale, seed and learning rate are used.
+        method: Name of the method without the "+".
+        rule: Rule that decides.
+        steps: Number of optimizer steps.
+    """
     return replace(
         run,
         method=f"{method}+",
@@ -96,8 +121,11 @@ def stretched(run: Run, method: str, rule: lb.Rule, *, steps: int) -> Run:
 
 
 def steps_of(results: Sequence[Result]) -> list[int | None]:
-    """The steps of runs that differ in their rising rates alone; where one diverged, those of the
-    largest rate below it that did not."""
+    """Return the number of steps of each run, for runs with increasing learning rates.
+
+    A diverged run gets the number of steps of the run with the next lower learning rate that did
+    not diverge; None if there is no such run.
+    """
     steps: list[int | None] = []
     for result in results:
         last = steps[-1] if steps else None
@@ -106,11 +134,13 @@ def steps_of(results: Sequence[Result]) -> list[int | None]:
 
 
 def rates(workload: str) -> list[float]:
-    """Seven base rates, each twice the one before; the tuned one is the fifth, since linear scaling
-    moves the best one down."""
+    """Return seven base learning rates, each twice the one before.
+
+    The tuned learning rate is the fifth, because linear scaling makes the best one smaller.
+    """
     return [TUNED[workload] * 2.0**k for k in range(-4, 3)]
 
 
 def final_loss(result: Result) -> float:
-    """Validation loss at the end; infinite where the run diverged."""
+    """Return the validation loss at the end of a run; infinite if the run diverged."""
     return float("inf") if result.diverged else result.validation["loss"]

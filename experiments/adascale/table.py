@@ -1,8 +1,17 @@
-"""The table: AdaScale beside what one would do instead, at the rate tuned for scale 1.
+"""Compare AdaScale with simpler methods at the base learning rate that was tuned for scale 1.
 
-At scale 1's samples: none, linear, linear with warm-up over 5.5 % of the run (LSW). At AdaScale's
-optimizer steps, with a +: the same, the square root, and the constant multiplier that is the mean
-of AdaScale's own (mean-gain+). And scale 1 itself, trained on for as many samples as AdaScale used.
+The methods without a + train on as many samples as the run at scale 1: none (the learning rate
+stays), sqrt (square-root scaling), linear (linear scaling) and LSW (linear scaling with a warm-up
+over 5.5 % of the run). The methods with a + take as many optimizer steps as AdaScale. The method
+mean-gain+ multiplies the learning rate by a constant, the mean multiplier of the AdaScale run. The
+last row of each table trains at scale 1 on as many samples as AdaScale took.
+
+The column "mean lr multiplier" has the mean factor on the base learning rate. Losses are means over
+seeds. Differences are paired by seed and have 95 % confidence intervals. The gain is the number of
+base steps divided by the number of optimizer steps. Quality has held if AdaScale's validation loss
+minus that of scale 1 is at most 10 % of the latter at the upper end of the interval. Quality is
+worse if the difference is above 10 % at the lower end, and otherwise nothing is shown. See
+[the terms](../README.md#terms) for scale.
 """
 
 from __future__ import annotations
@@ -33,26 +42,38 @@ CELLS: dict[tuple[str, int], int] = {
     ("stdlib-narrow-sgd", 8): 5,
     ("stdlib-narrow", 8): 5,
 }
-"""(workload, scale) -> seeds."""
+"""(Workload, scale) -> number of seeds."""
 
 CUT: dict[str, str] = {
-    "fashion-resnet8": "left out for its hour of two cores",
-    "scale 32 of the CNN": "left out for its half hour",
-    "the transformers of 0.5M parameters": "four times as long as the narrow ones",
-    "scale 32 of the transformers": "left out for its half hour",
+    "fashion-resnet8": "the runs would take an hour on two cores",
+    "scale 32 of the CNN": "the runs would take half an hour",
+    "the transformers with 0.5M parameters": "a run takes four times as long as a run of the "
+    "narrow transformers",
+    "scale 32 of the transformers": "the runs would take half an hour",
 }
-"""What is not measured -> why."""
+"""What was not measured -> the reason."""
 
 MARGIN = 0.1
-"""AdaScale keeps scale 1's quality where its validation loss is at most this fraction above."""
+"""Largest relative increase of the validation loss over scale 1 with which quality has held."""
 
 BASE = "scale 1"
+"""Name of the run at the base batch size."""
+
+RIVALS = ("linear+", "LSW+", "sqrt+", "mean-gain+")
+"""Methods that the first paragraph of the page compares with AdaScale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """The results of each method by its name, and (mean gain, low, high) as a probe of the first
-    half of a run at scale 1 forecasts it; seeds in order."""
+    """Hold the results of all methods for one workload and one scale.
+
+    Args:
+        workload: Name of the workload.
+        scale: Scale S of the runs.
+        results: Name of a method -> its results, in order of seeds.
+        forecasts: (mean gain, lower bound, upper bound) that a probe of the first half of the run
+            at scale 1 forecasts, in order of seeds.
+    """
 
     workload: str
     scale: int
@@ -61,7 +82,7 @@ class Cell:
 
 
 def cell(ledger: Ledger, workload: str, scale: int, seeds: int) -> Cell:
-    """Makes, or reads, all runs of a workload at a scale."""
+    """Make or read all runs of a workload at one scale."""
     base = [at_scale_one(workload, seed, evaluations=8) for seed in range(seeds)]
     own = [scaled(workload, scale, seed, evaluations=8) for seed in range(seeds)]
     probes = [probed(workload, seed) for seed in range(seeds)]
@@ -85,7 +106,7 @@ def cell(ledger: Ledger, workload: str, scale: int, seeds: int) -> Cell:
 
 
 def _others(run: Run, result: Result, base: Run) -> Iterator[Run]:
-    """Whom an AdaScale run is compared with."""
+    """Return the runs that one AdaScale run is compared with."""
     b0 = load(run.workload).base_batch_size
     samples = lb.Budget(samples=round(base.budget.amount) * b0)
     same = replace(run, budget=samples, evaluations=1)
@@ -103,7 +124,7 @@ def _others(run: Run, result: Result, base: Run) -> Iterator[Run]:
 
 
 def difference(a: Sequence[Result], b: Sequence[Result]) -> list[float] | None:
-    """Test loss of a less that of b, by seed; None where a run diverged."""
+    """Return the test losses of `a` minus those of `b`, by seed; None if any run diverged."""
     if len(a) != len(b) or any(r.diverged for r in (*a, *b)):
         return None
     return [x.test["loss"] - y.test["loss"] for x, y in zip(a, b, strict=True)]
@@ -111,25 +132,46 @@ def difference(a: Sequence[Result], b: Sequence[Result]) -> list[float] | None:
 
 def find(ledger: Ledger) -> Findings:
     findings = Findings()
-    findings.text.append(__doc__.split("\n\n", 1)[1].strip())
-    findings.text.append(
-        "Means over seeds; intervals are of 95 %, differences are of the test loss and paired by "
-        "seed. Gain is the mean of base steps a step. Quality is held where the whole interval of "
-        f"AdaScale's validation loss less scale 1's lies below {MARGIN:.0%} of the latter."
-    )
-    for (workload, scale), seeds in CELLS.items():
-        found = cell(ledger, workload, scale, seeds)
-        _rows(findings, found)
+    cells = [cell(ledger, workload, scale, CELLS[workload, scale]) for workload, scale in CELLS]
+    tables = Findings()
+    qualities = [_rows(tables, found) for found in cells]
+    findings.text.append(_answer(cells, qualities))
+    findings.text += tables.text
+    findings.numbers |= tables.numbers
+    findings.method(__doc__.split("\n\n", 1)[1])
     findings.leave_out(CUT)
     return findings
 
 
-def _rows(findings: Findings, found: Cell) -> None:
+def _answer(cells: Sequence[Cell], qualities: Sequence[str]) -> str:
+    """Return the first paragraph of the page: the question, and what the tables show."""
+    words = [
+        (
+            "Does AdaScale keep the quality of training at the base batch size, and is it better "
+            "than simpler methods that take equally many steps? Quality has held in "
+            f"{qualities.count('held')} of {len(cells)} tables and is worse in "
+            f"{qualities.count('worse')}; neither is shown in {qualities.count('not shown')}."
+        )
+    ]
+    for method in RIVALS:
+        pairs = [(f.results[method], f.results["AdaScale"]) for f in cells if method in f.results]
+        known = [mean(found) for a, b in pairs if (found := difference(a, b)) is not None]
+        lower = sum(one.low is not None and one.low > 0.0 for one in known)
+        higher = sum(one.high is not None and one.high < 0.0 for one in known)
+        words.append(
+            f"Compared with {method}, AdaScale's test loss is shown to be lower in {lower} and "
+            f"higher in {higher} of the {len(known)} tables in which no run of {method} diverged."
+        )
+    return " ".join(words)
+
+
+def _rows(findings: Findings, found: Cell) -> str:
+    """Add the table of one workload at one scale, and return whether the quality has held."""
     name = f"{found.workload}, scale {found.scale}"
     base, own = found.results[BASE], found.results["AdaScale"]
     accuracy = "accuracy" in base[0].test
     findings.text.append(f"## {name}, {len(base)} seeds")
-    header = ["method", "steps", "samples", "lr x"]
+    header = ["method", "steps", "samples", "mean lr multiplier"]
     header += ["test accuracy"] if accuracy else []
     rows = []
     for method, results in found.results.items():
@@ -156,26 +198,35 @@ def _rows(findings: Findings, found: Cell) -> None:
                 findings.add(f"{name}: {method} less {label}", mean(apart), least=0.01)
         rows.append(row)
         findings.add(f"{name}: {method}, test loss", loss, least=0.01)
-    findings.table([*header, "train loss", "test loss", "less scale 1", "less AdaScale"], rows)
+    findings.table(
+        [*header, "training loss", "test loss", "test loss minus that of scale 1",
+         "test loss minus AdaScale's"],
+        rows,
+    )  # fmt: skip
     pairs = zip(map(final_loss, own), map(final_loss, base), strict=True)
     apart = mean([a - b for a, b in pairs])
     margin = MARGIN * mean([final_loss(r) for r in base]).value
     gain = mean([r.mean_gain for r in own])
     quality = _quality(apart.low, apart.high, margin)
     findings.text.append(
-        f"Gain {shown(gain, '.2f')} of {found.scale}. Quality: {quality} (validation loss less "
-        f"scale 1's {shown(apart, sign=True)}, margin {margin:.3f})."
+        f"AdaScale's gain is {shown(gain, '.2f')}; it can be at most {found.scale}. "
+        f"Quality: {quality}. AdaScale's validation loss minus that of scale 1 is "
+        f"{shown(apart, sign=True)}, and the margin is {margin:.3f}."
     )
     findings.add(f"{name}: gain", gain, least=0.03 * gain.value)
     findings.text.append(_forecast(findings, found))
+    return quality
 
 
 def _forecast(findings: Findings, found: Cell) -> str:
-    """What probes said beside what the runs of the same seeds gave."""
+    """Return how the forecasts of `largebatch probe` compare with the gains of the runs."""
     gains = [result.mean_gain for result in found.results["AdaScale"]]
     if len(found.forecasts) < len(gains):
-        told = len(gains) - len(found.forecasts)
-        return f"`probe` had too little signal in {told} of {len(gains)} seeds."
+        missing = len(gains) - len(found.forecasts)
+        return (
+            f"`largebatch probe` gave no forecast for {missing} of {len(gains)} seeds, because the "
+            "signal was too small."
+        )
     said = mean([value for value, _, _ in found.forecasts])
     errors = mean(
         [value / gain - 1.0 for (value, _, _), gain in zip(found.forecasts, gains, strict=True)]
@@ -186,13 +237,15 @@ def _forecast(findings: Findings, found: Cell) -> str:
     findings.add(f"{found.workload}, scale {found.scale}: forecast", said, least=0.05 * said.value)
     low, high = f"{errors.low:+.0%}", f"{errors.high:+.0%}"
     return (
-        f"`probe`, on the first half of a run at scale 1, forecast a gain of {said.value:.2f}: "
-        f"{errors.value:+.0%} [{low}, {high}] of the one realised, which lies within the "
-        f"forecast's interval in {inside} of {len(gains)} seeds."
+        f"From the first half of the run at scale 1, `largebatch probe` forecast a gain of "
+        f"{said.value:.2f}. The forecast differs from the gain of the run by "
+        f"{errors.value:+.0%} [{low}, {high}]. The gain of the run is inside the interval of the "
+        f"forecast for {inside} of {len(gains)} seeds."
     )
 
 
 def _quality(low: float | None, high: float | None, margin: float) -> str:
+    """Return whether the quality has held, from the interval of the difference and the margin."""
     if low is None or high is None or not math.isfinite(high):
         return "not shown"
     if high <= margin:
@@ -201,8 +254,10 @@ def _quality(low: float | None, high: float | None, margin: float) -> str:
 
 
 def draw(ledger: Ledger, path: Path) -> None:
-    """Scale 1 and AdaScale over base steps and over samples: the first is where they should lie on
-    each other."""
+    """Draw the validation loss of scale 1 and AdaScale over base steps and over samples.
+
+    If AdaScale keeps the quality of training, the curves over base steps coincide.
+    """
     from experiments.lab.draw import COLOURS, figure, logarithmic
 
     workloads = list(dict.fromkeys(workload for workload, _ in CELLS))
@@ -234,8 +289,11 @@ def draw(ledger: Ledger, path: Path) -> None:
             axis.set_title(workload, fontsize=10)
         axes[row][0].set_ylabel("validation loss")
     axes[0][0].legend(frameon=False)
-    drawn.suptitle("AdaScale over base steps and over samples, with 95 % intervals", fontsize=10)
+    drawn.suptitle(
+        "Validation loss of AdaScale over base steps (left) and samples (right), with 95 % "
+        "confidence intervals", fontsize=10,
+    )  # fmt: skip
     drawn.savefig(path, dpi=110)
 
 
-PART = Part(title="AdaScale beside its baselines", find=find, draw=draw, spots=True)
+PART = Part(title="AdaScale compared with simpler methods", find=find, draw=draw, spots=True)

@@ -1,9 +1,26 @@
-"""AutoWU, which is given no rate, beside a grid of rates for the same optimizer.
+"""Compare AutoWU, which needs no learning rate, with a grid of learning rates.
 
-Each run takes the same steps. The grid has seven peak rates with a warm-up over 5 % and a cosine;
-its best and its median rate are chosen on the validation loss. LSW is linear scaling of the rate
-tuned for SGD at the base batch, with the same schedule. Schedule-free AdamW and Prodigy come as
-they are. Blind runs repeat the switch and the rate that the next seed found.
+All runs of a row take equally many steps. The grid has seven peak learning rates with a warm-up
+over 5 % of the run and a cosine decay. The best and the median learning rate of the grid are chosen
+by the validation loss. AutoWU needs one run, and the grid needs seven.
+
+Losses are test losses, as means over three seeds. The difference is paired by seed and has a 95 %
+confidence interval. The other columns are:
+
+- "peak learning rates": the learning rates at which AutoWU ended its warm-up, one per seed.
+- "end of the warm-up": the fraction of the run at which the warm-up ended, one per seed. A number
+  in parentheses counts the runs whose warm-up ended without a detected rise of the loss.
+- "grid at AutoWU's peak": the run of the grid whose peak learning rate is nearest to the learning
+  rates that AutoWU found.
+- "AutoWU, short warm-up": the warm-up takes at most a quarter of the run in place of a half.
+- "another seed's switch": a yoked run, whose warm-up ends when and where that of the next seed
+  ended.
+- "other methods": LSW is linear scaling of the learning rate that was tuned for SGD at the base
+  batch size, with a warm-up over 5.5 % of the run and a cosine decay. Schedule-free AdamW and
+  Prodigy run with their default learning rates.
+
+The rows of one workload and optimizer train on equally many samples at each batch size; the CNN
+with SGD trains for three epochs. The guards of AutoWU were chosen on digits.
 """
 
 from __future__ import annotations
@@ -40,38 +57,41 @@ CELLS: tuple[Cell, ...] = (
     *(Cell(workload="stdlib-narrow", optimizer=o, scale=8, steps=300) for o in ("sgd", "lamb")),
     Cell(workload="fashion-resnet8", optimizer="sgd", scale=4, steps=300),
 )  # fmt: skip
-"""What is measured: at the batches of one workload the same samples, three epochs of the CNN. The
-rule's guards were chosen on digits."""
+"""Cells of the page: one row of the table each."""
 
 CUT: dict[str, str] = {
-    "the CNN with LAMB, AdamW and AdamP at batches 128 and 256": "left out for their half hour",
-    "the transformer with SGD and LAMB at batches 32 and 64": "left out for their half hour",
-    "fashion-resnet8 with other optimizers than SGD": "left out for their half hour",
-    "the transformer of 0.5M parameters": "four times as long as the narrow one",
+    "the CNN with LAMB, AdamW and AdamP at batch sizes 128 and 256": "the runs would take half an "
+    "hour",
+    "the transformer with SGD and LAMB at batch sizes 32 and 64": "the runs would take half an "
+    "hour",
+    "fashion-resnet8 with other optimizers than SGD": "the runs would take half an hour",
+    "the transformer with 0.5M parameters": "a run takes four times as long as a run of the narrow "
+    "transformer",
 }
-"""What is not measured -> why."""
+"""What was not measured -> the reason."""
 
 SHORTER = frozenset({("fashion-cnn", "sgd"), ("stdlib-narrow", "adamw")})
-"""Where the warm-up is also tried with a quarter of the budget in place of a half."""
+"""(Workload, optimizer) of the cells in which a shorter warm-up is tried, too."""
 
 NEAR = {"accuracy": 0.005, "loss": 0.02}
-"""AutoWU comes near the best of the grid where it is at most this far off."""
+"""Metric -> largest difference at which AutoWU counts as close to the best of the grid."""
 
 DEFAULTS = {"schedule-free": 0.0025, "prodigy": 1.0}
-"""Optimizers without a schedule -> their default rate."""
+"""Optimizer without a schedule -> its default learning rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """The results of a cell, seeds in order.
+    """Hold the results of one cell, in order of seeds.
 
     Args:
-        cell: which.
-        searched, shorter, blind: of AutoWU, with half of its warm-up, and with the next seed's
-            switch.
-        rates: of the grid.
-        grid: by rate.
-        others: by name.
+        cell: The cell.
+        searched: Results of AutoWU.
+        shorter: Results of AutoWU with the shorter warm-up; empty if it was not tried.
+        blind: Results of the yoked runs, whose warm-up ends as that of the next seed.
+        rates: Peak learning rates of the grid.
+        grid: Results for each learning rate of the grid.
+        others: Name of another method -> its results.
     """
 
     cell: Cell
@@ -83,24 +103,25 @@ class Found:
     others: dict[str, list[Result]]
 
     def validation(self, results: Sequence[Result]) -> float:
-        """The mean by which rates are chosen; infinite where a run diverged."""
+        """Return the mean validation loss, by which learning rates are chosen; infinite if a run
+        diverged."""
         if any(result.diverged for result in results):
             return float("inf")
         return mean([result.validation["loss"] for result in results]).value
 
     def nearest(self) -> int:
-        """The rate of the grid that is nearest to those found."""
-        logs = [math.log(result.told.notes["rate"]) for result in self.searched]
+        """Return the index of the grid's learning rate that is nearest to those AutoWU found."""
+        logs = [math.log(result.extra.notes["rate"]) for result in self.searched]
         found = math.fsum(logs) / len(logs)
         return min(range(len(self.rates)), key=lambda at: abs(math.log(self.rates[at]) - found))
 
     def ranked(self) -> list[int]:
-        """Rates of the grid from the best to the worst."""
+        """Return the indices of the grid's learning rates from the best to the worst."""
         return sorted(range(len(self.grid)), key=lambda at: self.validation(self.grid[at]))
 
 
 def measured(ledger: Ledger, cell: Cell) -> Found:
-    """Makes, or reads, all runs of a cell."""
+    """Make or read all runs of a cell."""
     seeds, rates = range(cell.seeds), grid(cell.optimizer)
     runs: dict[str, list[Run]] = {"AutoWU": [searching(cell, seed) for seed in seeds]}
     if (cell.workload, cell.optimizer) in SHORTER:
@@ -133,29 +154,24 @@ def measured(ledger: Ledger, cell: Cell) -> Found:
 
 def find(ledger: Ledger) -> Findings:
     findings = Findings()
-    findings.text.append(__doc__.split("\n\n", 1)[1].strip())
-    findings.text.append(
-        "Test losses are means over seeds; the difference is paired by seed, with its 95 % "
-        "interval. Ended: at which part of the budget the warm-ups ended, with (n) where nothing "
-        "ended n of them. The grid at that rate: at the rate of the grid nearest to those found; "
-        "what is lost beyond it is the search's. A quarter: AutoWU with a quarter of the budget "
-        "for its warm-up in place of a half. AutoWU costs one run, the grid seven."
-    )
-    header = ("cell", "AutoWU", "rates found", "ended", "best of the grid", "its rate",
-              "AutoWU less best", "median of the grid", "the grid at that rate", "a quarter",
-              "blind", "others")  # fmt: skip
+    header = ("workload, optimizer, batch size", "AutoWU", "peak learning rates",
+              "end of the warm-up", "best of the grid", "best learning rate of the grid",
+              "AutoWU minus the best of the grid", "median of the grid", "grid at AutoWU's peak",
+              "AutoWU, short warm-up", "another seed's switch", "other methods")  # fmt: skip
     rows, near, above = [], 0, 0
     for cell in CELLS:
         found = measured(ledger, cell)
         row, is_near, is_above = _row(findings, found)
         rows.append(row)
         near, above = near + is_near, above + is_above
-    findings.table(header, rows)
     findings.text.append(
-        f"AutoWU is within {NEAR['accuracy']:.1%} of accuracy or {NEAR['loss']} of test loss of "
-        f"the best of the grid in {near} of {len(rows)} cells, and better than its median in "
-        f"{above}."
+        "Is AutoWU, which needs no learning rate, as good as the best learning rate of a grid? In "
+        f"{near} of {len(rows)} rows, AutoWU is at most {NEAR['accuracy']:.1%} in test accuracy or "
+        f"{NEAR['loss']} in test loss worse than the best of seven learning rates. In {above} rows "
+        "AutoWU is at least as good as the median of the seven learning rates."
     )
+    findings.table(header, rows)
+    findings.method(__doc__.split("\n\n", 1)[1])
     findings.add("near the best", float(near), least=1.5)
     findings.leave_out(CUT)
     return findings
@@ -165,7 +181,7 @@ def _row(findings: Findings, found: Found) -> tuple[list[str], bool, bool]:
     name, ranked = found.cell.name, found.ranked()
     best, middle = found.grid[ranked[0]], found.grid[ranked[len(ranked) // 2]]
     apart = [_test(a) - _test(b) for a, b in zip(found.searched, best, strict=True)]
-    forced = sum(result.told.notes["forced"] for result in found.searched)
+    forced = sum(result.extra.notes["forced"] for result in found.searched)
     losses = mean([_test(result) for result in found.searched])
     findings.add(f"{name}: AutoWU", losses, least=0.02)
     findings.add(f"{name}: AutoWU less best", mean(apart), least=0.02)
@@ -173,8 +189,8 @@ def _row(findings: Findings, found: Found) -> tuple[list[str], bool, bool]:
     row = [
         name,
         shown(losses),
-        ", ".join(f"{result.told.notes['rate']:.2g}" for result in found.searched),
-        ", ".join(f"{result.told.notes['ended']:.2f}" for result in found.searched)
+        ", ".join(f"{result.extra.notes['rate']:.2g}" for result in found.searched),
+        ", ".join(f"{result.extra.notes['ended']:.2f}" for result in found.searched)
         + (f" ({forced:.0f})" if forced else ""),
         f"{mean([_test(result) for result in best]).value:.3f}",
         f"{found.rates[ranked[0]]:g}",
@@ -200,7 +216,10 @@ def _test(result: Result) -> float:
 
 
 def draw(ledger: Ledger, path: Path) -> None:
-    """A row a cell, of the first seed: loss with the posterior at the switch, and rate."""
+    """Draw the loss and the learning rate of the first seed, one row per cell.
+
+    The panel of the loss shows the Gaussian process that AutoWU had when its warm-up ended.
+    """
     from experiments.lab.draw import COLOURS, figure, logarithmic
 
     from largebatch.rules.auto_warm_up.losses import Losses
@@ -208,15 +227,15 @@ def draw(ledger: Ledger, path: Path) -> None:
     drawn, axes = figure(rows=len(CELLS), columns=2, width=4.6, height=2.2)
     for (left, right), cell in zip(axes, CELLS, strict=True):
         result = measured(ledger, cell).searched[0]
-        losses, rates = zip(*result.told.trace, strict=True)
-        end = round(result.told.notes["ended"] * cell.steps)
+        losses, rates = zip(*result.extra.trace, strict=True)
+        end = round(result.extra.notes["ended"] * cell.steps)
         left.plot(losses, color=COLOURS[0], lw=0.6, label="training loss")
         seen = Losses()
         for loss in losses[:end]:
             seen = seen.add(loss)
         curve = seen.curve()
         x, band = curve.x * end, 2.0 * (curve.spread**2).sum(1) ** 0.5
-        left.plot(x, curve.mean, color=COLOURS[1], label="Gaussian process at the switch")
+        left.plot(x, curve.mean, color=COLOURS[1], label="Gaussian process at the warm-up's end")
         left.fill_between(x, curve.mean - band, curve.mean + band, color=COLOURS[1], alpha=0.3)
         right.plot(rates, color=COLOURS[2])
         logarithmic(left, bottom=max(0.8 * min(losses), 1e-2))
@@ -232,4 +251,4 @@ def draw(ledger: Ledger, path: Path) -> None:
     drawn.savefig(path, dpi=100)
 
 
-PART = Part(title="AutoWU beside a grid of rates", find=find, draw=draw, spots=True)
+PART = Part(title="AutoWU compared with a grid of learning rates", find=find, draw=draw, spots=True)

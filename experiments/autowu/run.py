@@ -1,4 +1,4 @@
-"""AutoWU on real data, beside grids of rates. See `experiments/README.md`."""
+"""Compare AutoWU with grids of learning rates on real data. See `experiments/README.md`."""
 
 from __future__ import annotations
 

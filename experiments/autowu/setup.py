@@ -1,4 +1,4 @@
-"""What the parts of the experiment share: cells, grids, and how a run is made."""
+"""Define the cells, the grids of learning rates and the runs of the AutoWU experiment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from experiments.lab.run import Result, Run, Told
+from experiments.lab.run import Extra, Result, Run
 from experiments.lab.workloads import workload as load
 from torch.optim import Optimizer
 
@@ -16,13 +16,13 @@ import largebatch as lb
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """A workload with an optimizer, at a batch and a budget.
+    """Describe one row of the table: a workload and an optimizer with a batch size and a budget.
 
     Args:
-        workload, optimizer: by name.
-        scale: the batch in base batches.
-        steps: optimizer steps of the run.
-        seeds: of AutoWU and of each rate of the grid.
+        workload, optimizer: Names of the workload and of the optimizer.
+        scale: Scale S: the batch size divided by the base batch size.
+        steps: Number of optimizer steps of each run.
+        seeds: Number of seeds of AutoWU and of each learning rate of the grid.
     """
 
     workload: str
@@ -33,13 +33,14 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Return the name of the cell in tables and in `expected.json`."""
         batch = self.scale * load(self.workload).base_batch_size
         return f"{self.workload}, {self.optimizer}, batch {batch}"
 
 
 LEAST = {"sgd": 0.01, "lamb": 0.0025, "adamw": 2.5e-4, "adamp": 2.5e-4, "lars": 1.0}
-"""Optimizer -> the least of seven peak rates, each twice the one before; LARS's four times."""
+"""Optimizer -> smallest of seven peak learning rates. Each learning rate is twice the one before,
+and four times the one before for LARS."""
 
 RANGES = {
     "sgd": (1e-4, 1.0),
@@ -48,32 +49,33 @@ RANGES = {
     "adamp": (1e-5, 0.1),
     "lars": (1e-2, 100.0),
 }
-"""Optimizer -> first and last rate of AutoWU's longest warm-up, as the documentation has them."""
+"""Optimizer -> first and last learning rate of AutoWU's longest warm-up, as the documentation
+recommends them."""
 
 BASE_RATE = {"fashion-cnn": 0.02, "digits": 0.04, "fashion-resnet8": 0.05, "stdlib-narrow": 0.04}
-"""Workload -> rate of SGD at its base batch, which linear scaling multiplies."""
+"""Workload -> learning rate of SGD at the base batch size, which linear scaling multiplies."""
 
 WARM_UP = 0.05
-"""Part of the budget in which the grid's rates rise to their peak."""
+"""Fraction of the budget in which the learning rates of the grid rise to their peak."""
 
 
 def grid(optimizer: str) -> list[float]:
-    """Seven peak rates."""
+    """Return the seven peak learning rates of an optimizer."""
     factor = 4.0 if optimizer == "lars" else 2.0
     return [LEAST[optimizer] * factor**k for k in range(7)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Searching(Run):
-    """A run of AutoWU, which tells where its warm-up ended and at which rate.
+    """Describe a run of AutoWU that records when its warm-up ended and at which learning rate.
 
     Args:
-        traced: whether it keeps each step's loss and rate.
+        traced: If True, the run records the loss and the learning rate of each step.
     """
 
     traced: bool = False
 
-    def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
+    def extra(self, control: lb.Controller, record: lb.MemoryRecord) -> Extra:
         search = control.decider.state[0][0]
         rows = [
             (seen.loss or math.nan, seen.base_lr * decision.lr_multiplier)
@@ -81,7 +83,7 @@ class Searching(Run):
             if seen.finite
         ]
         ended = search.ended if search.ended is not None else math.nan
-        return Told(
+        return Extra(
             notes={
                 "ended": round(ended, 6),
                 "rate": float(f"{search.rate:.6g}"),
@@ -101,7 +103,7 @@ class Searching(Run):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleFree(Run):
-    """A run of an optimizer whose weights are averaged where they are judged."""
+    """Describe a run of an optimizer that evaluates averaged weights."""
 
     @contextlib.contextmanager
     def judging(self, optimizer: Optimizer) -> Iterator[None]:
@@ -113,7 +115,14 @@ class ScheduleFree(Run):
 
 
 def searching(cell: Cell, seed: int, *, rule: lb.Rule | None = None, method: str = "AutoWU") -> Run:
-    """AutoWU with the range of the optimizer, or another rule that searches."""
+    """Return a run of AutoWU with the optimizer's range of learning rates.
+
+    Args:
+        cell: Cell of the run.
+        seed: Seed of the run.
+        rule: Rule that takes the place of AutoWU; None for AutoWU.
+        method: Name of the method.
+    """
     low, high = RANGES[cell.optimizer]
     return Searching(
         workload=f"{cell.workload}+{cell.optimizer}",
@@ -128,14 +137,22 @@ def searching(cell: Cell, seed: int, *, rule: lb.Rule | None = None, method: str
 
 
 def shortened(cell: Cell, seed: int) -> Run:
-    """AutoWU whose warm-up takes a quarter of the budget at most."""
+    """Return a run of AutoWU whose warm-up takes at most a quarter of the budget."""
     low, high = RANGES[cell.optimizer]
     rule = lb.chain(lb.AutoWarmUp(low=low, high=high, fraction=0.25))
     return searching(cell, seed, rule=rule, method="AutoWU, a quarter")
 
 
 def peaked(cell: Cell, seed: int, *, lr: float, method: str = "grid", rise: float = WARM_UP) -> Run:
-    """A warm-up from nothing to a peak rate, and a cosine to nothing."""
+    """Return a run with a linear warm-up from 0 to a peak learning rate and a cosine decay to 0.
+
+    Args:
+        cell: Cell of the run.
+        seed: Seed of the run.
+        lr: Peak learning rate.
+        method: Name of the method.
+        rise: Fraction of the budget that the warm-up takes.
+    """
     rule = lb.chain(lb.WarmUp(fraction=rise, start=0.0), lb.Schedule(factor=lb.Cosine()))
     return Run(
         workload=f"{cell.workload}+{cell.optimizer}",
@@ -149,7 +166,7 @@ def peaked(cell: Cell, seed: int, *, lr: float, method: str = "grid", rise: floa
 
 
 def as_they_come(cell: Cell, seed: int, optimizer: str, *, lr: float) -> Run:
-    """An optimizer that needs no schedule, at its default rate."""
+    """Return a run of an optimizer that needs no schedule, at its default learning rate."""
     plain = peaked(cell, seed, lr=lr, method=optimizer)
     kind = ScheduleFree if optimizer == "schedule-free" else Run
     return kind(
@@ -159,9 +176,14 @@ def as_they_come(cell: Cell, seed: int, optimizer: str, *, lr: float) -> Run:
 
 
 def blind(run: Run, other: Result) -> Run:
-    """The same with the switch and the rate that another seed's run found."""
+    """Return a yoked run: its warm-up ends when and where that of another seed's run ended.
+
+    Args:
+        run: Run of AutoWU whose workload, seed and range are used.
+        other: Result of the other seed.
+    """
     (rule,) = run.rule.rules  # type: ignore[attr-defined]
-    notes = other.told.notes
+    notes = other.extra.notes
     return Run(
         workload=run.workload, method="another seed's switch",
         rule=lb.chain(
@@ -174,12 +196,12 @@ def blind(run: Run, other: Result) -> Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """AutoWU whose warm-up ends where it is told, whatever the loss does.
+    """Follow AutoWU's schedule with a given end of the warm-up, and ignore the loss.
 
     Args:
-        low, high, fraction: as of AutoWarmUp.
-        ended: fraction of the budget.
-        rate: from which it decays.
+        low, high, fraction: Settings of `AutoWarmUp`.
+        ended: Fraction of the budget at which the warm-up ends.
+        rate: Learning rate at which the decay starts.
     """
 
     low: float

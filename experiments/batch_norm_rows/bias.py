@@ -1,18 +1,33 @@
-"""How far are rows' shares, and pairs of steps, off under batch normalization?
+"""Measure the error of two noise estimates in models with batch normalization.
 
-Weights are held fixed after some steps. Batches are then drawn anew, with replacement, and each
-gives its gradient and, in the same backward, the variance of one sample by its rows' shares. The
-truth is the variance of the batches' gradients times the batch size, and the squared norm of their
-mean without its noise, both for batches of this size. A ratio is the estimate over the true value.
-AdaScale's gain is that of the batch over batches of a 4th or a 16th of it.
+With batch normalization in training mode, an example has no gradient of its own. Two estimates of
+the gradient noise from one backward pass per step are compared with the true noise. An estimate may
+serve decisions if noise scale and gains are within 15 % of the true values in every model.
 
-`lb.watch` compares pairs of consecutive steps in such models. From the same weights and the same
-momentum, two steps are made many times, each time with other samples. Mean variance and mean
-squared norm of these pairs give noise scale and gain. The step between the two gradients has the
-learning rate of the training (0.05, with momentum 0.9), or a tenth of it. The weights and the
-momentum are those of the training at 0.05 in both. After 0 steps there is no momentum yet.
+**Truth.** The weights are held fixed after 0, 50 or 300 training steps. Many random batches are
+then drawn with replacement. The true variance of one sample's gradient is the variance of the batch
+gradients times the batch size. The true squared norm is that of the mean gradient, corrected for
+the noise of the mean. Both hold for batches of this size. A ratio is the estimate divided by the
+true value.
 
-An estimate may serve decisions if noise scale and gains are within 15 % in every model.
+**Rows.** The contribution of an example's rows to the gradient of each layer takes the place of the
+example's gradient. Rows count a part of the gradient that batch normalization cancels. Within a
+channel, the gradients of the input of batch normalization sum to 0, and so do their products with
+the normalized input. A bias before batch normalization has no gradient at all, but each row
+contributes to it.
+
+**Pairs of steps.** `lb.watch` compares pairs of consecutive steps in such models. Here each pair
+starts with the same weights and momentum and uses other samples. The mean variance and the mean
+squared norm of the pairs give noise scale and gain. The step between the two gradients has the
+learning rate of the training (0.05, with momentum 0.9), or a tenth of it. After 0 training steps
+there is no momentum. Pairs of steps count the change of the gradient between the two steps as
+noise. The first step also follows the noise of its own batch, and this noise influences the second
+gradient. Both effects make the squared norm too small if the loss falls along the step.
+
+"gain 4" and "gain 16" are AdaScale's gains of the batch size for a base batch size of a quarter or
+a sixteenth of it. The first table has the mean over 3 seeds with its 95 % confidence interval for
+the variance, and the median over the seeds for the other quantities. "No signal" means that the
+estimated squared norm is not positive, so the estimated noise scale is infinite.
 """
 
 from __future__ import annotations
@@ -37,28 +52,38 @@ from experiments.lab.ledger import Ledger
 from experiments.lab.part import Part
 
 BAR = 0.15
-"""How far an estimate may be off to serve decisions."""
+"""Largest relative error with which an estimate may serve decisions."""
 
 NULL = "MLP without normalization"
-"""The model whose rows are examples, so that every ratio is 1 up to the noise of the draws."""
+"""Name of the model without batch normalization, for which the estimate from rows is unbiased."""
 
 IN_CELLS = ("noise scale", "gain 16")
-"""What the table of cells shows of each way besides the variance."""
+"""Quantities that the first table shows in addition to the variance."""
 
 ALL = "**all with batch normalization**"
+"""Name of the group of all models with batch normalization."""
+
+WORDS = {
+    ROWS: "rows",
+    "pairs of steps": "pairs of steps",
+    "pairs at lr / 10": "pairs of steps at a tenth of the learning rate",
+}
+"""Name of an estimate -> how the first paragraph names it."""
 
 CUT = {
-    "ResNet-8 at 28 x 28 and with 16 channels": "images are halved and it has 8, for the time",
-    "pairs along one run": "the truth would have to be measured at the weights of each pair",
-    "ImageNet-sized models": "this machine has no accelerator",
+    "ResNet-8 on images of 28 x 28 and with 16 channels": "to save time, it has 8 channels and the "
+    "images have half the width and height",
+    "pairs of steps along one run": "the true noise would have to be measured at the weights of "
+    "each pair",
+    "models of ImageNet size": "the measurements were made without an accelerator",
 }
-"""What is not measured -> why."""
+"""What was not measured -> the reason."""
 
 
 def find(ledger: Ledger) -> Findings:
     findings = Findings()
-    findings.text += __doc__.strip().split("\n\n")[1:]
     cells = measured(ledger)
+    findings.text.append(_answer(cells))
     rows: list[Sequence[str]] = []
     for (model, size, trained), seeds in cells.items():
         columns = []
@@ -69,32 +94,40 @@ def find(ledger: Ledger) -> Findings:
             findings.add(f"{cell}: {_of('variance', way)}", average, least=0.15)
         for name in IN_CELLS:
             columns += [_shown([seed.ratio(name, way) for seed in seeds]) for way in WAYS]
-        true = statistics.median(seed.truth.told.notes["true noise scale"] for seed in seeds)
+        true = statistics.median(seed.truth.extra.notes["true noise scale"] for seed in seeds)
         rows.append((model, str(size), str(trained), _scale(true), *columns))
-    findings.text.append(
-        f"{SEEDS} seeds: the mean with its 95 % interval for the variance, else the median. "
-        "'No signal' is a squared norm that is not positive, so that the noise scale is infinite."
-    )
-    names = [f"{name}, {way}" for name in ("variance", *IN_CELLS) for way in WAYS]
-    findings.table(("model", "batch", "steps", "true noise scale", *names), rows)
+    names = [f"ratio of {name}, {way}" for name in ("variance", *IN_CELLS) for way in WAYS]
+    findings.text.append(f"## Ratio of the estimate to the true value, {SEEDS} seeds")
+    findings.table(("model", "batch size", "training steps", "true noise scale", *names), rows)
     _summary(findings, cells)
-    findings.text.append(
-        "Rows count what batch normalization cancels: within a channel the gradients of its input "
-        "add up to 0, and so do their products with the normalized input. A bias before it has no "
-        "gradient at all, but each of its rows has a share."
-    )
-    findings.text.append(
-        "Pairs of steps count the change of the gradient between the two steps as noise, and so "
-        "does the part of the first batch's noise that comes back in the second gradient, since "
-        "the step followed it. Both lower the squared norm if the loss falls along the step."
-    )
+    findings.method(__doc__.strip().split("\n\n", 1)[1])
     findings.leave_out(CUT)
     return findings
 
 
+def _answer(cells: Cells) -> str:
+    """Return the first paragraph of the page: the question, and what the tables show."""
+    words = ["How accurate are two estimates of gradient noise in models with batch normalization?"]
+    for way in WAYS:
+        each = [
+            value
+            for (model, _, _), seeds in cells.items()
+            if model != NULL
+            for seed in seeds
+            if not math.isnan(value := seed.ratio("noise scale", way))
+        ]
+        inside = sum(abs(value - 1) <= BAR for value in each)
+        words.append(
+            f"The noise scale from {WORDS[way]} is within {BAR:.0%} of the true one in {inside} of "
+            f"{len(each)} measurements."
+        )
+    words.append(f"No estimate is within {BAR:.0%} in every model, so none may serve decisions.")
+    return " ".join(words)
+
+
 def _summary(findings: Findings, cells: Cells) -> None:
-    """Median, range and the bar, over all cells and seeds of each model."""
-    findings.text.append("## All cells and seeds of a model")
+    """Add the table with median, range and number of small errors of each ratio, per model."""
+    findings.text.append("## Ratio over all batch sizes, training steps and seeds of a model")
     groups = {model: [(model, trained) for trained in TRAINED] for model in MODELS}
     others = [model for model in MODELS if model != NULL]
     for trained in TRAINED:
@@ -121,6 +154,7 @@ def _summary(findings: Findings, cells: Cells) -> None:
 
 
 def _expect(findings: Findings, name: str, values: Sequence[float]) -> None:
+    """Add the numbers of one ratio to those that `expected.json` holds."""
     findings.add(f"median {name}", statistics.median(values), least=0.2)
     findings.add(f"least {name}", min(values), least=0.2)
     findings.add(f"greatest {name}", max(values), least=0.8)
@@ -152,6 +186,7 @@ def _shown(values: Sequence[float]) -> str:
 
 
 def draw(ledger: Ledger, path: Path) -> None:
+    """Draw the ratios of variance and gain over the training steps, a column per model."""
     from experiments.lab.draw import COLOURS, figure
 
     cells = measured(ledger)
@@ -174,17 +209,17 @@ def draw(ledger: Ledger, path: Path) -> None:
             axis.set_yscale("log")
             axis.set_yticks([1, 1.5, 2, 3, 5, 10], ["1", "1.5", "2", "3", "5", "10"])
             axis.minorticks_off()
-        row[0].set_ylabel(f"{way}: estimate over truth")
+        row[0].set_ylabel(f"{way}:\nestimate / true value")
     for axis, model in zip(axes[0], MODELS, strict=True):
         axis.set_title(model, fontsize=9)
     for axis in axes[-1]:
-        axis.set_xlabel("steps before the weights are fixed")
+        axis.set_xlabel("training steps before")
     axes[0][0].legend(fontsize=7)
     drawn.savefig(path, dpi=100)
 
 
 PART = Part(
-    title="Batch normalization by rows and by pairs of steps",
+    title="Errors of two noise estimates with batch normalization",
     find=find,
     draw=draw,
     spots=True,

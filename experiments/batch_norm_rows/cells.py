@@ -1,4 +1,4 @@
-"""The cells of the experiment: the runs of each, and the ratios of estimates to the truth."""
+"""Define the runs of each cell, and compute the ratios of the estimates to the true values."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from experiments.lab.run import Result
 import largebatch as lb
 
 BATCH_SIZES = (32, 64, 128)
+"""Batch sizes at which the noise is measured, in samples."""
+
 TRAINED = (0, 50, 300)
-"""Steps after which the weights are held fixed."""
+"""Numbers of training steps after which the weights are held fixed."""
 
 SEEDS = 3
-"""Of weights and samples."""
+"""Number of seeds of the initial weights and of the samples."""
 
 ROWS = "rows"
 PAIRS = dict(zip(("pairs of steps", "pairs at lr / 10"), PACES, strict=True))
 WAYS = (ROWS, *PAIRS)
-"""How noise is estimated; of pairs: the factor on the learning rate."""
+"""Names of the estimates. `PAIRS` maps the estimates from pairs of steps to the factor on the
+learning rate of the step within a pair."""
 
 
 def runs_of(model: str, batch_size: int, trained: int) -> list[FixedWeights]:
-    """One run for each seed."""
+    """Return the runs that measure the truth and the estimate from rows, one per seed."""
     return [
         FixedWeights(
             workload=MODELS[model].workload,
@@ -43,7 +46,10 @@ def runs_of(model: str, batch_size: int, trained: int) -> list[FixedWeights]:
 
 
 def pairs_of(model: str, batch_size: int, trained: int) -> list[PairsOfSteps]:
-    """One run for each seed: two pairs of steps for each five draws of the truth."""
+    """Return the runs that measure pairs of steps, one per seed.
+
+    For each five batches that the truth is measured from, two pairs of steps are made.
+    """
     return [
         PairsOfSteps(
             workload=run.workload,
@@ -62,20 +68,27 @@ def pairs_of(model: str, batch_size: int, trained: int) -> list[PairsOfSteps]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """The results of one seed at one point.
+    """Hold the results of one seed for one model, batch size and number of training steps.
 
     Args:
-        truth: of fixed weights, and by rows.
-        pairs: by pairs of steps.
+        truth: The true values at fixed weights, and the estimates from rows.
+        pairs: The estimates from pairs of steps.
     """
 
     truth: Result
     pairs: Result
 
     def ratio(self, name: str, way: str) -> float:
-        """Return estimate over truth; infinite if the estimate has no signal, nan if the truth
-        has none."""
-        true, pairs = self.truth.told.notes, self.pairs.told.notes
+        """Return the estimate of a quantity divided by its true value.
+
+        The ratio is infinite if the estimated squared norm of the noise scale is not positive. It
+        is NaN if the true squared norm is not positive.
+
+        Args:
+            name: Name of the quantity, as in `QUANTITIES`.
+            way: Name of the estimate, as in `WAYS`.
+        """
+        true, pairs = self.truth.extra.notes, self.pairs.extra.notes
         if name != "variance" and true["true sqnorm"] <= 0.0:
             return math.nan
         if way == ROWS:
@@ -87,11 +100,11 @@ class Measured:
 
 
 Cells = dict[tuple[str, int, int], list[Measured]]
-"""Model, batch size and steps before -> a result for each seed."""
+"""(Model, batch size, training steps before) -> one result per seed."""
 
 
 def measured(ledger: Ledger) -> Cells:
-    """Return the results of all cells; those that are missing are made together."""
+    """Return the results of all cells, and make all missing runs in one call."""
     runs = {
         (model, size, trained): (runs_of(model, size, trained), pairs_of(model, size, trained))
         for model in MODELS

@@ -1,9 +1,9 @@
-"""The noise by pairs of consecutive steps, started again and again from the same weights.
+"""Measure gradient noise from pairs of consecutive steps that all start at the same weights.
 
-`lb.watch` takes two consecutive steps for two parts of one batch where single examples cannot be
-measured. The weights move between the two, so the estimate is biased. A pair here starts at the
-weights, and with the momentum, that the truth was measured at, so the movement of one step is all
-that it differs by.
+If single examples cannot be measured, `lb.watch` takes two consecutive steps as two parts of one
+batch. The weights move between the two steps, so the estimate is biased. Here each pair starts with
+the weights and the momentum for which the true noise was measured. The only difference from the
+truth is therefore the movement of one step.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from experiments.batch_norm_rows.setup import LR, SCALES, trained
 from experiments.lab import workloads
-from experiments.lab.run import Result, Run, Told
+from experiments.lab.run import Extra, Result, Run
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
@@ -26,19 +26,19 @@ import largebatch as lb
 from largebatch.rules.adascale import gain
 
 PACES = (1.0, 0.1)
-"""Factors on the learning rate of the step within a pair."""
+"""Factors on the learning rate of the step between the two gradients of a pair."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairsOfSteps(Run):
-    """Pairs of steps from the weights that a model has after some steps, at each of `PACES`.
+    """Describe a measurement from pairs of steps, for each learning-rate factor of `PACES`.
 
-    The budget counts the pairs for each pace, which have the same samples.
+    The budget is the number of pairs per factor. All factors use the same samples.
 
     Args:
-        model: by name, as in `MODELS`.
-        batch_size: of both steps.
-        trained: steps before a pair.
+        model: Name of the model, as in `MODELS`.
+        batch_size: Number of samples in each of the two steps.
+        trained: Number of training steps before the pairs.
     """
 
     model: str
@@ -71,13 +71,13 @@ class PairsOfSteps(Run):
             validation={},
             test={},
             forecast=tuple(forecast),
-            told=Told(notes=notes),
+            extra=Extra(notes=notes),
             seconds=time.perf_counter() - began,
         )
 
 
 def noted(name: str, pace: float) -> str:
-    """Return the name of a quantity among a run's notes.
+    """Return the name under which a run notes a quantity for one learning-rate factor.
 
     >>> noted("variance", 0.1)
     'variance, lr x 0.1'
@@ -93,14 +93,14 @@ def pairs(
     drawn: Tensor,
     lr: float,
 ) -> list[lb.GradientMoments]:
-    """Return the moments of each pair of steps; model and optimizer are as before afterwards.
+    """Return the moments of each pair of steps, and restore the model and the optimizer.
 
     Args:
-        model: as it is at the first step of each pair.
-        optimizer: with the momentum of that step.
-        data: inputs and labels.
-        drawn: samples of the pairs, [pairs, 2, batch].
-        lr: learning rate of the step between the two gradients.
+        model: Model with the weights of the first step of each pair.
+        optimizer: Optimizer with the momentum of the first step of each pair.
+        data: Inputs and labels.
+        drawn: Indices of the samples of the pairs, [pairs, 2, batch size].
+        lr: Learning rate of the step between the two gradients.
     """
     x, y = data
     meter = lb.Meter(model, statistics=[lb.measure.TemporalMoments()])
@@ -119,16 +119,17 @@ def pairs(
         assert moments is not None
         found.append(moments)
         model.load_state_dict(weights)
-        optimizer.load_state_dict(copy.deepcopy(momentum))  # else the next step changes it
+        # Without the copy, the next optimizer step would change the saved momentum.
+        optimizer.load_state_dict(copy.deepcopy(momentum))
     return found
 
 
 def values(moments: Sequence[lb.GradientMoments], *, size: int) -> dict[str, float]:
-    """Return means of variance and squared norm with their standard errors, and what follows.
+    """Return mean variance and mean squared norm with standard errors, noise scale and gains.
 
     Args:
-        moments: of the pairs.
-        size: the batch size of one step.
+        moments: Moments of the pairs.
+        size: Batch size of one step in samples.
     """
     of_each = {
         "variance": [one.variance for one in moments],

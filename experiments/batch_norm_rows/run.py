@@ -1,4 +1,4 @@
-"""Compare the noise by rows, and by pairs of steps, with the truth under batch normalization.
+"""Compare two estimates of gradient noise with the true noise in models with batch normalization.
 
 See `experiments/README.md`.
 """

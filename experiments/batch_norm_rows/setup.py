@@ -1,9 +1,11 @@
-"""Models with batch normalization, and one measurement at fixed weights.
+"""Define models with batch normalization, and measure their gradient noise at fixed weights.
 
-In training mode no example has a gradient of its own. `lb.PerExample(batch_norm_rows=True)` takes
-the share of the example's rows in each layer's gradient for it. The truth, at fixed weights and one
-batch size, comes from batches that are drawn anew: their gradients' variance times the batch size,
-and the squared norm of their mean without its noise.
+With batch normalization in training mode, the loss of one example depends on the other examples, so
+an example has no gradient of its own. `lb.PerExample(batch_norm_rows=True)` uses the contribution
+of the example's rows to the gradient of each layer in its place. The true values at fixed weights
+and one batch size come from many random batches. The true variance is the variance of the batch
+gradients times the batch size. The true squared norm is that of the mean gradient, corrected for
+the noise of the mean.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 from experiments.lab import workloads
-from experiments.lab.run import Result, Run, Told
+from experiments.lab.run import Extra, Result, Run
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy
 
@@ -24,27 +26,31 @@ from largebatch.rules.adascale import gain
 from largebatch.workbench.workloads.models import resnet8
 
 BLOCKS = 20
-"""Blocks of draws, each left out once for the jackknife's standard error."""
+"""Number of blocks of batches. The jackknife leaves out each block once for the standard error."""
 
 SCALES = (4, 16)
-"""The scales S of AdaScale's gain: of this batch over batches of its S-th part."""
+"""Scales S of AdaScale's gain: the batch size divided by the base batch size."""
 
 QUANTITIES = ("variance", "sqnorm", "noise scale", *(f"gain {scale}" for scale in SCALES))
-"""What is compared: the rows' value over the true one."""
+"""Names of the quantities whose estimates are divided by the true values."""
 
 TRAINED_BATCH, LR, MOMENTUM = 64, 0.05, 0.9
-"""How weights are trained before they are held fixed."""
+"""Batch size, learning rate and momentum of the training before the weights are held fixed."""
 
 
 class Halved(nn.Module):
-    """Images of half the width and height."""
+    """Halve the width and the height of images by averaging."""
 
     def forward(self, x: Tensor) -> Tensor:
         return avg_pool2d(x, 2)
 
 
 def dense(norm: Callable[[int], nn.Module]) -> nn.Module:
-    """Two hidden layers of 128 units with this normalization: logits of digits [B, 64]."""
+    """Return an MLP with two hidden layers of 128 units for digits [B, 64].
+
+    Args:
+        norm: Function that returns the normalization layer for a width.
+    """
     return nn.Sequential(
         nn.Linear(64, 128), norm(128), nn.ReLU(),
         nn.Linear(128, 128), norm(128), nn.ReLU(), nn.Linear(128, 10),
@@ -52,7 +58,7 @@ def dense(norm: Callable[[int], nn.Module]) -> nn.Module:
 
 
 def convolutions() -> nn.Module:
-    """Two normalized convolutions, pooling and a linear layer: logits of [B, 1, 28, 28]."""
+    """Return a CNN with two batch-normalized convolutions for images [B, 1, 28, 28]."""
     return nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
@@ -61,7 +67,7 @@ def convolutions() -> nn.Module:
 
 
 def residual() -> nn.Module:
-    """ResNet-8 with batch normalization and 8 to 32 channels, on images of 14 x 14."""
+    """Return a ResNet-8 with batch normalization and 8 to 32 channels for images of 14 x 14."""
     model = resnet8(width=8, classes=10)
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.GroupNorm):
@@ -71,12 +77,12 @@ def residual() -> nn.Module:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A model and what it is measured on.
+    """Describe a model and the data that it is measured on.
 
     Args:
-        build: makes it.
-        workload: whose data it gets.
-        draws: batches drawn at each point.
+        build: Function that builds the model.
+        workload: Name of the workload whose training data is used.
+        draws: Number of random batches per measurement.
     """
 
     build: Callable[[], nn.Module]
@@ -95,7 +101,13 @@ MODELS: Mapping[str, Model] = {
 
 
 def trained(name: str, *, seed: int, steps: int) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Return a model after some training steps from the seed's weights, and its optimizer."""
+    """Return a model and its optimizer after some training steps.
+
+    Args:
+        name: Name of the model, as in `MODELS`.
+        seed: Seed of the initial weights and of the samples.
+        steps: Number of training steps.
+    """
     x, y = workloads.data(MODELS[name].workload).train
     torch.manual_seed(seed)
     model = MODELS[name].build()
@@ -109,11 +121,11 @@ def trained(name: str, *, seed: int, steps: int) -> tuple[nn.Module, torch.optim
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedWeights(Run):
-    """Rows and batches at the weights that a model has after some steps.
+    """Describe a measurement of the true noise and of the estimate from rows, at fixed weights.
 
     Args:
-        batch_size: of the draws.
-        trained: steps before them.
+        batch_size: Number of samples in each random batch.
+        trained: Number of training steps before the weights are held fixed.
     """
 
     batch_size: int
@@ -140,7 +152,7 @@ class FixedWeights(Run):
             validation={},
             test={},
             forecast=forecast,
-            told=Told(
+            extra=Extra(
                 notes={
                     **{name: float(f"{value:.6g}") for name, value in found.items()},
                     **{name: float(f"{value:.6g}") for name, value in ratios.items()},
@@ -153,13 +165,13 @@ class FixedWeights(Run):
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """Sums over some batches drawn anew.
+    """Hold sums over the gradients of random batches.
 
     Args:
-        count: the batches.
-        mean: the sum of their gradients, [P] in float64.
-        sqnorm: the sum of the gradients' squared norms.
-        variance: the sum of the variances of one sample that the rows give.
+        count: Number of batches.
+        mean: Sum of the batch gradients, [parameters] in float64.
+        sqnorm: Sum of the squared norms of the batch gradients.
+        variance: Sum of the estimates from rows of the variance of one sample's gradient.
     """
 
     count: int
@@ -168,7 +180,7 @@ class Draws:
     variance: float
 
     def without(self, other: Draws) -> Draws:
-        """Those that are not in `other`."""
+        """Return the sums over the batches that are not in `other`."""
         return Draws(
             self.count - other.count,
             self.mean - other.mean,
@@ -185,7 +197,15 @@ def _drawn(
     count: int,
     size: int,
 ) -> list[Draws]:
-    """Blocks of gradients of batches that are drawn with replacement."""
+    """Return the sums of each block of random batches, which are drawn with replacement.
+
+    Args:
+        model: Model at the weights that are held fixed.
+        optimizer: Optimizer of the model; it makes no step.
+        data: Inputs and labels.
+        count: Number of batches over all blocks.
+        size: Number of samples in one batch.
+    """
     x, y = data
     rows = lb.PerExample(exact_training=True, batch_norm_rows=True)
     meter = lb.Meter(model, examples=rows)
@@ -209,6 +229,7 @@ def _drawn(
 
 
 def _whole(blocks: Sequence[Draws]) -> Draws:
+    """Return the sums over all blocks."""
     return Draws(
         sum(block.count for block in blocks),
         torch.stack([block.mean for block in blocks]).sum(0),
@@ -218,10 +239,15 @@ def _whole(blocks: Sequence[Draws]) -> Draws:
 
 
 def values(draws: Draws, *, size: int) -> dict[str, float]:
-    """The moments by rows and the true ones.
+    """Return the true variance, squared norm, noise scale and gains, and their estimates from rows.
 
-    Of D gradients g with the batch size B: |G|^2 = (|sum g|^2 - sum |g|^2) / (D (D - 1)), the mean
-    product of two different ones, and the variance of one sample is B (mean |g|^2 - |G|^2).
+    Let g be the gradients of D batches of B samples. The squared norm of the mean gradient is
+    estimated as the mean product of two different g: |G|^2 = (|sum g|^2 - sum |g|^2) / (D (D - 1)).
+    The variance of one sample's gradient is B (mean |g|^2 - |G|^2).
+
+    Args:
+        draws: Sums over the batches.
+        size: Number of samples in one batch.
     """
     n, whole = draws.count, float(draws.mean.square().sum())
     batch_sqnorm = draws.sqnorm / n
@@ -242,12 +268,18 @@ def values(draws: Draws, *, size: int) -> dict[str, float]:
 
 
 def _ratios(draws: Draws, size: int) -> dict[str, float]:
+    """Return the estimate from rows divided by the true value, for each quantity."""
     found = values(draws, size=size)
     return {name: found[f"rows' {name}"] / found[f"true {name}"] for name in QUANTITIES}
 
 
 def jackknifed(blocks: Sequence[Draws], *, size: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Rows over truth, and the standard errors, of each quantity."""
+    """Return the ratios of the estimates from rows to the true values, and their standard errors.
+
+    Args:
+        blocks: Sums of each block of batches.
+        size: Number of samples in one batch.
+    """
     whole = _whole(blocks)
     ratios = _ratios(whole, size)
     each = [_ratios(whole.without(block), size) for block in blocks]

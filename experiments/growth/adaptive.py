@@ -1,11 +1,22 @@
-"""Growth when the noise scale asks for it, beside growth by the clock and constant batches.
+"""Compare growth of the batch size by the measured noise scale with fixed schedules and constant
+batch sizes.
 
-SGD without momentum, at equal samples; each row at the best of seven rates for it by the validation
-loss of three seeds, five others reported. The blind runs repeat, at the method's rate, the batches
-of the next seed, with the rate as their root. The constant batches and growth by the clock, on the
-relation with the rate as the batch's root, are those of the part on the relation. The authors'
-scheduler asks the full gradient once an epoch of the first batch, theirs each 1000 steps; a pass
-counts as its samples, and the run trains on what is left.
+The optimizer is SGD without momentum. All rows of a table train on equally many samples. Each row
+has the best of seven base learning rates, by the mean validation loss of three seeds; five other
+seeds are reported. The rows are:
+
+- "batch 16", ...: constant batch sizes, with a constant learning rate or with a cosine.
+- "by the clock": the batch size doubles at fixed numbers of samples, with square-root scaling of
+  the learning rate. This row and the constant rows are also on [another page](relation.md).
+- "by the full gradient": the scheduler of the authors, which measures the norm of the full
+  gradient. The authors measure it every 1000 steps; here it is measured once per epoch of the first
+  batch size. The samples of each measurement are part of the budget.
+- "another seed's batches": a yoked run, which replays the batch sizes of the next seed's run by the
+  noise scale, at the same base learning rate and with square-root scaling.
+- "by the noise scale": the library's method, with square-root scaling.
+
+Values are means over seeds with 95 % confidence intervals. Differences are paired by seed. A row
+dominates another row if it has at most as many steps and a lower mean test loss.
 """
 
 from __future__ import annotations
@@ -22,21 +33,21 @@ from experiments.growth.setup import (
     Cell,
     Watched,
     apart,
-    beside,
     clocks,
     direction,
     dominates,
     listed,
     losses,
     norms,
-    said,
+    page_text,
+    record_of,
     tuned,
 )
 from experiments.lab import workloads
 from experiments.lab.findings import Findings, mean, shown
 from experiments.lab.ledger import Ledger
 from experiments.lab.part import Part
-from experiments.lab.run import Told
+from experiments.lab.run import Extra
 from torch import nn
 
 import largebatch as lb
@@ -45,17 +56,20 @@ from largebatch import methods
 CELLS: tuple[Cell, ...] = (DIGITS, CNN)
 
 FULL = True
-"""Whether the authors' scheduler is measured, on digits."""
+"""If True, the scheduler of the authors is measured on digits."""
+
+BLIND = "another seed's batches"
+"""Name of the row that replays the batch sizes of another seed."""
 
 CUT: dict[str, str] = {
-    "ResNet-8 on Fashion-MNIST": "left out for its hours",
+    "ResNet-8 on Fashion-MNIST": "the runs would take hours",
 }
-"""What is not measured -> why."""
+"""What was not measured -> the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charged(Watched):
-    """A run whose passes over the data are paid from its samples: it ends when both are used up."""
+    """Describe a run whose budget includes the samples that measuring the full gradient takes."""
 
     def meter(self, model: nn.Module) -> lb.Meter:
         workload, data = workloads.workload(self.workload), workloads.data(self.workload)
@@ -66,18 +80,18 @@ class Charged(Watched):
         last = record.steps[-1].seen
         return last.samples + last.batch_size + _passes(record) >= self.budget.amount
 
-    def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
-        told = Watched.told(self, control, record)
-        return replace(told, notes={"passes": float(_passes(record))})
+    def extra(self, control: lb.Controller, record: lb.MemoryRecord) -> Extra:
+        extra = Watched.extra(self, control, record)
+        return replace(extra, notes={"passes": float(_passes(record))})
 
 
 def _passes(record: lb.MemoryRecord) -> int:
-    """Samples spent on measuring."""
+    """Return the number of samples that measuring the full gradient took."""
     return sum(seen.extra_samples for seen, _ in record.steps)
 
 
 def _full(cell: Cell) -> Make:
-    """The authors' thresholds and factors; a check an epoch of the first batch."""
+    """Return the row of the authors' scheduler, which checks once per epoch of the first batch."""
     epoch = workloads.data(cell.workload).train[0].shape[0] // cell.start
     rule = methods.full_gradient_growth(check=epoch)
 
@@ -90,14 +104,14 @@ def _full(cell: Cell) -> Make:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """The rows of a cell.
+    """Hold the rows of one cell.
 
     Args:
-        constant: at a constant rate and with a cosine.
-        clock: grows on the relation.
-        method: the library's.
-        blind: it with another seed's batches.
-        full: the authors', where it is measured.
+        constant: Rows of the constant batch sizes.
+        clock: Row whose batch size grows at fixed numbers of samples.
+        method: Row whose batch size grows by the noise scale.
+        blind: Row that replays the batch sizes of another seed.
+        full: Row of the authors' scheduler; empty if it is not measured.
     """
 
     constant: list[Row]
@@ -108,18 +122,18 @@ class Found:
 
 
 def measured(ledger: Ledger, cell: Cell) -> Found:
-    """Makes, or reads, all runs of a cell."""
+    """Make or read all runs of a cell."""
     makes = relation.constants(cell) | {"by the clock": relation.pairs(cell)["sqrt 2"][0]}
-    rows = tuned(beside(ledger, "relation"), cell, makes)
+    rows = tuned(record_of(ledger, "relation"), cell, makes)
     own = {"by the noise scale": cell.make("by the noise scale", methods.adaptive_growth())}
     if FULL and cell is DIGITS:
         own["by the full gradient"] = _full(cell)
     grown = tuned(ledger, cell, own)
     method = grown["by the noise scale"]
-    traces = [result.told.trace for result in method.results]
+    traces = [result.extra.trace for result in method.results]
     blind = [
         cell.run(
-            "another seed's batches",
+            BLIND,
             lb.chain(Replayed(batches=trace), lb.SqrtScaling()),
             lr=method.lr,
             seed=seed,
@@ -131,7 +145,7 @@ def measured(ledger: Ledger, cell: Cell) -> Found:
         clock=rows["by the clock"],
         method=method,
         blind=Row(
-            name="blind", lr=method.lr, at_edge=False, results=ledger.results(blind),
+            name=BLIND, lr=method.lr, at_edge=False, results=ledger.results(blind),
             make=method.make,
         ),
         full=[row for name, row in grown.items() if name == "by the full gradient"],
@@ -140,19 +154,20 @@ def measured(ledger: Ledger, cell: Cell) -> Found:
 
 def find(ledger: Ledger) -> Findings:
     findings = Findings()
-    findings.text.append(said(__doc__))
-    findings.text.append(
-        "Means over seeds with their 95 % intervals; the last column is the test loss less that of "
-        "growth by the noise scale, paired by seed. A row dominates another where it has no more "
-        "steps and a lower mean test loss."
-    )
-    for cell in CELLS:
-        found = measured(ledger, cell)
+    every = {cell: measured(ledger, cell) for cell in CELLS}
+    findings.text.append(_answer(list(every.values())))
+    for cell, found in every.items():
         own = found.method
         findings.text.append(f"## {cell.name}")
         rows = [*found.constant, found.clock, *found.full, found.blind, own]
         findings.table(
-            (*HEADER, "full gradient", "test loss", "accuracy", "less the method's"),
+            (
+                *HEADER,
+                "norm of the full gradient at the end",
+                "test loss",
+                "test accuracy",
+                "test loss minus that of growth by the noise scale",
+            ),
             [
                 [*clocks(r), "" if r.diverged else shown(mean(norms(r))), *losses(r, own)]
                 for r in rows
@@ -161,31 +176,52 @@ def find(ledger: Ledger) -> Findings:
         findings.text.append(_verdict(found))
         findings.add(f"{cell.name}: steps", own.steps, least=0.2 * own.steps)
         findings.add(f"{cell.name}: test loss", mean(own.losses()), least=0.02)
+    findings.method(page_text(__doc__))
     findings.leave_out(CUT)
     return findings
 
 
+def _answer(every: list[Found]) -> str:
+    """Return the first paragraph of the page: the question, and what the tables show."""
+    clock = [direction(apart(f.method.losses(), f.clock.losses())) for f in every]
+    blind = [direction(apart(f.method.losses(), f.blind.losses())) for f in every]
+    beaten = sum(any(dominates(row, f.method) for row in f.constant) for f in every)
+    n = len(every)
+    return (
+        "Is it better to grow the batch size by the measured noise scale than by a fixed schedule? "
+        f"Growth by the noise scale is shown to have a lower test loss in {clock.count('lower')} "
+        f"of {n} tables, with more steps. A constant batch size dominates it in {beaten} of {n} "
+        f"tables. Compared with a replay of another seed's batch sizes, no difference is shown in "
+        f"{blind.count('not shown to differ')} of {n} tables."
+    )
+
+
 def _verdict(found: Found) -> str:
+    """Return what the table shows of growth by the noise scale, in sentences."""
     own = found.method
     if own.diverged:
         return "Growth by the noise scale diverged."
     beaten = listed([row.name for row in found.constant if dominates(own, row)])
     by = listed([row.name for row in found.constant if dominates(row, own)])
-    words = [f"Growth by the noise scale dominates {beaten} and is dominated by {by}."]
+    words = [
+        f"- Constant rows that growth by the noise scale dominates: {beaten}.",
+        f"- Constant rows that dominate growth by the noise scale: {by}.",
+    ]
     for row in (found.clock, found.blind, *found.full):
         if row.diverged:
-            words.append(f"Of the row {row.name} a run diverged.")
+            words.append(f'- A run of the row "{row.name}" diverged.')
         else:
             difference = apart(own.losses(), row.losses())
             words.append(
-                f"Its test loss less that of the row {row.name}, which takes {row.steps:.0f} steps "
-                f"to its {own.steps:.0f}: {shown(difference, sign=True)}, {direction(difference)}."
+                f'- Compared with the row "{row.name}" ({row.steps:.0f} steps), the test loss of '
+                f"growth by the noise scale ({own.steps:.0f} steps) is {direction(difference)}: "
+                f"{shown(difference, sign=True)}."
             )
-    return " ".join(words)
+    return "\n".join(words)
 
 
 def draw(ledger: Ledger, path: Path) -> None:
-    """A row a cell: loss over steps; batches over samples, of each seed."""
+    """Draw test loss over steps, and the batch sizes of each seed over samples, a row per cell."""
     from experiments.lab.draw import COLOURS, figure, logarithmic, logarithmic_x
 
     drawn, axes = figure(rows=len(CELLS), columns=2, width=4.2)
@@ -197,7 +233,7 @@ def draw(ledger: Ledger, path: Path) -> None:
             left.plot(
                 [row.steps for row in rows], [mean(row.losses()).value for row in rows],
                 style, ms=3, color=COLOURS[0],
-                label="constant batch" + (", cosine" if "--" in style else ""),
+                label="constant batch size" + (", cosine" if "--" in style else ""),
             )  # fmt: skip
         grown = (found.method, found.clock, found.blind, *found.full)
         for colour, row in zip(COLOURS[1:], grown, strict=False):
@@ -205,17 +241,17 @@ def draw(ledger: Ledger, path: Path) -> None:
                 continue
             left.plot(row.steps, mean(row.losses()).value, "s", color=colour, label=row.name)
             for result in row.results if row is not found.blind else []:
-                starts, batches = zip(*result.told.trace, strict=True)
+                starts, batches = zip(*result.extra.trace, strict=True)
                 right.step(
                     [*starts, result.samples], [*batches, batches[-1]],
                     where="post", lw=1, color=colour,
                 )  # fmt: skip
         left.set(xlabel="optimizer steps", ylabel="test loss", title=cell.name)
         logarithmic_x(left)
-        right.set(xlabel="samples", ylabel="batch")
+        right.set(xlabel="samples", ylabel="batch size")
         logarithmic(right)
         left.legend(fontsize=6)
     drawn.savefig(path, dpi=110)
 
 
-PART = Part(title="Growth when the noise scale asks for it", find=find, draw=draw)
+PART = Part(title="Growing batch sizes: growth by the noise scale", find=find, draw=draw)

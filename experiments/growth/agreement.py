@@ -1,7 +1,8 @@
-"""What answers to the critical batch say of its course, and beside one another.
+"""Compare the answers of several methods for the critical batch size, and report its change.
 
-An interval of branches begins with a batch that surely holds and ends before one that surely is too
-large, so two that share no more than an end do not overlap; for the others an end has no weight.
+Two intervals that share only a bound do not overlap. An interval from branches starts at a batch
+size that holds and ends at the first batch size that is too large, so the upper bound itself is
+outside of it. The intervals of the other methods have bounds that are hardly ever equal.
 """
 
 from __future__ import annotations
@@ -15,32 +16,35 @@ from largebatch.workbench.studies.critical.settings import CriticalMethod
 from largebatch.workbench.studies.critical.values import CriticalBatch
 
 ALONG: tuple[CriticalMethod, ...] = ("noise", "branches")
-"""The methods that answer for each piece."""
+"""Methods that give an answer for each piece of the run."""
 
 NAMES: Mapping[CriticalMethod, str] = {
     "noise": "noise scale",
     "branches": "branches",
     "sweep": "sweep",
 }
+"""Method -> name of the method on the page."""
+
 FAMILIES = ("McCandlish", "Iiduka")
+"""Names of the two curves that the sweep fits."""
 
 FACTORS = (2, 4)
-"""Within which two methods are said to agree."""
+"""Ratios of two answers up to which agreement is counted."""
 
 
 def pieces(found: Critical, method: CriticalMethod) -> list[CriticalBatch]:
-    """Along the run, from its beginning."""
+    """Return the answers of a method for the pieces of the run, from the first piece on."""
     (answer,) = (a for a in found.answers if a.method == method)
     return [finding for finding in answer.findings if finding.start is not None]
 
 
 def curves(found: Critical) -> list[CriticalBatch]:
-    """Of the sweep, or none where it was not measured."""
+    """Return the answers of the sweep; empty if the sweep was not measured."""
     return [f for answer in found.answers if answer.method == "sweep" for f in answer.findings]
 
 
 def change(first: Range | None, last: Range | None) -> str:
-    """What the intervals of the first and of the last piece show.
+    """Return what the intervals of the first and the last piece show about the change.
 
     >>> change(Range(value=60.0, low=40.0, high=90.0), Range(value=200.0, low=100.0, high=400.0))
     'rises'
@@ -53,7 +57,7 @@ def change(first: Range | None, last: Range | None) -> str:
 
 
 def factor(one: Range, other: Range) -> float | None:
-    """The larger over the smaller; None where one has no upper end, and so is no more than a bound.
+    """Return the larger answer divided by the smaller one; None if one has no upper bound.
 
     >>> factor(Range(value=60.0, low=40.0, high=160.0), Range(value=16.0, low=0.0, high=64.0))
     3.75
@@ -64,57 +68,74 @@ def factor(one: Range, other: Range) -> float | None:
     return high / low
 
 
+def _clause(seen: str) -> str:
+    """Return the result of `change` as the predicate of a sentence."""
+    return f"is {seen}" if seen.startswith("not") else seen
+
+
 def overlap(one: Range, other: Range) -> bool:
-    """Whether they share a batch; one without an upper end does so easily."""
+    """Return whether two intervals share a batch size; one without upper bound easily does."""
     return one.low < other.high and other.low < one.high
 
 
 def agreement(pairs: Sequence[tuple[CriticalBatch, CriticalBatch]]) -> str:
-    """Of pairs that two methods give, in words.
+    """Return how well the answers of two methods agree, in words.
 
     Args:
-        pairs: one or more.
+        pairs: Answers of the first and the second method, one pair or more.
     """
     both = [(a.batch, b.batch) for a, b in pairs if a.batch is not None and b.batch is not None]
     apart = [found for found in (factor(a, b) for a, b in both) if found is not None]
     sides = [change(a, b) for a, b in both]
     shared = (
-        f"the intervals overlap in {sum(overlap(a, b) for a, b in both)} of {len(both)}, the "
-        f"second's lies above in {sides.count('rises')}, below in {sides.count('falls')}"
+        f"The intervals overlap in {sum(overlap(a, b) for a, b in both)} of {len(both)} pairs. The "
+        f"interval of the second method lies above that of the first in {sides.count('rises')} "
+        f"pairs and below it in {sides.count('falls')}."
     )
     missing = len(pairs) - len(both)
     if missing:
-        shared += f"; in {missing} one of the two is unknown"
+        shared += f" In {missing} more pairs, one of the two answers is unknown."
     if not apart:
-        return f"no pair with two upper ends; {shared}"
+        return f"No pair has two upper bounds. {shared}"
     factors = ", ".join(f"{found:.2g}" for found in apart)
-    within = [f"within {most} in {sum(found <= most for found in apart)}" for most in FACTORS]
-    return f"factors {factors} ({', '.join(within)} of {len(apart)} with upper ends); {shared}"
+    within = " and ".join(
+        f"at most {most} in {sum(found <= most for found in apart)}" for most in FACTORS
+    )
+    return (
+        f"In {len(apart)} pairs both intervals have an upper bound, and the larger answer divided "
+        f"by the smaller one is {factors}. The ratio is {within} of these pairs. {shared}"
+    )
 
 
 def verdict(found: Critical) -> str:
-    """What the table shows of the rise, and of the methods beside one another."""
+    """Return what the table shows about the change along the run and the agreement of methods."""
     words = []
     for method in ALONG:
         first, *_, last = pieces(found, method)
         words.append(
-            f"By {NAMES[method]}, from the first piece, {first}, to the last, {last}: "
-            f"{change(first.batch, last.batch)}."
+            f"- According to the {NAMES[method]}, the critical batch size "
+            f"{_clause(change(first.batch, last.batch))}. First piece: {first}. Last piece: {last}."
         )
-    beside = list(zip(pieces(found, "noise"), pieces(found, "branches"), strict=True))
-    words.append(f"Noise scale and branches, over pieces: {agreement(beside)}.")
+    pairs = list(zip(pieces(found, "noise"), pieces(found, "branches"), strict=True))
+    words.append(
+        "- The noise scale (first method) is compared with branches (second method) for each piece "
+        f"of the run. {agreement(pairs)}"
+    )
     for name, curve in zip(FAMILIES, curves(found), strict=False):
         firsts = [(curve, pieces(found, method)[0]) for method in ALONG]
         words.append(
-            f"The sweep by {name}, beside noise scale and branches of the first piece: "
-            f"{agreement(firsts)}."
+            f"- The sweep with the curve of {name} (first method) is compared with the noise scale "
+            f"and with branches (second methods) for the first piece of the run. "
+            f"{agreement(firsts)}"
         )
-    return " ".join(words)
+    return "\n".join(words)
 
 
 def summary(every: Sequence[Critical]) -> str:
-    """Over all workloads."""
-    words = []
+    """Return the first paragraph of the page: the question, and what all workloads show."""
+    words = [
+        "Does the critical batch size rise along training, and do three methods agree about it?"
+    ]
     for method in ALONG:
         ends = [
             (pieces(found, method)[0].batch, pieces(found, method)[-1].batch) for found in every
@@ -122,14 +143,17 @@ def summary(every: Sequence[Critical]) -> str:
         seen = [change(first, last) for first, last in ends]
         rising = [found.name for found, what in zip(every, seen, strict=True) if what == "rises"]
         words.append(
-            f"By {NAMES[method]} the critical batch is shown to rise from the first piece to the "
-            f"last in {len(rising)} of {len(every)} workloads ({', '.join(rising) or 'none'}), to "
-            f"fall in {seen.count('falls')}."
+            f"According to the {NAMES[method]}, the critical batch size is shown to rise from the "
+            f"first to the last piece of the run in {len(rising)} of {len(every)} workloads "
+            f"({', '.join(rising) or 'none'}) and to fall in {seen.count('falls')}."
         )
-    beside = [
+    both = [
         pair
         for found in every
         for pair in zip(pieces(found, "noise"), pieces(found, "branches"), strict=True)
     ]
-    words.append(f"Noise scale and branches, over all pieces: {agreement(beside)}.")
+    words.append(
+        "The noise scale (first method) is compared with branches (second method) for all pieces "
+        f"of all workloads. {agreement(both)}"
+    )
     return " ".join(words)

@@ -1,18 +1,22 @@
-"""The critical batch along training, by three methods.
+"""Measure the critical batch size along training by the three methods of `largebatch critical`.
 
-What `largebatch critical` says of workloads as they are, at their own rate.
-The noise scale is that of each piece of one run at the base batch, with the interval over the steps
-of that run. Branches go on from the beginning of each piece with two, four, eight, ... times the
-batch (Merrill et al., 2025, arXiv 2505.23971); several seeds. The sweep trains at each batch to one
-loss, by default that of the base batch after a quarter of the run, at the best of its rates, with
-as many seeds, and lays two families of curves through the steps; it speaks of the run's beginning.
+Each workload has its own optimizer and base learning rate.
 
-An interval has 95 %: of the noise scale and of the curves as a whole; that of branches goes from a
-batch that surely holds up to one that surely does not, each by itself, and their answer is at least
-the base batch. A method shows a rise where the last piece's interval lies above the first's, with
-an end in common at most: a batch that surely was too large then surely holds. A factor is the
-larger of two numbers over the smaller, where both intervals have an upper end; an interval without
-one overlaps others easily.
+- **Noise scale**: it is measured for each piece of one run at the base batch size. The 95 %
+  confidence interval is computed from the steps of this run.
+- **Branches** (Merrill et al., 2025, arXiv 2505.23971): from the start of each piece, training
+  continues with 2, 4, 8, ... times the base batch size, for several seeds. A batch size holds if
+  its loss exceeds that of the base batch size by at most the tolerance. The interval goes from a
+  batch size that is shown to hold, at 95 % confidence, up to one that is shown not to hold, at 95 %
+  confidence. The answer is at least the base batch size.
+- **Sweep**: the workload is trained at each batch size to the same loss, with the best of several
+  learning rates and as many seeds. The default loss is that of the base batch size after a quarter
+  of the run, so the answer is about the start of the run. Two curves are fitted to the numbers of
+  steps, and the 95 % confidence interval is that of the curve.
+
+A method shows a rise if the interval of the last piece lies above that of the first piece; the two
+may share one bound. The ratio of two answers is computed only if both intervals have an upper
+bound. An interval without an upper bound easily overlaps other intervals.
 """
 
 from __future__ import annotations
@@ -31,7 +35,8 @@ from experiments.growth.agreement import (
     summary,
     verdict,
 )
-from experiments.growth.setup import said
+from experiments.growth.recorded_texts import plain
+from experiments.growth.setup import page_text
 from experiments.lab.critical import Critic, answered
 from experiments.lab.findings import Findings
 from experiments.lab.ledger import Ledger
@@ -51,13 +56,13 @@ from largebatch.workbench.studies.critical.values import Answer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """A workload with its own optimizer and base batch.
+    """Describe one table: a workload with its own optimizer and base batch size.
 
     Args:
-        workload: by name.
-        samples: of the base run.
-        settings: of all methods.
-        methods: that are measured.
+        workload: Name of the workload.
+        samples: Number of samples of the base run.
+        settings: Settings of all methods.
+        methods: Names of the methods that are measured.
     """
 
     workload: str
@@ -66,7 +71,7 @@ class Cell:
     methods: tuple[CriticalMethod, ...] = CRITICAL_METHODS
 
     def run(self, method: CriticalMethod) -> Critic:
-        """What is measured of it by a method."""
+        """Return the run that measures the critical batch size by one method."""
         return Critic(
             workload=self.workload,
             method=method,
@@ -77,6 +82,7 @@ class Cell:
 
 
 LESS = Settings(seeds=5, points=4, doublings=4)
+"""Settings of the larger workloads, which take less time than the default settings."""
 
 CELLS: tuple[Cell, ...] = (
     Cell(workload="digits", samples=21_420),
@@ -84,27 +90,28 @@ CELLS: tuple[Cell, ...] = (
     Cell(workload="stdlib-narrow", samples=12_288, settings=LESS, methods=("noise", "branches")),
 )
 CUT: Mapping[str, str] = {
-    "the transformer's sweep": "left out for its time",
-    "longer runs of the CNN and the transformer": "left out for their time",
+    "the sweep of the transformer": "the runs would take too long",
+    "longer runs of the CNN and the transformer": "the runs would take too long",
 }
-"""What is not measured -> why."""
+"""What was not measured -> the reason."""
 
 
 def measured(ledger: Ledger, cell: Cell) -> Critical:
-    """Makes, or reads, all answers of a cell: one call of `critical` for each method, so that an
-    interrupted part loses one method of one workload."""
+    """Make or read all answers of a cell.
+
+    Each method is one run, so that an interruption loses at most one method of one workload.
+    """
     found = [answered(result) for result in ledger.results([cell.run(m) for m in cell.methods])]
     return replace(found[0], answers=tuple(answer for one in found for answer in one.answers))
 
 
 def find(ledger: Ledger) -> Findings:
     findings = Findings()
-    findings.text.append(said(__doc__))
     every = {cell: measured(ledger, cell) for cell in CELLS}
     findings.text.append(summary(list(every.values())))
     for cell, found in every.items():
         findings.text.append(
-            f"## {cell.workload}: {found.optimizer}, base batch {found.base_batch_size}, "
+            f"## {cell.workload}: {found.optimizer}, base batch size {found.base_batch_size}, "
             f"{found.budget_samples:,} samples"
         )
         findings.table(*_table(found))
@@ -114,12 +121,13 @@ def find(ledger: Ledger) -> Findings:
             if math.isfinite(batch.high):
                 wide = batch.high - batch.low
                 findings.add(f"{cell.workload}: {name}", batch.value, least=wide)
+    findings.method(page_text(__doc__))
     findings.leave_out(CUT)
     return findings
 
 
 def _table(found: Critical) -> tuple[list[str], list[list[str]]]:
-    """A row a piece, then what holds for the whole run, then the costs."""
+    """Return the header and the rows: one per piece, one for the whole run, one for the cost."""
     by = {answer.method: answer for answer in found.answers}
     families = [f"sweep, {family}" for family in FAMILIES if "sweep" in by]
     blank = [""] * len(families)
@@ -132,7 +140,7 @@ def _table(found: Critical) -> tuple[list[str], list[list[str]]]:
     rows.append(["whole run", str(whole), "", *(swept + blank)[: len(families)]])
     costs = [_cost(by[method], found) for method in NAMES if method in by]
     rows.append(["samples spent", *costs, *["the same"][: len(families)]])
-    return ["of the run", *(NAMES[method] for method in ALONG), *families], rows
+    return ["piece of the run", *(NAMES[method] for method in ALONG), *families], rows
 
 
 def _cost(answer: Answer, found: Critical) -> str:
@@ -140,24 +148,24 @@ def _cost(answer: Answer, found: Critical) -> str:
 
 
 def _small_print(cell: Cell, found: Critical) -> list[str]:
-    """What each method assumes, in its own words, and what it left out."""
+    """Return the assumptions and the notes of each method, as the command reported them."""
     return [
-        f"- {_size(answer, cell)}: {'. '.join((answer.assumes, *answer.notes))}."
+        f"- {_size(answer, cell)}. {plain('. '.join((answer.assumes, *answer.notes)))}."
         for answer in found.answers
     ]
 
 
 def _size(answer: Answer, cell: Cell) -> str:
-    """Seeds, and the largest batch that was tried."""
+    """Return the name of a method, its number of seeds and the largest batch size it tried."""
     tried = [trial.batch_size for trial in answer.trials]
     tried += [run.batch_size for run in answer.runs]
     if not tried:
         return f"{NAMES[answer.method]}, 1 seed"
-    return f"{NAMES[answer.method]}, {cell.settings.seeds} seeds, batches up to {max(tried):,}"
+    return f"{NAMES[answer.method]}, {cell.settings.seeds} seeds, batch sizes up to {max(tried):,}"
 
 
 def _named(found: Critical) -> list[tuple[str, Range]]:
-    """Numbers by name: of the first pieces, and of whole runs."""
+    """Return the numbers of `expected.json`: those of the first piece and of the whole run."""
     (noise,) = (answer for answer in found.answers if answer.method == "noise")
     chosen = [(f"{NAMES[method]}, first piece", pieces(found, method)[0]) for method in ALONG]
     chosen.append((f"{NAMES['noise']}, whole run", noise.findings[-1]))
@@ -166,7 +174,7 @@ def _named(found: Critical) -> list[tuple[str, Range]]:
 
 
 def draw(ledger: Ledger, path: Path) -> None:
-    """A panel a workload."""
+    """Draw the answers of all methods along the run, a panel per workload."""
     from experiments.lab.draw import figure
 
     drawn, (axes,) = figure(rows=1, columns=len(CELLS), width=4.2, height=3.9)
@@ -177,4 +185,4 @@ def draw(ledger: Ledger, path: Path) -> None:
     drawn.savefig(path, dpi=110)
 
 
-PART = Part(title="The critical batch along training, by three methods", find=find, draw=draw)
+PART = Part(title="The critical batch size along training, by three methods", find=find, draw=draw)

@@ -1,4 +1,4 @@
-"""Real runs of the planner's schedules, and what it forecasts of them from one recorded run."""
+"""Make real runs of the planner's schedules, and forecast them from one recorded run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from experiments.adadagrad.setup import Make, Row
-from experiments.growth import relation, traded
+from experiments.growth import relation, seesaw_runs
 from experiments.growth.schedules import COSINE, Planned, pieces, schedules
-from experiments.growth.setup import CNN, DIGITS, Cell, Watched, at, beside, tuned
+from experiments.growth.setup import CNN, DIGITS, Cell, Watched, at, record_of, tuned
 from experiments.lab.ledger import Ledger
-from experiments.lab.run import Told
+from experiments.lab.run import Extra
 from torch import nn
 
 import largebatch as lb
@@ -20,43 +20,47 @@ from largebatch.core.not_enough import NotEnough
 from largebatch.workbench.planner.model import QuadraticModel, model_of
 from largebatch.workbench.planner.recorded import Entry, entries_of, fit_of, sgd_factor
 
-TEXT = traded.CELLS[1]
+TEXT = seesaw_runs.CELLS[1]
 MOMENTUM = Cell(
     workload="fashion-cnn", optimizer="sgd", start=32, samples=27_500, least=0.0025, points=4
 )
 CELLS: tuple[Cell, ...] = (DIGITS, CNN, TEXT, MOMENTUM)
 
 RECORDED = 8
-"""Seed of the run that is fitted."""
+"""Seed of the recorded run that the planner is fitted to."""
 
 EXPONENTS = (0.3, 1.0)
-"""Of the loss, where the noise scale alone is known."""
+"""Exponents of the loss curve that are assumed if only the noise scale is known."""
 
 MOMENTA = {"sgd": 0.9, "sgd-plain": 0.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read(Watched):
-    """A run that is measured in each step, by halves of its batches; its trace is the entries of
-    its record."""
+    """Describe the recorded run that the planner is fitted to.
+
+    Each step is measured from the two halves of its batch. The trace of the run holds the entries
+    of its record.
+    """
 
     def meter(self, model: nn.Module) -> lb.Meter:
         return lb.Meter(model)
 
-    def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
-        return Told(trace=tuple(_numbers(entry) for entry in entries_of(list(record.steps))))
+    def extra(self, control: lb.Controller, record: lb.MemoryRecord) -> Extra:
+        return Extra(trace=tuple(_numbers(entry) for entry in entries_of(list(record.steps))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What a cell has.
+    """Hold the real runs and the forecasts of one cell.
 
     Args:
-        lr: the base rate.
-        real: name -> its row.
-        forecast: name -> loss, from the record; empty where its law was not found.
-        fit: in words.
-        alone: exponent -> name -> loss, from the noise scale.
+        lr: Base learning rate of all schedules.
+        real: Name of a schedule -> row of its real runs.
+        forecast: Name of a schedule -> loss that is forecast from the record; empty if no law could
+            be fitted to the record.
+        fit: Description of the fitted law, or the reason why there is none.
+        alone: Exponent -> name of a schedule -> loss that is forecast from the noise scale alone.
     """
 
     lr: float
@@ -67,12 +71,12 @@ class Found:
 
 
 def measured(ledger: Ledger, cell: Cell) -> Found:
-    """Makes, or reads, all runs of a cell, and forecasts them."""
+    """Make or read all runs of a cell, and forecast their losses."""
     lr = _base_rate(ledger, cell)
     plans = schedules(cell)
     real = {name: at(ledger, lr, name, _make(cell, name, one)) for name, one in plans.items()}
     read = ledger.results([_read(cell, plans["cosine"].rule, lr)])[0]
-    entries = [Entry(**dict(zip(_NAMES, row, strict=True))) for row in read.told.trace]
+    entries = [Entry(**dict(zip(_NAMES, row, strict=True))) for row in read.extra.trace]
     factor = _sgd_factor(cell)
     fit = fit_of(entries, factor=factor)
     cut = {name: pieces(cell, one) for name, one in plans.items()}
@@ -97,15 +101,15 @@ def _numbers(entry: Entry) -> tuple[float, ...]:
 
 
 def _base_rate(ledger: Ledger, cell: Cell) -> float:
-    """The best one for the cosine, where another part tuned it: as it did."""
+    """Return the best base learning rate of the cosine, from the part that tuned it if one did."""
     if cell is TEXT:
-        rule = lb.chain(traded.WARM, lb.Schedule(factor=traded.DECAY))
+        rule = lb.chain(seesaw_runs.WARM, lb.Schedule(factor=seesaw_runs.DECAY))
         own = {"cosine": cell.make("cosine", rule)}
-        return tuned(beside(ledger, "seesaw"), cell, own)["cosine"].lr
+        return tuned(record_of(ledger, "seesaw"), cell, own)["cosine"].lr
     if cell in relation.CELLS:
         name = f"batch {cell.start}, cosine"
         own = {name: relation.constants(cell)[name]}
-        return tuned(beside(ledger, "relation"), cell, own)[name].lr
+        return tuned(record_of(ledger, "relation"), cell, own)[name].lr
     return tuned(ledger, cell, {"cosine": _make(cell, "cosine", Planned(rule=COSINE))})["cosine"].lr
 
 
@@ -125,7 +129,7 @@ def _read(cell: Cell, rule: lb.Rule, lr: float) -> Read:
 
 
 def _sgd_factor(cell: Cell) -> float | None:
-    """What the planner reads from a record's header."""
+    """Return the factor of momentum on the learning rate, as the planner reads it from a record."""
     if cell.optimizer not in MOMENTA:
         return None
     return sgd_factor({"name": "SGD", "momentum": MOMENTA[cell.optimizer], "dampening": 0.0})
@@ -138,7 +142,7 @@ def _alone(
     *,
     exponent: float,
 ) -> dict[str, float]:
-    """Forecasts from the run's noise scale alone, the median of its entries."""
+    """Return name of a schedule -> loss that is forecast from the median noise scale alone."""
     known = [entry.noise_scale for entry in entries if math.isfinite(entry.noise_scale)]
     model = model_of(
         [float(np.median(known))],

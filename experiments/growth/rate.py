@@ -1,9 +1,14 @@
-"""A rate that grows with the batch, from the best rate and from rates that are too small.
+"""Measure whether it helps to grow the learning rate together with the batch size.
 
-SGD without momentum; the batch doubles from each of five equally long stages to the next, so that
-rows differ by the rate alone. The rates are fractions of the one that is best for these batches at
-a constant rate, of seven, as the part on the relation found it. From there the rate stays, or is
-multiplied by 1.4 at each stage, as the authors of arXiv 2409.08770 do. Five seeds.
+The optimizer is SGD without momentum. The batch size doubles from stage to stage, in five stages
+with equally many samples. The learning rate stays, or it is multiplied by 1.4 at each new stage, as
+the authors of arXiv 2409.08770 do. All other settings of a row are equal.
+
+The first learning rate of a row is a fraction of the best constant learning rate, or twice that
+value. The best constant learning rate for these batch sizes was chosen from seven values and is
+listed in [this table](relation.md), in the row "gamma 1, equal stages".
+
+Values are means over five seeds with 95 % confidence intervals. Differences are paired by seed.
 """
 
 from __future__ import annotations
@@ -19,10 +24,10 @@ from experiments.growth.setup import (
     Cell,
     apart,
     at,
-    beside,
     direction,
     norms,
-    said,
+    page_text,
+    record_of,
     tuned,
 )
 from experiments.lab.findings import Findings, mean, shown
@@ -33,22 +38,26 @@ from largebatch import methods
 
 CELLS: tuple[Cell, ...] = (DIGITS, CNN)
 CUT: dict[str, str] = {
-    "optimizers with momentum or AdamW": "left out for their hours",
-    "ResNet-8 on Fashion-MNIST": "left out for its hours",
+    "SGD with momentum, and AdamW": "the runs would take hours",
+    "ResNet-8 on Fashion-MNIST": "the runs would take hours",
 }
-"""What is not measured -> why."""
+"""What was not measured -> the reason."""
 
 FRACTIONS = (0.125, 0.25, 0.5, 1.0, 2.0)
+"""First learning rates of the rows, divided by the best constant learning rate."""
+
 GAMMA = 1.4
+"""Factor on the learning rate from stage to stage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """Both rows at one rate.
+    """Hold the two rows with the same first learning rate.
 
     Args:
-        fraction: of the best rate.
-        stays, grows: the rows.
+        fraction: First learning rate divided by the best constant learning rate.
+        stays: Row whose learning rate stays.
+        grows: Row whose learning rate grows.
     """
 
     fraction: float
@@ -61,9 +70,9 @@ class Pair:
 
 
 def measured(ledger: Ledger, cell: Cell) -> list[Pair]:
-    """Makes, or reads, all runs of a cell."""
+    """Make or read all runs of a cell."""
     stays = relation.pairs(cell)["1"][1]
-    best = tuned(beside(ledger, "relation"), cell, {"gamma 1, off": stays})["gamma 1, off"].lr
+    best = tuned(record_of(ledger, "relation"), cell, {"gamma 1, off": stays})["gamma 1, off"].lr
     growing = methods.growth(gamma=GAMMA, lengths=relation.EQUAL)
     grows = cell.make(f"gamma {GAMMA}, off", growing)
     return [
@@ -78,13 +87,16 @@ def measured(ledger: Ledger, cell: Cell) -> list[Pair]:
 
 def find(ledger: Ledger) -> Findings:
     findings = Findings()
-    findings.text.append(said(__doc__))
-    for cell in CELLS:
-        pairs = measured(ledger, cell)
+    every = {cell: measured(ledger, cell) for cell in CELLS}
+    findings.text.append(_answer([pair for pairs in every.values() for pair in pairs]))
+    for cell, pairs in every.items():
         findings.text.append(f"## {cell.name}")
         findings.table(
-            ("of the best rate", "rate", "steps", "samples", "test loss, rate stays",
-             "rate grows", "grows less stays", "full gradient, stays", "grows"),
+            ("fraction of the best learning rate", "first learning rate", "steps", "samples",
+             "test loss, learning rate stays", "test loss, learning rate grows",
+             "difference in test loss (grows minus stays)",
+             "norm of the full gradient, learning rate stays",
+             "norm of the full gradient, learning rate grows"),
             [_row(pair) for pair in pairs],
         )  # fmt: skip
         findings.text.append(_verdict(pairs))
@@ -93,8 +105,24 @@ def find(ledger: Ledger) -> Findings:
                 name = f"{cell.name}: {pair.fraction:g}: grows less stays"
                 difference = apart(pair.grows.losses(), pair.stays.losses())
                 findings.add(name, difference, least=0.02)
+    findings.method(page_text(__doc__))
     findings.leave_out(CUT)
     return findings
+
+
+def _answer(pairs: list[Pair]) -> str:
+    """Return the first paragraph of the page: the question, and what the tables show."""
+    shown_by = [
+        direction(apart(pair.grows.losses(), pair.stays.losses()))
+        for pair in pairs
+        if not pair.diverged
+    ]
+    return (
+        "Does it help to grow the learning rate together with the batch size? A growing learning "
+        f"rate is shown to lower the test loss in {shown_by.count('lower')} and to raise it in "
+        f"{shown_by.count('higher')} of {len(pairs)} comparisons; in {len(pairs) - len(shown_by)} "
+        "comparison a run with a growing learning rate diverged."
+    )
 
 
 def _row(pair: Pair) -> list[str]:
@@ -110,27 +138,32 @@ def _row(pair: Pair) -> list[str]:
 
 
 def _verdict(pairs: list[Pair]) -> str:
+    """Return what the table shows of each first learning rate, in sentences."""
     best = next(pair for pair in pairs if pair.fraction == 1.0)
     words = []
     for pair in pairs:
         if pair.diverged:
-            words.append(f"At {pair.fraction:g} of the best rate a run diverged.")
+            words.append(f"- At {pair.fraction:g} times the best learning rate, a run diverged.")
             continue
         difference = apart(pair.grows.losses(), pair.stays.losses())
         words.append(
-            f"At {pair.fraction:g} of the best rate the loss with growth is {direction(difference)}"
+            f"- At {pair.fraction:g} times the best learning rate, the test loss with a growing "
+            f"learning rate is {direction(difference)}"
         )
         lost = apart(pair.stays.losses(), best.stays.losses())
         helps = direction(difference) == "lower"
         if helps and pair.fraction < 1.0 and lost.low is not None and lost.low > 0.0:
             made_up = -difference.value / lost.value
-            words[-1] += f": it makes up {made_up:.0%} of what the rate lost"
+            words[-1] += (
+                f": growth recovers {made_up:.0%} of the loss that the too small learning rate "
+                "causes"
+            )
         words[-1] += "."
-    return " ".join(words)
+    return "\n".join(words)
 
 
 def draw(ledger: Ledger, path: Path) -> None:
-    """A panel a cell: test loss over the fraction."""
+    """Draw the test loss over the fraction of the best learning rate, a panel per cell."""
     from experiments.lab.draw import COLOURS, figure, logarithmic, logarithmic_x
 
     drawn, axes = figure(rows=1, columns=len(CELLS))
@@ -142,13 +175,15 @@ def draw(ledger: Ledger, path: Path) -> None:
             axis.errorbar(
                 [x for x, _ in points], [m.value for _, m in points],
                 yerr=[(m.high or m.value) - m.value for _, m in points],
-                fmt="o-", ms=3, capsize=2, color=colour, label=f"the rate {label}",
+                fmt="o-", ms=3, capsize=2, color=colour, label=f"the learning rate {label}",
             )  # fmt: skip
-        axis.set(xlabel="of the best rate", ylabel="test loss", title=cell.name)
+        axis.set(
+            xlabel="first learning rate / best learning rate", ylabel="test loss", title=cell.name
+        )
         logarithmic(axis)
         logarithmic_x(axis)
         axis.legend(fontsize=7)
     drawn.savefig(path, dpi=110)
 
 
-PART = Part(title="Does growing the rate help?", find=find, draw=draw)
+PART = Part(title="Growing batch sizes: a learning rate that grows, too", find=find, draw=draw)

@@ -1,4 +1,4 @@
-"""The evidence on batches that grow by a schedule: `python -m experiments.growth.run --help`."""
+"""Compare batch sizes that grow by a schedule with constant ones. See `experiments/README.md`."""
 
 from __future__ import annotations
 

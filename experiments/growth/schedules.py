@@ -1,12 +1,16 @@
-"""Sixteen schedules of batch and rate, as rules and as stages of the planner."""
+"""Define sixteen schedules of batch size and learning rate, as rules and as stages of the planner.
+
+The names of the schedules are: "root", square-root scaling of the learning rate; "gamma", factor on
+the learning rate in each stage; "equal stages", stages with equally many samples.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 from experiments.growth import relation
+from experiments.growth.seesaw_runs import WARM
 from experiments.growth.setup import Cell
-from experiments.growth.traded import WARM
 
 import largebatch as lb
 from largebatch import methods
@@ -14,7 +18,7 @@ from largebatch.workbench.planner.forecasts import pieces_of
 from largebatch.workbench.planner.table import clock_schedule
 
 MOST = 16
-"""Largest batch over the first one."""
+"""Largest batch size divided by the first batch size."""
 
 COSINE = lb.Schedule(factor=lb.Cosine())
 ROOT = lb.SqrtScaling()
@@ -22,12 +26,12 @@ ROOT = lb.SqrtScaling()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """A schedule.
+    """Describe a schedule of batch size and learning rate.
 
     Args:
-        rule: that decides.
-        scale: the first batch over the base batch.
-        faster: whether it goes above the base rate.
+        rule: Rule that decides.
+        scale: First batch size divided by the base batch size.
+        faster: If True, the learning rate rises above the base learning rate.
     """
 
     rule: lb.Rule
@@ -36,7 +40,7 @@ class Planned:
 
 
 def schedules(cell: Cell) -> dict[str, Planned]:
-    """By name; for AdamW behind a warm-up, as the cosine has it."""
+    """Return the sixteen schedules by name. For AdamW, all of them start with a warm-up."""
     most, equal = MOST * cell.start, relation.EQUAL
     found = {
         "constant": Planned(rule=lb.chain()),
@@ -67,7 +71,7 @@ def schedules(cell: Cell) -> dict[str, Planned]:
 
 
 def pieces(cell: Cell, one: Planned) -> list[tuple[float, float, float]]:
-    """(batch, factor on the base rate, steps) of its parts."""
+    """Return the stages of a schedule: (batch size, factor on the learning rate, steps)."""
     counted = clock_schedule(
         one.rule,
         budget=cell.samples,

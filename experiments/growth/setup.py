@@ -1,4 +1,4 @@
-"""What the parts of the experiment share: cells, runs that look at the full gradient, and words."""
+"""Define the cells, runs and table columns that the pages on growing batch sizes share."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from largebatch.workbench.workloads import Split, Workload
 from largebatch.workbench.workloads.data import in_batches
 
 TUNING = (5, 6, 7)
-"""Seeds by whose validation loss a rate is chosen; those that are reported are others."""
+"""Seeds that choose the learning rate by their validation loss. Other seeds are reported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """A workload with an optimizer, at a budget of samples.
+    """Describe one table: a workload and an optimizer with a budget of samples.
 
     Args:
-        workload, optimizer: by name.
-        start: batch of the growing runs' first step, in samples.
-        samples: of each run.
-        doublings: the largest constant batch is start times two to this power.
-        least: the least of seven rates, each twice the one before.
-        micro_batch: most samples of one backward.
-        points: of a reported run's curve.
+        workload, optimizer: Names of the workload and of the optimizer.
+        start: Batch size of the first step of the growing runs, in samples.
+        samples: Number of samples of each run.
+        doublings: Number of doublings from `start` to the largest constant batch size.
+        least: Smallest of seven base learning rates, each twice the one before.
+        micro_batch: Largest number of samples in one micro-batch.
+        points: Number of points of the validation curve of a reported run.
     """
 
     workload: str
@@ -49,21 +49,29 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """In tables."""
+        """Return the name of the cell in tables and in `expected.json`."""
         return f"{self.workload}, {self.optimizer}"
 
     @property
     def rates(self) -> list[float]:
-        """Seven."""
+        """Return the seven base learning rates that are tried, in increasing order."""
         return [self.least * 2.0**k for k in range(7)]
 
     @property
     def batches(self) -> list[int]:
-        """The constant ones."""
+        """Return the constant batch sizes, in increasing order."""
         return [self.start * 2**k for k in range(self.doublings + 1)]
 
     def run(self, method: str, rule: lb.Rule, *, lr: float, seed: int, batch: int = 0) -> Watched:
-        """A run by this rule, from this batch or the cell's first one."""
+        """Return a run whose learning rate and batch size this rule decides.
+
+        Args:
+            method: Name of the method.
+            rule: Rule that decides.
+            lr: Base learning rate.
+            seed: Seed of the run.
+            batch: Batch size of the first step in samples; 0 for the cell's `start`.
+        """
         reported = seed < REPORTED
         return Watched(
             workload=f"{self.workload}@{batch or self.start}+{self.optimizer}",
@@ -78,16 +86,16 @@ class Cell:
         )
 
     def make(self, method: str, rule: lb.Rule, *, batch: int = 0) -> Make:
-        """The runs of a row, by rate and seed."""
+        """Return the function that gives the run of a row for a learning rate and a seed."""
         return lambda lr, seed: self.run(method, rule, lr=lr, seed=seed, batch=batch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched(Growing):
-    """A run whose curve may hold the norm of the full gradient.
+    """Describe a run whose curve may hold the norm of the full gradient.
 
     Args:
-        full_gradient: whether it does.
+        full_gradient: If True, each point of the curve holds the norm of the full gradient.
     """
 
     full_gradient: bool = False
@@ -100,7 +108,10 @@ class Watched(Growing):
 
 
 def full_gradient_norm(model: nn.Module, workload: Workload, split: Split) -> float:
-    """Of the mean loss over a split, by a copy of the model, so that no meter sees it."""
+    """Return the norm of the gradient of the mean loss over a split.
+
+    The gradient is computed with a copy of the model, so that no hook of the model sees it.
+    """
     with torch.random.fork_rng():
         copy, _ = workload.fresh(seed=0)
     copy.load_state_dict(model.state_dict())
@@ -118,23 +129,28 @@ def full_gradient_norm(model: nn.Module, workload: Workload, split: Split) -> fl
 
 
 def tuned(ledger: Ledger, cell: Cell, rows: Mapping[str, Make]) -> dict[str, Row]:
-    """Each row at the best of the cell's rates."""
+    """Return each row at the best base learning rate of the cell."""
     return tuned_rows(ledger, cell.rates, rows, seeds=TUNING)
 
 
 def at(ledger: Ledger, lr: float, name: str, make: Make) -> Row:
-    """A row at a rate that was chosen elsewhere."""
+    """Return a row at a given base learning rate."""
     runs = [make(lr, seed) for seed in range(REPORTED)]
     return Row(name=name, lr=lr, at_edge=False, results=ledger.results(runs), make=make)
 
 
-def beside(ledger: Ledger, part: str) -> Ledger:
-    """The record of another part, whose rows serve here too."""
+def record_of(ledger: Ledger, part: str) -> Ledger:
+    """Return the ledger of another part, whose recorded runs this part also uses."""
     return Ledger(ledger.path.with_name(f"{part}.jsonl"), workers=ledger.workers)
 
 
 def norms(row: Row, *, least: bool = False) -> list[float]:
-    """The full gradient's norm by seed, at the end or the least of the points."""
+    """Return the norm of the full gradient for each seed.
+
+    Args:
+        row: Row of the table.
+        least: If True, the smallest norm of the curve is returned; if False, the norm at the end.
+    """
     return [_norm(result, least=least) for result in row.results]
 
 
@@ -144,12 +160,12 @@ def _norm(result: Result, *, least: bool) -> float:
 
 
 def apart(values: Iterable[float], others: Iterable[float]) -> Mean:
-    """The mean difference, paired."""
+    """Return the mean difference of paired values, with its 95 % confidence interval."""
     return mean([a - b for a, b in zip(values, others, strict=True)])
 
 
 def direction(difference: Mean) -> str:
-    """What its interval shows."""
+    """Return what the interval of a difference shows: lower, higher or not shown to differ."""
     assert difference.low is not None
     assert difference.high is not None
     if difference.high < 0.0:
@@ -158,7 +174,7 @@ def direction(difference: Mean) -> str:
 
 
 def dominates(row: Row, other: Row) -> bool:
-    """Fewer steps, or as many, and a lower mean test loss."""
+    """Return whether a row has at most as many steps and a lower mean test loss than another."""
     if row.diverged or other.diverged:
         return other.diverged and not row.diverged
     return row.steps <= other.steps and mean(row.losses()).value < mean(other.losses()).value
@@ -168,18 +184,19 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names) if names else "none"
 
 
-HEADER = ("", "rate", "steps", "samples", "mean batch")
+HEADER = ("row", "base learning rate", "steps", "samples", "mean batch size")
+"""First columns of the tables."""
 
 
 def clocks(row: Row) -> list[str]:
-    """The cells of `HEADER`."""
-    samples = mean([r.samples + r.told.notes.get("passes", 0.0) for r in row.results]).value
+    """Return the texts of a row in the columns of `HEADER`."""
+    samples = mean([r.samples + r.extra.notes.get("passes", 0.0) for r in row.results]).value
     rate = f"{row.lr:.4g}" + (" (edge)" if row.at_edge else "")
     return [row.name, rate, f"{row.steps:.0f}", f"{samples:.0f}", f"{row.batch:.0f}"]
 
 
 def losses(row: Row, own: Row) -> list[str]:
-    """Test loss, accuracy where there is one, and the difference to a row."""
+    """Return the texts of test loss, accuracy if there is one, and the difference to a row."""
     metric = ["accuracy"] * ("accuracy" in _first(own).test)
     if row.diverged:
         lost = sum(result.diverged for result in row.results)
@@ -195,8 +212,8 @@ def _first(row: Row) -> Result:
     return row.results[0]
 
 
-def said(doc: str) -> str:
-    """A module's docstring without its first line, for its page."""
+def page_text(doc: str) -> str:
+    """Return the docstring of a module without its first paragraph, for the page of the module."""
     return doc.split("\n\n", 1)[1].strip()
 
 

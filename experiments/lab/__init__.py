@@ -1,1 +1,1 @@
-"""What experiments share: runs that are kept, tables, pictures and expected numbers."""
+"""Make and record runs, and write the tables, pictures and expected numbers of the experiments."""

@@ -1,4 +1,4 @@
-"""One way to the critical batch as a run: its whole answer is kept beside the key."""
+"""Measure the critical batch size by one method, and record the complete answer as one run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from experiments.lab import workloads
-from experiments.lab.run import Result, Run, Told
+from experiments.lab.run import Extra, Result, Run
 
 from largebatch.core.codec import decode, encode
 from largebatch.workbench.studies.critical.result import Critical
@@ -17,12 +17,12 @@ from largebatch.workbench.studies.critical.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Critic(Run):
-    """`largebatch critical --by METHOD`, where METHOD is the field `method`.
+    """Describe one call of `largebatch critical --by METHOD`, where METHOD is the field `method`.
 
-    The budget, of the base run, is in samples.
+    The budget is the length of the base run in samples.
 
     Args:
-        settings: as for `critical`.
+        settings: Settings of the command `critical`.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -48,12 +48,12 @@ class Critic(Run):
             train={},
             validation={},
             test={},
-            told=Told(whole=encode(found)),
+            extra=Extra(whole=encode(found)),
             seconds=time.perf_counter() - began,
         )
 
 
 def answered(result: Result) -> Critical:
-    """What `critical` gave."""
-    found: Critical = decode(Critical, result.told.whole)
+    """Return the complete answer of the command `critical` that a run recorded."""
+    found: Critical = decode(Critical, result.extra.whole)
     return found

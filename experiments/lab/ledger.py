@@ -1,4 +1,4 @@
-"""Runs that are made once and kept: a JSON line each, written when the run ends."""
+"""Record each run once, as a line of JSON that is written when the run ends."""
 
 from __future__ import annotations
 
@@ -13,24 +13,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.lab.run import Result, Run, Told
+from experiments.lab.run import Extra, Result, Run
 
 SPLITS = ("train", "validation", "test")
 
+EXTRA = "told"
+"""Key of `Result.extra` in the records."""
+
 
 class NotMeasured(Exception):
-    """A record lacks runs that its tables are made of."""
+    """The record does not contain all runs that a table needs."""
 
 
 class Ledger:
-    """Results by run; makes those that are missing, in processes of one thread each.
+    """Return the recorded results of runs, and make the runs that are missing (mutable).
 
-    Mutable: grows by the runs it is asked for.
+    Each missing run is made in a process of its own with one thread, and its result is added to the
+    record.
 
     Args:
-        path: the file of JSON lines; made where it is not there. A line that a crash cut is
-            dropped.
-        workers: processes; 0 makes no run and refuses what is missing.
+        path: Path of the record, a file of JSON lines. It is created if it does not exist. An
+            incomplete last line, as a crash leaves it, is removed.
+        workers: Number of processes. With 0, no run is made and a missing run is an error.
     """
 
     def __init__(self, path: Path, *, workers: int = 2) -> None:
@@ -47,22 +51,30 @@ class Ledger:
                 self._found[plain["key"]] = _result(plain["result"])
 
     def results(self, runs: Sequence[Run]) -> list[Result]:
-        """What came of each, in order; an interrupted call goes on when it is called again.
+        """Return the result of each run, in the order of the runs.
+
+        Results are recorded one by one. If the call is interrupted, the next call makes only the
+        runs that are still missing.
 
         Raises:
-            NotMeasured: some are missing and there are no workers.
+            NotMeasured: A run is missing and `workers` is 0.
         """
         self.asked |= {run.key: run for run in runs}
         missing = {run.key: run for run in runs if run.key not in self._found}
         if missing and not self.workers:
             first = next(iter(missing.values()))
-            raise NotMeasured(f"{self.path} lacks {len(missing)} runs, the first: {first.facts}")
+            raise NotMeasured(
+                f"{self.path} lacks {len(missing)} of the {len(runs)} runs that were asked for. "
+                f"The first missing run is {first.facts}. Measure them with: "
+                f"python -m experiments.NAME.run --parts {self.path.stem} --update"
+            )
         if missing:
             self._make(missing.values())
         return [self._found[run.key] for run in runs]
 
     def _make(self, runs: Iterable[Run]) -> None:
-        # the largest first, so that no worker is left with them at the end
+        # Start the largest runs first. Otherwise one worker would still train a large run after
+        # the others have finished.
         waiting = sorted(runs, key=lambda run: -run.scale)
         began, done = time.monotonic(), 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,19 +105,23 @@ def _made(run: Run) -> Result:
 
 
 def _plain(result: Result) -> dict[str, Any]:
-    """JSON has no NaN: a loss that is not finite becomes null, the seconds are rounded."""
+    """Return a result as plain JSON values.
+
+    JSON has no NaN, so a number that is not finite becomes null. The seconds are rounded.
+    """
     plain = asdict(result)
     for name in SPLITS:
         plain[name] = {k: v if math.isfinite(v) else None for k, v in plain[name].items()}
     plain["curve"] = [[v if math.isfinite(v) else None for v in p] for p in plain["curve"]]
-    told = plain["told"]
-    told["notes"] = {k: v if math.isfinite(v) else None for k, v in told["notes"].items()}
-    told["trace"] = [[v if math.isfinite(v) else None for v in p] for p in told["trace"]]
+    extra = plain[EXTRA] = plain.pop("extra")
+    extra["notes"] = {k: v if math.isfinite(v) else None for k, v in extra["notes"].items()}
+    extra["trace"] = [[v if math.isfinite(v) else None for v in p] for p in extra["trace"]]
     plain["seconds"] = round(result.seconds, 1)
     return plain
 
 
 def _result(plain: dict[str, Any]) -> Result:
+    """Return the result that `_plain` wrote; null becomes NaN again."""
     for name in SPLITS:
         plain[name] = {k: math.nan if v is None else v for k, v in plain[name].items()}
     plain["curve"] = tuple(
@@ -113,10 +129,10 @@ def _result(plain: dict[str, Any]) -> Result:
     )
     plain["gains"] = tuple(plain["gains"])
     plain["forecast"] = tuple(map(tuple, plain.get("forecast", ())))
-    told = plain.get("told", {"notes": {}, "trace": []})
-    plain["told"] = Told(
-        notes={k: math.nan if v is None else v for k, v in told["notes"].items()},
-        trace=tuple(tuple(math.nan if v is None else v for v in p) for p in told["trace"]),
-        whole=told.get("whole"),
+    extra = plain.pop(EXTRA, {"notes": {}, "trace": []})
+    plain["extra"] = Extra(
+        notes={k: math.nan if v is None else v for k, v in extra["notes"].items()},
+        trace=tuple(tuple(math.nan if v is None else v for v in p) for p in extra["trace"]),
+        whole=extra.get("whole"),
     )
     return Result(**plain)

@@ -1,4 +1,4 @@
-"""Optimizers that a workload may be trained with in place of its own."""
+"""Build the optimizers that can replace the optimizer of a workload."""
 
 from __future__ import annotations
 
@@ -63,4 +63,4 @@ OPTIMIZERS: Mapping[str, Build] = MappingProxyType(
         "schedule-free": schedule_free,
     }
 )
-"""Name -> what builds it."""
+"""Name of an optimizer -> the function that builds it from parameters and a learning rate."""

@@ -1,4 +1,4 @@
-"""An experiment as a program: parts that measure, or that are checked against what is recorded."""
+"""Run an experiment from the command line: measure its parts, or check them against the record."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ OUTDATED = (
     "> The runs of this page were made with version 0.1.0, whose rules decided otherwise. They are "
     "being made again."
 )
-"""At the top of a page whose part is `outdated`."""
+"""Note at the top of a page whose part is `outdated`."""
 
 QUICK_SECONDS = 100
-"""Of runs that a quick check makes again, as long as they took when they were recorded."""
+"""Largest total time, in seconds per worker, of the recorded runs that a quick check repeats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A part of an experiment.
+    """Describe one part of an experiment: one record, one page and possibly one picture.
 
     Args:
-        title: of its page.
-        find: measures, or reads, what the ledger has, and says what it means.
-        draw: its picture of what `find` asked for; None for none.
-        spots: whether single runs of it are made again by the quick check: those that are near the
-            edge of what trains are not.
-        spot_seconds: how long those runs took when they were recorded, at most, on each worker.
-        outdated: whether a rule has changed since its runs were recorded, and not all of them were
-            made again. The quick check leaves it out, and its page says so (`OUTDATED`).
+        title: Title of the page.
+        find: Function that makes or reads the runs of the part and returns the text and the
+            numbers of its page. The first paragraph states the question and the answer.
+        draw: Function that draws the picture from the runs that `find` used; None for no picture.
+        spots: If True, the quick check makes some recorded runs again. It is False if runs are so
+            close to divergence that rounding on another machine can decide the outcome.
+        spot_seconds: Largest total time of these runs, in seconds per worker, as recorded.
+        outdated: If True, a rule has changed since the runs were recorded, and not all of them have
+            been made again. The quick check skips the part, and its page starts with `OUTDATED`.
     """
 
     title: str
@@ -47,19 +48,28 @@ class Part:
 
 
 def main(parts: Mapping[str, Part], *, here: Path) -> None:
-    """Runs an experiment from the command line.
+    """Run an experiment from the command line.
 
-    Without options everything is measured anew in `runs/`, going on where it was interrupted, and
-    compared with `expected.json`. `--quick` computes the tables from the record that lies beside
-    the program, compares them to the last digit, and makes some of the recorded runs again.
-    `--update` measures what the record lacks and writes record, tables, pictures and expected
-    numbers.
+    Without options, all runs are made again and recorded in `runs/`, and the numbers are compared
+    with `expected.json` within their tolerances. An interrupted call resumes when it is repeated.
     """
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--update", action="store_true")
-    parser.add_argument("--parts", default=",".join(parts), help="some of the parts, with commas")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="compute the numbers from the recorded runs, compare them with expected.json, and "
+        "make some of the recorded runs again",
+    )
+    parser.add_argument(
+        "--update",
+        action="store_true",
+        help="make the runs that the record lacks, and write the record, the pages, the pictures "
+        "and expected.json",
+    )
+    parser.add_argument(
+        "--parts", default=",".join(parts), help="names of the parts, separated by commas"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="number of processes")
     arguments = parser.parse_args()
     wrong, expected = [], here / "expected.json"
     for name in arguments.parts.split(","):
@@ -71,8 +81,9 @@ def main(parts: Mapping[str, Part], *, here: Path) -> None:
             (here / f"{name}.md").write_text(page_of(part, name, findings))
             if part.draw is not None:
                 part.draw(ledger, here / f"{name}.png")
+            print(f"{name}: check that the answer at the top of {name}.md agrees with its tables")
         elif arguments.quick and part.outdated:
-            print(f"{name}: its runs are being made again")
+            print(f"{name}: skipped, because its runs are being made again with the changed rule")
         elif arguments.quick:
             ledger = Ledger(record, workers=0)
             wrong += differing(expected, name, part.find(ledger), exact=True)
@@ -84,19 +95,34 @@ def main(parts: Mapping[str, Part], *, here: Path) -> None:
             print(page_of(part, name, findings))
             wrong += differing(expected, name, findings, exact=False)
     for line in wrong:
-        print(f"differs: {line}")
+        print(f"differs from expected.json: {line}")
     raise SystemExit(1 if wrong else 0)
 
 
 def page_of(part: Part, name: str, findings: Findings) -> str:
-    """A part as Markdown."""
+    """Return the page of a part as Markdown: title, question and answer, picture, tables.
+
+    Args:
+        part: The part.
+        name: Name of the part, which is also the name of its picture.
+        findings: Text of the page. Its first paragraph stands above the picture.
+    """
     picture = [f"![{part.title}]({name}.png)"] if part.draw is not None else []
-    return "\n\n".join([f"# {part.title}", *picture, *findings.text]) + "\n"
+    answer, *rest = findings.text
+    return "\n\n".join([f"# {part.title}", answer, *picture, *rest]) + "\n"
 
 
 def _again(ledger: Ledger, *, workers: int, seconds: float) -> list[str]:
-    """Makes short runs of the record again, the first seed of each cell; a line for each that
-    came to something else."""
+    """Make short recorded runs again, and return one line for each run with another result.
+
+    One run is made for each combination of workload, method and scale, from the shortest on, until
+    the time is used up.
+
+    Args:
+        ledger: Ledger that holds the recorded runs.
+        workers: Number of processes.
+        seconds: Largest total time of the runs, in seconds per worker, as recorded.
+    """
     chosen: dict[tuple[str, str, int], Run] = {}
     left = seconds * workers
     there = {run.key: result for run, result in _pairs(ledger)}
@@ -116,7 +142,7 @@ def _again(ledger: Ledger, *, workers: int, seconds: float) -> list[str]:
         (new.validation, new.forecast) == (there[run.key].validation, there[run.key].forecast)
         for run, new in pairs
     )
-    print(f"{len(pairs)} recorded runs made again, {same} of them to the same bits")
+    print(f"{len(pairs)} recorded runs were made again; {same} gave exactly the recorded losses.")
     return [line for run, new in pairs if (line := _unlike(run, there[run.key], new))]
 
 
@@ -126,13 +152,18 @@ def _pairs(ledger: Ledger) -> list[tuple[Run, Result]]:
 
 
 def _unlike(run: Run, old: Result, new: Result) -> str:
-    """Empty where both are one run up to what rounding makes of it."""
+    """Return how the new result differs from the recorded one, or "" if rounding explains it."""
     if new.diverged:
-        return f"{run.facts}: diverged when made again"
+        return f"{run.facts}: the run diverged when it was made again"
     if not old.validation:  # a probe
         apart = [abs(a[1] / b[1] - 1.0) for a, b in zip(new.forecast, old.forecast, strict=True)]
-        return f"{run.facts}: forecasts {apart} apart" if max(apart, default=0.0) > 0.2 else ""
+        if max(apart, default=0.0) <= 0.2:
+            return ""
+        return f"{run.facts}: the relative differences of the forecasts are {apart}, above 0.2"
     was, now = old.validation["loss"], new.validation["loss"]
     if abs(now - was) > 0.1 * was + 0.02 or abs(new.steps - old.steps) > 0.05 * old.steps + 2:
-        return f"{run.facts}: {new.steps} steps, loss {now:.4f}; was {old.steps}, {was:.4f}"
+        return (
+            f"{run.facts}: {new.steps} steps with validation loss {now:.4f}; the record has "
+            f"{old.steps} steps with validation loss {was:.4f}"
+        )
     return ""

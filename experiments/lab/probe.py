@@ -1,4 +1,4 @@
-"""A probe as a run: what it forecasts is kept beside what training came to."""
+"""Record the forecast of `largebatch probe` as a run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from largebatch.workbench.workloads.data import size
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe(Run):
-    """`largebatch probe` over the first half of the run, at its base rate; the budget is in base
-    steps."""
+    """Describe one call of `largebatch probe` over the first half of a run.
+
+    The probe trains at the base learning rate. The budget is the length of the run in base steps.
+    """
 
     @property
     def changes(self) -> tuple[str, ...]:

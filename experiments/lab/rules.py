@@ -1,4 +1,4 @@
-"""Controls that no user would train with: rules that know the answer, or forget a step."""
+"""Define rules that serve as controls of experiments and that no user would train with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ NONE: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Multiplied:
-    """The base rate times a constant, as a tuned constant or another run's mean gain."""
+    """Multiply the base learning rate by a constant, such as the mean gain of another run.
+
+    Args:
+        factor: The constant, above 0.
+    """
 
     factor: float
 
@@ -32,10 +36,13 @@ class Multiplied:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Yoked:
-    """Another run's multipliers, step by step, whatever this run's own noise; the last one stays.
+    """Multiply the base learning rate by the multipliers that another run recorded.
+
+    Step i uses multiplier i, and all steps after the last multiplier use the last one. The gradient
+    noise of this run is ignored.
 
     Args:
-        multipliers: of the run that is replayed.
+        multipliers: Multipliers of the replayed run, one per step.
     """
 
     multipliers: tuple[float, ...]
@@ -57,11 +64,13 @@ class Yoked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stages:
-    """Batches of scales[0], scales[1], ... base batches in equal parts of the budget, as when
-    workers come and go.
+    """Change the batch size at fixed fractions of the budget, as when workers join and leave.
+
+    The budget is divided into `len(scales)` equal stages. The batch size of stage i is
+    `scales[i]` times the base batch size.
 
     Args:
-        scales: S of each part.
+        scales: Scale S of each stage.
     """
 
     scales: tuple[int, ...]
@@ -86,10 +95,12 @@ class Stages:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lagged:
-    """A rule that decides by the moments of the step before, as one that waits for no device would.
+    """Give a rule the moments of the previous step in place of those of the current step.
+
+    A controller that never waits for the device would have to decide this way.
 
     Args:
-        rule: that decides.
+        rule: The rule that decides.
     """
 
     rule: lb.Rule

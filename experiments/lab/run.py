@@ -1,4 +1,4 @@
-"""One run: what it is, and what came of it."""
+"""Describe a training run, make it, and hold its result."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ RENAMED = {
     "backoff=None, paper=": "backoff=0.25, paper=",
     ", backoff_at_high=1.0)": ")",
 }
-"""Text of a rule today -> the text under which recorded runs have it, before a class was renamed or
-got a field, which has its default: a run's key follows its text."""
+"""Text in the `repr` of a rule today -> the text when the runs were recorded.
+
+The key of a run is a hash of this text. Classes have been renamed since, and got new fields with
+default values; with these replacements the recorded runs keep their keys."""
 
 
 def _recorded_text(run: Run) -> str:
-    """Return the text of a run with the names of version 0.1, in which its key was made."""
+    """Return the text that the key of a run is made of, with the class names of version 0.1."""
     text = repr(run)
     for today, recorded in RENAMED.items():
         text = text.replace(today, recorded)
@@ -37,14 +39,14 @@ def _recorded_text(run: Run) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What a kind of run tells besides.
+class Extra:
+    """Hold what one kind of run records in addition to the fields of `Result`.
 
     Args:
-        notes: numbers by name.
-        trace: a row a step.
-        whole: what a command found, in the plain form of `core.codec`: findings with reasons and
-            open ends are no rows of numbers. None where there is none.
+        notes: Name -> number.
+        trace: Rows of numbers, for example one row per training step.
+        whole: Complete answer of a command, encoded by `core.codec`; None if the run calls no
+            command.
     """
 
     notes: dict[str, float] = field(default_factory=dict)
@@ -54,20 +56,21 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run before it is made; equal runs have equal results on one machine.
+    """Describe a training run; equal descriptions give equal results on one machine.
 
     Args:
-        workload: by name, as `lab.workloads` knows it.
-        method: how tables call it.
-        rule: that decides.
-        scale: S = B / B0 of the first step.
-        budget: its length.
-        seed: of weights and samples.
-        lr: base rate; None for the workload's.
-        micro_batch: samples of one backward; None for one base batch.
-        temporal: measure by `lb.measure.TemporalMoments`, which needs one backward a step.
-        evaluations: points of the validation curve.
-        keep_gains: whether the result holds what each step was worth.
+        workload: Name of the workload, as in `lab.workloads`.
+        method: Name of the method in tables.
+        rule: Rule that decides learning rate and batch size.
+        scale: Scale S of the first step: its batch size divided by the base batch size.
+        budget: Length of the run.
+        seed: Seed of the initial weights and of the order of the samples.
+        lr: Base learning rate; None for the base learning rate of the workload.
+        micro_batch: Number of samples in one micro-batch; None for the base batch size.
+        temporal: If True, gradient noise is measured by `lb.measure.TemporalMoments` from one
+            backward pass per step.
+        evaluations: Number of points of the validation curve.
+        keep_gains: If True, the result holds the gain of each step.
     """
 
     workload: str
@@ -84,12 +87,15 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Differs when anything of it does."""
+        """Return the hash that identifies the run in a record; it depends on every field."""
         return hashlib.sha256(_recorded_text(self).encode()).hexdigest()[:16]
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """What is decided or computed in another way than by version 0.1, for the same settings."""
+        """Return how the package treats these settings differently from version 0.1.
+
+        The texts are part of the key, so a run that version 0.1 recorded is made again.
+        """
         changes = []
         rule = repr(self.rule)
         if "preconditioned_moments" in rule:
@@ -100,7 +106,7 @@ class Run:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """For the record, beside the key."""
+        """Return the fields that the record shows to a human reader together with the key."""
         return {
             "workload": self.workload,
             "method": self.method,
@@ -111,46 +117,59 @@ class Run:
         }
 
     def make(self) -> Result:
-        """Trains as it says, on one thread of this process. A peer's run overrides it."""
+        """Train on one thread of this process and return the result.
+
+        A subclass that trains with another library overrides this method.
+        """
         return train(self)
 
     def meter(self, model: nn.Module) -> lb.Meter:
-        """How its gradients are measured."""
+        """Return the meter that measures the gradients of the model."""
         statistics = [lb.measure.TemporalMoments()] if self.temporal else None
         return lb.Meter(model, statistics=statistics)
 
     def judging(self, optimizer: Optimizer) -> AbstractContextManager[None]:
-        """Stands around each evaluation, for optimizers with weights of two kinds."""
+        """Return a context in which the model is evaluated.
+
+        An optimizer that evaluates other weights than it trains swaps them in this context.
+        """
         return nullcontext()
 
     def look(self, model: nn.Module) -> tuple[float, ...]:
-        """What else each point of the curve has, behind the validation loss."""
+        """Return the numbers that follow the validation loss in each point of the curve."""
         return ()
 
     def ends(self, record: lb.MemoryRecord) -> bool:
-        """Whether it ends before its budget does, as where measuring is paid from it."""
+        """Return whether the run ends before its budget is used up.
+
+        A subclass ends early if the samples that measuring takes are part of the budget.
+        """
         return False
 
-    def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
-        """What else is kept of a run."""
-        return Told()
+    def extra(self, control: lb.Controller, record: lb.MemoryRecord) -> Extra:
+        """Return what the run records in addition to the fields of `Result`."""
+        return Extra()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a run came to.
+    """Hold the result of a run.
 
     Args:
-        steps, samples, base_steps: the clocks at its end.
-        mean_gain: base steps a step.
-        mean_multiplier: mean factor on the base rate.
-        diverged: whether loss or gradient was not finite ten times in a row, or the last loss.
-        train, validation, test: means over the split by metric; empty after a divergence.
-        curve: (steps, samples, base steps, validation loss), and what the kind of run looks at.
-        gains: what each step was worth to six digits, where it was asked for.
-        forecast: (scale, mean gain, its low, its high), where the run was a probe.
-        told: what its kind of run tells besides.
-        seconds: of training and evaluation, on one thread of a machine that others may use.
+        steps, samples, base_steps: Number of optimizer steps, samples and base steps at the end.
+        mean_gain: Mean gain: base steps divided by optimizer steps.
+        mean_multiplier: Mean factor on the base learning rate.
+        diverged: True if the loss or the gradient was not finite ten times in a row, or if the
+            last validation loss is not finite.
+        train, validation, test: Metric -> mean over the split; empty for a diverged run.
+        curve: Points (steps, samples, base steps, validation loss, then the numbers of
+            `Run.look`).
+        gains: Gain of each step, rounded to six digits; empty unless `Run.keep_gains` is set.
+        forecast: Rows (scale, mean gain, lower bound, upper bound); empty unless the run is a
+            probe.
+        extra: What the run records in addition.
+        seconds: Wall-clock seconds of training and evaluation on one thread. Other processes may
+            have used the machine at the same time.
     """
 
     steps: int
@@ -165,16 +184,16 @@ class Result:
     curve: tuple[tuple[float, ...], ...] = ()
     gains: tuple[float, ...] = ()
     forecast: tuple[tuple[float, ...], ...] = ()
-    told: Told = field(default_factory=Told)
+    extra: Extra = field(default_factory=Extra)
     seconds: float = 0.0
 
 
 def train(run: Run, *, spoiled: int | None = None) -> Result:
-    """Trains with the `Controller`.
+    """Train with `lb.Controller` and return the result.
 
     Args:
-        run: what to train.
-        spoiled: the step whose loss is made infinite.
+        run: Description of the run.
+        spoiled: Index of the step whose loss is made infinite; None for no such step.
     """
     torch.set_num_threads(1)
     began = time.perf_counter()
@@ -239,6 +258,6 @@ def train(run: Run, *, spoiled: int | None = None) -> Result:
         gains=tuple(float(f"{d.base_steps:.6g}") for _, d in record.steps)
         if run.keep_gains
         else (),
-        told=run.told(control, record),
+        extra=run.extra(control, record),
         seconds=time.perf_counter() - began,
     )

@@ -1,4 +1,4 @@
-"""The workloads of the experiments: those of the command line, and variants of them."""
+"""Define the workloads of the experiments: those of the command line, and variants of them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from largebatch.workbench.workloads import Data, Split, Workload
 from largebatch.workbench.workloads.models import ByteTransformer
 
 MOST = {1: 10_000, 2: 2**17}
-"""Predictions by which a run is judged, by the dimensions of the targets: classes, or bytes."""
+"""Number of dimensions of the targets -> largest number of predictions in one evaluation.
+
+Targets with one dimension are class labels; targets with two dimensions are bytes of text."""
 
 SHORT = 32
-"""Bytes of a sequence of the narrow transformer."""
+"""Sequence length of the narrow transformer, in bytes."""
 
 VARIANTS = (
     "digits-decay",
@@ -27,17 +29,20 @@ VARIANTS = (
     "stdlib-narrow",
     "stdlib-narrow-sgd",
 )
-"""Workloads that only the experiments know."""
+"""Workloads that exist only in the experiments, not in the command line."""
 
 
 @cache
 def workload(name: str) -> Workload:
-    """A workload by its name, whose data is loaded once in a process; "fashion-cnn@16+lamb" is one
-    with another base batch and another optimizer."""
+    """Return a workload by its name; its data is loaded once per process.
+
+    "fashion-cnn@16+lamb" is the workload fashion-cnn with base batch size 16 and the optimizer
+    LAMB.
+    """
     if "+" in name:
         base, _, optimizer = name.partition("+")
         found = replace(workload(base), name=name, optimizer=OPTIMIZERS[optimizer])
-        if optimizer == "adamp":  # views each weight as a matrix, which channels last forbids
+        if optimizer == "adamp":  # AdamP reshapes weights by view(), which fails for channels_last.
             found = replace(found, model=partial(_contiguous, found.model))
         return found
     if "@" in name:
@@ -74,7 +79,7 @@ def workload(name: str) -> Workload:
 
 
 def _shortened(load: Callable[[], Data]) -> Data:
-    """The first bytes of each sequence."""
+    """Return the data with each sequence cut to its first `SHORT` bytes."""
     whole = load()
     splits = {
         name: tuple(tensor[:, :SHORT].contiguous() for tensor in getattr(whole, name))
@@ -84,22 +89,25 @@ def _shortened(load: Callable[[], Data]) -> Data:
 
 
 def _channels_last(model: Callable[[], nn.Module]) -> nn.Module:
-    """A third faster on the processors that the records are from."""
+    """Return the model in channels_last memory format, which makes training faster on a CPU."""
     return model().to(memory_format=torch.channels_last)
 
 
 def _contiguous(model: Callable[[], nn.Module]) -> nn.Module:
+    """Return the model in the default memory format."""
     return model().to(memory_format=torch.contiguous_format)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Splits:
-    """What a run trains on, and by what it is judged.
+    """Hold the samples that a run trains on, and the samples that it is evaluated on.
 
     Args:
-        train: all training samples.
-        seen, validation, test: evenly spaced samples of each split, with at most `MOST`
-            predictions, since looking at all of the text takes longer than a run.
+        train: All training samples.
+        seen: Evenly spaced training samples for the evaluation, with at most `MOST` predictions.
+            Evaluating all of the text would take longer than a run.
+        validation: Evenly spaced validation samples, with at most `MOST` predictions.
+        test: Evenly spaced test samples, with at most `MOST` predictions.
     """
 
     train: Split
@@ -110,7 +118,7 @@ class Splits:
 
 @cache
 def data(name: str) -> Splits:
-    """Its data, loaded once in a process."""
+    """Return the data of a workload; it is loaded once per process."""
     whole = workload(name).data()
     return Splits(
         train=whole.train,
@@ -121,6 +129,7 @@ def data(name: str) -> Splits:
 
 
 def _thinned(split: Split) -> Split:
+    """Return evenly spaced samples of a split, with at most `MOST` predictions."""
     assert isinstance(split, tuple)
     targets = split[-1]
     every = -(-targets.numel() // MOST[targets.ndim])

@@ -1,3 +1,5 @@
+"""Test the runs, records and findings that all experiments share."""
+
 from __future__ import annotations
 
 import json
@@ -30,7 +32,7 @@ def short(**changes: object) -> Run:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Result]]:
-    """A record of two runs that a process of its own has made, and what they came to."""
+    """Return a record of two runs that were made in another process, and their results."""
     path = tmp_path_factory.mktemp("made") / "runs.jsonl"
     return path, list(Ledger(path, workers=1).results([short(), short(seed=1)]))
 
@@ -45,7 +47,7 @@ def test_a_run_is_made_once_and_read_back_as_it_was(made: tuple[Path, list[Resul
     assert len(path.read_bytes().splitlines()) == 2
 
 
-def test_a_line_that_a_crash_cut_is_made_again(
+def test_a_run_whose_recorded_line_is_truncated_is_made_again(
     made: tuple[Path, list[Result]], tmp_path: Path
 ) -> None:
     path = tmp_path / "runs.jsonl"
@@ -58,8 +60,8 @@ def test_a_line_that_a_crash_cut_is_made_again(
     assert keys == {short().key, short(seed=1).key}
 
 
-def test_a_record_without_a_run_is_refused_where_none_may_be_made(tmp_path: Path) -> None:
-    with pytest.raises(NotMeasured, match="lacks 1 runs"):
+def test_a_missing_run_is_an_error_if_no_run_may_be_made(tmp_path: Path) -> None:
+    with pytest.raises(NotMeasured, match="lacks 1 of the 1 runs"):
         Ledger(tmp_path / "none.jsonl", workers=0).results([short()])
 
 
@@ -73,7 +75,7 @@ def test_losses_that_are_not_finite_go_to_json_and_back() -> None:
     assert repr(ledgers._result(plain)) == repr(result)
 
 
-def test_a_run_differs_by_everything_it_is_made_of() -> None:
+def test_the_key_of_a_run_depends_on_every_field() -> None:
     others = [
         short(seed=1), short(lr=0.1), short(scale=8), short(rule=methods.linear()),
         short(budget=lb.Budget(steps=12)), short(micro_batch=8),
@@ -81,7 +83,7 @@ def test_a_run_differs_by_everything_it_is_made_of() -> None:
     assert len({run.key for run in [short(), *others]}) == 1 + len(others)
 
 
-def test_a_yoked_run_has_the_multipliers_of_the_other() -> None:
+def test_a_yoked_run_has_the_multipliers_of_the_run_that_it_replays() -> None:
     own = short().make()
     yoked = Yoked(multipliers=own.gains)
     blind = short(rule=yoked, budget=lb.Budget(steps=own.steps), seed=1).make()
@@ -96,7 +98,7 @@ def test_a_run_yoked_to_its_own_multipliers_is_the_same_run() -> None:
     assert again.validation["loss"] == pytest.approx(own.validation["loss"], rel=1e-4)
 
 
-def test_a_constant_multiplier_is_a_larger_rate() -> None:
+def test_a_constant_multiplier_acts_like_a_larger_learning_rate() -> None:
     budget = lb.Budget(steps=5)
     factor = short(rule=Multiplied(factor=4.0), lr=0.01, budget=budget).make()
     rate = short(rule=lb.chain(), lr=0.04, budget=budget).make()
@@ -111,7 +113,7 @@ def test_stages_take_equal_parts_of_the_budget() -> None:
     assert all(abs(count - 8) <= 4 for count in samples.values()), samples
 
 
-def test_a_lagged_rule_decides_by_the_step_before() -> None:
+def test_a_lagged_rule_decides_by_the_moments_of_the_previous_step() -> None:
     rule = Lagged(rule=lb.AdaScale())
     state, gains = rule.init(), []
     for step, variance in enumerate((640.0, 64.0, 6.4)):
@@ -133,7 +135,7 @@ def test_a_lagged_rule_decides_by_the_step_before() -> None:
     assert gains[1] == plain.update(plain.init(), seen, proposed)[1].base_steps
 
 
-def test_numbers_that_left_their_tolerance_are_named(tmp_path: Path) -> None:
+def test_numbers_outside_of_their_tolerance_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "expected.json"
     before = Findings()
     before.add("loss", mean([1.0, 1.1, 0.9]), least=0.01)
@@ -155,7 +157,7 @@ def test_numbers_that_left_their_tolerance_are_named(tmp_path: Path) -> None:
     assert len(differing(path, "part", after, exact=False)) == 2, "1.2 is within its tolerance"
 
 
-def test_a_probe_made_again_is_judged_by_its_forecast() -> None:
+def test_a_repeated_probe_is_compared_by_its_forecast() -> None:
     def of(gain: float) -> Result:
         return Result(
             steps=1, samples=1, base_steps=1.0, mean_gain=1.0, mean_multiplier=1.0, diverged=False,
@@ -163,4 +165,4 @@ def test_a_probe_made_again_is_judged_by_its_forecast() -> None:
         )  # fmt: skip
 
     assert _unlike(short(), of(3.0), of(3.1)) == ""
-    assert "apart" in _unlike(short(), of(3.0), of(4.0))
+    assert "relative differences of the forecasts" in _unlike(short(), of(3.0), of(4.0))

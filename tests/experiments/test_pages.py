@@ -1,4 +1,4 @@
-"""What experiments show is what their records say."""
+"""Test that the pages and numbers of the experiments agree with the recorded runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_each_experiment_has_all_its_parts_measured() -> None:
 
 
 @pytest.mark.parametrize(("name", "part"), MEASURED)
-def test_the_page_and_the_numbers_are_those_of_the_record(name: str, part: str) -> None:
+def test_the_page_and_the_expected_numbers_agree_with_the_record(name: str, part: str) -> None:
     what = import_module(f"experiments.{name}.run").PARTS[part]
     folder = HERE / name
     if what.outdated:

@@ -1,4 +1,4 @@
-"""Pairs of steps as the experiment about batch normalization measures them."""
+"""Test how the experiment on batch normalization measures noise from pairs of steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def data() -> tuple[Tensor, Tensor]:
 
 
 def moving(lr: float = 0.05) -> tuple[nn.Module, torch.optim.SGD]:
-    """A model with batch normalization whose optimizer has momentum."""
+    """Return a model with batch normalization, and its optimizer with momentum."""
     torch.manual_seed(0)
     model = dense(nn.BatchNorm1d)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)

@@ -1,4 +1,4 @@
-"""The runs of Seesaw and its controls, and the fewest steps that its bound would leave."""
+"""Define the runs of Seesaw and its controls, and compute the smallest possible number of steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from experiments.adadagrad.setup import Make, Row
 from experiments.growth.setup import Cell, Watched, at, tuned
 from experiments.lab.ledger import Ledger
-from experiments.lab.run import Result, Told
+from experiments.lab.run import Extra, Result
 
 import largebatch as lb
 from largebatch import methods
@@ -21,7 +21,7 @@ CELLS: tuple[Cell, ...] = (
     ),
 )  # fmt: skip
 LONGER = 4
-"""Times the samples in a second comparison, at the cosine's rate."""
+"""Factor on the samples of the longer runs, which have the base learning rate of the cosine."""
 
 WARM = lb.WarmUp(fraction=0.05, start=0.0)
 DECAY = lb.Cosine()
@@ -29,7 +29,7 @@ DECAY = lb.Cosine()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Root:
-    """The square root of the cosine."""
+    """Decay as the square root of the cosine decay."""
 
     def __call__(self, fraction: float) -> float:
         return max(DECAY(fraction), 0.0) ** 0.5
@@ -37,10 +37,13 @@ class Root:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capped(Watched):
-    """Its trace tells (samples before, batch, noise scale) wherever the noise scale was measured;
-    the noise scale is the one that the bound had."""
+    """Describe a run of Seesaw whose batch size is at most the measured noise scale.
 
-    def told(self, control: lb.Controller, record: lb.MemoryRecord) -> Told:
+    The trace of the run has a row (samples so far, batch size, noise scale) for each step with a
+    measured noise scale. It is the noise scale that limited the batch size.
+    """
+
+    def extra(self, control: lb.Controller, record: lb.MemoryRecord) -> Extra:
         rule = lb.rules.ClampToNoiseScale(statistic="preconditioned_moments")
         state, rows = rule.init(), []
         for seen, decision in record.steps:
@@ -49,18 +52,18 @@ class Capped(Watched):
             if seen.preconditioned_moments is not None and known is not None:
                 noise_scale = float(f"{known.value:.6g}")
                 rows.append((seen.samples, seen.batch_size, noise_scale))
-        return Told(trace=tuple(rows))
+        return Extra(trace=tuple(rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """The rows of a cell.
+    """Hold the rows of one cell.
 
     Args:
-        cosine: to compare with.
-        paired: name -> the row at the cosine's rate and at its own.
-        large: the constant batch of as many steps.
-        longer: cosine and Seesaw, bounded, with `LONGER` times the samples.
+        cosine: Row of the cosine at the first batch size, which the other rows are compared with.
+        paired: Name -> (row at the base learning rate of the cosine, row at its own best one).
+        large: Row of a constant batch size with a cosine and as many steps as Seesaw.
+        longer: Rows of the cosine and of bounded Seesaw with `LONGER` times the samples.
     """
 
     cosine: Row
@@ -85,7 +88,7 @@ def _makes(cell: Cell) -> dict[str, Make]:
 
 
 def measured(ledger: Ledger, cell: Cell) -> Found:
-    """Makes, or reads, all runs of a cell."""
+    """Make or read all runs of a cell."""
     rule = lb.chain(WARM, lb.Schedule(factor=DECAY))
     more = replace(cell, samples=LONGER * cell.samples)
     cosine = tuned(ledger, cell, {"cosine": cell.make("cosine", rule)})["cosine"]
@@ -106,9 +109,17 @@ def measured(ledger: Ledger, cell: Cell) -> Found:
 
 
 def limit(result: Result, cell: Cell) -> float:
-    """Optimizer steps of a batch that follows the decay at once, up to the noise scale."""
+    """Return the smallest number of steps that the bound allows.
+
+    It is the number of steps if the batch size follows start / cosine without delay, is at most the
+    noise scale that the run recorded last, and never shrinks.
+
+    Args:
+        result: Result of a run of bounded Seesaw.
+        cell: Cell of the run.
+    """
     parts, steps, batch = 1000, 0.0, float(cell.start)
-    waiting = list(result.told.trace)
+    waiting = list(result.extra.trace)
     ceiling = math.inf
     for part in range(parts):
         x = (part + 0.5) / parts
