@@ -2,12 +2,12 @@
 batch size.
 
 A yoked run replays the multipliers that AdaScale computed in the run with the next seed, for
-equally many steps, and measures nothing itself. If a yoked run is as good as AdaScale, adapting to
-the noise of the own run does not matter.
+equally many steps, and measures nothing itself. If a yoked run is as good as AdaScale, it does not
+matter that AdaScale adapts to the noise of its own run.
 
 In an elastic run, workers join and leave: the batch size changes after each fifth of the budget.
-AdaScale runs for the base steps of scale 1. The other methods train on the samples of scale 1. A
-method with a + trains on the samples that AdaScale took.
+AdaScale runs until it has taken the base steps of the run at scale 1. The other methods train on as
+many samples as the run at scale 1. A method with a + trains on as many samples as AdaScale.
 
 Test losses are means over seeds with 95 % confidence intervals. Differences are paired by seed. See
 [the terms](../README.md#terms) for scale, gain and the names of the methods.

@@ -2,10 +2,10 @@
 
 A run of 670 base steps on the 1,071 training samples of digits ends with a training loss close to
 0. There are two explanations for AdaScale's higher test loss: AdaScale trains worse, or it
-overfits more. Two more workloads decide between them. Runs of digits-short end after 200 base
-steps, before they overfit. Runs of digits-decay have a weight decay of 0.01, which prevents
-overfitting. If AdaScale trains worse, its test loss is higher in both workloads. If it overfits
-more, its test loss is higher in neither.
+overfits more. Two more workloads decide between these explanations. Runs of digits-short end after
+200 base steps, before they overfit. Runs of digits-decay have a weight decay of 0.01, which
+prevents overfitting. If AdaScale trains worse, its test loss is higher in both workloads. If it
+overfits more, its test loss is higher in neither.
 
 Losses are means over 10 seeds. Differences are paired by seed and have 95 % confidence intervals.
 See [the terms](../README.md#terms) for scale.

@@ -8,9 +8,9 @@ small late ones in this average.
 
 The share of signal is the squared norm of the mean gradient divided by the mean squared norm of the
 gradient of one base batch. It is computed from sums over one quarter of the base steps. The column
-"whole run" has the mean of the four quarters. The next column has the gain that AdaScale's formula
-gives for this share at scale 8 without averaging. The last column has the mean gain of AdaScale in
-these runs.
+"whole run" has the mean of the four quarters. The column "gain at scale 8 for this share" has the
+gain that AdaScale's formula gives for this share without averaging. The last column has the mean
+gain of AdaScale in these runs.
 
 Values are means over 5 seeds; intervals are 95 % confidence intervals. See
 [the terms](../README.md#terms) for scale and gain.

@@ -7,8 +7,8 @@ serve decisions if noise scale and gains are within 15 % of the true values in e
 **Truth.** The weights are held fixed after 0, 50 or 300 training steps. Many random batches are
 then drawn with replacement. The true variance of one sample's gradient is the variance of the batch
 gradients times the batch size. The true squared norm is that of the mean gradient, corrected for
-the noise of the mean. Both hold for batches of this size. A ratio is the estimate divided by the
-true value.
+the noise of the mean. Variance and squared norm are measured for each batch size. A ratio is the
+estimate divided by the true value.
 
 **Rows.** The contribution of an example's rows to the gradient of each layer takes the place of the
 example's gradient. Rows count a part of the gradient that batch normalization cancels. Within a

@@ -2,7 +2,7 @@
 
 Two intervals that share only a bound do not overlap. An interval from branches starts at a batch
 size that holds and ends at the first batch size that is too large, so the upper bound itself is
-outside of it. The intervals of the other methods have bounds that are hardly ever equal.
+outside of it. For the confidence intervals of the other methods, a shared bound is an exception.
 """
 
 from __future__ import annotations

@@ -9,6 +9,11 @@ quadratic model to one recorded run, which has a cosine schedule and a seed of i
 from the noise scale is that of `largebatch plan --noise-scale`. This command uses only the noise
 scale of the recorded run and assumes an exponent of the loss curve; two exponents are shown.
 
+The line "Fit to the record" describes the fitted model. In direction i of the model, lambda is the
+curvature and e describes the start of the training; both are powers of i. The floor is a constant
+part of the loss. The two percentages are the root mean square differences between the model and the
+record, for the losses and for the noise scales.
+
 The rank correlations are Spearman's. Their intervals hold 90 % of the correlations for five seeds
 that are drawn with replacement from the five. Ten schedules never exceed the base learning rate.
 The other six schedules use learning rates that the recorded run did not use.

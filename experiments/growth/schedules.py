@@ -1,7 +1,7 @@
 """Define sixteen schedules of batch size and learning rate, as rules and as stages of the planner.
 
-The names of the schedules are: "root", square-root scaling of the learning rate; "gamma", factor on
-the learning rate in each stage; "equal stages", stages with equally many samples.
+In the names of the schedules, "root" means square-root scaling of the learning rate, "gamma" is the
+factor on the learning rate from stage to stage, and "equal stages" have equally many samples.
 """
 
 from __future__ import annotations
