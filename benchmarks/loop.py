@@ -45,13 +45,13 @@ class Last(nn.Module):
         return x[:, -1]
 
 
-def one_backward(make: Callable[[], nn.Module], data: Tensor, door: str, *, steps: int) -> Run:
+def one_backward(make: Callable[[], nn.Module], data: Tensor, entry: str, *, steps: int) -> Run:
     """Return a function that trains `steps` steps with one backward call each.
 
     Args:
         make: Function that makes the model.
         data: Inputs of the batch.
-        door: Entry point of the library, such as "attach" or "watch"; "bare" and "null" use none.
+        entry: Entry point of the library, such as "attach" or "watch"; "bare" and "null" use none.
         steps: Number of steps.
     """
     torch.manual_seed(0)
@@ -59,11 +59,11 @@ def one_backward(make: Callable[[], nn.Module], data: Tensor, door: str, *, step
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     size = len(data)
     labels = torch.randint(0, 10, (size,))
-    if door == "attach":
+    if entry == "attach":
         lb.attach(model, optimizer, lb.AdaScale(), batch_size=size, base_batch_size=size // 4)
-    elif door == "attach, a rule without":
+    elif entry == "attach, no measurement":
         lb.attach(model, optimizer, lb.SqrtScaling(), batch_size=size, base_batch_size=size // 4)
-    elif door == "watch":
+    elif entry == "watch":
         lb.watch(model, optimizer, batch_size=size)
 
     def run(steps: int = steps) -> None:
@@ -128,8 +128,8 @@ def main() -> None:
     }
     for name, (make, data) in cases.items():
         runs = {
-            door: one_backward(make, data, door, steps=EVERY)
-            for door in ("bare", "null", "attach, a rule without", "attach", "watch")
+            entry: one_backward(make, data, entry, steps=EVERY)
+            for entry in ("bare", "null", "attach, no measurement", "attach", "watch")
         }
         print(
             interleave(runs, rounds=rounds).table(name, to="bare", per=EVERY, unit="step"),

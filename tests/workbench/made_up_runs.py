@@ -1,4 +1,4 @@
-"""Runs that nobody made, for what is computed from runs; and a small workload."""
+"""Make synthetic results of runs, and a small workload."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def made_up(
     steps: int = 100,
     budget: Budget | None = None,
 ) -> RunResult:
-    """A run with this validation loss; None: it diverged."""
+    """Return a result with this validation loss; with None, the run diverged."""
     metrics = {} if loss is None else {"loss": loss, "accuracy": 1.0 - loss / 10}
     point = Point(step=steps, samples=16 * steps, base_steps=100.0, train_loss=1.0, validation={})
     return RunResult(
@@ -51,5 +51,5 @@ def made_up(
 
 
 def digits(**changes: object) -> Workload:
-    """The digits with other settings."""
+    """Return the workload "digits" with other settings."""
     return replace(load("digits"), **changes)  # type: ignore[arg-type]

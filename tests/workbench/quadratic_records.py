@@ -1,4 +1,4 @@
-"""Records of runs that are noisy quadratics."""
+"""Make records of runs on noisy quadratics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model by loops: expected moments step by step, and runs drawn at random."""
+"""Compute the noisy quadratic with loops: expected moments step by step, and random runs."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def transition(
 def by_steps(
     spectrum: Spectrum, phases: Sequence[Phase], *, momentum: float = 0.0, decay: float = 0.0
 ) -> Array:
-    """E of the squared average after each phase, [M, D], one step after the other.
+    """Return the expected squared average after each phase, [M, D], computed step by step.
 
-    With decay 0 the average is the weights themselves.
+    With decay 0, the average equals the weights.
     """
     dimensions = len(spectrum.curvature)
     reached = np.empty((len(phases), dimensions))
@@ -56,9 +56,9 @@ def by_chance(
     decay: float = 0.0,
     seed: int = 0,
 ) -> Array:
-    """The mean loss of the average over runs with drawn noise, after each phase, [M].
+    """Return the mean loss at the average of the weights after each phase, [M], over random runs.
 
-    The start is drawn normal with the spectrum's second moment.
+    The start is drawn from a normal distribution with the spectrum's second moment.
     """
     generator = np.random.default_rng(seed)
     shape = (runs, len(spectrum.curvature))
@@ -78,6 +78,6 @@ def by_chance(
 
 
 def losses_of(spectrum: Spectrum, second_moments: Array) -> Array:
-    """The loss of each row of second moments."""
+    """Return the loss of each row of second moments."""
     weighed = spectrum.weight * spectrum.curvature
     return np.array([spectrum.floor + 0.5 * float(row @ weighed) for row in second_moments])

@@ -1,4 +1,4 @@
-"""Preconditioned and normalised gradients against the same steps one by one."""
+"""Compare the models of divided gradients with the same steps, taken one by one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPECTRUM = Spectrum.power_law(50, curvature_exponent=1.0, start_exponent=0.5, no
 
 
 def normalised_by_steps(spectrum: Spectrum, phases: list[Phase]) -> Array:
-    """E theta^2 after each phase, with the norm of every single step."""
+    """Return E theta^2 after each phase, computed with the norm of every single step."""
     e, reached = spectrum.second_moment, []
     for phase in phases:
         for _ in range(round(phase.steps)):
@@ -68,7 +68,7 @@ def test_a_normalised_gradient_at_the_minimum_stays_there() -> None:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_a_preconditioned_run_has_a_rate_of_its_own_in_each_direction(momentum: float) -> None:
-    """Direction by direction it is the recurrence at lr / d."""
+    """In every direction, the model is the recurrence with the learning rate lr / d."""
     dynamics = Preconditioned(dynamics=HeavyBall(momentum=momentum), exponent=0.5)
     found = dynamics.advance(
         SPECTRUM, dynamics.start(SPECTRUM), Phase(batch_size=8, lr=0.2, steps=30)

@@ -1,4 +1,4 @@
-"""What theory says of batch and rate, on the noisy quadratic, and where it does not hold."""
+"""Test laws of batch size and learning rate on the noisy quadratic, and where they do not hold."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ s^-((p + q - 1) / p), and q is 1."""
 
 
 def steps_needed(spectrum: Spectrum, *, batch_size: float, lr: float, target: float) -> float:
-    """Steps to a loss, by halving; `inf` if it is never reached."""
+    """Return the number of steps to a loss, by bisection; `inf` if the loss is never reached."""
 
     def loss(steps: float) -> float:
         return forecast(spectrum, [Phase(batch_size=batch_size, lr=lr, steps=steps)]).loss[0]
@@ -168,7 +168,7 @@ def traded(share: float, *, dynamics: Dynamics, lr: float) -> tuple[float, float
 
 @pytest.mark.parametrize("lr", [0.002, 0.01])
 def test_seesaw_has_the_loss_of_its_cosine_in_two_over_pi_of_the_steps(lr: float) -> None:
-    """The gradient normalised, and noise in most of it."""
+    """The gradient is normalized, and most of the gradient is noise."""
     loss, steps = traded(0.5, dynamics=Normalised(), lr=lr)
     assert loss == pytest.approx(1.0, abs=0.002)
     assert steps == pytest.approx(2.0 / math.pi, rel=0.001)

@@ -1,4 +1,4 @@
-"""Heavy ball and averaged iterates: the closed forms are the recurrence, at any rate."""
+"""Test that the closed forms of momentum and averages equal the recurrence at any learning rate."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ schedules = st.lists(
     max_size=3,
 )
 EDGES = [1.0, 2.0, 0.01, (1 - 0.9**0.5) ** 2, (1 + 0.9**0.5) ** 2, 3.8]
-"""Rates at which a root is 0, 1 or double for momentum 0 or 0.9, or the limit of stability."""
+"""List learning rates at the stability limit, or with a root that is 0, 1 or double."""
 
 
 def edges(momentum: float) -> list[Phase]:

@@ -1,4 +1,4 @@
-"""A record made by a known power law gives that law back, or says what it lacks."""
+"""Test that a fit finds the power law of a synthetic record, or names what the record lacks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from largebatch.workbench.quadratic.minimise import simplex_minimum
 
 
 def record(spectrum: Spectrum, *, scatter: float = 0.0, points: int = 40) -> dict[str, Any]:
-    """A run with two batches and two rates, its noise scale measured three times."""
+    """Return a run with two batch sizes, two learning rates and three measured noise scales."""
     steps = np.unique(np.geomspace(1, 20_000, points).round())
     between = np.diff(steps, prepend=0.0)
     batches = np.where(steps < 2000, 32.0, 128.0)
@@ -99,7 +99,7 @@ def test_noise_scales_that_follow_no_law_leave_the_losses_to_the_fit(off: float)
 
 
 def test_large_curvature_with_small_rates_is_the_same_law() -> None:
-    """The numbers of a transformer's record: columns that are twenty powers of 10 apart."""
+    """Fit the numbers of a transformer's record, whose columns differ by twenty powers of 10."""
     known = record(law(2.2, -1.0, 1.0, 1.0, 5.0, 0.2))
     found = fit_quadratic(**{**known, "lrs": 1e-6 * known["lrs"]})
     assert isinstance(found, QuadraticFit)

@@ -1,4 +1,4 @@
-"""SGD on a noisy quadratic: the closed form is the recurrence, at any length and rate."""
+"""Test that SGD's closed form equals the recurrence for any number of steps and learning rate."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_after_very_many_steps_the_loss_is_the_stationary_one() -> None:
 
 
 def test_a_flat_direction_keeps_its_digits_over_many_steps() -> None:
-    """lr lambda = 1e-14: 1 - h would have two digits left."""
+    """For lr lambda = 1e-14, the expression 1 - h would keep only two digits."""
     flat = Spectrum(curvature=[1e-13], noise=[1.0], second_moment=[1.0])
     found = SGD().advance(flat, SGD().start(flat), Phase(batch_size=1.0, lr=0.1, steps=1e12))
     assert found[0, 0] == pytest.approx(math.exp(-0.02) + 0.01 * -math.expm1(-0.02) / 2e-14)

@@ -1,4 +1,4 @@
-"""What a spectrum says of itself, and what it refuses."""
+"""Test the properties of a spectrum, and which values are rejected."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_noise_of_a_power_law_follows_its_curvature_or_a_power_of_its_own() 
 
 
 def test_bins_stand_for_all_directions() -> None:
-    """Within .1 % of every direction by itself, at a start and along a run."""
+    """The error of sharing bins is below 0.1 %, at the start and along a run."""
     law = {"curvature_exponent": 1.0, "start_exponent": 0.3, "noise": 2.0, "floor": 0.1}
     every = Spectrum.power_law(100_000, bins=100_000, **law)
     binned = Spectrum.power_law(100_000, bins=1000, **law)

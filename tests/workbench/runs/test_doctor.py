@@ -1,4 +1,4 @@
-"""`largebatch doctor`: no false alarm on a sound workload, exit codes, tables and JSON."""
+"""Test `largebatch doctor`: no false alarm on a sound workload, exit codes, tables and JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The methods whose batch grows, as the command line runs them."""
+"""Test the methods whose batch grows, as the command line runs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A directory that one process holds, and what frees it."""
+"""Test that one process can lock a directory, and when the lock is released."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from largebatch.workbench.runs.lock import locked
 
 
 def hold(directory: Path, how: str, told: Connection) -> None:
-    """Hold the directory until somebody ends this process, which may have a child by then."""
+    """Lock the directory until this process is ended; the process may have a child by then."""
     with locked(directory):
         child = os.fork() if how == "fork" else 1
         if child:
@@ -30,7 +30,7 @@ def hold(directory: Path, how: str, told: Connection) -> None:
 
 @contextmanager
 def held(directory: Path, *, how: str = "alone") -> Iterator[tuple[Any, int]]:
-    """Another process that holds it, and the number of its child if it forks."""
+    """Start a process that locks the directory; return the process and the number of its child."""
     told, end = forks().Pipe(duplex=False)
     holder = forks().Process(target=hold, args=(directory, how, end))
     holder.start()

@@ -1,4 +1,4 @@
-"""Methods whose batch grows, by their names: on which optimizer, with what record, and resumed."""
+"""Test the methods that bring an optimizer: the optimizer, the record, and resumed runs."""
 
 from __future__ import annotations
 

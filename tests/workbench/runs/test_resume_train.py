@@ -1,4 +1,4 @@
-"""`largebatch train --checkpoint DIR --resume` goes on where it was stopped, killed or cut."""
+"""Test that `largebatch train --resume` continues a run that was stopped, killed or truncated."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def outcome(folder: Path) -> tuple[dict[str, Any], Any]:
 
 
 def saved(folder: Path) -> dict[str, Any]:
-    """The newest checkpoint, but for how long the run took."""
+    """Return the state of the newest checkpoint without the duration of the run."""
     state = lb.Checkpoints(folder).load().state
     assert state.pop("seconds") > 0.0
     return state
@@ -109,7 +109,7 @@ SLOW = (
 
 
 def started_slow(folder: Path, *more: str, ctrl_c: Any = signal.default_int_handler) -> Command:
-    """A run in its first step, of 20 slow backwards."""
+    """Start a run whose first step has 20 slow backward calls."""
     (folder / "slow.py").write_text(SLOW)
     run = start(folder, "--scale", "20", *more, workload="slow:workload", ctrl_c=ctrl_c)
     deadline = time.monotonic() + 60

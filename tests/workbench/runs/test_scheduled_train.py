@@ -1,4 +1,4 @@
-"""A run that follows a schedule's file, and the count of its steps."""
+"""Test a run that follows a schedule file, and the number of its steps."""
 
 from __future__ import annotations
 

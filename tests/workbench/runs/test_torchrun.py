@@ -1,4 +1,4 @@
-"""`torchrun -m largebatch train` with two processes gives what one process gives."""
+"""Test that `torchrun -m largebatch train` with two processes gives the result of one process."""
 
 from __future__ import annotations
 

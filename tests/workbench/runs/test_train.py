@@ -18,7 +18,7 @@ from largebatch.workbench.workloads import evaluate
 
 
 def by_hand(*, scale: int, base_steps: float, seed: int) -> tuple[lb.Controller, dict[str, float]]:
-    """The run that `train` should make, in the words of the library's first page."""
+    """Train the run that `train` should make with the library's public classes."""
     workload = digits()
     data = workload.data()
     model, optimizer = workload.fresh(seed=seed)

@@ -1,4 +1,4 @@
-"""`largebatch train --logger KIND=PLACE`: what is logged, what is refused, and how it goes on."""
+"""Test `largebatch train --logger`: what is logged, what is rejected, and resumed runs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def losses_of_tensorboard(directory: str) -> dict[int, float]:
 
 
 def losses_of_mlflow(uri: str) -> list[dict[int, float]]:
-    """Of each run in the experiment."""
+    """Return the logged values of each run in the experiment."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(uri)
@@ -68,7 +68,7 @@ def test_the_command_logs_beside_its_record() -> None:
 
 
 class Told:
-    """A logger that remembers."""
+    """Keep all logged values in memory."""
 
     def __init__(self) -> None:
         self.facts: Mapping[str, Any] = {}
@@ -99,7 +99,7 @@ def test_loggers_may_be_objects_and_are_closed_whatever_becomes_of_the_run() -> 
 
 
 class Interruption(Exception):
-    """What stops a run, as a crash would."""
+    """Stop a run as a crash would."""
 
 
 def interrupted(at: int) -> Any:

@@ -1,4 +1,4 @@
-"""The critical batch by three methods: branches are true copies, fits find what is known."""
+"""Test the three methods for the critical batch size: branches are exact copies, fits are right."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ SEEDS = 3
 
 
 class Point(nn.Module):
-    """w, which is drawn to the samples, along half of its numbers fifty times as steeply."""
+    """Hold weights w that are pulled to the samples, with fifty times the curvature in half of
+    them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +90,7 @@ def quadratic(*, spread: float = SPREAD, **changes: object) -> Workload:
 
 
 def noisy() -> Workload:
-    """Dropout, momentum and a schedule: all that a branch has to take with it."""
+    """Return a workload with dropout, momentum and a schedule, which a branch must copy."""
 
     def data() -> Data:
         draw = torch.Generator().manual_seed(1)
@@ -229,7 +230,7 @@ def test_a_branch_that_diverges_has_no_finite_loss() -> None:
 
 
 def exact_steps(batch_size: int, lr: float, target: float) -> int | None:
-    """Steps until the mean excess loss is below the target, by the recurrence
+    """Return the steps until the mean excess loss is below the target, by the recurrence
     e' = (1 - lr h)^2 e + lr^2 h^2 s^2 / B."""
     e, h = START.double() ** 2, CURVATURE.double()
     for step in range(1, 5000):
@@ -299,7 +300,7 @@ def test_a_target_that_no_run_reaches_is_reported() -> None:
 
 
 def test_without_noise_no_method_invents_a_number() -> None:
-    """Every sample is the same: no variance, no branch that scatters, and no batch that helps."""
+    """If all samples are equal, there is no variance, and no larger batch helps."""
     workload = quadratic(spread=0.0, base_lr=0.01)
     settings = Settings(seeds=2, doublings=2, points=2)
     found = critical(workload, budget="400steps", settings=settings)

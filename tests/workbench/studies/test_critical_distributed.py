@@ -1,4 +1,4 @@
-"""The critical batch on two ranks: the same values on both."""
+"""Test that two ranks find the same critical batch size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The probe of a workload: what it reports is true, and its forecast comes true."""
+"""Test that the report and the forecast of a workload's probe are true."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ import known_noise as known
 
 
 class NearPoint(known.Point):
-    """The same, nearer to the mean: a noise scale of 100 samples."""
+    """Return the workload with weights nearer to the mean and a noise scale of 100 samples."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class NearPoint(known.Point):
 
 
 def near(**changes: object) -> Workload:
-    """The known noise with weights that stay where they are."""
+    """Return the workload with known noise and constant weights."""
     return replace(known.known_noise(), base_lr=1e-9, model=NearPoint, **changes)
 
 
@@ -68,7 +68,7 @@ def test_the_interval_covers_the_true_noise_scale_for_nearly_all_seeds() -> None
 
 
 def test_the_interval_covers_the_noise_scale_of_a_whole_run_while_the_noise_scale_changes() -> None:
-    """Exact: the share of signal in the base batch at each weight that the run came by."""
+    """Return the exact fraction of signal in the base batch for the weights of each step."""
     data = near().data()
     centre, variance = data.train[0].mean(0), float(data.train[0].var(0).sum())
     covered, moved = 0, []
@@ -228,7 +228,7 @@ ASKED: list[float] = []
 
 @dataclass(frozen=True)
 class Noting:
-    """A constant schedule that notes where it was asked."""
+    """Record the points at which this constant schedule is called."""
 
     def __call__(self, fraction: float) -> float:
         ASKED.append(fraction)

@@ -20,7 +20,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def fashion_mnist() -> Data:
-    """The real data; without it tests are skipped, but fail in continuous integration."""
+    """Return the real data; without the data, tests are skipped, but fail in continuous
+    integration."""
     try:
         return load_fashion_mnist()
     except DataMissing as missing:

@@ -1,4 +1,4 @@
-"""A user's own workload whose noise scale is known in closed form at every point.
+"""Define a workload whose noise scale has a closed form for all weights.
 
     loss(w) = mean over samples of |w - x|^2 / 2,    x ~ N(mu, s^2 I) in d dimensions
     gradient of one sample: w - x;  variance = d s^2;  sqnorm = |w - mu|^2
@@ -17,7 +17,7 @@ MEAN = 1.0
 
 
 class Point(nn.Module):
-    """w, which starts at 0; gives w - x, which is the gradient of each sample."""
+    """Hold weights w that start at 0, and return w - x, which is the gradient of each sample."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,17 +28,17 @@ class Point(nn.Module):
 
 
 def variance() -> float:
-    """tr Sigma of one sample's gradient, the same everywhere."""
+    """Return tr Sigma of one sample's gradient, which is the same for all weights."""
     return DIMENSIONS * SPREAD**2
 
 
 def sqnorm(w: Tensor) -> float:
-    """|G|^2 of the true gradient at w."""
+    """Return |G|^2 of the true gradient at the weights w."""
     return float((w - MEAN).square().sum())
 
 
 def noise_scale(w: Tensor) -> float:
-    """variance / sqnorm, in samples."""
+    """Return the noise scale variance / sqnorm, in samples."""
     return variance() / sqnorm(w)
 
 

@@ -1,4 +1,4 @@
-"""A user's own workloads: the example, and one whose noise scale is known."""
+"""Test workloads of a user: the example, and a workload with a known noise scale."""
 
 from __future__ import annotations
 

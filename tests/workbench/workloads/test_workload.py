@@ -1,4 +1,4 @@
-"""What holds for every registered workload, on made-up samples, so that no data is needed."""
+"""Test every built-in workload on synthetic samples, so that no data are needed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARAMETERS = {
 
 
 def made_up(name: str, *, samples: int, seed: int = 0) -> Batch:
-    """A batch of the shapes and types of the workload's own."""
+    """Return a random batch with the shapes and types of the workload's data."""
     draw = torch.Generator().manual_seed(seed)
     if name.startswith("stdlib"):
         text = torch.randint(256, (samples, 65), generator=draw, dtype=torch.uint8)
@@ -32,7 +32,7 @@ def made_up(name: str, *, samples: int, seed: int = 0) -> Batch:
 
 
 def gradient(workload: Workload, *batches: Batch) -> Tensor:
-    """The gradient of the batches' losses, each weighted by its share of the samples."""
+    """Return the gradient of the batches' losses, each weighted by its fraction of the samples."""
     model, _ = workload.fresh(seed=0)
     total = sum(len(batch[0]) for batch in batches)
     for batch in batches:
