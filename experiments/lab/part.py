@@ -13,12 +13,6 @@ from experiments.lab.findings import Findings, differing, write_expected
 from experiments.lab.ledger import Ledger
 from experiments.lab.run import Result, Run
 
-OUTDATED = (
-    "> The runs of this page were made with version 0.1.0, whose rules decided otherwise. They are "
-    "being made again."
-)
-"""Note at the top of a page whose part is `outdated`."""
-
 QUICK_SECONDS = 100
 """Largest total time, in seconds per worker, of the recorded runs that a quick check repeats."""
 
@@ -35,8 +29,6 @@ class Part:
         spots: If True, the quick check makes some recorded runs again. It is False if runs are so
             close to divergence that rounding on another machine can decide the outcome.
         spot_seconds: Largest total time of these runs, in seconds per worker, as recorded.
-        outdated: If True, a rule has changed since the runs were recorded, and not all of them have
-            been made again. The quick check skips the part, and its page starts with `OUTDATED`.
     """
 
     title: str
@@ -44,7 +36,6 @@ class Part:
     draw: Callable[[Ledger, Path], None] | None = None
     spots: bool = False
     spot_seconds: float = QUICK_SECONDS
-    outdated: bool = False
 
 
 def main(parts: Mapping[str, Part], *, here: Path) -> None:
@@ -82,8 +73,6 @@ def main(parts: Mapping[str, Part], *, here: Path) -> None:
             if part.draw is not None:
                 part.draw(ledger, here / f"{name}.png")
             print(f"{name}: check that the answer at the top of {name}.md agrees with its tables")
-        elif arguments.quick and part.outdated:
-            print(f"{name}: skipped, because its runs are being made again with the changed rule")
         elif arguments.quick:
             ledger = Ledger(record, workers=0)
             wrong += differing(expected, name, part.find(ledger), exact=True)

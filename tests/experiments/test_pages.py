@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from experiments.lab.findings import differing
 from experiments.lab.ledger import Ledger, NotMeasured
-from experiments.lab.part import OUTDATED, page_of
+from experiments.lab.part import page_of
 
 HERE = Path(__file__).parents[2] / "experiments"
 
@@ -30,11 +30,6 @@ def test_each_experiment_has_all_its_parts_measured() -> None:
 def test_the_page_and_the_expected_numbers_agree_with_the_record(name: str, part: str) -> None:
     what = import_module(f"experiments.{name}.run").PARTS[part]
     folder = HERE / name
-    if what.outdated:
-        assert OUTDATED in (folder / f"{part}.md").read_text()
-        with pytest.raises(NotMeasured):
-            what.find(Ledger(folder / "record" / f"{part}.jsonl", workers=0))
-        return
     findings = what.find(Ledger(folder / "record" / f"{part}.jsonl", workers=0))
     assert differing(folder / "expected.json", part, findings, exact=True) == []
     assert (folder / f"{part}.md").read_text() == page_of(what, part, findings)
