@@ -141,7 +141,7 @@ def test_a_cell_that_does_not_fit_into_the_time_is_skipped_by_name() -> None:
     assert [result.status for result in results] == ["skipped"] * 3
     assert results[0].reason == "the set-up takes about 0.0 s, but only 0.0 s are left"
     assert row_of(results[0]).startswith("GPT eager attach ")
-    assert "skipped: setting it up" in row_of(results[0])
+    assert "skipped: the set-up" in row_of(results[0])
 
 
 def resting(seconds: float) -> Loop:

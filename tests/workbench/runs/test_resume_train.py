@@ -302,24 +302,12 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
         (["--resume"], 2, "Pass the directory: --checkpoint"),
         (["--checkpoint-every", "10k"], 2, "Pass the directory: --checkpoint"),
         (["--checkpoint", "there"], 1, "already holds a run. Resume this run: --resume"),
-        (
-            ["--checkpoint", "there", "--resume", "--scale", "2"],
-            1,
-            "scale is 1 in the",
-        ),
-        (
-            ["--checkpoint", "there", "--resume", "--seed", "2"],
-            1,
-            "seed is 0 in the",
-        ),
+        (["--checkpoint", "there", "--resume", "--scale", "2"], 1, "scale is 1 in the"),
+        (["--checkpoint", "there", "--resume", "--seed", "2"], 1, "seed is 0 in the"),
         (["--checkpoint", "there", "--resume", "--lr", "1"], 1, "lr is"),
         (["--checkpoint", "there", "--resume", "--method", "sqrt"], 1, "method is"),
         (["--checkpoint", "there", "--resume", "--budget", "2ep"], 1, "budget is"),
-        (
-            ["--checkpoint", "new", "--resume", "--record", "other.jsonl"],
-            1,
-            "scale is 2 in the",
-        ),
+        (["--checkpoint", "new", "--resume", "--record", "other.jsonl"], 1, "its scale is 2, here"),
         (["--checkpoint", "file"], 1, "cannot be written"),
         (["--checkpoint", "new", "--keep", "0"], 2, "at least 1 checkpoint must be kept"),
         (

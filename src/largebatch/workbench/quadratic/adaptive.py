@@ -128,7 +128,7 @@ class Normalised:
 def _piece(spectrum: Spectrum, moments: Array, phase: Phase, length: float, now: float) -> Array:
     """Return the moments after a piece of `length` steps that uses one norm.
 
-    The norm is that of the middle of the piece, or that of the start for a single step.
+    The norm is computed at the middle of the piece, or at the start for a single step.
     """
     square = now
     if length > 1.0:

@@ -54,8 +54,8 @@ def train(
 ) -> RunResult:
     """Train a workload at scale S and return the same result on every rank.
 
-    Under torchrun, all processes share each batch. The result then equals that of one process up to
-    rounding.
+    Under torchrun, all processes share each batch. The result under torchrun equals the result of
+    one process up to rounding.
 
     >>> from largebatch import workbench
     >>> result = workbench.train("digits", method="adascale", scale=8, budget="5steps")

@@ -31,8 +31,8 @@ def probe_workload(
 
     Args:
         workload: Workload, or its name as for `workloads.load`.
-        steps: Number of training steps. The default number is half of the workload's budget and at
-            least `LEAST_STEPS`.
+        steps: Number of training steps. By default, a probe takes half of the workload's budget and
+            at least `LEAST_STEPS` steps.
         seed: Seed of the weights, the sample order and the confidence intervals.
         scale: Batch size for which the result gives commands, as a multiple of the base batch
             size. By default, the probe chooses the scale.
