@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from experiments.lab.findings import differing
-from experiments.lab.ledger import Ledger, NotMeasured
+from experiments.lab.ledger import Ledger
 from experiments.lab.part import page_of
 
 HERE = Path(__file__).parents[2] / "experiments"
