@@ -256,7 +256,7 @@ def test_every_row_of_the_table_is_a_message_of_the_package() -> None:
 
 
 def test_a_message_that_no_program_has_is_found() -> None:
-    heads = ["… needs the loss, and none", "The gradient was cleared", "The gradient was eaten"]
+    heads = ["… needs the loss, but no loss", "The gradient was cleared", "The gradient was eaten"]
     assert unsaid(heads) == ["The gradient was eaten"]
 
 
