@@ -1,5 +1,8 @@
-"""The loops of the how-to pages are measured as the pages say, and fail as they say without the
-line that they explain; the page on troubleshooting has every message."""
+"""Test that the loops of the how-to pages are measured, and fail, as the pages state.
+
+A loop fails if a line that its page explains is left out. The page on troubleshooting has every
+message of the files that read a loop.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +35,14 @@ LOOPS = {
     9: ("ddp.md", ""),  # the whole page
     10: ("your-loop.md", "### A batch that runs out of memory"),
 }
-"""Number of a loop -> its page and the heading of its section."""
+"""Number of each loop, with the loop's page and the heading of its section."""
 IN_PARTS = "with control.part(samples=len(part)):"
 IN_PART_X = "with control.part(samples=len(part_x)):"
 DROP = "        control.drop()\n        optimizer.zero_grad()\n"
 
 
 def blocks(loop: int, *, kind: str = "") -> list[Block]:
-    """The blocks of one of the ten loops."""
+    """Return the code blocks of one of the ten loops."""
     name, heading = LOOPS[loop]
     text = (HOW_TO / name).read_text()
     if heading:
@@ -48,13 +51,13 @@ def blocks(loop: int, *, kind: str = "") -> list[Block]:
 
 
 def edited(block: Block, old: str, new: str = "") -> Block:
-    """The block with one change."""
+    """Return the block with one text replaced."""
     assert old in block.text
     return Block(block.page, block.line, block.language, block.kind, block.text.replace(old, new))
 
 
 def fails_once(*args: Any) -> Any:
-    """A loss function that runs out of memory in the second micro-batch of the third step."""
+    """Return the loss, but run out of memory in the second micro-batch of the third step."""
     fails_once.calls += 1  # type: ignore[attr-defined]
     if fails_once.calls == 10:  # type: ignore[attr-defined]
         raise torch.OutOfMemoryError("out of memory")
@@ -62,7 +65,7 @@ def fails_once(*args: Any) -> Any:
 
 
 def with_a_failing_loss(block: Block) -> Block:
-    """The block in which one loss fails."""
+    """Return the block with a loss function that fails once."""
     fails_once.calls = 0  # type: ignore[attr-defined]
     head = "from test_your_loop import fails_once as loss_fn\n"
     return Block(block.page, block.line, block.language, block.kind, head + block.text)
@@ -107,7 +110,7 @@ def test_one_backward_per_step_is_measured_by_its_examples() -> None:
     assert control.gain > 1.0
 
 
-def test_under_batch_normalization_attach_refuses_and_watch_shows_pairs_of_steps() -> None:
+def test_under_batch_normalization_attach_raises_and_watch_compares_pairs_of_steps() -> None:
     attached, watched = blocks(6)
     head = "model.insert(1, nn.BatchNorm1d(4))\n"
     head += "optimizer = torch.optim.SGD(model.parameters(), lr=0.05)\n"
@@ -117,7 +120,7 @@ def test_under_batch_normalization_attach_refuses_and_watch_shows_pairs_of_steps
     assert noise.label.startswith("measured from pairs of consecutive steps")
 
 
-def test_a_batch_that_was_given_up_counts_nothing() -> None:
+def test_a_dropped_batch_counts_neither_as_a_step_nor_as_samples() -> None:
     control = run([with_a_failing_loss(blocks(10)[0])])["control"]
     assert (control.optimizer_steps, control.samples) == (15, 15 * 64)
 
@@ -146,13 +149,15 @@ def test_without_the_line_the_error_comes_that_the_page_names(
         (DROP, "        control.drop()\n", r"control.drop\(\) dropped the earlier backward call"),
     ],
 )
-def test_a_batch_that_is_given_up_by_half_is_an_error(old: str, new: str, message: str) -> None:
+def test_a_batch_that_is_only_partly_dropped_raises_an_error(
+    old: str, new: str, message: str
+) -> None:
     block = edited(blocks(10)[0], old, new)
     with pytest.raises(MicroBatchMissed, match=message):
         run([with_a_failing_loss(block)])
 
 
-def test_a_discriminator_without_drop_or_blocks_is_told() -> None:
+def test_a_discriminator_without_drop_raises_and_without_blocks_warns() -> None:
     block = blocks(4)[0]
     drop = block.text[block.text.index("    control.drop()") :]
     with pytest.raises(MicroBatchMissed, match="8 backward calls of this step ran inside"):
@@ -206,11 +211,14 @@ ENDINGS = {
     "If several forward and backward calls belong to one micro-batch, put them into one block",
     "with control.part(samples=len(x)): loss_fn(model(x), y).backward()",
 }
-"""What follows another message."""
+"""First words of sentences that follow the first sentence of a message."""
 
 
 def messages(text: str, *, least: int) -> Iterator[str]:
-    """Each text of a program that is no docstring and has so many characters, with … for values."""
+    """Yield each text of a program that has at least `least` characters, with … for values.
+
+    Docstrings are left out.
+    """
     tree = ast.parse(text)
     skipped = {n.value for n in ast.walk(tree) if isinstance(n, ast.Expr)}
     joined = [n for n in ast.walk(tree) if isinstance(n, ast.JoinedStr)]
@@ -225,7 +233,7 @@ def messages(text: str, *, least: int) -> Iterator[str]:
 
 
 def rows() -> list[str]:
-    """The first column of the tables of messages."""
+    """Return the first column of the tables of messages."""
     _, _, tables = (HOW_TO / "troubleshooting.md").read_text().partition("\n## Messages\n")
     return re.findall(r"^\| `(.+?)` \| .+ \| .+ \| .*\|$", tables, flags=re.MULTILINE)
 
@@ -256,7 +264,7 @@ def test_every_row_of_the_table_is_a_message_of_the_package() -> None:
 
 
 def test_a_message_that_no_program_has_is_found() -> None:
-    heads = ["… needs the loss, and none", "The gradient was cleared", "The gradient was eaten"]
+    heads = ["… needs the loss, but no loss", "The gradient was cleared", "The gradient was eaten"]
     assert unsaid(heads) == ["The gradient was eaten"]
 
 

@@ -360,7 +360,7 @@ def test_a_parameter_group_added_later_is_refused_at_the_next_step() -> None:
     control.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
     before = weights(model)
     accumulate(model, 1)
-    with pytest.raises(LargeBatchError, match=r"moved 4 trainable parameters .* now it moves 5"):
+    with pytest.raises(LargeBatchError, match=r"had 4 trainable parameters .* now it has 5"):
         control.optimizer.step()
     assert all(map(torch.equal, before, weights(model)))
 

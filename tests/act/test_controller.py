@@ -538,7 +538,7 @@ def test_parameters_added_or_released_during_the_run_are_refused() -> None:
     steps = _stepping(control, steps=2)
     next(steps)
     model[0].bias.requires_grad_(True)
-    with pytest.raises(LargeBatchError, match=r"moved 3 trainable parameters .* now it moves 4"):
+    with pytest.raises(LargeBatchError, match=r"had 3 trainable parameters .* now it has 4"):
         next(steps)
     assert control.optimizer_steps == 1
 

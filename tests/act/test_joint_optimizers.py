@@ -150,7 +150,7 @@ def test_a_second_step_of_one_before_the_other_is_refused_by_name(at) -> None:
     twice, waiting = ("SGD", "Adam") if at == 0 else ("Adam", "SGD")
     with pytest.raises(
         LargeBatchError,
-        match=rf"{twice} \(number {at} of the list\) stepped twice before {waiting} "
+        match=rf"Optimizer number {at} of the list \({twice}\) stepped twice before {waiting} "
         rf"\(number {1 - at}\) stepped",
     ):
         members[at].step()
@@ -417,7 +417,7 @@ def test_watch_leaves_out_a_step_in_which_one_steps_twice_and_never_raises() -> 
     members = halves(watched, SGD, Adam)
     noise = lb.watch(watched, list(members), batch_size=16)
     with pytest.warns(
-        RuntimeWarning, match=r"SGD \(number 0 of the list\) stepped twice"
+        RuntimeWarning, match=r"Optimizer number 0 of the list \(SGD\) stepped twice"
     ) as caught:
         train(watched, members)
     assert len(caught) == 1

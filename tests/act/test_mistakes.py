@@ -131,7 +131,7 @@ def wrong_parts() -> Iterator[tuple[str, Callable[[], object]]]:
         r"arguments were Linear and the class SGD",
         lambda: lb.attach(model, torch.optim.SGD, rule, **sizes),
     )
-    yield "LBFGS is not supported", lambda: lb.attach(model, lbfgs, rule, **sizes)
+    yield "L-BFGS is not supported", lambda: lb.attach(model, lbfgs, rule, **sizes)
     yield "whole number", lambda: lb.BatchLoader((X, Y), batch_size=16.0)
     yield (
         "must be a whole number of samples",

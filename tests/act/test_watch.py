@@ -497,7 +497,7 @@ def test_parameters_that_come_later_are_named_and_their_steps_left_out() -> None
         for own, target in zip(x.chunk(2), y.chunk(2), strict=True):
             (class_loss(model, own, target) / 2).backward()
         if step == 2:
-            with pytest.warns(RuntimeWarning, match=r"moved 2 trainable parameters .* moves 4"):
+            with pytest.warns(RuntimeWarning, match=r"had 2 trainable parameters .* has 4"):
                 optimizer.step()
         else:
             optimizer.step()

@@ -38,8 +38,8 @@ def check_parts(
         )
     if any(isinstance(member, LBFGS) for member in members):
         raise ValueError(
-            "torch.optim.LBFGS is not supported: it computes several gradients per step, so a "
-            "rule has no single gradient to decide about. Use another optimizer: "
+            "L-BFGS is not supported, because it computes several gradients per step and a rule "
+            "decides about only one gradient. Use another optimizer: "
             "torch.optim.SGD(model.parameters(), lr=0.1)."
         )
     if isinstance(record, (str, os.PathLike)):

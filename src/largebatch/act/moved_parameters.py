@@ -41,8 +41,8 @@ class MovedParameters:
             self._moved = now
             return
         what = (
-            f"The optimizer moved {len(before)} trainable parameters when this run was built, but "
-            f"now it moves {len(now)}"
+            f"The optimizer had {len(before)} trainable parameters when this run was built, but "
+            f"now it has {len(now)}"
         )
         if missing:
             pairs = zip(self._parameters.names, self._parameters.tensors, strict=True)

@@ -70,8 +70,9 @@ class StepHooks:
             stepped, waiting = self._names(stepped=True), self._names(stepped=False)
             self._stepped.clear()
             raise LargeBatchError(
-                f"control.advance() was called after {stepped} had stepped, but before {waiting}. "
-                "First step every optimizer of the list once, then call control.advance()."
+                f"control.advance() was called after {stepped} had stepped, but before {waiting} "
+                "had stepped. First step every optimizer of the list once, then call "
+                "control.advance()."
             )
         for guard in self._guards:
             guard.reset()
@@ -103,11 +104,12 @@ class StepHooks:
             self._after(len(self._stepped) == len(self._members))
 
     def _twice(self, at: int) -> str:
+        kind, waiting = type(self._members[at]).__name__, self._names(stepped=False)
         return (
-            f"{type(self._members[at]).__name__} (number {at} of the list) stepped twice before "
-            f"{self._names(stepped=False)} stepped. If one control has several optimizers, each "
-            "must step exactly once per step. If the optimizers take turns, call lb.attach once "
-            "per optimizer, and freeze the parameters of the other optimizers."
+            f"Optimizer number {at} of the list ({kind}) stepped twice before {waiting} "
+            "stepped. If one control has several optimizers, each must step exactly "
+            "once per step. If the optimizers take turns, call lb.attach once per optimizer, and "
+            "freeze the parameters of the other optimizers."
         )
 
     def _names(self, *, stepped: bool) -> str:

@@ -106,7 +106,7 @@ class JsonlRecord:
         for name in sorted(common):
             if there[name] != facts[name]:
                 raise RecordError(
-                    f"{self.path} is the record of another run: its {name} is "
+                    f"The file {self.path} is the record of another run: its {name} is "
                     f"{there[name]!s:.80}, but this run has {facts[name]!s:.80}. Pass another "
                     "file: lb.JsonlRecord('other.jsonl')."
                 )

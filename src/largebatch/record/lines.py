@@ -30,8 +30,8 @@ def open_lines(path: Path, *, append: bool, opening: bytes, what: str, again: st
         return FileIO(path, "a" if append else "x")
     except FileExistsError:
         raise RecordError(
-            f"{path} exists already, and {what} is never overwritten. Pass another file, or append "
-            f"to this file: {again}"
+            f"The file {path} already exists, and {what} is never overwritten. Pass another "
+            f"file, or append to this file: {again}"
         ) from None
 
 
