@@ -15,6 +15,12 @@ from typing import Any
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)\n?")
+ON_SITE = {
+    "CHANGELOG.md": "changelog.html",
+    "CONTRIBUTING.md": "contributing.html",
+    "experiments/README.md": "evidence/index.html",
+}
+"""File outside of `docs/` -> page on which the documentation site shows it."""
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)")
 
 
@@ -42,6 +48,8 @@ def address_on_site(path: str, *, site: str) -> str | None:
         None for a file that the site does not show.
     """
     name, hash_sign, anchor = path.partition("#")
+    if name in ON_SITE:
+        return f"{site}/{ON_SITE[name]}{hash_sign}{anchor}"
     if not name.startswith("docs/"):
         return None
     page = PurePosixPath(name).relative_to("docs")

@@ -46,7 +46,9 @@ def test_without_an_address_a_link_becomes_text_and_a_picture_is_left_out() -> N
         ("docs/how-to/index.md", "s/how-to/index.html"),
         ("docs/how-to/ddp.md", "s/how-to/ddp.html"),
         ("docs/images/a.png", "s/images/a.png"),
-        ("CHANGELOG.md", None),
+        ("CHANGELOG.md", "s/changelog.html"),
+        ("experiments/README.md", "s/evidence/index.html"),
+        ("LICENSE", None),
     ],
 )
 def test_a_page_has_its_address_on_the_site(path: str, address: str | None) -> None:

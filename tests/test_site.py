@@ -22,6 +22,7 @@ import public_objects
 import reference
 import repository
 import source_files
+import tables
 from offenders import assert_no_offenders
 
 ROOT = Path(__file__).parent.parent
@@ -70,7 +71,9 @@ def test_the_page_of_source_files_has_each_file() -> None:
     assert len(re.findall(r"^\| `", page, flags=re.MULTILINE)) == len(files)
 
 
-@pytest.mark.parametrize("module", [public_objects, repository], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [public_objects, reference, repository, tables], ids=lambda module: module.__name__
+)
 def test_the_examples_in_the_site_programs_are_right(module: ModuleType) -> None:
     assert doctest.testmod(module).failed == 0
     assert doctest.testmod(module).attempted > 0
@@ -106,6 +109,21 @@ def test_a_link_within_the_repository_becomes_a_link_within_the_site(
 def test_a_fence_names_the_language_alone_on_the_site() -> None:
     text = "```python continues\nx\n```\n```sh\ny\n```\n"
     assert repository.plain_fences(text) == "```python\nx\n```\n```sh\ny\n```\n"
+
+
+def test_a_table_of_texts_is_stacked_on_a_phone_and_an_interval_stays_on_one_line() -> None:
+    head = "<table>\n<thead><tr><th>message</th><th>why</th><th>a &amp; b</th></tr></thead>"
+    text = "<td>one rank has other weights</td>" * 3
+    found = tables.adapted(f"{head}<tbody><tr>{text}</tr></tbody></table>")
+    assert found.startswith("<table data-stacked>")
+    labels = re.findall(r'<td data-label="([^"]*)">', found)
+    assert labels == ["message", "why", "a &amp; b"]
+    numbers = "<td>0.1 [-0.2, 0.3]</td><td>1</td><td>2</td>"
+    assert tables.adapted(f"{head}<tbody><tr>{numbers}</tr></tbody></table>") == (
+        f"{head}<tbody><tr>{numbers}</tr></tbody></table>".replace(
+            "[-0.2, 0.3]", '<span class="one-line">[-0.2, 0.3]</span>'
+        )
+    )
 
 
 def sources_of_pages() -> list[Path]:

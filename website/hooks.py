@@ -20,10 +20,29 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "src
 import generated  # noqa: E402
 import reference  # noqa: E402
 import repository  # noqa: E402
+import tables  # noqa: E402
 
 MARK = "<!-- generated -->"
 TABLES = {"reference/index.md": reference.overview, "stability.md": reference.moved_names}
 """Page -> function whose table replaces the comment `MARK` on the page."""
+
+WEIGHTS = {
+    "how-to/troubleshooting.md": 6.0,
+    "how-to/": 3.0,
+    "tutorials/": 3.0,
+    "explanation/theory.md": 1.0,
+    "explanation/": 3.0,
+    "reference/theory.md": 0.5,
+    "reference/rules.md": 2.0,
+    "reference/workbench": 0.5,
+    "evidence/": 0.3,
+    "decisions/": 0.2,
+    "architecture.md": 0.3,
+    "contributing.md": 0.3,
+    "files.md": 0.1,
+    "changelog.md": 0.1,
+}
+"""Beginning of a page's path -> weight in the search. The first match counts; the default is 1."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -47,11 +66,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     """Adapt the Markdown of a page: its tables, includes, links and fences."""
     place = page.file.src_uri
+    weight = next((value for start, value in WEIGHTS.items() if place.startswith(start)), 1.0)
+    page.meta.setdefault("search", {"boost": weight})
     if page.file.generated_by is None:
         markdown = with_table(markdown, place=place)
         markdown = repository.with_includes(markdown)
         markdown = repository.with_site_links(markdown, path=f"docs/{place}")
     return repository.plain_fences(markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Adapt the tables of a page to narrow screens."""
+    return tables.adapted(html)
 
 
 def with_table(markdown: str, *, place: str) -> str:

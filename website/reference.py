@@ -62,7 +62,8 @@ def namespace_page(space: Namespace, homes: dict[str, Namespace]) -> str:
         homes: Full path of each object's definition -> namespace whose page describes it.
     """
     things = sorted([*space.objects, *space.elsewhere], key=lambda thing: _last(thing).lower())
-    lines = [f"# {space.name}", "", opening(space), "", "| name | what it is |", "| --- | --- |"]
+    title = f"{space.name} (largebatch)" if space.name == "lb" else space.name
+    lines = [f"# {title}", "", opening(space), "", "| name | what it is |", "| --- | --- |"]
     for thing in things:
         home = homes[thing.target]
         file = "" if home is space else home.page.rpartition("/")[2]
@@ -145,5 +146,21 @@ def _prose(text: str) -> str:
             paragraphs.append(f"```text\n{kept}\n```")
         else:
             plain = " ".join(paragraph.split()).replace("<", "&lt;").replace("*", "\\*")
-            paragraphs.append(re.sub(r"(?<![\w`-])--[a-z][\w-]*", r"`\g<0>`", plain))
+            paragraphs.append(_with_code(plain))
     return "\n\n".join(paragraphs)
+
+
+def _with_code(text: str) -> str:
+    """Return a help text whose commands and options are marked as code.
+
+    >>> _with_code("Start with: largebatch demo")
+    'Start with: <code>largebatch demo</code>'
+    >>> _with_code("The command largebatch plan writes a file for --out.")
+    'The command <code>largebatch plan</code> writes a file for <code class="one-line">--out</code>.'
+    """
+    sentence, colon, command = text.rpartition(": ")
+    if re.match(r"(torchrun|largebatch) ", command):
+        return f"{_with_code(sentence)}{colon}<code>{command}</code>"
+    commands = "|".join(sorted(cli.commands))
+    text = re.sub(rf"(?<![\w`-])largebatch (?:{commands})\b", r"<code>\g<0></code>", text)
+    return re.sub(r"(?<![\w`-])--[a-z][\w-]*", r'<code class="one-line">\g<0></code>', text)

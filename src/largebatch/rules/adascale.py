@@ -61,6 +61,10 @@ def gain(*, scale: float, variance: float, sqnorm: float) -> float:
 class AdaScale(DefaultFacts):
     """Multiply the learning rate by the gain, and advance the clock by the gain.
 
+    The gain is r = (v + sqnorm) / (v / S + sqnorm), between 1 and S for S >= 1. In the formula, v
+    is the variance of the base batch's gradient, sqnorm is the squared norm of the true gradient,
+    and S is batch_size / base_batch_size.
+
     The scale may change at any step, because only statistics of single samples are stored.
 
     >>> rule = AdaScale()
