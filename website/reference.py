@@ -155,8 +155,8 @@ def _with_code(text: str) -> str:
 
     >>> _with_code("Start with: largebatch demo")
     'Start with: <code>largebatch demo</code>'
-    >>> _with_code("The command largebatch plan writes a file for --out.")
-    'The command <code>largebatch plan</code> writes a file for <code class="one-line">--out</code>.'
+    >>> _with_code("In largebatch plan, pass --out.")
+    'In <code>largebatch plan</code>, pass <code class="one-line">--out</code>.'
     """
     sentence, colon, command = text.rpartition(": ")
     if re.match(r"(torchrun|largebatch) ", command):
