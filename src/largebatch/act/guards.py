@@ -66,7 +66,7 @@ def check_cap(rule: Rule, *, batch_size: int) -> None:
     """Check that the first batch is not larger than the largest batch size that the rule allows.
 
     Raises:
-        ValueError: The first batch is larger; the message names both sizes.
+        ValueError: The first batch is larger than the rule allows; the message names both sizes.
     """
     for one in within(rule):
         if isinstance(one, ClampBatch) and one.max is not None and one.max < batch_size:
@@ -121,7 +121,8 @@ def check_not_joined(replica: nn.parallel.DistributedDataParallel | None) -> Non
     """Check that the step is not inside `model.join()`, before the ranks communicate.
 
     Args:
-        replica: DistributedDataParallel wrapper of the model; None without one.
+        replica: DistributedDataParallel wrapper of the model; None if the model has no such
+            wrapper.
 
     Raises:
         LargeBatchError: torch's `Join` is active.

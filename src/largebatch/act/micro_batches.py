@@ -25,7 +25,7 @@ class MicroBatches(Iterable[Any]):
         planned: Micro-batches that the loader gives this rank.
         replica: DistributedDataParallel wrapper that must not synchronize too early; None on a
             single process.
-        quiet: Whether even the last micro-batch must not synchronize.
+        quiet: Whether no micro-batch may synchronize the gradients, not even the last one.
 
     Attributes:
         batch_size: Number of samples planned for the step, over all ranks.
@@ -122,7 +122,7 @@ SUM = 2
 def check_loss(loss: Tensor, *, samples: int) -> None:
     """Raise an error if the value cannot be the mean loss of a micro-batch.
 
-    Only torch's own loss functions show in the autograd graph that they compute a sum. A sum that
+    For torch's own loss functions, the autograd graph shows whether the loss is a sum. A sum that
     is written out, `losses.sum()`, may be a mean whose weights were already multiplied in.
     `lb.check` detects a written-out sum by repeating samples.
 

@@ -29,8 +29,8 @@ def chooses_by_measuring(rule: Rule) -> bool:
 class NoGrowth:
     """Wait for the first growth of the batch, or for the end of the first quarter of the budget.
 
-    This class is mutable: it holds the last reason that came with a measurement, and whether the
-    wait is over.
+    This class is mutable: it holds the reason of the last measured decision, and whether the wait
+    is over.
 
     Args:
         first: Number of samples in the first batch of the run.
@@ -45,7 +45,8 @@ class NoGrowth:
         self.settled = False
 
     def resume(self, decider: Decider) -> None:
-        """Continue from a saved run, of which only the clocks are known.
+        """Continue from a saved run, although only the saved counters of samples and steps are
+        known.
 
         The wait is over if the run is past the first quarter of its budget, because the saved run
         has then already warned. The wait is also over if the mean batch or the current batch is
@@ -104,11 +105,11 @@ def _is_due(decider: Decider) -> bool:
 
 
 def _clock_asks(seen: Measurement, after: Decider, *, first: int) -> bool:
-    """Return whether a rule that follows the clock would use a larger batch now if nothing bounded
-    it.
+    """Return whether a rule that depends only on the number of samples or steps would use a larger
+    batch now if nothing bounded the batch.
 
-    A rule that follows the clock decides from the clocks alone, so `_clock_asks` asks it again from
-    its initial state.
+    Such a rule needs no earlier measurements, so `_clock_asks` runs the rule again from its initial
+    state.
     """
     proposed = Decision(next_batch_size=first, base_steps=seen.scale)
     proposers = [one for one in _batch_rules(after.rule) if "batch" in one.changes]

@@ -8,12 +8,12 @@ from torch.optim import Optimizer
 
 
 class LossScale:
-    """Provide the parts of a `GradScaler` that a step needs: scale, unscaled gradients, guarded
+    """Provide what a step needs from a `GradScaler`: the scale, unscaled gradients and the guarded
     step.
 
-    If a loss is multiplied by c, its gradients are c times as large. To a meter, this looks like a
-    step whose planned total weight is c times smaller, so the meter needs no knowledge of the
-    scale.
+    If a loss is multiplied by c, its gradients are c times as large. To a meter, a step with scaled
+    losses looks like a step whose planned total weight is 1 / c times as large, so the meter needs
+    no knowledge of the scale.
 
     This class is mutable: it holds the scale of the current step, and torch's scaler changes at
     each update.

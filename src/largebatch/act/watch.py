@@ -45,7 +45,7 @@ PAIRS_ARE_OFF = (
     "1.5 times the true noise scale)"
 )
 """Reason why the noise scale is approximate if it comes from pairs of consecutive steps. The factor
-is from `experiments/batch_norm_rows`, at the learning rate of that experiment.
+1.5 was measured in `experiments/batch_norm_rows`, at the learning rate of that experiment.
 """
 
 MOVING = "approximate while the weights move within an epoch"
@@ -169,7 +169,9 @@ class Watch:
 
     @property
     def control(self) -> Watch:
-        """Deprecated, and removed in 0.3: use the watch itself instead of its `control`."""
+        """Use the watch itself instead of its `control`, which is deprecated and will be removed in
+        0.3.
+        """
         warnings.warn(
             "noise.control is deprecated and will be removed in 0.3. Call the methods of noise "
             "itself, for example noise.close().",
@@ -262,7 +264,7 @@ class Watch:
             self._last = moments
 
     def _skipped(self) -> bool:
-        """Return whether the scaler has skipped a step since the last one that was measured."""
+        """Return whether the scaler has skipped a step since the last measured step."""
         if not self._scale.lowered:
             return False
         self._scale.open()
@@ -323,9 +325,9 @@ def watch(
 
     By default, the true gradient is the mean gradient over fresh samples of the distribution. If
     training repeats a small data set many times, pass `dataset_size`: the noise scale is then that
-    of the data set's own gradient. This noise scale is approximate while the weights move within an
-    epoch. In one test, late in training and at a large learning rate, the estimate was a third of
-    the true noise scale (docs/explanation/noise-scale.md).
+    of the data set's own gradient. With `dataset_size`, the noise scale is approximate while the
+    weights move within an epoch. In one test, late in training and at a large learning rate, the
+    estimate was a third of the true noise scale (docs/explanation/noise-scale.md).
 
     >>> import torch, largebatch as lb
     >>> model = torch.nn.Linear(3, 1)
@@ -338,7 +340,7 @@ def watch(
     Args:
         model: Model to train: a plain module, or one in DistributedDataParallel if several
             processes share the batch.
-        optimizer: Any torch optimizer, or a list of the optimizers that together move the model.
+        optimizer: Any torch optimizer, or a list of the optimizers that together update the model.
         batch_size: Number of samples per optimizer step, over all ranks and micro-batches.
         micro_batches, samples: These arguments have the same meaning as in `attach`.
         meter: Meter that measures the gradients; if None, `watch` chooses how to measure.
@@ -349,7 +351,7 @@ def watch(
             replacement.
 
     Raises:
-        ValueError: The arguments do not fit together. The error is raised before any training step.
+        ValueError: The arguments do not fit together; the error is raised before any training step.
     """
     check_parts(model, optimizer, None)
     check_batch_size(batch_size)

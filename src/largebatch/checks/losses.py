@@ -42,9 +42,9 @@ def check_mean(
 ) -> list[Finding]:
     """Check that the loss is a mean over the samples.
 
-    Two properties are tested. Repeating every sample must not change the loss. For several cuts
-    into two pieces, the mean of the pieces' losses, weighted by their samples, must be the loss of
-    the whole.
+    The check tests two properties. Repeating every sample must not change the loss. If the batch is
+    cut into two slices, the mean of the slices' losses, weighted by their numbers of samples, must
+    be the loss of the whole batch; several cuts are tried.
 
     Args:
         model: Model without wrappers.
