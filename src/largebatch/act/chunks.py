@@ -82,7 +82,7 @@ class Workers:
     ) -> None:
         self._ahead = _ReadAheadSampler(stream)
         self._results: Iterator[Any] | None = None
-        generator = torch.Generator()  # by default, the DataLoader would draw from the global one
+        generator = torch.Generator()  # by default, the DataLoader would use the global generator
         generator.seed()
         self._loader: DataLoader[Any] = DataLoader(
             _Chunks(fetch),

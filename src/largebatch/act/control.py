@@ -292,7 +292,7 @@ class Control:
                 cause += (
                     " The loss is finite, so only the gradient overflows. With a GradScaler, start "
                     "with a lower loss scale, torch.amp.GradScaler(init_scale=1024.0), or allow "
-                    f"more steps to find one, patience={2 * self.patience}."
+                    f"more steps to find a suitable scale, patience={2 * self.patience}."
                 )
             loss = "the loss was not passed" if seen.loss is None else f"loss {seen.loss}"
             raise NotFinite(

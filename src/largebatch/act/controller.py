@@ -283,8 +283,8 @@ class Controller(Control):
         step = self._step
         if step is None:
             raise MicroBatchMissed(
-                "control.backward was called outside a step. Call it inside the two loops: for "
-                "batch in control.steps(samples=...): for x, y in batch: ..."
+                "control.backward was called outside a step. Call control.backward inside the "
+                "two loops: for batch in control.steps(samples=...): for x, y in batch: ..."
             )
         check_loss(loss, samples=step.size)
         weight = weight_of(weight, samples=step.size)
@@ -376,7 +376,7 @@ class Controller(Control):
             raise ValueError(
                 f"This run has the budget {budget_text(there)}, but "
                 f"control.steps({budget_text(budget)}) was called. The budget of a run cannot "
-                "change, because schedules are fractions of it. Continue with "
+                "change, because schedules depend on the used fraction of the budget. Continue with "
                 f"control.steps({budget_text(there)}), or build another lb.Controller."
             )
         if not self._begun:
@@ -410,7 +410,7 @@ class Controller(Control):
                 if self._step is not None:
                     raise MicroBatchMissed(
                         "The loop asked for the next step before control.step() was called. "
-                        "Call it once per step, after the loop over the micro-batches: "
+                        "After the loop over the micro-batches, add one call per step: "
                         "control.step()."
                     )
                 if self.reading is not None and self.reading.exhausted:
@@ -470,7 +470,7 @@ class Controller(Control):
         if self._step is not None:
             raise CheckpointError(
                 f"The state of a run can be {what} only between two steps, but a step is in "
-                "progress. Do it after control.step()."
+                "progress. Save or load the state after control.step()."
             )
 
     def _refuse_foreign_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:

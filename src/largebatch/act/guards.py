@@ -222,7 +222,7 @@ def check_micro_batches(micro_batches: int | None) -> None:
     if micro_batches is not None and micro_batches < 1:
         raise ValueError(
             f"micro_batches={micro_batches!r} was given, but it must be at least 1, "
-            "or None to take it from the first step. For example: micro_batches=4."
+            "or None to take the number from the first step. For example: micro_batches=4."
         )
 
 
@@ -248,8 +248,9 @@ def refuse_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """
     if has_closure(args, kwargs):
         raise LargeBatchError(
-            "optimizer.step(closure) runs the backward call inside the step, after the moment of "
-            "measuring. Run the closure before the step: closure(); optimizer.step()."
+            "optimizer.step(closure) runs the backward call inside the step, but the gradients are "
+            "measured before the step. Run the closure before the step: closure(); "
+            "optimizer.step()."
         )
 
 

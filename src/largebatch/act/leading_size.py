@@ -21,7 +21,8 @@ def leading_size(micro_batch: Any) -> int:
     if found is None or found.ndim == 0:
         raise ValueError(
             f"The samples of a micro-batch of type {type(micro_batch).__name__} cannot be counted, "
-            "because it holds no tensor with a first dimension. Pass a function that counts them: "
+            "because it holds no tensor with a first dimension. Pass a function that counts the "
+            "samples: "
             "BatchLoader(loader, batch_size=64, size_of=lambda micro_batch: len(micro_batch.ids))."
         )
     return found.shape[0]
@@ -39,9 +40,9 @@ def dimension_advice(micro_batch: Any) -> str:
     if len(set(lengths)) < 2:
         return ""
     return (
-        f" The first dimensions of its tensors are {', '.join(map(str, lengths))}. If the samples "
-        "are along another dimension, as in (T, B, ...), pass BatchLoader(loader, "
-        "batch_size=64, size_of=lambda batch: batch[0].shape[1])."
+        " The first dimensions of the tensors in a micro-batch are "
+        f"{', '.join(map(str, lengths))}. If the samples are along another dimension, as in (T, B, "
+        "...), pass BatchLoader(loader, batch_size=64, size_of=lambda batch: batch[0].shape[1])."
     )
 
 

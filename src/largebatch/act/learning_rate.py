@@ -35,7 +35,8 @@ class LrActuator:
         if any(group.get("lr") is None for group in optimizer.param_groups):
             raise ValueError(
                 f"{type(optimizer).__name__} has a parameter group without a learning rate, but "
-                "the rule multiplies the learning rate of every group. Set one: "
+                "the rule multiplies the learning rate of every group. Set a learning "
+                "rate: "
                 "torch.optim.SGD(model.parameters(), lr=0.1)."
             )
         self.optimizer = optimizer
@@ -89,15 +90,16 @@ def tick(
         if metric is None:
             raise ValueError(
                 "control.advance was called for ReduceLROnPlateau without a metric, but this "
-                "scheduler follows a metric, not the clock. After each evaluation, call "
+                "scheduler is stepped by a metric, not by base steps. After each evaluation, call "
                 "control.advance(scheduler, metric=validation_loss)."
             )
         scheduler.step(metric)
         return 1
     if metric is not None:
         raise ValueError(
-            f"A metric was given for {type(scheduler).__name__}, but this scheduler follows the "
-            "clock. Call control.advance(scheduler) once after each step, without a metric."
+            f"A metric was given for {type(scheduler).__name__}, but this scheduler is stepped "
+            "once per base step. Call control.advance(scheduler) once after each step, without a "
+            "metric."
         )
     ticks = _whole(after) - _whole(before)
     ticks = min(ticks, _left(scheduler))

@@ -264,7 +264,7 @@ class BatchLoader:
         if self.max_micro_batch_size == "auto":
             raise LargeBatchError(
                 'max_micro_batch_size="auto" was given, but the largest micro-batch that fits was '
-                "not found yet. Find it before the first step, with the loss of your loop: "
+                "not found yet. Find the size before the first step, with the loss of your loop: "
                 "lb.fit_micro_batch(control, lambda model, batch: "
                 "loss_fn(model(batch[0]), batch[1]))."
             )
@@ -403,7 +403,7 @@ class BatchLoader:
         if not isinstance(batch_size, int):
             raise ValueError(
                 f"batch_size={batch_size!r} was given, but it must be a whole number of samples. "
-                "Round it: control.resize(int(1.5 * control.batch_size))."
+                "Round the number: control.resize(int(1.5 * control.batch_size))."
             )
         if batch_size < ranks:
             raise ValueError(

@@ -108,8 +108,8 @@ def _clock_asks(seen: Measurement, after: Decider, *, first: int) -> bool:
     """Return whether a rule that depends only on the number of samples or steps would use a larger
     batch now if nothing bounded the batch.
 
-    Such a rule needs no earlier measurements, so `_clock_asks` runs the rule again from its initial
-    state.
+    The rule's decision depends on these numbers alone, so `_clock_asks` runs the rule again from
+    the rule's initial state.
     """
     proposed = Decision(next_batch_size=first, base_steps=seen.scale)
     proposers = [one for one in _batch_rules(after.rule) if "batch" in one.changes]
@@ -133,10 +133,10 @@ def _text(names: str, *, seen: Measurement, after: Decider, reason: str) -> str:
             f"{often}"
         )
     return (
-        f"{begin}The reason after the last measurement was: {reason}. If the noise scale is below "
-        "the batch size, nothing is wrong: a larger batch would save hardly any steps. A constant "
-        "batch without measurements is then as good: lb.Controller(model, optimizer, lb.chain(), "
-        f"batches, base_batch_size={after.base_batch_size}). If the noise scale is not known yet, "
-        f"more measurements help. {often} If a bound prevents the growth, raise the bound, as in "
-        "lb.methods.adasgd(max=4096)."
+        f"{begin}The reason given at the last measurement was: {reason}. If the noise scale is "
+        "below the batch size, nothing is wrong: a larger batch would save hardly any steps. In "
+        "this case, you can keep a constant batch and measure nothing: lb.Controller(model, "
+        f"optimizer, lb.chain(), batches, base_batch_size={after.base_batch_size}). If the noise "
+        f"scale is not known yet, more measurements help. {often} If a bound prevents the growth, "
+        "raise the bound, as in lb.methods.adasgd(max=4096)."
     )

@@ -34,7 +34,8 @@ class OwnLoader:
     Here `size` is the largest micro-batch seen in the current pass, because the short micro-batch
     at the end of a pass does not predict the next sizes. One micro-batch is read ahead, so that its
     size and the end of the data are known before a step. If the source is an iterator, all k
-    micro-batches are drawn before the first one is yielded, because the iterator may end earlier.
+    micro-batches are drawn before the first one is yielded, because the last micro-batch must be
+    known and the iterator may end earlier.
 
     Args:
         loader: Iterable of micro-batches; on several ranks, each rank has its own iterable.
@@ -153,8 +154,8 @@ class OwnLoader:
         """Begin the saved pass again, and skip the micro-batches that the saved run has already
         taken.
 
-        If `load` raises an error, the position stays unchanged, but an iterator may have been read
-        up to its end.
+        If `resume` raises an error, the position stays unchanged, but an iterator may have been
+        read up to its end.
 
         Args:
             state: The pair (number of completed passes, micro-batches taken in the current pass).
@@ -204,7 +205,7 @@ class OwnLoader:
             raise ValueError(
                 f"size_of returned {size} samples for a micro-batch, but a "
                 "micro-batch holds at least one sample. Pass a function that "
-                "counts them: size_of=lambda batch: len(batch[0])."
+                "counts the samples: size_of=lambda batch: len(batch[0])."
             )
         self._held, self._largest = (micro_batch, size), max(self._largest, size)
         self._first = self._first or size
@@ -213,8 +214,8 @@ class OwnLoader:
         if not self._is_iterator or self._taken == 0:
             raise ValueError(
                 f"The {type(self._loader).__name__} gave no micro-batch in pass {self._pass}. Pass "
-                "a loader that gives data in every pass. If it can be read only once, pass its "
-                "iterator: BatchLoader(iter(loader), batch_size=64)."
+                "a loader that gives data in every pass. If the loader can be read only once, "
+                "pass its iterator: BatchLoader(iter(loader), batch_size=64)."
             )
         self._ended = True
 
@@ -243,7 +244,7 @@ class OwnLoader:
             if self._held is None or self._pass != number:
                 raise ValueError(
                     f"The state was saved after {taken} micro-batches of a pass, but this loader "
-                    "gives fewer per pass. Pass the same loader as in the saved run."
+                    "gives fewer micro-batches per pass. Pass the same loader as in the saved run."
                 )
             self._held = None
             self._taken += 1

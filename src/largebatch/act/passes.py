@@ -15,7 +15,7 @@ from largebatch.measure.random_state import keep_random_state
 def samples_of_pass(loader: Any, *, most: int | None = None) -> int | None:
     """Return the number of samples that a loader gives this rank in one pass; None if unknown.
 
-        drop_last:  floor(n / b) b,    else  n      n: len(sampler), b: batch_size
+        drop_last:  floor(n / b) * b,    else  n      n: len(sampler), b: batch_size
 
     A user-defined batch sampler may make batches of unequal size. A copy of the batch sampler is
     therefore iterated once, so that the sampler's random generators and the global generators do

@@ -160,7 +160,7 @@ class Watch:
             exact = "exact if the loss is a mean over the examples"
         parts = "pairs of consecutive steps" if source == "temporal" else source
         if self._dataset_size is not None:
-            exact += f"; for the data set of {self._dataset_size} samples, it is {MOVING}"
+            exact += f"; for the data set of {self._dataset_size} samples, the estimate is {MOVING}"
         left = f"; {self.dropped} steps were left out" if self.dropped else ""
         return (
             f"measured from {parts}, {often}; noise scale of the raw gradient, before "
@@ -230,8 +230,9 @@ class Watch:
             return
         if has_closure(args, kwargs):
             self._leave_out(
-                "optimizer.step(closure) runs the backward call inside the step, after the moment "
-                "of measuring. Run the closure before the step: closure(); optimizer.step()."
+                "optimizer.step(closure) runs the backward call inside the step, but the gradients "
+                "are measured before the step. Run the closure before the step: closure(); "
+                "optimizer.step()."
             )
         elif self.observer.measures and not self._left_out:
             self._without_raising(self._measure)

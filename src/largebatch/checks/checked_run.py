@@ -97,6 +97,6 @@ def check_between_steps(control: Controller, *, call: str) -> None:
     """
     if control.in_step:
         raise LargeBatchError(
-            f"{call} was called while a step is in progress. Call it before the loop, or after "
-            "control.step()."
+            f"{call} was called while a step is in progress. Call {call} "
+            "before the loop, or after control.step()."
         )

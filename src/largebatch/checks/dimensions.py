@@ -166,8 +166,8 @@ def _other_dimension(lead: tuple[int, int], batch: Any, *, evidence: str) -> Fin
         seen=f"The run counts {counted} samples in a micro-batch: the first dimension of its first "
         f"tensor, whose shape begins with {list(lead)}. But the loss is not a mean over this "
         f"dimension, and {evidence}. The micro-batch probably has {samples} samples.",
-        why="The batch size, the clock, the scale and the learning rate all depend on the number "
-        "of samples.",
+        why="The batch size, the scale, the learning rate and the number of base steps all depend "
+        "on the number of samples in a micro-batch.",
         remedy="Pass a function that counts the samples: lb.BatchLoader(loader, batch_size=64, "
         f"size_of=lambda batch: batch{_path_of_first(batch)}.shape[1]).",
     )

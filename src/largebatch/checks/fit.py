@@ -1,6 +1,7 @@
 """Find the largest micro-batch that fits into memory, by trying larger and larger sizes.
 
-    sizes 2, 4, 8, ... up to the largest size that a run can need; each try has 25 % more samples
+    sizes 2, 4, 8, ... up to the largest size that a run can need
+    a size is tried with a micro-batch of 1.25 times as many samples
 
 The first try that fails ends the search, and the previous size is the result. Because each try has
 25 % more samples than the size itself, small differences in free memory give the same result. On an
