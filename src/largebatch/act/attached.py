@@ -479,8 +479,8 @@ def attach(
             processes share the batch.
         optimizer: Any torch optimizer, also as `accelerate.prepare` returns it, with the learning
             rate that suits `base_batch_size`. Pass a list if several optimizers each move some of
-            the parameters. One control then multiplies all their learning rates, and a step ends
-            when each optimizer has stepped once.
+            the parameters. One control then multiplies the learning rates of all optimizers, and a
+            step ends when each optimizer has stepped once.
         rule: Rule, or chain of rules, that does not change the batch size.
         batch_size: Number of samples per optimizer step, over all ranks and micro-batches.
         base_batch_size: Base batch size B0 in samples, for which the learning rate was tuned.
@@ -499,8 +499,8 @@ def attach(
         meter: Meter that measures the gradients; None is `Meter(model)`.
         record: Object that writes one entry per optimizer step, on the first rank only.
         patience: Number of non-finite steps in a row after which training stops.
-        scaler: GradScaler that scales the losses of the loop; the measured gradients carry its
-            factor.
+        scaler: GradScaler that scales the losses of the loop; the measured statistics are corrected
+            for the scaler's factor.
 
     Raises:
         ValueError: The arguments do not fit together; the error is raised before any training step.

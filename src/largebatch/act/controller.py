@@ -184,7 +184,7 @@ class Controller(Control):
         Args:
             base_steps: Budget in base steps (steps of the base batch size).
             samples: Budget in training samples over all ranks. The last step is shortened to end at
-                this number, but keeps at least one sample per rank.
+                `samples`, but keeps at least one sample per rank.
             epochs: Budget in passes over the data set, or over your own data loader on all ranks,
                 converted to samples.
             steps: Budget in optimizer steps.
@@ -221,7 +221,7 @@ class Controller(Control):
         """Resume from a `state_dict` that a run with the same settings has saved.
 
         Call `load_state_dict` on every rank, before `steps`. The numbers of ranks and of loader
-        workers may differ from those of the saved run.
+        workers may differ from the numbers in the saved run.
 
         Raises:
             CheckpointError: The state has another format version, was saved with another rule, data
@@ -376,8 +376,8 @@ class Controller(Control):
             raise ValueError(
                 f"This run has the budget {budget_text(there)}, but "
                 f"control.steps({budget_text(budget)}) was called. The budget of a run cannot "
-                "change, because schedules depend on the used fraction of the budget. Continue with "
-                f"control.steps({budget_text(there)}), or build another lb.Controller."
+                "change, because schedules depend on the used fraction of the budget. Continue "
+                f"with control.steps({budget_text(there)}), or build another lb.Controller."
             )
         if not self._begun:
             decider = replace(self.decider, budget=budget)

@@ -1,9 +1,9 @@
 """Keep two methods of version 0.1, `control.check` and `control.fit_micro_batch`, until version
 0.3.
 
-The functions that replace these methods are in the package `checks`, which imports the package
-`act`. To avoid a circular import, this module imports `largebatch` only when one of the methods is
-called.
+The functions `lb.check` and `lb.fit_micro_batch`, which replace the two methods, are in the package
+`checks`, which imports the package `act`. To avoid a circular import, this module imports
+`largebatch` only when one of the methods is called.
 """
 
 from __future__ import annotations

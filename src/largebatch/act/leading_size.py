@@ -29,12 +29,13 @@ def leading_size(micro_batch: Any) -> int:
 
 
 def dimension_advice(micro_batch: Any) -> str:
-    """Return advice in case the first dimension is not that of the samples.
+    """Return advice for a micro-batch whose first dimension may not be the dimension of the
+    samples.
 
     The result is "" if the first dimensions of all tensors of the micro-batch are equal.
 
     >>> dimension_advice((Tensor(50, 8, 3), Tensor(8)))[:53]
-    ' The first dimensions of its tensors are 50, 8. If th'
+    ' The first dimensions of the tensors in a micro-batch'
     """
     lengths = [tensor.shape[0] for tensor in _tensors(micro_batch) if tensor.ndim]
     if len(set(lengths)) < 2:

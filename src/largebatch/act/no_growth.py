@@ -1,4 +1,6 @@
-"""Detect a run whose rule could grow the batch but has not done so for a part of the budget."""
+"""Detect a run whose rule could grow the batch, but has not grown the batch in the first part of
+the budget.
+"""
 
 from __future__ import annotations
 
@@ -108,8 +110,8 @@ def _clock_asks(seen: Measurement, after: Decider, *, first: int) -> bool:
     """Return whether a rule that depends only on the number of samples or steps would use a larger
     batch now if nothing bounded the batch.
 
-    The rule's decision depends on these numbers alone, so `_clock_asks` runs the rule again from
-    the rule's initial state.
+    The decision depends on the numbers of samples and steps alone, so `_clock_asks` runs the rule
+    again from the rule's initial state.
     """
     proposed = Decision(next_batch_size=first, base_steps=seen.scale)
     proposers = [one for one in _batch_rules(after.rule) if "batch" in one.changes]

@@ -37,11 +37,11 @@ class LossScale:
         self.value = 1.0
         if self.scaler is not None:
             parameter = optimizer.param_groups[0]["params"][0]
-            self.scaler.scale(zeros((), device=parameter.device))  # initializes the scaler's lazy state
+            self.scaler.scale(zeros((), device=parameter.device))  # initializes its state
 
     def open(self) -> float:
-        """Begin a step and return the scale of its losses; with a scaler, this waits for the device
-        once.
+        """Begin a step and return the scale of its losses; with a scaler, `open` waits for the
+        device once.
         """
         if self.scaler is not None:
             self.value = float(self.scaler.get_scale())

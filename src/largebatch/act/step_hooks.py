@@ -111,7 +111,9 @@ class StepHooks:
         )
 
     def _names(self, *, stepped: bool) -> str:
-        """Return the names of the optimizers that have stepped, or of those that have not."""
+        """Return the names of the optimizers that have stepped, or of the optimizers that have not
+        stepped.
+        """
         return ", ".join(
             f"{type(member).__name__} (number {number})"
             for number, member in enumerate(self._members)

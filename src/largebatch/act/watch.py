@@ -272,8 +272,8 @@ class Watch:
         return True
 
     def _without_raising(self, act: Callable[[], object]) -> bool:
-        """Call `act` and return whether it raised no exception; otherwise leave out the current
-        step.
+        """Call `act` and return True; if `act` raises an exception, leave out the current step and
+        return False.
         """
         if self._off:
             return False
@@ -320,13 +320,13 @@ def watch(
         print(noise)                                 # noise scale 1240 [980, 1610] samples (...)
 
     On one process, a loop with one backward call per step is measured from the gradients of single
-    examples: in every 8th of the first 128 steps, and in every 160th step after that. If the
-    model's examples depend on each other, or cannot be separated, `watch` compares consecutive
-    steps instead. Comparing consecutive steps is approximate, and the printed label says so.
+    examples, in every 8th of the first 128 steps and in every 160th later step. If the model's
+    examples depend on each other, or cannot be separated, `watch` compares consecutive steps
+    instead. Comparing consecutive steps is approximate, and the printed label says so.
 
     By default, the true gradient is the mean gradient over fresh samples of the distribution. If
-    training repeats a small data set many times, pass `dataset_size`: the noise scale is then that
-    of the data set's own gradient. With `dataset_size`, the noise scale is approximate while the
+    training repeats a small data set many times, pass `dataset_size`: the true gradient is then the
+    mean gradient over the data set. With `dataset_size`, the noise scale is approximate while the
     weights move within an epoch. In one test, late in training and at a large learning rate, the
     estimate was a third of the true noise scale (docs/explanation/noise-scale.md).
 

@@ -23,11 +23,11 @@ runs. A probe does not measure x. For SGD, `useful_signal` gives an upper bound 
 the squared norm. The lower bound of the interval comes from a simulated run in which the noise part
 is multiplied by r / S.
 
-Each simulated step averages the noise over as many base steps as the previous step counted as. The
-average over that number of base steps is about as exact as the measurement in a real step. The gain
-is small at the start of a run, so the average keeps a steep fall of the squared norm at the start.
-On the noisy quadratics, averages over S base steps made the forecast up to 7 % too high at 8 times
-the base batch size, and up to 48 % too high at 128 times the base batch size.
+Each simulated step averages the noise over as many base steps as the previous step counted as. This
+average is about as exact as the measurement in a real step. The gain is small at the start of a
+run, so the average keeps a steep fall of the squared norm at the start. On the noisy quadratics,
+averages over S base steps made the forecast up to 7 % too high at 8 times the base batch size, and
+up to 48 % too high at 128 times the base batch size.
 
 Johnson et al.: AdaScale SGD, 2020, arXiv 2007.05105.
 """
@@ -60,9 +60,10 @@ blocks of steps with a large gradient.
 SETTLED = 2e-6
 """Relative change of the gain per step below which the gain counts as constant.
 
-The forecast assumes constant noise after the probed steps. If the gain changes by less than this
-fraction per step, the rest of the run is counted at this gain. At S = 2, the gain would change by
-another 0.1 % until it is constant; at larger scales, the gain would change by less than 0.1 %.
+The forecast assumes constant noise after the probed steps. If the gain changes by less than the
+fraction SETTLED per step, the rest of the run is counted at the current gain. At S = 2, the gain
+would change by another 0.1 % until it is constant; at larger scales, the gain would change by less
+than 0.1 %.
 """
 
 
@@ -79,7 +80,7 @@ class GainForecast:
     Args:
         scale: Scale S = batch size / base batch size.
         batch_size: Batch size in samples.
-        mean_gain: Base steps of the run divided by its optimizer steps.
+        mean_gain: Number of base steps of the run divided by the number of optimizer steps.
         steps: Number of optimizer steps.
         samples: Number of training samples.
     """
@@ -103,12 +104,12 @@ def forecast_gain(
     """Return the forecast of AdaScale's steps and samples at one scale over the whole run.
 
     The 95 % confidence interval is the value +- WIDTH standard deviations, limited to [T / S, T].
-    The standard deviation is that of the steps of runs simulated on random variations of the
-    measured noise. Quantiles of the simulated runs would contain the true value too rarely: if the
-    measured noise is below the true noise by chance, the variations reach too little above the
-    measured noise. If `useful` is given, one more run is simulated, in which the noise part of the
-    squared norm is multiplied by gain / S. If this additional run takes fewer steps than the
-    forecast, the lower bound is computed from the steps of the additional run.
+    The standard deviation is computed from the numbers of steps of runs simulated on random
+    variations of the measured noise. Quantiles of the simulated runs would contain the true value
+    too rarely: if the measured noise is below the true noise by chance, the variations reach too
+    little above the measured noise. If `useful` is given, one more run is simulated, in which the
+    noise part of the squared norm is multiplied by gain / S. If the additional simulated run takes
+    fewer steps than the forecast, the lower bound is computed from the steps of the additional run.
 
     On artificial noise paths of 200 and 400 steps, falling and flat, the intervals contained the
     true value with a frequency of 0.93 to 1.0 for independent errors, and of 0.83 to 0.93 if half
@@ -118,8 +119,9 @@ def forecast_gain(
     400.0
 
     Args:
-        series: Pair (variance, sqnorm) of each step of the probe, at least 3 steps; of the raw
-            gradient, or of the preconditioned gradient (divided as Adam divides it).
+        series: Pair (variance, sqnorm) of each step of the probe, at least 3 steps. The values
+            belong to the raw gradient or to the preconditioned gradient (divided as Adam divides
+            it).
         base_batch_size: Base batch size b in samples.
         run_steps: Length T of the run in base steps.
         scale: Scale S, at least 1.
@@ -162,8 +164,8 @@ def simulated_steps(
 ) -> float:
     """Return the number of steps that AdaScale takes for `run_steps` base steps along a path.
 
-    The last step counts only by the fraction that the run still needs. In the simulation, each base
-    batch of a step is measured separately.
+    Only the fraction of the last step that the run still needs is counted. In the simulation, each
+    base batch of a step is measured separately.
 
     Args:
         path: Path of the noise along the run.

@@ -107,7 +107,9 @@ class Trace:
 
     @property
     def scaled(self) -> bool:
-        """Whether the noise is that of the preconditioned gradient (divided as Adam divides it)."""
+        """Whether the noise scale is computed from the preconditioned gradient (divided as Adam
+        divides it).
+        """
         return self.adam and not overscaled(
             self.preconditioned, batch_size=self.batch_size, parameters=sum(self.sizes.values())
         )

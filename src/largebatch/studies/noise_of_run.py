@@ -9,7 +9,7 @@ the base steps, and 1 / r is linear in s:
     steps = T * (1 / S + (1 - 1 / S) * mean(s)),    where each base step has the same weight
 
 If the noise scale changes along a run, one number therefore represents the whole run at every
-scale: b * (1 - mean(s)) / mean(s). The gain that follows from this noise scale is T / steps.
+scale: b * (1 - mean(s)) / mean(s). The gain that follows from this one noise scale is T / steps.
 AdaScale itself decides from running averages, which lag behind the current noise; the module
 `gain_forecast` simulates this lag.
 """
@@ -74,9 +74,9 @@ class Stretch:
     """Describe one piece of the run.
 
     Args:
-        start, stop: First step of the piece, and the step after its last step.
-        loss: Mean training loss of the piece.
-        noise: Noise scale of the piece in samples.
+        start, stop: First step of this piece of the run, and the step after its last step.
+        loss: Mean training loss in this piece of the run.
+        noise: Noise scale in this piece of the run, in samples.
         signal: Share of the base batch's squared gradient that is signal, in [0, 1].
     """
 
@@ -98,8 +98,9 @@ def noise_of_series(
 ) -> tuple[NoiseOrReason, NoiseOrReason, tuple[Stretch, ...]]:
     """Return (noise scale of the whole run, noise scale of all steps pooled, pieces) of one series.
 
-    If the data set is smaller than its noise scale, the estimated squared norm is negative. The
-    noise scale is then that of the data set's own gradient, over all steps.
+    If the data set is smaller than its noise scale, the estimated squared norm is negative. If the
+    squared norm is negative, the noise scale is computed for the mean gradient over the data set,
+    over all steps.
     """
     found = estimate_noise(series, seed=seed)
     if isinstance(found, NotEnough) and found.reason == BELOW_ZERO and dataset_size is not None:
@@ -191,7 +192,7 @@ def weights(ends: Sequence[tuple[int, int]], *, run_steps: int) -> list[float]:
     [0.125, 0.125, 0.125, 0.625]
 
     Args:
-        ends: Pair (start, stop) of each piece, in steps.
+        ends: Pair (start, stop) of each piece of the run, in steps.
         run_steps: Length T of the run in base steps, at least the probed steps.
     """
     steps = ends[-1][1]

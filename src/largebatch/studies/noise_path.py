@@ -1,7 +1,8 @@
 """Represent the noise of a probe as a function of the base step, and make random variations of it.
 
-A step that counts as several base steps reads the mean over these base steps. Averages of unbiased
-estimates are unbiased, and pooling makes their errors as small as those of a larger batch.
+A simulated step that counts as several base steps uses the mean noise over these base steps.
+Averages of unbiased estimates are unbiased, and pooling makes their errors as small as those of a
+larger batch.
 
 A variation adds random errors that resemble the measured errors (wild bootstrap over blocks of
 consecutive steps):
@@ -87,7 +88,7 @@ class NoisePath:
     def mean(self, start: float, stop: float) -> tuple[float, float]:
         """Return the mean (variance, sqnorm) from `start` to `stop`, in base steps.
 
-        A fraction of a step counts by its length.
+        A step that lies only partly in the range is weighted by its fraction in the range.
 
         Args:
             start: Start in base steps, at least 0.

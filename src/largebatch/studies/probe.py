@@ -51,8 +51,8 @@ def probe(
     batch_size: int | None = None,
     progress: StepCounter | None = None,
 ) -> ProbeResult:
-    """Train a copy of the model for some steps, and report what its gradient noise says about
-    larger batches.
+    """Train a copy of the model for some steps, and forecast from its gradient noise what larger
+    batches would give.
 
         print(lb.probe(model, optimizer, lambda model, batch: ..., dataset, base_batch_size=64))
 

@@ -37,10 +37,10 @@ class ProbeResult:
         command_name: Name of the workload for `largebatch train`; None if it has no such name.
         optimizer: Class name of the optimizer.
         adam: Whether the optimizer belongs to the Adam family.
-        preconditioned: Whether noise scales are those of the preconditioned gradient (divided as
-            Adam divides it). With Adam, `preconditioned` is False if Adam's denominators are too
-            small (`overscaled`). The noise scales of single modules (`blocks`) are always those of
-            the raw gradient.
+        preconditioned: Whether noise scales are computed from the preconditioned gradient (divided
+            as Adam divides it). With Adam, `preconditioned` is False if Adam's denominators are too
+            small (`overscaled`). The noise scales of single modules (`blocks`) are always computed
+            from the raw gradient.
         base_lr: Learning rate of the first parameter group.
         base_batch_size: Base batch size b in samples.
         batch_size: Number of samples in one measured step.

@@ -11,14 +11,13 @@ two parts are
 
     useful part = fall of the loss per step / lr,    noise part = sqnorm - useful part
 
-With momentum, lr / (1 - momentum) replaces lr. The noise part is proportional to lr / B. In a run
-at S times the batch and r times the learning rate, the noise part is therefore r / S times as
-large.
+With momentum, lr / (1 - momentum) replaces lr. The noise part is proportional to lr / B. At S times
+the batch size and r times the learning rate, the noise part is therefore multiplied by r / S.
 
-This method counts G'HG as a part of the noise part. Near the largest stable learning rate, G'HG is
-not small, so the computed noise part is too large. The useful part is therefore a lower bound, and
-it is used only for the lower bound of an interval. The effect of weight decay, which also moves the
-weights, is neglected.
+The formula for the useful part counts G'HG as a part of the noise part. Near the largest stable
+learning rate, G'HG is not small, so the computed noise part is too large. The useful part is
+therefore a lower bound, and it is used only for the lower bound of an interval. The effect of
+weight decay, which also moves the weights, is neglected.
 """
 
 from __future__ import annotations
