@@ -488,7 +488,7 @@ def attach(
             and lets the control detect missing or repeated micro-batches. None takes the number
             from the first step.
         samples: Function (args, kwargs) of the model's forward call -> number of samples in that
-            call. Pass this function if the samples are not along the first dimension of the first
+            call. Pass `samples` if the samples are not along the first dimension of the first
             argument, or if micro-batches have unequal sizes.
         reduction: "mean" if each rank's loss is a mean over the rank's own samples, as is usual
             under DistributedDataParallel. "sum" if each rank divides its summed loss by the number

@@ -97,8 +97,8 @@ class BatchLoader:
             default the first dimension of the first tensor found.
         dataset_size: Number of samples in one pass of your own data loader over all ranks. Pass
             `dataset_size` if the samplers do not show the number: for an `IterableDataset`, a
-            sampler without a length, or an iterable that is not a `DataLoader`. None counts the
-            samples as `OwnLoader` describes.
+            sampler without a length, or an iterable that is not a `DataLoader`. If None, the
+            samples are counted as `OwnLoader` describes.
 
     Raises:
         ValueError: A size is below 1, the source cannot be read, or an option does not apply to the

@@ -38,7 +38,7 @@ class NoGrowth:
         first: Number of samples in the first batch of the run.
 
     Attributes:
-        settled: Whether the wait is over.
+        settled: Whether the wait for the first growth of the batch is over.
     """
 
     def __init__(self, *, first: int) -> None:

@@ -49,8 +49,8 @@ REACH = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoisePath:
-    """Hold the variance and the squared norm along a run; later steps are like the probe's last
-    quarter.
+    """Hold the variance and the squared norm along a run; steps after the probe have the mean
+    values of the probe's last quarter.
 
     >>> path = NoisePath.of([(8.0, 4.0), (8.0, 2.0), (8.0, 0.0), (8.0, 0.0)])
     >>> path.mean(0.5, 2.5), path.mean(4.0, 9.0)

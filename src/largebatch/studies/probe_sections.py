@@ -58,7 +58,7 @@ def along_section(
     notes = []
     if steps < run_steps:
         notes.append(
-            f"Steps {steps:,} to {run_steps:,} were not run. They are assumed to be like the last "
+            f"Steps {steps:,} to {run_steps:,} were not run and are assumed to be like the last "
             "quarter of the probe."
         )
     notes.append(
@@ -218,7 +218,7 @@ def paste_section(
             f"# {loop}, with two or more backward calls per step, or two or more ranks:",
             f"control = lb.attach(model, optimizer, {rule}, {sizes})",
             f"if control.base_steps >= {run_steps}: break    # instead of a number of steps",
-            "control.advance(scheduler)    # instead of scheduler.step(), if there is one",
+            "control.advance(scheduler)    # instead of scheduler.step()",
         ),
     )
 

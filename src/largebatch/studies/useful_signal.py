@@ -110,8 +110,8 @@ def _error(losses: Sequence[float], means: Series, weights: Series) -> float:
     """Return an upper bound on the standard error of a sum over all steps: each step's weight times
     the fall of the loss in this step.
 
-    Summation by parts writes this sum as the first mean loss, the last mean loss, and the other
-    mean losses times the differences of consecutive weights.
+    The weighted sum equals a sum of the first mean loss, the last mean loss, and the other mean
+    losses times the differences of consecutive weights.
     """
     away = np.asarray(losses) - (means[:-1] + means[1:]) / 2.0
     change = float(weights[0] + weights[-1] + np.abs(np.diff(weights)).sum())
