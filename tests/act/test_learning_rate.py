@@ -208,7 +208,7 @@ def test_reduce_on_plateau_without_a_metric_is_refused() -> None:
 
 def test_a_metric_for_a_scheduler_of_the_clock_is_refused() -> None:
     _, scheduler = built(SCHEDULES["StepLR"])
-    with pytest.raises(ValueError, match="given for StepLR, but this scheduler follows the clock"):
+    with pytest.raises(ValueError, match="given for StepLR, but this scheduler is stepped once"):
         tick(scheduler, before=0.0, after=9.0, metric=1.0)
 
 

@@ -58,7 +58,7 @@ def test_a_batch_that_did_not_grow_in_a_quarter_of_the_budget_is_named_once() ->
     (text,) = go(build(Measuring()))
     assert text.startswith(
         "30: The batch did not grow: it has 8 samples after 25% of the budget (30 optimizer steps, "
-        "240 samples). The reason after the last measurement was: test 29."
+        "240 samples). The reason given at the last measurement was: test 29."
     )
     assert "lb.chain(), batches, base_batch_size=8)" in text
     assert "lb.methods.adasgd(every=2)" in text

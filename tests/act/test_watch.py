@@ -319,8 +319,8 @@ def test_what_is_measured_is_named_before_the_first_step_and_after_a_failure() -
 def test_the_noise_scale_of_a_data_set_is_named_as_approximate() -> None:
     _, noise = train(CASES["dropout"], watched=True, parts=3, steps=2, dataset_size=24)
     assert noise.label.endswith(
-        "; the estimate is exact; for the data set of 24 samples, it is approximate while the "
-        "weights move within an epoch"
+        "; the estimate is exact; for the data set of 24 samples, the estimate is approximate "
+        "while the weights move within an epoch"
     )
 
 

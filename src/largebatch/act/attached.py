@@ -49,9 +49,10 @@ class Attached(Control):
 
     If the loss or the gradient of a step is not finite, the step changes no weight: the control
     removes its gradients, and torch's optimizers ignore parameters without a gradient. The rule
-    does not see a step with a non-finite loss or gradient. Of the clocks, only `samples` advances,
-    and `skipped` counts the step. After `patience` non-finite steps in a row, training stops with
-    `NotFinite`. If a GradScaler skips a step, `advance` counts the skipped step.
+    does not see a step with a non-finite loss or gradient. A non-finite step advances the counters
+    `samples` and `skipped`, but neither `base_steps` nor `optimizer_steps`. After `patience`
+    non-finite steps in a row, training stops with `NotFinite`. If a GradScaler skips a step,
+    `advance` counts the skipped step.
 
     This class is mutable: it holds the state of the current optimizer step.
 
@@ -68,7 +69,7 @@ class Attached(Control):
             clips the gradient, and calls `complete` after the optimizer step.
 
     Raises:
-        ValueError, RanksDisagree: For the same reasons as in `attach`.
+        ValueError, RanksDisagree: `attach` would raise the same error for these arguments.
     """
 
     def __init__(
@@ -189,8 +190,9 @@ class Attached(Control):
         """Discard the gradients measured so far in the current step, because the optimizer will not
         use them.
 
-        Call `drop` after the first pass of SAM, or after a pass that ran out of memory. Clear the
-        gradients of that pass, too, with `optimizer.zero_grad()`.
+        Call `drop` after the first forward and backward pass of SAM, or after a forward or backward
+        pass that ran out of memory. Also clear the discarded gradients with
+        `optimizer.zero_grad()`.
         """
         self.observer.drop(by="control.drop()")
 
@@ -199,13 +201,14 @@ class Attached(Control):
         self.observer.loss(loss)
 
     def advance(self, scheduler: LRScheduler | None = None, *, metric: float | None = None) -> int:
-        """Advance a scheduler as `Control.advance` does, and discard an unfinished pass.
+        """Advance a scheduler as `Control.advance` does, and discard gradients that no optimizer
+        step used.
 
         Call `advance` after `optimizer.step()`. If gradients were measured but no optimizer step
         used them, or the optimizer step did not finish, `advance` discards them, and the next step
-        starts with empty statistics. A call without a scheduler only discards an unfinished pass.
-        With a GradScaler, call `advance` after `scaler.update()`: a step that the scaler skipped is
-        counted in `skipped`.
+        starts with empty statistics. A call without a scheduler only discards gradients that no
+        optimizer step used. With a GradScaler, call `advance` after `scaler.update()`: a step that
+        the scaler skipped is counted in `skipped`.
         """
         self._lr.restore()
         try:
@@ -224,16 +227,16 @@ class Attached(Control):
         return 0 if scheduler is None else super().advance(scheduler, metric=metric)
 
     def load_state_dict(self, plain: Mapping[str, Any]) -> None:
-        """Resume from a saved `state_dict`, in a run that was built with the same settings.
+        """Resume from a `state_dict` that a run with the same settings has saved.
 
-        Call `load_state_dict` on every rank. The number of ranks may differ from that of the saved
-        run. The batch size remains that of the current run, because the user's own loop makes the
-        batches.
+        Call `load_state_dict` on every rank. The number of ranks may differ from the number of
+        ranks in the saved run. The batch size of the current run does not change, because the
+        user's own loop makes the batches.
 
         Raises:
-            CheckpointError: The state was saved by another version or with another rule, data set,
-                base batch size or budget, or the state is corrupted or truncated. The error leaves
-                the run unchanged.
+            CheckpointError: The state has another format version, was saved with another rule, data
+                set, base batch size or budget, or is corrupted or truncated. The error leaves the
+                run unchanged.
             RanksDisagree: The ranks loaded different states.
         """
         if isinstance(plain, Mapping) and "batches" in plain:
@@ -257,13 +260,13 @@ class Attached(Control):
         with `decides_in_step=False`.
 
         Args:
-            share: Step's gradient divided by the mean gradient over the step's micro-batches, above
-                0. `decide` divides the gradient by this number, so that the optimizer gets the
-                mean.
+            share: Ratio of the step's gradient to the mean gradient over the step's micro-batches,
+                above 0. `decide` divides the gradient by this number, so that the optimizer gets
+                the mean.
 
         Raises:
-            LargeBatchError: For the same reasons as `optimizer.step()` under `lb.attach`, or
-                because the optimizer steps decide by themselves.
+            LargeBatchError: `optimizer.step()` under `lb.attach` would raise the same error, or the
+                optimizer steps already decide by themselves.
         """
         if self._decides_in_step:
             raise LargeBatchError(
@@ -281,7 +284,7 @@ class Attached(Control):
         self._check_going_on(seen)
 
     def complete(self) -> None:
-        """Close the decided step: restore the learning rate, write the record and open the next
+        """End the decided step: restore the learning rate, write the record and begin the next
         step.
 
         The optimizer's post-hook calls `complete`, unless a GradScaler skipped the step. `complete`
@@ -311,7 +314,9 @@ class Attached(Control):
         self._close_record()
 
     def check(self, loss: Any = None, batch: Any = None, *, seconds: float = 3.0) -> Any:
-        """Deprecated, and removed in 0.3: call `lb.check(control, loss, batch)` instead."""
+        """Call `lb.check(control, loss, batch)` instead; this method is deprecated and will be
+        removed in 0.3.
+        """
         return call_check(self, loss, batch, seconds=seconds)
 
     def __enter__(self) -> Self:
@@ -355,7 +360,7 @@ class Attached(Control):
         raise error
 
     def _abandon(self) -> None:
-        """Close a step whose `optimizer.step` raised an exception, and restore the user's learning
+        """End a step whose `optimizer.step` raised an exception, and restore the user's learning
         rate.
         """
         self._hooks.begin()
@@ -474,8 +479,8 @@ def attach(
             processes share the batch.
         optimizer: Any torch optimizer, also as `accelerate.prepare` returns it, with the learning
             rate that suits `base_batch_size`. Pass a list if several optimizers each move some of
-            the parameters. One control then multiplies all their learning rates, and a step ends
-            when each optimizer has stepped once.
+            the parameters. One control then multiplies the learning rates of all optimizers, and a
+            step ends when each optimizer has stepped once.
         rule: Rule, or chain of rules, that does not change the batch size.
         batch_size: Number of samples per optimizer step, over all ranks and micro-batches.
         base_batch_size: Base batch size B0 in samples, for which the learning rate was tuned.
@@ -483,22 +488,22 @@ def attach(
             and lets the control detect missing or repeated micro-batches. None takes the number
             from the first step.
         samples: Function (args, kwargs) of the model's forward call -> number of samples in that
-            call. Pass this function if the samples are not along the first dimension of the first
+            call. Pass `samples` if the samples are not along the first dimension of the first
             argument, or if micro-batches have unequal sizes.
         reduction: "mean" if each rank's loss is a mean over the rank's own samples, as is usual
-            under DistributedDataParallel. "sum" if each rank divides by the number of samples, or
-            tokens, of all ranks. The choice scales the recorded variance and squared norm, but not
-            their ratio.
+            under DistributedDataParallel. "sum" if each rank divides its summed loss by the number
+            of samples, or of tokens, of all ranks. `reduction` scales the recorded variance and
+            squared norm, but not the ratio of variance to squared norm.
         dataset_size: Number of samples in one epoch, for rules that need it.
         budget: Length of the run, for schedules.
         meter: Meter that measures the gradients; None is `Meter(model)`.
         record: Object that writes one entry per optimizer step, on the first rank only.
         patience: Number of non-finite steps in a row after which training stops.
-        scaler: GradScaler that scales the losses of the loop; the measured gradients carry its
-            factor.
+        scaler: GradScaler that scales the losses of the loop; the measured statistics are corrected
+            for the scaler's factor.
 
     Raises:
-        ValueError: The arguments do not fit together. The error is raised before any training step.
+        ValueError: The arguments do not fit together; the error is raised before any training step.
         RanksDisagree: The ranks were started with different settings.
         NotFinite: `patience` non-finite steps occurred in a row; `optimizer.step()` raises this
             error.

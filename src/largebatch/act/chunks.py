@@ -82,7 +82,7 @@ class Workers:
     ) -> None:
         self._ahead = _ReadAheadSampler(stream)
         self._results: Iterator[Any] | None = None
-        generator = torch.Generator()  # by default, the DataLoader would draw from the global one
+        generator = torch.Generator()  # by default, the DataLoader would use the global generator
         generator.seed()
         self._loader: DataLoader[Any] = DataLoader(
             _Chunks(fetch),
@@ -118,8 +118,8 @@ class Workers:
 
 
 class _ReadAheadSampler:
-    """Yield index lists for the workers; `plan` is not issued yet, `issued` is not delivered
-    yet.
+    """Yield lists of sample indices for the workers: `plan` holds chunks that are not issued yet,
+    and `issued` holds chunks that are issued but not delivered yet.
     """
 
     def __init__(self, stream: SampleStream) -> None:
@@ -152,7 +152,7 @@ def _as_it_is(micro_batch: Any) -> Any:
 class ChunkSource:
     """Plan the steps of an endless stream of samples.
 
-    This class is mutable: it remembers how the last step was cut.
+    This class is mutable: it remembers how the last step was cut into chunks.
 
     Args:
         delivery: Object that reads the chunks.
@@ -222,7 +222,7 @@ class ChunkSource:
         """Check that the step had the planned number of samples.
 
         Raises:
-            MicroBatchMissed: The step had another number of samples.
+            MicroBatchMissed: The step used another number of samples than planned.
         """
         if samples != planned:
             raise MicroBatchMissed(

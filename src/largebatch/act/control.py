@@ -1,4 +1,4 @@
-"""Define the clocks of a run, which `Controller` and `Attached` share."""
+"""Count the samples, steps and base steps of a run; `Controller` and `Attached` share this code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from largebatch.measure.running_statistics import RunningStatistics
 
 
 class Control:
-    """Hold the clocks of a run, and drive everything that follows these clocks.
+    """Count the samples, steps and base steps of a run, and update everything that depends on these
+    counters.
 
     This class is mutable: it holds the decider before and after the last optimizer step.
 
@@ -43,7 +44,7 @@ class Control:
         patience: Number of non-finite steps in a row after which training stops.
 
     Attributes:
-        decider: Rule, rule state and clocks before the next step.
+        decider: Rule, state of the rule, and counters of samples and steps before the next step.
         decision: Decision of the last step; None before the first step.
         optimizer: Optimizer whose steps are counted.
         meter: Meter that measures the gradients.
@@ -124,7 +125,9 @@ class Control:
         return self.decider.finished
 
     def __repr__(self) -> str:
-        """Return the clocks and the last learning-rate factor in one line."""
+        """Return the numbers of steps, samples and base steps, and the last learning-rate factor,
+        in one line.
+        """
         seen = f"lr x {self.lr_multiplier:.4g}" if self.decision else "no step yet"
         return (
             f"<{type(self).__name__}: {self.optimizer_steps} optimizer steps, {self.samples} "
@@ -140,9 +143,9 @@ class Control:
     ) -> bool:
         """Return whether the last step reached or passed a multiple of the given interval.
 
-        Use `every` to schedule evaluations and checkpoints. While the batch grows, "every 100
-        steps" would cover more and more samples; an interval in samples or base steps does not
-        change.
+        Use `every` to schedule evaluations and checkpoints. If the batch grows, an interval of 100
+        optimizer steps covers more and more samples; an interval in samples or base steps does not
+        depend on the batch size.
 
         Args:
             samples: Interval in training samples over all ranks, above 0.
@@ -177,7 +180,7 @@ class Control:
         Calls with different values of `every` are counted separately. The first call counts from
         the start of the run, or from where the run was resumed. Base steps advance by the gain, so
         a test such as `iteration % 10 == 0` would miss most multiples of 10. Call `ticks` before
-        `state_dict`, because a resumed run counts from the saved clock.
+        `state_dict`, because a resumed run counts from the saved `base_steps`.
 
         Args:
             every: Interval in base steps, above 0. If `every` is a whole number, the multiples are
@@ -212,7 +215,8 @@ class Control:
         return ticks
 
     def state_dict(self) -> dict[str, Any]:
-        """Return rule states, clocks, averages and the next batch size as plain values.
+        """Return rule states, counters of samples and steps, averages and the next batch size as
+        plain values.
 
         The values are numbers, None and text, under the same keys for every run.
         `torch.load(weights_only=True)` and torch.distributed.checkpoint can therefore read the
@@ -245,8 +249,8 @@ class Control:
     def _restore_running_statistics(self, seen: Measurement) -> None:
         """Undo the changes that the forward pass of a skipped step made to the running statistics.
 
-        With a GradScaler, they are restored only if a statistic is not finite, because a loss scale
-        can make gradients infinite after a correct forward pass.
+        With a GradScaler, the running statistics are restored only if one of them is not finite,
+        because a loss scale can make gradients infinite after a correct forward pass.
         """
         if seen.finite:
             return
@@ -256,7 +260,9 @@ class Control:
             self._running_statistics.repair()
 
     def _read_state(self, plain: Mapping[str, Any], *, decider: Decider) -> Resumed:
-        """Check a saved state against a decider of this run and return where it resumes."""
+        """Check a saved state against a decider of this run, and return the point at which the run
+        resumes.
+        """
         # These modules import every rule, and only a run that resumes needs them.
         from largebatch.rules.kinds import KINDS_TO_RESUME
         from largebatch.rules.old_states import revive
@@ -286,7 +292,7 @@ class Control:
                 cause += (
                     " The loss is finite, so only the gradient overflows. With a GradScaler, start "
                     "with a lower loss scale, torch.amp.GradScaler(init_scale=1024.0), or allow "
-                    f"more steps to find one, patience={2 * self.patience}."
+                    f"more steps to find a suitable scale, patience={2 * self.patience}."
                 )
             loss = "the loss was not passed" if seen.loss is None else f"loss {seen.loss}"
             raise NotFinite(

@@ -51,7 +51,8 @@ class Controller(Control):
             control.step(clip_norm=1.0)
 
     Each optimizer step measures the gradient, decides, applies the decision and commits the result.
-    `measure` only measures the gradient; `step` does the parts that remain.
+    `measure` only measures the gradient; `step` then decides, applies the decision and commits the
+    result.
 
     >>> import torch, largebatch as lb
     >>> model = torch.nn.Linear(3, 1)
@@ -81,7 +82,7 @@ class Controller(Control):
             scales the loss, unscales the gradients, and steps and updates the scaler.
 
     Raises:
-        ValueError: The arguments do not fit together. The error is raised before any training step.
+        ValueError: The arguments do not fit together; the error is raised before any training step.
         RanksDisagree: The ranks were started with different settings.
     """
 
@@ -183,7 +184,7 @@ class Controller(Control):
         Args:
             base_steps: Budget in base steps (steps of the base batch size).
             samples: Budget in training samples over all ranks. The last step is shortened to end at
-                this number, but keeps at least one sample per rank.
+                `samples`, but keeps at least one sample per rank.
             epochs: Budget in passes over the data set, or over your own data loader on all ranks,
                 converted to samples.
             steps: Budget in optimizer steps.
@@ -217,15 +218,15 @@ class Controller(Control):
         return {**super().state_dict(), "batches": self.batches.state_dict()}
 
     def load_state_dict(self, plain: Mapping[str, Any]) -> None:
-        """Resume from a saved `state_dict`, in a run that was built with the same settings.
+        """Resume from a `state_dict` that a run with the same settings has saved.
 
         Call `load_state_dict` on every rank, before `steps`. The numbers of ranks and of loader
-        workers may differ from those of the saved run.
+        workers may differ from the numbers in the saved run.
 
         Raises:
-            CheckpointError: The state was saved by another version or with another rule, data set,
-                base batch size or budget, or the state is corrupted or truncated. The error leaves
-                the run unchanged.
+            CheckpointError: The state has another format version, was saved with another rule, data
+                set, base batch size or budget, or is corrupted or truncated. The error leaves the
+                run unchanged.
             RanksDisagree: The ranks loaded different states.
         """
         self._check_between_steps("loaded")
@@ -264,12 +265,13 @@ class Controller(Control):
 
     def backward(self, loss: Tensor, *, weight: float | Tensor | None = None) -> None:
         """Run the backward pass of one micro-batch, weighted so that the step's gradient is the
-        mean.
+        mean over all samples of the step.
 
         Args:
             loss: Mean loss of the micro-batch, a scalar tensor.
-            weight: Number of items that the loss is a mean over, above 0, if these items are not
-                the samples (for example tokens). Reading a tensor's value waits for the device.
+            weight: Number of items over which the loss is a mean, such as tokens, above 0. None is
+                the number of samples. If `weight` is a tensor, reading its value waits for the
+                device.
 
         Raises:
             ValueError: The loss is a sum, is not a scalar or has no autograd graph, or the weight
@@ -281,8 +283,8 @@ class Controller(Control):
         step = self._step
         if step is None:
             raise MicroBatchMissed(
-                "control.backward was called outside a step. Call it inside the two loops: for "
-                "batch in control.steps(samples=...): for x, y in batch: ..."
+                "control.backward was called outside a step. Call control.backward inside the "
+                "two loops: for batch in control.steps(samples=...): for x, y in batch: ..."
             )
         check_loss(loss, samples=step.size)
         weight = weight_of(weight, samples=step.size)
@@ -357,11 +359,15 @@ class Controller(Control):
         return decision
 
     def check(self, loss: Any = None, *, seconds: float = 3.0) -> Any:
-        """Deprecated, and removed in 0.3: call `lb.check(control, loss)` instead."""
+        """Call `lb.check(control, loss)` instead; this method is deprecated and will be removed in
+        0.3.
+        """
         return call_check(self, loss, seconds=seconds)
 
     def fit_micro_batch(self, loss: Any, **options: Any) -> Any:
-        """Deprecated, and removed in 0.3: call `lb.fit_micro_batch(control, loss)` instead."""
+        """Call `lb.fit_micro_batch(control, loss)` instead; this method is deprecated and will be
+        removed in 0.3.
+        """
         return call_fit_micro_batch(self, loss, **options)
 
     def _begin(self, budget: Budget) -> None:
@@ -370,8 +376,8 @@ class Controller(Control):
             raise ValueError(
                 f"This run has the budget {budget_text(there)}, but "
                 f"control.steps({budget_text(budget)}) was called. The budget of a run cannot "
-                "change, because schedules are fractions of it. Continue with "
-                f"control.steps({budget_text(there)}), or build another lb.Controller."
+                "change, because schedules depend on the used fraction of the budget. Continue "
+                f"with control.steps({budget_text(there)}), or build another lb.Controller."
             )
         if not self._begun:
             decider = replace(self.decider, budget=budget)
@@ -404,7 +410,7 @@ class Controller(Control):
                 if self._step is not None:
                     raise MicroBatchMissed(
                         "The loop asked for the next step before control.step() was called. "
-                        "Call it once per step, after the loop over the micro-batches: "
+                        "After the loop over the micro-batches, add one call per step: "
                         "control.step()."
                     )
                 if self.reading is not None and self.reading.exhausted:
@@ -464,7 +470,7 @@ class Controller(Control):
         if self._step is not None:
             raise CheckpointError(
                 f"The state of a run can be {what} only between two steps, but a step is in "
-                "progress. Do it after control.step()."
+                "progress. Save or load the state after control.step()."
             )
 
     def _refuse_foreign_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:

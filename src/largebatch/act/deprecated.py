@@ -1,7 +1,9 @@
-"""Support methods of version 0.1 that are now functions; they are removed in 0.3.
+"""Keep two methods of version 0.1, `control.check` and `control.fit_micro_batch`, until version
+0.3.
 
-The functions are in the package `checks`, which imports the package `act`. This module therefore
-looks up the functions' public names only when a method is called.
+The functions `lb.check` and `lb.fit_micro_batch`, which replace the two methods, are in the package
+`checks`, which imports the package `act`. To avoid a circular import, this module imports
+`largebatch` only when one of the methods is called.
 """
 
 from __future__ import annotations

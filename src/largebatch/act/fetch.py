@@ -4,9 +4,9 @@ Tensors are indexed as a whole, `__getitems__` is called once per micro-batch, a
 are read item by item.
 
 The content of a sample is a function of (seed, position in the stream), even if its data set draws
-random numbers. To achieve this, Python's, NumPy's and torch's global CPU generators are seeded
-before each sample and restored after the micro-batch. Augmentation therefore does not depend on the
-number of ranks, on the chunks or on the workers.
+random numbers. Python's, NumPy's and torch's global CPU generators are therefore seeded before each
+sample and restored after the micro-batch. Augmentation therefore does not depend on the number of
+ranks, on the chunks or on the workers.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class FetchItems:
 class FetchMany:
     """Read a micro-batch with one call of `dataset.__getitems__`, and collate the samples.
 
-    The call is seeded by the position of its first sample. If the data set draws random numbers,
-    they therefore depend on how the batch is cut.
+    The call is seeded by the position of its first sample. Random numbers that the data set draws
+    therefore depend on how the batch is cut into micro-batches.
 
     Args:
         dataset, collate, seed: These arguments have the same meaning as in `FetchItems`.

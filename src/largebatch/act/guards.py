@@ -66,7 +66,7 @@ def check_cap(rule: Rule, *, batch_size: int) -> None:
     """Check that the first batch is not larger than the largest batch size that the rule allows.
 
     Raises:
-        ValueError: The first batch is larger; the message names both sizes.
+        ValueError: The first batch is larger than the rule allows; the message names both sizes.
     """
     for one in within(rule):
         if isinstance(one, ClampBatch) and one.max is not None and one.max < batch_size:
@@ -121,7 +121,8 @@ def check_not_joined(replica: nn.parallel.DistributedDataParallel | None) -> Non
     """Check that the step is not inside `model.join()`, before the ranks communicate.
 
     Args:
-        replica: DistributedDataParallel wrapper of the model; None without one.
+        replica: DistributedDataParallel wrapper of the model; None if the model has no such
+            wrapper.
 
     Raises:
         LargeBatchError: torch's `Join` is active.
@@ -221,7 +222,7 @@ def check_micro_batches(micro_batches: int | None) -> None:
     if micro_batches is not None and micro_batches < 1:
         raise ValueError(
             f"micro_batches={micro_batches!r} was given, but it must be at least 1, "
-            "or None to take it from the first step. For example: micro_batches=4."
+            "or None to take the number from the first step. For example: micro_batches=4."
         )
 
 
@@ -247,8 +248,9 @@ def refuse_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """
     if has_closure(args, kwargs):
         raise LargeBatchError(
-            "optimizer.step(closure) runs the backward call inside the step, after the moment of "
-            "measuring. Run the closure before the step: closure(); optimizer.step()."
+            "optimizer.step(closure) runs the backward call inside the step, but the gradients are "
+            "measured before the step. Run the closure before the step: closure(); "
+            "optimizer.step()."
         )
 
 

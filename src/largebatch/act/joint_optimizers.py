@@ -11,7 +11,7 @@ from largebatch.act.prepared import bare_optimizer
 
 
 class JointOptimizers:
-    """Show the parameter groups of several optimizers as those of one optimizer.
+    """Show the parameter groups of several optimizers as the parameter groups of one optimizer.
 
     A step of the control begins with the first optimizer that steps, and ends when each optimizer
     has stepped once. `JointOptimizers` does not step the optimizers itself.

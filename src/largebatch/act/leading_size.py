@@ -21,27 +21,29 @@ def leading_size(micro_batch: Any) -> int:
     if found is None or found.ndim == 0:
         raise ValueError(
             f"The samples of a micro-batch of type {type(micro_batch).__name__} cannot be counted, "
-            "because it holds no tensor with a first dimension. Pass a function that counts them: "
+            "because it holds no tensor with a first dimension. Pass a function that counts the "
+            "samples: "
             "BatchLoader(loader, batch_size=64, size_of=lambda micro_batch: len(micro_batch.ids))."
         )
     return found.shape[0]
 
 
 def dimension_advice(micro_batch: Any) -> str:
-    """Return advice in case the first dimension is not that of the samples.
+    """Return advice for a micro-batch whose first dimension may not be the dimension of the
+    samples.
 
     The result is "" if the first dimensions of all tensors of the micro-batch are equal.
 
     >>> dimension_advice((Tensor(50, 8, 3), Tensor(8)))[:53]
-    ' The first dimensions of its tensors are 50, 8. If th'
+    ' The first dimensions of the tensors in a micro-batch'
     """
     lengths = [tensor.shape[0] for tensor in _tensors(micro_batch) if tensor.ndim]
     if len(set(lengths)) < 2:
         return ""
     return (
-        f" The first dimensions of its tensors are {', '.join(map(str, lengths))}. If the samples "
-        "are along another dimension, as in (T, B, ...), pass BatchLoader(loader, "
-        "batch_size=64, size_of=lambda batch: batch[0].shape[1])."
+        " The first dimensions of the tensors in a micro-batch are "
+        f"{', '.join(map(str, lengths))}. If the samples are along another dimension, as in (T, B, "
+        "...), pass BatchLoader(loader, batch_size=64, size_of=lambda batch: batch[0].shape[1])."
     )
 
 

@@ -1,4 +1,4 @@
-"""Multiply the learning rate inside one optimizer step, and drive schedulers by a clock."""
+"""Multiply the learning rate inside one optimizer step, and step schedulers once per base step."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class LrActuator:
         if any(group.get("lr") is None for group in optimizer.param_groups):
             raise ValueError(
                 f"{type(optimizer).__name__} has a parameter group without a learning rate, but "
-                "the rule multiplies the learning rate of every group. Set one: "
+                "the rule multiplies the learning rate of every group. Set a learning "
+                "rate: "
                 "torch.optim.SGD(model.parameters(), lr=0.1)."
             )
         self.optimizer = optimizer
@@ -69,19 +70,18 @@ class LrActuator:
 def tick(
     scheduler: LRScheduler, *, before: float, after: float, metric: float | None = None
 ) -> int:
-    """Advance a torch scheduler from one clock value to another, by whole base steps.
+    """Step a torch scheduler once for each whole base step between two values of `base_steps`.
 
     Args:
         scheduler: Any torch scheduler that is written in base steps.
-        before, after: Clock in base steps, before and after the optimizer step.
-        metric: Value for `ReduceLROnPlateau`, which is stepped once per metric and never by the
-            clock.
+        before, after: Value of `base_steps` before and after the optimizer step.
+        metric: Value for `ReduceLROnPlateau`, which is stepped once per metric and never per base
+            step.
 
     Returns:
         Number of times the scheduler was stepped: floor(after) - floor(before). Steps past the end
-        of a `OneCycleLR` are left out, because `OneCycleLR` would raise an error there, also inside
-        a
-        `SequentialLR` or a `ChainedScheduler`.
+        of a `OneCycleLR` are left out, because `OneCycleLR` raises an error at such a step, also
+        inside a `SequentialLR` or a `ChainedScheduler`.
 
     Raises:
         ValueError: A `ReduceLROnPlateau` has no metric, or another scheduler was given a metric.
@@ -90,15 +90,16 @@ def tick(
         if metric is None:
             raise ValueError(
                 "control.advance was called for ReduceLROnPlateau without a metric, but this "
-                "scheduler follows a metric, not the clock. After each evaluation, call "
+                "scheduler is stepped by a metric, not by base steps. After each evaluation, call "
                 "control.advance(scheduler, metric=validation_loss)."
             )
         scheduler.step(metric)
         return 1
     if metric is not None:
         raise ValueError(
-            f"A metric was given for {type(scheduler).__name__}, but this scheduler follows the "
-            "clock. Call control.advance(scheduler) once after each step, without a metric."
+            f"A metric was given for {type(scheduler).__name__}, but this scheduler is stepped "
+            "once per base step. Call control.advance(scheduler) once after each step, without a "
+            "metric."
         )
     ticks = _whole(after) - _whole(before)
     ticks = min(ticks, _left(scheduler))
@@ -110,7 +111,7 @@ def tick(
 def _left(scheduler: LRScheduler) -> int:
     """Return how many steps remain before the end of a `OneCycleLR`, also inside other schedulers.
 
-    The schedulers inside `ChainedScheduler` and `SequentialLR` are known only by private names.
+    `ChainedScheduler` and `SequentialLR` hold their schedulers in private attributes only.
     """
     if isinstance(scheduler, OneCycleLR):
         return max(scheduler.total_steps - 1 - max(scheduler.last_epoch, 0), 0)
@@ -123,7 +124,9 @@ def _left(scheduler: LRScheduler) -> int:
 
 
 def _whole(clock: float) -> int:
-    """Return floor(clock), so that ten steps of 0.1 make one base step despite rounding."""
+    """Return the number of whole base steps, so that ten steps of 0.1 make one base step despite
+    rounding.
+    """
     return math.floor(clock + 1e-6)
 
 

@@ -77,10 +77,10 @@ class BatchLoader:
         batch_size: Number of samples in the first step, over all ranks.
         max_micro_batch_size: Largest number of samples in one micro-batch on one rank; larger
             batches are accumulated. If omitted, the size is each rank's share of the first batch,
-            because the user has shown that this size fits; if a rule sets the batch size by
-            measuring, it is at most half of the first batch. With "auto", `lb.fit_micro_batch`
-            finds the largest size that fits into memory before the first step, and a resumed run
-            keeps that size.
+            which is assumed to fit into memory. If a rule sets the batch size by measuring, the
+            default is at most half of the first batch. With "auto", `lb.fit_micro_batch` finds the
+            largest size that fits into memory before the first step, and a resumed run keeps that
+            size.
         seed: Seed of the permutations and of the samples' randomness.
         shuffle: Whether the samples of each epoch are permuted.
         collate: Function (list of samples) -> micro-batch; by default torch's `default_collate`.
@@ -89,16 +89,16 @@ class BatchLoader:
             multiprocessing_context, timeout, worker_init_fn.
         seed_samples: Whether to seed Python's, NumPy's and torch's global CPU generators before
             each sample, so that augmentation is a function of (seed, position). A data set with
-            `__getitems__` is seeded once per call, by the first sample of the call. Seeding costs
-            about 20 microseconds per sample. This time is negligible compared with decoding an
-            image, but longer than reading a row. Pass False if the data set draws no random
-            numbers. Tensors are never seeded.
+            `__getitems__` is seeded once per call, by the first sample of the call. Seeding takes
+            about 20 microseconds per sample: little compared with decoding an image, but more than
+            reading one row of numbers takes. Pass False if the data set draws no random numbers.
+            Tensors are never seeded.
         size_of: Function (micro-batch of your own data loader) -> number of samples in it; by
             default the first dimension of the first tensor found.
         dataset_size: Number of samples in one pass of your own data loader over all ranks. Pass
-            this number if the samplers do not show it: an `IterableDataset`, a sampler without a
-            length, or an iterable that is not a `DataLoader`. None counts the samples as
-            `OwnLoader` describes.
+            `dataset_size` if the samplers do not show the number: for an `IterableDataset`, a
+            sampler without a length, or an iterable that is not a `DataLoader`. If None, the
+            samples are counted as `OwnLoader` describes.
 
     Raises:
         ValueError: A size is below 1, the source cannot be read, or an option does not apply to the
@@ -264,7 +264,7 @@ class BatchLoader:
         if self.max_micro_batch_size == "auto":
             raise LargeBatchError(
                 'max_micro_batch_size="auto" was given, but the largest micro-batch that fits was '
-                "not found yet. Find it before the first step, with the loss of your loop: "
+                "not found yet. Find the size before the first step, with the loss of your loop: "
                 "lb.fit_micro_batch(control, lambda model, batch: "
                 "loss_fn(model(batch[0]), batch[1]))."
             )
@@ -285,7 +285,7 @@ class BatchLoader:
         next step.
 
         The call takes no sample from the stream. For your own data loader, the result has only the
-        one micro-batch that is held ahead.
+        one micro-batch that was read ahead.
 
         Args:
             most: Largest number of micro-batches to return.
@@ -360,8 +360,8 @@ class BatchLoader:
         read again from the start of the saved pass up to the saved position.
 
         Raises:
-            ValueError: The seed, the order, the data set or the version differs, or the loader
-                cannot return to the saved position.
+            ValueError: The seed, the order, the data set or the version differs from the saved one,
+                or the loader cannot return to the saved position.
             RecordError: The value is not a state of a BatchLoader, or it is corrupted.
         """
         state: LoaderState = decode(LoaderState, plain, where="the BatchLoader's state")
@@ -403,7 +403,7 @@ class BatchLoader:
         if not isinstance(batch_size, int):
             raise ValueError(
                 f"batch_size={batch_size!r} was given, but it must be a whole number of samples. "
-                "Round it: control.resize(int(1.5 * control.batch_size))."
+                "Round the number: control.resize(int(1.5 * control.batch_size))."
             )
         if batch_size < ranks:
             raise ValueError(

@@ -25,7 +25,7 @@ class MicroBatches(Iterable[Any]):
         planned: Micro-batches that the loader gives this rank.
         replica: DistributedDataParallel wrapper that must not synchronize too early; None on a
             single process.
-        quiet: Whether even the last micro-batch must not synchronize.
+        quiet: Whether no micro-batch may synchronize the gradients, not even the last one.
 
     Attributes:
         batch_size: Number of samples planned for the step, over all ranks.
@@ -45,8 +45,8 @@ class MicroBatches(Iterable[Any]):
         unsynchronized = quiet or planned.accumulation > 1
         if replica is not None and replica.static_graph and unsynchronized:
             raise LargeBatchError(
-                "DistributedDataParallel(static_graph=True) was given, but torch raises an error "
-                "with it if the first backward call does not synchronize the gradients. Several "
+                "DistributedDataParallel(static_graph=True) was given, but torch then raises an "
+                "error if the first backward call does not synchronize the gradients. Several "
                 "micro-batches per step, lb.measure.Detached and lb.measure.Flat need such a "
                 "backward call. Remove static_graph: DistributedDataParallel(model)."
             )
@@ -73,7 +73,8 @@ class MicroBatches(Iterable[Any]):
         if not self._waiting:
             raise MicroBatchMissed(
                 "control.backward was called twice for one micro-batch, or outside the loop over "
-                "the micro-batches. Call it once per micro-batch, with the sum of its losses, "
+                "the micro-batches. Call control.backward once per micro-batch, with the sum "
+                "of the losses, "
                 "control.backward(loss_a + loss_b), inside for x, y in batch: ..."
             )
         self._waiting = False
@@ -122,7 +123,7 @@ SUM = 2
 def check_loss(loss: Tensor, *, samples: int) -> None:
     """Raise an error if the value cannot be the mean loss of a micro-batch.
 
-    Only torch's own loss functions show in the autograd graph that they compute a sum. A sum that
+    For torch's own loss functions, the autograd graph shows whether the loss is a sum. A sum that
     is written out, `losses.sum()`, may be a mean whose weights were already multiplied in.
     `lb.check` detects a written-out sum by repeating samples.
 
@@ -146,9 +147,9 @@ def check_loss(loss: Tensor, *, samples: int) -> None:
         )
     if samples > 1 and getattr(loss.grad_fn, "_saved_reduction", None) == SUM:
         raise ValueError(
-            "The loss is a sum (reduction='sum'), so a larger micro-batch would also take a larger "
-            "step. Pass the mean, control.backward(loss / len(x)), and multiply the learning rate "
-            "by the micro-batch size for which it was tuned."
+            "The loss is a sum (reduction='sum'), so a larger micro-batch would also move the "
+            "weights further. Pass the mean, control.backward(loss / len(x)), and multiply the "
+            "learning rate by the micro-batch size for which it was tuned."
         )
 
 
@@ -162,7 +163,7 @@ def weight_of(weight: float | Tensor | None, *, samples: int) -> float:
     if not 0.0 < weight < math.inf:
         raise ValueError(
             f"weight={weight!r} was given, but the weight of a micro-batch must be finite and "
-            "above 0. If nothing in the micro-batch counts, give it a tiny weight: "
+            "above 0. If nothing in the micro-batch counts, pass a zero loss with a tiny weight: "
             "control.backward(0.0 * model(x).sum(), weight=1e-6)."
         )
     return weight

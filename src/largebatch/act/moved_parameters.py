@@ -14,8 +14,8 @@ from largebatch.measure.parameters import Parameters
 class MovedParameters:
     """Hold the trainable parameters that an optimizer had when the run was built.
 
-    This class is mutable: if the optimizer has the same parameters in another order, it adopts this
-    order.
+    This class is mutable: if the optimizer has the same parameters in another order, the new order
+    is stored.
 
     Args:
         optimizer: Optimizer that moves the parameters.

@@ -26,9 +26,9 @@ def check_needs(decider: Decider, *, meter: Meter) -> None:
         )
     elif "inner_product_variance" in missing:
         remedy = (
-            "This statistic needs the gradients of single samples. Pass meter=lb.Meter(model, "
-            "examples=lb.PerExample()), or use the norm test, which needs only the moments: "
-            "lb.NormTest(eta=0.5)."
+            "The variance of inner products needs the gradients of single samples. Pass "
+            "meter=lb.Meter(model, examples=lb.PerExample()), or use the norm test, which needs "
+            "only the moments: lb.NormTest(eta=0.5)."
         )
     elif "coordinate_noise_scale" in missing:
         more = "statistics=[lb.measure.SquaredNorms(), lb.measure.CoordinateNoiseScale()]"
@@ -37,10 +37,10 @@ def check_needs(decider: Decider, *, meter: Meter) -> None:
         remedy = f"Add the statistic to the meter: meter=lb.Meter(model, {more})."
     elif "full_sqnorm" in missing:
         remedy = (
-            "This statistic needs passes over the data set. Pass the data set and the loss: "
-            "meter=lb.Meter(model, full=lb.FullGradient(dataset, lambda model, batch: "
-            "loss_fn(model(batch[0]), batch[1]))). A method that uses only the gradients of the "
-            "training steps is lb.methods.adaptive_growth()."
+            "The gradient of the whole data set needs passes over the data set. Pass the data set "
+            "and the loss: meter=lb.Meter(model, full=lb.FullGradient(dataset, lambda model, "
+            "batch: loss_fn(model(batch[0]), batch[1]))). A method that uses only the gradients of "
+            "the training steps is lb.methods.adaptive_growth()."
         )
     require(
         decider.rule,

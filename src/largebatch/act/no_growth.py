@@ -1,4 +1,6 @@
-"""Detect a run whose rule could grow the batch but has not done so for a part of the budget."""
+"""Detect a run whose rule could grow the batch, but has not grown the batch in the first part of
+the budget.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,14 @@ def chooses_by_measuring(rule: Rule) -> bool:
 class NoGrowth:
     """Wait for the first growth of the batch, or for the end of the first quarter of the budget.
 
-    This class is mutable: it holds the last reason that came with a measurement, and whether the
-    wait is over.
+    This class is mutable: it holds the reason of the last measured decision, and whether the wait
+    is over.
 
     Args:
         first: Number of samples in the first batch of the run.
 
     Attributes:
-        settled: Whether the wait is over.
+        settled: Whether the wait for the first growth of the batch is over.
     """
 
     def __init__(self, *, first: int) -> None:
@@ -45,7 +47,8 @@ class NoGrowth:
         self.settled = False
 
     def resume(self, decider: Decider) -> None:
-        """Continue from a saved run, of which only the clocks are known.
+        """Continue from a saved run, although only the saved counters of samples and steps are
+        known.
 
         The wait is over if the run is past the first quarter of its budget, because the saved run
         has then already warned. The wait is also over if the mean batch or the current batch is
@@ -104,11 +107,11 @@ def _is_due(decider: Decider) -> bool:
 
 
 def _clock_asks(seen: Measurement, after: Decider, *, first: int) -> bool:
-    """Return whether a rule that follows the clock would use a larger batch now if nothing bounded
-    it.
+    """Return whether a rule that depends only on the number of samples or steps would use a larger
+    batch now if nothing bounded the batch.
 
-    A rule that follows the clock decides from the clocks alone, so `_clock_asks` asks it again from
-    its initial state.
+    The decision depends on the numbers of samples and steps alone, so `_clock_asks` runs the rule
+    again from the rule's initial state.
     """
     proposed = Decision(next_batch_size=first, base_steps=seen.scale)
     proposers = [one for one in _batch_rules(after.rule) if "batch" in one.changes]
@@ -132,10 +135,10 @@ def _text(names: str, *, seen: Measurement, after: Decider, reason: str) -> str:
             f"{often}"
         )
     return (
-        f"{begin}The reason after the last measurement was: {reason}. If the noise scale is below "
-        "the batch size, nothing is wrong: a larger batch would save hardly any steps. A constant "
-        "batch without measurements is then as good: lb.Controller(model, optimizer, lb.chain(), "
-        f"batches, base_batch_size={after.base_batch_size}). If the noise scale is not known yet, "
-        f"more measurements help. {often} If a bound prevents the growth, raise the bound, as in "
-        "lb.methods.adasgd(max=4096)."
+        f"{begin}The reason given at the last measurement was: {reason}. If the noise scale is "
+        "below the batch size, nothing is wrong: a larger batch would save hardly any steps. In "
+        "this case, you can keep a constant batch and measure nothing: lb.Controller(model, "
+        f"optimizer, lb.chain(), batches, base_batch_size={after.base_batch_size}). If the noise "
+        f"scale is not known yet, more measurements help. {often} If a bound prevents the growth, "
+        "raise the bound, as in lb.methods.adasgd(max=4096)."
     )

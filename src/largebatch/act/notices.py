@@ -13,7 +13,7 @@ from largebatch.core.measurement import Measurement
 class Notices:
     """Warn about each notice that a rule gives, and about a batch that does not grow.
 
-    This class is mutable: it holds what the run has seen of a batch that may still grow.
+    This class is mutable: it remembers whether the batch has grown.
 
     Args:
         decider: Decider before the first step.

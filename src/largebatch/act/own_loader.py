@@ -26,22 +26,24 @@ class OwnLoader:
     """Plan the steps of the user's own loader or iterable; reading from it changes state.
 
     A loader that can be iterated again is repeated without end, pass after pass; an iterator ends.
-    Each step takes k whole micro-batches on this rank. k is the smallest number whose samples reach
-    this rank's share of the batch:
+    Each step takes k whole micro-batches on this rank, the smallest number of micro-batches whose
+    samples reach this rank's share of the batch:
 
         k = ceil(batch size / (ranks * size))
 
     Here `size` is the largest micro-batch seen in the current pass, because the short micro-batch
-    at the end of a pass does not predict the next sizes. One micro-batch is held ahead, so that its
-    size and the end of the data are known before a step. From an iterator, all k micro-batches are
-    drawn before the first one is yielded, because only then is the last one known.
+    at the end of a pass does not predict the next sizes. One micro-batch is read ahead, so that its
+    size and the end of the data are known before a step. If the source is an iterator, all k
+    micro-batches are drawn before the first one is yielded, because the last micro-batch must be
+    known and the iterator may end earlier.
 
     Args:
         loader: Iterable of micro-batches; on several ranks, each rank has its own iterable.
         size_of: Function (micro-batch) -> number of samples in it.
-        dataset_size: Number of samples in one pass over all ranks, if the user gave it. None counts
-            them as the sum of what each rank's loader gives in a pass (`samples_of_pass`). A loader
-            that is not sharded therefore counts once for each rank that reads it.
+        dataset_size: Number of samples in one pass over all ranks, if the user gave it. If None,
+            the samples are counted as the sum of what each rank's loader gives in a pass
+            (`samples_of_pass`). A loader that is not sharded therefore counts once for each rank
+            that reads it.
     """
 
     def __init__(
@@ -129,7 +131,7 @@ class OwnLoader:
         )
 
     def peek(self, position: int, batch_size: int, most: int) -> tuple[list[tuple[Any, int]], int]:
-        """Return the micro-batch that is held ahead, and the number of micro-batches in the next
+        """Return the micro-batch that was read ahead, and the number of micro-batches in the next
         step.
         """
         self._hold()
@@ -149,18 +151,18 @@ class OwnLoader:
         return self._committed
 
     def resume(self, state: tuple[int, int]) -> None:
-        """Begin the saved pass, and read and discard the micro-batches that were already taken from
-        it.
+        """Begin the saved pass again, and skip the micro-batches that the saved run has already
+        taken.
 
-        If this fails, the position stays unchanged; but an iterator has then been read up to its
-        end.
+        If `resume` raises an error, the position stays unchanged, but an iterator may have been
+        read up to its end.
 
         Args:
             state: The pair (number of completed passes, micro-batches taken in the current pass).
 
         Raises:
             ValueError: The loader's order cannot be repeated, the loader gives fewer micro-batches
-                than were taken, or the iterator is already past the saved position.
+                than the saved run took, or the iterator is already past the saved position.
         """
         if state != (0, 0) and isinstance(self._loader, DataLoader):
             self._refuse_unrepeatable(self._loader)
@@ -203,7 +205,7 @@ class OwnLoader:
             raise ValueError(
                 f"size_of returned {size} samples for a micro-batch, but a "
                 "micro-batch holds at least one sample. Pass a function that "
-                "counts them: size_of=lambda batch: len(batch[0])."
+                "counts the samples: size_of=lambda batch: len(batch[0])."
             )
         self._held, self._largest = (micro_batch, size), max(self._largest, size)
         self._first = self._first or size
@@ -212,8 +214,8 @@ class OwnLoader:
         if not self._is_iterator or self._taken == 0:
             raise ValueError(
                 f"The {type(self._loader).__name__} gave no micro-batch in pass {self._pass}. Pass "
-                "a loader that gives data in every pass. If it can be read only once, pass its "
-                "iterator: BatchLoader(iter(loader), batch_size=64)."
+                "a loader that gives data in every pass. If the loader can be read only once, "
+                "pass its iterator: BatchLoader(iter(loader), batch_size=64)."
             )
         self._ended = True
 
@@ -242,7 +244,7 @@ class OwnLoader:
             if self._held is None or self._pass != number:
                 raise ValueError(
                     f"The state was saved after {taken} micro-batches of a pass, but this loader "
-                    "gives fewer per pass. Pass the same loader as in the saved run."
+                    "gives fewer micro-batches per pass. Pass the same loader as in the saved run."
                 )
             self._held = None
             self._taken += 1

@@ -15,12 +15,12 @@ from largebatch.measure.random_state import keep_random_state
 def samples_of_pass(loader: Any, *, most: int | None = None) -> int | None:
     """Return the number of samples that a loader gives this rank in one pass; None if unknown.
 
-        drop_last:  floor(n / b) b,    else  n      n: len(sampler), b: batch_size
+        drop_last:  floor(n / b) * b,    else  n      n: len(sampler), b: batch_size
 
-    A user-defined batch sampler may make batches of unequal size. A copy of it is therefore
-    iterated once, so that its random generators and the global generators do not change. The number
-    is unknown for an `IterableDataset`, a loader with `batch_size=None`, a sampler without a
-    length, and anything that is not a `DataLoader`.
+    A user-defined batch sampler may make batches of unequal size. A copy of the batch sampler is
+    therefore iterated once, so that the sampler's random generators and the global generators do
+    not change. The number is unknown for an `IterableDataset`, a loader with `batch_size=None`, a
+    sampler without a length, and anything that is not a `DataLoader`.
 
     >>> loader = DataLoader(range(1000), batch_size=30, sampler=range(200), drop_last=True)
     >>> samples_of_pass(loader), samples_of_pass(loader, most=2)

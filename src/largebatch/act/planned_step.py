@@ -61,11 +61,13 @@ class Source(Protocol):
     def exhausted(self) -> bool: ...
 
     def counts(self) -> PassCounts:
-        """Return the numbers of samples that this rank's part of the data holds."""
+        """Return the numbers of samples that this rank's share of the data holds."""
         ...
 
     def share(self, everyone: Sequence[PassCounts]) -> None:
-        """Store the numbers of samples that each rank's part holds; called before `bind`."""
+        """Store the numbers of samples that each rank's share of the data holds; called before
+        `bind`.
+        """
         ...
 
     def bind(
@@ -87,7 +89,7 @@ class Source(Protocol):
     def peek(self, position: int, batch_size: int, most: int) -> tuple[list[tuple[Any, int]], int]:
         """Return at most `most` micro-batches of a step, and how many micro-batches the step has.
 
-        The step is the one at the given position, and the count is that of this rank. Each
+        The step begins at the given position, and only this rank's micro-batches are counted. Each
         micro-batch comes with its number of samples. The call takes no sample from the stream.
         """
         ...

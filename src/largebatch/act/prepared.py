@@ -16,8 +16,8 @@ def bare_optimizer(optimizer: Any) -> Any:
 def bare_scheduler(scheduler: Any) -> Any:
     """Return the scheduler inside accelerate's `AcceleratedScheduler`, or else `scheduler` itself.
 
-    accelerate's scheduler steps once per process. The clock in base steps already counts the whole
-    batch, so each base step must step the scheduler only once.
+    One call of accelerate's scheduler steps the inner scheduler once per process. `base_steps`
+    already counts the batch of all processes, so each base step must step the scheduler only once.
     """
     while _is_a(scheduler, "accelerate.scheduler", "AcceleratedScheduler"):
         scheduler = scheduler.scheduler

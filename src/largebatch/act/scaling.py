@@ -8,12 +8,12 @@ from torch.optim import Optimizer
 
 
 class LossScale:
-    """Provide the parts of a `GradScaler` that a step needs: scale, unscaled gradients, guarded
+    """Provide what a step needs from a `GradScaler`: the scale, unscaled gradients and the guarded
     step.
 
-    If a loss is multiplied by c, its gradients are c times as large. To a meter, this looks like a
-    step whose planned total weight is c times smaller, so the meter needs no knowledge of the
-    scale.
+    If a loss is multiplied by c, its gradients are c times as large. To a meter, a step with scaled
+    losses looks like a step whose planned total weight is 1 / c times as large, so the meter needs
+    no knowledge of the scale.
 
     This class is mutable: it holds the scale of the current step, and torch's scaler changes at
     each update.
@@ -37,11 +37,11 @@ class LossScale:
         self.value = 1.0
         if self.scaler is not None:
             parameter = optimizer.param_groups[0]["params"][0]
-            self.scaler.scale(zeros((), device=parameter.device))  # initializes its lazy state
+            self.scaler.scale(zeros((), device=parameter.device))  # initializes its state
 
     def open(self) -> float:
-        """Begin a step and return the scale of its losses; with a scaler, this waits for the device
-        once.
+        """Begin a step and return the scale of its losses; with a scaler, `open` waits for the
+        device once.
         """
         if self.scaler is not None:
             self.value = float(self.scaler.get_scale())

@@ -119,7 +119,7 @@ def _chunk_source(source: Any, options: Options) -> ChunkSource:
     size = size if members is None else len(members)
     if size == 0:
         raise ValueError(
-            f"The {type(source).__name__} is empty. Pass one that has at least one sample."
+            f"The {type(source).__name__} is empty. Pass data with at least one sample."
         )
     device = None
     if tensors is not None and options.collate is None:
@@ -192,7 +192,7 @@ def _tensors_of(source: Any) -> tuple[Tensor, ...] | None:
         devices = [str(tensor.device) for tensor in tensors]
         raise ValueError(
             f"The tensors given to BatchLoader are on the devices {devices}, but "
-            "they must be on one device. Move them: y = y.to(x.device)."
+            "they must be on one device. Move the tensors: y = y.to(x.device)."
         )
     return tensors
 
@@ -201,13 +201,14 @@ def _refuse_unreadable(source: Any) -> None:
     name = type(source).__name__
     if isinstance(source, IterableDataset):
         raise ValueError(
-            f"{name} is an IterableDataset, and BatchLoader cannot make batches from it. Wrap it "
-            "in a DataLoader: BatchLoader(DataLoader(dataset, batch_size=64), batch_size=64)."
+            f"{name} is an IterableDataset, and BatchLoader cannot make batches from it. Wrap the "
+            "data set in a DataLoader: BatchLoader(DataLoader(dataset, batch_size=64), "
+            "batch_size=64)."
         )
     if isinstance(source, Mapping):
         raise ValueError(
-            f"A {name} was given, but BatchLoader needs a data set. Pass one of its splits, "
-            "BatchLoader(data['train'], ...), or its tensors as a tuple, "
+            f"A {name} was given, but BatchLoader needs a data set. Pass one split, "
+            "BatchLoader(data['train'], ...), or pass the tensors as a tuple, "
             "BatchLoader((data['x'], data['y']), ...)."
         )
     if isinstance(source, MapStyle):

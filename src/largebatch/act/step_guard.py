@@ -23,8 +23,8 @@ class StepGuard:
     only.
 
     If another program calls a `step` that it had stored before the guard was installed, the guard
-    does not see the exception. After such an interrupted step, `optimizer.state_dict()` calls
-    `abandon`, and `reset` forgets the step.
+    does not see the exception. If an exception interrupted a step unseen, `optimizer.state_dict()`
+    calls `abandon`, and `reset` forgets the step.
 
     This class is mutable: it counts the nested steps.
 
@@ -97,8 +97,8 @@ class StepGuard:
         """Return whether one step may run inside another step.
 
         If the guard does not wrap the running step, the depth counter may also come from an
-        interrupted step. In this case, nested steps are possible only if the `step` methods of
-        several classes call the hooks.
+        interrupted step, and nested steps are possible only if the `step` methods of several
+        classes call the hooks.
         """
         steps = (vars(kind).get("step") for kind in type(self._optimizer).__mro__)
         hooked = [step for step in steps if inspect.isfunction(step) and "hooked" in vars(step)]

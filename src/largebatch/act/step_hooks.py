@@ -13,8 +13,8 @@ from largebatch.core.errors import LargeBatchError
 
 
 class StepHooks:
-    """Call functions around each optimizer's outermost `step`, and detect the first and the last of
-    them.
+    """Call functions around each optimizer's outermost `step`, and detect which optimizer is the
+    first and which is the last one in a step of the control.
 
     One step of the control consists of one `step` of every optimizer.
 
@@ -25,8 +25,8 @@ class StepHooks:
         before: Function called before each optimizer steps. The arguments of `before` are: whether
             this optimizer is the first one in the step, the optimizer, and the arguments of the
             optimizer's `step`.
-        after: Function called after each optimizer has stepped, with whether it was the last one in
-            the step.
+        after: Function called after each optimizer has stepped; its argument is True for the last
+            optimizer in the step.
         refuse: Function called with an error instead of `before`, if an optimizer steps twice in
             one step.
         abandon: Function called when an optimizer's step raised an exception, before the exception
@@ -61,7 +61,7 @@ class StepHooks:
         return bool(self._hooks)
 
     def reset(self) -> None:
-        """Begin a new step between two steps, so that no optimizer counts as stepped.
+        """Prepare for the next step: check that no step is unfinished, and reset the guards.
 
         Raises:
             LargeBatchError: Some of the optimizers have stepped, and others have not.
@@ -78,7 +78,7 @@ class StepHooks:
             guard.reset()
 
     def begin(self) -> None:
-        """Begin a new step from within a hook of the previous step."""
+        """Begin a new step of the control, so that no optimizer counts as stepped."""
         self._stepped.clear()
 
     def close(self) -> None:
@@ -113,7 +113,9 @@ class StepHooks:
         )
 
     def _names(self, *, stepped: bool) -> str:
-        """Return the names of the optimizers that have stepped, or of those that have not."""
+        """Return the names of the optimizers that have stepped, or of the optimizers that have not
+        stepped.
+        """
         return ", ".join(
             f"{type(member).__name__} (number {number})"
             for number, member in enumerate(self._members)

@@ -2,8 +2,9 @@
 
     stream = perm_0, perm_1, perm_2, ...      perm_e a permutation of the N samples by (seed, e)
 
-A position counts samples from the start of the run. One integer therefore describes where a run is,
-a batch may cross the end of an epoch, and nothing depends on how the stream was cut.
+A position counts samples from the start of the run. One integer therefore describes the position of
+a run in its data. A batch may cross the end of an epoch, and the order of the samples does not
+depend on the batch sizes.
 """
 
 from __future__ import annotations

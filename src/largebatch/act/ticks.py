@@ -10,12 +10,12 @@ SLACK = 1e-6
 
 
 class Ticks:
-    """Remember, for each interval, the clock at the last call of `passed`.
+    """Remember, for each interval, the number of base steps at the last call of `passed`.
 
     This class is mutable: it holds one number per interval.
 
     Args:
-        start: Clock in base steps before the first step of the run, or where the run was resumed.
+        start: Value of `base_steps` before the first step of the run, or when the run was resumed.
     """
 
     def __init__(self, *, start: float) -> None:
@@ -23,7 +23,8 @@ class Ticks:
         self._asked: dict[float, float] = {}
 
     def passed(self, every: float, *, now: float) -> list[float]:
-        """Return the multiples of `every` above the clock of the last call, up to `now`.
+        """Return the multiples of `every` above the value of `now` at the last call, up to the new
+        `now`.
 
         >>> ticks = Ticks(start=0.0)
         >>> ticks.passed(10, now=34.5), ticks.passed(10, now=39.0), ticks.passed(10, now=40.0)
@@ -32,7 +33,7 @@ class Ticks:
         Args:
             every: Interval in base steps, above 0. If `every` is a whole number, the multiples are
                 whole numbers.
-            now: Clock in base steps.
+            now: Current value of `base_steps`.
 
         Raises:
             ValueError: The interval is not above 0, or it is not finite.

@@ -45,7 +45,7 @@ PAIRS_ARE_OFF = (
     "1.5 times the true noise scale)"
 )
 """Reason why the noise scale is approximate if it comes from pairs of consecutive steps. The factor
-is from `experiments/batch_norm_rows`, at the learning rate of that experiment.
+1.5 was measured in `experiments/batch_norm_rows`, at the learning rate of that experiment.
 """
 
 MOVING = "approximate while the weights move within an epoch"
@@ -160,7 +160,7 @@ class Watch:
             exact = "exact if the loss is a mean over the examples"
         parts = "pairs of consecutive steps" if source == "temporal" else source
         if self._dataset_size is not None:
-            exact += f"; for the data set of {self._dataset_size} samples, it is {MOVING}"
+            exact += f"; for the data set of {self._dataset_size} samples, the estimate is {MOVING}"
         left = f"; {self.dropped} steps were left out" if self.dropped else ""
         return (
             f"measured from {parts}, {often}; noise scale of the raw gradient, before "
@@ -169,7 +169,9 @@ class Watch:
 
     @property
     def control(self) -> Watch:
-        """Deprecated, and removed in 0.3: use the watch itself instead of its `control`."""
+        """Use the watch itself instead of its `control`, which is deprecated and will be removed in
+        0.3.
+        """
         warnings.warn(
             "noise.control is deprecated and will be removed in 0.3. Call the methods of noise "
             "itself, for example noise.close().",
@@ -228,8 +230,9 @@ class Watch:
             return
         if has_closure(args, kwargs):
             self._leave_out(
-                "optimizer.step(closure) runs the backward call inside the step, after the moment "
-                "of measuring. Run the closure before the step: closure(); optimizer.step()."
+                "optimizer.step(closure) runs the backward call inside the step, but the gradients "
+                "are measured before the step. Run the closure before the step: closure(); "
+                "optimizer.step()."
             )
         elif self.observer.measures and not self._left_out:
             self._without_raising(self._measure)
@@ -262,15 +265,15 @@ class Watch:
             self._last = moments
 
     def _skipped(self) -> bool:
-        """Return whether the scaler has skipped a step since the last one that was measured."""
+        """Return whether the scaler has skipped a step since the last measured step."""
         if not self._scale.lowered:
             return False
         self._scale.open()
         return True
 
     def _without_raising(self, act: Callable[[], object]) -> bool:
-        """Call `act` and return whether it raised no exception; otherwise leave out the current
-        step.
+        """Call `act` and return True; if `act` raises an exception, leave out the current step and
+        return False.
         """
         if self._off:
             return False
@@ -317,15 +320,15 @@ def watch(
         print(noise)                                 # noise scale 1240 [980, 1610] samples (...)
 
     On one process, a loop with one backward call per step is measured from the gradients of single
-    examples: in every 8th of the first 128 steps, and in every 160th step after that. If the
-    model's examples depend on each other, or cannot be separated, `watch` compares consecutive
-    steps instead. Comparing consecutive steps is approximate, and the printed label says so.
+    examples, in every 8th of the first 128 steps and in every 160th later step. If the model's
+    examples depend on each other, or cannot be separated, `watch` compares consecutive steps
+    instead. Comparing consecutive steps is approximate, and the printed label says so.
 
     By default, the true gradient is the mean gradient over fresh samples of the distribution. If
-    training repeats a small data set many times, pass `dataset_size`: the noise scale is then that
-    of the data set's own gradient. This noise scale is approximate while the weights move within an
-    epoch. In one test, late in training and at a large learning rate, the estimate was a third of
-    the true noise scale (docs/explanation/noise-scale.md).
+    training repeats a small data set many times, pass `dataset_size`: the true gradient is then the
+    mean gradient over the data set. With `dataset_size`, the noise scale is approximate while the
+    weights move within an epoch. In one test, late in training and at a large learning rate, the
+    estimate was a third of the true noise scale (docs/explanation/noise-scale.md).
 
     >>> import torch, largebatch as lb
     >>> model = torch.nn.Linear(3, 1)
@@ -338,7 +341,7 @@ def watch(
     Args:
         model: Model to train: a plain module, or one in DistributedDataParallel if several
             processes share the batch.
-        optimizer: Any torch optimizer, or a list of the optimizers that together move the model.
+        optimizer: Any torch optimizer, or a list of the optimizers that together update the model.
         batch_size: Number of samples per optimizer step, over all ranks and micro-batches.
         micro_batches, samples: These arguments have the same meaning as in `attach`.
         meter: Meter that measures the gradients; if None, `watch` chooses how to measure.
@@ -349,7 +352,7 @@ def watch(
             replacement.
 
     Raises:
-        ValueError: The arguments do not fit together. The error is raised before any training step.
+        ValueError: The arguments do not fit together; the error is raised before any training step.
     """
     check_parts(model, optimizer, None)
     check_batch_size(batch_size)

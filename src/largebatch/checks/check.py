@@ -39,11 +39,11 @@ def check(
 
         print(lb.check(control, lambda model, batch: loss_fn(model(batch[0]), batch[1])))
 
-    Call `check` on every rank; all ranks get the same findings. Under `lb.Controller`, call it
-    between two steps; under `lb.attach`, call it at any point of the loop. `check` changes nothing:
-    weights, buffers, gradients, optimizer, random generators, position in the data and clocks keep
-    every bit. If your loss function raises an exception, `check` reports the exception as a
-    finding. While `check` runs, it holds a copy of model and optimizer in memory.
+    Call `check` on every rank; all ranks get the same findings. Under `lb.Controller`, call `check`
+    between two steps; under `lb.attach`, call `check` at any point of the loop. `check` changes
+    nothing: weights, buffers, gradients, optimizer, random generators, position in the data and all
+    counters keep every bit. If your loss function raises an exception, `check` reports the
+    exception as a finding. While `check` runs, it holds a copy of model and optimizer in memory.
 
     >>> import torch, largebatch as lb
     >>> model = torch.nn.Linear(3, 1)
@@ -56,8 +56,8 @@ def check(
     Args:
         control: Object that `lb.Controller` or `lb.attach` returned.
         loss: Function (model, micro-batch) -> mean loss, as in the training loop, but neither
-            scaled nor divided by the number of micro-batches. If the loss is omitted, nothing is
-            computed.
+            scaled nor divided by the number of micro-batches. If `loss` is omitted, the checks that
+            need a loss are left out.
         batch: One micro-batch of this rank. Pass a micro-batch only under `lb.attach`, because
             `lb.Controller` reads its own micro-batches.
         seconds: Approximate time in seconds for timing the overhead of measuring; 0 skips the
@@ -202,7 +202,7 @@ def _guarded(check: Callable[[], list[Finding]]) -> tuple[list[Finding], bool]:
     """Return the findings of a check, and whether the user's loss function raised an exception in
     it.
 
-    The exception becomes a finding, too.
+    An exception that the loss function raises becomes a finding, too.
     """
     try:
         return check(), False

@@ -23,15 +23,15 @@ Loss = Callable[[nn.Module, Any], Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedRun:
-    """Hold the parts of a run that the checks examine.
+    """Hold the objects of a run that the checks examine.
 
     Args:
         model: Model of the run.
         optimizer: Optimizer of the run.
         meter: Meter of the run.
         decider: Decider of the run.
-        scaler: GradScaler of the run; None without one.
-        loss: Loss function of a micro-batch; if None, nothing is computed.
+        scaler: GradScaler of the run; None if the run has no scaler.
+        loss: Loss function of a micro-batch; if None, the checks that need a loss are left out.
         micro_batches: Some of this rank's next micro-batches, which are not taken from the stream.
         accumulation: Number of micro-batches per step on this rank.
         samples: Number of samples counted in the first micro-batch; None if the run does not count
@@ -64,7 +64,7 @@ def checked_run_of(
     accumulation: int,
     samples: int | None = None,
 ) -> CheckedRun:
-    """Return the parts of a run that the checks examine.
+    """Return the objects of a run that the checks examine.
 
     Args:
         control: Object that `lb.Controller` or `lb.attach` returned.
@@ -90,13 +90,13 @@ def check_between_steps(control: Controller, *, call: str) -> None:
 
     Args:
         control: Controller of the run.
-        call: Call that was made, as a line to paste.
+        call: Text of the call that the user made, for the error message.
 
     Raises:
         LargeBatchError: A step is in progress.
     """
     if control.in_step:
         raise LargeBatchError(
-            f"{call} was called while a step is in progress. Call it before the loop, or after "
-            "control.step()."
+            f"{call} was called while a step is in progress. Call {call} "
+            "before the loop, or after control.step()."
         )

@@ -17,22 +17,24 @@ from largebatch.checks.samples import tensors_in
 from largebatch.measure.parameters import bare
 
 APART, SAME = 1e-4, 1e-5
-"""Relative differences of two losses in full precision. Above `APART` the losses are different, and
-below `SAME` they are equal.
+"""Relative differences of two losses in full precision. Two losses whose relative difference is
+above `APART` count as different; two losses whose relative difference is below `SAME` count as
+equal.
 """
 
 
 def check_sample_dimension(
     subject: CheckedRun, loss: Loss, batch: Any, *, close: float
 ) -> list[Finding]:
-    """Check that the loss is a mean over the samples, and that the counted dimension is that of the
-    samples.
+    """Check that the loss is a mean over the samples, and that the counted dimension is the
+    dimension of the samples.
 
-    A mean over samples can be computed from pieces, wherever the batch is cut. Assume that a batch
-    has the shape `[T, B, ...]`, and that T is counted as the number of samples. If the loss cannot
-    be computed from pieces along T, the samples are along B if one of these conditions holds:
+    A mean over samples is the weighted mean of the losses of two slices, wherever the batch is cut.
+    Assume that a batch has the shape `[T, B, ...]`, and that T is counted as the number of samples.
+    If the loss cannot be computed from slices along T, the samples are along B if one of these
+    conditions holds:
 
-    - The loss can be computed from pieces along B.
+    - The loss can be computed from slices along B.
     - The first dimension of the model's output has the length B.
     - The DataLoader makes batches of B samples.
 
@@ -68,8 +70,8 @@ def _reads_a_data_set(subject: CheckedRun) -> bool:
 
 
 def _leading_two(batch: Any) -> tuple[int, int] | None:
-    """Return the lengths of the first two dimensions of the batch's first tensor; None if it has
-    fewer.
+    """Return the lengths of the first two dimensions of the batch's first tensor; None if the
+    tensor has fewer than two dimensions.
     """
     first = next((tensor for tensor in tensors_in(batch) if tensor.ndim), None)
     return None if first is None or first.ndim < 2 else (first.shape[0], first.shape[1])
@@ -80,7 +82,9 @@ def _is_mean(found: list[Finding]) -> bool:
 
 
 def _changes(found: list[Finding]) -> bool:
-    """Return whether the loss depends on the cut, but is neither a sum nor random."""
+    """Return whether the loss changes with the position of the cut, but is neither a sum nor
+    random.
+    """
     return all(finding.level == "warning" for finding in found)
 
 
@@ -100,7 +104,8 @@ def _evidence(
     found: list[Finding],
     close: float,
 ) -> str | None:
-    """Return the evidence that the samples are along the second dimension; None without evidence.
+    """Return the evidence that the samples are along the second dimension; None if no evidence is
+    found.
 
     Args:
         subject, loss, batch, close: These arguments have the same meaning as in
@@ -136,8 +141,8 @@ def _made_by_loader(subject: CheckedRun) -> int | None:
 
 @torch.no_grad()
 def _output_length(model: nn.Module, loss: Loss, batch: Any) -> int | None:
-    """Return the first dimension of the first tensor that the model returns; None without a
-    tensor.
+    """Return the length of the first dimension of the first tensor that the model returns; None if
+    the model returns no such tensor.
     """
     outputs: list[Tensor] = []
 
@@ -161,8 +166,8 @@ def _other_dimension(lead: tuple[int, int], batch: Any, *, evidence: str) -> Fin
         seen=f"The run counts {counted} samples in a micro-batch: the first dimension of its first "
         f"tensor, whose shape begins with {list(lead)}. But the loss is not a mean over this "
         f"dimension, and {evidence}. The micro-batch probably has {samples} samples.",
-        why="The batch size, the clock, the scale and the learning rate all depend on the number "
-        "of samples.",
+        why="The batch size, the scale, the learning rate and the number of base steps all depend "
+        "on the number of samples in a micro-batch.",
         remedy="Pass a function that counts the samples: lb.BatchLoader(loader, batch_size=64, "
         f"size_of=lambda batch: batch{_path_of_first(batch)}.shape[1]).",
     )

@@ -77,7 +77,7 @@ def merged(ranks: Sequence[Sequence[Finding]]) -> list[Finding]:
 
 
 def named(names: Iterable[str]) -> str:
-    """Return the first three names of a list, and how many more there are."""
+    """Return the first three names of a list, and the number of the remaining names."""
     listed = list(names)
     shown = ", ".join(listed[:3])
     return shown if len(listed) <= 3 else f"{shown} and {len(listed) - 3} more"

@@ -1,6 +1,7 @@
 """Find the largest micro-batch that fits into memory, by trying larger and larger sizes.
 
-    sizes 2, 4, 8, ... up to the largest size that a run can need; each try has 25 % more samples
+    sizes 2, 4, 8, ... up to the largest size that a run can need
+    a size is tried with a micro-batch of 1.25 times as many samples
 
 The first try that fails ends the search, and the previous size is the result. Because each try has
 25 % more samples than the size itself, small differences in free memory give the same result. On an
@@ -31,8 +32,8 @@ from largebatch.measure.parameters import bare
 from largebatch.rules import ClampBatch
 
 MOST = 4096
-"""Largest size that is tried by default. A larger micro-batch is hardly faster, and all tries
-together cost about two and a half times the work of this size.
+"""Largest size that is tried by default. A micro-batch above this size is hardly faster per sample,
+and all tries together cost about two and a half times the work of one micro-batch of this size.
 """
 
 SHARE = 0.5
@@ -68,9 +69,9 @@ def fit_micro_batch(
         loss: Function (model, micro-batch) -> mean loss, as in the training loop.
         most: Largest micro-batch size to try, in samples. All tries together cost about two and a
             half times the work of the largest size.
-        memory_limit: Number of bytes that this process may hold; only for the CPU. None allows what
-            the process already holds plus half of the available memory, shared by the ranks on this
-            machine.
+        memory_limit: Number of bytes that this process may hold; only for the CPU. None allows the
+            bytes that the process already holds plus its share of half of the available memory,
+            which is divided among the ranks on this machine.
 
     Raises:
         ValueError: `control` is not an `lb.Controller`, its loader has no
@@ -149,8 +150,8 @@ def _fit(subject: CheckedRun, loss: Loss, *, most: int, memory_limit: int | None
 
 
 class _TrialPasses:
-    """Run forward and backward passes of the next samples, measured as the run measures single
-    examples.
+    """Run forward and backward passes of the next samples, and measure single examples if the run
+    does.
 
     This class is mutable: its own meter has hooks on the model until `close` is called.
     """
@@ -222,8 +223,8 @@ def _limit(given: int | None, *, device: torch.device, processes: int) -> int | 
 def _reserve(subject: CheckedRun) -> list[Tensor]:
     """Return a copy of the weights if the optimizer has no state yet, as a reserve of memory.
 
-    Together with the copy that `keep_run_state` holds, it takes as much memory as Adam's state will
-    take.
+    The returned copy and the copy that `keep_run_state` holds together take as much memory as
+    Adam's state will take.
     """
     if subject.optimizer.state:
         return []

@@ -38,7 +38,8 @@ def _other_batch(wish: int, taken: int, *, size: int, ranks: int) -> Finding:
         level="warning",
         seen=f"batch_size={wish} was given, but each step takes {taken} samples: whole "
         f"micro-batches of {size} samples on {ranks} rank(s).",
-        why="The scale, the learning rate and the clock depend on the number of samples taken.",
+        why="The scale, the learning rate and the number of base steps all depend on the number of "
+        "samples in a step.",
         remedy=f"Use lb.BatchLoader(loader, batch_size={taken}), or a DataLoader whose batch_size "
         "divides the batch size.",
     )

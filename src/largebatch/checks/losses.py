@@ -42,9 +42,9 @@ def check_mean(
 ) -> list[Finding]:
     """Check that the loss is a mean over the samples.
 
-    Two properties are tested. Repeating every sample must not change the loss. For several cuts
-    into two pieces, the mean of the pieces' losses, weighted by their samples, must be the loss of
-    the whole.
+    The check tests two properties. Repeating every sample must not change the loss. If the batch is
+    cut into two slices, the mean of the slices' losses, weighted by their numbers of samples, must
+    be the loss of the whole batch; several cuts are tried.
 
     Args:
         model: Model without wrappers.
@@ -81,8 +81,8 @@ def check_mean(
             if abs(parts - whole) > close * abs(whole):
                 return [_other_weights(whole, parts, sizes)]
     text = (
-        "The loss is a mean over the samples: repeating the samples does not change it, and "
-        "its pieces average to the whole."
+        "The loss is a mean over the samples: the loss does not change if the samples are "
+        "repeated, and the loss of a batch is the mean of the losses of its slices."
     )
     return [Finding(name="mean loss", level="ok", seen=text)]
 
@@ -147,8 +147,8 @@ def _sum(ratio: float, samples: int) -> Finding:
         level="error",
         seen=f"The loss is {ratio:.3g} times as large if each of {samples} samples is repeated, so "
         "it is a sum.",
-        why="With a sum, a larger micro-batch also takes a larger step, and the gradient noise "
-        "cannot be measured.",
+        why="With a sum, a larger micro-batch also moves the weights further, and the gradient "
+        "noise cannot be measured.",
         remedy="Return the mean, with reduction='mean' or loss.sum() / len(x), and multiply the "
         "learning rate by the batch size for which it was tuned.",
     )
@@ -159,9 +159,9 @@ def _random() -> Finding:
         name="mean loss",
         level="note",
         seen="The loss differs from call to call on the same samples, even in evaluation mode. "
-        f"Averaged over {DRAWS} calls, it is not a sum over the samples.",
-        why="The loss function's random numbers count as gradient noise. Because of them, the "
-        "check cannot show that the loss is exactly a mean over the samples.",
+        f"Averaged over {DRAWS} calls, the loss is not a sum over the samples.",
+        why="The loss function's random numbers count as gradient noise. Because of these "
+        "random numbers, the check cannot show that the loss is exactly a mean over the samples.",
     )
 
 
@@ -183,11 +183,12 @@ def _other_weights(whole: float, parts: float, sizes: tuple[int, int]) -> Findin
         name="mean loss",
         level="warning",
         seen=f"The loss of {sum(sizes)} samples is {whole:.4g}. If the samples are cut into pieces "
-        f"of {sizes[0]} and {sizes[1]}, the mean of the pieces' losses, weighted by their samples, "
-        f"is {parts:.4g}.",
+        f"of {sizes[0]} and {sizes[1]}, the mean of the pieces' losses, weighted by the numbers of "
+        f"samples, is {parts:.4g}.",
         why="The loss is a mean over something other than samples, such as tokens or class "
         "weights, or it depends on which samples are in one micro-batch. If micro-batches are "
-        "weighted by their samples, the step's gradient is then not that of one large batch.",
+        "weighted by their numbers of samples, the step's gradient is then not the gradient of one "
+        "large batch.",
         remedy="Pass the number of items that each loss is a mean over, unless your loop already "
         "does: control.backward(loss, weight=mask.sum()).",
     )

@@ -94,7 +94,7 @@ def check_norms(
                 name="batch normalization",
                 level="note" if same else "warning",
                 seen=f"The model has {apart} batch normalization layer(s), the first of which is "
-                f"{next(iter(norms))!r}. They normalize over one micro-batch {size}"
+                f"{next(iter(norms))!r}. The layers normalize over one micro-batch {size}"
                 + (
                     ", which equals the base batch size."
                     if same
@@ -136,5 +136,6 @@ def _foreign_finding(count: int, *, ranks: int) -> Finding:
         if ranks > 1
         else "These parameters are measured like the others if the loss uses them, but the "
         "model's state_dict does not contain them.",
-        remedy="Add them to the model before the optimizer is built: model.head = head.",
+        remedy="Add these parameters to the model before the optimizer is built: model.head = "
+        "head.",
     )

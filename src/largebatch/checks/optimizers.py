@@ -67,8 +67,8 @@ def _bare_gradient(optimizer: str) -> Finding:
     return Finding(
         name="AdaScale and Adam",
         level="note",
-        seen=f"AdaScale measures the raw gradient, but {optimizer} divides the gradient by its "
-        "running size.",
+        seen=f"AdaScale measures the raw gradient, but {optimizer} divides the gradient by the "
+        "square root of its running mean square.",
         why="The gain is derived for SGD, and the noise of Adam's preconditioned gradient is "
         "different.",
         remedy='Use lb.AdaScale(statistic="preconditioned_moments", exponent=0.5).',
@@ -81,8 +81,8 @@ def _below_base(batch: int, base: int) -> Finding:
         level="note",
         seen=f"The batch has {batch} samples and the base batch has {base} samples, so the scale "
         f"is {batch / base:.3g}.",
-        why="At a scale below 1, rules lower the learning rate, but they are made for scales "
-        "above 1.",
+        why="At a scale below 1, rules lower the learning rate, but the rules are made for "
+        "scales above 1.",
         remedy="Check base_batch_size: it is the batch size for which the learning rate was tuned.",
     )
 

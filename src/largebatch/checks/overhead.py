@@ -41,8 +41,8 @@ RUN_SECONDS = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Hold the median of the rounds' ratios and its 95 % confidence interval, from order
-    statistics.
+    """Hold the median of the rounds' ratios, and the 95 % confidence interval of the median from
+    order statistics.
     """
 
     median: float
@@ -149,7 +149,8 @@ class Timed:
 def check_overhead(
     timed: Timed, *, seconds: float, agree: Callable[[float], float]
 ) -> list[Finding]:
-    """Compare the plain loop with the measured loop, and with itself, in alternating rounds.
+    """Compare the plain loop with the measured loop, and the plain loop with itself, in alternating
+    rounds.
 
     Args:
         timed: Loops to time.

@@ -57,8 +57,9 @@ def check_precision(found: set[torch.dtype], scaler: GradScaler | None) -> list[
                 name="half precision",
                 level="note",
                 seen=f"The run has a gradient scaler, but the model computes in {shown}.",
-                why=f"{shown} has the range of float32, so the scaler has no use. It waits for the "
-                "device once per step, and it skips steps while it searches for its scale.",
+                why=f"{shown} has the range of float32, so the scaler has no use. A scaler "
+                "waits for the device once per step, and it skips steps while it searches for a "
+                "scale.",
                 remedy="Remove the scaler argument, or pass torch.amp.GradScaler(enabled=False).",
             )
         ]

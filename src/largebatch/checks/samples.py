@@ -14,7 +14,8 @@ class CutBatches:
     """Cut the batches of a loader into micro-batches of at most `size` samples, in each iteration
     anew.
 
-    A value is copied whole into every piece if its first dimension is not the number of samples.
+    A value is copied whole into every micro-batch if the value's first dimension is not the number
+    of samples.
 
     >>> [piece["x"].tolist() for piece in CutBatches([{"x": torch.arange(3)}], size=2)]
     [[0, 1], [2]]
@@ -40,11 +41,11 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
 
 
 def samples_in(batch: Any, dimension: int = 0) -> int:
-    """Return the number of samples in a batch: the first dimension of its first tensor, or another
-    one.
+    """Return the number of samples in a batch: the length of the given dimension of its first
+    tensor.
 
     Raises:
-        ValueError: The batch has no tensor with such a dimension.
+        ValueError: The batch has no tensor with the given dimension.
     """
     return leading_shape(batch, dimension)[dimension]
 
@@ -56,7 +57,7 @@ def leading_shape(batch: Any, dimension: int = 0) -> tuple[int, ...]:
     (50, 8)
 
     Raises:
-        ValueError: The batch has no tensor with such a dimension.
+        ValueError: The batch has no tensor with the given dimension.
     """
     first = next((tensor for tensor in tensors_in(batch) if tensor.ndim > dimension), None)
     if first is None:
@@ -78,7 +79,7 @@ def repeated(batch: Any, dimension: int = 0) -> Any:
 
 
 def cut(batch: Any, part: slice, *, lead: tuple[int, ...]) -> Any:
-    """Return the part of a batch that holds a slice of its samples.
+    """Return a batch that holds only a slice of the given batch's samples.
 
     >>> x, y = cut((torch.ones(50, 8, 3), torch.ones(8)), slice(2), lead=(50, 8))
     >>> x.shape, y.shape

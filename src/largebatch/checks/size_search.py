@@ -24,7 +24,7 @@ class MicroBatchFit:
 
     Args:
         size: Number of samples on one rank.
-        reason: Reason why the size is not larger.
+        reason: Reason why the search found no larger size.
         tried: Sizes that fitted on this rank, in the order in which they were tried.
     """
 
@@ -109,9 +109,9 @@ class SizeTrials:
         """Return the predicted memory of the process in bytes for a micro-batch, from the previous
         tries.
 
-        The prediction continues the line through the last two tries. The line is made steeper if
-        the memory use has become steeper, as with a loss that compares each sample with every other
-        sample.
+        The prediction continues the line through the last two tries. If memory use grows faster and
+        faster with the number of samples, as with a loss that compares each sample with every other
+        sample, the line is made steeper.
         """
         if not self._took:
             return resident() if self._limit is not None else 0

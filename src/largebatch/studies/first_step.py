@@ -1,4 +1,4 @@
-"""Check the first step of a run while the step is taken."""
+"""Check a run while it takes its first step."""
 
 from __future__ import annotations
 

@@ -1,29 +1,33 @@
-"""Forecast the steps of AdaScale at larger batches, by running its rule along a probe's noise.
+"""Forecast the steps of AdaScale at larger batches, by running AdaScale's rule on the noise that a
+probe measured.
 
 AdaScale decides from running averages. If the gradient's norm falls along the run, the averages lag
 behind, and AdaScale takes more steps than the current noise would require. The forecast therefore
-makes the decisions of the rule itself, step by step:
+runs AdaScale's rule itself, step by step:
 
     a step at base step t reads the (variance, sqnorm) that the probe measured around t
-    the rule answers with its gain r, and the clock moves to t + r, until the run is over
+    the rule answers with its gain r, and the run moves to base step t + r, until the run is over
 
 The forecast assumes that a run at scale S has, after t base steps, the same weights as a run at the
-base batch size after t steps. Two effects break this assumption if the learning rate is not small
-compared with the curvature (x is their product):
+base batch size after t steps. Two effects break this assumption if x, the learning rate times the
+curvature, is not small:
 
-- One long step contracts the weights by 1 - r x, but r short steps contract them by (1 - x)^r.
-- A part of the squared norm is due to noise. At scale S, this part is (r / S) (1 - x / 2) /
-  (1 - r x / 2) times as large, which may be less or more.
+- One long step contracts the weights by the factor 1 - r * x. In contrast, r short steps contract
+  the weights by the factor (1 - x)^r.
+- A part of the squared norm is due to noise. At scale S, the noise part is multiplied by (r / S) *
+  (1 - x / 2) / (1 - r * x / 2), a factor that may be below or above 1.
 
 On noisy quadratics with x up to 0.3, the forecast at 8 times the batch is therefore 1 to 4 % too
-high. On digits with momentum 0.9 and lr 0.05, it is 28 % too high in the mean of ten runs. A probe
-does not measure x. For SGD, `useful_signal` gives an upper bound of the part due to noise. The
-lower bound of the interval comes from a run in which this part shrinks by r / S.
+high. On digits with momentum 0.9 and lr 0.05, the forecast is 28 % too high in the mean of ten
+runs. A probe does not measure x. For SGD, `useful_signal` gives an upper bound of the noise part of
+the squared norm. The lower bound of the interval comes from a simulated run in which the noise part
+is multiplied by r / S.
 
-Each step reads as many base steps as the previous step counted as. The average over these base
-steps is about as exact as the measurement in a real step. A steep fall at the start of a run, where
-the gain is small, also stays steep. Reading S base steps gave up to 7 % too many steps on these
-quadratics at 8 times the batch, and up to 48 % too many at 128 times.
+Each simulated step averages the noise over as many base steps as the previous step counted as. This
+average is about as exact as the measurement in a real step. The gain is small at the start of a
+run, so the average keeps a steep fall of the squared norm at the start. On the noisy quadratics,
+averages over S base steps made the forecast up to 7 % too high at 8 times the base batch size, and
+up to 48 % too high at 128 times the base batch size.
 
 Johnson et al.: AdaScale SGD, 2020, arXiv 2007.05105.
 """
@@ -49,16 +53,17 @@ VARIATIONS = 48
 WIDTH = 2.306
 """Half of a 95 % confidence interval, in standard deviations.
 
-The value is Student's t with 8 degrees of freedom, because the errors of the few blocks with a
-large gradient count most.
+The value is Student's t with 8 degrees of freedom, because most of the error comes from the few
+blocks of steps with a large gradient.
 """
 
 SETTLED = 2e-6
 """Relative change of the gain per step below which the gain counts as constant.
 
-Beyond the probe the noise is constant. If the gain changes by less than this fraction per step, the
-rest of the run is counted at this gain. At S = 2, the gain would still change by 0.1 %, and by less
-at larger scales.
+The forecast assumes constant noise after the probed steps. If the gain changes by less than the
+fraction SETTLED per step, the rest of the run is counted at the current gain. At S = 2, the gain
+would change by another 0.1 % until it is constant; at larger scales, the gain would change by less
+than 0.1 %.
 """
 
 
@@ -75,7 +80,7 @@ class GainForecast:
     Args:
         scale: Scale S = batch size / base batch size.
         batch_size: Batch size in samples.
-        mean_gain: Base steps of the run divided by its optimizer steps.
+        mean_gain: Number of base steps of the run divided by the number of optimizer steps.
         steps: Number of optimizer steps.
         samples: Number of training samples.
     """
@@ -98,22 +103,25 @@ def forecast_gain(
 ) -> GainForecast:
     """Return the forecast of AdaScale's steps and samples at one scale over the whole run.
 
-    The 95 % confidence interval is the value +- WIDTH standard deviations of simulated runs along
-    variations of the path, limited to [T / S, T]. Quantiles of the simulated runs would cover the
-    true value less often: if the path is lower than the truth by chance, the variations are spread
-    too little upwards. If `useful` is given, one more run is simulated, in which a smaller part of
-    the squared norm is due to noise. If this additional run takes fewer steps, the lower bound is
-    computed from the steps of the additional run.
+    The 95 % confidence interval is the value +- WIDTH standard deviations, limited to [T / S, T].
+    The standard deviation is computed from the numbers of steps of runs simulated on random
+    variations of the measured noise. Quantiles of the simulated runs would contain the true value
+    too rarely: if the measured noise is below the true noise by chance, the variations reach too
+    little above the measured noise. If `useful` is given, one more run is simulated, in which the
+    noise part of the squared norm is multiplied by gain / S. If the additional simulated run takes
+    fewer steps than the forecast, the lower bound is computed from the steps of the additional run.
 
-    Measured coverage for artificial paths of 200 and 400 steps, falling and flat: 0.93 to 1.0 with
-    independent errors, and 0.83 to 0.93 if half of the errors' variance lasts for five steps.
+    On artificial noise paths of 200 and 400 steps, falling and flat, the intervals contained the
+    true value with a frequency of 0.93 to 1.0 for independent errors, and of 0.83 to 0.93 if half
+    of the errors' variance lasts for five steps.
 
     >>> forecast_gain([(12.0, 0.25)] * 400, base_batch_size=16, run_steps=1000, scale=5).steps.value
     400.0
 
     Args:
-        series: Pair (variance, sqnorm) of each step of the probe, at least 3 steps; of the raw
-            gradient, or of the preconditioned gradient (divided as Adam divides it).
+        series: Pair (variance, sqnorm) of each step of the probe, at least 3 steps. The values
+            belong to the raw gradient or to the preconditioned gradient (divided as Adam divides
+            it).
         base_batch_size: Base batch size b in samples.
         run_steps: Length T of the run in base steps.
         scale: Scale S, at least 1.
@@ -156,8 +164,8 @@ def simulated_steps(
 ) -> float:
     """Return the number of steps that AdaScale takes for `run_steps` base steps along a path.
 
-    The last step counts only by the fraction that the run still needs. In the simulation, each base
-    batch of a step is measured separately.
+    Only the fraction of the last step that the run still needs is counted. In the simulation, each
+    base batch of a step is measured separately.
 
     Args:
         path: Path of the noise along the run.
@@ -165,8 +173,8 @@ def simulated_steps(
         run_steps: Length T of the run in base steps.
         scale: Scale S, at least 1.
         rule: Rule that decides; None is `AdaScale()`.
-        useful: Path without the part of the squared norm that is due to noise; in the simulated run
-            this part is multiplied by gain / S. None uses `path` unchanged.
+        useful: Path whose squared norms lack the noise part; in the simulated run, the noise part
+            is multiplied by gain / S. None uses `path` unchanged.
     """
     rule = rule or AdaScale()
     batch, budget = scale * base_batch_size, Budget(base_steps=run_steps)

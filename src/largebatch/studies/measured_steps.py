@@ -81,11 +81,11 @@ class Trace:
         dataset_size: Number of samples in one epoch; None if unknown.
         known_samples: Value of `dataset_size`, or the number of samples over all ranks that a
             DataLoader's samplers show.
-        sizes: Number of parameters of each block.
+        sizes: Number of parameters of each block (module) of the model.
         losses, moments: Loss and moments of each step.
         preconditioned: Moments of the preconditioned gradient (divided as Adam divides it), after
             Adam's first steps.
-        blocks: Moments of each block of the model.
+        blocks: Moments of each block (module) of the model.
         findings: Findings of the checks.
         parts: Number of micro-batches per step, over all ranks.
         lrs: Effective learning rate of each step with SGD; empty with other optimizers.
@@ -107,7 +107,9 @@ class Trace:
 
     @property
     def scaled(self) -> bool:
-        """Whether the noise is that of the preconditioned gradient (divided as Adam divides it)."""
+        """Whether the noise scale is computed from the preconditioned gradient (divided as Adam
+        divides it).
+        """
         return self.adam and not overscaled(
             self.preconditioned, batch_size=self.batch_size, parameters=sum(self.sizes.values())
         )
@@ -119,7 +121,7 @@ class Trace:
 
     @property
     def series_losses(self) -> list[float]:
-        """Losses of the steps that `series` holds."""
+        """Training losses of the steps in `series`."""
         return self.losses[len(self.losses) - len(self.series) :]
 
 
@@ -134,15 +136,15 @@ def measure_steps(
     """Train for a number of steps and measure each of them.
 
     Args:
-        target: what is trained.
-        steps: to take.
-        batch_size: samples of one step.
-        seed: of the samples' order.
-        progress: called after each step.
+        target: Model to train, with its optimizer, loss and data.
+        steps: Number of steps to take.
+        batch_size: Number of samples in one step, over all ranks.
+        seed: Seed of the sample order.
+        progress: Function that is called with (steps done, total steps) after each step.
 
     Raises:
-        ValueError: a step has more samples than the data; the loss is a sum.
-        NotFinite: training diverges.
+        ValueError: A step needs more samples than the data has, or the loss is a sum.
+        NotFinite: Training diverges.
     """
     observer = _Observer(target, batch_size=batch_size, seed=seed)
     control, trace = observer.control, observer.trace
@@ -201,7 +203,9 @@ class _Observer:
         )
 
     def loss(self, model: nn.Module, micro_batch: Any) -> Tensor:
-        """Return the target's loss; in the first step, check the micro-batch before."""
+        """Return the target's loss; in the first step, check the micro-batch before computing the
+        loss.
+        """
         if not self.trace.parts:
             self.trace.findings += self.checks.check_micro_batch(micro_batch)
         return self.target.loss(model, micro_batch)
@@ -237,8 +241,8 @@ def _rule_of(target: ProbeTarget, *, adam: bool) -> Rule:
 
 
 def _batches_of(target: ProbeTarget, *, batch_size: int, ranks: int, seed: int) -> BatchLoader:
-    """Return batches that are cut into PARTS micro-batches, or into more if these would be too
-    large.
+    """Return batches that are cut into PARTS micro-batches, or into more micro-batches if PARTS
+    micro-batches would exceed the largest allowed size.
     """
     piece = max(batch_size // (PARTS if ranks == 1 else ranks * max(PARTS // ranks, 1)), 1)
     piece = min(piece, target.micro_batch_size or piece)

@@ -1,16 +1,17 @@
-"""Compute the gradient noise scale that represents a whole run, from the measured steps of its
-pieces.
+"""Compute the gradient noise scale that represents a whole run, from steps measured in several
+pieces of the run.
 
-In a piece with the noise scale n, the share s = b / (n + b) of the base batch's squared gradient is
-signal. The gain of the piece is r = S (n + b) / (n + S b) = S / (1 + (S - 1) s). T base steps
-therefore take the integral of 1 / r over the base steps, which is linear in s:
+In a piece of the run with the noise scale n, the share s = b / (n + b) of the base batch's squared
+gradient is signal. The gain in this piece of the run is r = S * (n + b) / (n + S * b) =
+S / (1 + (S - 1) * s). The number of steps for T base steps is therefore the integral of 1 / r over
+the base steps, and 1 / r is linear in s:
 
-    steps = T (1 / S + (1 - 1 / S) mean(s)),    where each base step has the same weight
+    steps = T * (1 / S + (1 - 1 / S) * mean(s)),    where each base step has the same weight
 
 If the noise scale changes along a run, one number therefore represents the whole run at every
-scale: b (1 - mean(s)) / mean(s). The gain that follows from this noise scale is T / steps. AdaScale
-itself decides from running averages, which lag behind the current noise; `gain_forecast` simulates
-this lag.
+scale: b * (1 - mean(s)) / mean(s). The gain that follows from this one noise scale is T / steps.
+AdaScale itself decides from running averages, which lag behind the current noise; the module
+`gain_forecast` simulates this lag.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from largebatch.analysis.noise import (
 from largebatch.studies.signal_share import noise_scale_at, signal_share
 
 PIECES = 8
-"""Number of pieces into which the run is cut. More pieces follow the noise scale more closely, but
-each piece is measured less precisely.
+"""Number of pieces into which the run is cut. With more pieces, the result follows a changing noise
+scale more closely, but the estimate of each piece is less precise.
 """
 
 LAST = 0.75
@@ -73,9 +74,9 @@ class Stretch:
     """Describe one piece of the run.
 
     Args:
-        start, stop: First step of the piece, and the step after its last step.
-        loss: Mean training loss of the piece.
-        noise: Noise scale of the piece in samples.
+        start, stop: First step of this piece of the run, and the step after its last step.
+        loss: Mean training loss in this piece of the run.
+        noise: Noise scale in this piece of the run, in samples.
         signal: Share of the base batch's squared gradient that is signal, in [0, 1].
     """
 
@@ -97,8 +98,9 @@ def noise_of_series(
 ) -> tuple[NoiseOrReason, NoiseOrReason, tuple[Stretch, ...]]:
     """Return (noise scale of the whole run, noise scale of all steps pooled, pieces) of one series.
 
-    If the data set is smaller than its noise scale, the estimated squared norm is negative. The
-    noise scale is then that of the data set's own gradient, over all steps.
+    If the data set is smaller than its noise scale, the estimated squared norm is negative. If the
+    squared norm is negative, the noise scale is computed for the mean gradient over the data set,
+    over all steps.
     """
     found = estimate_noise(series, seed=seed)
     if isinstance(found, NotEnough) and found.reason == BELOW_ZERO and dataset_size is not None:
@@ -123,8 +125,8 @@ def noise_of_run(
         pieces: Pieces of the probe.
         base_batch_size: Base batch size b in samples.
         run_steps: Base steps of the whole run, at least the probed steps.
-        pooled: Estimate over all steps; the pooled estimate gives the reason if no piece has an
-            estimate.
+        pooled: Estimate over all steps; if no piece has an estimate, the reason is taken from
+            `pooled`.
     """
     if pooled.estimate is not None and pooled.estimate.dataset_size is not None:
         return pooled
@@ -184,13 +186,13 @@ def stretches(
 def weights(ends: Sequence[tuple[int, int]], *, run_steps: int) -> list[float]:
     """Return the fraction of the run's base steps that each piece represents; the sum is 1.
 
-    The pieces of the probe's last quarter share the steps that were not probed.
+    The pieces in the last quarter of the probe also represent the steps that were not probed.
 
     >>> weights([(0, 30), (30, 60), (60, 90), (90, 120)], run_steps=240)
     [0.125, 0.125, 0.125, 0.625]
 
     Args:
-        ends: Pair (start, stop) of each piece, in steps.
+        ends: Pair (start, stop) of each piece of the run, in steps.
         run_steps: Length T of the run in base steps, at least the probed steps.
     """
     steps = ends[-1][1]
@@ -206,8 +208,8 @@ def weights(ends: Sequence[tuple[int, int]], *, run_steps: int) -> list[float]:
 def weighted_mean(parts: Sequence[Range], weights: Sequence[float]) -> Range:
     """Return the weighted mean of independent estimates, with its confidence interval.
 
-    The distances of the bounds from the means are added in squares: low = mean - sqrt(sum (weight
-    (value - low))^2). The upper bound is computed in the same way.
+    The squared distances of the lower bounds from the values are summed: low = mean -
+    sqrt(sum((weight * (value - low))^2)). The upper bound is computed in the same way.
 
     >>> half = Range(value=0.5, low=0.1, high=0.7)
     >>> exact = Range(value=0.3, low=0.3, high=0.3)
@@ -224,11 +226,12 @@ def weighted_mean(parts: Sequence[Range], weights: Sequence[float]) -> Range:
 def overscaled(series: Sequence[tuple[float, float]], *, batch_size: int, parameters: int) -> bool:
     """Return whether Adam's denominators are too small for the gradients of these steps.
 
-    Adam divides each element of a gradient by the root of its average square, so the squared norm
-    of the result is about the number of elements. The squared norm is much larger if an element is
-    rarely used, such as a row of an embedding. When such an element is used, Adam divides it by
-    almost zero, and the element hides the noise of all other elements. `overscaled` returns True if
-    the mean squared norm exceeds OVERSCALED times the number of elements.
+    Adam divides each element of a gradient by the square root of the element's running mean square,
+    so the squared norm of the result is about the number of elements. The squared norm is much
+    larger if an element is rarely used, such as a row of an embedding. When such an element is
+    used, Adam divides it by almost zero, and the element hides the noise of all other elements.
+    `overscaled` returns True if the mean squared norm exceeds OVERSCALED times the number of
+    elements.
 
     >>> overscaled([(16.0, 3.0)], batch_size=16, parameters=4)
     False

@@ -1,16 +1,19 @@
 """Represent the noise of a probe as a function of the base step, and make random variations of it.
 
-A step that counts as several base steps reads the mean over these base steps. Averages of unbiased
-estimates are unbiased, and pooling makes their errors as small as those of a larger batch.
+A simulated step that counts as several base steps uses the mean noise over these base steps.
+Averages of unbiased estimates are unbiased, and pooling makes their errors as small as those of a
+larger batch.
 
-A variation adds errors that are like the measured errors (wild bootstrap over blocks):
+A variation adds random errors that resemble the measured errors (wild bootstrap over blocks of
+consecutive steps):
 
-    x*_t = x_t + z_j e_t,    e_t = sqrt(m / (m - l)) (x_t - mean of the m steps around t)
+    x*_t = x_t + z_j * e_t,    e_t = sqrt(m / (m - l)) * (x_t - mean of the m steps around t)
 
 One z_j is drawn from N(0, 1) per block j of l consecutive steps. The errors keep their size along
-the run and their dependence within a block, and the trend does not move. Resampling blocks would
-move the steep fall of a gradient at the start of a run to other steps. The square root compensates
-for the share l / m of a block's own error that subtracting the mean removes.
+the run and their dependence within a block, and the trend of the measured values stays at the same
+steps. Resampling blocks would move the steep fall of a gradient at the start of a run to other
+steps. Subtracting the mean removes the share l / m of a block's own error, and the square root
+compensates for this loss.
 
 Wu: Jackknife, Bootstrap and Other Resampling Methods in Regression Analysis, 1986, Annals of
 Statistics. Shao: The Dependent Wild Bootstrap, 2010, Journal of the American Statistical
@@ -29,23 +32,25 @@ from largebatch.analysis.noise import Pairs
 from largebatch.studies.noise_of_run import LAST
 
 LONGEST = 20
-"""A block has at most 1 / LONGEST of the steps of the series. Longer blocks would estimate the size
-of the errors less precisely; shorter blocks would miss errors that last longer.
+"""A block of consecutive steps has at most 1 / LONGEST of the steps of the series. With longer
+blocks, the size of the errors would be estimated less precisely. With shorter blocks, errors that
+last longer than a block would be missed.
 """
 
 EARLY = 4
-"""A block has at most 1 / EARLY of the number of steps before it, because the gradient changes
-fastest at the start of a run.
+"""A block of consecutive steps has at most 1 / EARLY of the number of steps before the block,
+because the gradient changes fastest at the start of a run.
 """
 
 REACH = 2
-"""Number of blocks to each side over which the mean around a step is computed."""
+"""Number of block lengths on each side of a step over which the mean around the step is computed.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoisePath:
-    """Hold the variance and the squared norm along a run; later steps are like the probe's last
-    quarter.
+    """Hold the variance and the squared norm along a run; steps after the probe have the mean
+    values of the probe's last quarter.
 
     >>> path = NoisePath.of([(8.0, 4.0), (8.0, 2.0), (8.0, 0.0), (8.0, 0.0)])
     >>> path.mean(0.5, 2.5), path.mean(4.0, 9.0)
@@ -83,7 +88,7 @@ class NoisePath:
     def mean(self, start: float, stop: float) -> tuple[float, float]:
         """Return the mean (variance, sqnorm) from `start` to `stop`, in base steps.
 
-        A fraction of a step counts by its length.
+        A step that lies only partly in the range is weighted by its fraction in the range.
 
         Args:
             start: Start in base steps, at least 0.
@@ -96,13 +101,15 @@ class NoisePath:
     def around(self, base_steps: float, width: float) -> tuple[float, float]:
         """Return the mean (variance, sqnorm) over `width` base steps around one base step.
 
-        At the start of the run, the range is shorter, so that the given step is in its middle.
+        At the start of the run, the range is shorter than `width`, so that the given step is in the
+        middle of the range.
 
         >>> NoisePath.of([(8.0, 4.0), (8.0, 2.0), (8.0, 0.0)]).around(0.0, 3.0)
         (8.0, 4.0)
 
         Args:
-            base_steps: Clock in base steps, at least 0; a whole number is a measured step.
+            base_steps: Position in the run in base steps, at least 0; a whole number is a measured
+                step.
             width: Width of the range in base steps, above 0.
         """
         middle = base_steps + 0.5
@@ -123,7 +130,8 @@ class NoisePath:
 
 
 def variations(series: Pairs, *, count: int, seed: int) -> Iterator[NoisePath]:
-    """Yield paths that differ from a series by random errors that are like its own errors.
+    """Yield paths that differ from a series by random errors that resemble the errors of the
+    series.
 
     Args:
         series: Pair (variance, sqnorm) of each step, at least 3 steps.
@@ -140,7 +148,7 @@ def variations(series: Pairs, *, count: int, seed: int) -> Iterator[NoisePath]:
 
 
 def block_lengths(steps: int) -> list[int]:
-    """Return the lengths of the blocks of a series.
+    """Return the lengths of the blocks of consecutive steps into which a series is cut.
 
     >>> block_lengths(100)[:12], block_lengths(100)[-2:]
     ([1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3, 3], [5, 3])
@@ -155,10 +163,10 @@ def block_lengths(steps: int) -> list[int]:
 
 
 def errors_of(pairs: Series, lengths: Sequence[int]) -> Series:
-    """Return how much each step differs from the mean of the steps around it, times the square
-    root.
+    """Return the difference of each step from the mean of the steps around it, multiplied by
+    sqrt(m / (m - l)).
 
-    The square root is the factor sqrt(m / (m - l)) in this module's description.
+    The module's description explains the factor sqrt(m / (m - l)).
 
     >>> errors_of(np.array([[1.0], [1.0], [7.0], [1.0]]), [1, 1, 1, 1]).ravel().round(2).tolist()
     [-2.45, -1.73, 5.2, -2.45]

@@ -1,16 +1,18 @@
 """Measure the gradient noise of a user's own run, and forecast what larger batches would give.
 
-The steps are measured at the base batch size, cut into PARTS micro-batches. If noise dominates, the
-variance of the estimated squared norm is k / (k - 1) times the smallest variance that these samples
-allow. The factor is 2, 1.33, 1.14 with k = 2, 4, 8 micro-batches. On the built-in CNN and
-transformer, 4 micro-batches take 1.17 times the time of 2 micro-batches, and 8 take 1.5 to 1.65
-times (one core). So 4 micro-batches give the best ratio of precision to cost.
+The steps are measured at the base batch size, cut into PARTS micro-batches. If a step is cut into k
+micro-batches and noise dominates, the variance of the estimated squared norm is k / (k - 1) times
+the smallest variance that the samples of the step allow. The factor is 2, 1.33, 1.14 with k = 2, 4,
+8 micro-batches. On the built-in CNN and transformer, on one core, 4 micro-batches take 1.17 times
+the time of 2 micro-batches, and 8 micro-batches take 1.5 to 1.65 times the time of 2 micro-batches.
+Of 2, 4 and 8 micro-batches, 4 micro-batches give the best ratio of precision to cost.
 
-Accumulating several base batches at the same weights would give more precision per sample, because
-only gradients at the same weights can be compared. But such a step costs the samples of several
-steps and moves the weights only once. The probe would therefore see only a small part of the run,
-although the noise scale changes along the run. If the probe finds no noise scale, pass a larger
-`batch_size=` to accumulate several base batches per measured step.
+Accumulating several base batches at the same weights would give more precision per sample than
+single base batches, because only gradients at the same weights can be compared. But a step of
+several base batches uses the samples of several steps and moves the weights only once. The probe
+would therefore see only a small part of the run, although the noise scale changes along the run. If
+the probe finds no noise scale, pass a larger `batch_size=` to accumulate several base batches per
+measured step.
 """
 
 from __future__ import annotations
@@ -49,8 +51,8 @@ def probe(
     batch_size: int | None = None,
     progress: StepCounter | None = None,
 ) -> ProbeResult:
-    """Train a copy of the model for some steps, and report what its gradient noise says about
-    larger batches.
+    """Train a copy of the model for some steps, and forecast from its gradient noise what larger
+    batches would give.
 
         print(lb.probe(model, optimizer, lambda model, batch: ..., dataset, base_batch_size=64))
 
@@ -77,17 +79,18 @@ def probe(
         run_steps: Number of steps of the whole run at the base batch size, for the forecast, at
             least `steps`; None is `steps`.
         seed: Seed of the sample order and of the intervals.
-        scale: Multiple of the base batch size that the printed lines to paste use; None uses the
-            last doubling that pays.
+        scale: Multiple of the base batch size that the printed lines to paste use. None uses the
+            multiple up to which doubling the batch saves a quarter of the steps or more, at least
+            2.
         batch_size: Number of samples in one measured step, at least the base batch size, which is
-            the default. A larger value gives a more precise estimate per step, but for the same
-            cost the probe sees less of the run.
+            the default. A larger `batch_size` makes the estimate of each step more precise, but the
+            same number of samples then covers a shorter part of the run.
         progress: Function that is called with (steps done, total steps) after each step.
 
     Raises:
-        ValueError: Before training: a number is not whole or is too small, the data has fewer
-            samples than a step needs, the run is shorter than the probe, or the model cannot be
-            copied. In the first step: the loss is a sum.
+        ValueError: A number is not whole or is too small, the data has fewer samples than a step
+            needs, the run is shorter than the probe, or the model cannot be copied; the error is
+            raised before training. In the first step, the error is raised if the loss is a sum.
         NotFinite: Training diverged.
     """
     run_steps = steps if run_steps is None else run_steps
@@ -208,7 +211,9 @@ def _check_run(*, steps: int, run_steps: int) -> None:
 
 
 def _useful(trace: Trace, *, base_batch_size: int) -> Series | None:
-    """Return `useful_signal`; None if the measured steps were larger than the base batch."""
+    """Return the result of `useful_signal`; None if the measured steps were larger than the base
+    batch.
+    """
     if trace.batch_size != base_batch_size:
         return None
     return useful_signal(trace.series, losses=trace.series_losses, lrs=trace.lrs)

@@ -37,9 +37,10 @@ class ProbeResult:
         command_name: Name of the workload for `largebatch train`; None if it has no such name.
         optimizer: Class name of the optimizer.
         adam: Whether the optimizer belongs to the Adam family.
-        preconditioned: Whether noise scales are those of the preconditioned gradient (divided as
-            Adam divides it). With Adam, `preconditioned` is False if Adam's denominators are too
-            small (`overscaled`). The noise scales of blocks are always those of the raw gradient.
+        preconditioned: Whether noise scales are computed from the preconditioned gradient (divided
+            as Adam divides it). With Adam, `preconditioned` is False if Adam's denominators are too
+            small (`overscaled`). The noise scales of single modules (`blocks`) are always computed
+            from the raw gradient.
         base_lr: Learning rate of the first parameter group.
         base_batch_size: Base batch size b in samples.
         batch_size: Number of samples in one measured step.
@@ -55,7 +56,7 @@ class ProbeResult:
         along: Pieces of the probe, in order.
         bare_noise: Noise scale of the raw gradient over the run, if `preconditioned` is True; else
             None.
-        blocks: Noise of the parts of the model.
+        blocks: Noise of each module of the model.
         checks: Findings of the checks.
         outlook: Predictions for larger batches; None if the noise scale is unknown.
     """
@@ -151,7 +152,7 @@ def _head(result: ProbeResult) -> Section:
         f"Gradient noise scale{which}: {interval(span)} samples, over the whole run. The gradient "
         "of a batch of this size is half signal, half noise. Much smaller batches are mostly "
         "noise, so one step of twice the batch makes nearly as much progress as two steps. "
-        "Increasing a batch that is already much larger saves hardly any steps."
+        "Increasing a batch that is already much larger than this size saves hardly any steps."
     )
     paragraphs = [how, found]
     if result.adam and not result.preconditioned:

@@ -1,4 +1,4 @@
-"""Write the sections of a probe's report, each from one part of the result."""
+"""Write the sections of a probe's report from the fields of the probe's result."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ CANNOT_KNOW = (
     "Generalization: the numbers predict the training loss per step, not the error on new data.",
     (
         "Other settings: another learning rate, or the larger batch itself, leads to other "
-        "weights, which have another noise scale. The intervals do not include this."
+        "weights, which have another noise scale. The intervals do not include this effect."
     ),
     (
         "Later training: steps that were not run are extrapolated, and the noise scale often "
-        "rises. The intervals do not include this."
+        "rises. The intervals do not include the error of the extrapolation."
     ),
     (
         "Time: fewer steps save time only if one large batch takes less time than several small "
@@ -58,7 +58,7 @@ def along_section(
     notes = []
     if steps < run_steps:
         notes.append(
-            f"Steps {steps:,} to {run_steps:,} were not run. They are assumed to be like the last "
+            f"Steps {steps:,} to {run_steps:,} were not run and are assumed to be like the last "
             "quarter of the probe."
         )
     notes.append(
@@ -142,8 +142,8 @@ def forecast_section(
         "of base steps. The forecast is therefore more reliable at scale 2 than at scale 32. At "
         "a large lr / (1 - momentum), a part of the gradient's norm is due to noise, and this "
         "part is smaller for a larger batch. AdaScale then takes fewer steps than the forecast: "
-        "154 instead of 189 in one of our tests. With SGD at a constant learning rate, the "
-        "lower bound of the interval includes this effect. With other optimizers or several "
+        "154 steps instead of 189 steps in one of our tests. With SGD at a constant learning rate, "
+        "the lower bound of the interval includes this effect. With other optimizers or several "
         "learning rates, the interval does not include the effect."
     )
     notes = [gain, trust]
@@ -166,7 +166,7 @@ def forecast_section(
 
 
 def blocks_section(blocks: Sequence[Block], *, adam: bool) -> Section:
-    """Return the section about the noise of the model's parts."""
+    """Return the section about the noise of the model's modules."""
     heads = ("part of the model", "parameters", "share of the noise", "noise scale, samples")
     rows = [
         (block.name, f"{block.parameters:,}", f"{block.noise_share:.0%}", scale_of(block.noise))
@@ -218,7 +218,7 @@ def paste_section(
             f"# {loop}, with two or more backward calls per step, or two or more ranks:",
             f"control = lb.attach(model, optimizer, {rule}, {sizes})",
             f"if control.base_steps >= {run_steps}: break    # instead of a number of steps",
-            "control.advance(scheduler)    # instead of scheduler.step(), if there is one",
+            "control.advance(scheduler)    # instead of scheduler.step()",
         ),
     )
 

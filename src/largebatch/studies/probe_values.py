@@ -22,13 +22,13 @@ SCALES = (2, 4, 8, 32)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Describe the noise of one part of the model.
+    """Describe the noise of one module of the model.
 
     Args:
         name: Name of the module.
         parameters: Number of elements in the parameters of the module.
-        noise_share: Share of this part in the variance of one sample's gradient, over all steps.
-        noise: Noise scale of this part over the run.
+        noise_share: Share of this module in the variance of one sample's gradient, over all steps.
+        noise: Noise scale of this module over the run.
     """
 
     name: str
@@ -44,8 +44,10 @@ class BatchOutlook:
     Args:
         rows: Predictions for the base batch and its doublings.
         paying: Batch size up to which a doubling saves a quarter of the steps or more.
-        twice_base: Batch size that needs twice the samples of the base batch.
-        twice_fewest: Batch size that needs twice the smallest number of samples of any batch.
+        twice_base: Batch size at which the run needs twice as many samples as at the base batch
+            size.
+        twice_fewest: Batch size at which the run needs twice as many samples as at the batch size
+            that needs the fewest samples.
         forecasts: Forecasts of AdaScale over the whole run, at batch sizes up to the data set's
             size.
         scale: Scale S that the printed lines to paste use.
@@ -77,7 +79,8 @@ def outlook_of(
         series: Pair (variance, sqnorm) of each step of the probe, from which `noise` was computed.
         base_batch_size: Base batch size b in samples.
         run_steps: Number of steps of the run at the base batch size.
-        scale: Scale for the lines to paste; None uses the last doubling that pays, at least 2.
+        scale: Scale for the lines to paste. None uses the scale up to which doubling the batch
+            saves a quarter of the steps or more, at least 2.
         seed: Seed of the forecasts' intervals.
         known_samples: Number of samples in the data set; larger batches are not forecast. None if
             unknown.

@@ -15,8 +15,8 @@ def signal_share(*, noise_scale: float, base_batch_size: float) -> float:
 
 
 def noise_scale_at(*, signal: float, base_batch_size: float) -> float:
-    """Return the noise scale in samples at which the signal has the given share; `inf` without
-    signal.
+    """Return the noise scale in samples at which the signal has the given share; `inf` if the share
+    is 0.
 
     >>> noise_scale_at(signal=0.25, base_batch_size=16)
     48.0

@@ -1,24 +1,23 @@
 """Compute the part of the gradient's squared norm that lowers the loss, for runs with SGD.
 
-The noise of earlier steps keeps the weights away from the path that they would take without noise.
-A part of the squared norm of the true gradient G is therefore due to noise. Plain SGD changes the
-mean loss by
+The noise of earlier steps keeps the weights away from the path that the weights would take without
+noise. A part of the squared norm of the true gradient G is therefore due to noise. Plain SGD
+changes the mean loss by
 
-    E[change] = -lr |G|^2 + lr^2 / 2 (G'HG + tr(H Sigma) / B)
+    E[change] = -lr * |G|^2 + lr^2 / 2 * (G'HG + tr(H Sigma) / B)
 
-and the part of |G|^2 that is due to noise is lr / 2 tr(H Sigma) / B. If G'HG is neglected, the two
-parts are
+and the part of |G|^2 that is due to noise is lr / 2 * tr(H Sigma) / B. If G'HG is neglected, the
+two parts are
 
     useful part = fall of the loss per step / lr,    noise part = sqnorm - useful part
 
-With momentum, lr / (1 - momentum) replaces lr. The noise part is proportional to lr / B. In a run
-at S times the batch and r times the learning rate, the noise part is therefore r / S times as
-large.
+With momentum, lr / (1 - momentum) replaces lr. The noise part is proportional to lr / B. At S times
+the batch size and r times the learning rate, the noise part is therefore multiplied by r / S.
 
-This method counts G'HG as a part of the noise part. Near the largest stable learning rate, G'HG is
-not small, so the computed noise part is too large. The useful part is therefore a lower bound, and
-it is used only for the lower bound of an interval. The effect of weight decay, which also moves the
-weights, is neglected.
+The formula for the useful part counts G'HG as a part of the noise part. Near the largest stable
+learning rate, G'HG is not small, so the computed noise part is too large. The useful part is
+therefore a lower bound, and it is used only for the lower bound of an interval. The effect of
+weight decay, which also moves the weights, is neglected.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ only.
 
 SURE = 2.0
 """Smallest noise part over the whole probe, in standard errors, that counts as detected. The
-standard error is that of the loss divided by lr, so at a small learning rate no noise part is
-detected.
+standard error is the standard error of the loss divided by lr, so at a small learning rate no noise
+part is detected.
 """
 
 
@@ -72,8 +71,8 @@ def useful_signal(series: Pairs, *, losses: Sequence[float], lrs: Sequence[float
 def moving_means(losses: Sequence[float]) -> Series:
     """Return the mean loss around the start of each step and around the end of the last step.
 
-    The result has T + 1 values. Each mean covers REACH steps to each side. Near the ends it covers
-    as many steps as exist on both sides, but at least EDGE.
+    The result has T + 1 values. Each mean covers REACH steps to each side. Near the first and the
+    last step, each mean covers as many steps as exist on both sides, but at least EDGE steps.
     """
     steps = len(losses)
     at = np.arange(steps + 1)
@@ -85,7 +84,7 @@ def moving_means(losses: Sequence[float]) -> Series:
 
 
 def effective_lr(optimizer: Optimizer) -> float | None:
-    """Return lr (1 - dampening) / (1 - momentum) of SGD; None for any other optimizer.
+    """Return lr * (1 - dampening) / (1 - momentum) of SGD; None for any other optimizer.
 
     The result is also None if parameter groups have different values, or if the optimizer
     maximizes.
@@ -108,11 +107,11 @@ def _effective(group: dict[str, float]) -> float | None:
 
 
 def _error(losses: Sequence[float], means: Series, weights: Series) -> float:
-    """Return a bound on the standard error of the sum over all steps of weight times fall of the
-    loss.
+    """Return an upper bound on the standard error of a sum over all steps: each step's weight times
+    the fall of the loss in this step.
 
-    The sum can be written with the first mean, the last mean, and the other means times the
-    differences of consecutive weights.
+    The weighted sum equals a sum of the first mean loss, the last mean loss, and the other mean
+    losses times the differences of consecutive weights.
     """
     away = np.asarray(losses) - (means[:-1] + means[1:]) / 2.0
     change = float(weights[0] + weights[-1] + np.abs(np.diff(weights)).sum())
