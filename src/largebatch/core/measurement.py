@@ -51,8 +51,8 @@ class GradientMoments:
             the samples have unequal weights, `batch_size` is the size of an equally weighted batch
             whose gradient has the same variance.
         parts: Number of gradients that were measured separately, usually one per micro-batch.
-        batch_sqnorm: Squared norm |g_B|^2 of the batch gradient. Noise makes this squared norm too
-            large on average.
+        batch_sqnorm: Squared norm |g_B|^2 of the batch gradient. Noise makes |g_B|^2 too large on
+            average.
         variance: Trace of the covariance of one sample's gradient, unbiased.
         source: Kind of the separately measured gradients, such as "micro-batches" or "ranks".
 
@@ -214,7 +214,7 @@ class Reading:
             gradient.
         full_sqnorm: Squared norm of the mean loss's gradient over the whole data set.
         extra_samples: Number of samples used only for measuring, in addition to training samples.
-        exhausted: Whether at least one rank has no more data.
+        exhausted: Whether at least one rank has used up its data.
     """
 
     samples: int
@@ -345,8 +345,7 @@ class Measurement:
         return budget
 
     def unmeasured(self) -> Measurement:
-        """Return this measurement without its statistics, as in a step that measures no statistics.
-        """
+        """Return this measurement without statistics, as in a step that measures no statistics."""
         if all(getattr(self, name) is None for name in STATISTICS):
             return self
         nothing: Any = dict.fromkeys(STATISTICS)

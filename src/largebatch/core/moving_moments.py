@@ -35,8 +35,8 @@ ROUNDING = 1e-12
 JUMP = 4.0
 """Largest measurement that is averaged unchanged, as a multiple of the typical measurement.
 
-A measurement above this multiple is scaled down. Without the limit, one training step with a very
-large gradient would outweigh all other training steps.
+A measurement above `JUMP` times the typical measurement is scaled down. Without `JUMP`, one
+training step with a very large gradient would outweigh all other training steps.
 """
 
 MOST = 0.125
@@ -51,7 +51,7 @@ measurements are rare.
 class MovingMoments:
     """Hold running averages of the gradient's variance and squared norm.
 
-    The variance is that of one sample's gradient, and the squared norm is that of the true
+    The averages contain the variance of one sample's gradient and the squared norm of the true
     gradient. Variance and squared norm are independent of the batch size. Rough estimates from
     successive steps ("temporal") are forgotten at the first estimate from the gradients of a single
     step. Version 0.1 counted the window in gradients instead of base batches, so averages that
