@@ -2,9 +2,10 @@
 
     noise scale = mean(variance) / mean(sqnorm), in samples
 
-The means are over a series of training steps. Each step has the unbiased `variance` of one sample's
-gradient (tr Sigma) and the unbiased `sqnorm` of the true gradient (|G|^2, may be negative). The
-ratio of the means is used, because the mean of the ratios has an unbounded bias if |G|^2 is small.
+Both means are taken over a series of training steps. Each step has the unbiased `variance` of one
+sample's gradient (tr Sigma) and the unbiased `sqnorm` of the true gradient (|G|^2, may be
+negative). The ratio of the means is used, because the mean of the ratios has an unbounded bias if
+|G|^2 is small.
 
 Data loaders usually draw each epoch of N samples without replacement. Let G be the mean gradient of
 the N samples in one epoch. Then the squared norm of a batch's gradient is |G|^2 + variance * (1 / B

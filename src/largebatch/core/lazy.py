@@ -58,6 +58,6 @@ def lazy_names(
 
 
 def _at(place: str) -> Any:
-    """Return the value at a dotted place: `RULES` of its module for `lb.rules.kinds.RULES`."""
+    """Return the value of a dotted name, such as `lb.rules.kinds.RULES`."""
     *parents, name = place.split(".")
     return getattr(import_module(".".join(["largebatch", *parents[1:]])), name)
