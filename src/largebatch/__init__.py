@@ -110,7 +110,7 @@ NAMES: Mapping[str, str] = {
     "replay": "largebatch.record.replay_rule",
     "watch": "largebatch.act.watch",
 }
-"""Public names, each with the module that defines it. The module is imported on first use."""
+"""Public names, each with the module that defines the name. Using a name imports its module."""
 
 MODULES: Mapping[str, str] = {
     "errors": "largebatch.errors",
@@ -122,7 +122,8 @@ MODULES: Mapping[str, str] = {
     "theory": "largebatch.theory",
     "workbench": "largebatch.workbench",
 }
-"""Namespaces that hold all other public names, such as `rules` for `lb.rules.CABS`."""
+"""Namespaces of the public names that `NAMES` does not list, such as `rules` for `lb.rules.CABS`.
+"""
 
 MOVED: Mapping[str, str] = {
     "Accordion": "lb.rules.Accordion",
@@ -162,7 +163,7 @@ MOVED: Mapping[str, str] = {
     "simulate": "lb.workbench",
 }
 """Names of version 0.1, each with its new place. Using an old name gives a warning. Version 0.3
-will remove these names.
+will remove the names of version 0.1.
 """
 
 __all__ = ["__version__", *NAMES, *MODULES]

@@ -16,8 +16,8 @@ INSTALL = (
 def main() -> None:
     """Run the command line. If click or rich is missing, exit with the command that installs it.
 
-    The current directory is added to `sys.path`, as `python -m largebatch` does, so that the user's
-    own modules can be imported.
+    The current directory is added to `sys.path`, so that the user's own modules can be imported.
+    Python adds the same directory for `python -m largebatch`.
     """
     try:
         import click  # noqa: F401
@@ -40,8 +40,8 @@ def main() -> None:
 def _leave(code: int) -> NoReturn:
     """End a process that torchrun started, and skip the interpreter's cleanup at exit.
 
-    During that cleanup a gloo thread that still releases a tensor aborts the process (torch 2.13,
-    pytorch/pytorch#179291), and torchrun then reports a finished run as failed.
+    During the interpreter's cleanup, a gloo thread that still releases a tensor aborts the process
+    (torch 2.13, pytorch/pytorch#179291). Then torchrun reports a finished run as failed.
     """
     logging.shutdown()
     sys.stdout.flush()

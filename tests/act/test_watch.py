@@ -537,7 +537,7 @@ def test_a_data_set_smaller_than_its_noise_scale_has_one_once_its_size_is_known(
     assert found.noise_scale == pytest.approx(1000.0, rel=0.5)
     assert "of the data set of 256 samples" in str(found)
     unknown = str(watched_epochs())
-    assert "below zero" in unknown
+    assert "estimated squared norm is negative" in unknown
     assert "lb.watch(..., dataset_size=len(dataset))" in unknown
 
 

@@ -98,7 +98,7 @@ def test_a_noise_estimate_needs_a_least_number_of_steps():
 def test_identical_data_in_all_parts_are_not_enough(variance, sqnorm):
     verdict = estimate_noise([(variance, sqnorm)] * 50)
     assert "no variance" in verdict.reason
-    assert "no two ranks or micro-batches may be equal" in verdict.needed
+    assert "micro-batches or ranks that have different samples" in verdict.needed
 
 
 def test_a_gradient_that_is_zero_is_not_enough():

@@ -217,7 +217,7 @@ def warned(run: Callable[[], Any]) -> tuple[Any, list[str]]:
 def one_warning(told: list[str]) -> str:
     """Return the only warning of a resumed run, whose averages begin anew."""
     (text,) = told
-    for part in (SAID_ONCE, "count base batches now", "nothing to do"):
+    for part in (SAID_ONCE, "count base batches now", "do not need to do anything"):
         assert part in text
     return text
 

@@ -132,7 +132,7 @@ def test_batches_far_below_the_critical_one_need_larger_ones() -> None:
     t = truth("McCandlish", b) * (1 + 0.1 * np.random.default_rng(0).normal(size=8))
     found = fit("McCandlish", b, t)
     assert isinstance(found, NotEnough)
-    assert "larger batches" in found.needed
+    assert "batch sizes above the measured ones" in found.needed
 
 
 @both
@@ -141,7 +141,7 @@ def test_batches_far_above_the_critical_one_need_smaller_ones(family: str) -> No
     t = truth(family, b) * (1 + 0.1 * np.random.default_rng(0).normal(size=8))
     found = fit(family, b, t)
     assert isinstance(found, NotEnough)
-    assert "smaller batches" in found.needed
+    assert "batch sizes below the measured ones" in found.needed
 
 
 @both

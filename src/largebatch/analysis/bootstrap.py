@@ -1,12 +1,13 @@
 """Compute a confidence interval for the ratio of two means over an autocorrelated series.
 
-    t(q) = (mean(x) - q mean(y)) / se(q)
+    t(q) = (mean(x) - q * mean(y)) / se(q)
 
-The interval contains every q >= 0 with low <= t(q) <= high. The formula for t never divides by
-mean(y), so a mean(y) near zero is no special case. If t stays within its bounds for arbitrarily
-large q, the interval has no upper bound (Fieller's theorem). The standard error se(q) is computed
-from the means of moving blocks, which preserve the autocorrelation inside each block. The bounds of
-t are quantiles of t over bootstrap series that consist of these blocks (bootstrap-t).
+The interval contains every q >= 0 for which t(q) lies between the bounds of t. The formula for t
+never divides by mean(y), so a mean(y) near zero is no special case. If t stays within its bounds
+for arbitrarily large q, the interval has no upper bound (Fieller's theorem). The standard error
+se(q) is computed from the means of moving blocks, which preserve the autocorrelation inside each
+block. The bounds of t are quantiles of t over bootstrap series that consist of randomly drawn
+blocks (bootstrap-t).
 
 References: Künsch, The Jackknife and the Bootstrap for General Stationary Observations, 1989,
 Annals of Statistics. Gonçalves and Vogelsang, Block Bootstrap HAC Robust Tests: The Sophistication
@@ -26,24 +27,27 @@ BLOCKS = 8
 """Number of blocks in the series, so one block is 1/8 of the series.
 
 According to Schmeiser (Batch Size Effects in the Analysis of Simulation Output, 1980), eight to ten
-blocks are enough: more blocks gain little. Kiefer and Vogelsang (A New Asymptotic Theory for
-Heteroskedasticity-Autocorrelation Robust Tests, 2005, Econometric Theory) use blocks whose length
-is a fixed fraction of the series. With longer blocks, the coverage of the interval is closer to its
-level if autocorrelation is strong, but the interval is wider. This holds if the bounds of t depend
-on the block length, as the bootstrap's bounds do. Two other block lengths were tried: sqrt(steps),
-and the estimate of Politis and White (2004, Econometric Reviews). If the series drifts slowly, the
-coverage of these two block lengths is lower: 0.76 and 0.83 instead of 0.89, at 400 steps with a
-correlation of 0.95 between successive steps. For independent steps, the intervals of these two
-block lengths are narrower by one seventh.
+blocks are enough, because more than ten blocks improve the result only slightly. Kiefer and
+Vogelsang (A New Asymptotic Theory for Heteroskedasticity-Autocorrelation Robust Tests, 2005,
+Econometric Theory) use blocks whose length is a fixed fraction of the series. If autocorrelation is
+strong, longer blocks bring the coverage of the interval closer to its level than shorter blocks do,
+but longer blocks make the interval wider. Longer blocks have this effect if the bounds of t depend
+on the block length, as the bootstrap's bounds do. Besides 1/8 of the series, two block lengths were
+tried: sqrt(steps), and the estimate of Politis and White (2004, Econometric Reviews). For a slowly
+drifting series, the coverage is 0.76 with sqrt(steps), 0.83 with the estimate of Politis and White,
+and 0.89 with 1/8 of the series (400 steps, with a correlation of 0.95 between successive steps).
+For independent steps, the intervals with sqrt(steps) and with the estimate of Politis and White are
+one seventh narrower than the interval with 1/8 of the series.
 """
 
 RESAMPLES = 2000
-"""Number of bootstrap series. With 2000, the error of a 2.5 % quantile is about a twentieth of t.
+"""Number of bootstrap series. With 2000 series, the error of a 2.5 % quantile of t is about a
+twentieth of t.
 """
 
 LOST = 1e6
-"""Value of t for a bootstrap series whose blocks are all equal. This value is beyond every bound of
-t.
+"""Value of t for a bootstrap series whose blocks are all equal. `LOST` is larger than every bound
+of t.
 """
 
 
@@ -63,7 +67,7 @@ def ratio_interval(
     At level 0.95, the measured coverage is 0.95 to 0.97 for 16 to 400 independent steps. The
     coverage is 0.90 to 0.97 for autocorrelated steps if the series is 10 to 20 times as long as its
     correlation time. The coverage is 0.90 to 0.96 if one step in fifty is an outlier (200 and 400
-    steps). The table is in docs/explanation/noise-scale.md.
+    steps). The table of all measured coverages is in docs/explanation/noise-scale.md.
 
     >>> rng = np.random.default_rng(0)
     >>> low, high = ratio_interval(6 + rng.normal(size=400), 2 + rng.normal(size=400))
@@ -108,8 +112,8 @@ def block_means(series: Series, length: int) -> Series:
 def _bounds_of_t(means: Series, *, blocks: int, seed: int, level: float) -> tuple[float, float]:
     """Return the lower and upper bound of t: two quantiles of t over bootstrap series.
 
-    Each bootstrap series has `blocks` blocks, drawn from the block means of mean(y) x - mean(x) y.
-    Therefore t is finite even if mean(y) is zero.
+    Each bootstrap series has `blocks` blocks, drawn from the block means of mean(y) * x - mean(x) *
+    y. Therefore t is finite even if mean(y) is zero.
     """
     generator = np.random.default_rng(seed)
     drawn = means[generator.integers(0, len(means), size=(RESAMPLES, blocks))]
@@ -137,6 +141,6 @@ def _upper_end(x: float, y: float, covariance: Series, *, bound: float) -> float
 def _quadratic(
     x: float, y: float, covariance: Series, *, bound: float
 ) -> tuple[float, float, float]:
-    """Return a, b, c of a q^2 - 2 b q + c = 0, which is (x - q y)^2 = bound^2 se(q)^2."""
+    """Return a, b, c of a * q^2 - 2 * b * q + c = 0, which is (x - q * y)^2 = bound^2 * se(q)^2."""
     spread = bound * bound * covariance
     return float(y * y - spread[1, 1]), float(x * y - spread[0, 1]), float(x * x - spread[0, 0])

@@ -4,13 +4,14 @@ The numbers n, B and b are in samples.
 
     steps / fewest possible steps      = 1 + n / B
     samples / fewest possible samples  = 1 + B / n
-    lr / base lr                       = r(S) = S (n + b) / (n + S b),      S = B / b
+    lr / base lr                       = r(S) = S * (n + b) / (n + S * b),  S = B / b
     steps / steps at b                 = 1 / r
     samples / samples at b             = S / r = (n + B) / (n + b)
 
-The first two formulas imply (steps / fewest - 1)(samples / fewest - 1) = 1. So a larger batch needs
-fewer steps and more samples. At B = n, both steps and samples are twice their minimum. The fourth
-formula is the first formula divided by its value at b, so the two agree.
+The first two formulas imply (steps / fewest - 1) * (samples / fewest - 1) = 1. So a large batch
+needs fewer steps and more samples than a small batch. At B = n, both steps and samples are twice
+their minimum. The fourth formula equals the first formula divided by the value of the first formula
+at b.
 
 References: McCandlish, Kaplan, Amodei: An Empirical Model of Large-Batch Training, 2018, arXiv
 1812.06162. Johnson et al.: AdaScale SGD, 2020, arXiv 2007.05105. Qiao et al.: Pollux, 2020, arXiv
@@ -63,7 +64,8 @@ def steps_over_fewest(*, noise_scale: float, batch_size: float) -> float:
 
 
 def samples_over_fewest(*, noise_scale: float, batch_size: float) -> float:
-    """Return the samples at batch size B divided by the fewest of any batch size: 1 + B / n.
+    """Return the samples at batch size B divided by the fewest samples of any batch size: 1 + B /
+    n.
 
     Without noise, the result is `inf`.
 
@@ -80,11 +82,11 @@ def samples_over_fewest(*, noise_scale: float, batch_size: float) -> float:
 
 
 def half_efficiency_batch_size(*, noise_scale: float, base_batch_size: float = 0.0) -> float:
-    """Return the batch size that needs twice the samples: n + 2 b.
+    """Return the batch size that needs twice as many samples as the base batch size: n + 2 * b.
 
-    With b = 0, this batch size needs twice the fewest samples of any batch size, because (n + B) /
-    n = 2 at B = n, the critical batch size of arXiv 1812.06162. With b > 0, this batch size needs
-    twice the samples of the base batch size, because (n + B) / (n + b) = 2.
+    With b > 0, the result solves (n + B) / (n + b) = 2. With b = 0, the result is B = n, the
+    critical batch size of arXiv 1812.06162, which needs twice the fewest samples of any batch size:
+    (n + B) / n = 2.
 
     >>> half_efficiency_batch_size(noise_scale=1000)
     1000.0
@@ -99,12 +101,13 @@ def half_efficiency_batch_size(*, noise_scale: float, base_batch_size: float = 0
 
 
 def paying_batch_size(*, noise_scale: float, base_batch_size: float) -> float:
-    """Return the largest batch size b 2^j that is reached by doublings that each save enough steps.
+    """Return the largest batch size b * 2^j for which every doubling from b saves enough steps.
 
-    A doubling from B to 2 B saves enough if it saves at least a quarter of the steps. The condition
-    is r(2 S) / r(S) = 2 (n + B) / (n + 2 B) >= 4/3, which is B <= n. A quarter is half of what a
-    doubling saves if the doubling costs no samples. At B = n, a doubling needs 1.5 times as many
-    samples. If even the first doubling saves too little, the result is b.
+    A doubling from B to 2 * B saves at least a quarter of the steps if r(2 * S) / r(S) = 2 * (n +
+    B) / (n + 2 * B) >= 4/3, which is equivalent to B <= n. A doubling without additional samples
+    saves half of the steps, and the required quarter is half of that saving. The doubling from B =
+    n to B = 2 * n multiplies the number of samples by 1.5. If even the first doubling saves less
+    than a quarter of the steps, the result is b.
 
     >>> paying_batch_size(noise_scale=1000, base_batch_size=64)
     1024.0
@@ -135,8 +138,8 @@ def paying_range(estimate: NoiseEstimate, base_batch_size: int) -> Range:
 def batch_table(
     estimate: NoiseEstimate, base_batch_size: int, batches: Sequence[int] | None = None
 ) -> tuple[BatchRow, ...]:
-    """Return one row per batch size. Each number in a row has its range over the noise scale's
-    interval.
+    """Return one row per batch size. Each number in a row has an interval, computed from the
+    interval of the noise scale.
 
     >>> noise = NoiseEstimate(
     ...     noise_scale=960, low=700, high=1500, steps=400, variance=960, sqnorm=1)
@@ -186,7 +189,9 @@ def _row(estimate: NoiseEstimate, base_batch_size: int, batch_size: int) -> Batc
 
 
 def _range(formula: Callable[[float], float], estimate: NoiseEstimate) -> Range:
-    """Return a formula that is monotone in the noise scale, at the estimate and at both bounds."""
+    """Return the values of a monotone formula at the noise scale and at both bounds of its
+    interval.
+    """
     ends = formula(estimate.low), formula(estimate.high)
     return Range(value=formula(estimate.noise_scale), low=min(ends), high=max(ends))
 

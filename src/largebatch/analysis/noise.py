@@ -2,13 +2,14 @@
 
     noise scale = mean(variance) / mean(sqnorm), in samples
 
-The means are over a series of training steps. Each step has the unbiased `variance` of one sample's
-gradient (tr Sigma) and the unbiased `sqnorm` of the true gradient (|G|^2, may be negative). The
-ratio of the means is used. The mean of the ratios would have an unbounded bias if |G|^2 is small.
+Both means are taken over a series of training steps. Each step has the unbiased `variance` of one
+sample's gradient (tr Sigma) and the unbiased `sqnorm` of the true gradient (|G|^2, may be
+negative). The ratio of the means is used, because the mean of the ratios has an unbounded bias if
+|G|^2 is small.
 
 Data loaders usually draw each epoch of N samples without replacement. Let G be the mean gradient of
-the N samples in one epoch. Then the squared norm of a batch's gradient is |G|^2 + variance (1 / B -
-1 / N) on average. So the mean `sqnorm` is |G|^2 - variance / N, which is negative if the noise
+the N samples in one epoch. Then the squared norm of a batch's gradient is |G|^2 + variance * (1 / B
+- 1 / N) on average. So the mean `sqnorm` is |G|^2 - variance / N, which is negative if the noise
 scale is above N.
 
 Reference: McCandlish, Kaplan, Amodei: An Empirical Model of Large-Batch Training, 2018, arXiv
@@ -30,9 +31,9 @@ from largebatch.core.not_enough import NotEnough as NotEnough
 from largebatch.core.number_checks import is_count
 
 MIN_STEPS = 2 * BLOCKS
-"""Fewest training steps for an estimate: two per block of the bootstrap.
+"""Fewest training steps for an estimate: two training steps per block of the bootstrap.
 
-Fewer steps do not show how strongly successive steps are correlated.
+A shorter series does not show how strongly successive steps are correlated.
 """
 
 LEAST_NOISE = 1e-3
@@ -43,7 +44,7 @@ LEAST_BOUND = 1.0
 excludes no batch size.
 """
 
-BELOW_ZERO = "the squared norm is below zero by more than chance explains"
+BELOW_ZERO = "the estimated squared norm is negative by more than chance explains"
 """Reason that is given if not even an infinite noise scale explains the measurements."""
 
 SMALL_DATA = (
@@ -73,7 +74,7 @@ class NoiseEstimate:
             of the data set's gradient.
         level: Probability that [low, high] contains the noise scale.
         dataset_size: Number of samples in the data set whose gradient counts as the true gradient,
-            or None if the true gradient is that of fresh samples.
+            or None if the true gradient is the mean gradient of fresh samples.
     """
 
     noise_scale: float
@@ -103,7 +104,7 @@ class Piece:
     Args:
         start: Index of the first training step in the series.
         stop: Index after the last training step in the series.
-        noise: Estimate of the noise scale, or the reason why there is none.
+        noise: Estimate of the noise scale, or the reason why there is no estimate.
     """
 
     start: int
@@ -118,8 +119,8 @@ def estimate_noise(
 
     The pairs are in the order of the run. The result is `NotEnough` in four cases: the series has
     fewer than MIN_STEPS steps; the variance is zero up to rounding (LEAST_NOISE); the interval
-    extends from below LEAST_BOUND to infinity; or the squared norm is below zero by more than
-    chance explains.
+    extends from below LEAST_BOUND to infinity; or the estimated squared norm is negative by more
+    than chance explains.
 
     >>> print(estimate_noise([(8.0, 2.0)] * 5))
     not enough signal yet: 5 measured steps; needed: at least 16
@@ -151,8 +152,8 @@ def estimate_noise(
     variance, sqnorm = (float(mean) for mean in pairs.mean(axis=0))
     if variance <= LEAST_NOISE * max(sqnorm, 0.0):
         return NotEnough(
-            reason="the parts of a step have no variance between them",
-            needed="parts with different samples (no two ranks or micro-batches may be equal)",
+            reason="no variance between the gradients that were measured separately in a step",
+            needed="micro-batches or ranks that have different samples",
         )
     low, high = ratio_interval(pairs[:, 0], pairs[:, 1], seed=seed, level=level)
     if math.isinf(low):
@@ -196,7 +197,7 @@ def along(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[Piece, ...]:
-    """Return the noise scale of consecutive pieces of a run, to show how it changes.
+    """Split a run into consecutive pieces, and return the noise scale of each piece.
 
     The pieces have nearly equal lengths. Each piece has at least MIN_STEPS steps, so a short run is
     divided into fewer than `pieces` pieces, but at least one piece. The probability `level` holds
@@ -257,7 +258,7 @@ def _checked(series: Pairs, *, level: float) -> Series:
 
 
 def _what_explains(dataset_size: int | None) -> str:
-    parts = "parts of independent samples, with the sizes that were given"
+    parts = "micro-batches of independent samples, with the sizes that were given"
     if dataset_size is not None:
         return (
             f"a data set of {dataset_size} samples drawn without replacement, weights that change "

@@ -1,6 +1,6 @@
 """Compute the confidence interval of a mean from few runs, by Student's t.
 
-    mean +- t s / sqrt(n)
+    mean +- t * s / sqrt(n)
 
 The symbol s is the standard deviation over n runs, and t is the quantile at n - 1 degrees of
 freedom.

@@ -3,10 +3,10 @@
     amount = number [K | M | B | G | T] [unit word]
 
 The letters K, M, B and T stand for powers of 1000, and G means the same as B. Letters and words may
-be in upper or lower case. A number may have underscores between its digits, decimals and an
-exponent. The number is kept as a fraction, so `0.1M` is exactly 100,000 without a rounding error.
-All modules of largebatch parse amounts with this parser. Each caller rejects the units and sizes
-that are invalid for its argument.
+be in upper or lower case. A number may have decimals, an exponent, and underscores between the
+digits. The number is kept as a fraction, so `0.1M` is exactly 100,000 without a rounding error. All
+modules of largebatch parse amounts with this parser. Each caller rejects the units and sizes that
+are invalid for its argument.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Literal, TypeAlias
 Unit: TypeAlias = Literal["samples", "epochs", "steps", "base_steps"]
 
 WORDS: Mapping[str, Unit] = {"": "samples", "ep": "epochs", "steps": "steps", "base": "base_steps"}
-"""Word after a number, with the unit that it means. A new unit also needs a member of `Unit`."""
+"""Words that may follow a number, each with its unit. Add a new unit to `Unit`, too."""
 
 FACTORS: Mapping[str, int] = {
     "": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12
 }  # fmt: skip
-"""Letter after a number, and the factor by which the letter multiplies the number."""
+"""Letters that may follow a number, each with the factor by which it multiplies the number."""
 
 MAX_LENGTH = 1000
 """Longest text that is parsed, in characters. Python itself rejects numbers of 4300 digits."""

@@ -1,19 +1,19 @@
 """Compute running averages of two numbers, and a confidence interval of their ratio.
 
-Each new pair of numbers (x, y) has a weight that is proportional to the inverse of its variance.
-With each new pair, a given fraction of the past is forgotten:
+Each new pair of numbers (x, y) has a weight that is proportional to the inverse of the pair's
+variance. With each new pair, a given fraction of the past is forgotten:
 
-    W' = (1 - forget) W + weight,        mean' = mean + weight / W' (new - mean)
+    W' = (1 - forget) * W + weight,      mean' = mean + weight / W' * (new - mean)
 
 If new weights are permanently smaller than old weights, the new pair still makes up at least the
-fraction `forget` of the new mean. Without this limit, new pairs could never replace old pairs with
-large weights. A single pair with a small weight, such as a short last batch of an epoch, has little
-effect.
+fraction `forget` of the new mean. Without the lower limit `forget`, new pairs could never replace
+old pairs with large weights. A single pair with a small weight, such as a short last batch of an
+epoch, has little effect.
 
-If one pair of weight 1 has the covariance C, the mean has the covariance V / W^2 C. V is the sum of
-(fraction not yet forgotten)^2 x weight. C is estimated from the difference between each pair and
-the mean before that pair, relative to x. Therefore a drift of x and y widens the interval of the
-ratio.
+If one pair of weight 1 has the covariance C, the mean has the covariance V / W^2 * C. The number V
+is the sum of (fraction not yet forgotten)^2 * weight over all pairs. The covariance C is estimated
+from the difference between each pair and the mean of the earlier pairs, relative to x. Therefore a
+drift of x and y widens the interval of the ratio.
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ from largebatch.core.range import Range
 from largebatch.core.student import t_quantile
 
 ONE_SIDED = 0.9
-"""Probability that the true ratio is above the lower bound, and that it is below the upper bound.
+"""Probability that the true ratio is above the lower bound of its interval, and probability that
+the true ratio is below the upper bound.
 """
 
 FEWEST_DEGREES = 2
 """Fewest degrees of freedom of the covariance for which an interval of the ratio is given."""
 
 FARTHEST = 1e100
-"""Largest deviation from the mean, relative to x. Deviations are capped so that squares are finite.
+"""Largest deviation from the mean, relative to x. Deviations are capped so that their squares are
+finite.
 """
 
 MANY_DEGREES = 200
-"""Degrees of freedom from which Student's t is constant to 0.3 %."""
+"""Number of degrees of freedom above which Student's t changes by only about 0.3 %."""
 
 Pair = tuple[float, float]
 
@@ -52,7 +54,7 @@ class Average:
 
     Args:
         values: Means of x and of y.
-        weight: Total weight W of the pairs, without what was forgotten.
+        weight: Total weight W of the pairs after forgetting.
         count: Number of pairs added.
         squares: Sum V, which the module docstring defines. The sum V is 0 in an average that
             version 0.1 saved.
@@ -74,23 +76,23 @@ class Average:
     def add(
         self, seen: Pair, *, forget: float, weight: float = 1.0, plain: bool = False
     ) -> Average:
-        """Return the average with one more pair in it.
+        """Return the average after adding one more pair.
 
         Args:
             seen: New pair (x, y).
             forget: Fraction of the past to forget, in [0, 1].
             weight: Weight of the pair, above 0. The weight is the inverse of the pair's variance,
                 in any unit.
-            plain: Whether to average without forgetting at first. The plain mean of all pairs is
-                kept for as long as the new pair has a larger share in it than `forget`, as in the
-                AdaScale paper (arXiv 2007.05105).
+            plain: Whether to use the plain mean of all pairs at first. The plain mean is used as
+                long as a new pair's share in the mean is larger than `forget`, as in the AdaScale
+                paper (arXiv 2007.05105).
         """
         past = self.weight if plain else (1.0 - forget) * self.weight
         least = forget * min(1.0, weight / self.last) if self.last > 0.0 else forget
         share = max(weight / (past + weight), least)
         total = weight / share
-        # `kept` is the fraction of its weight that the past keeps. It is below 1 - forget if
-        # `least` was larger than the share of the plain formula.
+        # `kept` is the fraction of the old weight that remains. `kept` is below 1 - forget if
+        # `least` is larger than weight / (past + weight).
         kept = (total - weight) / self.weight if self.weight > 0.0 else 0.0
         covariance, degrees = self._covariance(seen, forget=forget, weight=weight)
         (x, y), (new_x, new_y) = self.values, seen

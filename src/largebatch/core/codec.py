@@ -3,14 +3,14 @@
 An unknown field, a missing field or a wrong type raises an error. A decoded value equals the value
 that was encoded.
 
-A field that a class got after values of the class had been saved is marked with `LATER`. If a
-`LATER` field is missing, the field gets its default.
+`LATER` marks a field that was added to a class when values of the class had already been saved. If
+a `LATER` field is missing, the field gets its default.
 
-JSON has no NaN and no infinity, so these floats are written as "nan", "inf" or "-inf". If a field
-may hold one of several classes (such as a rule, or a factor of a schedule), the class name is
-written as "kind" and looked up in the `kinds` that the reader passes. A class name of an earlier
-version stands for a function that takes the old fields and returns today's value, so old files stay
-readable.
+JSON has no NaN and no infinity, so NaN and infinite floats are written as "nan", "inf" or "-inf".
+If a field may hold one of several classes (such as a rule, or a factor of a schedule), the class
+name is written as "kind" and looked up in the `kinds` that the reader passes. A class name of an
+earlier version stands for a function that takes the old fields and returns today's value, so old
+files stay readable.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ LATER: Mapping[str, Any] = {"later": True}
 _AS_IT_IS: frozenset[type] = frozenset({type(None), bool, int, str})
 """Types whose values JSON writes unchanged.
 
-A step is written during training, so `encode` has to be fast. Therefore `encode` compares exact
-types first and caches the fields of each class.
+Each training step is recorded during training, so `encode` has to be fast. Therefore `encode`
+compares exact types first and caches the fields of each class.
 """
 
 
@@ -88,8 +88,9 @@ def decode(annotation: Any, plain: Any, *, kinds: Kinds | None = None, where: st
     Args:
         annotation: Expected type, as in a dataclass field.
         plain: JSON values.
-        kinds: Class names, each with its dataclass, for fields that may hold several classes. An
-            old class name has a function that makes today's value from the old fields.
+        kinds: Class names, each with its dataclass, for fields that may hold several classes. A
+            class name of an earlier version comes with a function that makes today's value from the
+            old fields.
         where: Name of the value in error messages.
 
     Raises:
@@ -148,7 +149,7 @@ def renewed(plain: Any, *, kinds: Kinds) -> Any:
         kinds: Class names, each with its dataclass or function, as in `decode`.
 
     Raises:
-        RecordError: A value of an old class has other fields than the old class had.
+        RecordError: The fields of a stored value are not the fields of the value's old class.
     """
     if isinstance(plain, list):
         return [renewed(item, kinds=kinds) for item in plain]

@@ -1,4 +1,4 @@
-"""Combine a rule with its state and the clocks of a run, for every kind of training loop."""
+"""Make the decisions of a run from a rule, its state and the run's counters, without a model."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from largebatch.core.rule import Chain, Rule, chain, require
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decider:
-    """Make a run's decisions from numbers alone: a rule, its state and the clocks of the run.
+    """Make a run's decisions from numbers alone: a rule, its state and the run's counters.
 
     A `Decider` is an immutable value. `decide` returns the decision for one training step and a new
-    `Decider` for the next step. A `Decider` knows no model, so a run can be replayed or simulated
-    from numbers.
+    `Decider` for the next step. A `Decider` requires no model, so a run can be replayed or
+    simulated from numbers.
 
     >>> import largebatch as lb
     >>> from largebatch.core.measurement import Reading
@@ -85,7 +85,7 @@ class Decider:
 
         Raises:
             ValueError: A size is not a whole number above 0, `chain` rejects the rule, or the rule
-                needs `dataset_size` and it is None.
+                needs `dataset_size` but `dataset_size` is None.
         """
         sizes = {"base_batch_size": base_batch_size, "batch_size": batch_size}
         if dataset_size is not None:
@@ -123,7 +123,7 @@ class Decider:
         )
 
     def see(self, reading: Reading, *, base_lr: float) -> Measurement:
-        """Return the measurement that rules see: the meter's reading and the clocks of the run.
+        """Return the measurement that rules see: the meter's reading and the run's counters.
 
         Args:
             reading: Result of the meter for this training step.
@@ -154,9 +154,10 @@ class Decider:
     def decide(self, seen: Measurement) -> tuple[Decider, Decision]:
         """Return the decision for the current gradient, and the decider for the next training step.
 
-        By default one training step counts as S = B / B0 base steps. A training step with a loss or
-        gradient that is not finite is skipped, and no rule is called. A skipped training step
-        counts as 0 base steps and 0 optimizer steps, and only the clock `samples` advances.
+        Unless a rule changes the number, one training step counts as S = B / B0 base steps. A
+        training step with a loss or gradient that is not finite is skipped, and no rule is called.
+        A skipped training step counts as 0 base steps and 0 optimizer steps, and only the counter
+        `samples` increases.
 
         Args:
             seen: Measurement of this training step, as `see` returns it.

@@ -9,7 +9,7 @@ from largebatch.core.codec import LATER
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Describe what to change: learning rate, next batch size, clock, and what to measure next.
+    """Hold a rule's decision: learning rate, next batch size, base steps, and what to measure next.
 
     Each rule of a chain refines the decision of the rule before it. A decision is made after the
     last backward call of a training step and before `optimizer.step`. The fields `lr_multiplier`
@@ -28,7 +28,7 @@ class Decision:
         measure_next: Names of the statistics to measure in the next training step.
         reason: Short explanation of the decision for the user.
         notice: Warning for the user, in whole sentences. Rank 0 gives a RuntimeWarning with this
-            text. A rule should set it in only one training step of a run.
+            text. A rule should set `notice` in only one training step of a run.
     """
 
     next_batch_size: int
@@ -50,7 +50,7 @@ class Decision:
         return self.rated(self.lr_multiplier * factor, because=because)
 
     def rated(self, lr_multiplier: float, *, because: str = "") -> Decision:
-        """Return this decision with another learning-rate multiplier.
+        """Return this decision with a new learning-rate multiplier.
 
         Args:
             lr_multiplier: New factor for the learning rate of every parameter group.
@@ -66,7 +66,7 @@ class Decision:
         )
 
     def resized(self, batch_size: int, *, because: str = "") -> Decision:
-        """Return this decision with another size for the next batch.
+        """Return this decision with a new size for the next batch.
 
         Args:
             batch_size: Batch size of the next training step, in samples over all ranks.
@@ -82,7 +82,8 @@ class Decision:
         )
 
     def measuring(self, names: frozenset[str]) -> Decision:
-        """Return this decision with other statistics to measure in the next training step.
+        """Return this decision with new names of the statistics to measure in the next training
+        step.
 
         Args:
             names: Names of the statistics, from `STATISTICS`.
@@ -108,7 +109,7 @@ class Decision:
 
 
 def join(reason: str, more: str) -> str:
-    """Return two reasons as one text.
+    """Return two reasons as one text, separated by a semicolon.
 
     >>> join("gain 3.1", ""), join("gain 3.1", "capped")
     ('gain 3.1', 'gain 3.1; capped')

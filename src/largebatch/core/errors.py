@@ -58,7 +58,7 @@ class CheckpointError(LargeBatchError):
 
 
 class Stopped(LargeBatchError):
-    """Report that a signal stopped the run after a complete training step, and the run was saved.
+    """Report that a signal stopped the run after a complete training step. The run was saved.
 
     >>> Stopped("The run was stopped.").signal
     2

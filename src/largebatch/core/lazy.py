@@ -29,7 +29,7 @@ def lazy_names(
         names: Public names, each with the full name of the module that defines it.
         modules: Public names of namespaces, each with the full name of the module behind it.
         moved: Names of an earlier version, each with its new place, such as `lb.rules.CABS`. The
-            first use of such a name gives a `DeprecationWarning` that names the new place.
+            first use of a moved name gives a `DeprecationWarning` that contains the new place.
 
     Raises:
         AttributeError: The returned `__getattr__` was called with an unknown name.
@@ -58,6 +58,6 @@ def lazy_names(
 
 
 def _at(place: str) -> Any:
-    """Return the value at a dotted place: `RULES` of its module for `lb.rules.kinds.RULES`."""
+    """Return the value of a dotted name, such as `lb.rules.kinds.RULES`."""
     *parents, name = place.split(".")
     return getattr(import_module(".".join(["largebatch", *parents[1:]])), name)

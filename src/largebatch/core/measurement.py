@@ -37,24 +37,24 @@ FACTS = frozenset({"loss", "budget", "dataset_size"})
 class GradientMoments:
     """Hold the first and second moment of the gradient, measured in one training step.
 
-    The moments are computed from parts. A part is a group of samples whose gradient was measured
-    separately, usually a micro-batch. The `variance` is the variance of ONE sample's gradient (tr
-    Sigma), so it does not depend on the batch size of the measurement. `sqnorm` is unbiased and may
-    therefore be negative.
+    The moments are computed from parts: groups of samples whose gradients were measured separately,
+    usually micro-batches. The `variance` is the variance of ONE sample's gradient (tr Sigma), so it
+    does not depend on the batch size of the measurement. `sqnorm` is unbiased and may therefore be
+    negative.
 
     >>> m = GradientMoments(batch_size=8, parts=2, batch_sqnorm=3.0, variance=8.0)
     >>> m.sqnorm, m.noise_scale
     (2.0, 4.0)
 
     Args:
-        batch_size: Number of samples B whose mean gradient has the squared norm `batch_sqnorm`. For
-            unequal weights, the value is the size of an equally weighted batch whose gradient has
-            the same variance.
-        parts: Number of parts.
-        batch_sqnorm: Squared norm |g_B|^2 of the batch gradient. Noise makes this squared norm too
-            large on average.
+        batch_size: Number of samples B whose mean gradient has the squared norm `batch_sqnorm`. If
+            the samples have unequal weights, `batch_size` is the size of an equally weighted batch
+            whose gradient has the same variance.
+        parts: Number of gradients that were measured separately, usually one per micro-batch.
+        batch_sqnorm: Squared norm |g_B|^2 of the batch gradient. Noise makes |g_B|^2 too large on
+            average.
         variance: Trace of the covariance of one sample's gradient, unbiased.
-        source: Kind of the parts, such as "micro-batches" or "ranks".
+        source: Kind of the separately measured gradients, such as "micro-batches" or "ranks".
 
     Reference: Johnson et al., AdaScale SGD, 2020, arXiv 2007.05105; McCandlish et al.,
     An Empirical Model of Large-Batch Training, 2018, arXiv 1812.06162, appendix A.1.
@@ -80,17 +80,17 @@ class GradientMoments:
         return noise_scale(variance=self.variance, sqnorm=self.sqnorm)
 
     def __add__(self, other: GradientMoments) -> GradientMoments:
-        """Return the moments of two disjoint parameter blocks together, measured in the same step.
+        """Return the joint moments of two disjoint sets of parameters, measured in the same step.
 
         Raises:
-            ValueError: The two moments differ in batch size, parts or source.
+            ValueError: The two operands differ in `batch_size`, `parts` or `source`.
         """
         same = (self.batch_size, self.parts, self.source)
         if same != (other.batch_size, other.parts, other.source):
             raise ValueError(
                 "The moments of two different training steps were added: (batch_size, parts, "
                 f"source) is {same} and {(other.batch_size, other.parts, other.source)}. Add only "
-                "moments of parameter blocks that were measured in the same training step."
+                "moments of disjoint sets of parameters, measured in the same training step."
             )
         return GradientMoments(
             batch_size=self.batch_size,
@@ -129,8 +129,8 @@ class Budget:
     0.25
 
     Args:
-        base_steps: Length of the run in base steps. AdaScale's gain advances the clock
-            `base_steps`.
+        base_steps: Length of the run in base steps. With AdaScale, one training step counts as
+            `gain` base steps.
         samples: Length of the run in training samples over all ranks.
         steps: Length of the run in optimizer steps.
 
@@ -166,7 +166,7 @@ class Budget:
         return float(self.base_steps or self.samples or self.steps or 0)
 
     def used(self, *, step: int, samples: int, base_steps: float) -> float:
-        """Return the fraction of the budget that is used, which is 1 or more when the run is over.
+        """Return the used fraction of the budget. The fraction is 1 or more when the run is over.
 
         Args:
             step: Number of optimizer steps taken.
@@ -179,7 +179,8 @@ class Budget:
     def over(self, *, step: int, samples: int, base_steps: float) -> bool:
         """Return whether the budget is used up.
 
-        Base steps may be less than the budget by a fraction of 1e-9, because their sum is rounded.
+        A budget in base steps counts as used up if at most the fraction 1e-9 of the budget remains,
+        because sums of base steps are rounded.
 
         Args:
             step: Number of optimizer steps taken.
@@ -196,21 +197,24 @@ class Reading:
     """Hold the result of a meter for one training step, combined over all ranks.
 
     Args:
-        samples: True number of samples B behind the gradient, over all ranks.
+        samples: Number of samples B from which the gradient was computed, over all ranks.
         finite: Whether loss and gradient were finite on every rank.
         loss: Mean loss of the step's samples over all ranks, or None if the loop passed no loss.
         batch_sqnorm: Squared norm of the gradient that the optimizer receives, before clipping.
         weight: Total weight W of the training step: the number of samples, unless the user passed
             weights.
         moments: Moments of the raw gradient, or None if they were not requested or are unknown.
-        preconditioned_moments: Moments of the gradient after the optimizer's division: by sqrt(v) +
-            eps for Adam, by Adagrad's denominator, and by nothing for SGD. These moments are None
-            in the first training steps of Adam and Adagrad.
-        inner_product_variance: Variance of the inner product <g_i, g_B> over single samples i.
-        coordinate_noise_scale: Maximum or quantile of variance / g_B^2 over coordinates.
+        preconditioned_moments: Moments of the preconditioned gradient. Adam divides the gradient by
+            sqrt(v) + eps, Adagrad divides the gradient by its denominator, and SGD does not divide
+            the gradient. `preconditioned_moments` is None in the first training steps of Adam and
+            Adagrad.
+        inner_product_variance: Variance over single samples i of <g_i, g_B>, the inner product of
+            the sample's gradient and the batch gradient.
+        coordinate_noise_scale: Maximum or quantile of variance / g_B^2 over the coordinates of the
+            gradient.
         full_sqnorm: Squared norm of the mean loss's gradient over the whole data set.
         extra_samples: Number of samples used only for measuring, in addition to training samples.
-        exhausted: Whether at least one rank has no more data.
+        exhausted: Whether at least one rank has used up its data.
     """
 
     samples: int
@@ -231,7 +235,7 @@ class Reading:
 class Measurement:
     """Hold everything that a rule may use to decide about one training step.
 
-    The clocks `step`, `samples` and `base_steps` have their values BEFORE this training step. The
+    The counters `step`, `samples` and `base_steps` have their values BEFORE this training step. The
     field `batch_size` is the size of the current batch. A statistic is None if it was not measured.
 
     >>> seen = Measurement(step=10, samples=2560, base_steps=40.0, batch_size=256,
@@ -251,10 +255,12 @@ class Measurement:
         finite: Whether loss and gradient were finite on every rank.
         batch_sqnorm: Squared norm of the gradient that the optimizer receives, before clipping.
         moments: Moments of the raw gradient.
-        preconditioned_moments: Moments of the gradient after the optimizer's division, such as by
-            Adam's sqrt(v) + eps.
-        inner_product_variance: Variance of the inner product <g_i, g_B> over single samples i.
-        coordinate_noise_scale: Maximum or quantile of variance / g_B^2 over coordinates.
+        preconditioned_moments: Moments of the preconditioned gradient, which Adam divides by
+            sqrt(v) + eps.
+        inner_product_variance: Variance over single samples i of <g_i, g_B>, the inner product of
+            the sample's gradient and the batch gradient.
+        coordinate_noise_scale: Maximum or quantile of variance / g_B^2 over the coordinates of the
+            gradient.
         dataset_size: Number of samples in one epoch, or None if it is unknown.
         budget: Length of the run, or None if the run has no fixed length.
         extra_samples: Number of samples used only for measuring in this step, in addition to
@@ -339,7 +345,7 @@ class Measurement:
         return budget
 
     def unmeasured(self) -> Measurement:
-        """Return this measurement without its statistics, as in a step that measures none."""
+        """Return this measurement without statistics, as in a step that measures no statistics."""
         if all(getattr(self, name) is None for name in STATISTICS):
             return self
         nothing: Any = dict.fromkeys(STATISTICS)

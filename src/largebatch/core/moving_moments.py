@@ -2,15 +2,15 @@
 
     noise scale = mean variance / mean squared norm,    in samples
 
-Numerator and denominator are averaged separately, because the ratio of single steps is biased and
-has heavy tails: McCandlish et al., An Empirical Model of Large-Batch Training, 2018, arXiv
+Variance and squared norm are averaged separately, because the ratio from a single step is biased
+and has heavy tails: McCandlish et al., An Empirical Model of Large-Batch Training, 2018, arXiv
 1812.06162, appendix A.1.
 
-The averages forget per base batch, as in AdaScale's paper, where a training step at scale S forgets
-the fraction S / 1000 of the past. Forgetting does not depend on the number of parts in which a step
-was measured. Each measurement is weighted by the inverse of its variance. If noise dominates, the
-squared norm from a batch of B samples in k parts has the variance (variance / B)^2 k / (k - 1), up
-to a constant factor.
+The averages forget a fixed fraction of the past per base batch. In AdaScale's paper, a training
+step at scale S forgets the fraction S / 1000 of the past. The forgotten fraction does not depend on
+the number of micro-batches that were measured separately. Each measurement has a weight: the
+inverse of the measurement's variance. If noise dominates, the squared norm from a batch of B
+samples in k micro-batches has the variance (variance / B)^2 * k / (k - 1), up to a constant factor.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ WINDOW = 100.0
 """Default length of the averages, in base batches."""
 
 ROUNDING = 1e-12
-"""Smallest variance, as a fraction of the squared norm, that is used as a level."""
+"""Smallest variance, as a fraction of the squared norm, that is more than a rounding error."""
 
 JUMP = 4.0
-"""Largest size of one measurement, as a multiple of the level.
+"""Largest measurement that is averaged unchanged, as a multiple of the typical measurement.
 
-A larger measurement is scaled down to this multiple. Without this limit, one training step with a
-very large gradient would outweigh all others.
+A measurement above `JUMP` times the typical measurement is scaled down. Without `JUMP`, one
+training step with a very large gradient would outweigh all other training steps.
 """
 
 MOST = 0.125
@@ -51,18 +51,19 @@ measurements are rare.
 class MovingMoments:
     """Hold running averages of the gradient's variance and squared norm.
 
-    The variance is that of one sample's gradient, and the squared norm is that of the true
+    The averages contain the variance of one sample's gradient and the squared norm of the true
     gradient. Variance and squared norm are independent of the batch size. Rough estimates from
-    successive steps ("temporal") are forgotten at the first exact estimate. The window had another
-    unit in version 0.1, so averages that version 0.1 saved are forgotten at the next measurement.
+    successive steps ("temporal") are forgotten at the first estimate from the gradients of a single
+    step. Version 0.1 counted the window in gradients instead of base batches, so averages that
+    version 0.1 saved are forgotten at the next measurement.
 
     Args:
-        average: Average of the two numbers.
+        average: Running average of the pair (variance, squared norm).
         measured_at: Number of samples that the run had used after the last measured training step.
         temporal: Whether the averages contain temporal estimates.
-        level: Typical variance in the last measured training steps, or typical squared norm if
-            these steps had no noise. New measurements are divided by the level. The level is 0
-            before the first measurement, and if measurements are not divided by it.
+        level: Typical variance in the last measured training steps, or typical squared norm if the
+            gradients had no noise. New measurements are divided by the level. The level is 0 before
+            the first measurement, and if measurements are averaged undivided.
     """
 
     average: Average = field(default_factory=Average)
@@ -92,24 +93,25 @@ class MovingMoments:
         relative: bool = True,
         clipped: tuple[float, float] | None = None,
     ) -> MovingMoments:
-        """Return the averages with one more measurement in them.
+        """Return the averages after adding one more measurement.
 
-        If `moments` are averages already (`AveragedMoments`), these averages are returned. Moments
-        that are not finite are ignored. Moments of a single part are ignored, too, because they
-        give no variance.
+        If `moments` are averages already (`AveragedMoments`), the result is `moments.past`. Moments
+        that are not finite are ignored. Moments of a single micro-batch are ignored, too, because
+        one gradient gives no variance.
 
         Args:
             moments: Moments of one training step.
             seen: Measurement of the same training step.
             window: Length of the averages in base batches, above 0. The past loses the fraction
                 (base batches since the last measurement) / window of its weight, but at most the
-                fraction MOST. This limit does not apply if `relative` is False and the window is
-                shorter than WINDOW.
+                fraction MOST. The limit MOST does not apply if `relative` is False and the window
+                is shorter than WINDOW.
             averaging: Kind of the average. "ema" is an exponential average. "mean-then-ema" is the
                 plain mean until the window is full, and then an exponential average.
-            relative: Whether to divide each measurement by the level of the measurements before it.
-                If True, all training steps count equally while gradient and noise shrink together,
-                as they do in most runs. If False, training steps with large gradients count more.
+            relative: Whether to divide each measurement by the typical size of earlier
+                measurements. If True, early and late training steps count equally even if gradient
+                and noise shrink together, as in most runs. If False, training steps with large
+                gradients count more than training steps with small gradients.
             clipped: Pair (variance, sqnorm) to average in place of the moments' own values.
         """
         if isinstance(moments, AveragedMoments):
@@ -122,7 +124,7 @@ class MovingMoments:
         past = MovingMoments() if anew else self
         size = _size(*pair)
         if relative and size == 0.0 and moments.batch_sqnorm == 0.0:
-            return self  # without noise and gradient, their ratio is undefined
+            return self  # if variance and squared norm are 0, their ratio is undefined
         level = (past.level or size) if relative else 0.0
         if level > 0.0:
             unit = max(level, size / JUMP)
@@ -140,11 +142,11 @@ class MovingMoments:
         return MovingMoments(average=average, measured_at=now, temporal=temporal, level=level)
 
     def noise_scale(self, *, dataset_size: int | None = None) -> Range | None:
-        """Return the gradient noise scale in samples and its interval, or None if both are unknown.
+        """Return the gradient noise scale in samples with its interval, or None if it is unknown.
 
         The upper bound is `inf` if the data do not exclude an infinite noise scale. The noise scale
         is `inf` if the mean squared norm is not above 0. Without noise, the noise scale and both
-        bounds are 0.
+        bounds of its interval are 0.
 
         Args:
             dataset_size: Number of samples N of a data set from which batches are drawn without
@@ -178,7 +180,7 @@ class AveragedMoments(GradientMoments):
 
 
 def averaged_moments(moments: GradientMoments, *, past: MovingMoments) -> AveragedMoments:
-    """Return the moments of a step with the averaged (variance, sqnorm) in place of its own.
+    """Return a step's moments, with (variance, sqnorm) replaced by the running averages.
 
     >>> m = GradientMoments(batch_size=4, parts=2, batch_sqnorm=9.0, variance=1.0)
     >>> past = MovingMoments(average=Average(values=(8.0, 2.0), weight=1.0, count=3))
@@ -203,7 +205,7 @@ def averaged_moments(moments: GradientMoments, *, past: MovingMoments) -> Averag
 
 
 def information(moments: GradientMoments) -> float:
-    """Return the weight of a measurement, batch_size^2 (parts - 1) / parts.
+    """Return the weight of a measurement: batch_size^2 * (parts - 1) / parts.
 
     >>> information(GradientMoments(batch_size=8, parts=2, batch_sqnorm=3.0, variance=8.0))
     32.0
@@ -214,6 +216,6 @@ def information(moments: GradientMoments) -> float:
 def _size(variance: float, sqnorm: float) -> float:
     """Return the variance, or the squared norm if the training step had no noise.
 
-    Variance and squared norm have the unit of the squared loss, so an average never mixes units.
+    Variance and squared norm have the same unit, so an average never mixes units.
     """
     return variance if variance > ROUNDING * abs(sqnorm) else abs(sqnorm)

@@ -1,12 +1,11 @@
-"""Split the batch of one step into micro-batches, by arithmetic that is the same on every rank."""
+"""Split the batch of one training step into micro-batches, with the same result on every rank."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 MOST_ALIKE = 8
-"""Largest number of ranks that can share the same chunks. The numbers of ranks that share chunks
-are powers of two.
+"""Largest number of ranks on which a batch has the same chunks if `alike` is True; a power of two.
 """
 
 
@@ -26,10 +25,11 @@ class BatchPlan:
             `max_micro_batch_size` is 1 and `batch_size` is no multiple of `ranks`, some backward
             calls get 2 samples, because every rank makes the same number of backward calls.
         least_parts: Smallest number of chunks over all ranks. Estimating a variance requires 2
-            chunks. A batch with fewer samples than that has fewer chunks.
-        alike: Whether the chunks must be the same on 1, 2, 4 and 8 ranks, except on more ranks than
-            chunks. If True, the number of chunks is 1, 2, 4 or a multiple of 8. Chunks of one
-            sample (`max_micro_batch_size=1`) stay chunks of one sample.
+            chunks. A batch with fewer samples than `least_parts` has fewer chunks.
+        alike: Whether a batch must have the same chunks on 1, 2, 4 and 8 ranks. Numbers of ranks
+            above the number of chunks are ignored. If True, the number of chunks is 1, 2, 4 or a
+            multiple of 8. Chunks of one sample (`max_micro_batch_size=1`) stay chunks of one
+            sample.
 
     Raises:
         ValueError: The batch has fewer samples than ranks, or a size is below 1.
@@ -70,7 +70,7 @@ class BatchPlan:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Return the number of samples in each of the K chunks, in stream order."""
+        """Return the number of samples in each of the K chunks, in the order of the samples."""
         each, longer = divmod(self.batch_size, self.parts)
         return (each + 1,) * longer + (each,) * (self.parts - longer)
 
@@ -86,9 +86,10 @@ class BatchPlan:
 
 
 def shareable(parts: int) -> int:
-    """Return the smallest number of chunks, at least `parts`, that 1, 2, 4 and 8 ranks divide.
+    """Return the smallest number of chunks, at least `parts`, that is divisible by 1, 2, 4 and 8.
 
-    The condition ignores numbers of ranks above the number of chunks.
+    The divisors 1, 2, 4 and 8 are numbers of ranks. Divisors above the number of chunks are
+    ignored.
 
     >>> [shareable(parts) for parts in (1, 2, 3, 5, 8, 9, 17)]
     [1, 2, 4, 8, 8, 16, 24]

@@ -10,7 +10,7 @@ from largebatch.core.measurement import Measurement
 
 
 class Sink(Protocol):
-    """Store the measurement and the decision of every training step, such as `lb.JsonlRecord`."""
+    """Store the measurement and the decision of every training step, as `lb.JsonlRecord` does."""
 
     def start(self, facts: Mapping[str, Any]) -> None:
         """Receive a description of the run once, before the first training step.
@@ -38,7 +38,7 @@ class Logger(Protocol):
     """Show the numbers of a run during training. `lb.Logged` calls the logger on rank 0.
 
     A resumed run may call `start` again, in another process or on the same object. If `start` is
-    called again, the logger must append to the existing log and never overwrite it.
+    called again, the logger must append to the existing log and must not overwrite the log.
 
     >>> class Printer:
     ...     def start(self, facts): print("start")

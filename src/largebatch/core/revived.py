@@ -1,4 +1,4 @@
-"""Convert the state of a run that an earlier version saved into today's form."""
+"""Convert the saved state of an earlier version's run into today's form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from largebatch.core.measurement import OF_THE_STEP, STATISTICS
 from largebatch.core.rule import Chain
 
 COUNTED_GRADIENTS = 1
-"""Version of saved states whose averages counted single gradients, not base batches as today."""
+"""Version of saved states whose averages counted gradients. Today's averages count base batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,8 @@ def wanted(measure: frozenset[str], *, version: int, needs: frozenset[str]) -> f
 
 
 def notice_of(anew: tuple[str, ...], *, step: int) -> str:
-    """Return the warning about averages that start again in a resumed run, or "" if there are none.
+    """Return the warning about averages that start again in a resumed run, or "" if none start
+    again.
 
     >>> notice_of((), step=7), notice_of(("AdaScale",), step=0)
     ('', '')
@@ -66,7 +67,7 @@ def notice_of(anew: tuple[str, ...], *, step: int) -> str:
         return ""
     return (
         "This run was saved by largebatch 0.1, where the averages of "
-        f"{' and '.join(anew)} counted gradients. These averages count base batches now, so they "
-        f"start again at step {step}. Everything else resumes as it was saved. There is nothing to "
-        "do."
+        f"{' and '.join(anew)} counted gradients. Averages count base batches now, so the averages "
+        f"of {' and '.join(anew)} start again at step {step}. All other values resume as saved. "
+        "You do not need to do anything."
     )

@@ -2,7 +2,7 @@
 
 A rule is a frozen dataclass of hyper-parameters with two pure functions. The function `init`
 returns the rule's first state. The function `update` returns the next state and a refined decision.
-A rule sees only numbers: it has no access to tensors, to the model or to a clock of its own.
+A rule sees only numbers. A rule has no access to tensors or to the model.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from largebatch.core.decision import Decision
 from largebatch.core.measurement import FACTS, STATISTICS, Measurement
 
 CHANGES = frozenset({"lr", "batch", "clock"})
-"""Names of what a rule may change: learning rate, batch size, and the clock `base_steps`."""
+"""Names of what a rule may change: learning rate, batch size, and the counter of base steps."""
 
 LR_RULES = "every rule for the learning rate"
 """Text for `Rule.forbids` that stands for every rule that changes only the learning rate."""
@@ -26,7 +26,8 @@ class Rule(Protocol):
     """Define what every rule must implement: four attributes and the methods `init` and `update`.
 
     The function `chain` uses the four attributes to check that rules fit together. A rule must be a
-    dataclass if the run has a record or a checkpoint, because both store the fields of the rule.
+    dataclass if the run has a record or a checkpoint, because records and checkpoints store the
+    fields of the rule.
 
     >>> @dataclass(frozen=True)
     ... class HalfLr:
@@ -40,12 +41,13 @@ class Rule(Protocol):
 
     Attributes:
         needs: Names of the statistics and facts that the rule reads, from `STATISTICS` and `FACTS`.
-        changes: Names of what the rule proposes, from "lr", "batch" and "clock".
-        bounds: Names of what the rule bounds, from "lr", "batch" and "clock". After a bound, no
-            rule in the chain may propose the bounded value.
+        changes: Names of what the rule proposes, from "lr", "batch" and "clock" (the counter of
+            base steps).
+        bounds: Names of what the rule bounds, from "lr", "batch" and "clock". Later rules in the
+            chain must not propose a bounded value.
         forbids: Class names of rules that must not be in the same chain. The text `LR_RULES` stands
-            for every rule with `DefaultFacts` that changes the learning rate but not the batch
-            size.
+            for every rule derived from `DefaultFacts` that changes the learning rate but not the
+            batch size.
     """
 
     @property
@@ -67,7 +69,7 @@ class Rule(Protocol):
     def update(self, state: Any, seen: Measurement, proposed: Decision) -> tuple[Any, Decision]:
         """Return the new state of the rule and the refined decision.
 
-        This method is never called for a training step with a loss or gradient that is not finite.
+        `update` is never called for a training step with a loss or gradient that is not finite.
 
         Args:
             state: State of the rule before this training step.
@@ -78,11 +80,11 @@ class Rule(Protocol):
 
 
 class DefaultFacts:
-    """Provide the four attributes of `Rule` as empty sets, so that a rule overrides only a few.
+    """Provide the four attributes of `Rule` as empty sets, which a derived rule may override.
 
-    A chain may contain at most one derived class that proposes the batch size, because a second one
-    would undo the first. A rule that rounds another rule's batch size can define the four
-    attributes itself instead of deriving from this class.
+    A chain may contain at most one rule derived from `DefaultFacts` that proposes the batch size,
+    because a second such rule would undo the proposal of the first rule. A rule that rounds another
+    rule's batch size can define the four attributes itself instead of deriving from `DefaultFacts`.
 
     >>> DefaultFacts().bounds
     frozenset()
@@ -92,29 +94,29 @@ class DefaultFacts:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Return the names of the statistics and facts that the rule reads: none."""
+        """Return the names of the statistics and facts that the rule reads: an empty set."""
         return frozenset()
 
     @property
     def changes(self) -> frozenset[str]:
-        """Return the names of what the rule proposes: none."""
+        """Return the names of what the rule proposes: an empty set."""
         return frozenset()
 
     @property
     def bounds(self) -> frozenset[str]:
-        """Return the names of what the rule bounds: none."""
+        """Return the names of what the rule bounds: an empty set."""
         return frozenset()
 
     @property
     def forbids(self) -> frozenset[str]:
-        """Return the class names of rules that must not be in the same chain: none."""
+        """Return the class names of rules that must not be in the same chain: an empty set."""
         return frozenset()
 
 
 @runtime_checkable
 class Wrapper(Rule, Protocol):
-    """Define a rule that contains another rule and changes when the inner rule runs or what it
-    sees.
+    """Define a rule that contains another rule and changes when the inner rule runs or what the
+    inner rule sees.
     """
 
     @property
@@ -122,7 +124,7 @@ class Wrapper(Rule, Protocol):
 
 
 class InnerFacts:
-    """Provide the four attributes of `Rule` for a wrapper, by copying those of the wrapped rule."""
+    """Provide the four attributes of `Rule` for a wrapper, with the values of the wrapped rule."""
 
     __slots__ = ()
 
@@ -208,8 +210,8 @@ def chain(*rules: Rule) -> Chain:
         *rules: Rules or chains, in the order in which they are applied.
 
     Raises:
-        ValueError: Two rules forbid each other, a rule proposes a value after another rule's bound,
-            a rule needs an unknown statistic, or an argument is not a rule.
+        ValueError: Two rules forbid each other, a rule proposes a value that an earlier rule in the
+            chain bounds, a rule needs an unknown statistic, or an argument is not a rule.
     """
     flat = tuple(_flatten(rules))
     for at, rule in enumerate(flat):
@@ -220,12 +222,12 @@ def chain(*rules: Rule) -> Chain:
 
 
 def name_of(rule: Rule) -> str:
-    """Return the class name of a rule, which registries, `forbids` and messages use."""
+    """Return the class name of a rule, for registries, `forbids` and error messages."""
     return type(rule).__name__
 
 
 def label_of(rule: Rule) -> str:
-    """Return a rule's name for messages, with the rules inside it, such as Every(AdaScale)."""
+    """Return a rule's name with the names of the rules inside, such as `Every(AdaScale)`."""
     inside = ", ".join([label_of(one) for one in _within(rule) if one != Chain()])
     return f"{name_of(rule)}({inside})" if inside else name_of(rule)
 
@@ -256,7 +258,8 @@ def require(rule: Rule, provided: frozenset[str], *, by: str, remedy: str) -> No
     >>> require(chain(), frozenset(), by="this meter", remedy="")
 
     Args:
-        rule: Rule to check, usually a whole chain. The message names the rule inside it.
+        rule: Rule to check, usually a whole chain. The error message names the single rule that
+            needs the data.
         provided: Names of the statistics and facts that are provided.
         by: Name of the provider in the message, such as "this meter".
         remedy: How to fix the error, with a line to paste.

@@ -22,10 +22,10 @@ VERSION = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """Hold a run's rule, its state and its clocks, as they are before the next training step.
+    """Hold a run's rule, the rule's state and the run's counters before the next training step.
 
     Values of no fixed shape (rule, state, budget, decision) are stored as JSON text. So every state
-    has the same keys, as torch.distributed.checkpoint requires of the state that it loads into.
+    has the same keys, which torch.distributed.checkpoint requires.
 
     Args:
         version: Version of the saved form.
@@ -68,8 +68,9 @@ class Resumed:
     """Hold what a resumed run starts from.
 
     Args:
-        decider: Rule, state and clocks as they were saved.
-        decision: Last decision before the run was saved, or None if there was none.
+        decider: Decider with the saved rule, state and counters.
+        decision: Last decision before the run was saved, or None if the run was saved before its
+            first decision.
         lost_in_a_row: Number of training steps skipped since the last training step with a finite
             loss and gradient.
         notice: Warning for the user about a state that an earlier version saved, or "".
@@ -124,7 +125,8 @@ def resume(
 
     Args:
         decider: Decider of the new run, built with the same arguments as the saved run. The new run
-            may have another number of ranks than the saved run, and its budget may be None.
+            may have another number of ranks than the saved run, and the new run's budget may be
+            None.
         plain: Plain values that `state_of` returned.
         kinds: Class names, each with its dataclass or function, as in `decode`. The class names are
             needed for a state that an earlier version saved.
@@ -132,8 +134,8 @@ def resume(
             unchanged.
 
     Raises:
-        CheckpointError: The state belongs to another rule, version, data set, base batch size or
-            budget, or the state is corrupted or truncated.
+        CheckpointError: The saved state and the new run differ in rule, version, data set, base
+            batch size or budget, or the saved state is corrupted or truncated.
     """
     saved = _read(plain)
     own = {name_of(rule): type(rule) for rule in within(decider.rule)}  # includes a user's rules
@@ -189,7 +191,7 @@ def _read(plain: Any) -> RunState:
 
 
 def _check_kind(plain: Any) -> None:
-    """Raise an error that distinguishes a value that is no control state from a truncated state."""
+    """Raise an error if a value is neither a control's state nor a truncated control's state."""
     names = RunState.__dataclass_fields__.keys()
     if isinstance(plain, Mapping) and 2 * len(names & plain.keys()) >= len(names):
         return
@@ -211,7 +213,9 @@ def _check_same_run(decider: Decider, saved: RunState) -> None:
 
 
 def _revived(decider: Decider, saved: RunState, *, kinds: Kinds, revive: Revive | None) -> Revived:
-    """Return the saved state in today's form. Raise an error if the saved rule is another rule."""
+    """Return the saved state in today's form. Raise an error if the saved rule is not the run's
+    rule.
+    """
     here = encode(decider.rule, kind=True)
     there = here if saved.rule == _text(here) else _renewed(saved.rule, kinds=kinds)
     if revive is not None and saved.version == COUNTED_GRADIENTS:

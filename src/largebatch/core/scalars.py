@@ -22,10 +22,10 @@ SCALARS = (
 
 
 def averaged(past: MovingMoments, seen: Measurement) -> MovingMoments:
-    """Return the running averages of (variance, sqnorm) with this training step's moments in them.
+    """Return the running averages of (variance, sqnorm) after adding a training step's moments.
 
-    The averages start again if this training step is earlier than the last averaged one, as in
-    another run.
+    The averages start again if this training step is earlier than the last averaged training step,
+    because it then belongs to another run.
 
     Args:
         past: Averages before this training step.
@@ -78,8 +78,8 @@ def scalars_of(
         batch_size: Number of samples in this training step, over all ranks.
         base_steps: Number of base steps that the run counts as, this training step included.
         gain: Number of base steps that this training step counts as.
-        noise_scale: Gradient noise scale of the averages in samples, in steps that measured
-            moments.
+        noise_scale: Gradient noise scale in samples, computed from the averages. Only training
+            steps that measured moments have this number.
         skipped: Number of training steps skipped so far because loss or gradient was not finite.
     """
     values: dict[str, float | None] = {

@@ -12,7 +12,7 @@ from functools import cache
 
 @cache
 def t_quantile(level: float, *, degrees: int) -> float:
-    """Return the t for which |T| < t has the probability `level`.
+    """Return the number t for which Student's T satisfies |T| < t with probability `level`.
 
     >>> round(t_quantile(0.95, degrees=4), 4)
     2.7764

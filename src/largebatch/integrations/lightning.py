@@ -53,13 +53,13 @@ class LargeBatch(Callback):
     checkpoints see the learning rate that the module set. Gradients are measured before the Trainer
     clips them. If an epoch ends in the middle of an accumulation, Lightning still divides each loss
     by `accumulate_grad_batches`, so Lightning's gradient is too small. The callback corrects the
-    gradient of a shorter accumulation to the mean over its micro-batches.
+    gradient of an incomplete accumulation to the mean over the micro-batches that were accumulated.
 
-    The clocks of the run are saved in the Trainer's checkpoints, and
-    `trainer.fit(module, ckpt_path=...)` restores them. These values are logged in each training
-    step (as often as `log_every_n_steps` says): `largebatch/lr_multiplier`, `largebatch/gain`
-    (number of base steps that the training step counts as), `largebatch/base_steps`,
-    `largebatch/batch_size` and `largebatch/skipped`.
+    The run's counters of steps, samples and base steps are saved in the Trainer's checkpoints, and
+    `trainer.fit(module, ckpt_path=...)` restores the counters. The following values are logged in
+    each training step that `log_every_n_steps` selects: `largebatch/lr_multiplier`,
+    `largebatch/gain` (number of base steps that the training step counts as),
+    `largebatch/base_steps`, `largebatch/batch_size` and `largebatch/skipped`.
 
     The callback holds the run, so its state changes.
 
@@ -84,7 +84,7 @@ class LargeBatch(Callback):
 
     Raises:
         ValueError: Two arguments of `LargeBatch` contradict each other. Problems of the Trainer,
-            its loader or its optimizer raise before the first training step.
+            its loader or its optimizer raise errors before the first training step.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class LargeBatch(Callback):
 
     @property
     def control(self) -> Attached:
-        """Return the run, with its clocks and its last decision.
+        """Return the run, with its counters and its last decision.
 
         Raises:
             LargeBatchError: Training has not started.
@@ -138,7 +138,8 @@ class LargeBatch(Callback):
         return {} if self._control is None else self._control.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Keep the saved state until training starts. The Trainer calls this method on resume.
+        """Keep the saved state until training starts. The Trainer calls `load_state_dict` when it
+        resumes a run.
 
         Args:
             state_dict: State that `state_dict` returned.
@@ -179,9 +180,10 @@ class LargeBatch(Callback):
         if self._dataset_size is None and self._sizes.dataset_size != before:
             warnings.warn(
                 f"The loader of epoch {trainer.current_epoch} gives {self._sizes.dataset_size} "
-                f"samples per epoch, but the previous loader gave {before}. Rules that count "
-                f"epochs keep the first number, {self.control.decider.dataset_size}. To set "
-                "another number, pass LargeBatch(..., dataset_size=60_000).",
+                f"samples per epoch, but the previous loader gave {before} samples per epoch. "
+                "Rules that count epochs keep the first number, "
+                f"{self.control.decider.dataset_size}. To set another number, pass "
+                "LargeBatch(..., dataset_size=60_000).",
                 stacklevel=2,
             )
 
@@ -204,7 +206,9 @@ class LargeBatch(Callback):
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        """Record the loss, without the factors by which Lightning divides and scales it."""
+        """Record the loss, without Lightning's division by the accumulation and without loss
+        scaling.
+        """
         factor = trainer.accumulate_grad_batches / self.control.loss_scale
         self.control.loss(loss.detach() * factor)
 
@@ -244,9 +248,7 @@ class LargeBatch(Callback):
         self._stop_at_the_end(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove all hooks from the model and the optimizer. The clocks of the run stay
-        readable.
-        """
+        """Remove all hooks from model and optimizer. The counters of the run stay readable."""
         self.control.close()
 
     def on_exception(

@@ -1,4 +1,4 @@
-"""Check that a rule can run in a Lightning Trainer, and find the sizes of its micro-batches."""
+"""Check that a rule can run in a Lightning Trainer, and find the Trainer's micro-batch sizes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class LoaderSizes:
     Args:
         size: Number of samples in each micro-batch except the last one of the epoch.
         last: Number of samples in the last micro-batch of the epoch.
-        count: Number of micro-batches in one epoch, or None if all have the same size.
+        count: Number of micro-batches in one epoch, or None if all micro-batches have the same
+            size.
         dataset_size: Number of samples that this rank takes in one epoch, or None if it is unknown.
         resumes: Whether the loader itself can resume in mid-epoch.
     """
@@ -65,7 +66,7 @@ def check_rule_keeps_batch(rule: Rule) -> None:
 
 
 def check_trainer(trainer: Trainer, module: LightningModule) -> None:
-    """Raise an error if the rule could not see or change every step of this Trainer.
+    """Raise an error if the rule could not measure or change every training step of this Trainer.
 
     Raises:
         ValueError: The module uses manual optimization, the number of accumulated batches changes,
@@ -134,16 +135,16 @@ def step_schedulers(
     if in_base_steps is None:
         raise ValueError(
             f'{names} has the interval "step", but it is unknown which steps the scheduler counts. '
-            "If its numbers are for the base batch size, pass LargeBatch(..., "
-            "schedulers_in_base_steps=True). If they are for optimizer steps at the current batch "
-            "size, pass LargeBatch(..., schedulers_in_base_steps=False)."
+            "If the scheduler's numbers are base steps, pass LargeBatch(..., "
+            "schedulers_in_base_steps=True). If the scheduler's numbers are optimizer steps at the "
+            "current batch size, pass LargeBatch(..., schedulers_in_base_steps=False)."
         )
     own = is_overridden("lr_scheduler_step", module)
     if own or not all(
         isinstance(config.scheduler, LRScheduler) and config.frequency == 1 for config in found
     ):
         raise ValueError(
-            f"{names} cannot advance in base steps. This requires a torch scheduler with "
+            f"{names} cannot advance in base steps. Base steps require a torch scheduler with "
             "frequency 1, and a module that does not override lr_scheduler_step. Change the "
             "scheduler or the module, or let Lightning advance the scheduler: "
             "LargeBatch(..., schedulers_in_base_steps=False)."
@@ -162,13 +163,13 @@ def scaler_of(trainer: Trainer) -> GradScaler | None:
 def loader_sizes(trainer: Trainer, *, batch_size: int | None) -> LoaderSizes:
     """Return the numbers of samples in the Trainer's micro-batches on this rank.
 
-    An epoch is what the Trainer takes from the loader: the samples of its sampler, without those
-    that drop_last leaves out, and at most limit_train_batches (or overfit_batches) batches.
+    An epoch contains the samples of the loader's sampler, except samples that `drop_last` leaves
+    out. The Trainer takes at most `limit_train_batches` (or `overfit_batches`) batches per epoch.
 
     Args:
         trainer: Trainer whose data loader is set up.
         batch_size: Number of samples of one optimizer step over all ranks, or None if the user did
-            not pass it.
+            not pass this number.
 
     Raises:
         ValueError: The size of the batches is unknown, differs from the user's `batch_size`, or may
@@ -192,8 +193,8 @@ def loader_sizes(trainer: Trainer, *, batch_size: int | None) -> LoaderSizes:
     samples = known_length(batches.sampler)
     if samples is None or isinstance(loader.dataset, IterableDataset):
         raise ValueError(
-            "The data of this DataLoader has no length, and its last batches may be smaller, so "
-            "their number of samples is unknown. Leave them out: DataLoader(..., drop_last=True)."
+            "The data of this DataLoader has no length, so it is unknown how many samples the last "
+            "batches have. Leave incomplete batches out: DataLoader(..., drop_last=True)."
         )
     count = -(-samples // size)
     return LoaderSizes(

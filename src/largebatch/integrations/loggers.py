@@ -1,8 +1,8 @@
 """Log to TensorBoard, Weights & Biases or MLflow.
 
-Install the packages with `pip install 'largebatch[loggers]'`, and pass these loggers to
-`lb.Logged`. The step of a logged value is the number of optimizer steps taken. The number of
-samples used is logged as the value `samples`, which can serve as another x axis. A resumed run
+Install the packages with `pip install 'largebatch[loggers]'`, and pass the loggers of this module
+to `lb.Logged`. The step of a logged value is the number of optimizer steps taken. The number of
+samples used is logged as the value `samples`, which can be used as the x axis, too. A resumed run
 continues its count of steps.
 """
 
@@ -20,7 +20,7 @@ from largebatch.core.errors import LargeBatchError, RecordError
 
 
 class LoggerMissing(LargeBatchError):
-    """Report that the package behind a logger is not installed."""
+    """Report that the package that a logger requires is not installed."""
 
 
 class TensorBoardLogger:
@@ -63,7 +63,7 @@ class TensorBoardLogger:
         if self._goes_on and not self.append:
             raise RecordError(
                 f"{self.directory} already has the events of a run. Pass another directory, or "
-                "append to this one: "
+                "append to this directory: "
                 f"TensorBoardLogger({str(self.directory)!r}, append=True)."
             )
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ class TensorBoardLogger:
             self._writer = None
 
     def _open(self, step: int) -> Any:
-        """Open a writer that hides the old events from `step` on, if the run is resumed."""
+        """Open a writer. In a resumed run, the writer hides the old events from `step` on."""
         if self._facts is None:
             raise _not_started(self)
         writer = self._tensorboard.SummaryWriter(
@@ -139,14 +139,14 @@ class WandbLogger:
         self._run: Any = None
 
     def start(self, facts: Mapping[str, Any]) -> None:
-        """Open the run next to any other W&B run of the program. The facts become the config of the
-        W&B run.
+        """Open a W&B run. Other W&B runs of the program stay open. The facts become the config of
+        the W&B run.
 
         Args:
             facts: Settings of the run by name, as JSON values.
         """
         self.close()
-        # if the directory is missing, wandb writes to another one
+        # if the directory is missing, wandb writes to another directory
         self.directory.mkdir(parents=True, exist_ok=True)
         self._run = self._wandb.init(
             project=self.project,
@@ -192,8 +192,9 @@ class MlflowLogger:
     changes.
 
     Args:
-        tracking_uri: Address of a server, or of a database such as "sqlite:///mlflow.db", which
-            requires SQLAlchemy and alembic. MLflow rejects plain directories since version 3.17.
+        tracking_uri: Address of a server, or of a database such as "sqlite:///mlflow.db". A
+            database requires SQLAlchemy and alembic. MLflow rejects plain directories since version
+            3.17.
         experiment: Name of the experiment. A missing experiment is created.
         run_id: Id of the run to resume. If None, a new run starts, and its id is stored in the
             attribute `run_id`.
@@ -245,7 +246,8 @@ class MlflowLogger:
         self._client, self._sent = client, time.monotonic()
 
     def log(self, values: Mapping[str, float], *, step: int, samples: int) -> None:
-        """Collect the numbers of one training step. About once per second all are sent.
+        """Collect the numbers of one training step. All collected numbers are sent about once per
+        second.
 
         Args:
             values: Finite numbers by name.

@@ -1,6 +1,6 @@
 """Implement AdaGrad-Norm: SGD with a learning rate that falls as gradients accumulate.
 
-    v <- v + |g|^2,    w <- w - lr g / (sqrt(v) + eps)
+    v <- v + |g|^2,    w <- w - lr * g / (sqrt(v) + eps)
 
 The gradient g covers ALL parameters of all groups together, and v is one number. AdaGrad-Norm is
 the scalar form of AdaGrad, as in the theory of AdAdaGrad-Norm.
@@ -25,10 +25,10 @@ from largebatch.optim.layerwise import Bucket, LayerwiseOptimizer, check_value, 
 class AdaGradNorm(LayerwiseOptimizer):
     """Divide SGD's learning rate by the root of the sum of all squared gradient norms so far.
 
-    Parameters without a gradient stay unchanged and add nothing to the sum. Learning rate, eps and
-    weight decay may differ between parameter groups, but there is only one sum. The optimizer has
-    no momentum. The optimizer reads no values from the device. The sum is stored in the state of
-    the first parameter.
+    Parameters without a gradient stay unchanged and do not increase the sum. Learning rate, eps and
+    weight decay may differ between parameter groups, but all groups share one sum. The optimizer
+    has no momentum. The optimizer reads no values from the device. The sum is stored in the state
+    of the first parameter.
 
     >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
     >>> weight.grad = torch.tensor([0.6, 0.8])
@@ -42,17 +42,16 @@ class AdaGradNorm(LayerwiseOptimizer):
         lr: Learning rate, at least 0. The first step has the length `lr`. A tensor of one element
             is allowed.
         eps: Constant in the denominator, above 0.
-        weight_decay: Weight-decay factor, at least 0. The gradient becomes g + weight_decay w, as
+        weight_decay: Weight-decay factor, at least 0. The gradient becomes g + weight_decay * w, as
             in torch's Adagrad.
-        initial_sum: Value of v before the first step, at least 0. A larger initial sum shortens the
-            first steps.
+        initial_sum: Value of v before the first step, at least 0. The larger the initial sum, the
+            shorter the first steps.
 
     Raises:
         ValueError: A hyper-parameter is outside its range.
 
-    Reference: Lau et al., 2024, arXiv 2402.11215. In the authors' program the optimizer of this
-        name
-    keeps one sum per matrix row, which is another method.
+    Reference: Lau et al., 2024, arXiv 2402.11215. The optimizer called AdaGrad-Norm in the authors'
+    program is another method: it keeps one sum per matrix row.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """Implement LAMB: Adam's direction, with a step length proportional to the norm of each layer.
 
-    m = beta1 m + (1 - beta1) g,    v = beta2 v + (1 - beta2) g^2
+    m = beta1 * m + (1 - beta1) * g,    v = beta2 * v + (1 - beta2) * g^2
     r = (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
-    u = r + weight_decay w
-    w <- w - lr ratio u,    ratio = phi(|w|) / |u|,    1 if one of the two is 0
+    u = r + weight_decay * w
+    w <- w - lr * ratio * u,    ratio = phi(|w|) / |u|, or 1 if phi(|w|) or |u| is 0
 
 The update is for each parameter w with gradient g in the parameter's t-th step. The function phi is
 the identity, or it bounds the norm.
@@ -32,7 +32,7 @@ def lamb_trust_ratio(
     weight_norm_bounds: tuple[float, float] | None = None,
     max_trust_ratio: float | None = None,
 ) -> Tensor:
-    """Return phi(|w|) / |u| for each layer, or 1 if one of the two is 0.
+    """Return phi(|w|) / |u| for each layer, or 1 if phi(|w|) or |u| is 0.
 
     >>> lamb_trust_ratio(torch.tensor([6.0, 0.0, 6.0]), torch.tensor([3.0, 3.0, 0.0]))
     tensor([2., 1., 1.])
@@ -68,15 +68,15 @@ def bias_correction(steps: Tensor, beta: float) -> Tensor:
 class Lamb(LayerwiseOptimizer):
     """Train with Adam's direction and a step of length `lr` times the norm of each layer.
 
-        u = r + weight_decay w,    w <- w - lr phi(|w|) / |u| u,    r is Adam's direction
+        u = r + weight_decay * w,    w <- w - lr * phi(|w|) / |u| * u,    r is Adam's direction
 
     The step length does not depend on the size of the gradient. A parameter counts as a layer if it
     has two or more dimensions. Biases and the gains of normalization layers get Adam's own step lr
-    r, without weight decay. Parameters without a gradient, such as frozen ones, stay unchanged.
-    Options may differ between parameter groups. The optimizer does not clip gradients. To clip
-    gradients, call `control.step(clip_norm=1.0)`. States, norms and updates of float16 and bfloat16
-    parameters are in float32. The optimizer stores both averages and the number of steps of each
-    parameter.
+    * r, without weight decay. Parameters without a gradient, such as frozen parameters, stay
+    unchanged. Options may differ between parameter groups. The optimizer does not clip gradients.
+    To clip gradients, call `control.step(clip_norm=1.0)`. States, norms and updates of float16 and
+    bfloat16 parameters are in float32. For each parameter, the optimizer stores the averages of g
+    and g^2 and the number of steps.
 
     >>> weight = torch.nn.Parameter(torch.tensor([[3.0, 4.0]]))
     >>> weight.grad = torch.tensor([[1.0, -1.0]])
@@ -91,14 +91,15 @@ class Lamb(LayerwiseOptimizer):
         betas: Decay factors of the averages of g and g^2, both in [0, 1).
         eps: Constant in the denominator, above 0.
         weight_decay: Weight-decay factor, at least 0.
-        bias_correction: Whether Adam's direction corrects both averages for their start at 0.
+        bias_correction: Whether Adam's direction corrects the averages of g and g^2 for their start
+            at 0.
         weight_norm_bounds: Pair (lower, upper) by which phi bounds |w|, with 0 <= lower <= upper
             and upper above 0. If None, phi is the identity.
         max_trust_ratio: Upper bound of phi(|w|) / |u|, above 0, or None for no bound. LAMB with the
             bound 1 is known as LAMBC.
         decoupled_weight_decay: Whether to compute the ratio from r alone. If True, the update is w
-            <- w - lr (ratio r + weight_decay w).
-        always_adapt: Whether parameters with fewer than two dimensions have a ratio, too.
+            <- w - lr * (ratio * r + weight_decay * w).
+        always_adapt: Whether parameters with fewer than two dimensions have a trust ratio, too.
         always_decay: Whether parameters with fewer than two dimensions get weight decay, too.
 
     Raises:
@@ -110,10 +111,11 @@ class Lamb(LayerwiseOptimizer):
 
     # Public implementations disagree on every option after weight_decay. For each option this list
     # names the variants, the default here, and the reason:
-    # - bias_correction: Some implementations correct both averages, and some correct none. Others
-    #   divide only the learning rate by 1 - beta1^t after the ratio, which makes the first step ten
-    #   times too long. Default: correct both. The ratio cancels any common factor of r, but without
-    #   the correction biases would start with 3.2 times Adam's step.
+    # - bias_correction: Some implementations correct both averages, and some correct neither
+    #   average. Others divide only the learning rate by 1 - beta1^t after the ratio, which makes
+    #   the first step ten times too long. Default: correct both averages. The ratio cancels any
+    #   common factor of r, but without the correction biases would start with 3.2 times Adam's
+    #   step.
     # - phi: the identity, or the norm bounded by 10. Default: the identity, because with a bound
     #   the relative step of a layer depends on the layer's width.
     # - The ratio is unbounded, or at most 1. Default: unbounded, as in the formula.
@@ -121,7 +123,7 @@ class Lamb(LayerwiseOptimizer):
     #   variant, no parameter has a ratio if there is no weight decay. Default: the number of
     #   dimensions decides, so tuning the weight decay never changes the method.
     # - Weight decay is part of u, or it is added after the ratio. Default: part of u, so that the
-    #   whole step of a layer has the length lr |w|.
+    #   whole step of a layer has the length lr * |w|.
     # - Gradients are clipped by their global norm inside the optimizer, or not. Never here, because
     #   the control clips gradients.
     def __init__(
@@ -168,7 +170,7 @@ class Lamb(LayerwiseOptimizer):
         check_value(fine, "weight_decay must be at least 0", got=decay, paste=paste)
         fine = bounds is None or (len(bounds) == 2 and 0.0 <= bounds[0] <= bounds[1] > 0.0)
         paste = f"{call}, weight_norm_bounds=(0.0, 10.0))"
-        what = "weight_norm_bounds must be None or (lower, upper) with 0 <= lower <= upper > 0"
+        what = "weight_norm_bounds must be None or (lower, upper), 0 <= lower <= upper, upper > 0"
         check_value(fine, what, got=bounds, paste=paste)
         fine = most is None or most > 0.0
         paste = f"{call}, max_trust_ratio=1.0)"
@@ -196,7 +198,7 @@ class Lamb(LayerwiseOptimizer):
 
 
 def _adam(group: Mapping[str, Any], bucket: Bucket) -> list[Tensor]:
-    """Return Adam's direction r, after adding the gradients to both averages."""
+    """Add the gradients to the averages of g and g^2, and return Adam's direction r."""
     beta1, beta2 = group["betas"]
     first, second = bucket.tensors("exp_avg"), bucket.tensors("exp_avg_sq")
     steps = bucket.scalars("step")

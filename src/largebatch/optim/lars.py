@@ -1,11 +1,11 @@
 """Implement LARS: SGD with a learning rate for each layer that depends on the layer's norms.
 
-    ratio = trust_coefficient |w| / (|g| + weight_decay |w| + eps),    1 if |w| or all else is 0
-    d = ratio (g + weight_decay w)
-    v <- momentum v + d,    w <- w - lr v
+    ratio = trust_coefficient * |w| / (|g| + weight_decay * |w| + eps)
+    d = ratio * (g + weight_decay * w)
+    v <- momentum * v + d,    w <- w - lr * v
 
-The update is for each parameter w with gradient g. With `lr_in_buffer`, the update is v <- momentum
-v + lr d, w <- w - v.
+The update is for each parameter w with gradient g. The ratio is 1 if |w| or |g| + weight_decay *
+|w| is 0. With `lr_in_buffer`, the update is v <- momentum * v + lr * d, w <- w - v.
 
 Reference: You, Gitman, Ginsburg: Large Batch Training of Convolutional Networks, 2017, arXiv
 1708.03888.
@@ -32,9 +32,9 @@ def lars_trust_ratio(
     weight_decay: float = 0.0,
     eps: float = 0.0,
 ) -> Tensor:
-    """Return trust_coefficient |w| / (|g| + weight_decay |w| + eps) for each layer.
+    """Return trust_coefficient * |w| / (|g| + weight_decay * |w| + eps) for each layer.
 
-    The result is 1 if |w| or |g| + weight_decay |w| is 0.
+    The result is 1 if |w| or |g| + weight_decay * |w| is 0.
 
     >>> lars_trust_ratio(torch.tensor([6.0, 0.0]), torch.tensor([3.0, 3.0]), trust_coefficient=0.5)
     tensor([1., 1.])
@@ -47,26 +47,26 @@ def lars_trust_ratio(
         eps: Constant in the denominator, at least 0, as in `Lars`.
     """
     # If only the gradient is 0, some implementations use 1 and others use the formula. We use the
-    # formula because it is the limit for small gradients. With 1 the decay would jump from
-    # lr trust_coefficient to lr weight_decay, and learning rates for LARS are large.
+    # formula because it is the limit for small gradients. With a ratio of 1 the decay would jump
+    # from lr * trust_coefficient to lr * weight_decay, and learning rates for LARS are large.
     size = gradient_norms + weight_decay * weight_norms
     known = (weight_norms > 0.0) & (size > 0.0)
     return torch.where(known, trust_coefficient * weight_norms / (size + eps), 1.0)
 
 
 class Lars(LayerwiseOptimizer):
-    """Train with SGD in which a gradient moves a layer by at most `lr * trust_coefficient` of its
-    norm.
+    """Train with SGD in which one gradient changes a layer's weights by at most `lr *
+    trust_coefficient` times the norm of the weights.
 
-        d = trust_coefficient |w| / (|g| + weight_decay |w| + eps) (g + weight_decay w)
-        v <- momentum v + d,    w <- w - lr v
+        d = trust_coefficient * |w| / (|g| + weight_decay * |w| + eps) * (g + weight_decay * w)
+        v <- momentum * v + d,    w <- w - lr * v
 
     A parameter counts as a layer if it has two or more dimensions. Biases and the gains of
     normalization layers get SGD's own step d = g, without weight decay. Biases and gains use the
-    same learning rate as layers. If this learning rate is too large for biases and gains, put them
-    into their own parameter group. A layer whose weights are zero starts with SGD's step.
-    Parameters without a gradient, such as frozen ones, stay unchanged. Options may differ between
-    parameter groups. The optimizer does not clip gradients. To clip gradients, call
+    same learning rate as layers. If the learning rate is too large for biases and gains, put biases
+    and gains into their own parameter group. A layer whose weights are zero starts with SGD's step.
+    Parameters without a gradient, such as frozen parameters, stay unchanged. Options may differ
+    between parameter groups. The optimizer does not clip gradients. To clip gradients, call
     `control.step(clip_norm=1.0)`. Buffers, norms and updates of float16 and bfloat16 parameters are
     in float32. The optimizer stores the momentum buffers.
 
@@ -83,10 +83,10 @@ class Lars(LayerwiseOptimizer):
         weight_decay: Weight-decay factor, at least 0.
         trust_coefficient: Factor of the trust ratio, above 0.
         eps: Constant in the denominator, at least 0.
-        nesterov: Whether d + momentum v moves the weights instead of v.
-        lr_in_buffer: Whether the learning rate multiplies what is added to the momentum buffer,
-            instead of the buffer itself.
-        always_adapt: Whether parameters with fewer than two dimensions have a ratio, too.
+        nesterov: Whether to change the weights by d + momentum * v instead of v.
+        lr_in_buffer: Whether the learning rate multiplies the values that are added to the momentum
+            buffer, instead of the buffer itself.
+        always_adapt: Whether parameters with fewer than two dimensions have a trust ratio, too.
         always_decay: Whether parameters with fewer than two dimensions get weight decay, too.
 
     Raises:
@@ -98,10 +98,11 @@ class Lars(LayerwiseOptimizer):
 
     # Public implementations disagree. This list names the variants, the default here, and the
     # reason:
-    # - The learning rate multiplies the momentum buffer, or what is added to the buffer. Both are
-    #   equal while the learning rate is constant. Default: it multiplies the buffer, as in torch's
-    #   SGD, so that a rule's factor applies to the whole current step. In the other variant the old
-    #   learning rate has an effect for about 1 / (1 - momentum) more steps.
+    # - The learning rate multiplies the momentum buffer, or what is added to the buffer. The two
+    #   variants are equal while the learning rate is constant. Default: the learning rate
+    #   multiplies the buffer, as in torch's SGD, so that a rule's factor applies to the whole
+    #   current step. If the learning rate multiplies what is added to the buffer, an old learning
+    #   rate has an effect for about 1 / (1 - momentum) more steps.
     # - eps is 0, or 1e-8. Default: 1e-8, so that the ratio is finite in float32 for tiny gradients.
     # - The ratio applies to parameters with two or more dimensions, or to parameters with weight
     #   decay. Default: the number of dimensions decides, so tuning the weight decay never changes
@@ -168,7 +169,7 @@ class Lars(LayerwiseOptimizer):
 
 
 def _scaled(group: Mapping[str, Any], bucket: Bucket, *, times: float | Tensor) -> list[Tensor]:
-    """Return times ratio (g + weight_decay w) for each parameter, as new tensors."""
+    """Return times * ratio * (g + weight_decay * w) for each parameter, as new tensors."""
     decay = group["weight_decay"] if bucket.layers or group["always_decay"] else 0.0
     ratio = bucket.ones()
     if bucket.layers or group["always_adapt"]:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """Group parameters that the same sequence of operations updates.
+    """Hold parameters that are updated together, by the same sequence of operations.
 
     All parameters in a bucket have the same parameter group, device and dtype. Either all or none
     of the parameters in a bucket have two or more dimensions. `tensors` and `scalars` add entries
@@ -36,25 +36,27 @@ class Bucket:
     states: list[dict[str, Any]] = field(default_factory=list)
 
     def tensors(self, name: str) -> list[Tensor]:
-        """Return each parameter's state of this name, of the parameter's shape, initially zeros."""
+        """Return the tensor `name` in each parameter's state. A missing tensor is filled with
+        zeros.
+        """
         for parameter, state in zip(self.parameters, self.states, strict=True):
             if name not in state:
                 state[name] = torch.zeros_like(parameter, dtype=self.dtype)
         return [state[name] for state in self.states]
 
     def scalars(self, name: str) -> list[Tensor]:
-        """Return each parameter's state of this name, one number on the device, initially 0."""
+        """Return the number `name` in each parameter's state. A missing number is set to 0."""
         for parameter, state in zip(self.parameters, self.states, strict=True):
             if name not in state:
                 state[name] = torch.zeros((), dtype=self.dtype, device=parameter.device)
         return [state[name] for state in self.states]
 
     def norms(self, tensors: list[Tensor]) -> Tensor:
-        """Return the norm of each tensor, of shape `[parameters]`."""
+        """Return the norms of the tensors as one tensor of shape `[parameters]`."""
         return torch.stack(torch._foreach_norm(tensors, 2, dtype=self.dtype))
 
     def ones(self) -> Tensor:
-        """Return a ratio of 1 for each parameter, of shape `[parameters]`."""
+        """Return a ratio of 1 for each parameter, as one tensor of shape `[parameters]`."""
         device = self.parameters[0].device
         return torch.ones(len(self.parameters), dtype=self.dtype, device=device)
 
@@ -66,7 +68,7 @@ class Bucket:
 class LayerwiseOptimizer(Optimizer, ABC):
     """Update parameters bucket by bucket, without reading any value from the device.
 
-    A step changes the parameters and their states.
+    `step` changes the parameters and their states.
     """
 
     @abstractmethod
@@ -190,11 +192,12 @@ def _wide(parameter: Tensor) -> torch.dtype:
 def _check_gradient(gradient: Tensor, *, optimizer: str) -> None:
     if gradient.layout is not torch.strided:
         raise RuntimeError(
-            f"{optimizer} does not support sparse gradients, but a parameter has one. Make it "
-            "dense: torch.nn.Embedding(..., sparse=False)."
+            f"{optimizer} does not support sparse gradients, but a parameter has a sparse "
+            "gradient. Make the gradient dense: torch.nn.Embedding(..., sparse=False)."
         )
     if gradient.is_complex():
         raise RuntimeError(
-            f"{optimizer} does not support complex gradients, but a parameter has one. Store its "
-            "real and imaginary parts: torch.nn.Parameter(torch.view_as_real(weight))."
+            f"{optimizer} does not support complex gradients, but a parameter has a complex "
+            "gradient. Store the real and imaginary parts of the parameter: "
+            "torch.nn.Parameter(torch.view_as_real(weight))."
         )

@@ -1,4 +1,4 @@
-"""Write a run's training steps to JSON lines, memory or loggers, and read them back."""
+"""Write a run's training steps to JSON lines, memory or loggers, and read the steps back."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

@@ -81,7 +81,8 @@ class Checkpoints:
 
         Args:
             state: Tensors and plain values, nested in dicts, lists and tuples.
-            step: Number of optimizer steps taken. This number becomes part of the file name.
+            step: Number of optimizer steps taken. The number of steps becomes part of the file
+                name.
 
         Raises:
             CheckpointError: The disk is full, or the directory cannot be written.
@@ -108,10 +109,11 @@ class Checkpoints:
         return path
 
     def load(self, path: str | os.PathLike[str] | None = None) -> Checkpoint:
-        """Read one checkpoint, or the newest one that is not corrupted.
+        """Read the checkpoint at `path`, or the newest checkpoint that is not corrupted.
 
         Args:
-            path: Path of the checkpoint file, or None for the newest one that is not corrupted.
+            path: Path of the checkpoint file, or None for the newest checkpoint that is not
+                corrupted.
 
         Raises:
             CheckpointError: There is no checkpoint, or no checkpoint can be read.
@@ -137,7 +139,7 @@ class Checkpoints:
                 "in another directory: lb.Checkpoints('other/directory')."
             )
         raise CheckpointError(
-            f"There is no checkpoint in {self.directory}. Save one first: "
+            f"There is no checkpoint in {self.directory}. Save a checkpoint first: "
             "checkpoints.save(state, step=step)."
         )
 

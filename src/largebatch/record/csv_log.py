@@ -49,7 +49,7 @@ class CsvLogger:
         """Open the file, and write the header if the file is empty.
 
         Args:
-            facts: Description of the run, which this logger ignores.
+            facts: Description of the run, which `CsvLogger` ignores.
 
         Raises:
             RecordError: The file exists and `append` is False, or the file has other columns.

@@ -16,7 +16,7 @@ def open_lines(path: Path, *, append: bool, opening: bytes, what: str, again: st
     Args:
         path: Path of the file.
         append: Whether to append to an existing file. A last line without a newline is removed.
-        opening: Bytes with which the first line of such a file begins.
+        opening: Bytes with which the first line of an existing file must begin.
         what: Name of the kind of file in error messages, such as "a record".
         again: Line of code that appends to the file, for error messages.
 

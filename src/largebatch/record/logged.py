@@ -20,16 +20,16 @@ from largebatch.core.version import __version__
 class Logged:
     """Pass the numbers of each training step to one or more loggers.
 
-    Use it as `record=lb.Logged(lb.CsvLogger("run.csv"))`. The numbers are loss, lr, lr_multiplier,
-    batch_size, base_steps, gain, noise_scale and skipped. A number that a training step lacks, or
-    that is not finite, is left out. The noise scale is computed from exponential averages of
-    (variance, sqnorm) over 100 base batches, as in `lb.Averaged`. In a resumed run, all numbers
-    continue except the averages of the noise scale. The averages start again in a resumed run,
-    unless `moments` is set to the saved averages.
+    Pass this object to a run as `record=lb.Logged(lb.CsvLogger("run.csv"))`. The numbers are loss,
+    lr, lr_multiplier, batch_size, base_steps, gain, noise_scale and skipped. A number that a
+    training step lacks, or that is not finite, is left out. The noise scale is computed from
+    exponential averages of (variance, sqnorm) over 100 base batches, as in `lb.Averaged`. In a
+    resumed run, all numbers continue except the averages of the noise scale. To continue the
+    averages, too, set `moments` to the saved averages.
 
     A logger that raises in `start` ends the run before its first training step. A logger that
-    raises later gets no more values, and a RuntimeWarning is given. So an unreachable server loses
-    its curves but does not stop training. To end the run instead, call
+    raises after `start` gets no more values, and a RuntimeWarning is given. So training continues
+    even if the server of a logger cannot be reached. To end the run when a logger raises, call
     `warnings.simplefilter("error", RuntimeWarning)`.
 
     The object holds the averages and the values that are not logged yet, so its state changes.
@@ -97,7 +97,7 @@ class Logged:
         self._sound = list(self._open)
 
     def write(self, seen: Measurement, decision: Decision) -> None:
-        """Log one training step, or hold it until `close` if `every` leaves it out.
+        """Log one training step. If `every` leaves the step out, keep its numbers for `close`.
 
         Args:
             seen: Measurement of the training step.
@@ -111,7 +111,7 @@ class Logged:
             self._give()
 
     def close(self) -> None:
-        """Log the last training step and close all loggers, even if one of them raises.
+        """Log the last training step and close all loggers, even if one of the loggers raises.
 
         A second call does nothing.
         """
@@ -134,8 +134,8 @@ class Logged:
             except Exception as error:
                 self._sound.remove(logger)
                 _warn(
-                    f"{type(logger).__name__} failed at step {step} ({_shown(error)}). It gets no "
-                    "more values in this run, and training continues"
+                    f"{type(logger).__name__} failed at step {step} ({_shown(error)}). This logger "
+                    "gets no more values in this run, and training continues"
                 )
 
 

@@ -12,7 +12,7 @@ from largebatch.record.read import Step
 
 
 class MemoryRecord:
-    """Keep all training steps of a run, or only the last ones, in memory.
+    """Keep all training steps of a run, or only the last `maxlen` training steps, in memory.
 
     >>> record = MemoryRecord(maxlen=1)
     >>> for step in range(3):

@@ -39,12 +39,12 @@ class Record:
     False
 
     Args:
-        header: Facts that were passed to `start`, and the version that wrote the record. For a
-            resumed run, the header is the first of several.
+        header: Facts that were passed to `start`, and the version that wrote the record. The record
+            of a resumed run has several headers, and `header` is the first header.
         steps: Training steps, oldest first.
         redone: Number of training steps left out because a resumed run repeated them.
         truncated: Whether a crash truncated the last line, which is then left out.
-        damage: Error message about the first corrupted line, or "" if there is none.
+        damage: Error message about the first corrupted line, or "" if no line is corrupted.
     """
 
     header: Mapping[str, Any]

@@ -1,7 +1,8 @@
 """Replay a rule over a recorded run, to see which decisions the rule makes for its measurements.
 
-The rule decides about the recorded measurements and their clocks. If the rule had controlled the
-run, then the weights, the batch sizes and the later measurements would have been different.
+In a replay, the rule decides from the recorded measurements and the recorded counters of the run.
+If the rule had controlled the run, then the weights, the batch sizes and the later measurements
+would have been different.
 """
 
 from __future__ import annotations

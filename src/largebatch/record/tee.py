@@ -1,4 +1,4 @@
-"""Combine several sinks into one."""
+"""Combine several sinks into one sink."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from largebatch.core.protocols import Sink
 
 
 class Tee:
-    """Pass each training step to several sinks, in their order.
+    """Pass each training step to several sinks, in the order in which the sinks were given.
 
     If a sink raises an exception, the exception ends the run, and the other sinks are still closed.
 
@@ -33,13 +33,13 @@ class Tee:
     def __init__(self, *sinks: Sink) -> None:
         if not sinks:
             raise ValueError(
-                "lb.Tee was called without a sink. Pass at least one: "
+                "lb.Tee was called without a sink. Pass at least one sink: "
                 'lb.Tee(lb.JsonlRecord("run.jsonl")).'
             )
         self.sinks = sinks
 
     def start(self, facts: Mapping[str, Any]) -> None:
-        """Start every sink. If one raises an exception, the sinks that had started are closed.
+        """Start every sink. If a sink raises an exception, the sinks that had started are closed.
 
         Args:
             facts: Settings of the run by name, as JSON values.
@@ -61,7 +61,7 @@ class Tee:
             sink.write(seen, decision)
 
     def close(self) -> None:
-        """Close all sinks, even if one of them raises an exception."""
+        """Close all sinks, even if one of the sinks raises an exception."""
         with ExitStack() as closing:
             for sink in reversed(self.sinks):
                 closing.callback(sink.close)

@@ -1,7 +1,8 @@
 """Relate batch size, learning rate and cost by formulas on plain numbers.
 
-Each formula states its assumptions and its source: read in a paper, derived here, or recalled from
-a paper whose text was not compared. `docs/explanation/theory.md` shows an example of each formula.
+Each formula states its assumptions and its source: read in a paper, derived for largebatch, or
+recalled from a paper whose text was not compared. `docs/explanation/theory.md` shows an example of
+each formula.
 """
 
 from largebatch.theory.any_time import any_time_batch_size, any_time_bound, any_time_constant

@@ -1,17 +1,19 @@
 """Compute the batch size that balances bias and variance in each step, for runs of any length.
 
-    b_t = c lr_t (lr_0 + ... + lr_t),      c = L variance_1 / (2 gap)
+    b_t = c * lr_t * (lr_0 + ... + lr_t),      c = L * variance_1 / (2 * gap)
 
-With a constant learning rate, this batch size grows linearly in steps, or as the square root of the
-samples. With a learning rate that falls as 1 / sqrt(t), this batch size is constant. If c is
-multiplied by v, the bound on the squared gradient norm is
+With a constant learning rate, b_t grows linearly with the steps, so it grows as the square root of
+the number of samples. With a learning rate that falls as 1 / sqrt(t), b_t is nearly constant. If c
+is multiplied by v, the bound on the squared gradient norm is
 
-    2 gap / (2 - L lr_max) / S * (1 + (1 + ln(S / lr_0)) / v),      S the sum of learning rates.
+    2 * gap / (2 - L * lr_max) / S * (1 + (1 + ln(S / lr_0)) / v),
 
-This bound is larger by a logarithmic factor than the bound of the best batch size for a known
-length. The logarithmic factor is the price of not fixing the length in advance.
+where S is the sum of the learning rates.
 
-Derived here.
+The bound is larger, by a logarithmic factor, than the bound for a run of known length with the best
+batch size. The logarithmic factor is the price of not fixing the length in advance.
+
+The formulas were derived for largebatch.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from largebatch.theory.checked import above_zero
 
 
 def any_time_constant(problem: Problem) -> float:
-    """Return the constant c = L variance_1 / (2 gap), in samples / learning rate^2.
+    """Return the constant c = L * variance_1 / (2 * gap), in samples / learning rate^2.
 
     >>> any_time_constant(Problem(smoothness=1.0, variance=3.0, gap=2.0))
     0.75
@@ -31,13 +33,13 @@ def any_time_constant(problem: Problem) -> float:
     Args:
         problem: Constants of the loss.
 
-    Reference: none. The formula is derived here.
+    Reference: none. The formula was derived for largebatch.
     """
     return problem.smoothness * problem.variance / (2.0 * problem.gap)
 
 
 def any_time_batch_size(*, lr: float, lr_sum: float, constant: float) -> float:
-    """Return the batch size of one training step in samples: c lr_t (lr_0 + ... + lr_t).
+    """Return the batch size of one training step in samples: c * lr_t * (lr_0 + ... + lr_t).
 
     The result is not rounded.
 
@@ -46,13 +48,14 @@ def any_time_batch_size(*, lr: float, lr_sum: float, constant: float) -> float:
 
     Args:
         lr: Learning rate of the training step, above 0.
-        lr_sum: Sum of all learning rates up to this training step, its own included.
+        lr_sum: Sum of the learning rates of all training steps up to and including this training
+            step.
         constant: Constant c, or a multiple of c, in samples / learning rate^2, above 0.
 
     Raises:
         ValueError: A number is not above 0, or the sum is below the step's own learning rate.
 
-    Reference: none. The formula is derived here.
+    Reference: none. The formula was derived for largebatch.
     """
     above_zero(
         "any_time_batch_size(lr=0.1, lr_sum=1.0, constant=50.0)",
@@ -82,13 +85,13 @@ def any_time_bound(
         lr_sum: Sum of the learning rates of all training steps.
         first_lr: Learning rate of the first training step.
         max_lr: Largest learning rate.
-        multiplier: Factor v on `any_time_constant`. The bound also holds for larger batch sizes,
-            but not for smaller ones.
+        multiplier: Factor v on `any_time_constant`. The bound also holds for larger batch sizes
+            than those of `any_time_batch_size`, but not for smaller batch sizes.
 
     Raises:
         ValueError: An argument is outside its range, or a learning rate is 2 / smoothness or more.
 
-    Reference: none. The formula is derived here.
+    Reference: none. The formula was derived for largebatch.
     """
     above_zero(
         "any_time_bound(problem, lr_sum=100.0, first_lr=0.1, max_lr=0.1)",

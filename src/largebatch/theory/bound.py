@@ -1,18 +1,20 @@
-"""Compute the bound on the gradient of plain SGD on which the theory of growing batches is based.
+"""Compute the bound on the gradient of plain SGD that the theory of growing batches uses.
 
     min_t E|grad f|^2 <= bias + variance
-    bias     = 2 gap / (2 - L lr_max) / sum lr_t
-    variance = L variance_1 / (2 - L lr_max) * sum (lr_t^2 / b_t) / sum lr_t
+    bias     = 2 * gap / (2 - L * lr_max) / sum lr_t
+    variance = L * variance_1 / (2 - L * lr_max) * sum (lr_t^2 / b_t) / sum lr_t
 
 The gradient of the loss f has the Lipschitz constant L (`smoothness`), and gap = f(start) - inf f.
 Gradients are independent and unbiased. One sample's gradient has a variance of at most variance_1,
-so the gradient of a batch of b samples has at most variance_1 / b. Learning rates are below 2 / L.
-The bound needs no convexity and does not cover momentum. The bound is the sum over all steps of
+so the gradient of a batch of b samples has a variance of at most variance_1 / b. Learning rates are
+below 2 / L. The bound needs no convexity and does not cover momentum. The bound follows from the
+sum over all steps of the inequality
 
-    E f_{t+1} <= E f_t - lr_t (1 - L lr_t / 2) E|grad f_t|^2 + L lr_t^2 variance_1 / (2 b_t).
+    E f_{t+1} <= E f_t - lr_t * (1 - L * lr_t / 2) * E|grad f_t|^2
+                 + L * lr_t^2 * variance_1 / (2 * b_t).
 
 Umeda and Iiduka (2025, arXiv 2508.05302) split their bound into the same two terms. The constants
-in this module are derived here.
+in this module were derived for largebatch.
 
 Units: L is in 1 / learning rate. The gap is in units of the loss. Variance and bound are in units
 of a squared gradient, which is loss / learning rate.
@@ -100,9 +102,9 @@ class Bound:
     0.75
 
     Args:
-        bias: Term that comes from the distance at the start. This term falls as the sum of learning
+        bias: Term that comes from the loss gap at the start. The bias falls as the sum of learning
             rates grows.
-        variance: Term that comes from gradient noise. This term falls as the batch size grows.
+        variance: Term that comes from gradient noise. The variance falls as the batch size grows.
     """
 
     bias: float
@@ -131,19 +133,19 @@ def gradient_bound(problem: Problem, *, lrs: Series, batch_sizes: Series | float
         ValueError: There are no steps, a learning rate is 2 / smoothness or more, or a number is
             outside its range.
 
-    Reference: see the docstring of the module. The constants are derived here.
+    Reference: see the docstring of the module. The constants were derived for largebatch.
     """
     rates = np.asarray(lrs, dtype=np.float64)
     batches = np.broadcast_to(np.asarray(batch_sizes, dtype=np.float64), rates.shape)
     if not (rates.ndim == 1 and rates.size and (rates >= 0.0).all() and rates.any()):
         raise ValueError(
             f"lrs={lrs!r} was given, but lrs must have a learning rate of at least 0 for each "
-            "step, and at least one must be above 0. Pass lrs=[0.1, 0.1]."
+            "step, and at least one learning rate must be above 0. Pass lrs=[0.1, 0.1]."
         )
     if not (np.isfinite(batches) & (batches > 0.0)).all():
         raise ValueError(
-            f"batch_sizes={batch_sizes!r} was given, but each must be a finite number of samples "
-            "above 0. Pass batch_sizes=64."
+            f"batch_sizes={batch_sizes!r} was given, but each batch size must be a finite number "
+            "of samples above 0. Pass batch_sizes=64."
         )
     room = stability_room(problem, lr=float(rates.max()))
     travelled = float(rates.sum())
@@ -160,7 +162,7 @@ def gradient_bound(problem: Problem, *, lrs: Series, batch_sizes: Series | float
 def bound_of_stages(problem: Problem, stages: Sequence[Stage]) -> Bound:
     """Return the bound after stages that each have a constant batch size and learning rate.
 
-    The result equals `gradient_bound`, computed with one term per stage.
+    The result equals the result of `gradient_bound`, but the sums have only one term per stage.
 
     >>> one = Problem(smoothness=1.0, variance=3.0, gap=2.0)
     >>> stages = Stage(steps=2, batch_size=4, lr=0.5), Stage(steps=1, batch_size=8, lr=0.25)
@@ -189,7 +191,7 @@ def bound_of_stages(problem: Problem, stages: Sequence[Stage]) -> Bound:
 
 
 def stability_room(problem: Problem, *, lr: float) -> float:
-    """Return 2 - L lr, which is positive for stable learning rates.
+    """Return 2 - L * lr, which is positive for stable learning rates.
 
     >>> stability_room(Problem(smoothness=4.0, variance=0.0, gap=1.0), lr=0.25)
     1.0
@@ -206,6 +208,7 @@ def stability_room(problem: Problem, *, lr: float) -> float:
         cap = 2.0 / problem.smoothness
         raise ValueError(
             f"The learning rate {lr:.6g} was given, but the bound holds only for learning rates "
-            f"below 2 / smoothness = {cap:.6g}. Pass a smaller one: lr=min(lr, {cap / 2:.6g})."
+            f"below 2 / smoothness = {cap:.6g}. Pass a smaller learning rate: "
+            f"lr=min(lr, {cap / 2:.6g})."
         )
     return room

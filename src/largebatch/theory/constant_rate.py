@@ -1,23 +1,24 @@
 """Compute steps and samples to a small gradient at a constant batch size, and the best batch size.
 
     bound after T steps at batch size b  = bias / T + noise / b + floor
-    steps T(b)    = bias b / (room b - noise),        room = target - floor
-    samples N(b)  = b T(b), convex in b
-    critical batch b* = 2 noise / room;   T(b*) = 2 bias / room;   N(b*) = 4 bias noise / room^2
+    steps T(b)    = bias * b / (room * b - noise),        room = target - floor
+    samples N(b)  = b * T(b), convex in b
+    critical batch b* = 2 * noise / room
+    T(b*) = 2 * bias / room,   N(b*) = 4 * bias * noise / room^2
 
 At b* the noise term is exactly half of the room. For SGD at the learning rate lr, the bound of
 `largebatch.theory.bound` has
 
-    bias = 2 gap / ((2 - L lr) lr),   noise = L lr variance_1 / (2 - L lr),   floor = 0.
+    bias = 2 * gap / ((2 - L * lr) * lr),   noise = L * lr * variance_1 / (2 - L * lr),   floor = 0.
 
-For a schedule lr h_t, the bias is divided by mean(h), and the noise is multiplied by mean(h^2) /
-mean(h). At a constant learning rate N(b*) = 8 gap L variance_1 / ((2 - L lr)^2 target^2). So
-lowering the learning rate from lr = 1 / L saves at most a factor of 4 in samples, and it takes more
-steps.
+For a schedule lr * h_t, the bias is divided by mean(h), and the noise is multiplied by mean(h^2) /
+mean(h). At a constant learning rate N(b*) = 8 * gap * L * variance_1 / ((2 - L * lr)^2 * target^2).
+So lowering the learning rate below 1 / L saves at most a factor of 4 in samples, and increases the
+number of steps.
 
-Derived here. Imaizumi and Iiduka (2024, arXiv 2402.15344) and Umeda and Iiduka (2025, arXiv
-2508.05302) state that N is convex in b, with its minimum at a b* of order 1 / target. Both papers
-write the target as epsilon^2.
+The formulas were derived for largebatch. Imaizumi and Iiduka (2024, arXiv 2402.15344) and Umeda and
+Iiduka (2025, arXiv 2508.05302) state that N is convex in b, with its minimum at a b* of order 1 /
+target. In the papers of Imaizumi, Umeda and Iiduka, the target is called epsilon^2.
 """
 
 from __future__ import annotations
@@ -37,11 +38,13 @@ class RateTerms:
     0.0
 
     Args:
-        bias: Constant in squared gradient x steps, above 0 (C1 or A in the papers).
-        noise: Constant in squared gradient x samples, at least 0 (C2 or B in the papers).
-        floor: Part of the bound that neither steps nor batch size reduce. The floor is 0 for SGD.
-            For Adam we recall a floor (C) from Iiduka (2022, arXiv 2208.09814), but we did not
-            check this in the paper's text.
+        bias: Constant of the term bias / T, above 0 (C1 or A in the papers). Unit: squared gradient
+            * steps.
+        noise: Constant of the term noise / b, at least 0 (C2 or B in the papers). Unit: squared
+            gradient * samples.
+        floor: Remainder of the bound that neither more steps nor larger batches reduce. The floor
+            is 0 for SGD. For Adam a floor (C) was recalled from Iiduka (2022, arXiv 2208.09814),
+            but the floor was not compared with the paper's text.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -59,7 +62,7 @@ class RateTerms:
 def rate_terms(
     problem: Problem, *, lr: float, mean: float = 1.0, mean_square: float = 1.0
 ) -> RateTerms:
-    """Return the constants of the bound for SGD with the learning rate lr h_t.
+    """Return the constants of the bound for SGD with the learning rate lr * h_t.
 
     The schedule h_t is at most 1.
 
@@ -72,13 +75,13 @@ def rate_terms(
         mean: Mean of the schedule h over the run: 1 for a constant, 1/2 for a half cosine to 0, and
             1 / (p + 1) for (1 - x)^p.
         mean_square: Mean of h^2 over the run: 1 for a constant, 3/8 for a half cosine to 0, and 1 /
-            (2 p + 1) for (1 - x)^p. The means must satisfy mean^2 <= mean_square <= mean.
+            (2 * p + 1) for (1 - x)^p. The means must satisfy mean^2 <= mean_square <= mean.
 
     Raises:
         ValueError: The learning rate is outside its range, or no schedule in [0, 1] has these
             means.
 
-    Reference: none. The formula is derived here.
+    Reference: none. The formula was derived for largebatch.
     """
     above_zero("rate_terms(problem, lr=0.1)", lr=lr)
     if not 0.0 < mean <= 1.0 or not mean**2 * (1 - 1e-12) <= mean_square <= mean:
@@ -109,7 +112,7 @@ def steps_needed(terms: RateTerms, *, batch_size: float, target_sqnorm: float) -
     Raises:
         ValueError: The batch size or the target is not above 0.
 
-    Reference: see the docstring of the module. The formula is derived here.
+    Reference: see the docstring of the module. The formula was derived for largebatch.
     """
     _check(batch_size=batch_size, target_sqnorm=target_sqnorm)
     room = (target_sqnorm - terms.floor) * batch_size - terms.noise
@@ -129,11 +132,11 @@ def samples_needed(terms: RateTerms, *, batch_size: float, target_sqnorm: float)
 
 
 def critical_batch_size(terms: RateTerms, *, target_sqnorm: float) -> float:
-    """Return the batch size that reaches the target with the fewest samples: 2 noise / room.
+    """Return the batch size that reaches the target with the fewest samples: 2 * noise / room.
 
-    If the target is the current squared gradient norm, the result is the batch size whose step
-    lowers the loss most per sample. Such a batch size is 2 L lr / (2 - L lr) times the noise scale
-    (derived here).
+    If the target is the current squared gradient norm, a step with the critical batch size lowers
+    the loss most per sample. In that case, the critical batch size is 2 * L * lr / (2 - L * lr)
+    times the noise scale (derived for largebatch).
 
     >>> critical_batch_size(RateTerms(bias=40.0, noise=6.0), target_sqnorm=0.25)
     48.0
@@ -145,16 +148,16 @@ def critical_batch_size(terms: RateTerms, *, target_sqnorm: float) -> float:
     Raises:
         ValueError: No batch size reaches the target.
 
-    Reference: see the docstring of the module. The formula is derived here.
+    Reference: see the docstring of the module. The formula was derived for largebatch.
     """
     return 2.0 * terms.noise / _room(terms, target_sqnorm)
 
 
 def critical_steps(terms: RateTerms, *, target_sqnorm: float) -> float:
-    """Return the number of steps to the target at the critical batch size: 2 bias / room.
+    """Return the number of steps to the target at the critical batch size: 2 * bias / room.
 
-    An infinite batch needs half as many steps. Arguments and errors are the same as for
-    `critical_batch_size`.
+    An infinite batch needs half as many steps as the critical batch size. Arguments and errors are
+    the same as for `critical_batch_size`.
 
     >>> critical_steps(RateTerms(bias=40.0, noise=6.0), target_sqnorm=0.25)
     320.0
@@ -163,7 +166,8 @@ def critical_steps(terms: RateTerms, *, target_sqnorm: float) -> float:
 
 
 def fewest_samples(terms: RateTerms, *, target_sqnorm: float) -> float:
-    """Return the number of samples to the target at the critical batch size: 4 bias noise / room^2.
+    """Return the number of samples to the target at the critical batch size: 4 * bias * noise /
+    room^2.
 
     Arguments and errors are the same as for `critical_batch_size`.
 
@@ -176,10 +180,10 @@ def fewest_samples(terms: RateTerms, *, target_sqnorm: float) -> float:
 def fewest_samples_of_any_schedule(problem: Problem, *, target_sqnorm: float) -> float:
     """Return the fewest samples with which any schedule can bring the bound to the target.
 
-    A schedule may change the learning rate and the batch size in any way. The formula is 2 gap L
-    variance_1 / target^2. This number of samples is the limit for small learning rates and batch
-    sizes proportional to them, b = L variance_1 lr / target. No schedule needs fewer samples,
-    because (sum lr)^2 <= sum b sum (lr^2 / b).
+    A schedule may change the learning rate and the batch size in any way. The formula is 2 * gap *
+    L * variance_1 / target^2. A schedule approaches this number of samples if its learning rates
+    are small and its batch sizes are L * variance_1 * lr / target. No schedule needs fewer samples
+    than the formula, because (sum lr)^2 <= (sum b) * sum (lr^2 / b).
 
     >>> one = Problem(smoothness=1.0, variance=3.0, gap=2.0)
     >>> fewest_samples_of_any_schedule(one, target_sqnorm=0.5)
@@ -189,7 +193,7 @@ def fewest_samples_of_any_schedule(problem: Problem, *, target_sqnorm: float) ->
         problem: Constants of the loss.
         target_sqnorm: Squared gradient norm to reach, above 0.
 
-    Reference: none. The formula is derived here.
+    Reference: none. The formula was derived for largebatch.
     """
     above_zero("fewest_samples_of_any_schedule(problem, target_sqnorm=0.25)", target=target_sqnorm)
     return 2.0 * problem.gap * problem.smoothness * problem.variance / target_sqnorm**2

@@ -4,15 +4,16 @@ The symbol t is the number of the training step.
 
     bound after T steps <= (bias + noise / b) / T^q,      q = min(a, 1 - a)
     steps T(b) = ((bias + noise / b) / target)^(1 / q)
-    critical batch b* = (1 / q - 1) noise / bias, for every target
+    critical batch b* = (1 / q - 1) * noise / bias, for every target
 
-The two terms of the exact bound fall as T^(a - 1) and T^-a, or both as T^(a - 1) if a is above 1/2.
-This module uses the slower power for both terms, so b* belongs to this looser bound. At a = 1/2 the
-noise has a factor log T, and there is no closed form.
+In the exact bound, the bias term falls as T^(a - 1). The noise term falls as T^(-a) if a is below
+1/2, and as T^(a - 1) if a is above 1/2. This module uses the slower of the two powers for both
+terms, so b* is the critical batch size of a looser bound than the exact bound. At a = 1/2 the noise
+term has a factor log T, and b* has no closed form.
 
-The formulas and their constants are derived here. Imaizumi and Iiduka (2024, arXiv 2402.15344)
-state that decaying learning rates have a critical batch size, which needs the fewest samples. The
-constants in that paper may differ.
+The formulas and their constants were derived for largebatch. Imaizumi and Iiduka (2024, arXiv
+2402.15344) state that decaying learning rates have a critical batch size, which needs the fewest
+samples. The constants in the paper may differ from the constants in this module.
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ from largebatch.theory.checked import above_zero
 from largebatch.theory.constant_rate import RateTerms, rate_terms
 
 LARGEST = 709.0
-"""Largest x for which exp(x) is a finite float. Larger numbers of steps count as infinite."""
+"""Largest x for which exp(x) is a finite float. Numbers of steps above exp(709) count as infinite.
+"""
 
 
 def decaying_rate_terms(problem: Problem, *, lr: float, decay: float) -> RateTerms:
     """Return the constants of the bound for the learning rate lr / t^decay in step t = 1, 2, ...
 
-    The constants follow from two facts: sum t^-a >= T^(1 - a), and sum t^-2a is at most T^(1 - 2a)
-    / (1 - 2a) for a < 1/2, or 2a / (2a - 1) for a > 1/2.
+    The constants follow from two facts: sum t^(-a) >= T^(1 - a), and sum t^(-2 * a) is at most T^(1
+    - 2 * a) / (1 - 2 * a) for a < 1/2, or 2 * a / (2 * a - 1) for a > 1/2.
 
     >>> one = Problem(smoothness=1.0, variance=3.0, gap=2.0)
     >>> decaying_rate_terms(one, lr=0.5, decay=0.25).noise
@@ -45,7 +47,7 @@ def decaying_rate_terms(problem: Problem, *, lr: float, decay: float) -> RateTer
     Raises:
         ValueError: The learning rate or the exponent is outside its range.
 
-    Reference: none. The formula is derived here.
+    Reference: none. The formula was derived for largebatch.
     """
     slowest_power(decay)
     terms = rate_terms(problem, lr=lr)
@@ -93,7 +95,7 @@ def decaying_steps_needed(
     Raises:
         ValueError: An argument is outside its range, or the floor is not 0.
 
-    Reference: see the docstring of the module. The formula is derived here.
+    Reference: see the docstring of the module. The formula was derived for largebatch.
     """
     above_zero(
         "decaying_steps_needed(terms, decay=0.25, batch_size=64, target_sqnorm=0.25)",
@@ -106,7 +108,7 @@ def decaying_steps_needed(
 
 
 def decaying_critical_batch_size(terms: RateTerms, *, decay: float) -> float:
-    """Return the batch size that needs the fewest samples: (1 / q - 1) noise / bias.
+    """Return the batch size that needs the fewest samples: (1 / q - 1) * noise / bias.
 
     Arguments and errors are the same as for `decaying_steps_needed`.
 

@@ -1,18 +1,20 @@
 """Fit the critical batch size to measured pairs (batch size, steps to a target), with an interval.
 
-    Iiduka       1 / T = (1 - b* / (2 b)) / T_min     T b is smallest at b*, infinite at b* / 2
-    McCandlish   T     = (1 + b* / b) T_min           T b grows with b, twice its minimum at b*
+    Iiduka       1 / T = (1 - b* / (2 * b)) / T_min   T * b is smallest at b*, infinite at b* / 2
+    McCandlish   T     = (1 + b* / b) * T_min         T * b grows with b, twice its minimum at b*
 
-Both curves are straight lines in 1 / b: the first for 1 / T, the second for T. The ratio of slope
-to intercept gives the critical batch size. The two curves define "critical" differently, so report
-both. The scatter of the steps is proportional to the steps, so the line is fitted by
-`largebatch.theory.lines`. The interval is Fieller's with Student's quantile. The interval assumes
-that the curve is right and cannot show that it is wrong. Compare the spreads, and look whether
-samples fall before they rise.
+Plotted over 1 / b, both curves are straight lines: 1 / T for Iiduka's curve, and T for McCandlish's
+curve. The ratio of slope to intercept gives the critical batch size. The two curves define
+"critical" differently, so report the critical batch sizes of both curves. The scatter of the
+measured steps is proportional to the number of steps, so `largebatch.theory.lines` fits the line.
+The confidence interval is Fieller's interval with Student's quantile. The confidence interval
+assumes that the curve is right, and it cannot show that the curve is wrong. To judge the curves,
+compare their spreads, and check whether the measured samples fall before they rise as the batch
+size grows.
 
-References: Umeda and Iiduka, 2025, arXiv 2508.05302 (the first curve is derived here from the bound
-of `constant_rate`). McCandlish, Kaplan, Amodei: An Empirical Model of Large-Batch Training, 2018,
-arXiv 1812.06162.
+References: Umeda and Iiduka, 2025, arXiv 2508.05302 (the first curve was derived for largebatch
+from the bound of `constant_rate`). McCandlish, Kaplan, Amodei: An Empirical Model of Large-Batch
+Training, 2018, arXiv 1812.06162.
 """
 
 from __future__ import annotations
@@ -34,11 +36,11 @@ FEWEST_SIZES = 3
 MISSING = {
     "intercept": (
         "scatter hides the number of steps at very large batch sizes",
-        "larger batches, or more runs of each batch size",
+        "batch sizes above the measured ones, or more runs of each batch size",
     ),
     "slope": (
         "scatter hides whether the number of steps depends on the batch size",
-        "smaller batches, or more runs of each batch size",
+        "batch sizes below the measured ones, or more runs of each batch size",
     ),
 }
 """Reason and needed data for each coefficient of the line that scatter makes uncertain."""
@@ -115,8 +117,8 @@ class StepsFits:
     160
 
     Args:
-        iiduka: Fit of Iiduka's curve, or the reason why there is none.
-        mccandlish: Fit of McCandlish's curve, or the reason why there is none.
+        iiduka: Fit of Iiduka's curve, or the reason why there is no fit.
+        mccandlish: Fit of McCandlish's curve, or the reason why there is no fit.
     """
 
     iiduka: StepsFit | NotEnough
@@ -129,7 +131,7 @@ class StepsFits:
 def fit_steps(
     batch_sizes: Sequence[float] | Array, steps: Sequence[float] | Array, *, level: float = 0.95
 ) -> StepsFits:
-    """Fit both curves to measured pairs. Each result is a fit, or the reason why there is none.
+    """Fit both curves to measured pairs. Each result is a fit, or the reason why there is no fit.
 
     >>> fits = fit_steps([60, 100, 200, 400], [266.67, 210.53, 181.82, 170.21])
     >>> round(fits.iiduka.critical_batch_size, 1)
@@ -139,7 +141,7 @@ def fit_steps(
 
     Args:
         batch_sizes: Batch sizes in samples, of shape [K], each measured with a learning rate that
-            suits it. A batch size may appear several times, with different seeds.
+            suits the batch size. A batch size may appear several times, with different seeds.
         steps: Number of steps of each run to the same target, of shape [K].
         level: Probability in (0, 1) that the interval contains the critical batch size.
 
@@ -167,12 +169,12 @@ def _fit(family: Family, b: Array, t: Array, *, level: float) -> StepsFit | NotE
     if line is None or line.intercept <= 0.0:
         return NotEnough(
             reason="no curve of this kind is close to all pairs",
-            needed="larger batches, and more runs of each batch size",
+            needed="batch sizes above the measured ones, and more runs of each batch size",
         )
     if factor * line.slope <= 0.0:
         return NotEnough(
             reason="the number of steps does not fall as the batch size grows",
-            needed="smaller batches, or more runs of each batch size",
+            needed="batch sizes below the measured ones, or more runs of each batch size",
         )
     ends = line.ratio_interval(t_quantile(level, degrees=len(b) - 2))
     if not isinstance(ends, tuple):

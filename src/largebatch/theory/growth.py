@@ -1,22 +1,23 @@
-"""Compute what the bound gains if batch size, learning rate and steps grow by factors per stage.
+"""Compute how fast the bound falls if batch size, learning rate and steps grow at each stage.
 
-    batch b d^m,   learning rate lr g^m,   steps K k^m      in stage m = 0, 1, ...
-    sum of lr ~ (g k)^M,   sum of lr^2 / batch ~ (g^2 k / d)^M,   samples N ~ (d k)^M
-    bound ~ N^-s,   s = ln(g k) / ln(d k) if g^2 k <= d,   ln(d / g) / ln(d k) if g^2 k >= d
+    batch b * d^m,   learning rate lr * g^m,   steps K * k^m      in stage m = 0, 1, ...
+    sum of lr ~ (g * k)^M,   sum of lr^2 / batch ~ (g^2 * k / d)^M,   samples N ~ (d * k)^M
+    bound ~ N^(-s),   s = ln(g * k) / ln(d * k) if g^2 * k <= d,   else ln(d / g) / ln(d * k)
 
-The exponent s is at most 1/2. The exponent s is exactly 1/2 on the growth relation d = g^2 k (delta
-= gamma^2 kappa), where the bound also has a factor equal to the number of stages. So if the batch
-size doubles, the learning rate should grow by sqrt(2) at stages of equally many steps, or stay
-constant at stages of twice the steps. The relation is asymptotic, and it holds for learning rates
-far below 2 / L, so it cannot hold forever for a growing learning rate. Growth pays if the target is
-not known in advance. For one fixed target, no schedule needs fewer samples than batch sizes
-proportional to the learning rate. A constant batch size with a constant learning rate is also
-proportional.
+The exponent s is at most 1/2. The exponent s is exactly 1/2 on the growth relation d = g^2 * k
+(delta = gamma^2 * kappa), where the bound also has a factor equal to the number of stages. If the
+batch size doubles per stage and all stages have equally many steps, the learning rate should grow
+by sqrt(2) per stage. If the batch size and the number of steps double per stage, the learning rate
+should stay constant. The growth relation is asymptotic and holds for learning rates far below 2 /
+L, so a growing learning rate cannot follow the growth relation forever. Growth saves samples if the
+target is not known in advance. For one fixed target, no schedule needs fewer samples than a
+schedule whose batch sizes are proportional to its learning rates. In a schedule with a constant
+batch size and a constant learning rate, batch sizes are proportional to learning rates, too.
 
-Derived here. Iiduka and Umeda (Optimal Growth Schedules for Batch Size and Learning Rate in SGD
-that Reduce SFO Complexity, 2025, arXiv 2508.05297) ask the same question. The text of the theorems
-in that paper was not available. The authors' program for a follow-up paper uses d ~ g^2 as its
-guideline.
+The formulas were derived for largebatch. Iiduka and Umeda (Optimal Growth Schedules for Batch Size
+and Learning Rate in SGD that Reduce SFO Complexity, 2025, arXiv 2508.05297) also ask how fast batch
+size and learning rate should grow. The text of Iiduka and Umeda's theorems was not available. The
+program of Iiduka and Umeda for a follow-up paper uses d ~ g^2 as its guideline.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ LARGEST = 709.0
 
 
 def batch_growth_on_relation(*, lr_growth: float, steps_growth: float = 1.0) -> float:
-    """Return the growth factor of the batch size on the growth relation: d = g^2 k.
+    """Return the growth factor of the batch size on the growth relation: d = g^2 * k.
 
     >>> batch_growth_on_relation(lr_growth=1.0, steps_growth=2.0)
     2.0
@@ -42,7 +43,7 @@ def batch_growth_on_relation(*, lr_growth: float, steps_growth: float = 1.0) -> 
     Raises:
         ValueError: A factor is not above 0.
 
-    Reference: see the docstring of the module. The formula is derived here.
+    Reference: see the docstring of the module. The formula was derived for largebatch.
     """
     above_zero("growth(lr_growth=1.4)", lr_growth=lr_growth, steps_growth=steps_growth)
     return lr_growth**2 * steps_growth
@@ -74,7 +75,7 @@ def steps_growth_on_relation(*, batch_growth: float, lr_growth: float = 1.0) -> 
 
 
 def bound_exponent(*, batch_growth: float, lr_growth: float, steps_growth: float) -> float:
-    """Return the exponent s of bound ~ samples^-s: 1/2 on the growth relation, and less elsewhere.
+    """Return the exponent s of bound ~ samples^(-s), which is 1/2 only on the growth relation.
 
     The exponent is 0 if the bound stays constant, and negative if noise makes the bound grow.
 
@@ -91,9 +92,9 @@ def bound_exponent(*, batch_growth: float, lr_growth: float, steps_growth: float
         steps_growth: Factor k of the number of optimizer steps from stage to stage, above 0.
 
     Raises:
-        ValueError: A factor is not above 0, or the stages do not grow (d k <= 1).
+        ValueError: A factor is not above 0, or the samples per stage do not grow (d * k <= 1).
 
-    Reference: see the docstring of the module. The formula is derived here.
+    Reference: see the docstring of the module. The formula was derived for largebatch.
     """
     samples = _samples_growth(batch_growth, steps_growth)
     above_zero("growth(lr_growth=1.4)", lr_growth=lr_growth)
@@ -103,7 +104,7 @@ def bound_exponent(*, batch_growth: float, lr_growth: float, steps_growth: float
 
 
 def steps_exponent(*, batch_growth: float, steps_growth: float) -> float:
-    """Return the exponent u of steps ~ samples^u: ln k / ln(d k).
+    """Return the exponent u of steps ~ samples^u: ln k / ln(d * k).
 
     The exponent is 0 if the steps grow logarithmically or stay constant. Arguments and errors are
     the same as for `bound_exponent`.
@@ -120,10 +121,10 @@ def contraction_batch_growth(
 ) -> float:
     """Return the batch growth per stage with which the loss keeps falling geometrically.
 
-    The growth factor is (1 - mu lr (2 - L lr))^-steps. The factor holds for losses with |grad f|^2
-    >= 2 mu (f - inf f), such as strongly convex losses. The factor follows from gap_{t+1} <= (1 -
-    mu lr (2 - L lr)) gap_t + L lr^2 variance_1 / (2 b_t), where the batch size must grow as the gap
-    falls.
+    The growth factor is (1 - mu * lr * (2 - L * lr))^(-steps). The growth factor holds for losses
+    with |grad f|^2 >= 2 * mu * (f - inf f), such as strongly convex losses. The growth factor
+    follows from gap_{t+1} <= (1 - mu * lr * (2 - L * lr)) * gap_t + L * lr^2 * variance_1 / (2 *
+    b_t), where the batch size must grow as the gap falls.
 
     >>> round(contraction_batch_growth(curvature=0.5, smoothness=1.0, lr=1.0, steps=3), 6)
     8.0
@@ -137,7 +138,7 @@ def contraction_batch_growth(
     Raises:
         ValueError: An argument is outside its range.
 
-    Reference: none. The formula is derived here.
+    Reference: none. The formula was derived for largebatch.
     """
     example = "contraction_batch_growth(curvature=0.1, smoothness=1.0, lr=0.5, steps=100)"
     above_zero(example, curvature=curvature, smoothness=smoothness, lr=lr, steps=steps)

@@ -1,11 +1,12 @@
 """Fit a line to points whose scatter is proportional to the line.
 
-    y_i = (intercept + slope x_i) (1 + e_i),    e_i independent, mean 0, equal variance
+    y_i = (intercept + slope * x_i) * (1 + e_i),    e_i independent, mean 0, equal variance
 
-The weights of the fit are 1 / y^2, with the y of the line itself. With measured y, the line would
-be pulled towards points that are too low by chance. So the fit is repeated until the weights agree
-with the line. The interval of slope / intercept contains every q with |slope - q intercept| <= t
-se(slope - q intercept). The formula for the interval never divides by the intercept.
+The weights of the fit are 1 / y^2, where y is the value of the line. With weights from the measured
+y, the line would be pulled towards points that are too low by chance. So the fit is repeated until
+the weights agree with the line. The interval of slope / intercept contains every q with |slope - q
+* intercept| <= t * se(slope - q * intercept). The formula for the interval never divides by the
+intercept.
 
 References: Wedderburn, Quasi-likelihood Functions, Generalized Linear Models, and the Gauss-Newton
 Method, 1974, Biometrika. Fieller, Some Problems in Interval Estimation, 1954, Journal of the Royal
@@ -22,7 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 REPEATS = 100
-"""Largest number of repetitions of the fit. About ten are enough if the scatter is small."""
+"""Largest number of repetitions of the fit. About ten repetitions are enough if the scatter is
+small.
+"""
 
 Array = NDArray[np.float64]
 
@@ -44,7 +47,8 @@ class Line:
     spread: float
 
     def ratio_interval(self, t: float) -> tuple[float, float] | Literal["intercept", "slope"]:
-        """Return the bounds of slope / intercept in any order, or the coefficient that may be 0.
+        """Return the bounds of slope / intercept in any order, or the name of a coefficient that
+        may be 0.
 
         If the intercept may be 0, the interval would extend to infinity. If the slope may be 0, the
         interval would contain 0.

@@ -1,21 +1,22 @@
-"""Compute where larger batches and longer delays stop paying if noise grows with the gradient.
+"""Compute the largest useful batch size and gradient delay if noise grows with the gradient.
 
-    variance of one sample's gradient <= M |grad f|^2 + v
-    steps to |grad f|^2 <= eps  ~  L gap (v / (B eps^2) + (1 + M / B + delay) / eps)
+    variance of one sample's gradient <= M * |grad f|^2 + v
+    steps to |grad f|^2 <= eps  ~  L * gap * (v / (B * eps^2) + (1 + M / B + delay) / eps)
     critical batch and delay    M + v / eps
-    learning rate               at most 1 / (L (1 + M / B + delay))
+    learning rate               at most 1 / (L * (1 + M / B + delay))
 
 The formulas hold up to constants, for an L-smooth loss, a batch of B samples, and gradients that
 are `delay` steps old. If |grad f|^2 = eps, the critical batch size B* equals the noise scale.
-Without delay the steps are proportional to 1 + B* / B. So B* needs twice the steps of an infinite
-batch, and 4/3 of the steps of 2 B* (derived here). Below B = M the learning rate can grow with the
-batch size, and above B = M it cannot.
+Without delay the number of steps is proportional to 1 + B* / B. So a batch of B* samples needs
+twice the steps of an infinite batch, and 4/3 of the steps of a batch of 2 * B* samples (derived for
+largebatch). If B is below M, the learning rate can grow with the batch size. If B is above M, the
+learning rate cannot grow further.
 
 Reference: Stich, Mohtashami, Jaggi: Critical Parameters for Scalable Distributed Learning with
-Large Batches and Asynchronous Updates, 2021, arXiv 2103.02351. The paper states that one number of
-the data determines where both batch size and delay stop paying. The formulas without delay are
-derived here. The formulas with delay are recalled from memory. No constant was compared with the
-paper's text.
+Large Batches and Asynchronous Updates, 2021, arXiv 2103.02351. Stich et al. state that one number,
+a property of the data, determines both the largest useful batch size and the largest useful delay.
+The formulas without delay were derived for largebatch. The formulas with delay were recalled. No
+constant was compared with the paper's text.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ EXAMPLE = "relative_variance=50.0, variance_floor=4.0, target_sqnorm=0.1"
 def noise_model_variance(
     *, sqnorm: float, relative_variance: float, variance_floor: float
 ) -> float:
-    """Return the variance of one sample's gradient in the model: M |grad f|^2 + v.
+    """Return the variance of one sample's gradient in the model: M * |grad f|^2 + v.
 
     A line through measured pairs (squared norm, variance) of a run has slope M and intercept v.
 
@@ -57,7 +58,7 @@ def noise_model_variance(
 def noise_model_critical_batch_size(
     *, relative_variance: float, variance_floor: float, target_sqnorm: float
 ) -> float:
-    """Return the largest batch size, or delay, that costs only few extra samples: M + v / eps.
+    """Return the largest batch size, or delay, that needs only few additional samples: M + v / eps.
 
     >>> noise_model_critical_batch_size(
     ...     relative_variance=50.0, variance_floor=4.0, target_sqnorm=0.1)
@@ -71,7 +72,8 @@ def noise_model_critical_batch_size(
     Raises:
         ValueError: An argument is outside its range.
 
-    Reference: Stich et al., 2021, arXiv 2103.02351. The formula is derived here, up to constants.
+    Reference: Stich et al., 2021, arXiv 2103.02351. The formula was derived for largebatch, up to
+    constants.
     """
     _check(relative_variance, variance_floor, target_sqnorm)
     return relative_variance + variance_floor / target_sqnorm
@@ -89,7 +91,7 @@ def noise_model_steps(
 ) -> float:
     """Return the number of steps to the target, up to a constant factor.
 
-    The formula is L gap (v / (B eps^2) + (1 + M / B + delay) / eps).
+    The formula is L * gap * (v / (B * eps^2) + (1 + M / B + delay) / eps).
 
     >>> round(noise_model_steps(batch_size=90, relative_variance=50.0, variance_floor=4.0,
     ...     target_sqnorm=0.1, smoothness=2.0, gap=10.0))
@@ -107,8 +109,8 @@ def noise_model_steps(
     Raises:
         ValueError: An argument is outside its range.
 
-    Reference: Stich et al., 2021, arXiv 2103.02351. The formula without delay is derived here; the
-    term with delay is recalled.
+    Reference: Stich et al., 2021, arXiv 2103.02351. The formula without delay was derived for
+    largebatch; the term with delay was recalled and not compared with the paper's text.
     """
     _check(relative_variance, variance_floor, target_sqnorm)
     example = f"noise_model_steps(batch_size=90, {EXAMPLE}, smoothness=2.0, gap=10.0)"
@@ -122,15 +124,15 @@ def noise_model_steps(
 def noise_model_max_rate(
     *, batch_size: float, relative_variance: float, smoothness: float, delay: float = 0.0
 ) -> float:
-    """Return the largest learning rate, up to a constant factor: 1 / (L (1 + M / B + delay)).
+    """Return the largest learning rate, up to a constant factor: 1 / (L * (1 + M / B + delay)).
 
     Arguments and errors are the same as for `noise_model_steps`.
 
     >>> noise_model_max_rate(batch_size=50, relative_variance=50.0, smoothness=2.0)
     0.25
 
-    Reference: Stich et al., 2021, arXiv 2103.02351. The formula without delay is derived here; the
-    term with delay is recalled.
+    Reference: Stich et al., 2021, arXiv 2103.02351. The formula without delay was derived for
+    largebatch; the term with delay was recalled and not compared with the paper's text.
     """
     example = "noise_model_max_rate(batch_size=50, relative_variance=50.0, smoothness=2.0)"
     above_zero(example, batch_size=batch_size, smoothness=smoothness)

@@ -1,12 +1,12 @@
 """Compute the best learning rate for batch size B and noise scale n, and Adam's scaling rule.
 
     SGD    max_lr / (1 + n / B)                       linear in B below n, constant above n
-    Adam   2 max_lr / (sqrt(n / B) + sqrt(B / n))     grows as sqrt(B) below n, falls above n
+    Adam   2 * max_lr / (sqrt(n / B) + sqrt(B / n))   grows as sqrt(B) below n, falls above n
 
 References: McCandlish, Kaplan, Amodei: An Empirical Model of Large-Batch Training, 2018, arXiv
-1812.06162, for SGD with the noise scale tr(H Sigma) / G'HG. With the noise scale tr(Sigma) / |G|^2
-instead, the ratios of the curve are AdaScale's gains. Li et al., 2024, arXiv 2405.14578, for
-updates that are nearly the sign of the gradient.
+1812.06162, for SGD with the noise scale tr(H Sigma) / G'HG. With the noise scale tr(Sigma) / |G|^2,
+the ratio of two learning rates on SGD's curve is AdaScale's gain. Li et al., 2024, arXiv
+2405.14578, for Adam with updates that are nearly the sign of the gradient.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def sgd_rate(*, batch_size: float, noise_scale: float, max_lr: float) -> float:
 
 
 def adam_rate(*, batch_size: float, noise_scale: float, max_lr: float) -> float:
-    """Return the best learning rate of Adam: 2 max_lr / (sqrt(n / B) + sqrt(B / n)).
+    """Return the best learning rate of Adam: 2 * max_lr / (sqrt(n / B) + sqrt(B / n)).
 
     The learning rate is largest at B = n, where it is max_lr.
 
@@ -93,17 +93,18 @@ class AdamSettings:
         not_negative(example, beta1=self.betas[0], beta2=self.betas[1], eps=self.eps)
         if not max(self.betas) < 1.0:
             raise ValueError(
-                f"betas={self.betas!r} was given, but both must be below 1. Example: {example}."
+                f"betas={self.betas!r} was given, but both betas must be below 1. Example: "
+                f"{example}."
             )
 
 
 def adam_sqrt_rule(settings: AdamSettings, *, scale: float) -> AdamSettings:
-    """Return Adam's settings for a batch that is `scale` times as large.
+    """Return Adam's settings for a batch of `scale` times the base batch size.
 
-    The learning rate becomes lr sqrt(S), both betas become 1 - S (1 - beta), and eps becomes
-    eps / sqrt(S). The rule holds if noise dominates the gradient and S (1 - beta) is far below 1.
-    The square root for the learning rate is the paper's result. The changes of betas and eps were
-    not checked in the paper's text.
+    The learning rate becomes lr * sqrt(S), both betas become 1 - S * (1 - beta), and eps becomes
+    eps / sqrt(S). The rule holds if noise dominates the gradient and S * (1 - beta) is far below 1.
+    The square root for the learning rate is the paper's result. The formulas for betas and eps were
+    not compared with the paper's text.
 
     >>> adam_sqrt_rule(AdamSettings(lr=1e-3), scale=4.0).lr
     0.002

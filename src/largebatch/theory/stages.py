@@ -1,11 +1,13 @@
 """Compute stages whose batch size, learning rate and number of steps grow by constant factors.
 
-    stage m = 0, 1, ...:  batch b d^m,  learning rate lr g^m,  steps K k^m
-    length of stage m  =  total r^m / (1 + r + ... + r^(count - 1))
+    stage m = 0, 1, ...:  batch b * d^m,  learning rate lr * g^m,  steps K * k^m
+    length of stage m  =  total * r^m / (1 + r + ... + r^(count - 1))
 
-The factor r is the growth of a stage's length, in the unit of the budget. On the growth relation,
-r is d / g^2 in steps and (d / g)^2 in samples or epochs. In samples, r is 2 if batch size and
-learning rate grow by 2 and sqrt(2), and 4 if only the batch size doubles. Derived here.
+The factor r is the growth of a stage's length, in the unit of the budget. On the growth relation d
+= g^2 * k (see `largebatch.theory.growth`), r is d / g^2 in steps and (d / g)^2 in samples or
+epochs. In samples, r is 2 if the batch size grows by 2 and the learning rate by sqrt(2) per stage.
+In samples, r is 4 if the batch size doubles and the learning rate is constant. The formulas were
+derived for largebatch.
 """
 
 from __future__ import annotations

@@ -4,18 +4,19 @@ The loss f is the mean of n losses f_i. The loss f is mu-strongly convex and L-s
 is convex and at most L_max-smooth. A batch has T different samples, drawn uniformly (tau-nice
 sampling).
 
-    smoothness(T) = n (T - 1) / (T (n - 1)) L + (n - T) / (T (n - 1)) L_max
-    variance(T)   = (n - T) / (T (n - 1)) h,        h = mean |grad f_i|^2
-    work(T)       ~ T max(2 smoothness(T) / mu, 4 variance(T) / (eps mu^2))
+    smoothness(T) = (n * (T - 1) * L + (n - T) * L_max) / (T * (n - 1))
+    variance(T)   = (n - T) / (T * (n - 1)) * h,        h = mean |grad f_i|^2
+    work(T)       ~ T * max(2 * smoothness(T) / mu, 4 * variance(T) / (eps * mu^2))
 
-The variance is exact at the optimum. The smoothness follows from L and L_max in the same way. The
-work is least where the two terms are equal, or at a batch of one sample. Constants such as mu and L
-are not known for deep networks, so these formulas are only for comparisons.
+The formula for the variance is exact at the optimum. The formula for the smoothness is a weighted
+mean of L and L_max. The work is least where the two terms of the maximum are equal, or at a batch
+of one sample. Constants such as mu and L are not known for deep networks, so the formulas are only
+for comparisons.
 
 Reference: Alfarra, Hanzely, Albasyoni, Ghanem, Richtarik: Adaptive Learning of the Optimal Batch
-Size of SGD, 2020, arXiv 2005.01097. The formulas were recalled from memory of the paper and not
-compared with its text. The formulas are derived here. The tests check the formulas by enumerating
-batches and by searching all batch sizes for the least work.
+Size of SGD, 2020, arXiv 2005.01097. The formulas were recalled, were not compared with the paper's
+text, and were derived for largebatch. The tests check the formulas by enumerating batches and by
+searching all batch sizes for the least work.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def tau_nice_smoothness(
     Raises:
         ValueError: An argument is outside its range.
 
-    Reference: arXiv 2005.01097. The formula is recalled from memory of the paper, was not compared
-    with its text, and is derived here.
+    Reference: arXiv 2005.01097. The formula was recalled, was not compared with the paper's text,
+    and was derived for largebatch.
     """
     _check_batch(batch_size, dataset_size)
     _check_smoothness(smoothness, max_smoothness)
@@ -64,8 +65,8 @@ def tau_nice_variance(*, batch_size: float, dataset_size: int, mean_sqnorm: floa
     Raises:
         ValueError: An argument is outside its range.
 
-    Reference: arXiv 2005.01097. The formula is recalled from memory of the paper, was not compared
-    with its text, and is derived here.
+    Reference: arXiv 2005.01097. The formula was recalled, was not compared with the paper's text,
+    and was derived for largebatch.
     """
     _check_batch(batch_size, dataset_size)
     not_negative("tau_nice_variance(..., mean_sqnorm=6.0)", mean_sqnorm=mean_sqnorm)
@@ -82,9 +83,9 @@ def tau_nice_work(
     curvature: float,
     target: float,
 ) -> float:
-    """Return the number of single-sample gradients to the target, up to a factor.
+    """Return the number of single-sample gradients to the target, up to a constant factor.
 
-    The factor does not depend on the batch size.
+    The constant factor does not depend on the batch size.
 
     >>> round(tau_nice_work(batch_size=4, dataset_size=10, smoothness=1.0, max_smoothness=7.0,
     ...     mean_sqnorm=6.0, curvature=0.5, target=1.0))
@@ -102,8 +103,8 @@ def tau_nice_work(
     Raises:
         ValueError: An argument is outside its range.
 
-    Reference: arXiv 2005.01097. The formula is recalled from memory of the paper, was not compared
-    with its text, and is derived here.
+    Reference: arXiv 2005.01097. The formula was recalled, was not compared with the paper's text,
+    and was derived for largebatch.
     """
     above_zero("tau_nice_work(..., curvature=0.5, target=0.1)", curvature=curvature, target=target)
     expected = tau_nice_smoothness(
@@ -129,15 +130,15 @@ def tau_nice_optimal_batch_size(
 ) -> float:
     """Return the batch size with the least work, in [1, dataset_size], not rounded.
 
-    The formula is n (q + L - L_max) / (q + n L - L_max) with q = 2 h / (eps mu). The result is 1 if
-    the formula is below 1. Arguments and errors are the same as for `tau_nice_work`.
+    The formula is n * (q + L - L_max) / (q + n * L - L_max) with q = 2 * h / (eps * mu). The result
+    is 1 if the formula is below 1. Arguments and errors are the same as for `tau_nice_work`.
 
     >>> round(tau_nice_optimal_batch_size(dataset_size=10, smoothness=1.0, max_smoothness=7.0,
     ...     mean_sqnorm=6.0, curvature=0.5, target=1.0), 4)
     6.6667
 
-    Reference: arXiv 2005.01097. The formula is recalled from memory of the paper, was not compared
-    with its text, and is derived here.
+    Reference: arXiv 2005.01097. The formula was recalled, was not compared with the paper's text,
+    and was derived for largebatch.
     """
     _check_batch(1.0, dataset_size)
     _check_smoothness(smoothness, max_smoothness)
@@ -151,7 +152,7 @@ def tau_nice_optimal_batch_size(
     above = noise + smoothness - max_smoothness
     if above <= 0.0:
         return 1.0  # the noise of one sample is already below the target
-    # The divisor is at least (n - 1) L, because noise is above L_max - L here.
+    # The divisor is at least (n - 1) * L, because noise is above L_max - L here.
     crossing = dataset_size * above / (noise + dataset_size * smoothness - max_smoothness)
     return min(max(crossing, 1.0), float(dataset_size))
 
@@ -159,7 +160,8 @@ def tau_nice_optimal_batch_size(
 def tau_nice_rate(
     *, expected_smoothness: float, variance: float, curvature: float, target: float
 ) -> float:
-    """Return the learning rate of the method: min(1 / smoothness(T), eps mu / (2 variance(T))) / 2.
+    """Return the learning rate for a batch of T samples: min(1 / smoothness(T), eps * mu / (2 *
+    variance(T))) / 2.
 
     >>> tau_nice_rate(expected_smoothness=2.0, variance=1.0, curvature=0.5, target=1.0)
     0.125
@@ -173,8 +175,8 @@ def tau_nice_rate(
     Raises:
         ValueError: An argument is outside its range.
 
-    Reference: arXiv 2005.01097. The formula is recalled from memory of the paper and was not
-    compared with its text.
+    Reference: arXiv 2005.01097. The formula was recalled and was not compared with the paper's
+    text.
     """
     example = "tau_nice_rate(expected_smoothness=2.0, variance=1.0, curvature=0.5, target=1.0)"
     above_zero(example, smoothness=expected_smoothness, curvature=curvature, target=target)

@@ -109,7 +109,7 @@ def test_identical_micro_batches_are_detected_twice() -> None:
     model = NearPoint()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     found = probe(model, optimizer, known.half_square, (same,), base_batch_size=32, steps=20)
-    assert "the parts of a step have no variance between them" in str(found.noise)
+    assert "no variance between the gradients that were measured separately" in str(found.noise)
     assert found.outlook is None
     assert any("repeat the samples" in c.seen and c.level == "error" for c in found.checks)
 
