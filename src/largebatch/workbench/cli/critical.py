@@ -148,7 +148,7 @@ def settings_of(
     Args:
         methods: Names of the methods that will run.
         seed: Seed of the initial weights and the sample order.
-        options: Values by the names in USED_BY.
+        options: Values of the options, by the option names in `USED_BY`.
 
     Raises:
         ValueError: An option is given that none of the methods uses, or a value is out of range.

@@ -82,7 +82,7 @@ def error_line(error: Exception) -> tuple[str, int]:
     ('No such option: --scal. For help, run: largebatch --help', 2)
 
     Raises:
-        Exception: The error is a bug; it is raised again with its traceback.
+        Exception: An error that is a bug is raised again with its traceback.
     """
     if isinstance(error, click.Abort):
         return "The command was interrupted.", Interrupted.exit_code
@@ -103,7 +103,7 @@ def error_line(error: Exception) -> tuple[str, int]:
 
 
 def _raised_here(error: ValueError) -> bool:
-    """Return whether this package raised the error, as it does for each invalid argument."""
+    """Return whether the error was raised by code of this package, which checks all arguments."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and PACKAGE in Path(frames[-1].filename).parents
 

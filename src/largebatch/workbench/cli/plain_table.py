@@ -1,4 +1,4 @@
-"""Build the plain table that all printed results share."""
+"""Build an empty table in the style of all printed results."""
 
 from __future__ import annotations
 

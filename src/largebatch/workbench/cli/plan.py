@@ -120,9 +120,9 @@ def plan_command(
 ) -> None:
     """Plan the batch size and learning rate of a run before training.
 
-    The plan is the schedule with the fewest steps, the shortest time or the fewest samples. Its
-    loss is a forecast: the loss of a noisy quadratic that has the measured noise scale or is
-    fitted to a recorded run. Baseline schedules are forecast for comparison.
+    The plan is the schedule with the fewest steps, the shortest time or the fewest samples. The
+    loss of the plan is a forecast: the loss of a noisy quadratic that has the measured noise scale
+    or is fitted to a recorded run. Baseline schedules are forecast for comparison.
     """
     from largebatch.workbench.cli.pictures.comparison import check_picture
     from largebatch.workbench.cli.pictures.plan import draw_plan

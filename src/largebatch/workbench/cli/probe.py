@@ -44,7 +44,7 @@ def probe_command(
     """Measure the gradient noise scale of WORKLOAD.
 
     The noise scale shows up to which batch size a larger batch saves steps. The probe is one short
-    run. The command largebatch critical measures this batch size by whole training runs.
+    run. The command largebatch critical measures the critical batch size by whole training runs.
     """
     from largebatch.workbench.cli.study_tables import print_probe
     from largebatch.workbench.runs.distributed import alone

@@ -55,7 +55,7 @@ REASON_WIDTH = 100
 
 
 def replay_table(result: Replayed, console: Console) -> RenderableType:
-    """Return recorded and replayed decisions in one table; of many steps, an even selection."""
+    """Return recorded and replayed decisions of all steps, or of `ROWS` evenly selected steps."""
     reasons = console.width >= REASON_WIDTH
     names = ["step", "samples", "batch size", "lr x", "replayed", "next batch", "replayed"]
     table = plain_table(*names, *(["reason"] if reasons else []))

@@ -80,7 +80,7 @@ def train_command(as_json: bool, **options: Any) -> None:
     WORKLOAD is a name that largebatch workloads lists, or package.module:function for a workload of
     your own.
 
-    Several processes can share the batch; the result is the same up to rounding:
+    Several processes can share the batch and give the same result as one process, up to rounding:
     torchrun --nproc-per-node 2 -m largebatch train digits --scale 8
 
     With --checkpoint DIR, a run can be resumed after a crash, SIGTERM or Ctrl-C: run the same

@@ -39,7 +39,7 @@ class ReasonGroup:
     Args:
         example: Reason of the last step of the group.
         count: Number of steps with a reason of the group.
-        first, last: Numbers of the first and last such step, counted from 1.
+        first, last: Numbers of the first and the last step of the group, counted from 1.
     """
 
     example: str

@@ -58,7 +58,7 @@ def run_curves(steps: Sequence[Step], *, points: int) -> list[ReportCurve]:
 
 
 def noise_curve(steps: Sequence[Step], name: str) -> tuple[ReportCurve | None, bool, str]:
-    """Return the curve of a noise scale, whether its band is cut off, and the reason for no curve.
+    """Return the curve of a noise scale, whether its band is cut off, and why a curve is missing.
 
     The curve has a gap where the noise scale cannot be estimated. The band is cut off where the
     confidence interval has no upper bound.

@@ -1,10 +1,10 @@
 """Define small models without batch normalization.
 
-With batch normalization, the gradient of a sample depends on its micro-batch. This dependence has
-three effects. The mean of the micro-batch gradients is not the gradient of the batch. The measured
-variance depends on the micro-batch size. Each rank has its own buffers. The models here use group
-or layer normalization, which works within one sample. Every division of a batch into micro-batches
-therefore gives the same gradient.
+With batch normalization, the gradient of a sample depends on its micro-batch. Batch normalization
+therefore has three effects: the mean of the micro-batch gradients is not the gradient of the batch,
+the measured variance depends on the micro-batch size, and each rank has its own running statistics.
+The models in this file use group or layer normalization, which works within one sample. With group
+or layer normalization, every division of a batch into micro-batches gives the same gradient.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ Every batch size b uses its own best learning rate, which is constant along the 
     McCandlish   T = T_min (1 + b* / b)             Iiduka   T = T_min / (1 - b* / (2 b))
 
 The search of the learning rate starts at the best learning rate of the previous batch size. The
-search doubles or halves the learning rate until neither direction takes fewer steps. The curves are
-described in `largebatch.theory.fits`; the search is this library's own choice.
+search doubles or halves the learning rate until neither change lowers the number of steps. The
+curves are described in `largebatch.theory.fits`; the search is this library's own choice.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SHARE = 0.25
 """Fraction of the budget after which the loss of the base batch becomes the default target."""
 
 LEAST_STEPS = 5
-"""Smallest mean number of steps to the target; a smaller number is too coarse to fit a curve."""
+"""Smallest mean number of steps to the target; fewer steps are too few to fit a curve."""
 
 
 def doublings_of(study: Study, settings: Settings) -> int:
@@ -126,7 +126,7 @@ def _target(study: Study, settings: Settings) -> float:
 def _all_sizes(
     study: Study, settings: Settings, target: float, sizes: Sequence[int], watcher: Watcher | None
 ) -> tuple[tuple[StepsToTarget, ...], tuple[str, ...]]:
-    """Train the runs of every batch size; return them and a note on each run that is left out."""
+    """Train the runs of every batch size; return the runs and a note on each run left out."""
     found: list[StepsToTarget] = []
     notes: list[str] = []
     rate, most = study.workload.base_lr, max(study.budget // study.base, 1)

@@ -28,11 +28,12 @@ class CriticalBatch:
 
     Args:
         where: Part of the run that the result describes, or name of the fitted curve.
-        start: First point of this part, as a fraction of the run; None for a whole run.
-        stop: Last point of this part, as a fraction of the run; None for a whole run.
-        loss: Loss in this part of the run, or target loss of a sweep.
+        start: First point of the described part, as a fraction of the run; None for a whole run.
+        stop: Last point of the described part, as a fraction of the run; None for a whole run.
+        loss: Loss in the described part of the run, or target loss of a sweep.
         batch: Critical batch size with its confidence interval, in samples.
-        missing: Reason why the critical batch size is unknown, and what is needed to find it.
+        missing: Reason why the critical batch size is unknown, and what is needed to find the
+            critical batch size.
     """
 
     where: str
