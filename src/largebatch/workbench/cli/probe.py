@@ -26,8 +26,8 @@ class ProbeCommand(FunctionCommand):
         """
         if any(word == "--by" or word.startswith("--by=") for word in args):
             raise ValueError(
-                "largebatch probe no longer has the option --by. Its methods are now in the "
-                f"command critical. Run: largebatch critical {shlex.join(args)}"
+                "largebatch probe no longer has the option --by. The methods of --by are now in "
+                f"the command 'critical'. Run: largebatch critical {shlex.join(args)}"
             )
         return super().parse_args(ctx, args)
 

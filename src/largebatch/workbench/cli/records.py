@@ -28,7 +28,7 @@ def report_command(records: tuple[str, ...], *, out: str) -> None:
 @click.command("replay", cls=FunctionCommand)
 @click.argument("record")
 @click.option(
-    "--method", required=True, help="Method to replay; largebatch methods lists the names."
+    "--method", required=True, help="Method to replay; run 'largebatch methods' for the names."
 )
 @as_json
 def replay_command(record: str, *, method: str, as_json: bool) -> None:

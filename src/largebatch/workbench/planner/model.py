@@ -136,8 +136,9 @@ def model_of(
     if not least <= wanted <= most:
         raise ValueError(
             f"The noise scales {noise_scales[0]:.4g} (first steps) and {wanted:.4g} (last steps) "
-            f"were given. In this model, a run that starts at {noise_scales[0]:.4g} ends between "
-            f"{least:.4g} and {most:.4g}. Pass only the first one: "
+            f"were given. In this model, a run that starts at the noise scale "
+            f"{noise_scales[0]:.4g} ends at a noise scale between {least:.4g} and {most:.4g}. Pass "
+            f"only the first noise scale: "
             f"noise_scales=[{noise_scales[0]:g}]"
         )
     for _ in range(16):

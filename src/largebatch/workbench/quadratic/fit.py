@@ -126,8 +126,7 @@ def fit_quadratic(
     if scales is None or scales.loss_spread > LARGEST_SPREAD:
         return NotEnough(
             reason="no power law is near the losses",
-            needed="a loss that falls all the time, smoothed losses, and the learning rates of "
-            "plain SGD",
+            needed="a loss that never rises, smoothed losses, and the learning rates of plain SGD",
         )
     law = _law(at, dimensions)
     spectrum = Spectrum(
@@ -237,8 +236,8 @@ def _recorded(*series: Series) -> RecordedRun:
         t = int(np.flatnonzero(~((low <= batches) & (batches <= high)))[0])
         raise ValueError(
             f"The steps before point {t} had {batches[t]:.6g} samples per step, but batch_sizes "
-            f"holds {before[t]:.6g} to {arrays['batch_sizes'][t]:.6g} there. Pass samples and "
-            "batch_sizes that count the samples of all ranks."
+            f"holds {before[t]:.6g} to {arrays['batch_sizes'][t]:.6g} for these steps. Pass "
+            "samples and batch_sizes that count the samples of all ranks."
         )
     run = RecordedRun(
         losses=arrays["losses"],

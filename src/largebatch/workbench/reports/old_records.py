@@ -28,9 +28,9 @@ def recorded_note(record: Record) -> str:
     if not names:
         return ""
     return (
-        f"This record was written by largebatch {record.header['version']}, in which the running "
-        f"averages of {names} counted gradients. Since version 0.2, they count base batches, so a "
-        "replay makes other decisions than those shown here."
+        f"This record was written by largebatch {record.header['version']}, which counted the "
+        f"length of the running averages of {names} in gradients. Since version 0.2, the length is "
+        "counted in base batches, so a replay makes other decisions than those on this page."
     )
 
 
@@ -46,9 +46,10 @@ def replayed_note(record: Record, rule: Rule) -> str:
     if not names or not _old_averages(record):
         return ""
     return (
-        f"This record was written by largebatch {record.header['version']}, in which the running "
-        f"averages of {names} counted gradients. Since version 0.2, they count base batches, so "
-        "today's decisions differ from the recorded ones. The record itself is intact."
+        f"This record was written by largebatch {record.header['version']}, which counted the "
+        f"length of the running averages of {names} in gradients. Since version 0.2, the length is "
+        "counted in base batches, so the replayed decisions differ from the recorded decisions. "
+        "The record itself is intact."
     )
 
 

@@ -186,7 +186,7 @@ class _Runner:
     def seed(
         self, seed: int, field: Sequence[Contender], scales: Sequence[int]
     ) -> Iterator[RunResult]:
-        """Yield all runs of one seed, from scale 1 on; methods that measure their gain run first."""
+        """Yield all runs of one seed, from scale 1 on; methods that measure a gain run first."""
         whole = Budget(base_steps=self.base_steps)
         for name, method in _at_scale_one(field).items():
             cell = RunKey(method=name, scale=1, seed=seed, budget=whole)
@@ -233,8 +233,8 @@ class _Runner:
         self.done += 1
         if self.report is not None:
             self.report(
-                f"the run of {what} is skipped, because the own-clock method that sets the number "
-                "of steps diverged"
+                f"the run of {what} is skipped, because the method that sets the number of steps "
+                "diverged"
             )
 
 

@@ -71,7 +71,7 @@ def contenders(methods: Sequence[str], *, at: At) -> tuple[Contender, ...]:
         stretched = name.endswith("+")
         if stretched and method.own_clock:
             raise ValueError(
-                f"The method name {name!r} was given, but {method.name} has its own clock and "
+                f"The method name {name!r} was given, but {method.name!r} measures its gain and "
                 f"cannot be stretched with a +. Pass methods={method.name}."
             )
         stretched = stretched or (at == "equal-steps" and not method.own_clock)
@@ -83,8 +83,8 @@ def contenders(methods: Sequence[str], *, at: At) -> tuple[Contender, ...]:
     if any(c.stretched for c in found) and not any(c.method.own_clock for c in found):
         names = ["adascale", *(c.name for c in found)]
         raise ValueError(
-            "A method with a + runs for as many steps as an own-clock method took, but no "
-            f"own-clock method was given. Pass methods={names}."
+            "A method with a + runs for as many steps as a method that measures its gain took, but "
+            f"no method that measures its gain was given. Pass methods={names}."
         )
     return tuple(found)
 

@@ -190,7 +190,10 @@ def _why(here: Sequence[StepsToTarget], batch_size: int) -> str:
             "the next smaller batch size"
         )
     if min(known) < LEAST_STEPS:
-        return f"batch size {batch_size:,} reaches the target loss in {min(known)} steps"
+        return (
+            f"batch size {batch_size:,} reaches the target loss in {min(known)} steps, but at "
+            f"least {LEAST_STEPS} steps are needed"
+        )
     return f"the search found no best learning rate for batch size {batch_size:,}"
 
 
