@@ -279,7 +279,7 @@ def test_a_comparison_prints_its_table_draws_its_plot_and_can_be_resumed() -> No
         "linear+",
         "lr x",
         "quality",
-        "worse: ",
+        "'worse': ",
         "test loss",
         "The runs are kept in runs/",
     ):

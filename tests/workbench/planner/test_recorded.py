@@ -124,7 +124,7 @@ def test_skipped_steps_and_missing_losses_change_only_their_own_entries(
         ({"lower": 3.0}, "losses are not above 0"),
         ({"moments": False}, "0 measured noise scales"),
         ({"steps": 9}, "losses; needed: at least 10"),
-        ({"falls": False, "scatter": 0.1}, "falls by no more than it scatters"),
+        ({"falls": False, "scatter": 0.1}, "fall of the loss is not larger than its scatter"),
     ],
 )
 def test_less_than_a_run_gives_no_number(

@@ -16,7 +16,7 @@ from largebatch.workbench.reports.old_records import recorded_note, replayed_not
 from largebatch.workbench.reports.replay import replay_file
 from largebatch.workbench.reports.report import write_report
 
-WHY = "count base batches"
+WHY = "Since version 0.2, the length is counted in base batches"
 
 
 def record_of(
