@@ -108,7 +108,7 @@ def parse_samples(text: str, *, argument: str = "budget") -> int:
     (1500000000, 10000000, 1000000000000)
 
     Args:
-        text: Number without the name of a unit.
+        text: Text that holds a number without a unit.
         argument: Name of the argument whose value the text is, for errors.
 
     Raises:

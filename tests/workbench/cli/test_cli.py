@@ -194,7 +194,7 @@ def test_runs_of_other_settings_are_not_mixed() -> None:
 @pytest.mark.parametrize(
     ("args", "name", "remedy"),
     [
-        ("train digits", "runs.train.train", "start it with --checkpoint DIR"),
+        ("train digits", "runs.train.train", "start the run with --checkpoint DIR"),
         ("compare digits", "studies.compare.compare.compare", "run the same command again"),
     ],
 )

@@ -144,7 +144,7 @@ def critical_command(
 def settings_of(
     methods: Sequence[CriticalMethod], *, seed: int, options: Mapping[str, Any]
 ) -> Settings:
-    """Return the settings for these methods; an option with the value None keeps its default.
+    """Return the settings for the given methods; an option with the value None keeps its default.
 
     Args:
         methods: Names of the methods that will run.

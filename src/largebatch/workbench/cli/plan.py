@@ -254,7 +254,7 @@ def _notes(notes: tuple[str, ...], context: click.Context) -> tuple[str, ...]:
 
 def _written(out: str) -> str:
     return (
-        f"The schedule was written to {out}. To train with it, run: "
+        f"The schedule was written to {out}. To train with the schedule, run: "
         f"largebatch train WORKLOAD --schedule {out}"
     )
 

@@ -94,7 +94,7 @@ def train_command(as_json: bool, **options: Any) -> None:
     from largebatch.workbench.cli.progress import progress_on_stderr
     from largebatch.workbench.runs.train import train
 
-    remedy = "The run was not saved. To save it on Ctrl-C, start it with --checkpoint DIR"
+    remedy = "The run was not saved. To save a run on Ctrl-C, start the run with --checkpoint DIR"
     if options["checkpoint"] is not None:
         remedy = "To resume from the last checkpoint, run the same command with --resume"
     with interruptible(remedy), progress_on_stderr() as progress:

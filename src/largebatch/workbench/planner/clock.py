@@ -1,8 +1,8 @@
 """Count the steps of a run whose schedule depends only on the number of samples and steps.
 
 The rule is evaluated only at the points at which its batch size may change. The number of steps
-between two such points is a quotient, so counting takes as long for a budget of 10^13 samples as
-for a budget of 10^4 samples.
+between two changes of the batch size is computed by one division, so counting takes as long for a
+budget of 10^13 samples as for a budget of 10^4 samples.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ClockStage:
         return self.last.step - self.first.step
 
     def lr_after(self, steps: int) -> float:
-        """Return the factor on the base learning rate after this number of steps of the stage."""
+        """Return the factor on the base learning rate after the given number of steps."""
         return next_lr(skip_steps(self.first, steps))
 
 
@@ -177,7 +177,7 @@ def next_lr(decider: Decider) -> float:
 
 
 def skip_steps(decider: Decider, steps: int) -> Decider:
-    """Return the decider after more steps of its batch size, with unchanged states of its rules."""
+    """Return the decider after more steps at its batch size; its rules keep their states."""
     base_steps = steps * decider.batch_size / decider.base_batch_size
     return replace(
         decider,

@@ -107,7 +107,7 @@ def sgd_factor(optimizer: object) -> float | None:
     """Return the effective learning rate of SGD with momentum as a multiple of its learning rate.
 
     The formula is (1 - dampening) / (1 - momentum). The result is None if the record's header does
-    not name SGD as `Controller` does.
+    not name SGD in the form that `Controller` writes.
 
     >>> sgd_factor({"name": "SGD", "momentum": 0.9, "dampening": 0.0})
     10.000000000000002

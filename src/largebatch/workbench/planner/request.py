@@ -57,7 +57,7 @@ class Price:
         return self.latency + batch_size / (self.throughput * self.workers)
 
     def total(self, *, steps: float, samples: float) -> float:
-        """Return the duration in seconds of a run with these numbers of steps and samples."""
+        """Return the duration in seconds of a run with the given numbers of steps and samples."""
         return self.latency * steps + samples / (self.throughput * self.workers)
 
 

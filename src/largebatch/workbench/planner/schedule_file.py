@@ -3,7 +3,8 @@
     {"version": 1, "base_batch_size": ..., "budget": ..., "stages": [...], "rule": {...}}
 
 A run follows the rule in the file. The stages in the file show a reader what the rule does. If the
-stages do not match the rule, the file was edited or corrupted, and reading it raises RecordError.
+stages do not match the rule, the file was edited or corrupted, and reading the file raises
+RecordError.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def schedule_named(
         base_batch_size: Base batch size B0 in samples; every limit on the batch size is at least
             B0.
         noise_scale: Gradient noise scale in samples, up to which the schedules seesaw and smith
-            increase the batch size; None for no such limit.
+            increase the batch size; None for no limit.
         most: Largest batch size of the schedules seesaw and smith, in samples; None for no limit.
 
     Raises:

@@ -14,7 +14,7 @@ from largebatch.workbench.planner.table import ClockSchedule
 from largebatch.workbench.quadratic.spectrum import Array
 
 MARGINS = (0.95, 0.8, 0.5, 0.2)
-"""Fractions of the allowed excess loss that are tried; rounding may use the other fraction."""
+"""Fractions of the allowed excess loss that the search may use; rounding may use the rest."""
 
 
 def space_of(request: PlanRequest, model: QuadraticModel) -> ScheduleSpace:

@@ -106,7 +106,7 @@ def table_of(
     >>> [row.steps for row in table_of(rule, budget=6400, base_batch_size=16).rows]
     [100, 50, 25, 13]
 
-    The arguments and exceptions are those of `clock_schedule`.
+    The arguments and exceptions are the same as in `clock_schedule`.
     """
     return clock_schedule(
         rule,

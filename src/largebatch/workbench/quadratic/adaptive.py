@@ -76,11 +76,12 @@ class Preconditioned:
 class Normalised:
     """Divide the gradient by its expected norm before each SGD step.
 
-    The expected norm changes along the run, so there is no closed form. A phase is divided into
-    sections, and each section uses one norm, which is computed at the middle of the section. If the
-    norm hardly changes within a section, the next section has twice the length. If ln E |g|^2
-    changes by more than `tolerance` within a section, the section is repeated with half its length.
-    The shortest section is one step, whose norm is computed at its start, so the step is exact.
+    The expected norm changes along the run, so the moments have no closed form. A phase is divided
+    into sections, and each section uses one norm, which is computed at the middle of the section.
+    If the norm hardly changes within a section, the next section has twice the length. If ln E
+    |g|^2 changes by more than `tolerance` within a section, the section is repeated with half its
+    length. The shortest section is one step, whose norm is computed at its start, so the step is
+    exact.
 
     >>> spectrum = Spectrum(curvature=[1.0], noise=[0.0], second_moment=[1.0])
     >>> Normalised().advance(spectrum, Normalised().start(spectrum),

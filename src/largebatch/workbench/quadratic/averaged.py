@@ -5,8 +5,8 @@
     g_2K = g_K * (decay^K + A^K),   g_(K+1) = decay * g_K + g_1 * A^K
 
 Computing g_K takes a number of products that is proportional to the number of binary digits of K.
-The matrix A, the vector z and the noise term are those of `heavy_ball`. The formulas in this file
-are this library's own derivation.
+The module `heavy_ball` defines the matrix A, the vector z and the noise term. The formulas in this
+file are this library's own derivation.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ MatrixRow = tuple[Array, Array]
 def _carried(power: Matrix, row: MatrixRow, left: float, moments: Array) -> Array:
     """Return the six moments after the steps, without the noise of the steps.
 
-    The moments are those of theta^2, theta v, v^2, x theta, x v and x^2.
+    The moments are the expectations of theta^2, theta * v, v^2, x * theta, x * v and x^2.
     """
     (a, b), (c, d) = power
     g, k = row

@@ -158,7 +158,7 @@ def _law(at: Array, dimensions: int) -> Spectrum:
 
 
 def _searched(run: RecordedRun, dimensions: int) -> tuple[Array, Scales | None]:
-    """Return the best (ln curvature, p, q) and the scales at this point."""
+    """Return the best point (ln curvature, p, q) and the scales at the best point."""
 
     def distance(at: Array) -> float:
         if not (0.0 <= at[1] <= 4.0 and -2.0 <= at[2] <= 4.0):

@@ -64,7 +64,7 @@ def forecast(
         dynamics: Optimizer model. The default optimizer model is `SGD()`.
 
     Raises:
-        ValueError: There is no phase, or the optimizer model does not support a phase.
+        ValueError: No phase is given, or the optimizer model does not support a phase.
     """
     if not phases:
         raise ValueError(

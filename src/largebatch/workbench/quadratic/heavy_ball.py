@@ -112,7 +112,7 @@ def carried(a: Matrix, moments: Array) -> Array:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeavyBall:
-    """Model SGD with momentum as torch defines it: v = momentum v + g, then theta = theta - lr v.
+    """Model SGD with momentum as torch defines it: v = momentum * v + g, theta = theta - lr * v.
 
     >>> spectrum = Spectrum(curvature=[1.0], noise=[0.0], second_moment=[1.0])
     >>> after = HeavyBall(momentum=0.5).advance(

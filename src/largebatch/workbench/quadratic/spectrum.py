@@ -115,7 +115,8 @@ class Spectrum:
             bins: Largest number of bins, at least 1.
 
         Raises:
-            ValueError: There is no dimension or no bin, or a number is outside its range.
+            ValueError: The number of dimensions or of bins is below 1, or another number is outside
+                its range.
         """
         if not (dimensions >= 1 and bins >= 1):
             raise ValueError(

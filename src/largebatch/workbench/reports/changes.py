@@ -23,7 +23,7 @@ class Change:
         step: Number of the step, counted from 1.
         samples: Number of samples used up to and including the step.
         what: Description of the change.
-        reason: Reason that the rule gave for its decision in this step.
+        reason: Reason that the rule gave for its decision in the step.
     """
 
     step: int

@@ -25,8 +25,9 @@ class ReportCurve:
         name: Name of the quantity.
         x: Horizontal positions by the name of the axis, one position per value.
         y: Values of the curve; None is a gap.
-        low, high: Lower and upper edge of the band around the curve; empty if there is no band. The
-            band is a confidence interval, or the range of several steps that one point stands for.
+        low, high: Lower and upper edge of the band around the curve; empty if the curve has no
+            band. The band is a confidence interval, or the range of several steps that one point
+            stands for.
     """
 
     name: str

@@ -72,7 +72,7 @@ def moments_of(step: Step, name: str) -> GradientMoments | None:
 
 
 def series_of(steps: Sequence[Step], name: str) -> list[tuple[float, float]]:
-    """Return (variance, squared norm) for each step in which this noise scale was measured."""
+    """Return (variance, squared norm) for each step in which the noise scale was measured."""
     moments = [moments_of(step, name) for step in steps]
     return [(m.variance, m.sqnorm) for m in moments if m is not None]
 

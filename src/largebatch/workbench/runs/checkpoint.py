@@ -166,13 +166,14 @@ class Saver:
         if state.get("version") != VERSION or set(state) != KEYS:
             raise CheckpointError(
                 f"{path} was written by {_writer(state)}, and this version of largebatch cannot "
-                "resume it. Start a new run in another directory: checkpoint='other'."
+                "resume the run from this file. Start a new run in another directory: "
+                "checkpoint='other'."
             )
         there = state["run"]
         if not isinstance(there, Mapping):
             raise CheckpointError(
                 f"The checkpoint {path} is corrupted: its settings of the run are missing. Delete "
-                "the file; the run is then resumed from the checkpoint before it."
+                "the file; the run is then resumed from the previous checkpoint."
             )
         # A rule of an earlier version may be written in another way. The state of the controller
         # translates it, so the rule is not compared here.

@@ -105,7 +105,7 @@ class SaveOptions:
     on_stop: Callable[[], None] | None
 
     def opened(self) -> AbstractContextManager[Checkpoints | None]:
-        """Return a context that locks the directory for this run; see `directory.opened`."""
+        """Return a context that locks the directory for the run; see `directory.opened`."""
         return opened(self.directory, resume=self.resume, keep=self.keep, every=self.every)
 
     def saving(

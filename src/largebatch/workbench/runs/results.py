@@ -62,7 +62,7 @@ class Point:
         samples: Number of training samples so far.
         base_steps: Base steps so far.
         train_loss: Mean training loss over the steps since the previous point.
-        validation: Validation metrics at this point.
+        validation: Validation metrics at the point.
     """
 
     step: int
@@ -114,8 +114,9 @@ class RunResult:
         validation: Validation metrics at the end; empty if training stopped early.
         test: Test metrics at the end; empty if training stopped early.
         curve: Validation metrics at even distances along the budget.
-        seconds: Wall time of training and evaluation. The wall time of a resumed run is the sum
-            over all its starts, each counted up to its last checkpoint.
+        seconds: Wall time of training and evaluation. The wall time of a resumed run excludes
+            training after the last checkpoint before an interruption, and the pause until the run
+            was resumed.
         settings: Software versions and machine.
         extra_samples: Number of samples that were used only for measuring.
     """

@@ -101,8 +101,8 @@ class _Training:
         self.saver.save()
         raise Stopped(
             f"The run stopped after {self.control.optimizer_steps} steps and "
-            f"{self.control.samples} samples, and it is saved in the directory "
-            f"{self.saver.saving.checkpoints.directory}. To resume the run, repeat it with "
+            f"{self.control.samples} samples, and the run is saved in the directory "
+            f"{self.saver.saving.checkpoints.directory}. To resume the run, repeat the call with "
             "resume=True."
         )
 

@@ -141,7 +141,7 @@ class RunLog:
 
         Args:
             control: Controller of the run, which knows the numbers of steps and samples.
-            validation: Validation metrics at this point.
+            validation: Validation metrics at the point.
         """
         losses, self._losses = self._losses, []
         self.points.append(

@@ -119,7 +119,7 @@ def _measures_gain(name: str) -> bool:
 
 
 def check_picture(path: str | os.PathLike[str]) -> None:
-    """Check before the runs start that a picture can be drawn to this file.
+    """Check before the runs start that a picture can be drawn to the given file.
 
     Raises:
         PlotMissing: matplotlib is not installed.

@@ -2,10 +2,10 @@
 
 A method that measures its gain, such as AdaScale, runs until the sum of its gains reaches the
 number of base steps of the run at scale 1. Any other method, such as linear scaling, runs for as
-many samples as the run at scale 1. If a method that does not measure its gain has a name that ends
-with a +, the method runs for exactly as many optimizer steps as the first method that measures its
-gain took at the same scale and seed. The schedule of the method is stretched over the number of
-steps.
+many samples as the run at scale 1. A + after the name of a method that does not measure its gain,
+as in "linear+", changes the length of the run: the method runs for exactly as many optimizer steps
+as the first method that measures its gain took at the same scale and seed. The schedule of a method
+with a + is stretched over the steps of its run.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def contenders(methods: Sequence[str], *, at: At) -> tuple[Contender, ...]:
 
 
 def same_at_scale_one(method: Method) -> bool:
-    """Return whether the method changes nothing at scale 1, so that a shared run can replace it.
+    """Return whether the method changes nothing at scale 1 and can share a run with other methods.
 
     For a method that sets the batch size, the result is False, because the method can act at any
     scale. The rule of any other method is run on two made-up epochs of 128 steps. The gradient

@@ -6,7 +6,7 @@ learning rate of a branch is multiplied by sqrt(k) for Adam-like optimizers and 
 critical batch size at a point is the largest k * B whose loss exceeds the loss of the base run (k =
 1) by at most a tolerance. The loss is smoothed: it is the mean over the last quarter of the window.
 
-Branches, window, sqrt(k), smoothing and tolerance are those of Merrill et al., 2025, arXiv
+Branches, window, sqrt(k), smoothing and tolerance are taken from Merrill et al., 2025, arXiv
 2505.23971. Four details are this library's own choice: the factor k for SGD, the form of the
 smoothing, the tolerance as a fraction of the base loss, and the confidence interval over seeds.
 """
@@ -164,7 +164,7 @@ def _losses(
 ) -> dict[tuple[int, int], list[float]]:
     """Return the loss of each seed for every pair (start in samples, batch size).
 
-    The loss of the base batch size is that of the base run itself.
+    The loss of the base batch size is the loss of the base run.
     """
     losses: dict[tuple[int, int], list[float]] = {}
     total, done = len(seeds) * len(starts) * (len(sizes) + 1), 0
@@ -202,7 +202,7 @@ def critical_batch_of(
     """Return the critical batch size that the branches from one point show.
 
     Args:
-        trials: Branches that start at this point, sorted by batch size.
+        trials: Branches that start at the point, sorted by batch size.
         study: Study that made the branches.
         window: Number of samples that each branch trained on.
         tolerance: Largest accepted increase of the loss, as a fraction of the base run's loss.

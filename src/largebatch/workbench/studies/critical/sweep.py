@@ -3,7 +3,7 @@
 Every batch size b uses its own best learning rate, which is constant along the run. The function
 `largebatch.theory.fit_steps` fits two curves to the pairs (batch size b, steps T) of all seeds:
 
-    McCandlish   T = T_min (1 + b* / b)             Iiduka   T = T_min / (1 - b* / (2 b))
+    McCandlish   T = T_min * (1 + b* / b)           Iiduka   T = T_min / (1 - b* / (2 * b))
 
 The search of the learning rate starts at the best learning rate of the previous batch size. The
 search doubles or halves the learning rate until neither change lowers the number of steps. The
@@ -181,7 +181,7 @@ def _unreached(runs: Sequence[StepsToTarget], target: float) -> NotEnough:
 
 
 def _why(here: Sequence[StepsToTarget], batch_size: int) -> str:
-    """Return the reason why this batch size and all larger ones are left out."""
+    """Return the reason why a batch size and all larger batch sizes are left out."""
     known = [steps for run in here for steps in run.known]
     if not known:
         return (

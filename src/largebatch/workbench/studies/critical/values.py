@@ -57,7 +57,7 @@ class Trial:
 
     Args:
         start: Number of samples that the base run took before the branches start.
-        batch_size: Batch size k B of the branches, in samples.
+        batch_size: Batch size k * B of the branches, in samples.
         base_losses: Loss of the base run at the end of the window, for each seed.
         losses: Loss of the branch at the end of the window, for each seed; infinite if the branch
             diverged.
@@ -85,7 +85,7 @@ class StepsToTarget:
         steps: Number of optimizer steps to the target loss, for each seed that was run; None if
             the run did not reach the target loss.
         lowest: Lowest loss of all runs.
-        best: Whether the learning rate is the best one for this batch size.
+        best: Whether the learning rate is the best one that was tried for the batch size.
     """
 
     batch_size: int
