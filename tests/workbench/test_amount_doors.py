@@ -55,7 +55,7 @@ def test_only_a_length_of_a_run_has_a_unit(text: str) -> None:
         parse_samples(text, argument="base_batch_size")
     with pytest.raises(ValueError, match="noise scales"):
         parse_noise_scales(text)
-    with pytest.raises(ValueError, match="A step is threshold:batch"):
+    with pytest.raises(ValueError, match="is not of the form threshold:batch"):
         parse_steps(f"0:8 {text}:16")
 
 

@@ -1,6 +1,6 @@
-"""Parse texts such as "5ep" or "10M": the length of a run, a number of samples, noise scales.
+"""Parse texts such as "5ep" or "10M" as the length of a run, a number of samples or noise scales.
 
-An error names the argument whose value the text is.
+The error about an invalid text names the argument that received the text.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ FORMS = (
 MAX_SAMPLES = 10**13
 """Largest supported number of samples of a run.
 
-Above 2^53, a float cannot represent every whole number of samples. Fractions of a run become
-inexact at smaller numbers already.
+A float represents every whole number up to 2^53. The limit is smaller than 2^53, because a fraction
+of a run is already inexact for numbers of samples below 2^53.
 """
 
 
@@ -82,8 +82,8 @@ def parse_length(text: str, *, argument: str = "budget") -> Length:
         argument: Name of the argument whose value the text is, for errors.
 
     Raises:
-        ValueError: The text has another form, or the amount is not above 0 and finite, or it is not
-            a whole number of samples or steps.
+        ValueError: The text has none of the `FORMS`, the amount is not above 0 and finite, or the
+            amount is not a whole number of samples or steps.
     """
     found = parse_amount(text)
     if found is None:
@@ -108,7 +108,7 @@ def parse_samples(text: str, *, argument: str = "budget") -> int:
     (1500000000, 10000000, 1000000000000)
 
     Args:
-        text: Number without the name of a unit.
+        text: Text that holds a number without a unit.
         argument: Name of the argument whose value the text is, for errors.
 
     Raises:
@@ -125,7 +125,7 @@ def parse_samples(text: str, *, argument: str = "budget") -> int:
 
 
 def parse_noise_scales(text: str, *, argument: str = "noise_scales") -> tuple[float, ...]:
-    """Return one noise scale, or two: that of the first steps and that of the last steps.
+    """Return one noise scale, or the two noise scales of the first steps and of the last steps.
 
     >>> parse_noise_scales("4000"), parse_noise_scales("500,20K")
     ((4000.0,), (500.0, 20000.0))
@@ -135,7 +135,7 @@ def parse_noise_scales(text: str, *, argument: str = "noise_scales") -> tuple[fl
         argument: Name of the argument whose value the text is, for errors.
 
     Raises:
-        ValueError: The text has another form, or a number is not above 0 and finite.
+        ValueError: The text is not one or two numbers, or a number is not above 0 and finite.
     """
     amounts = [parse_amount(part) for part in text.split(",")]
     found = tuple([one.value for one in amounts if one is not None and one.unit == "samples"])

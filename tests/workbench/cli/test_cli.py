@@ -194,7 +194,7 @@ def test_runs_of_other_settings_are_not_mixed() -> None:
 @pytest.mark.parametrize(
     ("args", "name", "remedy"),
     [
-        ("train digits", "runs.train.train", "start it with --checkpoint DIR"),
+        ("train digits", "runs.train.train", "start the run with --checkpoint DIR"),
         ("compare digits", "studies.compare.compare.compare", "run the same command again"),
     ],
 )
@@ -279,7 +279,7 @@ def test_a_comparison_prints_its_table_draws_its_plot_and_can_be_resumed() -> No
         "linear+",
         "lr x",
         "quality",
-        "worse: ",
+        "'worse': ",
         "test loss",
         "The runs are kept in runs/",
     ):

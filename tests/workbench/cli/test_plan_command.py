@@ -109,7 +109,7 @@ def test_bad_input_is_one_line(words: list[str], message: str) -> None:
         ),
         (["--memory-limit", "8"], "Pass --memory-limit 16 or more workers"),
         (["--loss-exponent", "9"], "--loss-exponent 9.0 was given"),
-        (["--noise-scale", "700,0.5"], "Pass only the first one: --noise-scale 700"),
+        (["--noise-scale", "700,0.5"], "Pass only the first noise scale: --noise-scale 700"),
     ],
 )
 def test_an_error_of_the_planner_names_the_option(more: list[str], message: str) -> None:

@@ -16,7 +16,7 @@ from largebatch.workbench.reports.old_records import recorded_note, replayed_not
 from largebatch.workbench.reports.replay import replay_file
 from largebatch.workbench.reports.report import write_report
 
-WHY = "count base batches"
+WHY = "Since version 0.2, the length is counted in base batches"
 
 
 def record_of(
@@ -62,7 +62,7 @@ def test_a_report_of_an_old_record_says_it_too_and_calls_nothing_damaged(tmp_pat
     rule = lb.chain(lb.Every(lb.NormTest(denominator="unbiased"), steps=2), lb.SqrtScaling())
     path = record_of(tmp_path / "run.jsonl", rule)
     page = write_report([path], tmp_path / "page.html").read_text()
-    assert "averages of NormTest counted gradients" in page
+    assert "running averages of NormTest in gradients" in page
     assert "corrupted" not in page
 
 

@@ -51,7 +51,7 @@ def test_a_workload_that_cannot_be_built_is_a_finding() -> None:
     found = doctor(replace(load("digits"), optimizer=lbfgs))
     (finding,) = found.check_up.findings
     assert (finding.name, finding.level) == ("set-up", "error")
-    assert "L-BFGS" in finding.seen
+    assert "LBFGS is not supported" in finding.seen
     assert not found.sound
 
 
@@ -66,7 +66,7 @@ def test_the_exit_code_is_1_where_a_finding_is_an_error_and_the_table_has_its_re
     done = run_command("doctor", "own:summed", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "error" in done.stdout
-    assert "-> Return the mean, reduction='mean'" in done.stdout
+    assert "-> Return the mean, with reduction='mean'" in done.stdout
     assert "1 error" in done.stdout
     assert done.stderr == ""
 

@@ -82,7 +82,7 @@ def test_a_run_ended_by_a_signal_resumes_to_the_same_bits(
     _, told = run.communicate(timeout=60)
     assert run.returncode == code
     if number != signal.SIGKILL:
-        assert "To resume the run, repeat it with --resume" in told
+        assert "To resume the run, repeat the call with --resume" in told
         assert told.count("the current training step is finished") == 1
         assert "Traceback" not in told
         steps = saved(tmp_path / "ck")["control"]["step"]
@@ -307,7 +307,11 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
         (["--checkpoint", "there", "--resume", "--lr", "1"], 1, "lr is"),
         (["--checkpoint", "there", "--resume", "--method", "sqrt"], 1, "method is"),
         (["--checkpoint", "there", "--resume", "--budget", "2ep"], 1, "budget is"),
-        (["--checkpoint", "new", "--resume", "--record", "other.jsonl"], 1, "its scale is 2, here"),
+        (
+            ["--checkpoint", "new", "--resume", "--record", "other.jsonl"],
+            1,
+            "its scale is 2, but this run has 1",
+        ),
         (["--checkpoint", "file"], 1, "cannot be written"),
         (["--checkpoint", "new", "--keep", "0"], 2, "at least 1 checkpoint must be kept"),
         (
@@ -315,7 +319,7 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
             2,
             "--checkpoint-every soon is",
         ),
-        (["--checkpoint", "foreign", "--resume"], 1, "no checkpoint of this version"),
+        (["--checkpoint", "foreign", "--resume"], 1, "was written by another program"),
         (["--checkpoint", "broken", "--resume"], 1, "All checkpoints in broken are corrupted"),
     ],
 )

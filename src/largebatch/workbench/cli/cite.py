@@ -10,8 +10,8 @@ import click
 def cite_command(method: str) -> None:
     """Print the BibTeX entries of the papers that METHOD uses.
 
-    `largebatch methods` lists the methods. In Python, lb.cite(rule) does the same for a rule, a
-    chain of rules or a run.
+    `largebatch methods` lists the methods. In Python, lb.cite(rule) returns the BibTeX entries for
+    a rule, a chain of rules or a run.
     """
     from largebatch.methods.citing import cite
 

@@ -24,8 +24,8 @@ RESUME = "Finished runs are kept. To resume, run the same command again."
     "--methods",
     default="adascale,linear,none",
     show_default=True,
-    help="Names of methods, separated by commas. linear+ runs linear for as many steps as adascale "
-    "took.",
+    help="Names of methods, separated by commas. The name 'linear+' stands for the method "
+    "'linear', trained for as many steps as 'adascale' took.",
 )
 @click.option(
     "--scales",

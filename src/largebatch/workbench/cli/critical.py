@@ -46,31 +46,32 @@ METHOD_OPTIONS = (
     click.option(
         "--seeds",
         type=int,
-        help="Number of runs per batch size, for the methods branches and sweep.  "
+        help="Number of runs per batch size, for the methods 'branches' and 'sweep'.  "
         f"[default: {SEEDS}]",
     ),
     click.option(
         "--points",
         type=int,
-        help="Number of points along the run at which the methods noise and branches measure.  "
+        help="Number of points along the run at which the methods 'noise' and 'branches' measure.  "
         f"[default: {POINTS}]",
     ),
     click.option(
         "--doublings",
         type=int,
-        help="Number of doublings of the base batch size that the methods branches and sweep try.",
+        help="Number of doublings of the base batch size that the methods 'branches' and 'sweep' "
+        "try.",
     ),
     click.option(
         "--tolerance",
         type=float,
-        help="Relative increase of the loss that the method branches accepts at a larger batch "
-        "size.  "
+        help="Relative increase of the loss, compared with the base batch size, that the method "
+        "'branches' accepts.  "
         f"[default: {TOLERANCE:g}]",
     ),
     click.option(
         "--target",
         type=float,
-        help="Validation loss at which the runs of the method sweep end.  [default: a loss that "
+        help="Validation loss at which the runs of the method 'sweep' end.  [default: a loss that "
         "the base batch size reaches]",
     ),
 )
@@ -90,7 +91,7 @@ def method_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--by",
     multiple=True,
     metavar="METHOD",
-    help=f"Methods to use, separated by commas: {', '.join(CRITICAL_METHODS)}, or all.  "
+    help=f"Methods to use, separated by commas: {', '.join(CRITICAL_METHODS)}, or 'all'.  "
     "[default: all]",
 )
 @click.option(
@@ -143,12 +144,12 @@ def critical_command(
 def settings_of(
     methods: Sequence[CriticalMethod], *, seed: int, options: Mapping[str, Any]
 ) -> Settings:
-    """Return the settings for these methods; an option with the value None keeps its default.
+    """Return the settings for the given methods; an option with the value None keeps its default.
 
     Args:
         methods: Names of the methods that will run.
         seed: Seed of the initial weights and the sample order.
-        options: Values by the names in USED_BY.
+        options: Values of the options, by the option names in `USED_BY`.
 
     Raises:
         ValueError: An option is given that none of the methods uses, or a value is out of range.

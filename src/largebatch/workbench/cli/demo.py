@@ -71,9 +71,9 @@ def sentences_about(comparison: Comparison) -> tuple[str, ...]:
     """Return the results in sentences, three per scale.
 
     The first sentence compares AdaScale with scale 1. The second sentence states the losses of
-    linear scaling and of no scaling at as many samples as scale 1. The third sentence compares
-    AdaScale with linear scaling at the same number of steps. The word after "quality" is taken from
-    the comparison's table.
+    linear scaling and of no scaling after the same number of samples as the run at scale 1. The
+    third sentence compares AdaScale with linear scaling at the same number of steps. The word after
+    "Quality" comes from the column "quality" of the comparison's table.
     """
     scales = sorted({row.scale for row in comparison.rows} - {1})
     rows = {(row.scale, row.method): row for row in comparison.rows}

@@ -16,7 +16,7 @@ from largebatch.workbench.runs.launcher import launched_rank
     "--method",
     default="adascale",
     show_default=True,
-    help="Method to check; largebatch methods lists the names.",
+    help="Method to check; run 'largebatch methods' for the names.",
 )
 @click.option(
     "--scale",

@@ -1,8 +1,8 @@
 """Print an error of the command line as one red line and set the exit code.
 
 The exit code is 2 for wrong arguments, 1 for a failure, 130 for Ctrl-C and 143 for SIGTERM. An
-error that this package did not raise on purpose keeps its traceback, because it is a bug of the
-package or of the user's workload.
+error that this package did not raise on purpose keeps its traceback, because the error is a bug of
+the package or of the user's workload.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def error_line(error: Exception) -> tuple[str, int]:
     ('No such option: --scal. For help, run: largebatch --help', 2)
 
     Raises:
-        Exception: The error is a bug; it is raised again with its traceback.
+        Exception: An error that is a bug is raised again with its traceback.
     """
     if isinstance(error, click.Abort):
         return "The command was interrupted.", Interrupted.exit_code
@@ -103,7 +103,7 @@ def error_line(error: Exception) -> tuple[str, int]:
 
 
 def _raised_here(error: ValueError) -> bool:
-    """Return whether this package raised the error, as it does for each invalid argument."""
+    """Return whether the innermost frame of the error's traceback lies in this package."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and PACKAGE in Path(frames[-1].filename).parents
 

@@ -22,10 +22,10 @@ def methods_table(methods: Iterable[Method]) -> RenderableType:
         table.add_row(method.name, method.summary, method.reference or "-")
     note = (
         "S is the scale: the batch size divided by the base batch size. In largebatch compare, "
-        "linear+ runs linear for as many steps as adascale took; other methods with a fixed number "
-        "of samples accept the + too. (SGD) and (Adam) name the optimizer that a method is made "
-        "for. adadagrad-norm, adadagrad and adadam bring their own optimizer; all other methods "
-        "use the optimizer of the workload."
+        "'linear+' stands for the method 'linear', trained for as many steps as 'adascale' took; "
+        "other methods that do not measure a gain accept the + too. (SGD) and (Adam) name the "
+        "optimizer that a method is made for. The methods 'adadagrad-norm', 'adadagrad' and "
+        "'adadam' bring their own optimizer; all other methods use the optimizer of the workload."
     )
     return Group(table, Text(note, style="dim"))
 

@@ -45,8 +45,8 @@ class Rate:
 class Pace:
     """Estimate the speed of a run from its progress reports. Mutable.
 
-    The first report only sets the starting point, so the time before it and the work before a
-    resume do not count.
+    The first report only sets the starting point, so the time before the first report and the work
+    before a resume do not count.
 
     Args:
         clock: Function that returns the current time in seconds.

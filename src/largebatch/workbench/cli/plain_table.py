@@ -1,4 +1,4 @@
-"""Build the plain table that all printed results share."""
+"""Build an empty table in the style of all printed results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ LEFT = WRAPPED | {"method", "workload", "quality", "level", "check", "schedule"}
 
 
 def plain_table(*names: str) -> Table:
-    """Return a table with these columns: text to the left, numbers to the right."""
+    """Return a table with the given columns, which aligns text to the left and numbers to the
+    right.
+    """
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for name in names:
         left = name in LEFT

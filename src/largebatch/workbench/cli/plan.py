@@ -42,7 +42,7 @@ class PlanCommand(FunctionCommand):
         """
         if any(word.partition("=")[0] == "--dry-run" for word in args):
             raise ValueError(
-                "largebatch plan no longer has the option --dry-run. The command schedule counts "
+                "largebatch plan no longer has the option --dry-run. The command 'schedule' counts "
                 f"the steps of a schedule. Run: {_schedule_line(args)}"
             )
         return super().parse_args(ctx, args)
@@ -55,13 +55,14 @@ class PlanCommand(FunctionCommand):
     "--noise-scale",
     "noise_scales",
     metavar="SAMPLES",
-    help="Measured noise scale, or two noise scales separated by a comma: that of the first steps "
-    "and that of the last steps.",
+    help="Measured noise scale, or the noise scale of the first steps and the noise scale of the "
+    "last steps, separated by a comma.",
 )
 @click.option(
     "--record",
     metavar="FILE",
-    help="Fit the forecast to this recorded run. The record also contains the base batch size.",
+    help="Fit the forecast to the recorded run in this file, which also contains the base batch "
+    "size.",
 )
 @click.option(
     "--latency",
@@ -85,8 +86,9 @@ class PlanCommand(FunctionCommand):
     type=click.Choice(["steps", "time", "samples"]),
     default="steps",
     show_default=True,
-    help="Cost to minimize. steps and time: use the whole budget, with a final loss close to the "
-    "lowest possible loss. samples: end the run when it reaches the loss of the best baseline.",
+    help="Cost to minimize. With 'steps' or 'time', the plan uses the whole budget, and its final "
+    "loss is close to the lowest possible loss. With 'samples', the plan ends when its loss "
+    "reaches the loss of the best baseline schedule.",
 )
 @click.option(
     "--max-lr",
@@ -108,8 +110,8 @@ class PlanCommand(FunctionCommand):
     "exponent",
     default=0.5,
     show_default=True,
-    help="Exponent s of the loss without noise, which falls as steps^-s. Two noise scales or "
-    "--record replace it.",
+    help="Exponent s: without noise, the loss falls as steps^-s. The exponent is ignored if two "
+    "noise scales or --record are given.",
 )
 @out_option
 @click.option("--plot", metavar="FILE", help="Draw the plan in this PNG, PDF or SVG file.")
@@ -120,9 +122,9 @@ def plan_command(
 ) -> None:
     """Plan the batch size and learning rate of a run before training.
 
-    The plan is the schedule with the fewest steps, the shortest time or the fewest samples. Its
-    loss is a forecast: the loss of a noisy quadratic that has the measured noise scale or is
-    fitted to a recorded run. Baseline schedules are forecast for comparison.
+    The plan is the schedule with the fewest steps, the shortest time or the fewest samples. The
+    loss of the plan is a forecast: the loss of a noisy quadratic that has the measured noise scale
+    or is fitted to a recorded run. Baseline schedules are forecast for comparison.
     """
     from largebatch.workbench.cli.pictures.comparison import check_picture
     from largebatch.workbench.cli.pictures.plan import draw_plan
@@ -153,13 +155,13 @@ def plan_command(
 @click.option(
     "--noise-scale",
     metavar="SAMPLES",
-    help="Noise scale up to which the schedules seesaw and smith increase the batch size.",
+    help="Noise scale up to which the schedules 'seesaw' and 'smith' increase the batch size.",
 )
 @click.option(
     "--max-batch",
     "max_batch_size",
     metavar="SAMPLES",
-    help="Largest batch size of the schedules seesaw and smith.",
+    help="Largest batch size of the schedules 'seesaw' and 'smith'.",
 )
 @click.option(
     "--scale",
@@ -252,7 +254,7 @@ def _notes(notes: tuple[str, ...], context: click.Context) -> tuple[str, ...]:
 
 def _written(out: str) -> str:
     return (
-        f"The schedule was written to {out}. To train with it, run: "
+        f"The schedule was written to {out}. To train with the schedule, run: "
         f"largebatch train WORKLOAD --schedule {out}"
     )
 

@@ -23,7 +23,7 @@ def count_table(result: ScheduleCount) -> RenderableType:
 
 
 def stages_table(table: Table) -> RenderableType:
-    """Return a table with one row per stage; of many stages, an even selection."""
+    """Return a table with one row per stage, or with `ROWS` evenly selected stages."""
     shown = plain_table("stage", "from sample", "batch size", "lr x", "steps", "steps so far")
     for m in _evenly(len(table.rows)):
         row = table.rows[m]
@@ -44,7 +44,7 @@ def stages_table(table: Table) -> RenderableType:
 
 
 def rates(row: StageRow) -> str:
-    """Return the factor on the base learning rate; if it changes, the first and last factor."""
+    """Return the factor on the base learning rate, or the first and last factor if they differ."""
     first, last = f"{row.lr:.4g}", f"{row.last_lr:.4g}"
     return first if first == last else f"{first} to {last}"
 

@@ -26,8 +26,8 @@ class ProbeCommand(FunctionCommand):
         """
         if any(word == "--by" or word.startswith("--by=") for word in args):
             raise ValueError(
-                "largebatch probe no longer has the option --by. Its methods are now in the "
-                f"command critical. Run: largebatch critical {shlex.join(args)}"
+                "largebatch probe no longer has the option --by. The methods of --by are now in "
+                f"the command 'critical'. Run: largebatch critical {shlex.join(args)}"
             )
         return super().parse_args(ctx, args)
 
@@ -44,7 +44,7 @@ def probe_command(
     """Measure the gradient noise scale of WORKLOAD.
 
     The noise scale shows up to which batch size a larger batch saves steps. The probe is one short
-    run. The command largebatch critical measures this batch size by whole training runs.
+    run. The command largebatch critical measures the critical batch size by whole training runs.
     """
     from largebatch.workbench.cli.study_tables import print_probe
     from largebatch.workbench.runs.distributed import alone

@@ -63,7 +63,7 @@ class ProgressLine:
         self._follow(report.label, report.fraction, line_of(report, pace=self._pace, width=width))
 
     def counting(self, label: str) -> Callable[[int, int], None]:
-        """Return a function that shows (steps done, total steps) under this label."""
+        """Return a function that shows (steps done, total steps) under the given label."""
 
         def count(done: int, total: int) -> None:
             fraction = done / total

@@ -28,14 +28,14 @@ def report_command(records: tuple[str, ...], *, out: str) -> None:
 @click.command("replay", cls=FunctionCommand)
 @click.argument("record")
 @click.option(
-    "--method", required=True, help="Method to replay; largebatch methods lists the names."
+    "--method", required=True, help="Method to replay; run 'largebatch methods' for the names."
 )
 @as_json
 def replay_command(record: str, *, method: str, as_json: bool) -> None:
     """Show what a method would decide about a recorded run.
 
-    The method receives the measurements in RECORD step by step, and nothing is trained. In a run
-    with this method, the later measurements would have been different.
+    The method receives the measurements in RECORD step by step, and nothing is trained. In a
+    training run with METHOD, the later measurements would differ from the recorded ones.
     """
     from largebatch.workbench.cli.tables import replay_table
     from largebatch.workbench.reports.replay import replay_file

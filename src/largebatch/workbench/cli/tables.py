@@ -55,7 +55,7 @@ REASON_WIDTH = 100
 
 
 def replay_table(result: Replayed, console: Console) -> RenderableType:
-    """Return recorded and replayed decisions in one table; of many steps, an even selection."""
+    """Return recorded and replayed decisions of all steps, or of `ROWS` evenly selected steps."""
     reasons = console.width >= REASON_WIDTH
     names = ["step", "samples", "batch size", "lr x", "replayed", "next batch", "replayed"]
     table = plain_table(*names, *(["reason"] if reasons else []))
@@ -74,7 +74,7 @@ def replay_table(result: Replayed, console: Console) -> RenderableType:
     lines = [
         (
             "lr x: recorded factor on the base learning rate. next batch: recorded size of the "
-            f"next batch. replayed: the same value as decided by {result.method}."
+            f"next batch. replayed: the same quantity as {result.method!r} decides it."
         ),
         f"The replayed decision equals the recorded decision in {result.same} of {count} steps.",
         *result.notes,
@@ -160,7 +160,7 @@ def comparison_table(comparison: Comparison, console: Console) -> RenderableType
 
 def _notes(comparison: Comparison) -> list[str]:
     seeds = len({run.seed for run in comparison.runs})
-    margin = "The margin is unknown because scale 1 diverged."
+    margin = "The margin is unknown because all runs at scale 1 diverged."
     if comparison.margin is not None:
         margin = f"The margin is +{comparison.margin:.4f}."
     found = f"{comparison.found} of {len(comparison.runs)} runs were found"
@@ -171,14 +171,15 @@ def _notes(comparison: Comparison) -> list[str]:
             "Differences are paired by seed. Diverged runs are left out of the means."
         ),
         (
-            "quality compares the validation loss with scale 1. held: no run diverged, and the "
-            "whole interval of the difference is at most the margin. worse: a run diverged that "
-            "did not diverge at scale 1, or the whole interval is above the margin. not shown: "
-            f"neither held nor worse; more seeds may decide. {margin}"
+            "quality compares the validation loss with the validation loss at scale 1. 'held': no "
+            "run diverged, and the whole interval of the difference is at most the margin. "
+            "'worse': a run diverged that did not diverge at scale 1, or the whole interval of the "
+            "difference is above the margin. 'not shown': neither 'held' nor 'worse'; more seeds "
+            f"may decide. {margin}"
         ),
         (
             "S: batch size / base batch size. lr x: mean factor on the base learning rate (for "
-            "adascale, the mean gain). A method with + ran for as many steps as adascale. Choose "
+            "adascale, the mean gain). A method with + ran for as many steps as 'adascale'. Choose "
             "settings by the validation columns; report the test columns."
         ),
         f"{where} {comparison.directory}.",

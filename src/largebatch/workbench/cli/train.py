@@ -17,7 +17,8 @@ from largebatch.workbench.runs.logger_options import FORMS as FORMS_OF_LOGGERS
 BUDGET = (
     f"Write {FORMS}. Epochs are counted in base steps, N / B0 per epoch, where N is the number of "
     "training samples and B0 the base batch size. An epoch uses N samples, except with a method "
-    "that measures its gain: adascale uses more.  [default: the epochs of the workload]"
+    "that measures its gain: 'adascale' uses more than N samples.  [default: the epochs of the "
+    "workload]"
 )
 
 
@@ -25,8 +26,8 @@ BUDGET = (
 @click.argument("workload")
 @click.option(
     "--method",
-    help="Method that sets the learning rate and batch size; largebatch methods lists the names.  "
-    "[default: adascale]",
+    help="Method that sets the learning rate and batch size; run 'largebatch methods' for the "
+    "names.  [default: adascale]",
 )
 @click.option(
     "--scale",
@@ -45,7 +46,7 @@ BUDGET = (
 @click.option(
     "--lr",
     type=float,
-    help="Learning rate at the base batch size.  [default: that of the workload]",
+    help="Learning rate at the base batch size.  [default: the learning rate of the workload]",
 )
 @click.option(
     "--record", metavar="FILE", help="Write every training step to this new file (JSON lines)."
@@ -54,11 +55,13 @@ BUDGET = (
 @click.option(
     "--max-micro-batch-size",
     metavar="N",
-    help="Largest number of samples in one backward pass; auto finds what fits into memory.  "
-    "[default: the base batch size]",
+    help="Largest number of samples in one backward pass; 'auto' finds the largest number that "
+    "fits into memory.  [default: the base batch size]",
 )
 @click.option("--checkpoint", metavar="DIR", help="Save checkpoints of the run in this directory.")
-@click.option("--resume", is_flag=True, help="Resume from the newest checkpoint if there is one.")
+@click.option(
+    "--resume", is_flag=True, help="Resume from the newest checkpoint, if a checkpoint exists."
+)
 @click.option("--keep", default=3, show_default=True, help="Number of checkpoints to keep.")
 @click.option(
     "--checkpoint-every",
@@ -71,7 +74,8 @@ BUDGET = (
     "log",  # The option is not called --log, which torchrun takes for one of its own options.
     multiple=True,
     metavar="KIND=PLACE",
-    help=f"Log the values of every step there; may be repeated. Write {FORMS_OF_LOGGERS}.",
+    help="Log the values of every step to this place; the option may be repeated. Write "
+    f"{FORMS_OF_LOGGERS}.",
 )
 @as_json
 def train_command(as_json: bool, **options: Any) -> None:
@@ -80,7 +84,7 @@ def train_command(as_json: bool, **options: Any) -> None:
     WORKLOAD is a name that largebatch workloads lists, or package.module:function for a workload of
     your own.
 
-    Several processes can share the batch; the result is the same up to rounding:
+    Several processes can share the batch and give the same result as one process, up to rounding:
     torchrun --nproc-per-node 2 -m largebatch train digits --scale 8
 
     With --checkpoint DIR, a run can be resumed after a crash, SIGTERM or Ctrl-C: run the same
@@ -90,7 +94,7 @@ def train_command(as_json: bool, **options: Any) -> None:
     from largebatch.workbench.cli.progress import progress_on_stderr
     from largebatch.workbench.runs.train import train
 
-    remedy = "The run was not saved. To save it on Ctrl-C, start it with --checkpoint DIR"
+    remedy = "The run was not saved. To save a run on Ctrl-C, start the run with --checkpoint DIR"
     if options["checkpoint"] is not None:
         remedy = "To resume from the last checkpoint, run the same command with --resume"
     with interruptible(remedy), progress_on_stderr() as progress:

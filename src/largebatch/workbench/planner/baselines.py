@@ -41,7 +41,7 @@ def late_noise_scale(model: QuadraticModel, *, budget: int, base_batch_size: int
     The result is at least 1 sample.
 
     Args:
-        model: Quadratic that stands for the run.
+        model: Quadratic that models the run.
         budget: Number of training samples of the run.
         base_batch_size: Base batch size B0, in samples.
     """

@@ -1,7 +1,8 @@
 """Count the steps of a run whose schedule depends only on the number of samples and steps.
 
-The rule is evaluated only at the points at which its batch size may change. The steps between these
-points are counted, so a budget of 10^13 samples takes no longer than a budget of 10^4.
+The rule is evaluated only at the points at which its batch size may change. The number of steps
+between two changes of the batch size is computed by one division, so counting takes as long for a
+budget of 10^13 samples as for a budget of 10^4 samples.
 """
 
 from __future__ import annotations
@@ -38,15 +39,17 @@ class ClockStage:
         return self.last.step - self.first.step
 
     def lr_after(self, steps: int) -> float:
-        """Return the factor on the base learning rate after this number of steps of the stage."""
+        """Return the factor on the base learning rate after the given number of steps."""
         return next_lr(skip_steps(self.first, steps))
 
 
 def on_the_clock(rule: Rule) -> Chain:
-    """Return the rule as a chain after checking that its decisions depend only on the clock.
+    """Return the rule as a chain, and check that its steps can be counted before the run.
+
+    The decisions of every rule in the chain must depend only on the numbers of samples and steps.
 
     Raises:
-        ValueError: A part of the rule needs measurements or remembers past steps.
+        ValueError: A rule in the chain needs measurements or remembers past steps.
     """
     whole = chain(rule)
     other = sorted({name_of(one) for one in within(whole) if not decides_by_the_clock(one)})
@@ -61,11 +64,14 @@ def on_the_clock(rule: Rule) -> Chain:
 
 
 def decides_by_the_clock(rule: Rule) -> bool:
-    """Return whether a rule's decisions depend only on the clock and the current batch size.
+    """Return whether a rule decides by nothing but the numbers of samples and steps.
 
-    A rule that depends only on the clock needs no measurement, does not change the clock and
-    remembers nothing of past steps.
-    The position in a table of stages is not counted as memory, because it follows from the clock.
+    The decisions may also depend on the current batch size.
+
+    A rule that decides by the numbers of samples and steps needs no measurement, does not change
+    how base steps are counted and remembers nothing of past steps. The position in a table of
+    stages is not counted as memory, because the position follows from the numbers of samples and
+    steps.
 
     >>> from largebatch.rules import StepClock
     >>> decides_by_the_clock(Growth()), decides_by_the_clock(StepClock())
@@ -114,11 +120,12 @@ def start_decider(
     """Return the state before the first step of a run that is counted without training.
 
     Args:
-        rule: Rule whose decisions depend only on the clock.
+        rule: Rule whose decisions depend only on the numbers of samples and steps.
         budget: Number of training samples of the run.
         base_batch_size: Base batch size B0, in samples.
-        batch_size: Size of the first batch in samples. If batch_size is omitted, it is the first
-            batch size of the schedule or else the base batch size.
+        batch_size: Size of the first batch in samples. If batch_size is omitted, the run starts
+            with the first batch size of the schedule, or with the base batch size if the schedule
+            sets no batch size in samples.
         dataset_size: Number of samples in an epoch, or None if batches may cross the end of an
             epoch.
 
@@ -164,13 +171,13 @@ def run_stages(decider: Decider) -> Iterator[ClockStage]:
 
 
 def next_lr(decider: Decider) -> float:
-    """Return the factor on the base learning rate in the next step, with a full batch."""
+    """Return the factor on the base learning rate in the next step, if its batch is full."""
     whole = Reading(samples=decider.batch_size, loss=1.0)
     return decider.decide(decider.see(whole, base_lr=1.0))[1].lr_multiplier
 
 
 def skip_steps(decider: Decider, steps: int) -> Decider:
-    """Return the decider after this number of steps with its batch size; rule states are kept."""
+    """Return the decider after more steps at its batch size; its rules keep their states."""
     base_steps = steps * decider.batch_size / decider.base_batch_size
     return replace(
         decider,
@@ -186,7 +193,7 @@ def _step(decider: Decider) -> Decider:
 
 
 def _only_lr_changes(decider: Decider, growths: list[Growth | Milestones], last_lr: float) -> bool:
-    """Return whether a stage with the same batch size and another learning rate begins here."""
+    """Return whether a stage that changes only the learning rate begins at the next step."""
     before, here = decider.samples - decider.batch_size, decider.samples * (1.0 + 1e-12)
     for growth in growths:
         if isinstance(growth, Growth) and growth.stages.lr:

@@ -20,7 +20,8 @@ class ScheduleCount:
         table: Stages of the schedule.
         mean_batch_size: Mean number of samples per step.
         constant_steps: Number of steps that a run at the constant base batch size takes.
-        saved: Fraction of `constant_steps` that the schedule saves; negative if it takes more.
+        saved: Fraction of `constant_steps` that the schedule saves; negative if the schedule takes
+            more steps than `constant_steps`.
         notes: Remarks about the result, as sentences.
     """
 

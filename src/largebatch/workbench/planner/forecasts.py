@@ -13,10 +13,10 @@ from largebatch.workbench.planner.request import Price
 from largebatch.workbench.planner.table import ClockSchedule
 
 PIECES = 96
-"""Number of pieces of a run in a forecast if the learning rate changes within stages."""
+"""Number of sections into which a forecast splits a run if the lr changes within stages."""
 
 POINTS = 24
-"""Number of pieces of a run in a forecast if the learning rate is constant within stages."""
+"""Number of sections into which a forecast splits a run if the lr is constant within stages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class ScheduleForecast:
         schedule: Name of the schedule.
         loss: Forecast loss at the end of the run; `inf` if the run diverges.
         samples, steps: Number of samples and optimizer steps of the run.
-        seconds: Duration of the run in seconds; None if no price of a step is known.
+        seconds: Duration of the run in seconds; None if the duration of a step is unknown.
         largest_batch: Largest batch size, in samples.
         reaches: True if the loss is at most the target loss of the plan.
         curve: Pairs (samples, loss) along the run.
@@ -44,9 +44,10 @@ class ScheduleForecast:
 
 
 def pieces_of(schedule: ClockSchedule) -> Iterator[Stage]:
-    """Split a run into pieces with a constant learning rate and yield the pieces.
+    """Split a run into sections and yield each section with a constant learning rate.
 
-    If the learning rate changes within a piece, its value in the middle of the piece is used.
+    If the learning rate changes within a section, the learning rate in the middle of the section is
+    used.
     """
     smooth = names_within(schedule.rule) & {"Schedule", "WarmUp", "Legw"}
     most = max(2, math.ceil((PIECES if smooth else POINTS) / len(schedule.stages)))
@@ -67,7 +68,7 @@ def forecast_schedule(
         name: Name of the schedule.
         schedule: Schedule to follow.
         model: Quadratic that predicts the loss.
-        price: Price of a step in seconds, or None.
+        price: Duration of a step, or None if the duration is unknown.
     """
     reached = model.forecast(list(pieces_of(schedule)))
     steps, samples = schedule.table.steps, schedule.table.budget

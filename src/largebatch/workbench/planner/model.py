@@ -66,7 +66,8 @@ class QuadraticModel:
     def final_loss(self, stages: Sequence[Stage]) -> float:
         """Return the loss at the end of a schedule, or `inf` if the run diverges.
 
-        The result equals the last loss of `forecast` and takes less time to compute.
+        The result equals the last loss of `forecast` and takes less time to compute than
+        `forecast`.
         """
         spectrum = self.spectrum
         moment = spectrum.second_moment
@@ -99,8 +100,8 @@ def model_of(
     1000
 
     Args:
-        noise_scales: Gradient noise scale of the first steps and, optionally, that of the last
-            steps, in samples, above 0.
+        noise_scales: Gradient noise scale of the first steps and, optionally, gradient noise scale
+            of the last steps, in samples, above 0.
         budget: Number of training samples of the run.
         base_batch_size: Base batch size B0, in samples.
         exponent: Exponent s of the loss without noise, above 0; ignored if two noise scales are
@@ -135,8 +136,9 @@ def model_of(
     if not least <= wanted <= most:
         raise ValueError(
             f"The noise scales {noise_scales[0]:.4g} (first steps) and {wanted:.4g} (last steps) "
-            f"were given. In this model, a run that starts at {noise_scales[0]:.4g} ends between "
-            f"{least:.4g} and {most:.4g}. Pass only the first one: "
+            f"were given. In this model, a run that starts at the noise scale "
+            f"{noise_scales[0]:.4g} ends at a noise scale between {least:.4g} and {most:.4g}. Pass "
+            f"only the first noise scale: "
             f"noise_scales=[{noise_scales[0]:g}]"
         )
     for _ in range(16):

@@ -1,14 +1,14 @@
 """Search for the best schedule in stages.
 
     least loss:       min loss at the budget
-    cheapest:         min log cost + weight x log loss,   weight such that loss = target
+    cheapest:         min log cost + weight * log loss,   weight such that loss = target
     smallest budget:  the smallest budget whose lowest loss is the target
 
 The variables of the search are the logarithms of the batch size, learning rate and length of each
 stage. The cost is the number of steps or seconds. The weight and the budget are found by bisection.
 A search with a weight finds only schedules on the convex part of the boundary between cost and
-loss. No batch is smaller than the base batch size, because smaller batches save few samples and
-need more steps.
+loss. The search uses no batch below the base batch size, because a batch below the base batch size
+saves few samples and needs more steps than the base batch size.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class ScheduleSpace:
 
 
 def least_loss(space: ScheduleSpace, start: Array | None = None) -> tuple[Array, float]:
-    """Return the point with the lowest loss found at the budget, and this loss.
+    """Return the point with the lowest loss found at the budget, and the loss at the point.
 
     Args:
         space: Set of schedules to search.

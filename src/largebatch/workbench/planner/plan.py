@@ -1,7 +1,7 @@
 """Plan a run: find the cheapest schedule whose forecast loss is close to the lowest loss.
 
     least     = lowest forecast loss found at the budget
-    target    = (1 + within) least
+    target    = (1 + within) * least
     plan      = fewest steps or shortest time with loss <= target
 
 If samples are minimized, the plan is the shortest run that reaches the loss of the best baseline.
@@ -50,10 +50,10 @@ class Plan:
     Args:
         name: Name of the planned schedule, which is the first of `rows`.
         rule, table: Planned schedule as a rule and as a table of stages.
-        rows: Forecasts of all schedules, that of the planned schedule first.
+        rows: Forecasts of all schedules, starting with the planned schedule.
         least_loss: Lowest forecast loss of all schedules.
         target: Loss that the planned schedule had to reach.
-        workers: Shortest time for each number of workers; () if no price of a step is known.
+        workers: Shortest time for each number of workers; () if the duration of a step is unknown.
         notes: Quality of the fit, active bounds and accuracy of the forecast, as sentences.
     """
 
@@ -124,7 +124,10 @@ def plan(request: PlanRequest) -> Plan:
 def _ranked(
     forecasts: Iterable[ScheduleForecast], *, request: PlanRequest, target: float
 ) -> tuple[ScheduleForecast, ...]:
-    """Return the forecasts: first the cheapest that reaches the target, last the search's plan."""
+    """Return the forecasts with the cheapest schedule that reaches the target first.
+
+    The schedule that the search found comes last, unless it is the cheapest.
+    """
     rows = [replace(row, reaches=row.loss <= target * (1.0 + 1e-9)) for row in forecasts]
     best = min((row for row in rows if row.reaches), key=lambda row: _cost(request, row))
     return tuple(sorted(rows, key=lambda row: (row is not best, row.schedule == "plan")))

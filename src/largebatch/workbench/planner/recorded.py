@@ -4,8 +4,8 @@
     ->  `fit_quadratic`  ->  model
 
 The sections have equal lengths in the logarithm of the step, because the loss falls ever more
-slowly. The first 2 % of the steps are one section, because the loss there is far from its minimum
-and not close to a quadratic.
+slowly. The first 2 % of the steps are one section, because the loss in the first steps is far from
+its minimum and not close to a quadratic.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ class Entry:
         steps, samples: Number of steps and samples from the start of the run to the middle of the
             section.
         loss: Mean loss over the section.
-        batch_size: Mean batch size since the previous entry, in samples.
-        lr: Mean learning rate since the previous entry.
+        batch_size: Mean batch size from the middle of the previous section to the middle of this
+            section, in samples.
+        lr: Mean learning rate from the middle of the previous section to the middle of this
+            section.
         noise_scale: Gradient noise scale of the section, in samples; NaN if it was not measured.
         variance: Mean variance of one sample's gradient over the section; NaN if it was not
             measured.
@@ -105,7 +107,7 @@ def sgd_factor(optimizer: object) -> float | None:
     """Return the effective learning rate of SGD with momentum as a multiple of its learning rate.
 
     The formula is (1 - dampening) / (1 - momentum). The result is None if the record's header does
-    not name SGD as `Controller` does.
+    not name SGD in the form that `Controller` writes.
 
     >>> sgd_factor({"name": "SGD", "momentum": 0.9, "dampening": 0.0})
     10.000000000000002
@@ -119,12 +121,13 @@ def sgd_factor(optimizer: object) -> float | None:
 
 
 def fit_of(entries: Sequence[Entry], *, factor: float | None) -> QuadraticFit | NotEnough:
-    """Return the quadratic that fits the entries of a record best, or the reason for none.
+    """Return the quadratic that fits the sections of a record best, or the reason why none fits.
 
     Args:
         entries: Sections of the record.
-        factor: Factor on the learning rates, see `sgd_factor`. With None, the measured variance is
-            not used, because its unit is not that of SGD.
+        factor: Factor on the learning rates, see `sgd_factor`. If the factor is None, the measured
+            variance is not used, because the optimizer is not SGD and the fitted quadratic needs
+            the variance of SGD's gradient.
     """
     if any(entry.loss <= 0.0 for entry in entries):
         return NotEnough(reason="some losses are not above 0", needed="losses that are all above 0")

@@ -1,4 +1,4 @@
-"""Describe the run to be planned: its budget, noise scale or record, price of a step and bounds."""
+"""Describe a run to be planned by its budget, noise scale or record, step duration and bounds."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Price:
         return self.latency + batch_size / (self.throughput * self.workers)
 
     def total(self, *, steps: float, samples: float) -> float:
-        """Return the duration in seconds of a run with these numbers of steps and samples."""
+        """Return the duration in seconds of a run with the given numbers of steps and samples."""
         return self.latency * steps + samples / (self.throughput * self.workers)
 
 
@@ -68,8 +68,8 @@ class PlanRequest:
     Args:
         budget: Number of training samples of the run.
         base_batch_size: Base batch size B0, in samples.
-        noise_scales: Gradient noise scale of the first steps and, optionally, that of the last
-            steps, in samples. Empty if `recorded` is given.
+        noise_scales: Gradient noise scale of the first steps and, optionally, gradient noise scale
+            of the last steps, in samples. `noise_scales` is empty if `recorded` is given.
         recorded: Model that was fitted to a recorded run, instead of `noise_scales`.
         minimise: Cost to minimize: "steps", "time" or "samples".
         within: Allowed relative excess of the final loss over the lowest loss, above 0.
@@ -164,8 +164,8 @@ def plan_request(
         budget: Number of training samples of the run.
         base_batch_size: Base batch size B0, in samples. If omitted, the base batch size is read
             from the record.
-        noise_scales: Gradient noise scale of the first steps and, optionally, that of the last
-            steps, in samples. Pass either `noise_scales` or `record`.
+        noise_scales: Gradient noise scale of the first steps and, optionally, gradient noise scale
+            of the last steps, in samples. Pass either `noise_scales` or `record`.
         record: Path of a recorded run to which the model is fitted.
         latency, throughput: Seconds per step that do not depend on the batch size, and samples per
             second of one worker. Pass latency and throughput together, or neither.

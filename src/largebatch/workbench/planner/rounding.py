@@ -15,9 +15,9 @@ from largebatch.workbench.planner.table import ClockSchedule, clock_schedule
 def round_stages(stages: Sequence[Stage], *, base_batch_size: int) -> ClockSchedule:
     """Return the stages as a schedule in whole samples and steps.
 
-    The schedule never uses more samples than the stages. A stage that is shorter than one step of
-    its batch size becomes one smaller step. A stage with fewer samples than the base batch size is
-    merged into the next stage.
+    The schedule never uses more samples than the given stages use. A stage with fewer samples than
+    one batch becomes one step with a smaller batch. A stage with fewer samples than the base batch
+    size is merged into the next stage.
 
     Args:
         stages: Stages in order, with fractional numbers allowed.

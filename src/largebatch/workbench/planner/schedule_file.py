@@ -2,8 +2,9 @@
 
     {"version": 1, "base_batch_size": ..., "budget": ..., "stages": [...], "rule": {...}}
 
-A run follows the rule; the stages show the result to a reader. If the stages do not match the rule,
-the file was edited or corrupted, and reading it raises RecordError.
+A run follows the rule in the file. The stages in the file show a reader what the rule does. If the
+stages do not match the rule, the file was edited or corrupted, and reading the file raises
+RecordError.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class ScheduleFile:
         base_batch_size: Base batch size B0 in samples, for which the base learning rate was tuned.
         budget: Number of training samples of the run.
         stages: Stages of the run, from the first batch on.
-        rule: Chain of rules whose decisions depend only on the clock.
+        rule: Chain of rules whose decisions depend only on the numbers of samples and steps.
     """
 
     version: int
@@ -198,7 +199,7 @@ def _invalid_rule(path: str | os.PathLike[str], error: Exception) -> str:
 
 
 def _same(one: StageRow, other: StageRow) -> bool:
-    """Return whether two rows agree; learning rates may differ by rounding."""
+    """Return whether two stages are equal, except for rounding of their learning rates."""
     counts = ("samples", "batch_size", "steps", "cumulative_steps")
     rates = ("lr", "last_lr")
     return all(getattr(one, n) == getattr(other, n) for n in counts) and all(

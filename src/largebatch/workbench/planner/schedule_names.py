@@ -16,7 +16,7 @@ from largebatch.rules.batch_steps import parse_steps
 EXAMPLE = '"0:768 250B:1536"'
 
 NAMES = tuple(SCHEDULES)
-"""Names of the schedules; methods whose decisions depend only on the clock are accepted too."""
+"""Names of the schedules, besides the methods whose steps can be counted before the run."""
 
 
 def schedule_named(
@@ -29,9 +29,10 @@ def schedule_named(
 
     Args:
         text: Name in `NAMES` or `METHODS`, or a string that `lb.methods.batch_steps` accepts.
-        base_batch_size: Base batch size B0 in samples; no limit on the batch size is below it.
+        base_batch_size: Base batch size B0 in samples; every limit on the batch size is at least
+            B0.
         noise_scale: Gradient noise scale in samples, up to which the schedules seesaw and smith
-            increase the batch size; None for no such limit.
+            increase the batch size; None for no limit.
         most: Largest batch size of the schedules seesaw and smith, in samples; None for no limit.
 
     Raises:

@@ -14,7 +14,7 @@ from largebatch.workbench.planner.table import ClockSchedule
 from largebatch.workbench.quadratic.spectrum import Array
 
 MARGINS = (0.95, 0.8, 0.5, 0.2)
-"""Fractions of the allowed excess of the loss that are tried; the rest is kept for rounding."""
+"""Fractions of the allowed excess loss that the search may use; rounding may use the rest."""
 
 
 def space_of(request: PlanRequest, model: QuadraticModel) -> ScheduleSpace:
@@ -41,9 +41,9 @@ def cheapest_schedule(
     """Return the cheapest schedule found that reaches the target after rounding.
 
     Args:
-        request: Request that defines the cost, steps or seconds.
+        request: Request that defines the cost as a number of steps or of seconds.
         space: Set of schedules to search.
-        start: Point with the lowest loss, which is returned if no cheaper one reaches the target.
+        start: Point with the lowest loss, which is returned if no cheaper point reaches the target.
         fine: Model with many bins, which decides whether a schedule reaches the target.
         target: Target loss.
     """

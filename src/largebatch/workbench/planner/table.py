@@ -79,7 +79,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClockSchedule:
-    """Hold a rule whose decisions depend only on the clock, and its stages over a budget.
+    """Hold a rule whose steps can be counted before the run, and its stages over a budget.
 
     Args:
         rule: Chain of rules.
@@ -100,13 +100,13 @@ def table_of(
     batch_size: int | None = None,
     dataset_size: int | None = None,
 ) -> Table:
-    """Return the stages of a rule whose decisions depend only on the clock.
+    """Return the stages of a rule whose steps can be counted before the run.
 
     >>> rule = Growth(at=(0.25, 0.5, 0.75))
     >>> [row.steps for row in table_of(rule, budget=6400, base_batch_size=16).rows]
     [100, 50, 25, 13]
 
-    The arguments and exceptions are those of `clock_schedule`.
+    The arguments and exceptions are the same as in `clock_schedule`.
     """
     return clock_schedule(
         rule,
@@ -125,14 +125,15 @@ def clock_schedule(
     batch_size: int | None = None,
     dataset_size: int | None = None,
 ) -> ClockSchedule:
-    """Return the schedule over a budget of a rule whose decisions depend only on the clock.
+    """Return the schedule over a budget of a rule whose steps can be counted before the run.
 
     Args:
         rule: Rule or chain of rules.
         budget: Number of training samples of the run.
         base_batch_size: Base batch size B0, in samples.
-        batch_size: Size of the first batch in samples. If batch_size is omitted, it is the first
-            batch size of the schedule or else the base batch size.
+        batch_size: Size of the first batch in samples. If batch_size is omitted, the run starts
+            with the first batch size of the schedule, or with the base batch size if the schedule
+            sets no batch size in samples.
         dataset_size: Number of samples in an epoch; no batch crosses the end of an epoch. With
             None, batches may cross the end of an epoch.
 

@@ -15,7 +15,10 @@ MULTIPLES = (1, 2, 4, 8, 16, 32)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedUp:
-    """Hold the plan for one number of workers; `speed_up` compares its time with the first row."""
+    """Hold the plan for one number of workers.
+
+    `speed_up` is the duration in the first row divided by the duration in this row.
+    """
 
     workers: int
     steps: int

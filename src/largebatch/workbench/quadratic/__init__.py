@@ -3,7 +3,8 @@
 In a quadratic loss, every eigen-direction evolves independently. The expected loss after any number
 of steps at one batch size and learning rate therefore has a closed form, and a whole schedule takes
 milliseconds. The curvature of the model is constant, and the model says nothing about the test
-loss. Use the model to rank schedules, and to forecast schedules that are similar to a recorded run.
+loss. Use the model to rank schedules, and to forecast the loss of schedules that are similar to the
+schedule of a recorded run.
 """
 
 from collections.abc import Mapping
@@ -35,7 +36,10 @@ __all__ = [
 ]
 
 MOVED: Mapping[str, str] = {"Averaged": "lb.workbench.quadratic.AveragedWeights"}
-"""New place of each name of version 0.1. An old name warns and will be removed in version 0.3."""
+"""New name for each name of version 0.1 that has changed.
+
+An old name still works but raises a warning, and will be removed in version 0.3.
+"""
 
 if not TYPE_CHECKING:
     __getattr__ = lazy_names(__name__, {}, moved=MOVED)

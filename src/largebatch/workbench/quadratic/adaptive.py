@@ -1,12 +1,13 @@
-"""Model two optimizers that divide the gradient: by a scale per direction, or by its whole norm.
+"""Model an optimizer that divides the gradient by a scale per direction, and one that divides by
+the norm.
 
-    Preconditioned   theta' = theta - lr g / d,   d = lambda^exponent
-    Normalised       theta' = theta - lr g / sqrt(E |g|^2),   E |g|^2 = sqnorm + variance / b
+    Preconditioned   theta' = theta - lr * g / d,   d = lambda^exponent
+    Normalised       theta' = theta - lr * g / sqrt(E |g|^2),   E |g|^2 = sqnorm + variance / b
 
 `Preconditioned` and `Normalised` are models, and neither of them is Adam. `Preconditioned` uses a
 constant scale for each direction. `Normalised` divides by the expected norm instead of the actual
 norm (a mean-field approximation). If noise dominates, E |g|^2 = variance / b, and the learning rate
-acts like lr sqrt(b). The formulas are derived here.
+acts like lr * sqrt(b) in plain SGD. The formulas in this file are this library's own derivation.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Preconditioned:
     Args:
         dynamics: Optimizer that moves the weights.
         exponent: Exponent of the curvature in the divisor. Use 0.5 if the gradient's variance is
-            proportional to the curvature, and 1 for Newton's step. With 0, nothing is divided.
+            proportional to the curvature, and 1 for Newton's step. With exponent 0, the gradient is
+            not changed.
 
     Raises:
         ValueError: The exponent is not finite.
@@ -74,10 +76,12 @@ class Preconditioned:
 class Normalised:
     """Divide the gradient by its expected norm before each SGD step.
 
-    The expected norm changes along the run, so there is no closed form. A phase is divided into
-    pieces, and each piece uses one norm, which is computed at the middle of the piece. If the norm
-    hardly changes, the next piece is longer. If ln E |g|^2 changes by more than `tolerance`, the
-    piece is repeated with half its length. The shortest piece is one exact step.
+    The expected norm changes along the run, so the moments have no closed form. A phase is divided
+    into sections, and each section uses one norm, which is computed at the middle of the section.
+    If the norm hardly changes within a section, the next section has twice the length. If ln E
+    |g|^2 changes by more than `tolerance` within a section, the section is repeated with half its
+    length. The shortest section is one step, whose norm is computed at its start, so the step is
+    exact.
 
     >>> spectrum = Spectrum(curvature=[1.0], noise=[0.0], second_moment=[1.0])
     >>> Normalised().advance(spectrum, Normalised().start(spectrum),
@@ -85,7 +89,7 @@ class Normalised:
     array([[0.25]])
 
     Args:
-        tolerance: Largest change of ln E |g|^2 in a piece of several steps, above 0.
+        tolerance: Largest change of ln E |g|^2 in a section of several steps, above 0.
 
     Raises:
         ValueError: The tolerance is not above 0.
@@ -126,9 +130,9 @@ class Normalised:
 
 
 def _piece(spectrum: Spectrum, moments: Array, phase: Phase, length: float, now: float) -> Array:
-    """Return the moments after a piece of `length` steps that uses one norm.
+    """Return the moments after a section of `length` steps that uses one norm.
 
-    The norm is computed at the middle of the piece, or at the start for a single step.
+    The norm is computed at the middle of the section, or at the start of a single step.
     """
     square = now
     if length > 1.0:
@@ -143,6 +147,6 @@ def _steps(spectrum: Spectrum, moments: Array, phase: Phase, steps: float, squar
 
 
 def _log_square(spectrum: Spectrum, moments: Array, batch_size: float) -> float:
-    """Return ln E |g|^2 of a batch; -inf at the minimum, if the true gradient is 0."""
+    """Return ln E |g|^2 of a batch, or -inf if the true gradient is 0."""
     sqnorm = float(spectrum.weight @ (spectrum.curvature**2 * moments[0]))
     return float(np.log(sqnorm + spectrum.variance / batch_size)) if sqnorm > 0.0 else -math.inf

@@ -1,11 +1,12 @@
 """Model the exponential average of the weights.
 
-    x' = decay x + (1 - decay) theta'
-    x_K = decay^K x_0 + g_K z_0 + noise
-    g_2K = g_K (decay^K + A^K),   g_(K+1) = decay g_K + g_1 A^K
+    x' = decay * x + (1 - decay) * theta'
+    x_K = decay^K * x_0 + g_K * z_0 + noise
+    g_2K = g_K * (decay^K + A^K),   g_(K+1) = decay * g_K + g_1 * A^K
 
-The number of products to compute g_K is proportional to the number of binary digits of K. The
-matrix A, the vector z and the noise term are those of `heavy_ball`. The formulas are derived here.
+Computing g_K takes a number of products that is proportional to the number of binary digits of K.
+The module `heavy_ball` defines the matrix A, the vector z and the noise term. The formulas in this
+file are this library's own derivation.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ MatrixRow = tuple[Array, Array]
 def _carried(power: Matrix, row: MatrixRow, left: float, moments: Array) -> Array:
     """Return the six moments after the steps, without the noise of the steps.
 
-    The moments are those of theta^2, theta v, v^2, x theta, x v and x^2.
+    The moments are the expectations of theta^2, theta * v, v^2, x * theta, x * v and x^2.
     """
     (a, b), (c, d) = power
     g, k = row

@@ -1,7 +1,7 @@
 """Compute the losses and noise scales of a power law along a recorded schedule.
 
-    loss_t = floor + start F_t + noise G_t
-    noise scale_t = noise C / (start F2_t + noise G2_t)
+    loss_t = floor + start * F_t + noise * G_t
+    noise scale_t = noise * C / (start * F2_t + noise * G2_t)
 
 For given curvatures and exponents, both equations are linear in the three scales floor, start and
 noise, once the second equation is multiplied by its denominator. The scales are therefore found by
@@ -22,7 +22,8 @@ from largebatch.workbench.quadratic.spectrum import Array, Spectrum
 NOISE_WEIGHT = 0.1
 """Weight of a relative error of a noise scale, compared with a relative error of a loss.
 
-A measured noise scale is accurate to a factor, while a measured loss is accurate to percents.
+The relative error of a measured noise scale is much larger than the relative error of a measured
+loss.
 """
 
 FAR = 1e-3
@@ -73,9 +74,9 @@ class Scales:
 
 
 def moments_along(spectrum: Spectrum, run: RecordedRun) -> tuple[Array, Array]:
-    """Return the two parts of E theta^2 at the points of the record, each [T, D].
+    """Return the two terms of E theta^2 at the points of the record, each [T, D].
 
-    The first part comes from the start, the second part from the noise.
+    The first term comes from the start, and the second term comes from the noise.
     """
     left, total = decay(run.lrs[:, None] * spectrum.curvature, run.between[:, None])
     added = (run.lrs**2 / run.batch_sizes)[:, None] * spectrum.noise * total
@@ -135,7 +136,8 @@ def best_scales(spectrum: Spectrum, run: RecordedRun, *, rounds: int = 3) -> Sca
 def _not_negative(rows: Array, values: Array, *, second: float | None) -> Array:
     """Solve a least-squares problem in three numbers that must be at least 0.
 
-    The function tries each set of numbers that can be 0.
+    The function solves the problem for each set of numbers that can be 0 and keeps the best
+    solution.
 
     Args:
         rows: Matrix of the problem, [N, 3].

@@ -17,9 +17,11 @@ class Phase:
     64000.0
 
     Args:
-        batch_size: Batch size in samples, above 0. `math.inf` means a gradient without noise.
+        batch_size: Batch size in samples, above 0. Batch size `math.inf` means a gradient without
+            noise.
         lr: Learning rate, finite and at least 0.
-        steps: Number of steps, above 0. `HeavyBall` and `AveragedWeights` need a whole number.
+        steps: Number of steps, above 0. `HeavyBall` and `AveragedWeights` need a whole number of
+            steps.
 
     Raises:
         ValueError: A number is outside its range.
@@ -70,7 +72,7 @@ class Dynamics(Protocol):
         ...
 
     def max_lr(self, spectrum: Spectrum) -> float:
-        """Return the smallest learning rate at which a run diverges; `inf` if there is none."""
+        """Return the smallest learning rate at which a run diverges; `inf` if no run diverges."""
         ...
 
 

@@ -1,12 +1,13 @@
 """Fit a noisy quadratic to a recorded run, with power laws that match its losses and noise scales.
 
-    lambda = curvature i^-p,   e = start i^-q,   c = noise i^-p,   loss + floor
+    lambda = curvature * i^-p,   e = start * i^-q,   c = noise * i^-p,   loss + floor
 
-The curvature and the exponents p and q are searched from a grid of starting points. A least-squares
-fit then gives start, noise and floor. The model assumes plain SGD. For SGD with momentum m, pass lr
-/ (1 - m) as the learning rate. The measured variance of one sample's gradient sets the size of the
-noise. For an optimizer that divides the gradient, do not pass the variance, because only the noise
-scale has the units of the model. The formulas are derived here.
+The curvature and the exponents p and q are searched from a grid of starting points. For each
+curvature and pair of exponents, a least-squares fit gives start, noise and floor. The model assumes
+plain SGD. For SGD with momentum m, pass lr / (1 - m) as the learning rate. The measured variance of
+one sample's gradient sets the size of the noise. For an optimizer that divides the gradient, do not
+pass the variance, because only the noise scale has the units of the model. The formulas in this
+file are this library's own derivation.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ BINS = 200
 POINTS = 64
 """Largest number of points of a record that are used.
 
-They are spaced evenly in the logarithm of the step.
+The points are spaced evenly in the logarithm of the step.
 """
 
 Series = Sequence[float] | Array
@@ -84,11 +85,11 @@ def fit_quadratic(
     variance: float | None = None,
     dimensions: int = 100_000,
 ) -> QuadraticFit | NotEnough:
-    """Return the power law that is nearest to a recorded run, or the reason why there is none.
+    """Return the power law that is nearest to a recorded run, or the reason why no power law fits.
 
     Entry t of each series describes the run after `steps[t]` steps and `samples[t]` samples.
     Between two entries, the batch size is the number of samples divided by the number of steps, and
-    the learning rate is that of the later entry.
+    the learning rate equals the learning rate of the later entry.
 
     >>> print(fit_quadratic(steps=[1, 2], samples=[8, 16], losses=[2.0, 1.0], batch_sizes=[8, 8],
     ...     lrs=[0.1, 0.1], noise_scales=[10.0, 20.0]))
@@ -125,8 +126,7 @@ def fit_quadratic(
     if scales is None or scales.loss_spread > LARGEST_SPREAD:
         return NotEnough(
             reason="no power law is near the losses",
-            needed="a loss that falls all the time, smoothed losses, and the learning rates of "
-            "plain SGD",
+            needed="a loss that never rises, smoothed losses, and the learning rates of plain SGD",
         )
     law = _law(at, dimensions)
     spectrum = Spectrum(
@@ -158,7 +158,7 @@ def _law(at: Array, dimensions: int) -> Spectrum:
 
 
 def _searched(run: RecordedRun, dimensions: int) -> tuple[Array, Scales | None]:
-    """Return the best (ln curvature, p, q) and the scales at this point."""
+    """Return the best point (ln curvature, p, q) and the scales at the best point."""
 
     def distance(at: Array) -> float:
         if not (0.0 <= at[1] <= 4.0 and -2.0 <= at[2] <= 4.0):
@@ -236,8 +236,8 @@ def _recorded(*series: Series) -> RecordedRun:
         t = int(np.flatnonzero(~((low <= batches) & (batches <= high)))[0])
         raise ValueError(
             f"The steps before point {t} had {batches[t]:.6g} samples per step, but batch_sizes "
-            f"holds {before[t]:.6g} to {arrays['batch_sizes'][t]:.6g} there. Pass samples and "
-            "batch_sizes that count the samples of all ranks."
+            f"holds {before[t]:.6g} to {arrays['batch_sizes'][t]:.6g} for these steps. Pass "
+            "samples and batch_sizes that count the samples of all ranks."
         )
     run = RecordedRun(
         losses=arrays["losses"],

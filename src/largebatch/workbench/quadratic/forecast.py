@@ -55,8 +55,8 @@ def forecast(
     [0.089, 0.044, 0.022]
 
     The computation time of a phase does not depend on its number of steps. If the learning rate is
-    above the stability limit, the loss grows. If the loss overflows, the loss is infinite in this
-    phase and in all later phases. The result is never NaN.
+    above the stability limit, the loss grows. If the loss overflows in a phase, the forecast loss
+    is infinite in the same phase and in all later phases. The result is never NaN.
 
     Args:
         spectrum: Curvature, gradient noise and start of the run.
@@ -64,7 +64,7 @@ def forecast(
         dynamics: Optimizer model. The default optimizer model is `SGD()`.
 
     Raises:
-        ValueError: There is no phase, or the optimizer model does not support a phase.
+        ValueError: No phase is given, or the optimizer model does not support a phase.
     """
     if not phases:
         raise ValueError(

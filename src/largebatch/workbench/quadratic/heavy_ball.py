@@ -1,12 +1,13 @@
 """Model SGD with momentum on a noisy quadratic, with a closed form for any whole number of steps.
 
-    v' = m v + g,   theta' = theta - lr v'         z = (theta, v),   z' = A z + u noise
-    A = [[1 - h, -lr m], [lambda, m]],   u = (-lr, 1),   h = lr lambda
-    A^K = p_K A - m p_(K-1),   p_K = (r1^K - r2^K) / (r1 - r2)      r1, r2: eigenvalues of A
-    E zz' after K steps = A^K E zz' A^K' + (c / b) (S - A^K S A^K')  S = A S A' + u u'
+    v' = m * v + g,   theta' = theta - lr * v'      z = (theta, v),   z' = A * z + u * noise
+    A = [[1 - h, -lr * m], [lambda, m]],   u = (-lr, 1),   h = lr * lambda
+    A^K = p_K * A - m * p_(K-1),   p_K = (r1^K - r2^K) / (r1 - r2)   r1, r2: eigenvalues of A
+    E zz' after K steps = A^K E zz' A^K' + (c / b) * (S - A^K S A^K')   S = A S A' + u u'
 
-S is the second moment E zz' after infinitely many steps with noise of variance 1, if h < 2 (1 + m).
-The formula for K steps also holds for larger h. The formulas are derived here.
+S is the second moment E zz' after infinitely many steps with noise of variance 1, if h < 2 * (1 +
+m). The formula for K steps also holds for h > 2 * (1 + m). The formulas in this file are this
+library's own derivation.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from largebatch.workbench.quadratic.spectrum import Array, Spectrum
 Matrix: TypeAlias = tuple[tuple[Array, Array], tuple[Array, Array]]
 
 EDGE = 1e-8
-"""Smallest relative distance of h from the stability limit 2 (1 + m), at which S is infinite."""
+"""Smallest relative distance of h from the stability limit 2 * (1 + m), at which S is infinite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Transition:
 
     @classmethod
     def of(cls, spectrum: Spectrum, phase: Phase, *, momentum: float) -> Self:
-        """Return the step of a phase, with h slightly below the stability limit if it is at it."""
+        """Return the step of a phase; if h is at the stability limit, h is set slightly below."""
         h, limit = phase.lr * spectrum.curvature, 2.0 * (1.0 + momentum)
         below = np.where(np.abs(h - limit) < EDGE * limit, 1.0 - EDGE, 1.0)
         return cls(spectrum.curvature * below, phase.lr, momentum)
@@ -111,7 +112,7 @@ def carried(a: Matrix, moments: Array) -> Array:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeavyBall:
-    """Model SGD with momentum as torch defines it: v = momentum v + g, then theta = theta - lr v.
+    """Model SGD with momentum as torch defines it: v = momentum * v + g, theta = theta - lr * v.
 
     >>> spectrum = Spectrum(curvature=[1.0], noise=[0.0], second_moment=[1.0])
     >>> after = HeavyBall(momentum=0.5).advance(

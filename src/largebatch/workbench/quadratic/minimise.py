@@ -3,8 +3,8 @@
     simplex_minimum     for few variables without bounds: the Nelder-Mead simplex method
     coordinate_search   for more variables with bounds: one coordinate after the other
 
-Nelder, Mead: A Simplex Method for Function Minimization, 1965. The usual form of the method is
-written from memory.
+Nelder, Mead: A Simplex Method for Function Minimization, 1965. The usual form of the method was
+recalled, not compared with the paper's text.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def simplex_minimum(
         function: Function of an array [P]. The function returns infinity at forbidden points.
         start: Starting point, [P].
         size: Length of the first simplex along each axis.
-        rounds: Largest number of rounds. The search ends earlier once the simplex is small.
+        rounds: Largest number of iterations. The search ends earlier once the simplex is small.
     """
     corners = [np.asarray(start, dtype=np.float64)]
     corners += [corners[0] + size * axis for axis in np.eye(len(corners[0]))]
@@ -65,8 +65,9 @@ def coordinate_search(
 ) -> tuple[Array, float]:
     """Return the best point that was found and its cost, which is at most the cost of the start.
 
-    Each coordinate in turn moves up or down by one step if this lowers the cost. The step of this
-    coordinate doubles while the cost falls. If no coordinate lowers the cost, all steps are halved.
+    Each coordinate in turn moves up or down by one step if the move lowers the cost. The step of a
+    coordinate doubles while moves along the coordinate lower the cost. If moves along no coordinate
+    lower the cost, the steps of all coordinates are halved.
 
     >>> x, y = coordinate_search(
     ...     lambda v: float(((v - 0.3) ** 2).sum()), np.zeros(2), low=np.full(2, -1.0),
@@ -81,7 +82,7 @@ def coordinate_search(
         high: Upper bounds, [D].
         step: First step of every coordinate.
         least: Step size at which the search ends.
-        sweeps: Largest number of passes over all coordinates.
+        sweeps: Largest number of rounds, each of which moves every coordinate once.
     """
     best, value = start.copy(), cost(start)
     for _ in range(sweeps):

@@ -1,8 +1,8 @@
 """Model SGD on a noisy quadratic, with a closed form for any number of equal steps.
 
-    1 step     e' = (1 - lr lambda)^2 e + lr^2 c / b
-    K steps    e_K = a^K e + (lr^2 c / b) (1 - a^K) / (1 - a),   a = (1 - lr lambda)^2
-    K -> inf   e = lr c / (b lambda (2 - lr lambda)),   lr lambda < 2
+    1 step     e' = (1 - lr * lambda)^2 * e + lr^2 * c / b
+    K steps    e_K = a^K * e + (lr^2 * c / b) * (1 - a^K) / (1 - a),   a = (1 - lr * lambda)^2
+    K -> inf   e = lr * c / (b * lambda * (2 - lr * lambda)),   lr * lambda < 2
 
 The formulas are exact for independent noise whose variance does not depend on the weights.
 """

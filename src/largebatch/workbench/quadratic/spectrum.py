@@ -1,7 +1,7 @@
 """Describe a noisy quadratic loss by its eigen-directions, and the start of a run on this loss.
 
-    loss          = floor + 1/2 sum w lambda e        sqnorm   = sum w lambda^2 e
-    variance      = sum w c                           noise scale = variance / sqnorm
+    loss     = floor + 1/2 * sum(w * lambda * e)     sqnorm      = sum(w * lambda^2 * e)
+    variance = sum(w * c)                            noise scale = variance / sqnorm
 
 For each direction, lambda is the curvature, e = E theta^2 is the second moment of the weights, c is
 the variance of one sample's gradient, and w is the number of equal directions. The model assumes
@@ -9,8 +9,8 @@ that the loss stays quadratic and that the noise does not change along the run. 
 nothing about the test loss.
 
 Zhang, Li, Nado et al.: Which Algorithmic Choices Matter at Which Batch Sizes? Insights From a Noisy
-Quadratic Model, 2019, study such a model. Only the abstract of that paper was read; the formulas
-are derived here.
+Quadratic Model, 2019, study such a model. Only the abstract of their paper was read; the formulas
+in this file are this library's own derivation.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class Spectrum:
     ) -> Self:
         """Return a spectrum whose values are powers of the index i = 1 ... dimensions.
 
-        lambda = curvature i^-p, e = start i^-q, c = noise i^-r. With more dimensions than bins,
-        neighboring directions share a bin, so the computation time depends on `bins` only.
+        lambda = curvature * i^-p, e = start * i^-q, c = noise * i^-r. With more dimensions than
+        bins, neighboring directions share a bin, so the computation time depends on `bins` only.
 
         >>> spectrum = Spectrum.power_law(4, curvature_exponent=1.0, start_exponent=0.0)
         >>> spectrum.curvature.round(3).tolist(), round(spectrum.loss, 3)
@@ -109,13 +109,14 @@ class Spectrum:
             curvature: Curvature of the first direction.
             start: Second moment of the weights in the first direction.
             noise: Variance of one sample's gradient in the first direction.
-            noise_exponent: Exponent r of the noise. The default of r is p, which holds at the
-                maximum of a likelihood.
+            noise_exponent: Exponent r of the noise. The default is r = p, because noise and
+                curvature have the same exponent at the maximum of a likelihood.
             floor: Loss at the minimum.
             bins: Largest number of bins, at least 1.
 
         Raises:
-            ValueError: There is no dimension or no bin, or a number is outside its range.
+            ValueError: The number of dimensions or of bins is below 1, or another number is outside
+                its range.
         """
         if not (dimensions >= 1 and bins >= 1):
             raise ValueError(

@@ -23,7 +23,7 @@ class Change:
         step: Number of the step, counted from 1.
         samples: Number of samples used up to and including the step.
         what: Description of the change.
-        reason: Reason that the rule gave for its decision in this step.
+        reason: Reason that the rule gave for its decision in the step.
     """
 
     step: int
@@ -39,7 +39,7 @@ class ReasonGroup:
     Args:
         example: Reason of the last step of the group.
         count: Number of steps with a reason of the group.
-        first, last: Numbers of the first and last such step, counted from 1.
+        first, last: Numbers of the first and the last step of the group, counted from 1.
     """
 
     example: str

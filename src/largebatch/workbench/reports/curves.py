@@ -25,8 +25,9 @@ class ReportCurve:
         name: Name of the quantity.
         x: Horizontal positions by the name of the axis, one position per value.
         y: Values of the curve; None is a gap.
-        low, high: Lower and upper edge of the band around the curve; empty if there is no band. The
-            band is a confidence interval, or the range of several steps that one point stands for.
+        low, high: Lower and upper edge of the band around the curve; empty if the curve has no
+            band. The band is a confidence interval, or the range of several steps that one point
+            stands for.
     """
 
     name: str
@@ -58,7 +59,7 @@ def run_curves(steps: Sequence[Step], *, points: int) -> list[ReportCurve]:
 
 
 def noise_curve(steps: Sequence[Step], name: str) -> tuple[ReportCurve | None, bool, str]:
-    """Return the curve of a noise scale, whether its band is cut off, and the reason for no curve.
+    """Return the curve of a noise scale, whether its band is cut off, and why a curve is missing.
 
     The curve has a gap where the noise scale cannot be estimated. The band is cut off where the
     confidence interval has no upper bound.

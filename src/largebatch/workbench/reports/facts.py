@@ -20,7 +20,9 @@ TRUNCATED = "The last line of the record is incomplete, probably after a crash, 
 
 
 def facts_of(record: Record) -> dict[str, str]:
-    """Return the facts of a record by label, "" if unknown; the labels do not depend on the record.
+    """Return the facts of a record by label; the labels are the same for all records.
+
+    An unknown fact is an empty text.
 
     Args:
         record: Record of a run.
@@ -70,7 +72,7 @@ def moments_of(step: Step, name: str) -> GradientMoments | None:
 
 
 def series_of(steps: Sequence[Step], name: str) -> list[tuple[float, float]]:
-    """Return (variance, squared norm) for each step in which this noise scale was measured."""
+    """Return (variance, squared norm) for each step in which the noise scale was measured."""
     moments = [moments_of(step, name) for step in steps]
     return [(m.variance, m.sqnorm) for m in moments if m is not None]
 
@@ -97,7 +99,7 @@ def notes_of(record: Record) -> tuple[str, ...]:
 
 
 def measures_gain(steps: Sequence[Step]) -> bool:
-    """Return whether the method counted base steps by a measured gain, not by the scale."""
+    """Return whether each step counted as the measured gain in base steps, not as the scale."""
     return any(
         not math.isclose(decision.base_steps, seen.scale, rel_tol=1e-9) for seen, decision in steps
     )

@@ -54,7 +54,8 @@ class Replayed:
         record: Path of the record.
         method: Name of the replayed method.
         label: Sentence that explains what the replayed decisions mean.
-        same: Number of steps with exactly the recorded learning-rate factor and next batch size.
+        same: Number of steps whose replayed learning-rate factor and next batch size exactly equal
+            the recorded values.
         notes: Remarks about the record file, as sentences.
         steps: All steps of the record.
     """

@@ -43,8 +43,8 @@ def write_report(records: Sequence[str | os.PathLike[str]], out: str | os.PathLi
     'report.html'
 
     Args:
-        records: Paths of 1 to 8 files that `JsonlRecord` wrote. Of a corrupted file, the steps
-            before the first corrupted line are shown.
+        records: Paths of 1 to 8 files that `JsonlRecord` wrote. If a file is corrupted, the page
+            shows the steps before the first corrupted line.
         out: Path of the HTML file to write. An existing file is replaced.
 
     Raises:
@@ -133,7 +133,7 @@ def _write(page: Path, text: str) -> None:
 
 
 def _noises(runs: Sequence[ReportedRun]) -> tuple[str, ...]:
-    """Return the noise scales that at least one run measured; if none did, return `NOISE`."""
+    """Return the noise scales that at least one run measured, or `NOISE` if no run measured any."""
     return tuple(
         name for name in NOISES if any(run.missing.get(name) != UNMEASURED for run in runs)
     ) or (NOISE,)

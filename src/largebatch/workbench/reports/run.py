@@ -26,8 +26,8 @@ class ReportedRun:
         open_ended: True if a confidence interval of the noise scale has no upper bound, so that its
             band is cut off.
         missing: Reasons for missing curves, by the name of the curve.
-        changes: Changes of the batch size, skipped steps and unique reasons, at most `CHANGES`
-            entries: the first half and the last half of them.
+        changes: Changes of the batch size, skipped steps and unique reasons. If a run has more than
+            `CHANGES` entries, the entries in the middle of the run are left out.
         left_out: Number of changes that are left out.
         kinds: Reasons of all steps, grouped by their wording.
         notes: Remarks about the record file, as sentences.
@@ -48,7 +48,7 @@ def reported_run(record: Record, *, name: str, points: int = 400) -> ReportedRun
     """Return the data that a report shows for one record.
 
     Args:
-        record: Record of a run. Of a corrupted file, it contains the steps before the first
+        record: Record of a run. The record of a corrupted file contains the steps before the first
             corrupted line.
         name: Name of the run in the report.
         points: Largest number of points of a curve. In a longer run, each point is the mean of

@@ -1,4 +1,4 @@
-"""Save a run in checkpoints and resume it from the newest one."""
+"""Save a run in checkpoints and resume the run from the newest checkpoint."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Saving:
 
     Args:
         checkpoints: Directory of the checkpoints.
-        every: Interval between two checkpoints, given as the budget of that length.
-        resume: Whether to resume from the newest checkpoint if there is one.
+        every: Interval between two checkpoints, as a number of samples, steps or base steps.
+        resume: Whether to resume from the newest checkpoint if the directory holds a checkpoint.
         on_stop: Function that is called when a signal asks the run to stop, before the current
             training step is finished.
     """
@@ -59,8 +59,10 @@ class Saver:
 
     Args:
         saving: Directory of the checkpoints and interval between them.
-        spec: Settings of the run. A checkpoint with other settings is rejected.
-        facts: Facts about the data. A checkpoint of a run on other data is rejected.
+        spec: Settings of the run. A checkpoint is rejected if the settings in the checkpoint differ
+            from the settings of the run.
+        facts: Facts about the data. A checkpoint is rejected if the facts in the checkpoint differ
+            from the facts of the run.
         process: Device of this process, and its rank.
         model: Model without its DistributedDataParallel wrapper.
         optimizer: Optimizer of the model.
@@ -104,7 +106,8 @@ class Saver:
     def save(self) -> Path | None:
         """Save the run between two training steps and return the path of the checkpoint.
 
-        Every rank must call this method. The first rank writes the file; the others return None.
+        Every rank must call this method. The first rank writes the file; the other ranks return
+        None.
         """
         random = self._random()
         if not self.process.leader:
@@ -163,13 +166,14 @@ class Saver:
         if state.get("version") != VERSION or set(state) != KEYS:
             raise CheckpointError(
                 f"{path} was written by {_writer(state)}, and this version of largebatch cannot "
-                "resume it. Start a new run in another directory: checkpoint='other'."
+                "resume the run from this file. Start a new run in another directory: "
+                "checkpoint='other'."
             )
         there = state["run"]
         if not isinstance(there, Mapping):
             raise CheckpointError(
                 f"The checkpoint {path} is corrupted: its settings of the run are missing. Delete "
-                "the file; the run is then resumed from the checkpoint before it."
+                "the file; the run is then resumed from the previous checkpoint."
             )
         # A rule of an earlier version may be written in another way. The state of the controller
         # translates it, so the rule is not compared here.

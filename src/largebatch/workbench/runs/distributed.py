@@ -53,7 +53,7 @@ class Process:
 
 
 def alone(command: str) -> Process:
-    """Return a run's only process, with the first GPU if there is one.
+    """Return a run's only process, with the first GPU if the machine has a GPU.
 
     Args:
         command: Name of the command, for the error message.

@@ -16,7 +16,9 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 NAME = "run.lock"
-"""Name of the lock file. It is never deleted, because another process may have it open."""
+"""Name of the lock file. The lock file is never deleted, because another process may have the lock
+file open.
+"""
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from largebatch.integrations.loggers import MlflowLogger, TensorBoardLogger, Wan
 from largebatch.record import CsvLogger, Logged
 
 PLACES = {"csv": "FILE", "tensorboard": "DIR", "wandb": "DIR", "mlflow": "URI"}
-"""Kind of place that each kind of logger writes to."""
+"""Place to which a logger writes (file, directory or address), by the kind of logger."""
 
 FORMS = ", ".join(f"{kind}={place}" for kind, place in PLACES.items())
 """Accepted forms of a logger text."""
@@ -68,7 +68,7 @@ class ResumableLoggers:
     """Save and restore the state of loggers, so that they continue in a resumed run.
 
     Args:
-        named: Loggers by their text. Some of them identify the run by an id.
+        named: Loggers by their text. Some loggers identify the run by an id.
         logged: Sink that passes each training step to the loggers.
     """
 

@@ -20,9 +20,9 @@ class MethodOptimizer:
     """Describe the optimizer that a method is named after.
 
     Args:
-        kinds: Accepted optimizer classes. A workload with one of these classes keeps its optimizer
-            and its learning rate.
-        build: Function that makes the optimizer that replaces any other one.
+        kinds: Accepted optimizer classes. A workload whose optimizer has an accepted class keeps
+            its optimizer and its learning rate.
+        build: Function that makes the optimizer that replaces an optimizer of any other class.
         lr: Learning rate of the new optimizer. The learning rate suits many models but is not
             tuned.
     """
@@ -49,7 +49,7 @@ METHOD_OPTIMIZERS: Mapping[str, MethodOptimizer] = {
 }
 """Optimizer for each value of a method's `optimizer` field.
 
-The learning rates are torch's defaults, and 1 for AdaGradNorm.
+The learning rate of AdaGradNorm is 1, and the other learning rates are torch's defaults.
 """
 
 
@@ -66,7 +66,7 @@ def with_method_optimizer(workload: Workload, optimizer: str | None) -> tuple[Wo
         optimizer: Name in `METHOD_OPTIMIZERS`, or None to keep the workload's optimizer.
 
     Returns:
-        The workload and a text. If the workload already has such an optimizer, the workload is
+        The workload and a text. If the workload already has the required optimizer, the workload is
         unchanged and the text is empty.
     """
     if optimizer is None:

@@ -28,8 +28,8 @@ from largebatch.workbench.workloads import Workload
 LARGEST_SCALE = 1_000_000
 """Largest accepted scale.
 
-A training step has one backward call per base batch, so a step of a larger scale would not end in
-a reasonable time.
+A training step has one backward call per base batch, so a training step at a scale above the
+largest accepted scale would not end in a reasonable time.
 """
 
 
@@ -105,7 +105,7 @@ class SaveOptions:
     on_stop: Callable[[], None] | None
 
     def opened(self) -> AbstractContextManager[Checkpoints | None]:
-        """Return a context that locks the directory for this run; see `directory.opened`."""
+        """Return a context that locks the directory for the run; see `directory.opened`."""
         return opened(self.directory, resume=self.resume, keep=self.keep, every=self.every)
 
     def saving(

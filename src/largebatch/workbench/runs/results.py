@@ -62,7 +62,7 @@ class Point:
         samples: Number of training samples so far.
         base_steps: Base steps so far.
         train_loss: Mean training loss over the steps since the previous point.
-        validation: Validation metrics at this point.
+        validation: Validation metrics at the point.
     """
 
     step: int
@@ -76,7 +76,7 @@ class Point:
 class Environment:
     """Hold the software versions and the machine of a run.
 
-    The result of a run can depend on them.
+    The result of a run can depend on the software versions and on the machine.
     """
 
     largebatch: str
@@ -101,10 +101,10 @@ class RunResult:
         clip_norm: Largest norm of the gradient; None if gradients were not clipped.
         budget: Requested length of the run.
         base_batch_size: Base batch size B0, in samples.
-        batch_size: Batch size B = S B0 of the first step, in samples over all ranks.
+        batch_size: Batch size B = S * B0 of the first step, in samples over all ranks.
         steps: Number of optimizer steps.
         samples: Number of training samples.
-        base_steps: Length of the run on the method's own clock, in base steps.
+        base_steps: Number of base steps that the method counted for the run.
         mean_gain: Mean number of base steps that one step counted as: base_steps / steps. For a
             method that counts samples, the mean gain is S.
         mean_lr_multiplier: Mean factor on the base learning rate, the schedule included.
@@ -114,8 +114,9 @@ class RunResult:
         validation: Validation metrics at the end; empty if training stopped early.
         test: Test metrics at the end; empty if training stopped early.
         curve: Validation metrics at even distances along the budget.
-        seconds: Wall time of training and evaluation. For a resumed run, it is the sum over all
-            parts of the run, each up to its last checkpoint.
+        seconds: Wall time of training and evaluation. The wall time of a resumed run excludes
+            training after the last checkpoint before an interruption, and the pause until the run
+            was resumed.
         settings: Software versions and machine.
         extra_samples: Number of samples that were used only for measuring.
     """

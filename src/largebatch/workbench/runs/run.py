@@ -1,10 +1,11 @@
 """Run a rule on a workload and return its validation curve; train and compare use this function.
 
-By default, the micro-batch is one base batch, or less if the workload sets a smaller one. A step of
-scale S then consists of S gradients of base batches, from which the AdaScale paper estimates the
-variance. Batch normalization then sees the same number of samples at every scale. If the method
-sets the batch size, the number of micro-batches is 2, 4 or a multiple of 8. Runs on 1, 2, 4 or 8
-processes then take the same decisions.
+By default, the micro-batch is one base batch, or smaller if the workload sets a smaller micro-batch
+size. With micro-batches of one base batch, a step of scale S consists of S gradients of base
+batches, from which the AdaScale paper estimates the variance. Batch normalization sees the same
+number of samples at every scale if the micro-batch size is the same. If the method sets the batch
+size, the number of micro-batches is 2, 4 or a multiple of 8, so that runs on 1, 2, 4 or 8 processes
+take the same decisions.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class _Training:
                 self.saver.save()
 
     def fit(self, report: Report | None) -> None:
-        """Find the largest micro-batch that fits into memory, if the run requests it."""
+        """Find the largest micro-batch that fits into memory, if the run requests the search."""
         if self.control.batches.wants_fit:
             found = fit_micro_batch(self.control, self._loss)
             if report is not None and self.process.leader:
@@ -100,8 +101,8 @@ class _Training:
         self.saver.save()
         raise Stopped(
             f"The run stopped after {self.control.optimizer_steps} steps and "
-            f"{self.control.samples} samples, and it is saved in the directory "
-            f"{self.saver.saving.checkpoints.directory}. To resume the run, repeat it with "
+            f"{self.control.samples} samples, and the run is saved in the directory "
+            f"{self.saver.saving.checkpoints.directory}. To resume the run, repeat the call with "
             "resume=True."
         )
 

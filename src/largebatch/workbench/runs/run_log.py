@@ -22,7 +22,7 @@ from largebatch.workbench.runs.run_spec import RunSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedLog:
-    """Hold the part of the log that a checkpoint saves.
+    """Hold the values of the log that a checkpoint saves.
 
     Args:
         points: Points of the validation curve so far.
@@ -51,7 +51,7 @@ class RunLog:
     Mutable: collects sums over the run and since the last point of the validation curve.
 
     Attributes:
-        seconds_before: Wall time of the parts of the run before it was resumed, in seconds.
+        seconds_before: Wall time of the run before its last resume, in seconds.
         extra_samples: Number of samples so far that were used only for measuring.
     """
 
@@ -76,7 +76,7 @@ class RunLog:
 
     @property
     def seconds(self) -> float:
-        """Return the wall time of all parts of the run so far, in seconds.
+        """Return the wall time of the run so far, in seconds.
 
         The time between an interruption and the next start is not included.
         """
@@ -141,7 +141,7 @@ class RunLog:
 
         Args:
             control: Controller of the run, which knows the numbers of steps and samples.
-            validation: Validation metrics at this point.
+            validation: Validation metrics at the point.
         """
         losses, self._losses = self._losses, []
         self.points.append(

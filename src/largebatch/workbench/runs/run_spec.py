@@ -17,8 +17,8 @@ class RunSpec:
 
     Args:
         workload: Workload to train. The settings of the workload are tuned for the base batch size.
-        rule: Rule that sets the learning rate and the batch size. The workload's schedule follows
-            the rule, unless the rule contains a schedule.
+        rule: Rule that sets the learning rate and the batch size. The workload's schedule is
+            applied after the rule, unless the rule contains a schedule.
         method: Name of the rule.
         scale: Batch size as a multiple S = B / B0 of the base batch size.
         budget: Length of the run.
@@ -27,10 +27,10 @@ class RunSpec:
         clip_norm: Largest norm of the gradient; None to leave gradients unclipped.
         evaluations: Number of points of the validation curve. The last point is the end of the run.
         max_micro_batch_size: Largest number of samples in one backward call on one rank, or "auto"
-            for the largest number that fits into memory. The default micro-batch size is the base
-            batch size, or the workload's micro-batch size if that is smaller.
+            for the largest number that fits into memory. The default is the smaller of the base
+            batch size and the workload's micro-batch size.
         first_batch_size: Batch size of the first step in samples, if a schedule sets it. The
-            default first batch size is S B0.
+            default first batch size is S * B0.
     """
 
     workload: Workload
@@ -60,7 +60,7 @@ class RunSpec:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Return the settings that the header of the record holds besides the rule."""
+        """Return the settings, without the rule, that the header of the record holds."""
         return {
             "workload": self.workload.name,
             "method": self.method,

@@ -18,9 +18,9 @@ def stopping(control: Controller, *, announce: Callable[[], None] | None = None)
     """Stop the run on all ranks after the same training step when a signal arrives.
 
     Signals are handled while the context is open, and only in the main thread. A second Ctrl-C
-    interrupts the run immediately. Under torchrun it does not, because torchrun sends a second
-    signal itself and kills a process that does not end in time. A signal that was ignored before,
-    such as Ctrl-C under nohup, is still ignored.
+    interrupts the run immediately. Under torchrun, a second Ctrl-C does not interrupt the run
+    immediately, because torchrun sends a second signal itself and kills a process that does not end
+    in time. A signal that was ignored before, such as Ctrl-C under nohup, is still ignored.
 
     Args:
         control: Controller of the run.

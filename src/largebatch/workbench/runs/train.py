@@ -54,8 +54,8 @@ def train(
 ) -> RunResult:
     """Train a workload at scale S and return the same result on every rank.
 
-    Under torchrun, all processes share each batch. The result under torchrun equals the result of
-    one process up to rounding.
+    Under torchrun, all processes share each batch. Up to rounding, a run on several processes has
+    the same result as a run on one process.
 
     >>> from largebatch import workbench
     >>> result = workbench.train("digits", method="adascale", scale=8, budget="5steps")
@@ -79,9 +79,9 @@ def train(
         clip_norm: Largest norm of the gradient. By default, gradients are not clipped.
         progress: Function that the first rank calls after each training step.
         checkpoint: Directory in which the run is saved. By default, the run is not saved.
-        resume: Whether to resume from the newest checkpoint in the directory. If there is none, the
-            run starts from the beginning. With the same number of ranks, a resumed run gives the
-            same bits as an uninterrupted run. The record is continued.
+        resume: Whether to resume from the newest checkpoint in the directory. If the directory
+            holds no checkpoint, the run starts from the beginning. With the same number of ranks, a
+            resumed run gives the same bits as an uninterrupted run. The record is continued.
         keep: Number of checkpoints to keep.
         checkpoint_every: Interval between checkpoints, such as "0.5ep" or "10k"; see
             `parse_length`. The default interval is a hundredth of the budget.
@@ -92,10 +92,10 @@ def train(
         log: Further loggers as text, such as "csv=run.csv". The kinds are csv, tensorboard, wandb
             and mlflow. When a run is resumed, each logger continues its file or its earlier run.
         max_micro_batch_size: Largest number of samples in one backward call on one rank, or "auto"
-            to find the largest that fits into memory before the first step. The default micro-batch
-            size is the base batch size, or the workload's micro-batch size if that is smaller.
-            Larger micro-batches give fewer gradients per step, from which the variance is
-            estimated.
+            to find the largest that fits into memory before the first step. The default is the
+            smaller of the base batch size and the workload's micro-batch size. The variance is
+            estimated from the gradients of the micro-batches, so a large micro-batch size leaves
+            few gradients per step for the estimate.
 
     Raises:
         Stopped: SIGTERM or Ctrl-C stopped the run after it was saved in `checkpoint`.

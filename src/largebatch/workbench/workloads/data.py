@@ -23,7 +23,7 @@ A data set returns one sample for each index. The sample is a tuple of tensors.
 
 
 class DataMissing(LargeBatchError):
-    """Report that the data of a workload are not on this machine.
+    """Report that the data of a workload are not on the machine.
 
     >>> issubclass(DataMissing, LargeBatchError)
     True
@@ -50,7 +50,7 @@ class Data:
     Args:
         train: Split on which the model is trained.
         validation: Split on which learning rates and defaults are chosen.
-        test: Split for the reported results. Nothing is chosen on it.
+        test: Split for the reported results. No setting is chosen on the test split.
         facts: Values about the data for the record, such as a version or a checksum.
     """
 

@@ -18,7 +18,7 @@ from largebatch.workbench.workloads.workload import Workload
 
 
 def occurrence(labels: Tensor) -> Tensor:
-    """Return how often each label [N] occurs before its own position.
+    """Return, for each of the labels [N], how many earlier labels have the same value.
 
     The returned numbers are used to split every class evenly without a random generator.
 

@@ -22,7 +22,8 @@ def evaluate(model: nn.Module, workload: Workload, split: Split) -> dict[str, fl
     ['accuracy', 'loss']
 
     Args:
-        model: Model without a DistributedDataParallel wrapper. Batches are moved to its device.
+        model: Model without a DistributedDataParallel wrapper. Batches are moved to the model's
+            device.
         workload: Workload whose metrics are computed, `micro_batch_size` samples at a time.
         split: Data split. Use `data.validation` to choose settings and `data.test` to report.
 

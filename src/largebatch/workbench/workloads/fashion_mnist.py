@@ -44,7 +44,8 @@ CHECKSUMS = {
 }  # fmt: skip
 """SHA-256 checksum of the uncompressed bytes of each file.
 
-Debian compressed the authors' image files again, so checksums of the compressed files would differ.
+Debian compressed the image files again, so the checksums of Debian's compressed files differ from
+those of the authors' compressed files.
 """
 
 VALIDATION = 5_000
@@ -56,7 +57,8 @@ The training images are stored in random order.
 PIXEL_MEAN, PIXEL_STD = 0.2858173, 0.3529372
 """Mean and standard deviation of the pixels in [0, 1] of the 55,000 training images.
 
-These values are constants because computing them with another number of threads would change bits.
+The mean and the standard deviation are constants, because computing them with another number of
+threads could change their last bits.
 """
 
 

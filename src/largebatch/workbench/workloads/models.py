@@ -1,10 +1,10 @@
 """Define small models without batch normalization.
 
-With batch normalization, the gradient of a sample depends on its micro-batch. This dependence has
-three effects. The mean of the micro-batch gradients is not the gradient of the batch. The measured
-variance depends on the micro-batch size. Each rank has its own buffers. The models here use group
-or layer normalization, which works within one sample. Every division of a batch into micro-batches
-therefore gives the same gradient.
+With batch normalization, the gradient of a sample depends on its micro-batch. Batch normalization
+therefore has three effects: the mean of the micro-batch gradients is not the gradient of the batch,
+the measured variance depends on the micro-batch size, and each rank has its own running statistics.
+The models in this file use group or layer normalization, which works within one sample. With group
+or layer normalization, every division of a batch into micro-batches gives the same gradient.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class ResidualBlock(nn.Module):
 def resnet8(*, width: int, classes: int) -> nn.Module:
     """Return a ResNet-8, which maps images [B, 1, H, W] to logits [B, classes].
 
-    The three residual blocks have `width`, 2 `width` and 4 `width` channels. `width` must be a
+    The three residual blocks have `width`, `2 * width` and `4 * width` channels. `width` must be a
     multiple of 8, the number of groups of the normalization layers.
     """
     return nn.Sequential(
@@ -125,8 +125,9 @@ class TransformerBlock(nn.Module):
 class ByteTransformer(nn.Module):
     """Predict the next byte: map byte sequences [B, T] to logits [B, T, 256], T <= `context`.
 
-    The output layer does not share its weights with the embedding. A shared weight would add two
-    gradients with different noise, and the two matrices are a small part of the model.
+    The output layer does not share its weights with the embedding. A shared weight would receive
+    the sum of two gradients with different noise. Sharing would save little memory, because the two
+    matrices are a small part of the model.
 
     Reference: Vaswani et al., Attention Is All You Need, 2017, arXiv 1706.03762; normalization
     before each layer as in Xiong et al., 2020, arXiv 2002.04745.

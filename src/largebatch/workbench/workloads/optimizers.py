@@ -1,6 +1,7 @@
 """Make the optimizers of the workloads.
 
-The optimizers are fused, so that overheads are measured relative to the fastest optimizer.
+The optimizers are fused, so that overheads are measured relative to torch's fast version of each
+optimizer.
 """
 
 from __future__ import annotations

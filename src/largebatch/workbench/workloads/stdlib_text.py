@@ -1,8 +1,8 @@
 """Define language-model workloads on the source code of Python's standard library.
 
 The text is available wherever Python is installed with its sources. The text changes with the
-Python version, so the record of a run holds its version, size and checksum. Compare runs only on
-the same version.
+Python version, so the record of a run holds its version, size and checksum. Compare only runs on
+the same Python version.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def load_stdlib_text(root: str | os.PathLike[str] | None = None) -> Data:
     """Return the source code of the standard library as byte sequences.
 
     Args:
-        root: Directory of the source code. By default, it is the standard library of the running
-            Python.
+        root: Directory of the source code. By default, the directory is the standard library of the
+            running Python.
 
     Raises:
         DataMissing: The directory holds too little source code.

@@ -42,7 +42,8 @@ class Workload:
     Args:
         name: Name of the workload.
         summary: One line of text about the model, the data and the optimizer.
-        model: Function that returns a new model. The caller must seed torch before; `fresh` does.
+        model: Function that returns a new model. The caller must seed torch before calling the
+            function; the method `fresh` seeds torch.
         data: Function that returns the three data splits. The function is called once per run.
         loss: Function that returns the mean loss over the samples of one micro-batch. The loss must
             be a mean over samples, because micro-batches are weighted by their numbers of samples.

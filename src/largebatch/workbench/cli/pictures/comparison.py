@@ -34,9 +34,10 @@ class PlotMissing(LargeBatchError):
 def draw_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> None:
     """Write the picture: one column per scale, one color per method, scale 1 in gray.
 
-    A method and its + form have the same color; the + form is dashed. Thin lines are single runs,
-    and the thick line is their mean. The panels over base steps are drawn only if a method measures
-    a gain, because otherwise base steps are proportional to samples.
+    The curve of a method with a + after its name, such as "linear+", is dashed and has the color of
+    the method without the +. Thin lines are single runs, and the thick line is their mean. The
+    panels over base steps are drawn only if a method measures a gain, because otherwise base steps
+    are proportional to samples.
 
     Raises:
         PlotMissing: matplotlib is not installed.
@@ -89,11 +90,11 @@ CLOCKS = {
     "samples": "training samples",
     "base_steps": "base steps (steps of the base batch size)",
 }
-"""Labels of the horizontal axes, by the attribute of a point."""
+"""Label of each horizontal axis, by the attribute of `Point` that the axis shows."""
 
 
 def method_labels(names: Sequence[str]) -> dict[str, str]:
-    """Return the label of each method in the legend, which explains the + form.
+    """Return the label of each method in the legend; the labels explain a + after a name.
 
     >>> method_labels(["adascale", "linear", "linear+"])["linear+"]
     "linear, adascale's number of steps"
@@ -118,7 +119,7 @@ def _measures_gain(name: str) -> bool:
 
 
 def check_picture(path: str | os.PathLike[str]) -> None:
-    """Check before the runs start that a picture can be drawn to this file.
+    """Check before the runs start that a picture can be drawn to the given file.
 
     Raises:
         PlotMissing: matplotlib is not installed.

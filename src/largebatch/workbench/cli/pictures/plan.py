@@ -63,9 +63,9 @@ LABELS = {
 
 
 def _course(plan: Plan) -> tuple[list[float], list[float], list[float]]:
-    """Return the pieces of the planned run: edges in samples, batch sizes, learning-rate factors.
+    """Return the edges in samples, batch sizes and learning-rate factors of a run's sections.
 
-    Within a piece, the batch size and the learning rate are constant.
+    Within a section, the batch size and the learning rate are constant.
     """
     table = plan.table
     schedule = clock_schedule(

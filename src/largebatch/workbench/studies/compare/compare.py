@@ -49,7 +49,8 @@ class Comparison:
     Args:
         workload: Name of the workload.
         base_steps: Length T of the run at scale 1, in base steps.
-        at: "equal-samples", or "equal-steps" if every fixed-clock method ran with a +.
+        at: "equal-samples", or "equal-steps" if every method that does not measure its gain ran
+            with a + after its name.
         margin: Largest accepted increase of the validation loss compared with scale 1, in units of
             the loss. None if all runs at scale 1 diverged.
         directory: Directory that holds the runs.
@@ -83,9 +84,9 @@ def compare(
     """Run every method at every scale with every seed, and summarize the runs.
 
     Runs that are already in the directory are not repeated, so calling the function again resumes
-    an interrupted comparison. Methods, scales and seeds can be added in a later call. Scale 1
-    always runs. Methods that change nothing at scale 1 share one run per seed there. A diverged run
-    is a result, not an error.
+    an interrupted comparison. Methods, scales and seeds can be added in a later call. Scale 1 is
+    always included. Methods that change nothing at scale 1 share one run per seed at scale 1. A
+    diverged run is a result, not an error.
 
     >>> import tempfile
     >>> from largebatch import workbench
@@ -97,11 +98,12 @@ def compare(
 
     Args:
         workload: Name of a workload, "package.module:factory", or a `Workload`.
-        methods: Names of methods. A + after the name of a fixed-clock method stretches its run;
-            see `contenders`.
+        methods: Names of methods. A + after the name of a method that does not measure its gain
+            stretches the run of the method; see `contenders`.
         scales: Batch sizes as multiples S = B / B0 of the base batch size, each at least 1.
         seeds: Number of seeds, at least 1. The seeds are 0, 1, 2 and so on.
-        at: "equal-samples", or "equal-steps" to add a + to the name of every fixed-clock method.
+        at: "equal-samples", or "equal-steps" to add a + to the name of every method that does not
+            measure its gain.
         budget: Length of the run at scale 1, such as "5ep", rounded up to whole base steps. By
             default, the run has the workload's number of epochs.
         margin: Largest accepted increase of the validation loss, as a fraction of the loss at
@@ -184,7 +186,7 @@ class _Runner:
     def seed(
         self, seed: int, field: Sequence[Contender], scales: Sequence[int]
     ) -> Iterator[RunResult]:
-        """Yield all runs of one seed, scale 1 first and own-clock methods first at each scale."""
+        """Yield all runs of one seed, from scale 1 on; methods that measure a gain run first."""
         whole = Budget(base_steps=self.base_steps)
         for name, method in _at_scale_one(field).items():
             cell = RunKey(method=name, scale=1, seed=seed, budget=whole)
@@ -231,8 +233,8 @@ class _Runner:
         self.done += 1
         if self.report is not None:
             self.report(
-                f"the run of {what} is skipped, because the own-clock method that sets the number "
-                "of steps diverged"
+                f"the run of {what} is skipped, because the method that sets the number of steps "
+                "diverged"
             )
 
 

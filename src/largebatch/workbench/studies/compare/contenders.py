@@ -1,9 +1,11 @@
 """Define which methods take part in a comparison and how long each of them runs.
 
-A method with its own clock, such as AdaScale, runs until its own clock ends. A method with the
-fixed clock runs for as many samples as scale 1. If its name ends with a +, the fixed-clock method
-runs for exactly as many optimizer steps as the first own-clock method took at the same scale and
-seed, and its schedule is stretched over these steps.
+A method that measures its gain, such as AdaScale, runs until the sum of its gains reaches the
+number of base steps of the run at scale 1. Any other method, such as linear scaling, runs for as
+many samples as the run at scale 1. A + after the name of a method that does not measure its gain,
+as in "linear+", changes the length of the run: the method runs for exactly as many optimizer steps
+as the first method that measures its gain took at the same scale and seed. The schedule of a method
+with a + is stretched over the steps of its run.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ class Contender:
 
     Args:
         method: Method that is compared.
-        stretched: Whether the method runs for the steps of the first own-clock method. The name of
-            a stretched method ends with a +.
+        stretched: Whether the method runs for as many steps as the first method that measures its
+            gain. The name of a stretched method ends with a +.
     """
 
     method: Method
@@ -49,12 +51,14 @@ def contenders(methods: Sequence[str], *, at: At) -> tuple[Contender, ...]:
     ['adascale', 'linear+']
 
     Args:
-        methods: Names of methods in `METHODS`. A fixed-clock method may have a + after its name.
-        at: "equal-samples", or "equal-steps" to add a + to the name of every fixed-clock method.
+        methods: Names of methods in `METHODS`. A method that does not measure its gain may have a +
+            after its name.
+        at: "equal-samples", or "equal-steps" to add a + to the name of every method that does not
+            measure its gain.
 
     Raises:
-        ValueError: A name is unknown, an own-clock method has a +, or a fixed-clock method has a +
-            and no own-clock method is named.
+        ValueError: A name is unknown, a method that measures its gain has a +, or a method has a +
+            and no given method measures its gain.
     """
     if at not in ("equal-samples", "equal-steps"):
         raise ValueError(
@@ -67,7 +71,7 @@ def contenders(methods: Sequence[str], *, at: At) -> tuple[Contender, ...]:
         stretched = name.endswith("+")
         if stretched and method.own_clock:
             raise ValueError(
-                f"The method name {name!r} was given, but {method.name} has its own clock and "
+                f"The method name {name!r} was given, but {method.name!r} measures its gain and "
                 f"cannot be stretched with a +. Pass methods={method.name}."
             )
         stretched = stretched or (at == "equal-steps" and not method.own_clock)
@@ -79,18 +83,18 @@ def contenders(methods: Sequence[str], *, at: At) -> tuple[Contender, ...]:
     if any(c.stretched for c in found) and not any(c.method.own_clock for c in found):
         names = ["adascale", *(c.name for c in found)]
         raise ValueError(
-            "A method with a + runs for as many steps as an own-clock method took, but no "
-            f"own-clock method was given. Pass methods={names}."
+            "A method with a + runs for as many steps as a method that measures its gain took, but "
+            f"no method that measures its gain was given. Pass methods={names}."
         )
     return tuple(found)
 
 
 def same_at_scale_one(method: Method) -> bool:
-    """Return whether the method changes nothing at scale 1, so that it can share a run there.
+    """Return whether the method changes nothing at scale 1 and can share a run with other methods.
 
     For a method that sets the batch size, the result is False, because the method can act at any
     scale. The rule of any other method is run on two made-up epochs of 128 steps. The gradient
-    noise falls in one epoch and rises in the other.
+    noise falls in one epoch and rises in the other epoch.
 
     >>> from largebatch.methods import METHODS
     >>> [name for name in METHODS if not same_at_scale_one(METHODS[name])]

@@ -80,7 +80,7 @@ class RunStore:
         self._runs = self._read()
 
     def get(self, cell: RunKey) -> RunResult | None:
-        """Return the finished run with this key, or None if there is none."""
+        """Return the finished run with the given key, or None if no finished run has the key."""
         return self._runs.get(cell)
 
     def add(self, result: RunResult) -> None:

@@ -23,20 +23,22 @@ class ComparisonRow:
     Args:
         scale: Batch size as a multiple S of the base batch size.
         method: Name of the method. The name is "any" in runs at scale 1 that methods share.
-        runs: Number of runs, diverged runs included. Means are taken over the other runs.
+        runs: Number of runs, diverged runs included. Means are taken over the runs that did not
+            diverge.
         diverged: Number of diverged runs.
-        steps: Mean number of optimizer steps. None if all runs diverged.
-        samples: Mean number of training samples. None if all runs diverged.
-        mean_gain: Mean of `RunResult.mean_gain`. None if all runs diverged.
-        mean_lr_multiplier: Mean of `RunResult.mean_lr_multiplier`. None if all runs diverged.
+        steps: Mean number of optimizer steps, or None if all runs diverged.
+        samples: Mean number of training samples, or None if all runs diverged.
+        mean_gain: Mean of `RunResult.mean_gain`, or None if all runs diverged.
+        mean_lr_multiplier: Mean of `RunResult.mean_lr_multiplier`, or None if all runs diverged.
         validation: Mean of each validation metric.
         difference: Mean difference of each validation metric from scale 1, over the seeds whose
             two runs both finished.
         quality: "held" if no run diverged and the upper bound of the difference in validation loss
             is at most the margin. "worse" if a run diverged whose run at scale 1 did not, or if
             the lower bound of the difference is above the margin. "not shown" if the runs do not
-            decide between the two. None in the row of the shared run at scale 1.
-        test: Mean of each test metric. Nothing is chosen by the test metrics.
+            decide between "held" and "worse". The quality is None in the row of the shared run at
+            scale 1.
+        test: Mean of each test metric. No setting is chosen by the test metrics.
     """
 
     scale: int

@@ -1,12 +1,12 @@
 """Find the critical batch size by training branches of one run with larger batches.
 
 At several points of a run with the base batch size B, branches continue the run with the batch size
-k B for k = 2, 4, 8, ... Each branch trains on the same number of samples, the window. The learning
-rate of a branch is multiplied by sqrt(k) for Adam-like optimizers and by k for SGD. The critical
-batch size at a point is the largest k B whose loss exceeds the loss of the base run (k = 1) by at
-most a tolerance. The loss is smoothed: it is the mean over the last quarter of the window.
+k * B for k = 2, 4, 8, ... Each branch trains on the same number of samples, the window. The
+learning rate of a branch is multiplied by sqrt(k) for Adam-like optimizers and by k for SGD. The
+critical batch size at a point is the largest k * B whose loss exceeds the loss of the base run (k =
+1) by at most a tolerance. The loss is smoothed: it is the mean over the last quarter of the window.
 
-Branches, window, sqrt(k), smoothing and tolerance are those of Merrill et al., 2025, arXiv
+Branches, window, sqrt(k), smoothing and tolerance are taken from Merrill et al., 2025, arXiv
 2505.23971. Four details are this library's own choice: the factor k for SGD, the form of the
 smoothing, the tolerance as a fraction of the base loss, and the confidence interval over seeds.
 """
@@ -32,7 +32,8 @@ from largebatch.workbench.workloads import Workload
 LEAST_STEPS = 8
 """Smallest number of optimizer steps with the largest batch in one window.
 
-In a shorter window, the optimizer's averages would still come mostly from the base batch.
+In a window with fewer steps, the optimizer's running averages would still come mostly from the base
+batch.
 """
 
 QUARTER, JUDGEMENTS = 4, 8
@@ -79,8 +80,8 @@ def window_of(*, base: int, budget: int, points: int, doublings: int | None) -> 
         base: Base batch size B, in samples.
         budget: Number of samples of the base run.
         points: Number of points at which branches start.
-        doublings: Number of doublings. The default is the largest number of doublings that fit, and
-            at most `MOST`.
+        doublings: Number of doublings. The default is the largest number for which the window has
+            `LEAST_STEPS` steps of the largest batch, and at most `MOST`.
 
     Raises:
         ValueError: The window has fewer than `LEAST_STEPS` steps of the largest batch.
@@ -163,7 +164,7 @@ def _losses(
 ) -> dict[tuple[int, int], list[float]]:
     """Return the loss of each seed for every pair (start in samples, batch size).
 
-    The loss of the base batch size is that of the base run itself.
+    The loss of the base batch size is the loss of the base run.
     """
     losses: dict[tuple[int, int], list[float]] = {}
     total, done = len(seeds) * len(starts) * (len(sizes) + 1), 0
@@ -201,7 +202,7 @@ def critical_batch_of(
     """Return the critical batch size that the branches from one point show.
 
     Args:
-        trials: Branches that start at this point, sorted by batch size.
+        trials: Branches that start at the point, sorted by batch size.
         study: Study that made the branches.
         window: Number of samples that each branch trained on.
         tolerance: Largest accepted increase of the loss, as a fraction of the base run's loss.

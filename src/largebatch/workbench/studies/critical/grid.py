@@ -19,7 +19,8 @@ def critical_on_grid(
     if the mean is at most the tolerance. A batch size is clearly accepted if the upper bound is at
     most the tolerance, and clearly rejected if the lower bound is above the tolerance. The upper
     bound of the result is the smallest clearly rejected batch size. The lower bound of the result
-    is the largest clearly accepted batch size below the upper bound, or 0 if there is none.
+    is the largest clearly accepted batch size below the upper bound, or 0 if no clearly accepted
+    batch size is below the upper bound.
 
     >>> held, open, worse = (
     ...     Mean(value=v, low=v - 0.01, high=v + 0.01, count=5) for v in (0.0, 0.015, 0.05))

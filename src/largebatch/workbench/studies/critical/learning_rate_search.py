@@ -21,14 +21,14 @@ The number of steps to the target is therefore known to within 3 % at every batc
 MOST_SAMPLES = 4
 """Largest number of samples of one run, as a multiple of the budget of the base run.
 
-Larger batches need more samples to reach the target.
+A run with a large batch size needs more samples to reach the target than the base run.
 """
 
 PATIENCE = 2.0
 """Factor that limits the number of steps of a run.
 
-A run stops after PATIENCE times as many steps as the best learning rate so far needed. The first
-runs of a batch size use the steps of the previous batch size instead.
+A run stops after PATIENCE times the number of steps of the best learning rate so far. For the first
+runs of a batch size, the limit is PATIENCE times the number of steps of the previous batch size.
 """
 
 MOST_RATES = 12
@@ -40,8 +40,8 @@ def steps_to(
 ) -> tuple[int | None, float]:
     """Return the number of steps until the loss reaches the target, and the lowest loss seen.
 
-    The number of steps is None if the run first takes `most` steps, uses `MOST_SAMPLES` times the
-    samples of the base run, or diverges.
+    The number of steps is None if, before reaching the target, the run takes `most` steps, uses
+    `MOST_SAMPLES` times the samples of the base run, or diverges.
     """
     run = study.run(rule=chain(), batch_size=batch_size, seed=seed, lr=lr)
     lowest, due, reached = math.inf, 1, False
@@ -66,13 +66,14 @@ def search_learning_rate(
 ) -> tuple[StepsToTarget, ...]:
     """Try learning rates by factors of 2 from `start` until one is better than its two neighbors.
 
-    The search first raises the learning rate. If raising it does not help, the search lowers it.
-    The best learning rate is marked, unless `MOST_RATES` were tried before it was found. An
-    unmarked batch size is left out of the curves: with a poor learning rate, it would need more
-    steps for a reason other than its batch size.
+    The search first raises the learning rate. If raising the learning rate does not help, the
+    search lowers the learning rate. The best learning rate is marked as best, unless `MOST_RATES`
+    learning rates were tried before the best one was found. A batch size without a marked learning
+    rate is left out of the curves, because the number of steps would depend on the poor learning
+    rate and not only on the batch size.
 
-    A learning rate is better if more seeds reach the target, or if as many seeds reach the target
-    in fewer steps.
+    A learning rate is better than another learning rate if more seeds reach the target, or if the
+    same number of seeds reaches the target in fewer steps.
 
     >>> def measure(lr: float) -> StepsToTarget:
     ...     steps = (round(8 * abs(lr - 4)) + 9,)
@@ -102,7 +103,8 @@ def search_learning_rate(
 def better(one: StepsToTarget, other: StepsToTarget) -> bool:
     """Return whether the runs `one` reach the target better than the runs `other`.
 
-    More seeds that reach the target are better; for equal numbers, fewer steps are better.
+    The runs with more seeds that reach the target are better. If the numbers of seeds are equal,
+    the runs with fewer steps are better.
     """
     if len(one.known) != len(other.known):
         return len(one.known) > len(other.known)

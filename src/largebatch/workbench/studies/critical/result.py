@@ -16,8 +16,8 @@ FIRST_TEXT = {0, 4, 6}
 """Indices of the columns that hold text and are aligned to the left."""
 
 LOSSES = (
-    "The loss column shows three kinds of loss: the training loss (noise), the validation loss of "
-    "the base run at the end of the window (branches), and the target loss (sweep)."
+    "The loss column shows the training loss for 'noise', the validation loss of the base run at "
+    "the end of the window for 'branches'"
 )
 """Note below the table that explains the loss column."""
 
@@ -75,7 +75,7 @@ def critical_notes(result: Critical) -> Iterator[str]:
     for answer in result.answers:
         yield f"{answer.method}: {answer.assumes}."
         yield from (f"{answer.method}: {note}." for note in answer.notes)
-    yield LOSSES
+    yield f"{LOSSES}, and the target loss for 'sweep'."
     yield "Samples, steps and seconds are the cost of each method."
     yield "Samples and steps count training only, without the evaluation of the validation loss."
 

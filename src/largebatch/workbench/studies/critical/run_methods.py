@@ -143,9 +143,9 @@ def _check(study: Study, methods: Iterable[CriticalMethod], settings: Settings) 
         )
     if not size(study.data.validation):
         raise LargeBatchError(
-            f"The workload {study.workload.name} has no validation samples, but critical evaluates "
-            "the validation loss. Return validation samples from the workload's data function: "
-            "Data(train=..., validation=..., test=...)."
+            f"The workload {study.workload.name} has no validation samples, but 'critical' "
+            "evaluates the validation loss. Return validation samples from the workload's data "
+            "function: Data(train=..., validation=..., test=...)."
         )
     if "branches" in methods:
         _window(study, settings)

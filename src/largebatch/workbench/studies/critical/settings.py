@@ -43,13 +43,13 @@ class Settings:
     """Hold the settings of a critical-batch study.
 
     Args:
-        seed: Seed of the first run. The other runs use the seeds that follow.
+        seed: Seed of the first run. The following runs use the seeds seed + 1, seed + 2 and so on.
         seeds: Number of base runs with branches, and of runs per batch size and learning rate in a
             sweep; 2 to 1000.
         points: Number of points along the run at which the noise scale is measured and branches
             start; 1 to 100.
-        doublings: Number of doublings of the base batch size. By default, branches use as many as
-            the window allows, and a sweep uses at most 5.
+        doublings: Number of doublings of the base batch size. By default, branches use the largest
+            number of doublings that the window allows, and a sweep uses at most 5 doublings.
         tolerance: Largest accepted increase of a branch's loss, as a fraction of the base run's
             loss; above 0.
         target: Validation loss at which the runs of a sweep stop. The default target is the loss

@@ -32,7 +32,9 @@ JUDGED = 1024
 
 @dataclass(slots=True)
 class TrainingCost:
-    """Count the samples and optimizer steps of a study. Mutable: every run adds its own."""
+    """Count the samples and optimizer steps of a study. Mutable: every run adds its samples and
+    steps.
+    """
 
     samples: int = 0
     steps: int = 0
@@ -40,7 +42,7 @@ class TrainingCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """Hold what all runs of one study share.
+    """Hold the objects that all runs of one study share.
 
     Args:
         workload: Workload that is trained.
@@ -210,8 +212,9 @@ def part_of(split: Split, most: int) -> Split:
 def _micro_batch(workload: Workload, model: nn.Module) -> int:
     """Return the largest micro-batch size of a run.
 
-    The workload's own value means few backward calls. A model with batch normalization uses at most
-    the base batch size, so that its layers see equally many samples at every batch size.
+    The micro-batch size of the workload keeps the number of backward calls small. A model with
+    batch normalization uses at most the base batch size, so that its layers see the same number of
+    samples at every batch size.
     """
     if any(isinstance(module, BATCH_NORMS) for module in model.modules()):
         return min(workload.micro_batch_size, workload.base_batch_size)

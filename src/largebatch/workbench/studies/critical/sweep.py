@@ -3,11 +3,11 @@
 Every batch size b uses its own best learning rate, which is constant along the run. The function
 `largebatch.theory.fit_steps` fits two curves to the pairs (batch size b, steps T) of all seeds:
 
-    McCandlish   T = T_min (1 + b* / b)             Iiduka   T = T_min / (1 - b* / (2 b))
+    McCandlish   T = T_min * (1 + b* / b)           Iiduka   T = T_min / (1 - b* / (2 * b))
 
 The search of the learning rate starts at the best learning rate of the previous batch size. The
-search doubles or halves the learning rate until neither direction takes fewer steps. The curves are
-described in `largebatch.theory.fits`; the search is this library's own choice.
+search doubles or halves the learning rate until neither change lowers the number of steps. The
+curves are described in `largebatch.theory.fits`; the search is this library's own choice.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SHARE = 0.25
 """Fraction of the budget after which the loss of the base batch becomes the default target."""
 
 LEAST_STEPS = 5
-"""Smallest mean number of steps to the target; a smaller number is too coarse to fit a curve."""
+"""Smallest mean number of steps to the target; fewer steps are too few to fit a curve."""
 
 
 def doublings_of(study: Study, settings: Settings) -> int:
@@ -126,7 +126,7 @@ def _target(study: Study, settings: Settings) -> float:
 def _all_sizes(
     study: Study, settings: Settings, target: float, sizes: Sequence[int], watcher: Watcher | None
 ) -> tuple[tuple[StepsToTarget, ...], tuple[str, ...]]:
-    """Train the runs of every batch size; return them and a note on each run that is left out."""
+    """Train the runs of every batch size; return the runs and a note on each run left out."""
     found: list[StepsToTarget] = []
     notes: list[str] = []
     rate, most = study.workload.base_lr, max(study.budget // study.base, 1)
@@ -181,7 +181,7 @@ def _unreached(runs: Sequence[StepsToTarget], target: float) -> NotEnough:
 
 
 def _why(here: Sequence[StepsToTarget], batch_size: int) -> str:
-    """Return the reason why this batch size and all larger ones are left out."""
+    """Return the reason why a batch size and all larger batch sizes are left out."""
     known = [steps for run in here for steps in run.known]
     if not known:
         return (
@@ -190,7 +190,10 @@ def _why(here: Sequence[StepsToTarget], batch_size: int) -> str:
             "the next smaller batch size"
         )
     if min(known) < LEAST_STEPS:
-        return f"batch size {batch_size:,} reaches the target loss in {min(known)} steps"
+        return (
+            f"batch size {batch_size:,} reaches the target loss in {min(known)} steps, but at "
+            f"least {LEAST_STEPS} steps are needed"
+        )
     return f"the search found no best learning rate for batch size {batch_size:,}"
 
 

@@ -28,11 +28,12 @@ class CriticalBatch:
 
     Args:
         where: Part of the run that the result describes, or name of the fitted curve.
-        start: First point of this part, as a fraction of the run; None for a whole run.
-        stop: Last point of this part, as a fraction of the run; None for a whole run.
-        loss: Loss in this part of the run, or target loss of a sweep.
+        start: First point of the described part, as a fraction of the run; None for a whole run.
+        stop: Last point of the described part, as a fraction of the run; None for a whole run.
+        loss: Loss in the described part of the run, or target loss of a sweep.
         batch: Critical batch size with its confidence interval, in samples.
-        missing: Reason why the critical batch size is unknown, and what is needed to find it.
+        missing: Reason why the critical batch size is unknown, and what is needed to find the
+            critical batch size.
     """
 
     where: str
@@ -56,7 +57,7 @@ class Trial:
 
     Args:
         start: Number of samples that the base run took before the branches start.
-        batch_size: Batch size k B of the branches, in samples.
+        batch_size: Batch size k * B of the branches, in samples.
         base_losses: Loss of the base run at the end of the window, for each seed.
         losses: Loss of the branch at the end of the window, for each seed; infinite if the branch
             diverged.
@@ -84,7 +85,7 @@ class StepsToTarget:
         steps: Number of optimizer steps to the target loss, for each seed that was run; None if
             the run did not reach the target loss.
         lowest: Lowest loss of all runs.
-        best: Whether the learning rate is the best one for this batch size.
+        best: Whether the learning rate is the best one that was tried for the batch size.
     """
 
     batch_size: int
