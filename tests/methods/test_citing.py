@@ -112,7 +112,9 @@ def test_a_control_is_cited_by_its_rule() -> None:
     assert keys(lb.cite(SimpleNamespace(rule=lb.SqrtScaling()))) == [SQRT]
 
 
-@pytest.mark.parametrize("name", dict.fromkeys([*METHODS, *sorted(SCHEDULES.keys() - {"constant"})]))
+@pytest.mark.parametrize(
+    "name", dict.fromkeys([*METHODS, *sorted(SCHEDULES.keys() - {"constant"})])
+)
 def test_a_method_by_name_has_its_own_papers_and_those_of_its_rules(name: str) -> None:
     method = METHODS.get(name) or SCHEDULES[name]
     own = METHOD_REFERENCES[method.rule.__name__]

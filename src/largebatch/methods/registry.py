@@ -1,4 +1,4 @@
-"""List the methods by name, in the one table from which the command line reads them."""
+"""List the methods by name in one table, which the command line reads."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ class Method:
 
     @property
     def own_clock(self) -> bool:
-        """Whether a step counts as the measured gain, and not as the scale, in base steps."""
+        """Whether a step counts as `gain` base steps, measured by the method, instead of `scale`
+        base steps."""
         return "clock" in self.rule().changes
 
     @property
