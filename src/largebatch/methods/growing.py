@@ -71,8 +71,8 @@ def growth(
     """
     if gamma is None and rate_goes_on:
         raise ValueError(
-            "rate_goes_on=True was given without gamma, but the learning rate keeps growing by "
-            "gamma. Pass a gamma: lb.methods.growth(gamma=1.4, rate_goes_on=True)"
+            "rate_goes_on=True was given without gamma, but gamma is the factor by which "
+            "the learning rate keeps growing. Pass a gamma: lb.methods.growth(gamma=1.4, rate_goes_on=True)"
         )
     count = (5 if lengths is None else len(lengths)) if stages is None else stages
     if lengths is not None and len(lengths) != count:

@@ -92,7 +92,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             Method(
                 name="adascale-paper",
-                summary="like adascale, but with the averages and bounds of the paper",
+                summary="like 'adascale', but with the averages and bounds of the paper",
                 rule=adascale_paper,
             ),
             Method(
@@ -107,7 +107,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             Method(
                 name="autowu-paper",
-                summary="like autowu, but decides as the authors' program does",
+                summary="like 'autowu', but decides as the authors' program does",
                 rule=autowu_paper,
             ),
             Method(
@@ -117,19 +117,19 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             Method(
                 name="adadagrad-norm",
-                summary="like adasgd, for the optimizer AdaGrad-Norm",
+                summary="like 'adasgd', for the optimizer AdaGrad-Norm",
                 rule=adadagrad_norm,
                 optimizer="adagrad-norm",
             ),
             Method(
                 name="adadagrad",
-                summary="like adasgd, with the gradient divided as Adagrad divides it",
+                summary="like 'adasgd', with the gradient divided as Adagrad divides it",
                 rule=adadagrad,
                 optimizer="adagrad",
             ),
             Method(
                 name="adadam",
-                summary="like adasgd, with the gradient divided as Adam or AdamW divides it",
+                summary="like 'adasgd', with the gradient divided as Adam or AdamW divides it",
                 rule=adadam,
                 optimizer="adam",
             ),

@@ -107,8 +107,8 @@ class AdaScale(DefaultFacts):
         check_statistic(self, self.statistic)
         if not self.window > 0 or not self.exponent > 0:
             raise ValueError(
-                f"window={self.window!r} and exponent={self.exponent!r} were given, but both must "
-                "be above 0. Example: AdaScale(window=1000.0, exponent=1.0)"
+                f"window={self.window!r} and exponent={self.exponent!r} were given, but window and "
+                "exponent must be above 0. Example: AdaScale(window=1000.0, exponent=1.0)"
             )
 
     @property

@@ -144,7 +144,7 @@ def growth_at_samples(begins: Sequence[int], batches: Sequence[int]) -> Growth:
     if len(set(begins)) < len(begins):
         raise ValueError(
             f"The batch sizes begin at the samples {begins}, but two of them begin at the same "
-            "sample. Let each begin at least one sample after the one before."
+            "sample. Let each batch size begin at least one sample after the batch size before."
         )
     over = Budget(samples=max(begins[-1], 1))
     at = tuple([begin / over.amount for begin in begins[1:]])

@@ -47,7 +47,7 @@ def covering_stages(*, delta: float, gamma: float = 1.0) -> Stages:
     if count > MOST_STAGES:
         least = COVERED ** (1.0 / (MOST_STAGES - 1))
         raise ValueError(
-            f"delta={delta!r} was given, but it would take {count:,} stages to reach "
+            f"delta={delta!r} was given, but {count:,} stages would be necessary to reach "
             f"{COVERED:,.0f} times the first batch size, and at most {MOST_STAGES:,} are allowed. "
             f"Use a larger factor: delta={math.ceil(1e4 * least) / 1e4}"
         )

@@ -110,7 +110,8 @@ class FullGradientGrowth(DefaultFacts):
         if not sound or (self.max is not None and self.max < 1):
             raise ValueError(
                 f"eps0={self.eps0!r}, max={self.max!r} and check={self.check!r} were given, but "
-                "eps0 must be above 0, max None or at least 1 sample, and check at least 1 step. "
+                "eps0 must be above 0, max must be None or at least 1 sample, and check at least "
+                "1 step. "
                 "Example: FullGradientGrowth(eps0=0.5, max=4096, check=1000)"
             )
 

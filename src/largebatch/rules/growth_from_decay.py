@@ -58,14 +58,14 @@ def growth_from_decay(
     """
     if not 1.0 < cut < math.inf or not 1.0 < most < math.inf:
         raise ValueError(
-            f"cut={cut!r} and most={most!r} were given, but both must be above 1. "
+            f"cut={cut!r} and most={most!r} were given, but cut and most must be above 1. "
             "Example: lb.methods.seesaw(cut=1.1)"
         )
     grid = [factor(i / 1000) for i in range(1001)]
     if any(b > a * (1.0 + 1e-12) for a, b in pairwise(grid)):
         raise ValueError(
             f"{factor} was given, but it rises, and only a decay can become growth of the batch. "
-            "Use Cosine(), and add a warm-up as a rule of its own: lb.WarmUp(fraction=0.05)"
+            "Use Cosine(), and add a warm-up as a separate rule: lb.WarmUp(fraction=0.05)"
         )
     at: list[float] = []
     batch = [1.0]
@@ -81,8 +81,8 @@ def growth_from_decay(
         batch.append(min(1.0 / factor(x), most) if factor(x) > 0.0 else most)
     if not at:
         raise ValueError(
-            f"{factor} was given, but it falls by less than the ratio cut={cut} in the whole run. "
-            "So the batch would never grow. Use a cut closer to 1, or another schedule: Cosine()"
+            f"{factor} was given, but it falls by less than the ratio cut={cut} in the whole run, "
+            "so the batch would never grow. Use a cut closer to 1, or another schedule: Cosine()"
         )
     return Growth(stages=Stages(batch=tuple(batch)), at=tuple(at), over=over)
 

@@ -65,8 +65,8 @@ class Legw(DefaultFacts):
     def __post_init__(self) -> None:
         if not 0.0 < self.warmup_epochs < math.inf:
             raise ValueError(
-                f"warmup_epochs={self.warmup_epochs!r} was given, but it must be above 0. "
-                "Example: Legw(warmup_epochs=0.5)"
+                f"warmup_epochs={self.warmup_epochs!r} was given, but warmup_epochs must be "
+                "above 0. Example: Legw(warmup_epochs=0.5)"
             )
 
     def init(self) -> None:

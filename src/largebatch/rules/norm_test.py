@@ -161,8 +161,8 @@ class NormTest(DefaultFacts):
         check_above_zero(self, example="NormTest(eta=0.5)", eta=self.eta)
         if self.denominator not in ("plug-in", "unbiased"):
             raise ValueError(
-                f'denominator={self.denominator!r} was given, but it must be "plug-in" or '
-                '"unbiased". Example: NormTest(denominator="plug-in")'
+                f"denominator={self.denominator!r} was given, but denominator must be "
+                '"plug-in" or "unbiased". Example: NormTest(denominator="plug-in")'
             )
         check_statistic(self, self.statistic)
 

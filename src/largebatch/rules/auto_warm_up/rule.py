@@ -191,9 +191,9 @@ class AutoWarmUp:
             check_part("backoff_at_high", self.backoff_at_high, usual=1.0)
         if "AutoWarmUp" in names_within(chain(self.after)):
             raise ValueError(
-                "AutoWarmUp was passed as `after` of another AutoWarmUp, but it would search for "
-                "the learning rate again. Pass a rule that follows the batch size: "
-                "AutoWarmUp(after=AdaScale())"
+                "AutoWarmUp was passed as `after` of another AutoWarmUp, but the inner "
+                "AutoWarmUp would search for the learning rate again. Pass a rule that follows the "
+                "batch size: AutoWarmUp(after=AdaScale())"
             )
 
     references = ("kim2021automated",)
@@ -387,8 +387,8 @@ class AutoWarmUp:
             raise LargeBatchError(
                 f"The batch size changed from {search.batch_size} to {batch_size} samples during "
                 "the warm-up of AutoWarmUp, which finds the learning rate of one batch size. "
-                f"Change the batch size after {self.fraction:.0%} of the budget is used, with "
-                "AutoWarmUp(after=AdaScale())."
+                f"Change the batch size only after {self.fraction:.0%} of the budget is used, and "
+                "pass a rule that follows the batch size: AutoWarmUp(after=AdaScale())"
             )
         assert seen.budget is not None
         one = seen.budget.used(step=1, samples=batch_size, base_steps=proposed.base_steps)
