@@ -59,8 +59,8 @@ def argument_error(method: str, name: str, value: object, what: str, usual: str)
 def spaced(rule: Rule, every: int) -> Rule:
     """Return a rule that measures only in every `every`-th optimizer step.
 
-    The first steps are all measured: `every` of them, but at most ten. At least four measurements
-    are necessary before the rule decides anything.
+    The first `every` steps, but at most ten, are all measured. At least four measurements are
+    necessary before the rule decides anything.
     """
     return rule if every == 1 else Every(rule, steps=every, first=min(every, EARLY))
 
@@ -71,7 +71,7 @@ def bounded(rule: Rule, *, max: int | None = None, then: Sequence[Rule | None]) 
     Args:
         rule: Rule or chain that may propose a batch size.
         max: Largest batch size in samples; None for no limit.
-        then: Rules after the limit; each None among them is left out.
+        then: Rules after the limit; a None in place of a rule is left out.
     """
     cap = () if max is None else (ClampBatch(max=max),)
     return chain(rule, *cap, *[one for one in then if one is not None])

@@ -132,8 +132,9 @@ def _factors_in(value: object) -> Iterator[Cited]:
 def _of_traded_decay(rule: Rule) -> Iterator[str]:
     """Yield the entries of Seesaw or of Smith et al. if the batch grows in exchange for a decay.
 
-    Both methods consist of three rules that are also useful alone. Both methods are recognized by
-    the table of batch sizes: each batch size is 1 / factor at the point where its stage begins.
+    Seesaw and the method of Smith et al. each consist of three rules that are also useful alone. A
+    chain of one of the two methods is recognized by its table of batch sizes: each batch size is 1
+    / factor at the point where its stage begins.
     """
     rules = list(within(rule))
     names = set(map(name_of, rules))

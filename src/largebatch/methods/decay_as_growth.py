@@ -24,8 +24,8 @@ def seesaw(
     Where the schedule divides the learning rate by a factor, this method divides it by the square
     root of the factor and multiplies the batch size by the factor. Seesaw is meant for Adam and
     normalized SGD, while the batch is below the critical batch size. Above the critical batch size,
-    the batch no longer grows and only the learning rate decays. With a decay to 0, such as the
-    cosine, about half of the steps are saved.
+    the batch no longer grows and only the learning rate decays. With a cosine decay to 0, about
+    half of the steps of a run at a constant batch size are saved.
 
     Meterez, Morwani, Wu, Oncescu, Pehlevan, Kakade, 2025, arXiv 2510.14717. Using the noise scale
     as the critical batch size is our own choice.
@@ -37,8 +37,8 @@ def seesaw(
         factor: Factor of the schedule. Do not add another schedule to the chain.
         cut: Ratio by which the factor falls from one change of the batch to the next, above 1.
         kappa: Largest batch size divided by the noise scale of the preconditioned gradient. The
-            batch grows only while the interval of the noise scale lies above it. None for no such
-            limit.
+            batch grows only while the interval of the noise scale lies above the batch size. If
+            kappa is None, the noise scale does not limit the batch.
         max: Largest batch size in samples; None for the size of the data set.
         every: Optimizer steps from one measurement to the next.
 

@@ -39,10 +39,10 @@ def growth(
 
     If gamma is omitted, the learning rate follows the square root of the current batch size, even
     if a bound limits the batch. Each stage has (delta / gamma)^2 times the samples of the stage
-    before it, because the theoretical bound then falls fastest per sample. With gamma =
-    sqrt(delta), all stages have the same number of steps. For a constant batch use `lb.Schedule`.
-    The authors' program goes from a batch of 16 to 2048 in eight stages of 25 epochs: delta=2,
-    gamma=1.4, lengths=(25,) * 8.
+    before it, because the theoretical bound falls fastest per sample with these lengths. With gamma
+    = sqrt(delta), all stages have the same number of steps. For a constant batch size, use
+    `lb.Schedule` instead of `growth`. The authors' program goes from a batch of 16 to 2048 in eight
+    stages of 25 epochs: delta=2, gamma=1.4, lengths=(25,) * 8.
 
     Umeda, Iiduka, 2024, arXiv 2409.08770; Umeda, Iiduka, 2025, arXiv 2508.05297. The lengths of the
     stages are our own derivation.
@@ -53,15 +53,15 @@ def growth(
     Args:
         delta: Factor on the batch size from stage to stage, above 0.
         gamma: Factor on the learning rate from stage to stage, above 0; 1 keeps the learning rate.
-            None for the square root of the current batch size.
+            If gamma is None, the learning rate follows the square root of the current batch size.
         stages: Number of stages; None for the number of lengths, or for 5 if no lengths are given.
         lengths: Length of each stage in samples or epochs, or relative to each other.
-        most: Largest factor on the first batch size. The growth of the learning rate also ends
-            there.
+        most: Largest factor on the first batch size. When the batch reaches its largest size, the
+            learning rate also stops growing.
         rate_goes_on: Whether the learning rate keeps growing after the batch has reached its
             largest size. Setting `rate_goes_on` to True requires a gamma.
-        max_lr: Largest factor on the base learning rate, for example that of the largest stable
-            learning rate.
+        max_lr: Largest factor on the base learning rate, for example the largest stable learning
+            rate divided by the base learning rate.
         over: Length of all stages together, such as `lb.Budget(samples=...)`; None for the run's
             budget.
 
@@ -71,8 +71,9 @@ def growth(
     """
     if gamma is None and rate_goes_on:
         raise ValueError(
-            "rate_goes_on=True was given without gamma, but the learning rate keeps growing by "
-            "gamma. Pass a gamma: lb.methods.growth(gamma=1.4, rate_goes_on=True)"
+            "rate_goes_on=True was given without gamma, but gamma is the factor by which "
+            "the learning rate keeps growing. Pass a gamma: "
+            "lb.methods.growth(gamma=1.4, rate_goes_on=True)"
         )
     count = (5 if lengths is None else len(lengths)) if stages is None else stages
     if lengths is not None and len(lengths) != count:
@@ -111,7 +112,8 @@ def linear_growth(
     (1.0, 1.5, 2.0)
 
     Args:
-        step: Amount that each stage adds, as a fraction of the first batch size, above 0.
+        step: Number of samples that each stage adds, as a fraction of the first batch size, above
+            0.
         stages, most, over: Arguments with the same meaning as in `growth`.
 
     Raises:
@@ -132,19 +134,19 @@ def warmup_growth(
     """Warm the learning rate up to `peak` times the base learning rate, then let it decay; the
     batch grows throughout.
 
-    The schedule is the fourth regime in Umeda, Iiduka, 2024, arXiv 2409.08770. In that paper the
-    learning rate rises in steps.
+    The schedule is the fourth regime in Umeda, Iiduka, 2024, arXiv 2409.08770. In the paper the
+    learning rate rises in steps; in `warmup_growth` the learning rate rises linearly.
 
     >>> [type(rule).__name__ for rule in warmup_growth().rules]
     ['Growth', 'WarmUp', 'Schedule']
 
     Args:
         delta: Factor on the batch size from stage to stage, above 0.
-        stages: Number of stages; all are equally long.
+        stages: Number of equally long stages.
         peak: Largest factor on the base learning rate, 1 or more.
         fraction: Fraction of the budget that the rise takes, in (0, 1).
-        decay: Factor over the rest of the budget; `lb.rules.Constant()` keeps the learning rate at
-            the peak.
+        decay: Factor on the learning rate over the rest of the budget; `lb.rules.Constant()` keeps
+            the learning rate at the peak.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -175,7 +177,7 @@ def batch_steps(text: str, *, tokens_per_sample: int = 1, scaling: Rule | None =
             learning rate, as Megatron-LM does.
 
     Raises:
-        ValueError: If the text has another form, or if the length is below 1.
+        ValueError: If the text has another form, or if `tokens_per_sample` is below 1.
     """
     return bounded(growth_by_steps(text, tokens_per_sample=tokens_per_sample), then=(scaling,))
 

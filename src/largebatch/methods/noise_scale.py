@@ -23,7 +23,7 @@ def with_arguments_of(
 ) -> Callable[[Callable[..., Chain]], Callable[Arguments, Chain]]:
     """Return a decorator that gives a function the arguments and defaults of another function.
 
-    The arguments are then written only once.
+    With the decorator, the arguments are written only once.
     """
     signature = inspect.signature(model)
 
@@ -48,18 +48,18 @@ def adasgd(
     every: int = 10,
     growth: float = 2.0,
 ) -> Chain:
-    """Grow the batch until it passes the norm test, and scale the learning rate by its square root,
-    for SGD.
+    """Grow the batch until it passes the norm test, and scale the learning rate by the square root
+    of the scale, for SGD.
 
     The test uses the squared norm of the true gradient, estimated over past tests, so with eta = 1
     the batch grows to the noise scale. The batch grows only if the lower bound of the noise scale's
-    interval is above the batch size. The batch shrinks if the upper bound is below the batch size,
-    but not below the base batch. The paper tests each single step with the norm of the batch's own
-    gradient, does not limit the growth, and keeps the learning rate:
+    interval is above the batch size. The batch shrinks, but not below the base batch, if the
+    interval's upper bound is below the batch size. The paper tests each single step with the norm
+    of the batch's own gradient, does not limit the growth, and keeps the learning rate:
     `lb.chain(lb.NormTest(eta=0.5), lb.LimitGrowth(factor=1e9, shrink=1.0))`.
 
-    Byrd, Chin, Nocedal, Wu, 2012; Lau, Liu, Kolar, 2024, arXiv 2402.11215. The estimate is that of
-    McCandlish et al., 2018, arXiv 1812.06162.
+    Byrd, Chin, Nocedal, Wu, 2012; Lau, Liu, Kolar, 2024, arXiv 2402.11215. The squared norm is
+    estimated as in McCandlish et al., 2018, arXiv 1812.06162.
 
     >>> [type(rule).__name__ for rule in adasgd(max=4096).rules]
     ['Every', 'LimitGrowth', 'ClampBatch', 'SqrtScaling']
@@ -74,7 +74,7 @@ def adasgd(
         growth: Largest growth of the batch from one window of `every` steps to the next, 1 or more.
 
     Raises:
-        ValueError: If an argument is out of its range; the message names it.
+        ValueError: If an argument is out of its range; the message names the argument.
     """
     return _growing(
         "adasgd", "moments", eta=eta, scaling=scaling, max=max, every=every, growth=growth
@@ -152,7 +152,7 @@ def noise_scale_control(
 
 
 def gradient_diversity(*, delta: float = 0.1) -> NoiseScaleControl:
-    """Set the batch size to delta (1 + noise scale) (DiveBatch).
+    """Set the batch size to delta * (1 + noise scale) (DiveBatch).
 
     The batch size equals delta times the diversity of the gradients times the size of the data set.
     The authors' program sums gradients over a whole epoch while the weights change, and never
@@ -183,7 +183,7 @@ def cosine_test(*, target: float = 0.75) -> NoiseScaleControl:
 
     Args:
         target: Target cosine, in (0, 1). The batch grows if the cosine is below the target, and may
-            shrink if it is above.
+            shrink if the cosine is above the target.
 
     Raises:
         ValueError: If the target is outside (0, 1).

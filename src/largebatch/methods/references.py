@@ -39,5 +39,6 @@ METHOD_REFERENCES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Name of the function -> keys of the papers that describe the method.
 
-The papers of the rules that a method combines are found on the rules themselves.
+The papers of the rules that a method combines are listed in the attribute `references` of each
+rule.
 """

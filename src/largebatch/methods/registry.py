@@ -1,4 +1,4 @@
-"""List the methods by name, in the one table from which the command line reads them."""
+"""List the methods by name in one table, which the command line reads."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ class Method:
 
     @property
     def own_clock(self) -> bool:
-        """Whether a step counts as the measured gain, and not as the scale, in base steps."""
+        """Whether a step counts as `gain` base steps, measured by the method, instead of `scale`
+        base steps."""
         return "clock" in self.rule().changes
 
     @property
@@ -91,7 +92,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             Method(
                 name="adascale-paper",
-                summary="like adascale, but with the averages and bounds of the paper",
+                summary="like 'adascale', but with the averages and bounds of the paper",
                 rule=adascale_paper,
             ),
             Method(
@@ -106,7 +107,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             Method(
                 name="autowu-paper",
-                summary="like autowu, but decides as the authors' program does",
+                summary="like 'autowu', but decides as the authors' program does",
                 rule=autowu_paper,
             ),
             Method(
@@ -116,19 +117,19 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             Method(
                 name="adadagrad-norm",
-                summary="like adasgd, for the optimizer AdaGrad-Norm",
+                summary="like 'adasgd', for the optimizer AdaGrad-Norm",
                 rule=adadagrad_norm,
                 optimizer="adagrad-norm",
             ),
             Method(
                 name="adadagrad",
-                summary="like adasgd, with the gradient divided as Adagrad divides it",
+                summary="like 'adasgd', with the gradient divided as Adagrad divides it",
                 rule=adadagrad,
                 optimizer="adagrad",
             ),
             Method(
                 name="adadam",
-                summary="like adasgd, with the gradient divided as Adam or AdamW divides it",
+                summary="like 'adasgd', with the gradient divided as Adam or AdamW divides it",
                 rule=adadam,
                 optimizer="adam",
             ),

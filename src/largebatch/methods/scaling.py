@@ -36,7 +36,8 @@ def cosine() -> Chain:
 
 
 def linear() -> Chain:
-    """Multiply the learning rate by S. Goyal et al., 2017, arXiv 1706.02677, section 2.1.
+    """Multiply the learning rate by the scale S = B / B0. Goyal et al., 2017, arXiv 1706.02677,
+    section 2.1.
 
     >>> linear().rules
     (LinearScaling(),)
@@ -45,8 +46,8 @@ def linear() -> Chain:
 
 
 def linear_warmup(*, fraction: float = 0.055) -> Chain:
-    """Multiply the learning rate by S, after a warm-up from 1 over the first `fraction` of the
-    budget.
+    """Multiply the learning rate by S = B / B0, after a warm-up from the base learning rate over
+    the first `fraction` of the budget.
 
     Goyal et al., 2017, arXiv 1706.02677, section 2.2. With a fraction of 5.5 %, this is the
     baseline LSW of AdaScale (Johnson, Agrawal, Gu, Guestrin, 2020, arXiv 2007.05105).
@@ -64,7 +65,8 @@ def linear_warmup(*, fraction: float = 0.055) -> Chain:
 
 
 def sqrt() -> Chain:
-    """Multiply the learning rate by sqrt(S). Krizhevsky, 2014, arXiv 1404.5997.
+    """Multiply the learning rate by sqrt(S), with the scale S = B / B0. Krizhevsky, 2014, arXiv
+    1404.5997.
 
     >>> sqrt().rules
     (SqrtScaling(),)
@@ -91,8 +93,7 @@ def legw(*, warmup_epochs: float = 0.25) -> Chain:
 
 
 def adascale(*, every: int = 1) -> Chain:
-    """Multiply the learning rate and the clock by the gain, measured from the gradient's noise
-    (AdaScale).
+    """Multiply the learning rate by the gain, measured from the gradient's noise (AdaScale).
 
     Johnson, Agrawal, Gu, Guestrin, 2020, arXiv 2007.05105.
 
@@ -110,7 +111,8 @@ def adascale(*, every: int = 1) -> Chain:
 
 
 def adascale_paper() -> Chain:
-    """Build AdaScale with the paper's averages and its bounds on each measurement.
+    """Build AdaScale with the averages of its paper, and with the paper's bounds on each
+    measurement.
 
     Johnson, Agrawal, Gu, Guestrin, 2020, arXiv 2007.05105.
 
@@ -146,8 +148,8 @@ def autowu(
         low, high: Range of the learning rate of the first parameter group. The default range begins
             with a learning rate that is too small for most models and ends with one that is too
             large. A smaller range makes the search finer: 1e-4 to 1 for SGD with momentum, 1e-4 to
-            10 for SGD without; 1e-5 to 0.1 for AdamW and AdamP; 1e-4 to 1 for LAMB; 1e-2 to 100 for
-            LARS, which multiplies the learning rate by a trust coefficient.
+            10 for SGD without momentum; 1e-5 to 0.1 for AdamW and AdamP; 1e-4 to 1 for LAMB; 1e-2
+            to 100 for LARS, which multiplies the learning rate by a trust coefficient.
         fraction: Fraction of the budget that the warm-up may take.
         cooldown: Fraction of the budget that the cosine takes at the end of the run; with
             cooldown=1, the cosine begins as soon as the warm-up has ended.

@@ -19,10 +19,11 @@ def adaptive_growth(
     every: int = 10,
     statistic: Statistic = "moments",
 ) -> Chain:
-    """Multiply the batch size by delta when the noise scale has reached the next batch size.
+    """Multiply the batch size by delta when the noise scale has reached the batch size of the next
+    stage.
 
-    The learning rate follows as the square root of the batch size. The batch returns to the
-    previous stage if the interval of the noise scale lies below it.
+    The learning rate grows as the square root of the batch size. The batch returns to the previous
+    stage if the interval of the noise scale lies below the batch size.
 
     Umeda, Iiduka, 2025, arXiv 2508.05302, but with the noise scale of the training steps instead of
     passes over the data set; McCandlish et al., 2018, arXiv 1812.06162.
@@ -64,9 +65,9 @@ def full_gradient_growth(
 ) -> Chain:
     """Multiply batch size and learning rate when the full gradient's norm is small enough.
 
-    The threshold of the norm is eps0 sqrt(first batch size / batch size). Each check costs a pass
+    The threshold of the norm is eps0 * sqrt(first batch size / batch size). Each check costs a pass
     over the data set. The meter needs the data set: `lb.Meter(model, full=lb.FullGradient(dataset,
-    loss))`. The method `adaptive_growth` needs no such passes.
+    loss))`. The method `adaptive_growth` needs no passes over the data set.
 
     Umeda, Iiduka, 2025, arXiv 2508.05302.
 
@@ -81,8 +82,8 @@ def full_gradient_growth(
             the size of the data set.
         check: Optimizer steps from one check to the next.
         consistent: Whether the threshold also follows the learning rate. If the learning rate grows
-            and `consistent` is False, the run may remain in one stage. The option is our own
-            derivation; see `FullGradientGrowth`.
+            and `consistent` is False, the run may remain in one stage. `consistent` is our own
+            derivation, as described in `FullGradientGrowth`.
 
     Raises:
         ValueError: If an argument is out of its range.

@@ -1,4 +1,4 @@
-"""Give every rule and every factor of a schedule by name; each is imported on first use.
+"""Provide every rule and every schedule factor by name, and import each class on its first use.
 
 The table NAMES is written by `make names` from the classes in this folder.
 """

@@ -38,7 +38,7 @@ class AccordionState:
         first: Batch size of the run's first step, in samples; 0 before the first step.
         large: Whether the rule has switched to the large batch.
         epoch: Number of the epoch whose squared norms are being summed.
-        total: Sum of the squared norms in this epoch.
+        total: Sum of the squared norms in the current epoch.
         count: Number of squared norms in `total`.
         before: Norm of the gradient at the last check; None before the first check.
     """
@@ -56,8 +56,9 @@ class Accordion(DefaultFacts):
     """Multiply the batch size once, when the gradient's norm no longer changes fast.
 
     The norm of an epoch is the square root of the mean unbiased squared norm of its steps. The
-    authors instead sum the gradient over the epoch, which needs an additional buffer of the model's
-    size. The batch never returns to the small size, as in the logs of the authors' runs.
+    authors of Accordion instead sum the gradient over the epoch, which needs an additional buffer
+    of the model's size. The batch never returns to the small size, as in the logs of the authors'
+    runs.
 
     >>> from largebatch.core.measurement import GradientMoments
     >>> m = GradientMoments(batch_size=10, parts=2, batch_sqnorm=16.0, variance=0.0)
@@ -69,8 +70,8 @@ class Accordion(DefaultFacts):
 
     Args:
         growth: Size of the large batch divided by the size of the first batch, above 1.
-        threshold: Relative change of the norm, above 0. The batch stays small while the norm
-            changes by at least this much.
+        threshold: Relative change of the norm, above 0. The batch stays small while the relative
+            change of the norm is at least `threshold`.
         epochs: Number of epochs from one check to the next, at least 1.
 
     Raises:
@@ -127,7 +128,7 @@ class Accordion(DefaultFacts):
         return state, asking(proposed, self.needs).resized(size, because=because)
 
     def _end_epoch(self, state: AccordionState, after: int) -> tuple[AccordionState, str]:
-        """Return the state for the next epoch, and what the check after this epoch found."""
+        """Return the state for the next epoch, and what the check after the current epoch found."""
         fresh = replace(state, epoch=after, total=0.0, count=0)
         if state.large or not state.count or not _multiple_within(self.epochs, state.epoch, after):
             return fresh, ""

@@ -1,12 +1,12 @@
 """Begin the next growth stage when the noise scale has reached the batch size of that stage.
 
-    stage m + 1 begins after `patience` tests in a row with  kappa * noise scale >= its batch size
-    stage m - 1 begins again after `patience` tests in a row with  kappa * noise scale < batch size
+    stage m + 1 begins after `patience` tests in a row with  kappa * noise scale >= B of stage m + 1
+    stage m - 1 begins again after `patience` tests in a row with  kappa * noise scale < current B
 
 The stage changes only if the current batch size also lies outside the confidence interval of kappa
 * noise scale. The noise scale rises while the gradient shrinks. Beyond the noise scale, more
 samples per step hardly reduce the number of steps. Umeda and Iiduka (2025, arXiv 2508.05302) test
-the norm of the full gradient, which costs passes over the data set. `AdaptiveGrowth` instead
+the norm of the full gradient, which requires passes over the data set. `AdaptiveGrowth` instead
 estimates the noise scale from the training steps.
 
 McCandlish, Kaplan, Amodei, OpenAI Dota Team: An Empirical Model of Large-Batch Training, 2018,
@@ -80,7 +80,8 @@ class AdaptiveGrowth(DefaultFacts):
             unknown.
 
     Reference: Umeda, Iiduka, 2025, arXiv 2508.05302, for the stages; McCandlish et al., 2018, arXiv
-    1812.06162, for the noise scale. The papers do not contain the test, which is our own.
+    1812.06162, for the noise scale. The test of `AdaptiveGrowth` is our own and is not in the
+    papers.
     """
 
     stages: Stages = field(default_factory=lambda: covering_stages(delta=2.0))
@@ -145,7 +146,7 @@ class AdaptiveGrowth(DefaultFacts):
         at: dict[str, Any] = {"first": first, "seen": seen}
         stages, m = self.stages, state.stage
         size, pays = stages.size(m, **at), scaled(noise, factor=self.kappa)
-        capped = hand < size  # a bound after this rule keeps the batch smaller than the stage's
+        capped = hand < size  # a bound after this rule limits the batch
         after = None if capped else stages.next_larger(m, **at)
         before = stages.last_smaller(self._reached(m, hand, **at), **at)
         size = min(size, hand)
@@ -167,12 +168,11 @@ class AdaptiveGrowth(DefaultFacts):
         return target, 0, found
 
     def _reached(self, stage: int, batch_size: int, *, first: int, seen: Measurement) -> int:
-        """Return the last stage, up to the given one, whose batch size the given batch size has
-        reached.
+        """Return the stage up to `stage` to which `batch_size` belongs.
 
         A bound after this rule may have kept the batch smaller than the batch size of the stage. A
-        batch size between those of two stages, for example a rounded one, belongs to the later
-        stage.
+        batch size between the batch sizes of two stages, for example after rounding, belongs to the
+        later stage.
         """
         at: dict[str, Any] = {"first": first, "seen": seen}
         while stage > 0 and self.stages.size(stage - 1, **at) >= batch_size:

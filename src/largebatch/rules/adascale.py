@@ -23,9 +23,9 @@ from largebatch.core.rule import DefaultFacts
 from largebatch.rules.sizes import Statistic, check_statistic
 
 ABSOLUTE_FLOOR = 1e-6
-"""Smallest variance of a base batch in the paper, which prevents 0/0. The floor has the unit of a
-squared gradient, so multiplying the loss by a constant changes the gain. Only `clip="first"` uses
-the floor."""
+"""Smallest allowed variance of the base batch's gradient in the paper of AdaScale, which prevents
+0/0. The smallest allowed variance has the unit of a squared gradient, so multiplying the loss by a
+constant changes the gain. Only AdaScale with `clip="first"` uses the smallest allowed variance."""
 
 RELATIVE_FLOOR = 1e-6
 """Fraction of the squared norm below which a variance counts as 0, because it is only the rounding
@@ -59,7 +59,7 @@ def gain(*, scale: float, variance: float, sqnorm: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaScale(DefaultFacts):
-    """Multiply the learning rate by the gain, and advance the clock by the gain.
+    """Multiply the learning rate by the gain, and count each step as `gain` base steps.
 
     The gain is r = (v + sqnorm) / (v / S + sqnorm), between 1 and S for S >= 1. In the formula, v
     is the variance of the base batch's gradient, sqnorm is the squared norm of the true gradient,
@@ -76,19 +76,20 @@ class AdaScale(DefaultFacts):
 
     Args:
         window: Length of the running averages, in base batches. One step at scale S replaces the
-            fraction S / window of the averages, so the gain does not depend on the number of parts
-            per step. The replaced fraction is at most 1/8, unless the window is below 100. The
-            paper uses 1000 with S parts per step.
-        exponent: Power of the gain in the learning rate. The clock always advances by the gain
-            itself. The value 0.5 with `statistic="preconditioned_moments"` is meant for Adam;
-            neither the paper nor this package has a theory for it.
+            fraction S / window of the averages, so the gain does not depend on the number of
+            micro-batches per step. One step replaces at most 1/8 of the averages, unless the window
+            is below 100. The paper of AdaScale uses a window of 1000, with S separately measured
+            gradients per step.
+        exponent: Power of the gain in the learning rate. For every exponent, a step counts as
+            `gain` base steps. The exponent 0.5 with `statistic="preconditioned_moments"` is meant
+            for Adam; neither the paper nor this package has a theory for the exponent 0.5.
         statistic: "moments" for the raw gradient (SGD), or "preconditioned_moments" for the
             gradient divided as Adam divides it.
         averaging: "ema" for exponential averages with bias correction, or "mean-then-ema" for the
             paper's averages: a plain mean until the window is full, then exponential.
-        clip: "on-read" keeps the averages unbiased and applies the bounds when the gain is
-            computed. "first" bounds each measurement from below before averaging, as the paper
-            does, which makes the squared norm too large on average.
+        clip: "on-read" keeps the averages unbiased and bounds variance and squared norm when the
+            gain is computed. "first" bounds each measurement from below before averaging, as the
+            paper does, which makes the squared norm too large on average.
 
     Raises:
         ValueError: If `window` or `exponent` is not above 0, or if the statistic is unknown.
@@ -110,8 +111,8 @@ class AdaScale(DefaultFacts):
         check_statistic(self, self.statistic)
         if not self.window > 0 or not self.exponent > 0:
             raise ValueError(
-                f"window={self.window!r} and exponent={self.exponent!r} were given, but both must "
-                "be above 0. Example: AdaScale(window=1000.0, exponent=1.0)"
+                f"window={self.window!r} and exponent={self.exponent!r} were given, but window and "
+                "exponent must be above 0. Example: AdaScale(window=1000.0, exponent=1.0)"
             )
 
     @property

@@ -3,11 +3,13 @@
     next B = c * lr * (sum of the learning rates of all steps so far and of the next one)
 
 L is the smoothness, v the variance of one sample's gradient, and D the distance to the smallest
-loss. With c = L v / (2 D), the two terms of the bound on the squared gradient norm are equal at
-every step. A constant learning rate makes the batch grow linearly with the steps, which is as the
-square root of the samples. Serving every possible end of the run costs a logarithmic factor. If the
-end is known, a suitable constant batch needs fewer samples. The rule is derived here from the bound
-for smooth functions and plain SGD, and checked numerically. No paper describes the rule.
+loss. With c = L * v / (2 * D), the two terms of the bound on the squared gradient norm are equal at
+every step. With a constant learning rate, the batch size grows linearly with the number of steps,
+and as the square root of the number of samples. The bound is larger by a logarithmic factor than
+the bound of the best batch size for a run whose end is known. If the end is known, a suitable
+constant batch needs fewer samples than `AnyTimeGrowth`. We derived `AnyTimeGrowth` from the bound
+for smooth functions and plain SGD, and checked the derivation numerically. No paper describes
+`AnyTimeGrowth`.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ def any_time_batch(*, coefficient: float, lr: float, lr_sum: float) -> float:
     50.0
 
     Args:
-        coefficient: c = L v / (2 D), above 0.
+        coefficient: c = L * v / (2 * D), above 0.
         lr: Learning rate of the step.
-        lr_sum: Sum of the learning rates of all steps up to and including this one.
+        lr_sum: Sum of the learning rates of all steps up to and including the current step.
     """
     # The function `any_time_batch_size` in `theory` computes the same and checks its arguments.
     # Rules may not import `theory`, so tests/theory/test_rules_and_theory.py compares the two.
@@ -47,8 +49,8 @@ class RateSum:
 class AnyTimeGrowth(DefaultFacts):
     """Propose the batch size that balances bias and variance now, whenever the run may end.
 
-    The rule reads the learning rate that the rules before it set, and assumes the same rate for the
-    next step. Put `AnyTimeGrowth` after the schedule.
+    `AnyTimeGrowth` reads the learning rate that the earlier rules of the chain set, and assumes the
+    same learning rate for the next step. Put `AnyTimeGrowth` after the schedule.
 
     >>> rule, proposed = AnyTimeGrowth(coefficient=800.0), Decision(next_batch_size=8, base_steps=1)
     >>> seen = Measurement(
@@ -57,13 +59,14 @@ class AnyTimeGrowth(DefaultFacts):
     16
 
     Args:
-        coefficient: c = L v / (2 D), in samples per squared learning rate, above 0. If a batch size
-            B0 suits a run that ends after T steps with learning rate lr, use B0 / (lr^2 T).
+        coefficient: c = L * v / (2 * D), in samples per squared learning rate, above 0. If a batch
+            size B0 suits a run that ends after T steps with learning rate lr, use the coefficient
+            B0 / (lr^2 * T).
 
     Raises:
         ValueError: If the coefficient is not above 0.
 
-    Reference: none; derived here from the bound.
+    Reference: none. We derived the rule from the bound for smooth functions and plain SGD.
     """
 
     coefficient: float

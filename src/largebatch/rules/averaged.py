@@ -23,10 +23,10 @@ class Averaged(InnerFacts):
     """Pass averaged moments to a rule, in the steps that measure them.
 
     `AdaScale` and the rules that compare the batch with the noise scale keep running averages
-    themselves. Inside `Averaged` such a rule uses these averages instead, so `Averaged` only sets
-    another window. A rule that reads the squared norm of the batch's gradient, such as
-    `NormTest(denominator="plug-in")`, gets sqnorm + variance / B, computed from the averages and
-    the current batch size B.
+    themselves. If `Averaged` wraps a rule that keeps running averages itself, the rule uses the
+    averages of `Averaged` instead, so `Averaged` only changes the window. A rule that reads the
+    squared norm of the batch's gradient, such as `NormTest(denominator="plug-in")`, gets sqnorm +
+    variance / B, computed from the averages and the current batch size B.
 
     >>> from largebatch.rules.adascale import AdaScale
     >>> rule = Averaged(AdaScale(), window=500.0)
@@ -38,7 +38,7 @@ class Averaged(InnerFacts):
 
     Args:
         rule: A rule that reads the `statistic`. All other statistics, and `batch_sqnorm` of the
-            measurement, remain those of the single step.
+            measurement, keep the values of the single step.
         window: Length of the averages in base batches. The averages contain at least eight
             measurements.
         statistic: "moments" or "preconditioned_moments".

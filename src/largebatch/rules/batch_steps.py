@@ -1,6 +1,6 @@
 """Read batch schedules in the forms of language-model trainers: strings of steps, or a ramp.
 
-    "0:768 250B:1536"    batch size 768 from the start, 1536 from 250 billion on
+    "0:768 250B:1536"    batch size 768 from the start, 1536 from 250 billion samples on
     ramp                 start + increment * floor(samples seen / (ramp samples / increments))
 
 NVIDIA's Megatron-LM has these two forms: `--step-batch-size-schedule` and the former
@@ -18,7 +18,7 @@ from largebatch.rules.growth import Growth
 from largebatch.rules.stages import Stages
 
 MAX_AMOUNT = 10**18
-"""Largest number of samples or tokens that is accepted; no real run has so many."""
+"""Largest number of samples or tokens that is accepted; no real run has more."""
 
 EXAMPLE = "0:768 250B:1536 500B:3072"
 
@@ -80,11 +80,11 @@ def growth_by_steps(text: str, *, tokens_per_sample: int = 1) -> Growth:
     Args:
         text: Steps in the form that `parse_steps` reads. A batch size applies from the step in
             which its threshold is reached.
-        tokens_per_sample: Length of a sequence in tokens, if the thresholds count tokens; 1 if they
-            count samples.
+        tokens_per_sample: Length of a sequence in tokens, if the thresholds count tokens; 1 if the
+            thresholds count samples.
 
     Raises:
-        ValueError: If `parse_steps` rejects the string, or if the length is below 1.
+        ValueError: If `parse_steps` rejects the string, or if `tokens_per_sample` is below 1.
 
     Reference: none; the form is that of Megatron-LM's `--step-batch-size-schedule`.
     """
@@ -99,7 +99,8 @@ def growth_by_steps(text: str, *, tokens_per_sample: int = 1) -> Growth:
 
 
 def growth_by_ramp(*, start: int, increment: int, samples: int, size: int) -> Growth:
-    """Return the rule that raises the batch size in equal increments, and then keeps it.
+    """Return the rule that raises the batch size in equal increments, and then keeps the last batch
+    size.
 
     >>> growth_by_ramp(start=16, increment=8, samples=400, size=32).stages.batch
     (16, 24, 32)
@@ -107,7 +108,7 @@ def growth_by_ramp(*, start: int, increment: int, samples: int, size: int) -> Gr
     Args:
         start: First batch size, in samples.
         increment: Samples that each stage adds to the batch; `size` - `start` must be a multiple of
-            it.
+            `increment`.
         samples: Number of samples seen when the batch reaches `size`.
         size: Last batch size, in samples.
 
@@ -134,7 +135,7 @@ def growth_at_samples(begins: Sequence[int], batches: Sequence[int]) -> Growth:
     (0.25, 1.0)
 
     Args:
-        begins: Number of samples seen when each batch size begins; the first is 0.
+        begins: Number of samples seen when each batch size begins; the first number is 0.
         batches: Batch sizes in samples, one for each entry of `begins`.
 
     Raises:
@@ -143,7 +144,7 @@ def growth_at_samples(begins: Sequence[int], batches: Sequence[int]) -> Growth:
     if len(set(begins)) < len(begins):
         raise ValueError(
             f"The batch sizes begin at the samples {begins}, but two of them begin at the same "
-            "sample. Let each begin at least one sample after the one before."
+            "sample. Let each batch size begin at least one sample after the batch size before."
         )
     over = Budget(samples=max(begins[-1], 1))
     at = tuple([begin / over.amount for begin in begins[1:]])

@@ -5,9 +5,9 @@ or a batch size after its bound. If several bounds follow each other, the last o
 `ClampBatch`, the hard limit, after `LimitGrowth`. `Hysteresis`, a bound that remembers earlier
 tests, has its own file.
 
-A batch above the noise scale costs more samples than it saves in steps, so `ClampToNoiseScale`
-limits it: McCandlish, Kaplan, Amodei, OpenAI Dota Team: An Empirical Model of Large-Batch Training,
-2018, arXiv 1812.06162.
+If the batch grows beyond the noise scale, the number of samples rises by a larger factor than the
+number of steps falls. Therefore `ClampToNoiseScale` limits the batch: McCandlish, Kaplan, Amodei,
+OpenAI Dota Team: An Empirical Model of Large-Batch Training, 2018, arXiv 1812.06162.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class ClampBatch(DefaultFacts):
 class ClampLr(DefaultFacts):
     """Keep the factor on the learning rate between `min` and `max`.
 
-    The clock is left unchanged: a step of AdaScale counts as its whole gain even if the learning
-    rate was limited.
+    The counter of base steps is left unchanged: a step of AdaScale counts as its whole gain even if
+    the learning rate was limited.
 
     >>> seen = Measurement(step=0, samples=0, base_steps=0, batch_size=64, base_batch_size=64)
     >>> proposed = Decision(next_batch_size=64, base_steps=1, lr_multiplier=9.0)
@@ -141,8 +141,10 @@ class GrowthWindow:
 
     Args:
         step: Optimizer step in which the window began.
-        batch_size: Batch size in that step, in samples; 0 before the first step.
-        last: Batch size that was decided last. The last batch of an epoch may be smaller than this.
+        batch_size: Batch size in the first step of the window, in samples; 0 before the first step
+            of the run.
+        last: Batch size that was decided last. The last batch of an epoch may be smaller than the
+            decided batch size.
     """
 
     step: int = 0
@@ -160,13 +162,12 @@ class LimitGrowth(DefaultFacts):
     'growth from batch size 64 limited to 128, proposed 500'
 
     Args:
-        factor: Largest growth of the batch in one window, 1 or more. If it is above 1, growth by
-            one sample is always allowed, so that a small batch can still grow.
+        factor: Largest growth of the batch in one window, 1 or more. If `factor` is above 1, growth
+            by one sample is always allowed, so that a small batch can still grow.
         shrink: Smallest allowed fraction of the current batch size, in (0, 1]; 1 never shrinks the
-            batch. None sets no limit, because a batch that is too large only costs samples, but a
-            batch that is too small harms the run.
+            batch. None lets the batch shrink without a limit.
         over: Length of a window in optimizer steps, at least 1. The growth is measured from the
-            batch size at the start of the window. Windows follow each other.
+            batch size at the start of the window. Each window begins where the window before ends.
         to_base: Whether the batch may not shrink below the base batch.
 
     Raises:
@@ -236,7 +237,7 @@ class ClampToNoiseScale(DefaultFacts):
     until the noise scale is known. The batch may grow only if the lower bound of the noise scale's
     interval, times kappa, is above the current batch size. The growth ends at kappa times the
     estimate of the noise scale, and at twice kappa times the lower bound. The noise scale comes
-    from running averages (`MovingMoments`), also in steps that measure nothing.
+    from running averages (`MovingMoments`), also in steps without a measurement.
 
     >>> from largebatch.core.measurement import GradientMoments
     >>> m = GradientMoments(batch_size=8, parts=4, batch_sqnorm=3.0, variance=16.0)

@@ -2,8 +2,8 @@
 
     next B = lr * variance / loss
 
-The variance is that of one sample's gradient. Variance and loss are running averages. The formula
-needs the distance of the loss from its smallest possible value, which is assumed to be 0.
+The variance is the variance of one sample's gradient. Variance and loss are running averages. The
+formula needs the distance of the loss from its smallest possible value, which is assumed to be 0.
 
 Balles, Romero, Hennig: Coupling Adaptive Batch Sizes with Learning Rates, 2016, arXiv 1612.05086.
 """
@@ -48,10 +48,10 @@ class CABSState:
     Args:
         average: Running averages of variance and loss, as in the authors' program. The averages
             start at variance 0 and loss 1, and this start is not corrected, so the first batches
-            are small. The authors divide by B in the variance; this package uses the unbiased
-            variance.
-        evidence: Running averages of the same numbers without that start, for the confidence
-            interval.
+            are small. The authors compute the variance with the divisor B; this package uses the
+            unbiased variance.
+        evidence: Running averages of variance and loss without the start at (0, 1), for the
+            confidence interval.
     """
 
     average: Average = field(default_factory=lambda: Average(values=(0.0, 1.0), weight=1.0))
@@ -63,9 +63,9 @@ class CABS(DefaultFacts):
     """Propose the batch size lr * variance / loss, for SGD without momentum; the batch may shrink.
 
     The batch size changes only if it lies outside the confidence interval of lr * variance / loss.
-    The authors' program sets the batch size in every step and keeps it in [16, 2048]; to do the
-    same, add `ClampBatch(min=16, max=2048)`. CABS reads the learning rate of this step, so put
-    rules for the learning rate before CABS.
+    The authors' program sets the batch size in every step and keeps the batch size in [16, 2048];
+    to use the same limits, add `ClampBatch(min=16, max=2048)`. CABS reads the learning rate of the
+    current step, so put rules for the learning rate before CABS.
 
     >>> from largebatch.core.measurement import GradientMoments
     >>> m = GradientMoments(batch_size=8, parts=4, batch_sqnorm=3.0, variance=16_000.0)

@@ -1,18 +1,18 @@
 """Test the gradient coordinate by coordinate, for optimizers that divide each coordinate by its
 size.
 
-    variance_j / B <= eta^2 g_j^2 for every j,      next B = max_j variance_j / (eta^2 g_j^2)
+    variance_j / B <= eta^2 * g_j^2 for every j,    next B = max_j variance_j / (eta^2 * g_j^2)
 
-The theory of AdAdaGrad uses this condition. A single coordinate with a mean near 0, such as that of
-an inactive unit, makes the required batch infinite. Therefore the default is a relaxed test, the
-norm test of the gradient divided by p_j = sqrt(v_j) + eps as Adam divides it:
+The theory of AdAdaGrad uses this condition. A single coordinate with a mean near 0, such as a
+weight of an inactive unit, makes the required batch infinite. Therefore the default is a relaxed
+test, the norm test of the gradient divided by p_j = sqrt(v_j) + eps as Adam divides it:
 
-    sum_j variance_j / p_j^2 <= eta^2 B sum_j g_j^2 / p_j^2
+    sum_j variance_j / p_j^2 <= eta^2 * B * sum_j g_j^2 / p_j^2
 
 Lau, Liu, Kolar: AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods, 2024, arXiv
-2402.11215; the program of these authors has no coordinate-wise test. The relaxation is our own. The
-relaxed test divides the gradient as Pollux does: Qiao, Choe, Subramanya, Neiswanger, Ho, Zhang,
-Ganger, Xing, 2020, arXiv 2008.12260.
+2402.11215; the program of these authors has no coordinate-wise test. The relaxed form of the test
+is our own. The relaxed test divides the gradient as Pollux does: Qiao, Choe, Subramanya,
+Neiswanger, Ho, Zhang, Ganger, Xing, 2020, arXiv 2008.12260.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class CoordinateNormTest(DefaultFacts):
     >>> rule.update(None, seen, Decision(next_batch_size=8, base_steps=1))[1].reason
     'theta_max 2.5 > eta 0.5, test failed; batch size 200'
 
-    If there is no gradient, or if the result is unknown, this rule decides as `NormTest` does.
+    If the gradient is 0, or if the result of the test is unknown, `CoordinateNormTest` decides as
+    `NormTest` does.
 
     Args:
         eta: Largest allowed ratio of the gradient's error to its norm, above 0. The required batch

@@ -1,7 +1,7 @@
 """Build a table of stages that is long enough for every data set.
 
 A measurement ends each stage, so the number of stages is not known in advance. `AdaptiveGrowth` and
-`FullGradientGrowth` take such a table.
+`FullGradientGrowth` take the table that `covering_stages` returns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LARGEST_RATE = 1e300
 
 
 def covering_stages(*, delta: float, gamma: float = 1.0) -> Stages:
-    """Return growing stages, so many that the last batch is larger than any data set.
+    """Return enough growing stages for the last batch to be larger than any data set.
 
     The last batch is at least COVERED times the first one, even if the growth per stage is small.
     If delta is at most 1 or above 2, there are FEWEST stages. The table ends before the learning
@@ -47,7 +47,7 @@ def covering_stages(*, delta: float, gamma: float = 1.0) -> Stages:
     if count > MOST_STAGES:
         least = COVERED ** (1.0 / (MOST_STAGES - 1))
         raise ValueError(
-            f"delta={delta!r} was given, but it would take {count:,} stages to reach "
+            f"delta={delta!r} was given, but {count:,} stages would be necessary to reach "
             f"{COVERED:,.0f} times the first batch size, and at most {MOST_STAGES:,} are allowed. "
             f"Use a larger factor: delta={math.ceil(1e4 * least) / 1e4}"
         )

@@ -1,4 +1,4 @@
-"""Measure only in some steps, because a statistic costs time and changes slowly."""
+"""Measure only in some steps, because a measurement takes time and a statistic changes slowly."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from largebatch.core.rule import InnerFacts, Rule, chain
 
 @dataclass(frozen=True, slots=True)
 class Every(InnerFacts):
-    """Let a rule measure only in step 0 and in every `steps`-th step after it.
+    """Let a rule measure only in step 0 and in every `steps`-th step after step 0.
 
-    With `first`, the rule also measures in each of the first steps, so that running averages are
-    known early. In all other steps the rule still decides, using what it knows. The rule's learning
-    rate therefore follows the batch size in every step, and a batch size that the rule proposed
-    remains. The rule does not see what other rules measure in those steps, so it tests the batch
-    only in its own steps.
+    The rule also measures in each of the first `first` steps, so that running averages are known
+    early. In steps without a measurement, the rule still decides by its earlier measurements. The
+    rule's learning rate therefore follows the batch size in every step, and a batch size that the
+    rule proposed remains. In steps without its own measurement, the rule does not see the
+    measurements of other rules, so the rule tests the batch only when the rule itself measures.
 
     >>> from largebatch.rules.observe import Observe
     >>> rule, wanted = Every(Observe(), steps=3), []

@@ -1,6 +1,7 @@
 """Define the learning-rate factor of a schedule as a function of the budget's fraction x in [0, 1].
 
-Each factor starts at 1. The rise at the start of a run is a separate rule, `WarmUp`.
+Each factor starts at 1. The rise of the learning rate at the start of a run is a separate rule,
+`WarmUp`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class StepDecay:
 
     Args:
         at: Fractions of the budget in [0, 1], in rising order.
-        factor: Factor that each of these points applies, above 0.
+        factor: Factor that each point of `at` applies to the learning rate, above 0.
 
     Raises:
         ValueError: If the fractions are outside [0, 1] or do not rise, or if the factor is not
@@ -79,7 +80,8 @@ class StepDecay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exponential:
-    """Decay exponentially: the factor is end ** x, so equal parts of the budget have equal ratios.
+    """Decay exponentially: the factor is end ** x, so it falls by equal ratios over equal parts of
+    the budget.
 
     >>> Exponential(end=0.01)(0.5)
     0.1
@@ -106,7 +108,7 @@ class Exponential:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
-    """Decay linearly: the factor is 1 - (1 - end) x.
+    """Decay linearly: the factor is 1 - (1 - end) * x.
 
     >>> Linear()(0.25)
     0.75
@@ -129,7 +131,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cosine:
-    """Decay as half a cosine: the factor is end + (1 - end) (1 + cos(pi x)) / 2.
+    """Decay as half a cosine: the factor is end + (1 - end) * (1 + cos(pi * x)) / 2.
 
     >>> round(Cosine()(0.25), 6)
     0.853553
@@ -156,7 +158,7 @@ class Cosine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Polynomial:
-    """Decay as a power: the factor is end + (1 - end) (1 - x) ** power.
+    """Decay as a power: the factor is end + (1 - end) * (1 - x) ** power.
 
     >>> Polynomial()(0.5)
     0.25
@@ -187,7 +189,7 @@ class Polynomial:
 class WSD:
     """Keep the factor at 1, then decay linearly to `end` over the last part of the budget (WSD).
 
-    With `WarmUp` before it, the schedule is warm-up, stable, decay.
+    Together with the rule `WarmUp`, the schedule has three phases: warm-up, stable, decay.
 
     >>> [round(WSD()(x), 4) for x in (0.5, 0.8, 0.9, 1.0)]
     [1.0, 1.0, 0.5, 0.0]
@@ -199,8 +201,8 @@ class WSD:
     Raises:
         ValueError: If `decay` is outside (0, 1], or if `end` is negative.
 
-    Reference: Hu et al., MiniCPM, 2024, arXiv 2404.06395. The decay in that paper is exponential;
-    this one is linear, as in common use.
+    Reference: Hu et al., MiniCPM, 2024, arXiv 2404.06395. The decay in the paper is exponential;
+    the decay of `WSD` is linear, as in common use.
     """
 
     decay: float = 0.2

@@ -36,12 +36,13 @@ class GrowthState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growth(DefaultFacts):
-    """Set the batch size and the learning rate of the stage that the clock has reached.
+    """Set the batch size and the learning rate of the stage that the run has reached.
 
     A stage begins with the first step at or after the point of the run that `at` sets for it. Batch
-    size and learning rate of a stage begin together, so a skipped step at that point delays both.
-    Put a rule that changes the clock before this rule. A `ClampBatch` after this rule limits the
-    batch size but not the learning rate; use `ClampLr` to limit the learning rate.
+    size and learning rate of a stage begin together, so a skipped step at the beginning of a stage
+    delays the batch size and the learning rate. Put a rule that changes the counter of base steps
+    before this rule. A `ClampBatch` after this rule limits the batch size but not the learning
+    rate; use `ClampLr` to limit the learning rate.
 
     >>> rule = Growth(stages=Stages(batch=(1, 2), lr=(1, 1.4)), at=(0.5,))
     >>> seen = Measurement(step=0, samples=448, base_steps=7.0, batch_size=64, base_batch_size=64,
@@ -56,11 +57,11 @@ class Growth(DefaultFacts):
             stage begin.
         over: Length that the fractions refer to, for example `lb.Budget(samples=10 * 50_000)` for
             ten epochs of 50,000 samples; None for the run's budget. With `over`, the last fraction
-            may be 1. After this length, the last stage continues to the end of the run.
+            may be 1. After the length `over`, the last stage continues to the end of the run.
 
     Raises:
         ValueError: If the fractions are outside (0, 1] or do not rise, or if their number is not
-            the number of stages minus 1. The first step raises this error if neither the run nor
+            the number of stages minus 1. The first step raises ValueError if neither the run nor
             the rule has a length, if the run ends before the last stage or within its first batch,
             or if a table of absolute batch sizes does not begin with the run's first batch size.
 
@@ -75,7 +76,7 @@ class Growth(DefaultFacts):
 
     @property
     def references(self) -> tuple[str, ...]:
-        """Keys of the papers on growing stages; none for a table of absolute batch sizes."""
+        """Keys of the papers on growing stages; empty for a table of absolute batch sizes."""
         return ("umeda2024increasing", "umeda2025optimal") if self.stages.of is None else ()
 
     def __post_init__(self) -> None:
@@ -118,7 +119,8 @@ class Growth(DefaultFacts):
     def _begin(self, seen: Measurement, proposed: Decision) -> GrowthState:
         """Return the state before the first step, after checking that the table fits the run.
 
-        The first batch has the size of stage 0, even if skipped steps have used samples before it.
+        The first batch has the size of stage 0, even if skipped steps have used samples before the
+        first batch.
         """
         first, run = proposed.next_batch_size, seen.budget
         wanted = self.stages.size(0, first=first, seen=seen)

@@ -1,7 +1,7 @@
-"""Let the batch grow only if several of the last tests asked for it.
+"""Let the batch grow only if several of the last tests asked for a larger batch.
 
-The gradient in one test may be small by chance. A batch that never shrinks would then keep a size
-that is too large.
+After one test with a gradient that is small by chance, a batch that never shrinks would otherwise
+keep a size that is too large.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Test whether the batch is large enough for its gradient to point downhill.
+"""Test whether the batch is large enough for its gradient to be a descent direction.
 
-    Var <g_i, g> / B <= theta^2 |g|^4,      next B = Var <g_i, g> / (theta^2 |g|^4)
+    Var <g_i, g> / B <= theta^2 * |g|^4,    next B = Var <g_i, g> / (theta^2 * |g|^4)
 
 The first formula is the inner-product test. The g_i are the gradients of single samples, and g is
 the mean of the g_i over the batch. The augmented test also limits the variance orthogonal to g:
 
-    Var_orth / B <= nu^2 |g|^2,             next B = Var_orth / (nu^2 |g|^2)
+    Var_orth / B <= nu^2 * |g|^2,           next B = Var_orth / (nu^2 * |g|^2)
 
 The augmented test proposes the larger of the two batch sizes. The orthogonal variance needs no
-measurement of its own. With the variance of one sample's gradient, exactly
+measurement of its own. The variance of one sample's gradient is exactly
 
     variance = Var <g_i, g> / |g|^2 + Var_orth.
 
@@ -38,7 +38,8 @@ def inner_product_ratio(*, inner_product_variance: float, sqnorm: float) -> floa
     1.0
 
     Args:
-        inner_product_variance: Var <g_i, g> over single samples. A negative value counts as 0.
+        inner_product_variance: Variance of <g_i, g> over single samples. A negative value counts as
+            0.
         sqnorm: Squared norm |g|^2 of the batch's gradient.
     """
     if not sqnorm > 0.0 or not math.isfinite(inner_product_variance):
@@ -59,7 +60,7 @@ def orthogonal_ratio(
 
     Args:
         variance: Variance of one sample's gradient.
-        inner_product_variance: Var <g_i, g> over single samples.
+        inner_product_variance: Variance of <g_i, g> over single samples.
         sqnorm: Squared norm |g|^2 of the batch's gradient.
     """
     if not sqnorm > 0.0 or not math.isfinite(variance - inner_product_variance):
@@ -80,7 +81,7 @@ class InnerProductTest(DefaultFacts):
     >>> rule.update(None, seen, proposed)[1].reason
     'theta_max 0.7071 > theta 0.5, test failed; batch size 16'
 
-    The batch size stays if the batch's gradient is 0, and in steps that measure nothing.
+    The batch size stays if the batch's gradient is 0, and in steps without a measurement.
 
     Args:
         theta: Largest allowed relative error of the inner product <g_i, g>, above 0.
@@ -128,7 +129,7 @@ class AugmentedInnerProductTest(DefaultFacts):
 
     Args:
         theta: Largest allowed relative error of the inner product, above 0.
-        nu: Largest allowed ratio of the error orthogonal to the gradient to the gradient's norm,
+        nu: Largest allowed error orthogonal to the gradient, as a fraction of the gradient's norm,
             above 0.
 
     Raises:
@@ -173,7 +174,8 @@ class AugmentedInnerProductTest(DefaultFacts):
 
 
 def _ratios(seen: Measurement) -> tuple[float | None, float | None]:
-    """Return the ratios along the gradient and orthogonal to it, each None if unknown."""
+    """Return the ratios along the gradient and orthogonal to the gradient; an unknown ratio is
+    None."""
     moments, variance = seen.moments, seen.inner_product_variance
     if moments is None or variance is None:
         return None, None
@@ -186,7 +188,7 @@ def _ratios(seen: Measurement) -> tuple[float | None, float | None]:
 
 
 def _found(ratio: float | None, seen: Measurement, *, level: float, name: str) -> str:
-    """Return what a test found in words, with the smallest level that would pass."""
+    """Describe what a test found, with the smallest level at which the test would pass."""
     assert seen.moments is not None
     size = seen.moments.batch_size
     value = None if ratio is None else theta_max(ratio=ratio, batch_size=size)

@@ -25,5 +25,6 @@ KINDS: Mapping[str, Maker] = {"Chain": Chain, **RULES, **FACTORS, **OLD_KINDS}
 files of earlier versions."""
 
 KINDS_TO_RESUME: Mapping[str, Maker] = {**KINDS, **RESUMED_KINDS}
-"""The names in `KINDS`, as they are read when a saved run is compared with the run that resumes it.
+"""All names in `KINDS`, with the classes that are used to compare a saved run with the run that
+resumes the saved run.
 """

@@ -1,10 +1,10 @@
-"""Warm the learning rate up linearly over S times the base warm-up, then scale it by sqrt(S)
+"""Multiply the learning rate by sqrt(S), after a linear warm-up S times as long as the base warm-up
 (LEGW).
 
-    lr = sqrt(S) min(base steps / W, 1) * base lr,    W = warm-up epochs * S * N / B0
+    lr = sqrt(S) * min(base steps / W, 1) * base lr,    W = warm-up epochs * S * N / B0
 
 LEGW stands for linear-epoch gradual warm-up. N is the number of samples in the data set. Counted in
-epochs, the warm-up grows with the scale: one epoch of it at the base batch becomes S epochs.
+epochs, the warm-up grows with the scale: one epoch of warm-up at the base batch becomes S epochs.
 
 You, Hseu, Ying, Demmel, Keutzer, Hsieh: Large-Batch Training for LSTM and Beyond, 2019, arXiv
 1901.08256.
@@ -21,14 +21,14 @@ from largebatch.core.rule import DefaultFacts
 
 
 def legw_factor(*, scale: float, base_steps: float, warmup_base_steps: float) -> float:
-    """Return the factor sqrt(scale) min(base_steps / warmup_base_steps, 1) on the learning rate.
+    """Return the factor sqrt(scale) * min(base_steps / warmup_base_steps, 1) on the learning rate.
 
     >>> legw_factor(scale=4, base_steps=100, warmup_base_steps=400)
     0.5
 
     Args:
         scale: S = B / B0, above 0.
-        base_steps: Clock before this step, in base steps.
+        base_steps: Number of base steps before the current step.
         warmup_base_steps: Length W of the warm-up, in base steps, above 0.
     """
     return math.sqrt(scale) * min(base_steps / warmup_base_steps, 1.0)
@@ -65,8 +65,8 @@ class Legw(DefaultFacts):
     def __post_init__(self) -> None:
         if not 0.0 < self.warmup_epochs < math.inf:
             raise ValueError(
-                f"warmup_epochs={self.warmup_epochs!r} was given, but it must be above 0. "
-                "Example: Legw(warmup_epochs=0.5)"
+                f"warmup_epochs={self.warmup_epochs!r} was given, but warmup_epochs must be "
+                "above 0. Example: Legw(warmup_epochs=0.5)"
             )
 
     def init(self) -> None:

@@ -26,9 +26,9 @@ class PassedMilestones:
 class Milestones(DefaultFacts):
     """Multiply the batch size by `factor` at each of the points `at`.
 
-    A point is passed when the clock after a step has reached it, so the next step has the larger
-    batch. Put a rule that changes the clock before this rule. The authors also let the learning
-    rate decay less; add a `Schedule` to do that.
+    The step after the run has reached a point is the first step with the larger batch. Put a rule
+    that changes the counter of base steps before this rule. The authors also let the learning rate
+    decay by a smaller ratio than with a constant batch; add a `Schedule` for the decay.
 
     >>> rule, proposed = Milestones(at=(0.5,)), Decision(next_batch_size=64, base_steps=1)
     >>> seen = Measurement(step=7, samples=448, base_steps=7.0, batch_size=64, base_batch_size=64,
@@ -40,12 +40,12 @@ class Milestones(DefaultFacts):
         at: Fractions of the budget in (0, 1), in rising order.
         factor: Factor that each point applies to the batch size, above 0.
         over: Length that the fractions refer to: with `at=(0.25,)` and
-            `over=lb.Budget(samples=400_000)` the batch grows at 100,000 samples. With None, the
-            fractions refer to the run's budget.
+            `over=lb.Budget(samples=400_000)` the batch grows at 100,000 samples. If `over` is None,
+            the fractions refer to the run's budget.
 
     Raises:
         ValueError: If the fractions are outside (0, 1) or do not rise, or if the factor is not
-            above 0. If neither the run nor the rule has a length, the first step raises this error.
+            above 0. If neither the run nor the rule has a length, the first step raises ValueError.
 
     Reference: Devarakonda, Naumov, Garland, 2017, arXiv 1712.02029.
     """

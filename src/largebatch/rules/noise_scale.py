@@ -1,24 +1,24 @@
-"""Set the batch size to a multiple of the noise scale, which is the formula of three papers.
+"""Set the batch size to a multiple of the noise scale, by one formula that covers three papers.
 
-    next B = kappa (offset + variance / sqnorm)
+    next B = kappa * (offset + variance / sqnorm)
 
-The variance is that of one sample's gradient. `sqnorm` is the unbiased squared norm of the true
-gradient G.
+The variance is the variance of one sample's gradient. `sqnorm` is the unbiased squared norm of the
+true gradient G.
 
 McCandlish, Kaplan, Amodei, OpenAI Dota Team: An Empirical Model of Large-Batch Training, 2018,
-arXiv 1812.06162, uses offset = 0. At kappa = 1, a step makes half the progress of a step without
-noise.
+arXiv 1812.06162, uses offset = 0. With kappa = 1, one step makes half the progress of a step
+without noise.
 
 Chen, Wang, Sundaram: DiveBatch, 2025, arXiv 2509.16173, uses kappa = delta and offset = 1. The
-batch size of DiveBatch is delta N D, where D = sum |g_i|^2 / |sum g_i|^2 is the diversity of the
-gradients of the N samples in the data set. Because sum |g_i|^2 is N (|G|^2 + variance) and |sum
-g_i|^2 is N^2 |G|^2, the product N D equals 1 + noise scale. The gradients of single samples over an
-epoch are therefore not necessary.
+batch size of DiveBatch is delta * N * D, where D = sum |g_i|^2 / |sum g_i|^2 is the diversity of
+the gradients of the N samples in the data set. Because sum |g_i|^2 is N * (|G|^2 + variance) and
+|sum g_i|^2 is N^2 * |G|^2, the product N * D equals 1 + noise scale. Therefore `NoiseScaleControl`
+does not need the gradients of single samples over an epoch.
 
-Qin, Rajbhandari, Ruwase, Yan, Yang, He: SimiGrad, NeurIPS 2021, uses kappa = 2 c / (1 - c) and
+Qin, Rajbhandari, Ruwase, Yan, Yang, He: SimiGrad, NeurIPS 2021, uses kappa = 2 * c / (1 - c) and
 offset = 0. A batch is large enough for SimiGrad when the gradients of its two halves have the
-cosine c. The cosine of the two gradients is |G|^2 / (|G|^2 + 2 variance / B), and this equation is
-solved for B. The authors' program moves towards the target in steps.
+cosine c. The cosine of the two gradients is |G|^2 / (|G|^2 + 2 * variance / B), and this equation
+is solved for B. The authors' program instead moves the batch size towards the target step by step.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from largebatch.rules.sizes import (
 
 
 def kappa_of_cosine(target: float) -> float:
-    """Return 2 c / (1 - c): kappa for the batch whose two halves have gradients with cosine c.
+    """Return 2 * c / (1 - c): kappa for the batch whose two halves have gradients with cosine c.
 
     >>> kappa_of_cosine(0.75)
     6.0
@@ -55,10 +55,10 @@ def kappa_of_cosine(target: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseScaleControl(DefaultFacts):
-    """Propose `kappa` times the noise scale if the interval shows that the batch should change.
+    """Propose `kappa` times the noise scale if the batch size lies outside the confidence interval.
 
     The noise scale comes from running averages (`MovingMoments`). The batch size stays until four
-    steps were measured, and while it lies within the confidence interval.
+    steps were measured, and while the batch size lies within the confidence interval.
 
     >>> from largebatch.core.measurement import GradientMoments
     >>> m = GradientMoments(batch_size=8, parts=4, batch_sqnorm=3.0, variance=16.0)
@@ -134,7 +134,7 @@ class NoiseScaleControl(DefaultFacts):
 
 
 def control_by_diversity(*, delta: float) -> NoiseScaleControl:
-    """Return the rule of DiveBatch, which sets the batch size to delta (1 + noise scale).
+    """Return the rule of DiveBatch, which sets the batch size to delta * (1 + noise scale).
 
     >>> control_by_diversity(delta=0.5)
     NoiseScaleControl(kappa=0.5, offset=1.0, statistic='moments')

@@ -1,19 +1,19 @@
 """Test whether the batch is large enough: the gradient's error is small compared with its norm.
 
-    variance / B <= eta^2 |g|^2,        next B = variance / (eta^2 |g|^2)
+    variance / B <= eta^2 * |g|^2,      next B = variance / (eta^2 * |g|^2)
 
-The variance is that of one sample's gradient, and |g|^2 is the squared norm of the batch's
+The variance is the variance of one sample's gradient, and |g|^2 is the squared norm of the batch's
 gradient. If the batch is drawn without replacement from N samples, the left side of the first
 formula has the factor (N - B) / (N - 1). The next batch size is the noise scale with |g|^2 as its
 denominator, divided by eta^2.
 
 With the unbiased squared norm of the true gradient in place of |g|^2, the test compares the batch
 with the noise scale. An estimate of the true gradient's squared norm from a single step may be far
-off. The unbiased form of the test therefore keeps running averages and uses the confidence interval
-of the noise scale (`MovingMoments`). The unbiased test changes the batch size only if the interval
-excludes the current size.
+from the true value. The unbiased form of the test therefore keeps running averages and uses the
+confidence interval of the noise scale (`MovingMoments`). The unbiased test changes the batch size
+only if the interval excludes the current size.
 
-    theta_max = sqrt(variance / (B |g|^2))
+    theta_max = sqrt(variance / (B * |g|^2))
 
 The number theta_max is the smallest eta that passes the test, so runs with different eta can be
 compared by theta_max.
@@ -48,10 +48,9 @@ from largebatch.rules.sizes import (
 
 
 def required_batch(*, ratio: float, level: float, dataset_size: int | None = None) -> float:
-    """Return the smallest batch size B that passes ratio / B (N - B) / (N - 1) <= level^2, in
-    samples.
-
-    For infinite N the result is r = ratio / level^2. For finite N it is N r / (r + N - 1).
+    """Return the smallest batch size B that passes ratio / B * (N - B) / (N - 1) <= level^2, in
+    samples. With r = ratio / level^2, the result is r for infinite N and N * r / (r + N - 1) for
+    finite N.
 
     >>> required_batch(ratio=4.0, level=0.5), required_batch(ratio=4.0, level=0.5, dataset_size=16)
     (16.0, 8.25806...)
@@ -71,7 +70,7 @@ def required_batch(*, ratio: float, level: float, dataset_size: int | None = Non
 
 
 def theta_max(*, ratio: float, batch_size: float, dataset_size: int | None = None) -> float:
-    """Return sqrt(ratio / B (N - B) / (N - 1)), the smallest level that passes the test.
+    """Return sqrt(ratio / B * (N - B) / (N - 1)), the smallest level that passes the test.
 
     >>> theta_max(ratio=4.0, batch_size=16), theta_max(ratio=math.inf, batch_size=9, dataset_size=9)
     (0.5, 0.0)
@@ -123,9 +122,10 @@ class NormTest(DefaultFacts):
     >>> NormTest(eta=0.5).update(None, seen, Decision(next_batch_size=8, base_steps=1))[1].reason
     'theta_max 1 > eta 0.5, test failed; batch size 32'
 
-    If the measured gradient is 0 but the variance is not, no batch size passes. The rule then
-    proposes the whole data set, or `LARGEST` if the size of the data set is unknown. If gradient
-    and variance are both 0, and in steps that measure nothing, the batch size stays.
+    If the measured gradient is 0 but the variance is not, no batch size passes. If no batch size
+    passes, the rule proposes the whole data set, or `LARGEST` if the size of the data set is
+    unknown. If gradient and variance are both 0, and in steps without a measurement, the batch size
+    stays.
 
     With the unbiased denominator, the batch size stays until four steps were measured. After four
     measured steps, the batch size changes only if it lies outside the confidence interval, and the
@@ -135,10 +135,10 @@ class NormTest(DefaultFacts):
         eta: Largest allowed ratio of the gradient's error to its norm, above 0. The required batch
             grows as 1 / eta^2.
         denominator: "plug-in" is |g|^2 of the batch's gradient, as in the authors' program. On
-            average it contains variance / B, so one test rarely asks for more than B / eta^2.
-            "unbiased" is the squared norm of the true gradient, from running averages.
-        finite_population: Whether the batch is drawn without replacement from the data set. The
-            whole data set then always passes.
+            average |g|^2 contains variance / B, so one "plug-in" test rarely asks for more than B /
+            eta^2. "unbiased" is the squared norm of the true gradient, from running averages.
+        finite_population: Whether the batch is drawn without replacement from the data set. If the
+            batch is drawn without replacement, the whole data set always passes.
         statistic: "moments" for the raw gradient (SGD), or "preconditioned_moments" for the
             gradient divided as the optimizer divides it (Adam, Adagrad).
 
@@ -161,8 +161,8 @@ class NormTest(DefaultFacts):
         check_above_zero(self, example="NormTest(eta=0.5)", eta=self.eta)
         if self.denominator not in ("plug-in", "unbiased"):
             raise ValueError(
-                f'denominator={self.denominator!r} was given, but it must be "plug-in" or '
-                '"unbiased". Example: NormTest(denominator="plug-in")'
+                f"denominator={self.denominator!r} was given, but denominator must be "
+                '"plug-in" or "unbiased". Example: NormTest(denominator="plug-in")'
             )
         check_statistic(self, self.statistic)
 

@@ -1,8 +1,9 @@
 """Read the rules and factors that earlier versions wrote into records and checkpoints.
 
-Each entry is a class or a function. Each class or function takes the fields of the old class by
-keyword, and returns a value of today that decides the same. An entry is never removed. A class that
-still exists has an entry if its fields meant something else in an earlier version.
+Each entry of the tables is a class or a function. Each class or function takes the fields of the
+old class by keyword, and returns a value of today that decides the same. An entry is never removed
+from the tables. A class that still exists has an entry if its fields meant something else in an
+earlier version.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ def auto_warm_up(
     paper: bool,
     backoff_at_high: float | None = ABSENT,
 ) -> AutoWarmUp:
-    """Return the warm-up that an earlier version wrote with these fields.
+    """Return the warm-up that an earlier version wrote with the given fields.
 
-    Version 0.1 had no `backoff_at_high`: it treated a warm-up that reached `high` like any other,
-    and it ignored `backoff` if `paper` was True.
+    Version 0.1 had no `backoff_at_high`: `backoff` also applied to a warm-up that reached `high`,
+    and `backoff` was ignored if `paper` was True.
 
     Args:
         low, high, ...: Fields of `AutoWarmUp`.
@@ -85,4 +86,5 @@ OLD_KINDS: Mapping[str, Maker] = MappingProxyType(
 
 RESUMED_KINDS: Mapping[str, Maker] = MappingProxyType({"AutoWarmUp": resumed_auto_warm_up})
 """Old class name -> function for a run that is resumed. The script that resumes a run builds
-today's rule, so the function ignores what an earlier version did differently."""
+today's rule, so the function ignores the differences between the earlier version and today's
+version."""

@@ -39,7 +39,7 @@ OLD_WINDOW = 1000.0
 """Default window of `Averaged` in version 0.1, in gradients."""
 
 STAGES = 21
-"""Number of stages in those methods of version 0.1 whose stages a measurement ends."""
+"""Number of stages in version 0.1, for the methods in which a measurement ends each stage."""
 
 Plain = dict[str, Any]
 
@@ -75,7 +75,8 @@ def revive(saved: Any, rule: Chain, state: Any) -> Revived | None:
 
 
 def same_method(saved: Sequence[Any], here: Sequence[Any]) -> bool:
-    """Return whether a method of today builds the rules `here`, and built `saved` in version 0.1.
+    """Return whether the same method built the rules `saved` in version 0.1 and builds the rules
+    `here` today.
 
     Rules that do not come from a changed method must be equal.
 
@@ -102,8 +103,8 @@ def same_method(saved: Sequence[Any], here: Sequence[Any]) -> bool:
 def averages(rule: Rule) -> bool:
     """Return whether a rule, or a rule within it, decides by running averages.
 
-    Since version 0.2 the averages count base batches, so such a rule decides differently than in
-    version 0.1.
+    Since version 0.2 the averages count base batches, so a rule with running averages decides
+    differently than in version 0.1.
 
     >>> averages(AdaScale()), averages(Chain())
     (True, False)
@@ -139,12 +140,12 @@ def _begun(template: Any, state: Any) -> Any:
 
 
 def _today(rules: Sequence[Any], *, before: Any) -> list[Any]:
-    """Return the rules of today for the first one or two of some old rules, or [] if they are
-    unchanged.
+    """Return the rules of today that replace the first one or two of the old `rules`, or [] if no
+    rule replaces the old rules.
 
     Args:
-        rules: Rules of a chain of version 0.1, from one rule to the last.
-        before: The rule before the first of `rules`; None if there is none.
+        rules: Rules of a chain of version 0.1, from any rule of the chain to the last rule.
+        before: The rule before the first of `rules`; None if the chain begins with `rules`.
     """
     first, steps = rules[0], 1
     if _kind(first) == "Every":
@@ -168,7 +169,8 @@ def _today(rules: Sequence[Any], *, before: Any) -> list[Any]:
 
 
 def _rule_today(rule: Any, *, spaced: bool, before: Any) -> Plain | None:
-    """Return the rule that a method uses today instead of an old one, or None for other rules."""
+    """Return the rule that a method uses today instead of an old rule, or None if no method
+    replaced the old rule."""
     if _kind(rule) == "FullGradientGrowth" and not spaced:
         return {**rule, "stages": _covering(rule["stages"])}
     if spaced and rule == encode(AdaScale(), kind=True):
@@ -188,7 +190,7 @@ def _rule_today(rule: Any, *, spaced: bool, before: Any) -> Plain | None:
 
 
 def _covering(stages: Plain) -> Plain:
-    """Return the stages of today's method in exchange for the 21 stages of version 0.1."""
+    """Return the stages that today's method uses in place of the 21 stages of version 0.1."""
     batch, lr = stages["batch"], stages["lr"]
     if len(batch) != STAGES:
         return stages
@@ -224,5 +226,5 @@ def _unspaced(rule: Any) -> Any:
 
 
 def _kind(rule: Any) -> Any:
-    """Return the class name in a rule of plain values, or None if there is none."""
+    """Return the class name in a rule of plain values, or None if the rule has no class name."""
     return rule.get("kind") if isinstance(rule, Mapping) else None

@@ -14,7 +14,7 @@ class Cited(Protocol):
 
     Attributes:
         references: Keys of `REFERENCES`, or whole BibTeX entries that begin with "@". An empty
-            tuple states that no paper is behind the rule.
+            tuple states that no paper describes the rule.
     """
 
     @property

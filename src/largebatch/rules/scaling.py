@@ -1,10 +1,11 @@
-"""Scale the learning rate and the clock with the batch by a fixed formula, at any scale S = B / B0.
+"""Scale the learning rate by a fixed formula at any scale S = B / B0, and count base steps.
 
     linear:       lr = S * base lr            Goyal et al., 2017, arXiv 1706.02677, section 2.1
     square root:  lr = sqrt(S) * base lr      Krizhevsky, 2014, arXiv 1404.5997
 
-By default, a step of S base batches counts as S base steps, so runs are compared at equal samples.
-With `StepClock`, every step counts as one base step, so runs are compared at equal steps.
+By default, a step of S base batches counts as S base steps, so runs are compared at an equal number
+of samples. With `StepClock`, every step counts as one base step, so runs are compared at an equal
+number of steps.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     lr = factor(x) * base lr,    x in [0, 1] is the fraction of the run's budget before this step
 
-A fraction, unlike a step number, keeps the shape of a schedule when the batch size changes. The
-budget may be counted in base steps, samples or optimizer steps. The rise at the start is a separate
-rule, `WarmUp`.
+A schedule over fractions of the budget keeps its shape when the batch size changes, but a schedule
+over step numbers does not. The budget may be counted in base steps, samples or optimizer steps. The
+rise of the learning rate at the start of a run is a separate rule, `WarmUp`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Schedule(DefaultFacts):
         factor: A factor of `largebatch.rules`, such as `Cosine()`, or your own frozen dataclass
             with the same `__call__`. The factor must be a dataclass so that the run's record can
             store the factor.
-        over: Length of the schedule, as an `lb.Budget`; None for the run's budget. After that
-            length, the schedule keeps its last factor.
+        over: Length of the schedule, as an `lb.Budget`; None for the run's budget. After the length
+            `over`, the schedule keeps its last factor.
 
     Raises:
         ValueError: If the factor is a function or a class instead of a dataclass instance. If
-            neither the run nor the schedule has a length, the first step raises this error.
+            neither the run nor the schedule has a length, the first step raises ValueError.
 
     Reference: none.
     """

@@ -21,23 +21,25 @@ Statistic = Literal["moments", "preconditioned_moments"]
 
 LEAST = 2
 """Smallest batch size that a test proposes, in samples. One sample has no variance, so a batch of
-one could never grow again."""
+one sample could never grow again."""
 
 BEYOND = 2.0
 """Largest ratio between a new batch size and the nearest bound of the interval of the required
 size."""
 
 LARGEST = 2**40
-"""Batch size in samples that stands for an infinite one if the size of the data set is unknown."""
+"""Batch size in samples that stands for an infinite batch size if the size of the data set is
+unknown."""
 
 
 def noise_ratio(*, variance: float, sqnorm: float) -> float | None:
     """Return variance / sqnorm, a noise scale in samples.
 
     The result is 0 if the variance is 0, and `inf` if the squared norm is 0. The result is None if
-    the noise scale is unknown: if both numbers are 0, if one is not finite, or if the squared norm
-    is negative. If the noise dominates, an unbiased estimate is negative by chance, so a negative
-    value does not show that the true norm is 0.
+    the noise scale is unknown: if both numbers are 0, if one number is not finite, or if the
+    estimate of the squared norm is negative. If the noise dominates, an unbiased estimate of the
+    squared norm may be negative by chance, so a negative estimate does not show that the true norm
+    is 0.
 
     >>> noise_ratio(variance=1.0, sqnorm=0.5), noise_ratio(variance=1.0, sqnorm=0.0)
     (2.0, inf)
@@ -126,7 +128,7 @@ def by_evidence(
         proposed: Decision of the rules before this one, with the current batch size.
         seen: Measurement of this step.
         required: Required batch size in samples with its interval, from 0 to inf; None if unknown.
-        because: What the test found, for the reason.
+        because: Text for the reason that states what the test found.
     """
     now = proposed.next_batch_size
     if required is None:
@@ -178,8 +180,8 @@ def scaled(span: Range, *, factor: float = 1.0, plus: float = 0.0) -> Range:
 def verdict(
     *, value: float | None, level: float, name: str = "theta_max", level_name: str = "eta"
 ) -> str:
-    """Return in words what a test of a single step found; it passes if the value is at most the
-    level.
+    """Return in words what a test of a single step found; the test passes if the value is at most
+    the level.
 
     >>> verdict(value=0.71, level=0.5), verdict(value=0.2, level=0.5)
     ('theta_max 0.71 > eta 0.5, test failed', 'theta_max 0.2 <= eta 0.5, test passed')
@@ -187,7 +189,7 @@ def verdict(
     ('theta_max unknown', 'theta_max inf > eta 0.5, test failed, squared norm is 0')
 
     Args:
-        value: Smallest level that passes; None if unknown.
+        value: Smallest level at which the test passes; None if unknown.
         level: Level of the test.
         name: Name of the value in the text.
         level_name: Name of the level in the text.
@@ -200,7 +202,7 @@ def verdict(
 
 
 def asking(proposed: Decision, names: frozenset[str]) -> Decision:
-    """Return the decision that also requests these statistics for the next step."""
+    """Return the decision that also requests the statistics in `names` for the next step."""
     return proposed.measuring(proposed.measure_next | (names & STATISTICS))
 
 
@@ -208,12 +210,12 @@ def check_above_zero(rule: object, *, example: str, **values: float) -> None:
     """Check that hyper-parameters are finite numbers above 0.
 
     Args:
-        rule: The rule whose values they are.
+        rule: Rule to which the hyper-parameters belong.
         example: Example of a call with valid values, for the error message.
         values: Hyper-parameters by name.
 
     Raises:
-        ValueError: If one of them is not a finite number above 0.
+        ValueError: If a hyper-parameter is not a finite number above 0.
     """
     for name, value in values.items():
         if not (isinstance(value, Real) and 0.0 < value < math.inf):
@@ -227,7 +229,7 @@ def check_statistic(rule: object, statistic: str) -> None:
     """Check that a statistic is the moments of the raw or of the preconditioned gradient.
 
     Raises:
-        ValueError: If the statistic is neither of the two.
+        ValueError: If the statistic is neither "moments" nor "preconditioned_moments".
     """
     if statistic not in ("moments", "preconditioned_moments"):
         raise ValueError(

@@ -3,8 +3,9 @@
     batch size of stage m = delta^m * first batch size
     learning rate of stage m = gamma^m * base learning rate
 
-A rule moves the run from one stage to the next: by a clock (`Growth`) or by the noise scale
-(`AdaptiveGrowth`). Batch size and learning rate are in one table, so they change in the same step.
+A rule moves the run from one stage to the next: `Growth` at given points of the run,
+`AdaptiveGrowth` by the noise scale. Batch size and learning rate are in one table, so they change
+in the same step.
 
 Umeda, Iiduka: Increasing Both Batch Size and Learning Rate Accelerates Stochastic Gradient Descent,
 2024, arXiv 2409.08770.
@@ -22,8 +23,7 @@ from largebatch.rules.sizes import whole_batch
 
 
 def fractions_of(lengths: tuple[float, ...]) -> tuple[float, ...]:
-    """Return where stages of the given lengths end, as fractions of the total length, without the
-    last end.
+    """Return the end of each stage but the last, as a fraction of the total length.
 
     >>> fractions_of((1, 1, 2))
     (0.25, 0.5)
@@ -45,13 +45,13 @@ def fractions_of(lengths: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def optimal_ratio(*, delta: float, gamma: float) -> float:
-    """Return the best ratio of each stage's length to that of the stage before, in samples.
+    """Return the best ratio of a stage's length in samples to the length of the stage before.
 
-    The ratio is delta kappa = (delta / gamma)^2, on the relation delta = gamma^2 kappa. In this
-    relation, kappa is the ratio of the lengths in steps. On this relation the bound on the squared
-    gradient norm falls as samples^(-1/2); with any other ratio it falls more slowly. The formula is
-    derived here from the bound for smooth functions and plain SGD, and checked numerically. The
-    theorem of arXiv 2508.05297 may have other constants.
+    If the lengths in steps have the ratio kappa = delta / gamma^2, the lengths in samples have the
+    ratio delta * kappa = (delta / gamma)^2. With this ratio, the bound on the squared gradient norm
+    falls as samples^(-1/2); with any other ratio of the lengths, the bound falls more slowly. We
+    derived the formula from the bound for smooth functions and plain SGD, and checked the
+    derivation numerically. The theorem of arXiv 2508.05297 may have other constants.
 
     >>> round(optimal_ratio(delta=2.0, gamma=2.0**0.5), 12), optimal_ratio(delta=2.0, gamma=1.0)
     (2.0, 4.0)
@@ -120,15 +120,15 @@ class Stages:
     def size(self, stage: int, *, first: int, seen: Measurement) -> int:
         """Return the batch size of a stage in whole samples.
 
-        The size is rounded up. The result is at least one sample per rank and at most the size of
-        the data set.
+        The batch size is rounded up. The result is at least one sample per rank and at most the
+        size of the data set.
         """
         required = self.required(stage, first=first)
         return whole_batch(required, ranks=seen.ranks, dataset_size=seen.dataset_size, least=1)
 
     def next_larger(self, stage: int, *, first: int, seen: Measurement) -> int | None:
-        """Return the next stage with a larger batch size in whole samples, or None if there is
-        none.
+        """Return the next stage with a larger batch size in whole samples, or None if no later
+        stage is larger.
 
         If the factors are close to 1, neighboring stages may have the same size: 8 x 1.05 and 8 x
         1.1 both give 9 samples.
@@ -142,8 +142,8 @@ class Stages:
         return next(larger, None)
 
     def last_smaller(self, stage: int, *, first: int, seen: Measurement) -> int | None:
-        """Return the last earlier stage with a smaller batch size in whole samples, or None if
-        there is none.
+        """Return the last earlier stage with a smaller batch size in whole samples, or None if no
+        earlier stage is smaller.
 
         Args:
             stage, first, seen: Stage, first batch size and measurement, as in `size`.
@@ -174,7 +174,8 @@ def growing_stages(
             `max_lr`, pass gamma = max_lr ** (1 / (count - 1)).
         most: Largest factor on the first batch size, at least 1.
         rate_goes_on: Whether the learning rate keeps growing in the stages whose batch size `most`
-            limits. One of the authors' two programs does this, the other does not.
+            limits. In one of the authors' two programs the learning rate keeps growing, in the
+            other program it does not.
 
     Raises:
         ValueError: If a number is out of its range, or if a factor overflows.
@@ -209,7 +210,8 @@ def linear_stages(count: int, *, step: float, most: float = math.inf) -> Stages:
 
     Args:
         count: Number of stages, at least 1.
-        step: Amount that each stage adds, as a fraction of the first batch size, above 0.
+        step: Number of samples that each stage adds, as a fraction of the first batch size, above
+            0.
         most: Largest factor on the first batch size, at least 1.
 
     Raises:
@@ -226,7 +228,7 @@ def linear_stages(count: int, *, step: float, most: float = math.inf) -> Stages:
 
 
 def _power(base: float, exponent: int) -> float:
-    """Return base ** exponent, or infinity if it overflows."""
+    """Return base ** exponent, or infinity if the power overflows."""
     try:
         return float(base) ** exponent
     except OverflowError:

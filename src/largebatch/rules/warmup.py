@@ -1,9 +1,9 @@
 """Raise the learning rate gradually to the scaled learning rate over the first part of the run.
 
-    lr = (start + (1 - start) min(x / fraction, 1)) * scaled lr,    start = 1 / S
+    lr = (start + (1 - start) * min(x / fraction, 1)) * scaled lr,    start = 1 / S
 
-x is the fraction of the budget before this step. After `LinearScaling`, the warm-up therefore
-begins at the base learning rate and ends at S times it.
+x is the fraction of the budget that was used before the current step. After `LinearScaling`, the
+warm-up therefore begins at the base learning rate and ends at S times the base learning rate.
 
 Goyal, Dollar, Girshick, Noordhuis, Wesolowski, Kyrola, Tulloch, Jia, He: Accurate, Large Minibatch
 SGD: Training ImageNet in 1 Hour, 2017, arXiv 1706.02677, section 2.2.
@@ -19,8 +19,8 @@ from largebatch.core.rule import DefaultFacts
 
 
 def warmup_factor(*, progress: float, fraction: float, start: float) -> float:
-    """Return start + (1 - start) min(progress / fraction, 1), which rises linearly from `start` to
-    1.
+    """Return start + (1 - start) * min(progress / fraction, 1), which rises linearly from `start`
+    to 1.
 
     >>> warmup_factor(progress=0.25, fraction=0.5, start=0.25)
     0.625
@@ -54,7 +54,7 @@ class WarmUp(DefaultFacts):
 
     Raises:
         ValueError: If `fraction` is outside (0, 1] or `start` is outside [0, 1]. If neither the run
-            nor the warm-up has a length, the first step raises this error.
+            nor the warm-up has a length, the first step raises ValueError.
 
     Reference: Goyal et al., 2017, arXiv 1706.02677, section 2.2.
     """

@@ -8,10 +8,11 @@ from largebatch.core.number_checks import is_count, is_number
 
 
 def check_range(*, low: object, high: object) -> None:
-    """Check that the learning rates `low` and `high` span a range.
+    """Check that the learning rates `low` and `high` are numbers with 0 < low < high < infinity.
 
     Raises:
-        ValueError: If one of them is not a number, or if 0 < low < high < infinity does not hold.
+        ValueError: If `low` or `high` is not a number, or if 0 < low < high < infinity does not
+            hold.
     """
     for name, value in (("low", low), ("high", high)):
         if not is_number(value):
@@ -35,7 +36,7 @@ def check_part(
         name: Name of the argument.
         value: Value of the argument.
         usual: Valid value for the example in the message.
-        least: Smallest allowed fraction; 0 itself is not allowed.
+        least: Smallest allowed fraction; if `least` is 0, the fraction must be above 0.
         one: Whether the value 1 is allowed.
 
     Raises:
@@ -54,7 +55,7 @@ def check_words_and_counts(*, growth: object, patience: object, decay: object) -
     """Check that `growth` is known, `patience` is a whole number, and `decay` can be called.
 
     Raises:
-        ValueError: If one of the three arguments is not valid; the message names the argument.
+        ValueError: If `growth`, `patience` or `decay` is not valid; the message names the argument.
     """
     if growth not in ("exponential", "linear"):
         raise ValueError(

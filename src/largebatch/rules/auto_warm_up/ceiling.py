@@ -11,18 +11,18 @@ import numpy as np
 from largebatch.rules.auto_warm_up.gaussian_process import Posterior
 
 SINCE, END = 0.6, 0.8
-"""Two points of the loss curve, which covers [0, 1]: two length scales and one length scale before
-its end. A minimum after END counts as being at the end of the curve. The loss must have fallen
-since SINCE."""
+"""Two points of the loss curve on [0, 1]: two length scales and one length scale before the end of
+the curve. A minimum after END counts as being at the end of the curve. Since the point SINCE, the
+loss must have fallen."""
 
 
 def falls(curve: Posterior, *, confidence: float, floor: float) -> bool:
     """Return whether a loss still falls at the end of its curve.
 
-    The minimum of the curve must be at its end, and no earlier point may be below the last point
-    with the given probability. The points at SINCE and END must be above the last point with that
-    probability. A constant loss does not fall, and neither does a loss of noise alone, or a loss
-    that fell earlier and then stayed constant.
+    The minimum of the curve must be at the end of the curve, and no earlier point may be below the
+    last point with a probability above `confidence`. The points at SINCE and END must be above the
+    last point with a probability above `confidence`. A constant loss does not fall, and neither
+    does a loss of noise alone, or a loss that fell earlier and then stayed constant.
 
     >>> from largebatch.rules.auto_warm_up.gaussian_process import posterior_of
     >>> x = np.linspace(0.0, 1.0, 50)
@@ -33,7 +33,8 @@ def falls(curve: Posterior, *, confidence: float, floor: float) -> bool:
     Args:
         curve: Posterior of the losses so far.
         confidence: Probability in [0.5, 1).
-        floor: Variance added to the variance of each difference, as in `Posterior.risen`.
+        floor: Variance added to the variance of each difference between two points, as in
+            `Posterior.risen`.
     """
     if curve.x[curve.lowest] < END or curve.risen(floor=floor) > confidence:
         return False
@@ -44,8 +45,8 @@ def falls(curve: Posterior, *, confidence: float, floor: float) -> bool:
 def is_flat(curve: Posterior, *, confidence: float, certain: float, floor: float) -> bool:
     """Return whether a loss neither rose nor fell over its whole curve.
 
-    No earlier point may be below the last one with the given probability, and no two points may
-    differ by more than `certain` standard deviations. A constant loss is flat.
+    No earlier point may be below the last point with a probability above `confidence`, and no two
+    points may differ by more than `certain` standard deviations. A constant loss is flat.
 
     >>> from largebatch.rules.auto_warm_up.gaussian_process import posterior_of
     >>> x = np.linspace(0.0, 1.0, 50)
@@ -57,7 +58,8 @@ def is_flat(curve: Posterior, *, confidence: float, certain: float, floor: float
         curve: Posterior of the losses so far.
         confidence: Probability in [0.5, 1).
         certain: Number of standard deviations, above 0.
-        floor: Variance added to the variance of each difference, as in `Posterior.risen`.
+        floor: Variance added to the variance of each difference between two points, as in
+            `Posterior.risen`.
     """
     return curve.risen(floor=floor) <= confidence and curve.moved(floor=floor) <= certain
 

@@ -1,9 +1,9 @@
 """Fit a Gaussian process with a known length scale to a curve on [0, 1].
 
-    y(x) = mean + f(x) + noise,    f ~ GP(0, s k),    k(x, z) = exp(-(x - z)^2 / (2 l^2))
+    y(x) = mean + f(x) + noise,    f ~ GP(0, s * k),    k(x, z) = exp(-(x - z)^2 / (2 * l^2))
 
-The noise has the variance s r / count if y is the mean of `count` values. The signal variance s and
-the noise ratio r maximize the marginal likelihood. For each r, the best s has a closed form, so
+The noise has the variance s * r / count if y is the mean of `count` values. The signal variance s
+and the noise ratio r maximize the marginal likelihood. For each r, the best s has a closed form, so
 only r is searched, on a grid that is refined. Nothing is drawn at random.
 
 With l = 0.2, the kernel on [0, 1] has 18 eigenvalues that float64 can distinguish from zero.
@@ -40,7 +40,7 @@ class Posterior:
 
     Args:
         x: The points in rising order, [G]; the last point is the present.
-        mean: Posterior mean of the curve at these points, including the mean of the data, [G].
+        mean: Posterior mean of the curve at the points `x`, including the mean of the data, [G].
         spread: Matrix [G, K] with f = mean + spread @ w, where w has K independent standard normal
             entries.
         unit: Standard deviation of the data, which scales all other numbers.
@@ -59,20 +59,19 @@ class Posterior:
         return int(np.argmin(self.mean))
 
     def rise(self, at: int) -> tuple[float, float]:
-        """Return mean and standard deviation of the difference between f at the last point and at
-        `at`."""
+        """Return mean and standard deviation of f(last point) - f(point with index `at`)."""
         row = self.spread[-1] - self.spread[at]
         return float(self.mean[-1] - self.mean[at]), math.sqrt(float(row @ row))
 
     def risen(self, *, floor: float) -> float:
-        """Return the largest probability, over all earlier points, that f is lower there than at
-        the last point.
+        """Return the largest probability, over all earlier points, that f is lower at the earlier
+        point than at the last point.
 
         Each pair of points is compared separately. For constant data the result is 0.5.
 
         Args:
-            floor: Variance added to the variance of each difference, in units of the variance of
-                the data.
+            floor: Variance added to the variance of each difference between two points, in units of
+                the variance of the data.
         """
         if self.unit == 0.0:
             return 0.5
@@ -101,7 +100,8 @@ class Posterior:
         Each pair of points is compared separately. For constant data the result is 0.
 
         Args:
-            floor: Variance added to the variance of each difference, as in `risen`.
+            floor: Variance added to the variance of each difference between two points, as in
+                `risen`.
         """
         if self.unit == 0.0:
             return 0.0
@@ -163,8 +163,8 @@ def posterior_of(
 
 
 def _standard(y: Row, counts: Row) -> tuple[float, float]:
-    """Return mean and standard deviation of all values behind the means; 0 if they differ by
-    rounding only."""
+    """Return mean and standard deviation of all recorded values; the standard deviation is 0 if the
+    values differ by rounding only."""
     centre = float(np.average(y, weights=counts))
     unit = math.sqrt(float(np.average((y - centre) ** 2, weights=counts)))
     return centre, unit if unit > 1e-12 * abs(centre) else 0.0

@@ -1,4 +1,4 @@
-"""Store the losses of a run in bounded memory, and give the curve behind them."""
+"""Store the losses of a run in bounded memory, and fit a curve to the losses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from largebatch.rules.auto_warm_up.gaussian_process import Posterior, Row, posterior_of
 
 MOST = 128
-"""Number of stored means at which each two neighbors are merged into one."""
+"""Number of stored means at which every two neighboring means are merged into one mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -65,8 +65,8 @@ class Losses:
         loss.
 
         Args:
-            fence: Number of distances above the median from which values count by their logarithm,
-                as in `fenced`.
+            fence: Number of distances d above the median beyond which values are compressed by a
+                logarithm, as in `fenced`.
         """
         starts = np.arange(len(self.means) + bool(self.count)) * self.width
         counts = np.full(len(starts), float(self.width))
@@ -79,12 +79,12 @@ class Losses:
 
 
 def fenced(values: Row, *, fence: float) -> Row:
-    """Return the values after replacing the distance of very large values by its logarithm.
+    """Return the values, with very large distances from the median compressed by a logarithm.
 
-    A loss that doubles from step to step is a slope, but a single Gaussian process would treat it
+    Without the compression, the Gaussian process would treat a loss that doubles from step to step
     as noise.
 
-        v -> top + d log(1 + (v - top) / d)    above top = median + fence d
+        v -> top + d * log(1 + (v - top) / d)    above top = median + fence * d
 
     In this formula, d is the distance from the lower quartile to the median, so up to half of the
     values may be very large. If d is 0, because many values are equal, nothing changes.

@@ -1,15 +1,16 @@
-"""Raise the learning rate in a warm-up that ends itself when the training loss no longer falls.
+"""Raise the learning rate in a warm-up that ends when the training loss no longer falls.
 
-    lr = low (high / low)^(x / fraction)    for x < fraction
+    lr = low * (high / low)^(x / fraction)    for x < fraction
     p  = max over earlier points i of P(f_i < f_now)
 
 In these formulas, x is the used fraction of the budget, and f is the Gaussian process behind the
 losses so far (`gaussian_process`), over the elapsed part of the warm-up scaled to [0, 1]. The
-warm-up ends after `patience` checks in a row with p > confidence. The learning rate then returns to
-its value at the minimum of the posterior mean, or to a fraction of this value, and decays.
+warm-up ends after `patience` checks in a row with p > confidence. After the warm-up, the learning
+rate returns to the learning rate at the minimum of the posterior mean, or to a fraction of the
+learning rate at the minimum, and decays.
 
 Kim, Kim, Kim, Lee, Kim: Automated Learning Rate Scheduler for Large-batch Training (AutoWU), 2021,
-arXiv 2107.05855. Confidence, patience and length scale are those of the authors' program.
+arXiv 2107.05855. Confidence, patience and length scale have the values of the authors' program.
 """
 
 from __future__ import annotations
@@ -38,28 +39,29 @@ CHECKS, GROWTH = 100, 1.15
 """Number of checks in a warm-up, and largest factor on the learning rate between two checks."""
 
 FEWEST = 10
-"""Smallest number of checks for which the budget suffices."""
+"""Smallest number of checks that the budget must allow."""
 
 EARLY_CHECKS, EARLY_LOSSES = 10, 30
 """Numbers of checks and of losses that are necessary before the warm-up may end."""
 
 CERTAIN, SHARE = 3.0, 0.05
 """Smallest rise of the loss that counts: in standard deviations, and as a fraction of the fall
-before it. If no two points of the whole curve differ by CERTAIN standard deviations, the loss has
-hardly changed."""
+before the rise. If no two points of the whole curve differ by CERTAIN standard deviations, the loss
+has hardly changed."""
 
 FENCE = 50.0
-"""Distance above the median, in units of the distance from the lower quartile to the median, from
-which a loss counts by its logarithm."""
+"""Distance above the median, in units of the distance from the lower quartile to the median, beyond
+which a loss is compressed by a logarithm."""
 
 FLOOR = 1e-4
 """Variance added to the variance of each difference between two points of the loss curve, in units
 of the variance of all losses."""
 
 FAR, IN_A_ROW = 0.5, 2
-"""A loss is far above the others if it exceeds all earlier losses by more than FAR times their
-range. IN_A_ROW such losses in a row end the warm-up at once, because past the edge of stability the
-loss grows in every step."""
+"""A loss is far above the others if the loss exceeds all earlier losses by more than FAR times the
+range of the earlier losses. IN_A_ROW losses in a row that are far above the others end the warm-up
+at once, because the loss grows in every step if the learning rate is too large for stable
+training."""
 
 NO_RISE = "no rise of the loss was detected"
 """Reason for the end of a warm-up that used all of its budget."""
@@ -69,9 +71,9 @@ BACKOFF = 0.25
 loss."""
 
 LOST, SAFETY = 3, 0.5
-"""LOST losses in a row that are not finite end the warm-up, at SAFETY times the learning rate.
-Before EARLY_CHECKS checks, losses that are not finite do not end the warm-up, because a gradient
-scaler may still be looking for its scale."""
+"""LOST losses in a row that are not finite end the warm-up, and the learning rate is multiplied by
+SAFETY. Before EARLY_CHECKS checks, losses that are not finite do not end the warm-up, because a
+gradient scaler may still be looking for its scale."""
 
 
 def warm_up_rate(*, x: float, low: float, high: float, linear: bool = False) -> float:
@@ -97,9 +99,9 @@ class WarmUpState:
         skipped: Number of steps that were skipped because of non-finite values before the last
             step.
         batch_size: Batch size of the warm-up in samples; 0 before the first step.
-        rate: Learning rate of the last step of the warm-up; after its end, the learning rate at
-            which the decay starts.
-        ended: Used fraction of the budget when the warm-up ended; None before.
+        rate: Learning rate of the last step of the warm-up; after the end of the warm-up, the
+            learning rate at which the decay starts.
+        ended: Used fraction of the budget when the warm-up ended; None during the warm-up.
     """
 
     losses: Losses = field(default_factory=Losses)
@@ -120,7 +122,7 @@ class AutoWarmUp:
     decay.
 
     The optimizer's own learning rates only determine the ratios between its parameter groups. The
-    loss is the mean over the batch of all ranks, so all ranks decide alike.
+    loss is the mean over the batch of all ranks, so all ranks make the same decision.
 
     >>> from largebatch.core.measurement import Budget
     >>> rule, seen = AutoWarmUp(), Measurement(step=0, samples=0, base_steps=0, batch_size=64,
@@ -138,26 +140,28 @@ class AutoWarmUp:
         cooldown: Fraction of the budget that the decay takes at the end of the run, in (0, 1]. The
             learning rate stays constant between warm-up and decay. With cooldown=1, the decay
             starts as soon as the warm-up has ended.
-        after: Rules that start when the warm-up has ended, with its batch as their base batch. For
-            example, use AdaScale() if the batch size changes later.
+        after: Rules that start when the warm-up has ended; the base batch of these rules is the
+            batch of the warm-up. For example, use AdaScale() if the batch size changes later.
         confidence: Probability of a rise of the loss above which a check detects it, in [0.5, 1).
-        patience: Number of checks in a row that must detect a rise.
-        backoff: Learning rate at which the decay starts, as a fraction of the one at the minimum of
-            the loss, in (0, 1]. None stands for 0.25, or for 1 if `paper` is True, as in the
-            authors' program.
+        patience: Number of checks in a row that must detect a rise of the loss before the warm-up
+            ends.
+        backoff: Learning rate at which the decay starts, as a fraction of the learning rate at the
+            minimum of the loss, in (0, 1]. None stands for 0.25, or for 1 if `paper` is True, as in
+            the authors' program.
         paper: Whether to decide as the authors' program does: one check per epoch, without our
-            additional safeguards. If no rise is detected, the decay then starts from the last
-            learning rate.
-        backoff_at_high: Learning rate at which the decay starts, as a fraction of the last one, in
-            (0, 1], if `high` was reached while the loss still fell or had hardly changed. None
-            treats this case like any other end, with `backoff`, as version 0.1 did.
+            additional safeguards. If `paper` is True and no rise is detected, the decay starts from
+            the last learning rate.
+        backoff_at_high: Learning rate at which the decay starts, as a fraction of the last learning
+            rate, in (0, 1], if `high` was reached while the loss still fell or had hardly changed.
+            If `backoff_at_high` is None, a warm-up that reached `high` also uses `backoff`, as in
+            version 0.1.
 
     Raises:
         ValueError: If an argument has the wrong type or is out of its range. The first step raises
-            this error if the budget is too short for FEWEST checks, and any step raises it if the
-            optimizer's learning rate is 0.
-        LargeBatchError: If the batch size changes during the warm-up, which looks for the learning
-            rate of one batch size.
+            ValueError if the budget is too short for FEWEST checks, and any step raises ValueError
+            if the optimizer's learning rate is 0.
+        LargeBatchError: If the batch size changes during the warm-up, because the warm-up finds the
+            learning rate of one batch size.
 
     Reference: Kim, Kim, Kim, Lee, Kim, AutoWU, 2021, arXiv 2107.05855.
     """
@@ -187,9 +191,9 @@ class AutoWarmUp:
             check_part("backoff_at_high", self.backoff_at_high, usual=1.0)
         if "AutoWarmUp" in names_within(chain(self.after)):
             raise ValueError(
-                "AutoWarmUp was passed as `after` of another AutoWarmUp, but it would search for "
-                "the learning rate again. Pass a rule that follows the batch size: "
-                "AutoWarmUp(after=AdaScale())"
+                "AutoWarmUp was passed as `after` of another AutoWarmUp, but the inner "
+                "AutoWarmUp would search for the learning rate again. Pass a rule that follows the "
+                "batch size: AutoWarmUp(after=AdaScale())"
             )
 
     references = ("kim2021automated",)
@@ -298,10 +302,10 @@ class AutoWarmUp:
         return replace(search, losses=losses, far=0, lowest=min(low, loss), highest=max(high, loss))
 
     def _known(self, search: WarmUpState) -> Posterior | None:
-        """Return the curve whose minimum gives the learning rate, or None if there is none.
+        """Return the curve whose minimum gives the learning rate, or None without recorded losses
+        or if `paper` is True.
 
-        The authors' program returns to the minimum only if it detected a rise, so with `paper` this
-        is None.
+        The authors' program returns to the minimum only after a detected rise of the loss.
         """
         return self._curve(search) if search.losses.recorded and not self.paper else None
 
@@ -332,7 +336,7 @@ class AutoWarmUp:
         """Return the search after the end of the warm-up.
 
         The decay starts at a fraction of the learning rate at the minimum of the curve, but not
-        above the last learning rate. Without a curve, it starts at the last learning rate.
+        above the last learning rate. Without a curve, the decay starts at the last learning rate.
         """
         rate = search.rate or self._rate(0.0)
         if curve is not None:
@@ -347,7 +351,7 @@ class AutoWarmUp:
         return warm_up_rate(x=x, low=self.low, high=self.high, linear=self.growth == "linear")
 
     def _due(self, seen: Measurement, *, base_steps: float) -> int:
-        """Return the number of checks that are due after this step."""
+        """Return the number of checks that are due after the current step."""
         if self.paper:
             assert seen.dataset_size is not None
             return (seen.samples + seen.batch_size) // seen.dataset_size
@@ -361,8 +365,8 @@ class AutoWarmUp:
 
     @property
     def _backoff(self) -> float:
-        """Learning rate at which the decay starts, as a fraction of the one at the minimum of the
-        loss."""
+        """Learning rate at which the decay starts, as a fraction of the learning rate at the
+        minimum of the loss."""
         if self.backoff is not None:
             return self.backoff
         return 1.0 if self.paper else BACKOFF
@@ -383,8 +387,8 @@ class AutoWarmUp:
             raise LargeBatchError(
                 f"The batch size changed from {search.batch_size} to {batch_size} samples during "
                 "the warm-up of AutoWarmUp, which finds the learning rate of one batch size. "
-                f"Change the batch size after {self.fraction:.0%} of the budget is used, with "
-                "AutoWarmUp(after=AdaScale())."
+                f"Change the batch size only after {self.fraction:.0%} of the budget is used, and "
+                "pass a rule that follows the batch size: AutoWarmUp(after=AdaScale())"
             )
         assert seen.budget is not None
         one = seen.budget.used(step=1, samples=batch_size, base_steps=proposed.base_steps)
@@ -402,7 +406,7 @@ class AutoWarmUp:
     def _continue(
         self, state: Any, seen: Measurement, decision: Decision, *, base: int
     ) -> tuple[Any, Decision]:
-        """Apply the rules after the warm-up, whose clock counts steps of the warm-up's batch."""
+        """Apply the rules in `after`, for which one base step is a step of the warm-up's batch."""
         if "clock" not in self.after.changes:
             return self.after.update(state, replace(seen, base_batch_size=base), decision)
         unit = base / seen.base_batch_size
