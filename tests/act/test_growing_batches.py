@@ -277,7 +277,7 @@ def test_coordinates_that_the_meter_does_not_measure_are_refused_with_a_line_tha
         ),
         ({"every": 2.5}, r"\(every=2\.5\) was given, but every must be a whole number"),
         ({"growth": 0.5}, r"\(growth=0\.5\) was given, but growth must be a factor of 1 or more"),
-        ({"scaling": "sqrt"}, "A chain takes rules, got sqrt"),
+        ({"scaling": "sqrt"}, "'sqrt' was given in place of a rule"),
     ],
 )
 def test_impossible_numbers_are_refused_by_the_method_that_takes_them(

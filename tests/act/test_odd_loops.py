@@ -257,7 +257,7 @@ def test_sparse_and_dense_gradients_of_one_parameter_add_up(order) -> None:
 
 def test_a_loss_for_each_sample_is_refused_at_once() -> None:
     run = Run(small())
-    with pytest.raises(ValueError, match=r"got shape \[8\].*control\.loss\(loss\.mean\(\)\)"):
+    with pytest.raises(ValueError, match=r"shape \[8\] was given.*control\.loss\(loss\.mean\(\)\)"):
         run.control.loss(torch.zeros(SIZE))
     run.control.drop()
     for _ in range(PARTS):

@@ -361,11 +361,13 @@ def test_train_fits_the_micro_batch_reports_the_size_and_resumes_with_the_same_s
     assert "this size was found before" in str(said)
     with pytest.raises(lb.errors.CheckpointError, match="max_micro_batch_size"):
         train("digits", resume=True, **{**options, "max_micro_batch_size": 8})
-    with pytest.raises(ValueError, match="--max-micro-batch-size 64"):
+    with pytest.raises(ValueError, match="Pass max_micro_batch_size=64"):
         train("digits", max_micro_batch_size="all")
 
 
 def test_memory_that_ends_in_a_command_is_one_line_with_the_option() -> None:
     workload = replace(load("digits"), loss=lambda model, batch: Limited(4)(model, batch))
-    with pytest.raises(lb.LargeBatchError, match="--max-micro-batch-size 8; auto finds"):
+    with pytest.raises(
+        lb.LargeBatchError, match=r"max_micro_batch_size=8\. The value 'auto' finds"
+    ):
         train(workload, method="linear", budget="64")

@@ -308,7 +308,7 @@ def test_a_rule_that_needs_it_is_refused_without_the_data_with_a_line_that_works
     rule = lb.rules.FullGradientGrowth()
     with pytest.raises(ValueError, match="FullGradientGrowth needs 'full_sqnorm'") as refused:
         lb.Controller(model, sgd(model), rule, batches, base_batch_size=8)
-    line = str(refused.value).partition("meter=")[2].partition(". From")[0]
+    line = str(refused.value).partition("meter=")[2].partition(". A method")[0]
     loss_fn = nn.functional.mse_loss
     meter = eval(line, {"lb": lb, "model": model, "dataset": DATA, "loss_fn": loss_fn})
     lb.Controller(

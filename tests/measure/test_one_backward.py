@@ -286,7 +286,7 @@ def test_what_a_forward_pass_changes_is_changed_as_often_as_without(door) -> Non
         state = [*weights(model), *weights(model.key), x, model.generator.get_state()]
         found.append((state, model.calls, model.drawn.getstate(), len(calls)))
     if door == "watch":
-        assert noise.label.startswith("from examples")
+        assert noise.label.startswith("measured from examples")
         assert len(noise.series) == 1
     assert all(map(torch.allclose, found[0][0], found[1][0]))
     assert found[0][1:] == found[1][1:]
@@ -377,7 +377,7 @@ def test_a_term_beside_the_models_output_is_found_in_the_first_step(loss, layers
         measure(loss, *layers, door="attach", clip=clip, steps=1)
     assert "PerExample" not in str(error.value)
     noise = measure(loss, *layers, door="watch", clip=clip)
-    assert noise.label.startswith("from pairs")
+    assert noise.label.startswith("measured from pairs")
     assert (noise.dropped, len(noise.series)) == (0, 1)
 
 
@@ -388,7 +388,7 @@ def test_a_term_beside_the_models_output_is_found_in_the_first_step(loss, layers
 def test_a_loss_of_the_models_output_alone_is_measured(door, loss, layers, clip) -> None:
     control = measure(loss, *layers, door=door, clip=clip)
     if door == "watch":
-        assert control.label.startswith("from examples")
+        assert control.label.startswith("measured from examples")
         assert (control.dropped, len(control.series)) == (0, 1)
     else:
         assert control.optimizer_steps == 3
@@ -417,7 +417,7 @@ def test_an_output_that_another_one_was_computed_from_counts_once() -> None:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert noise.label.startswith("from examples")
+    assert noise.label.startswith("measured from examples")
     assert (noise.dropped, len(noise.series)) == (0, 1)
 
 
@@ -439,7 +439,7 @@ def later(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 def test_examples_that_are_refused_in_a_later_step_give_way_to_pairs_under_watch() -> None:
     with pytest.warns(RuntimeWarning, match="do not add up to the gradient of"):
         noise = measure(later, door="watch", steps=4)
-    assert noise.label.startswith("from pairs")
+    assert noise.label.startswith("measured from pairs")
     assert (noise.dropped, len(noise.series)) == (1, 1)
     with pytest.raises(LargeBatchError, match="do not add up to the gradient of"):
         measure(later, door="attach", steps=4)
@@ -519,7 +519,7 @@ def test_a_block_of_several_backward_calls_has_no_examples(door) -> None:
             return
         optimizer.step()
         optimizer.zero_grad()
-    assert control.label.startswith("from pairs")
+    assert control.label.startswith("measured from pairs")
     assert (control.dropped, len(control.series)) == (0, 1)
 
 

@@ -140,7 +140,7 @@ def test_the_dry_run_of_0_1_names_the_command_in_its_place(words: list[str], lin
 
 def test_a_schedules_notes_name_the_option() -> None:
     ended = CliRunner().invoke(cli, ["schedule", "seesaw", *SCHEDULE[2:]])
-    assert "Pass --noise-scale 4000 to set a" in ended.output
+    assert "Pass --noise-scale 4000 to set a" in " ".join(ended.output.split())
 
 
 def test_a_schedule_is_written_and_never_overwritten(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_a_workload_that_cannot_be_built_is_a_finding() -> None:
     found = doctor(replace(load("digits"), optimizer=lbfgs))
     (finding,) = found.check_up.findings
     assert (finding.name, finding.level) == ("set-up", "error")
-    assert "LBFGS is not supported" in finding.seen
+    assert "L-BFGS is not supported" in finding.seen
     assert not found.sound
 
 
