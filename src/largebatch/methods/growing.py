@@ -72,7 +72,8 @@ def growth(
     if gamma is None and rate_goes_on:
         raise ValueError(
             "rate_goes_on=True was given without gamma, but gamma is the factor by which "
-            "the learning rate keeps growing. Pass a gamma: lb.methods.growth(gamma=1.4, rate_goes_on=True)"
+            "the learning rate keeps growing. Pass a gamma: "
+            "lb.methods.growth(gamma=1.4, rate_goes_on=True)"
         )
     count = (5 if lengths is None else len(lengths)) if stages is None else stages
     if lengths is not None and len(lengths) != count:
@@ -191,7 +192,7 @@ def batch_ramp(
 
     Args:
         start: First batch size, in samples.
-        increment: Samples that each stage adds to the batch.
+        increment: Number of samples that each stage adds to the batch.
         samples: Number of samples seen when the batch reaches `size`.
         size: Last batch size, in samples.
         scaling: Rule by which the learning rate follows the batch size; None keeps the learning
