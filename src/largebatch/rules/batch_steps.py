@@ -120,7 +120,8 @@ def growth_by_ramp(*, start: int, increment: int, samples: int, size: int) -> Gr
     if min(start, increment, samples) < 1 or size <= start or (size - start) % increment:
         raise ValueError(
             f"start={start}, increment={increment}, samples={samples} and size={size} were given, "
-            "but all must be at least 1, and size must be start plus a whole number of increments. "
+            "but all numbers must be at least 1, and size must be start plus a whole number of "
+            "increments. "
             "Example: batch_ramp(start=16, increment=8, samples=300_000, size=1024)"
         )
     count = (size - start) // increment

@@ -85,6 +85,6 @@ OLD_KINDS: Mapping[str, Maker] = MappingProxyType(
 """Map of old class names to a class or function that builds today's value from the old fields."""
 
 RESUMED_KINDS: Mapping[str, Maker] = MappingProxyType({"AutoWarmUp": resumed_auto_warm_up})
-"""Map of old class names to a function for a run that is resumed. The script that resumes a run builds
-today's rule, so the function ignores the differences between the earlier version and today's
-version."""
+"""Map of old class names to a function for a run that is resumed. The script that resumes a run
+builds today's rule, so the function ignores the differences between the earlier version and
+today's version."""
