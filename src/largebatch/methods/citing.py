@@ -67,7 +67,8 @@ def cite(what: str | Rule | HoldsDecider | HoldsRule) -> str:
 
 
 def _of_method(name: str) -> Iterator[str]:
-    """Yield the entries of a method by its name, then those of the rules that it combines."""
+    """Yield the entries of a method by its name, then the entries of the rules that the method
+    combines."""
     key = name.replace("-", "_")
     if key not in METHOD_REFERENCES:
         known = sorted(key.replace("_", "-") for key in METHOD_REFERENCES)

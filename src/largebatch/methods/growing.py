@@ -192,7 +192,7 @@ def batch_ramp(
 
     Args:
         start: First batch size, in samples.
-        increment: Samples that each stage adds to the batch.
+        increment: Number of samples that each stage adds to the batch.
         samples: Number of samples seen when the batch reaches `size`.
         size: Last batch size, in samples.
         scaling: Rule by which the learning rate follows the batch size; None keeps the learning

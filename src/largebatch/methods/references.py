@@ -37,7 +37,7 @@ METHOD_REFERENCES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "warmup_growth": ("umeda2024increasing",),
     }
 )
-"""Name of the function -> keys of the papers that describe the method.
+"""Map of function names to the keys of the papers that describe the method.
 
 The papers of the rules that a method combines are listed in the attribute `references` of each
 rule.

@@ -87,7 +87,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             ),
             Method(
                 name="adascale",
-                summary="learning rate and clock x gain, from the gradient's noise (SGD)",
+                summary="learning rate x gain, measured from the gradient's noise (SGD)",
                 rule=adascale,
             ),
             Method(
@@ -163,7 +163,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         )
     }
 )
-"""Name -> method, for the option `--method`."""
+"""Map of names to methods, for the option `--method`."""
 
 
 SCHEDULES: Mapping[str, Method] = MappingProxyType(
@@ -192,4 +192,4 @@ SCHEDULES: Mapping[str, Method] = MappingProxyType(
         )
     }
 )
-"""Name -> schedule of batch size and learning rate, for `largebatch plan`."""
+"""Map of names to schedules of batch size and learning rate, for `largebatch plan`."""

@@ -97,8 +97,8 @@ MOVED: Mapping[str, str] = {
     "KINDS": "lb.rules.kinds.KINDS",
     "RULES": "lb.rules.kinds.RULES",
 }
-"""Name in version 0.1 -> its place today. Each old name raises a warning and will be removed in
-version 0.3."""
+"""Map of each name in version 0.1 to the place of today's object. Each old name raises a warning
+and will be removed in version 0.3."""
 
 __all__ = [*NAMES]
 

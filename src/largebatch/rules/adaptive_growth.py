@@ -170,9 +170,9 @@ class AdaptiveGrowth(DefaultFacts):
     def _reached(self, stage: int, batch_size: int, *, first: int, seen: Measurement) -> int:
         """Return the stage up to `stage` to which `batch_size` belongs.
 
-        A bound after this rule may have kept the batch smaller than the batch size of the stage. A
-        batch size between the batch sizes of two stages, for example after rounding, belongs to the
-        later stage.
+        A bound after `AdaptiveGrowth` may have kept the batch smaller than the batch size of the
+        stage. A batch size between the batch sizes of two stages, for example after rounding,
+        belongs to the later stage.
         """
         at: dict[str, Any] = {"first": first, "seen": seen}
         while stage > 0 and self.stages.size(stage - 1, **at) >= batch_size:

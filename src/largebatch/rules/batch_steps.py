@@ -3,7 +3,7 @@
     "0:768 250B:1536"    batch size 768 from the start, 1536 from 250 billion samples on
     ramp                 start + increment * floor(samples seen / (ramp samples / increments))
 
-NVIDIA's Megatron-LM has these two forms: `--step-batch-size-schedule` and the former
+NVIDIA's Megatron-LM reads schedules in two options: `--step-batch-size-schedule` and the former
 `--rampup-batch-size`. Both forms fill the table of `Growth` with absolute batch sizes.
 """
 
@@ -107,8 +107,8 @@ def growth_by_ramp(*, start: int, increment: int, samples: int, size: int) -> Gr
 
     Args:
         start: First batch size, in samples.
-        increment: Samples that each stage adds to the batch; `size` - `start` must be a multiple of
-            `increment`.
+        increment: Number of samples that each stage adds to the batch; `size` - `start` must be a
+            multiple of `increment`.
         samples: Number of samples seen when the batch reaches `size`.
         size: Last batch size, in samples.
 
@@ -120,7 +120,8 @@ def growth_by_ramp(*, start: int, increment: int, samples: int, size: int) -> Gr
     if min(start, increment, samples) < 1 or size <= start or (size - start) % increment:
         raise ValueError(
             f"start={start}, increment={increment}, samples={samples} and size={size} were given, "
-            "but all must be at least 1, and size must be start plus a whole number of increments. "
+            "but all numbers must be at least 1, and size must be start plus a whole number of "
+            "increments. "
             "Example: batch_ramp(start=16, increment=8, samples=300_000, size=1024)"
         )
     count = (size - start) // increment

@@ -80,8 +80,8 @@ class StepDecay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exponential:
-    """Decay exponentially: the factor is end ** x, so it falls by equal ratios over equal parts of
-    the budget.
+    """Decay exponentially: the factor is end ** x, so the factor falls by the same ratio over equal
+    fractions of the budget.
 
     >>> Exponential(end=0.01)(0.5)
     0.1

@@ -10,10 +10,10 @@ the batch size of the stages. Each check costs the gradient of every sample in t
 
 Umeda, Iiduka: Adaptive Batch Size and Learning Rate Scheduler for Stochastic Gradient Descent Based
 on Minimization of Stochastic First-order Oracle Complexity, 2025, arXiv 2508.05302. The program of
-these authors checks before the update of each 1000th step, and raises the learning rate for that
-update. In the authors' program, the first update with a raised learning rate still uses a gradient
-of the old batch size. In this package, batch size and learning rate change in the step after the
-check.
+these authors checks before the update of each 1000th step, and raises the learning rate for the
+same update. In the authors' program, the first update with a raised learning rate still uses a
+gradient of the old batch size. In this package, batch size and learning rate change in the step
+after the check.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ class Growth(DefaultFacts):
     A stage begins with the first step at or after the point of the run that `at` sets for it. Batch
     size and learning rate of a stage begin together, so a skipped step at the beginning of a stage
     delays the batch size and the learning rate. Put a rule that changes the counter of base steps
-    before this rule. A `ClampBatch` after this rule limits the batch size but not the learning
-    rate; use `ClampLr` to limit the learning rate.
+    before `Growth`. A `ClampBatch` after `Growth` limits the batch size but not the learning rate;
+    use `ClampLr` to limit the learning rate.
 
     >>> rule = Growth(stages=Stages(batch=(1, 2), lr=(1, 1.4)), at=(0.5,))
     >>> seen = Measurement(step=0, samples=448, base_steps=7.0, batch_size=64, base_batch_size=64,
@@ -56,8 +56,9 @@ class Growth(DefaultFacts):
         at: Fractions of the budget in (0, 1), in rising order, at which the second and each later
             stage begin.
         over: Length that the fractions refer to, for example `lb.Budget(samples=10 * 50_000)` for
-            ten epochs of 50,000 samples; None for the run's budget. With `over`, the last fraction
-            may be 1. After the length `over`, the last stage continues to the end of the run.
+            ten epochs of 50,000 samples; None for the run's budget. If `over` is given, the last
+            fraction of `at` may be 1. After the length `over`, the last stage continues to the end
+            of the run.
 
     Raises:
         ValueError: If the fractions are outside (0, 1] or do not rise, or if their number is not
@@ -102,7 +103,7 @@ class Growth(DefaultFacts):
         if state.first == 0:
             state = self._begin(seen, proposed)
         after = seen.progress_after(self.over, base_steps=proposed.base_steps)
-        # A rule after this one may advance the clock by less than was assumed here.
+        # A rule after this one may count fewer base steps than `Growth` assumes.
         stage = max(bisect_right(self.at, after), state.stage)
         size = self.stages.size(stage, first=state.first, seen=seen)
         factor = self.stages.rate(state.stage)

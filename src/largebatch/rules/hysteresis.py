@@ -28,7 +28,7 @@ class HysteresisState:
 class Hysteresis(DefaultFacts):
     """Keep the batch size until `asked` of the last `of` tests proposed a larger batch.
 
-    A test is a step that measures. If other rules measure in additional steps, put this rule and
+    A test is a step that measures. If other rules measure in additional steps, put `Hysteresis` and
     its test together inside `Every`: `Every(chain(NormTest(), Hysteresis()), steps=10)`. After the
     batch has grown, the count starts again, because the earlier tests were about another batch.
 

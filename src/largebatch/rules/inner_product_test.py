@@ -53,7 +53,7 @@ def orthogonal_ratio(
     """Return Var_orth / |g|^2 = (variance - Var <g_i, g> / |g|^2) / |g|^2, in samples.
 
     The result is None if the gradient is 0 or a number is not finite. The two variances may come
-    from different parts of the batch, so a negative difference counts as 0.
+    from different samples of the batch, so a negative difference counts as 0.
 
     >>> orthogonal_ratio(variance=4.0, inner_product_variance=4.0, sqnorm=2.0)
     1.0

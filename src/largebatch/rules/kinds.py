@@ -15,10 +15,10 @@ _CLASSES: Mapping[str, type] = {
 }
 
 RULES: Mapping[str, type] = {n: c for n, c in _CLASSES.items() if "update" in vars(c)}
-"""Class name -> rule."""
+"""Map of class names to rules."""
 
 FACTORS: Mapping[str, type] = {n: c for n, c in _CLASSES.items() if "__call__" in vars(c)}
-"""Class name -> factor of a `Schedule`."""
+"""Map of class names to factors of a `Schedule`."""
 
 KINDS: Mapping[str, Maker] = {"Chain": Chain, **RULES, **FACTORS, **OLD_KINDS}
 """All names that `largebatch.core.codec.decode` accepts for a rule or a factor, including names in

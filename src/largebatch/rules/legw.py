@@ -79,8 +79,9 @@ class Legw(DefaultFacts):
                 "from a data set with a length, or use a warm-up that needs no size: "
                 "lb.chain(lb.SqrtScaling(), lb.WarmUp(fraction=0.05))"
             )
-        # A public implementation also reads the clock before the step, so the first step of the run
-        # has learning rate 0. We do the same: it is one step in a warm-up of whole epochs.
+        # A public implementation also counts the base steps before the current step, so the first
+        # step of the run has learning rate 0. We do the same: only one step has learning rate 0, in
+        # a warm-up of whole epochs.
         warmup = self.warmup_epochs * seen.scale * seen.dataset_size / seen.base_batch_size
         factor = legw_factor(scale=seen.scale, base_steps=seen.base_steps, warmup_base_steps=warmup)
         return state, proposed.scaled(factor, because=f"LEGW: lr x{factor:.4g}")

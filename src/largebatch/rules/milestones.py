@@ -27,8 +27,8 @@ class Milestones(DefaultFacts):
     """Multiply the batch size by `factor` at each of the points `at`.
 
     The step after the run has reached a point is the first step with the larger batch. Put a rule
-    that changes the counter of base steps before this rule. The authors also let the learning rate
-    decay by a smaller ratio than with a constant batch; add a `Schedule` for the decay.
+    that changes the counter of base steps before `Milestones`. The authors also let the learning
+    rate decay by a smaller ratio than with a constant batch; add a `Schedule` for the decay.
 
     >>> rule, proposed = Milestones(at=(0.5,)), Decision(next_batch_size=64, base_steps=1)
     >>> seen = Measurement(step=7, samples=448, base_steps=7.0, batch_size=64, base_batch_size=64,

@@ -95,7 +95,7 @@ class NoiseScaleControl(DefaultFacts):
 
     @property
     def references(self) -> tuple[str, ...]:
-        """Keys of the papers whose formula these arguments give."""
+        """Keys of the papers whose formula the rule's arguments give."""
         divebatch = ("chen2025divebatch",) if self.offset else ()
         return ("mccandlish2018empirical", *divebatch)
 

@@ -82,9 +82,9 @@ OLD_KINDS: Mapping[str, Maker] = MappingProxyType(
         "GradientDiversity": control_by_diversity,
     }
 )
-"""Old class name -> class or function that builds today's value from the old fields."""
+"""Map of old class names to a class or function that builds today's value from the old fields."""
 
 RESUMED_KINDS: Mapping[str, Maker] = MappingProxyType({"AutoWarmUp": resumed_auto_warm_up})
-"""Old class name -> function for a run that is resumed. The script that resumes a run builds
-today's rule, so the function ignores the differences between the earlier version and today's
-version."""
+"""Map of old class names to a function for a run that is resumed. The script that resumes a run
+builds today's rule, so the function ignores the differences between the earlier version and
+today's version."""

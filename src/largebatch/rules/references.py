@@ -305,4 +305,4 @@ _PAPERS = (
 )
 
 REFERENCES: Mapping[str, Reference] = MappingProxyType({paper.key: paper for paper in _PAPERS})
-"""BibTeX key -> paper."""
+"""Map of BibTeX keys to papers."""

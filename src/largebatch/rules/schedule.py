@@ -65,8 +65,8 @@ class Schedule(DefaultFacts):
 
     def update(self, state: None, seen: Measurement, proposed: Decision) -> tuple[None, Decision]:
         # AdaScale's algorithm reads the learning rate at floor(base steps), and the public ports
-        # advance a scheduler in the same whole steps. We do not round the clock. A step decay at a
-        # whole base step is the same either way, and rounding would turn a smooth factor into a
+        # advance a scheduler in the same whole steps. We do not round base steps. Rounding
+        # would not change a step decay at a whole base step, but would turn a smooth factor into a
         # staircase.
         factor = self.factor(seen.progress_of(self.over))
         why = f"schedule: lr x{factor:.4g}" if factor != 1.0 else ""

@@ -93,7 +93,7 @@ def proposal(
     stays.
 
     Args:
-        proposed: Decision of the rules before this one.
+        proposed: Decision of the earlier rules of the chain.
         seen: Measurement of this step.
         required: Required batch size in samples, from 0 to inf; None if unknown.
         because: Text for the reason that states what the test found.
@@ -125,7 +125,7 @@ def by_evidence(
     'batch size 180, limited to twice the lower bound'
 
     Args:
-        proposed: Decision of the rules before this one, with the current batch size.
+        proposed: Decision of the earlier rules of the chain, with the current batch size.
         seen: Measurement of this step.
         required: Required batch size in samples with its interval, from 0 to inf; None if unknown.
         because: Text for the reason that states what the test found.
