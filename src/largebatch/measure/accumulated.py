@@ -17,15 +17,16 @@ Comparing all 293 gradients of one model would take 116 microseconds each time.
 CLEARED = (
     "The gradient was cleared between two backward calls of one step, so the gradients of the "
     "earlier micro-batches are lost. Call optimizer.zero_grad() only after optimizer.step(). If "
-    "you cleared them on purpose, as after the first pass of SAM, call control.drop() after that "
-    "pass."
+    "you cleared the gradients on purpose, as after the first backward call of SAM, call "
+    "control.drop() after the first backward call."
 )
 CHANGED = (
     "The gradient was changed between two backward calls of one step, so the optimizer would not "
     "get the sum of the measured gradients. Clip or scale the gradient once, after the last "
-    "backward call. To compute its norm without changing it, use "
+    "backward call. To compute the gradient's norm without changing the gradient, use "
     "torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]). If the optimizer must "
-    "not get the gradients of an earlier pass, call control.drop() after that pass."
+    "not get the gradients of an earlier backward call, call control.drop() after that backward "
+    "call."
 )
 
 
@@ -34,8 +35,8 @@ class AccumulatedGradients:
 
     A gradient is unchanged if it is the same tensor with the same `_version`, or a new tensor with
     the same values. Values of gradients are compared because DistributedDataParallel moves
-    gradients to new buckets once. Changes through `grad.data` are not detected, because they do not
-    raise `_version`.
+    gradients to new buckets once, which keeps their values. Changes through `grad.data` are not
+    detected, because they do not raise `_version`.
 
     Mutable: holds gradients between two backward calls.
 
@@ -53,7 +54,7 @@ class AccumulatedGradients:
         self.forget()
 
     def forget(self) -> None:
-        """Forget all gradients, because a step begins."""
+        """Forget all remembered gradients at the beginning of a training step."""
         self._held: list[tuple[Tensor, Tensor | None, int]] = []
 
     def note(self) -> None:

@@ -1,7 +1,8 @@
-"""Group the backward calls of a step into its parts with pure functions.
+"""Group the backward calls of a training step by micro-batch with pure functions.
 
-A part is the contribution of one micro-batch on one rank. There are four sources of evidence, from
-the best to the weakest:
+In this module, a part is the contribution of one micro-batch on one rank to the step's gradient.
+Four sources of evidence show which micro-batch a backward call belongs to. From the best to the
+weakest, the sources are:
 
 1. the blocks `with control.part():` that the user writes around forward and backward calls,
 2. the forward pass whose output a backward call started from,
@@ -25,19 +26,19 @@ class Backward:
     Mutable: grows while the backward call runs.
 
     Attributes:
-        after: Number of the step's forward passes before the backward call began.
+        after: Number of the training step's forward passes before the backward call began.
         outer: The backward call in which this backward call is nested, as in reentrant
             checkpointing; None if it is not nested.
         forwards: Numbers of the forward passes whose outputs the backward call started from.
         indices: Index of each parameter that got a gradient, in the order of the gradients.
-        order: Largest number of gradients per parameter in the step so far, over the parameters of
-            this backward call.
+        order: Largest number of gradients that a parameter of the backward call has received in the
+            training step so far.
         block: Number of the user's `part()` block around the backward call; None outside a block.
-        start, stop: Range of this backward call's terms among the step's sums.
+        start, stop: Range of the backward call's terms among the training step's sums.
         thread: Identifier of the thread. Backward calls of different threads are not nested.
-        begun: Whether this backward call, or one nested in it, produced a gradient.
-        filling: Number of the sum that the gradients were added to; 0 if each gradient was squared
-            by itself.
+        begun: Whether the backward call, or a nested backward call, produced a gradient.
+        filling: Number of the running sum to which the gradients were added; 0 if each gradient was
+            squared separately.
     """
 
     after: int
@@ -54,16 +55,16 @@ class Backward:
 
     @property
     def root(self) -> Backward:
-        """Return the outermost backward call in which this backward call is nested, or itself."""
+        """Return the outermost enclosing backward call, or this call if it is not nested."""
         return self if self.outer is None else self.outer.root
 
 
 Group = list[Backward]
-"""List of the backward calls of one part."""
+"""List of the backward calls of one micro-batch."""
 
 
 def groups_of(backwards: Sequence[Backward], *, forwards: int) -> list[Group]:
-    """Return the step's parts as lists of backward calls, in the order of their first calls.
+    """Return one list of backward calls per micro-batch, in the order of the first backward calls.
 
     >>> two_losses = [Backward(after=1, order=1), Backward(after=1, order=2)]
     >>> len(groups_of(two_losses, forwards=1))
@@ -72,12 +73,13 @@ def groups_of(backwards: Sequence[Backward], *, forwards: int) -> list[Group]:
     2
 
     Args:
-        backwards: The outermost backward calls of the step, in order.
-        forwards: Number of forward passes of the step.
+        backwards: The outermost backward calls of the training step, in the order of the calls.
+        forwards: Number of forward passes of the training step.
 
     Raises:
-        MicroBatchMissed: Some backward calls ran inside the user's blocks and others outside, or
-            only some parts have backward calls that started from no forward pass.
+        MicroBatchMissed: Some backward calls ran inside the user's `control.part()` blocks and
+            others outside, or only some micro-batches have backward calls that started from no
+            forward pass.
     """
     if any(one.block is not None for one in backwards):
         return _by_block(backwards)
@@ -94,20 +96,20 @@ def alternates(backwards: Sequence[Backward], *, forwards: int) -> bool:
 
 
 def counts_decide(backwards: Sequence[Backward], *, forwards: int) -> bool:
-    """Return whether only the number of gradients shows which part a backward call belongs to."""
+    """Return whether only the counts of gradients show the micro-batch of a backward call."""
     shown = any(one.block is not None or one.forwards for one in backwards)
     return not shown and not alternates(backwards, forwards=forwards)
 
 
 def is_plain(groups: Sequence[Group], *, forwards: int) -> bool:
-    """Return whether each part is one forward pass followed by one backward call."""
+    """Return whether each micro-batch has one forward pass, followed by one backward call."""
     alone = [group[0] for group in groups if len(group) == 1]
     plain = len(alone) == len(groups) == forwards
     return plain and alternates(alone, forwards=forwards)
 
 
 def needs_sum(group: Group) -> bool:
-    """Return whether a parameter got several gradients in the part whose sum was not computed."""
+    """Return whether the sum of a parameter's gradients in one micro-batch is missing."""
     seen: dict[int, int] = {}
     for backward in group:
         filling = backward.filling
@@ -120,9 +122,9 @@ def needs_sum(group: Group) -> bool:
 
 
 def differ_in_parameters(groups: Sequence[Group]) -> bool:
-    """Return whether two parts each use a parameter that the other does not use.
+    """Return whether each of two micro-batches uses a parameter that the other does not use.
 
-    If the parts are in the user's blocks, they are not compared and the result is False.
+    If the user's `control.part()` blocks show the micro-batches, the result is False.
     """
     if any(one.block is not None for group in groups for one in group):
         return False
@@ -132,7 +134,7 @@ def differ_in_parameters(groups: Sequence[Group]) -> bool:
 
 
 def shared_sum(groups: Sequence[Group]) -> Group | None:
-    """Return the backward calls of the first sum that contains gradients of several parts."""
+    """Return the backward calls of the first sum that mixes gradients of several micro-batches."""
     members: dict[int, Group] = {}
     parts: dict[int, set[int]] = {}
     for number, group in enumerate(groups):
@@ -144,7 +146,7 @@ def shared_sum(groups: Sequence[Group]) -> Group | None:
 
 
 def joins_of(backwards: Sequence[Backward], groups: Sequence[Group]) -> list[bool]:
-    """Return for each backward call whether it belongs to the same part as the call before it."""
+    """Return for each backward call whether the preceding call has the same micro-batch."""
     part = {id(one): number for number, group in enumerate(groups) for one in group}
     parts = [part[id(one)] for one in backwards]
     return [at > 0 and parts[at - 1] == number for at, number in enumerate(parts)]
@@ -155,9 +157,10 @@ def _by_block(backwards: Sequence[Backward]) -> list[Group]:
     if outside:
         raise MicroBatchMissed(
             f"{len(backwards) - outside} backward calls of this step ran inside control.part(), "
-            f"and {outside} ran outside. Put the forward and backward calls of every micro-batch "
-            "into its own block: with control.part(): loss_fn(model(x), y).backward(). After "
-            "backward calls whose gradients the optimizer must not get, call control.drop()."
+            f"and {outside} ran outside control.part(). Put the forward and backward calls of "
+            "every micro-batch into its own block: "
+            "with control.part(): loss_fn(model(x), y).backward(). "
+            "After backward calls whose gradients the optimizer must not get, call control.drop()."
         )
     return _joined([(one, one.block or 0) for one in backwards])
 
@@ -167,11 +170,11 @@ def _by_forward(backwards: Sequence[Backward]) -> list[Group]:
     of: dict[int, _Part] = {}  # forward pass -> its part
     early: Group = []
     for one in backwards:
-        if not one.forwards:  # such as a penalty on the weights: it joins the part before it
+        if not one.forwards:  # a penalty on the weights joins the preceding part
             if parts:
                 parts[-1].members.append(one)
                 parts[-1].adrift += 1
-            else:  # no part comes before it, so it joins the first part
+            else:  # the first backward calls join the first part
                 early.append(one)
             continue
         joined = {id(of[number]): of[number] for number in one.forwards if number in of}
@@ -191,8 +194,9 @@ def _by_forward(backwards: Sequence[Backward]) -> list[Group]:
     if len({part.adrift for part in parts}) > 1:
         raise MicroBatchMissed(
             f"{sum(part.adrift for part in parts)} of {len(backwards)} backward calls in this step "
-            "did not start from an output of the model, and their number differs between the "
-            f"{len(parts)} micro-batches. Add such a loss, for example a penalty on the weights, "
+            "did not start from an output of the model, and the number of these backward calls "
+            f"differs between the {len(parts)} micro-batches. Add a loss without model output, "
+            "for example a penalty on the weights, "
             "to the loss of every micro-batch: (loss_fn(model(x), y) + penalty).backward()."
         )
     return [part.members for part in parts]
@@ -200,7 +204,10 @@ def _by_forward(backwards: Sequence[Backward]) -> list[Group]:
 
 @dataclass(eq=False, slots=True)
 class _Part:
-    """Collect the backward calls of one part. Mutable: grows with each backward call."""
+    """Collect the backward calls of one micro-batch.
+
+    Mutable: grows with each backward call.
+    """
 
     number: int = 0
     members: Group = field(default_factory=list)

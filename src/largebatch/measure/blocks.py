@@ -1,9 +1,10 @@
-"""Measure the moments of the gradient in each block of a model's parameters.
+"""Measure the moments of the gradient in each block of parameters.
 
-The moments of the blocks show which blocks the gradient's noise comes from. The squared norm of the
-gradient is the sum of the squared norms of its blocks, and the variance of the gradient is the sum
-of the variances of its blocks. So the moments of the whole gradient are the sum of the moments of
-its blocks.
+A block is the set of parameters of one module, such as `net.stem` and `net.head`. The moments of
+the blocks show which modules the gradient's noise comes from. The squared norm of the gradient is
+the sum of the squared norms of its blocks, and the variance of the gradient is the sum of the
+variances of its blocks. So the moments of the whole gradient are the sum of the moments of its
+blocks.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from largebatch.measure.sums import Sums
 
 
 def blocks_of(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the block of each parameter: its module at the first depth at which names differ.
+    """Return the module of each parameter, at the first depth at which module names differ.
 
     >>> blocks_of(["net.stem.weight", "net.stem.bias", "net.head.weight"])
     ('net.stem', 'net.stem', 'net.head')
@@ -43,7 +44,9 @@ def blocks_of(names: Sequence[str]) -> tuple[str, ...]:
 
 
 class BlockNorms:
-    """Measure the moments of the raw gradient, and those of each block of its parameters.
+    """Measure the moments of the raw gradient for the whole model and for each of its blocks.
+
+    A block is the set of parameters of one module. `blocks_of` chooses the modules.
 
     For the whole gradient, `BlockNorms` and `SquaredNorms` give the same moments. The taps
     `LeafHooks` and `Detached` support `BlockNorms`; the tap `Flat` does not.
@@ -56,13 +59,14 @@ class BlockNorms:
     >>> dict(blocks.sizes)
     {'0': 9, '1': 4}
 
-    Mutable: holds the scalars of the current part, and the moments of the last step in `last`.
+    Mutable: holds the scalars of the current micro-batch, and the moments of the last step in
+    `last`.
 
     Attributes:
-        names: Names of the blocks, in the order of the model.
-        sizes: Number of parameters in each block, by name of the block.
-        last: Moments of each block in the last measured step, by name of the block; empty if they
-            are unknown.
+        names: Names of the blocks (modules), in the order of the model.
+        sizes: Number of parameters in each block (module), by name of the block.
+        last: Moments of the gradient of each block (module) in the last measured step, by name of
+            the block; empty if the moments are unknown.
     """
 
     name = "moments"

@@ -1,8 +1,8 @@
 """Treat the gradients of complex parameters as pairs of real numbers.
 
-torch may conjugate a gradient lazily: after `weight.conj()` in a model, `weight.grad.is_conj()` is
-True. The foreach functions of torch cannot write to a lazily conjugated tensor, so each such tensor
-is changed separately.
+torch may conjugate a gradient lazily: after a model used `weight.conj()`, `weight.grad.is_conj()`
+is True. The foreach functions of torch cannot write to a lazily conjugated tensor, so each lazily
+conjugated tensor is changed separately.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def as_real(tensor: Tensor) -> Tensor:
 
 
 def real_dense(gradient: Tensor) -> Tensor:
-    """Return a gradient as a detached, dense tensor of real numbers, as `as_real` does."""
+    """Return a gradient as a detached, dense tensor of real numbers, in the shape of `as_real`."""
     dense = gradient.to_dense() if gradient.is_sparse else gradient
     return as_real(dense.detach())
 

@@ -22,20 +22,21 @@ class CoordinateNoiseScale:
     A quantile of the ratios can be measured instead of the largest ratio. A ratio 0/0 is left out,
     and a ratio x/0 is infinite.
 
-    The variance of one sample's coordinate is estimated by the formula of `moments_of_parts` from
-    L_j = sum_i p_i g_ij^2 over the parts i (usually micro-batches) with shares p_i. The variance
-    estimate is unbiased for each j, but the maximum ratio over all j is biased upwards. The ratio
-    variance_j / g_j^2 falls as g_j^2 / L_j rises, so only the minimum of g_j^2 / L_j is computed.
+    The variance of one sample's coordinate j is estimated by the formula of `moments_of_parts` from
+    L_j = sum_i p_i * g_ij^2 over the micro-batches i with the shares p_i of the step's gradient.
+    The variance estimate is unbiased for each coordinate j, but the maximum ratio over all
+    coordinates j is biased upwards. The ratio variance_j / g_j^2 falls as g_j^2 / L_j rises, so
+    only the minimum of g_j^2 / L_j is computed.
 
     The real and the imaginary part of a complex element are two coordinates.
 
-    In measured steps there is an overhead: one additional pass over each part's gradient, memory
-    for up to three gradients, two passes over the ratios for a quantile below 1, and a few host
-    syncs. With several processes, there is one additional all-reduce of the gradient's size in
-    float32. This all-reduce comes after the step's usual all-reduce, which detects ranks that
-    disagree about what is measured.
+    The overhead of a measured step is one additional read of each micro-batch's gradient, memory
+    for up to three gradients, two reads of the ratios for a quantile below 1, and a few host syncs.
+    With several processes, there is one additional all-reduce of the gradient's size in float32.
+    The additional all-reduce comes after the step's usual all-reduce, because the usual all-reduce
+    detects ranks that disagree about what is measured.
 
-    With `examples=lb.PerExample()` the parts are single examples.
+    With `examples=lb.PerExample()`, single examples replace the micro-batches.
 
     >>> import largebatch as lb
     >>> model = torch.nn.Linear(2, 1)
@@ -96,11 +97,12 @@ class CoordinateNoiseScale:
         self._squares.clear()
 
     def see(self, index: int, gradient: Tensor) -> None:
-        # Squared now, because autograd and DDP may overwrite the gradient before the part ends.
+        # The gradient is squared immediately, because autograd and DDP may overwrite the gradient
+        # before the micro-batch ends.
         self.add(index, self._wide(gradient).square())
 
     def add(self, index: int, squares: Tensor) -> None:
-        """Add the squares of one parameter's gradient in the current part, for each coordinate."""
+        """Add the squared coordinates of one parameter's gradient in the current micro-batch."""
         into = self._sum.view(squares.shape) if index == WHOLE else self._views[index]
         self._squares.append((into, squares))
 
@@ -141,9 +143,9 @@ class CoordinateNoiseScale:
 
 
 def ratio_at(ratio: Tensor, *, quantile: float) -> Tensor:
-    """Return the ratio that a given fraction of the ratios reach or exceed, or -1 if there is none.
+    """Return the ratio that the fraction `quantile` of the ratios reach; -1 if no ratio is finite.
 
-    A quantile of 1 gives the smallest ratio. The function overwrites its argument.
+    A quantile of 1 gives the smallest ratio. The function overwrites the tensor `ratio`.
 
     >>> ratio_at(torch.tensor([0.25, torch.nan, 0.0, 0.5]), quantile=1.0)
     tensor(0.)
@@ -152,7 +154,8 @@ def ratio_at(ratio: Tensor, *, quantile: float) -> Tensor:
 
     Args:
         ratio: Ratios `[P]`, 0 or more. A value that is not finite is left out.
-        quantile: Fraction q in (0, 1]. Of n ratios in falling order, number ceil(q n) is returned.
+        quantile: Fraction q in (0, 1]. Of n finite ratios in falling order, the ratio with the
+            number ceil(q * n) is returned.
     """
     ratio = ratio.nan_to_num_(nan=math.inf, posinf=math.inf)
     found = ratio.min() if quantile == 1.0 else _ranked(ratio, part=1.0 - quantile + 1e-9)
@@ -160,7 +163,7 @@ def ratio_at(ratio: Tensor, *, quantile: float) -> Tensor:
 
 
 def _ranked(ratio: Tensor, *, part: float) -> Tensor:
-    """Return element floor(part n), counted from 0, of n finite ratios in rising order.
+    """Return element floor(part * n), counted from 0, of n finite ratios in rising order.
 
     If there is no finite ratio, the result is infinite. The bits of a float that is not negative
     rise with its value. So the ratios are counted in bins by their first 16 bits, and only the bin

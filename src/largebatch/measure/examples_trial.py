@@ -1,8 +1,8 @@
-"""Repeat a step on a copy of the model to find out whether single examples can be measured.
+"""Repeat a training step on a copy of the model to check whether examples can be measured.
 
-The copy repeats each recorded forward pass from the same random state, and its outputs get the
-recorded gradients. If the copy's outputs are the same as before but the gradients of its parameters
-differ, the loss has a term that does not depend on the outputs.
+The copy of the model repeats each recorded forward pass from the same random state, and the copy's
+outputs get the recorded gradients. If the outputs of the model and its copy are the same but the
+gradients of their parameters differ, the loss has a term that does not depend on the outputs.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from largebatch.measure.seen_forward import SeenForward
 from largebatch.measure.squares import squared_norm
 
 LIMIT, COARSE_LIMIT = 1e-3, 0.05
-"""Largest relative error of a gradient that is computed again, without and with autocast."""
+"""Largest relative error of a repeated gradient: without autocast, and with autocast."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenStep:
-    """Hold what was recorded in the first step.
+    """Hold the forward passes and gradients that were recorded in the first training step.
 
     Args:
-        forwards: Recorded forward passes, in order; empty if none was observed.
+        forwards: Recorded forward passes, in order; empty if no forward pass was observed.
         complete: Whether all forward passes were recorded and one backward call followed.
         gradients: Gradient of each parameter by its name, if `complete`.
         several: Largest number of backward calls in one micro-batch.
@@ -47,10 +47,10 @@ class SeenStep:
 
 
 def try_examples(meter: Meter, examples: PerExample, seen: SeenStep) -> int:
-    """Measure the examples of the step on a copy of the model, and return their number.
+    """Measure the examples of a step on a copy of the model, and return the number of examples.
 
-    The copy shows which dimension of each module's input is the examples, and `examples` stores
-    this result.
+    The copy of the model shows which dimension of each module's input is the examples, and
+    `examples` stores the dimensions.
 
     Args:
         meter: The meter, which is bound to the model and the optimizer.
@@ -94,7 +94,10 @@ def try_examples(meter: Meter, examples: PerExample, seen: SeenStep) -> int:
 
 
 class _Trial:
-    """Repeat the step once on a copy of the model. Mutable: uses the meter of the copy."""
+    """Repeat a training step once on a copy of the model.
+
+    Mutable: uses the meter of the copy.
+    """
 
     def __init__(self, meter: Meter, examples: PerExample, seen: SeenStep) -> None:
         self._meter, self._examples, self._seen = meter, examples, seen
@@ -132,7 +135,7 @@ class _Trial:
         return examples.counts.rows[0]
 
     def _outputs(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the outputs that the backward call starts from, and their gradients."""
+        """Return the outputs that the backward call starts from, and the outputs' gradients."""
         roots, weights = [], []
         for seen in self._forwards:
             args, kwargs = copy_of_inputs((seen.args, seen.kwargs))
@@ -169,7 +172,7 @@ class _Trial:
 def _replace(
     number: int, gradient: Tensor
 ) -> Callable[[tuple[Tensor | None, ...]], tuple[Tensor | None, ...]]:
-    """Return a hook that replaces the gradient of output `number` of a node.
+    """Return a hook that replaces the gradient of output `number` of a graph node.
 
     The gradient is replaced even if another output of the model was computed from output `number`.
     """

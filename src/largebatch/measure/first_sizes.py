@@ -1,4 +1,4 @@
-"""Compare the batch size with the samples and micro-batches that the first step shows."""
+"""Compare the user's batch size with the samples and micro-batches of the first training step."""
 
 from __future__ import annotations
 
@@ -16,31 +16,30 @@ PASSED, HIDDEN = "ranks with passed samples", "ranks with hidden passes"
 
 REMEDY = (
     "If the first dimension of the model's input is not the samples, pass a function that counts "
-    "them: lb.attach(..., samples=lambda args, kwargs: args[0].shape[1])."
+    "the samples: lb.attach(..., samples=lambda args, kwargs: args[0].shape[1])."
 )
 BLOCK = "with control.part(samples=len(x)): loss_fn(model(x), y).backward()"
 WEIGHTS = (
-    "so all of them get the same share of the loss. If each share is proportional to the number of "
-    "samples, as in loss * len(x) / batch_size, pass control.micro_batch(len(x), weight=len(x)). "
+    "so all micro-batches get the same share of the loss. If each share is proportional to the "
+    "number of samples, as in loss * len(x) / batch_size, pass control.micro_batch(len(x), weight=len(x)). "
     "If the shares are equal, pass control.micro_batch(len(x), weight=1)."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstSizes:
-    """Record the sizes that the first step shows on this rank.
+    """Record the numbers of samples and micro-batches of the first training step on this rank.
 
     The rows of a forward pass are the size of its first dimension.
 
     Args:
-        of_parts: Number of rows in all forward passes of each part; empty if it is unknown which
-            part a forward pass belongs to.
-        rows: Number of rows in all forward passes of all parts; 0 if unknown.
-        once: Number of rows in the largest forward pass of each part, summed over the parts; 0 if
-            unknown.
+        of_parts: Number of rows in all forward passes of each micro-batch; empty if the micro-batch
+            of a forward pass is unknown. rows: Number of rows in all forward passes of all
+            micro-batches; 0 if unknown. once: Number of rows in the largest forward pass of each
+            micro-batch, summed over the micro-batches; 0 if unknown.
         passes: Number of forward passes that backward calls started from.
-        parts: Number of parts on this rank.
-        blocks: Whether the user put the parts into `control.part()` blocks.
+        parts: Number of micro-batches on this rank. blocks: Whether the user put the micro-batches
+            into `control.part()` blocks.
         passed: Whether the user passed the samples of the micro-batches.
         hidden: Whether each micro-batch seems to have one forward pass, but the model is compiled
             in place, so that the forward pass of each backward call is unknown.
@@ -56,7 +55,7 @@ class FirstSizes:
     hidden: bool = False
 
     def numbers(self) -> dict[str, float]:
-        """Return the numbers that `check_sizes` needs after they are summed over the ranks."""
+        """Return the numbers that must be summed over the ranks for `check_sizes`."""
         return {
             ROWS: self.rows,
             ROWS_SQUARED: sum(rows**2 for rows in self.of_parts),
@@ -79,15 +78,15 @@ def first_sizes(
     passed: bool,
     hidden: bool,
 ) -> FirstSizes:
-    """Return the sizes that the first step shows on this rank.
+    """Return the numbers of samples and micro-batches of the first training step on this rank.
 
     Args:
-        groups: The backward calls of each part.
-        samples: Number of rows of each forward pass, by number of the pass.
+        groups: The backward calls of each micro-batch.
+        samples: Number of rows of each forward pass, by number of the forward pass.
         rows: Number of rows in all forward passes of the step, used if it is unknown which forward
             pass each backward call started from.
-        parts: Number of parts on this rank.
-        passed, hidden: Values of the fields `passed` and `hidden` of `FirstSizes`.
+        parts: Number of micro-batches on this rank. passed, hidden: Values of the fields `passed`
+            and `hidden` of `FirstSizes`.
     """
     numbers = [{n for one in group for n in one.forwards} for group in groups]
     of_parts = [[samples.get(number, 0.0) for number in some] for some in numbers]
@@ -107,15 +106,16 @@ def first_sizes(
 def check_sizes(
     sums: Mapping[str, float], *, batch_size: int, ranks: int, of_parts: Sequence[float]
 ) -> None:
-    """Compare the sizes of the first step with the batch size, and warn or raise if they differ.
+    """Compare the samples of the first step with the batch size; warn or raise if they differ.
 
-    Whether an error is raised depends only on the sums, so either all ranks raise it or none.
+    Whether an error is raised depends only on the sums, so either all ranks raise the error or no
+    rank raises it.
 
     Args:
         sums: Sums of `FirstSizes.numbers` and `Shares.numbers` over all ranks.
         batch_size: User-supplied number of samples per step over all ranks.
         ranks: Number of processes that share the batch.
-        of_parts: Number of rows of each part on this rank, for the text of a warning.
+        of_parts: Number of rows of each micro-batch on this rank, for the text of a warning.
 
     Raises:
         LargeBatchError: The batch size is wrong by a factor that is the number of ranks, the number
@@ -124,9 +124,9 @@ def check_sizes(
     parts, rows = round(sums["parts"]), round(sums[ROWS])
     if ranks * sums[PARTS_SQUARED] != parts**2 and not sums["weighted"]:
         _warn(
-            f"The ranks have different numbers of micro-batches in the first step ({parts} in "
-            "all), and no weight was passed, so all micro-batches get the same share of the loss. "
-            "If the loss of each rank is the mean of its own micro-batches, pass "
+            f"The ranks have different numbers of micro-batches in the first step ({parts} on "
+            "all ranks together), and no weight was passed, so all micro-batches get the same "
+            "share of the loss. If the loss of each rank is the mean of its own micro-batches, pass "
             "control.micro_batch(len(x), weight=1 / micro_batches_of_this_rank). If all shares are "
             "equal, pass control.micro_batch(len(x), weight=1)."
         )
@@ -145,16 +145,17 @@ def check_sizes(
     if sums[HIDDEN] and not rest and times > 1 and micro_batches % times == 0:
         raise LargeBatchError(
             f"batch_size={batch_size} was given, but the model received {rows} rows in "
-            f"{micro_batches} forward passes with one backward call each. Perhaps {times} of these "
+            f"{micro_batches} forward passes with one backward call each. Perhaps {times} backward "
             "calls belong to one micro-batch, but a model that is compiled in place does not show "
-            "this. Put the forward and backward calls of each micro-batch into one block, "
-            f"{BLOCK}, or compile the model by model = torch.compile(model). If the first "
+            "which calls belong together. Put the forward and backward calls of each micro-batch "
+            f"into one block, {BLOCK}, or compile the model by model = torch.compile(model). If the first "
             "dimension is not the samples, pass their number: control.micro_batch(samples)."
         )
     _warn(
         f"batch_size={batch_size} was given, but the model received {rows} rows in the first step. "
         f"The measurements are wrong unless the step has {batch_size} samples. If several forward "
-        f"and backward calls belong to one micro-batch, put them into one block: {BLOCK}. {REMEDY}"
+        f"and backward calls belong to one micro-batch, put the calls into one block: {BLOCK}. "
+        f"{REMEDY}"
     )
 
 
@@ -207,8 +208,8 @@ def _check_factors(rows: int, batch_size: int, *, micro_batches: int, ranks: int
     remedy = f"Pass batch_size={rows}."
     if fitting != ["of ranks"]:
         remedy = (
-            "If several forward and backward calls belong to one micro-batch, put them into one "
-            f"block, and pass the samples of the micro-batch once: {BLOCK}. "
+            "If several forward and backward calls belong to one micro-batch, put the calls into "
+            f"one block, and pass the samples of the micro-batch once: {BLOCK}. "
             f"Otherwise pass batch_size={rows}."
         )
     times = rows // batch_size

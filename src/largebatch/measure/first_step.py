@@ -1,4 +1,4 @@
-"""Check the sizes, the inputs and the weights of all ranks in the first step of a run."""
+"""Check sample counts, inputs and weights of all ranks in the first training step of a run."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from largebatch.measure.first_sizes import SEEN, FirstSizes, check_sizes
 
 INPUT, WEIGHTS = "input", "weights"
 BITS = 0xFFFFF
-"""Bits of a checksum. The sum of its squares over many ranks is then exact in float64."""
+"""Bits of a checksum, few enough that the sum of squared checksums of all ranks is exact in
+float64.
+"""
 
 
 def facts(
     sizes: FirstSizes, *, first: Tensor | None, weights: Iterable[Tensor] | None
 ) -> dict[str, float]:
-    """Return this rank's numbers of the first step, which are then summed over the ranks.
+    """Return this rank's numbers of the first step, which must be summed over the ranks.
 
     Args:
-        sizes: The sizes that the first step shows on this rank.
-        first: A few elements of the first input; None if they are unknown.
-        weights: The parameters, if they must be the same on all ranks; otherwise None.
+        sizes: Numbers of samples and micro-batches of the first step on this rank.
+        first: A few elements of the first input; None if the input is unknown. weights: The
+            parameters, if the parameters must be the same on all ranks; otherwise None.
     """
     sums = [] if weights is None else [_sums(weight) for weight in weights]
     return {
@@ -44,9 +46,10 @@ def check_first_step(
     alike: bool = False,
     of_parts: Sequence[float] = (),
 ) -> None:
-    """Compare the first step with the user's arguments, and warn or raise if they do not match.
+    """Compare the first step with the user's arguments; warn or raise if the two do not match.
 
-    Whether an error is raised depends only on the sums, so either all ranks raise it or none.
+    Whether an error is raised depends only on the sums, so either all ranks raise the error or no
+    rank raises it.
 
     Args:
         sums: Sums of `facts` over all ranks.
@@ -55,12 +58,12 @@ def check_first_step(
         replicated: Whether the user's own code, and not DistributedDataParallel, keeps the weights
             of all ranks equal.
         alike: Whether the backward call gave the same gradients on all ranks.
-        of_parts: Number of rows of each part on this rank.
+        of_parts: Number of rows of each micro-batch on this rank.
 
     Raises:
         LargeBatchError: The batch size is wrong by a factor that is the number of ranks, the number
-            of micro-batches or the product of both, or hooks reduced the gradients before they
-            could be measured.
+            of micro-batches or the product of both, or hooks reduced the gradients over the ranks
+            before the gradients could be measured.
         RanksDisagree: The weights differ between the ranks.
     """
     if replicated and not _alike(sums, WEIGHTS, ranks=ranks):
@@ -72,17 +75,17 @@ def check_first_step(
     same_input = sums[INPUT] > 0 and _alike(sums, INPUT, ranks=ranks)
     if alike and sums[SEEN] == ranks and sums[INPUT] and not same_input:
         raise LargeBatchError(
-            f"The backward call gave the same gradients on all {ranks} ranks, although their "
-            "inputs differ. Probably one of your hooks averages each gradient before it can be "
-            "measured. Average after the last backward call or in "
+            f"The backward call gave the same gradients on all {ranks} ranks, although the "
+            "inputs of the ranks differ. Probably one of your hooks averages each gradient before "
+            "the gradient can be measured. Average after the last backward call or in "
             "parameter.register_post_accumulate_grad_hook, or wrap the model: "
             "model = torch.nn.parallel.DistributedDataParallel(model)."
         )
     if ranks > 1 and sums[SEEN] == ranks and same_input:
         warnings.warn(
             f"All {ranks} ranks got the same input in the first step, so the whole batch has no "
-            "more samples than one rank, and the variance between ranks is wrong. Load different "
-            "samples on each rank: DataLoader(dataset, sampler=DistributedSampler(dataset)).",
+            "more different samples than one rank, and the variance between ranks is wrong. Load "
+            "different samples on each rank: DataLoader(dataset, sampler=DistributedSampler(dataset)).",
             RuntimeWarning,
             stacklevel=2,
         )

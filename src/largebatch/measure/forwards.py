@@ -18,16 +18,16 @@ from largebatch.measure.random_state import accelerators_of
 from largebatch.measure.seen_forward import MOST, SeenForward, print_of, seen_forward
 
 Samples = Callable[[tuple[Any, ...], dict[str, Any]], float]
-"""Function (args, kwargs) of a forward pass -> number of samples in it."""
+"""Function (args, kwargs) of a forward pass -> number of samples in the forward pass."""
 
 
 class Forwards:
     """Count the forward passes of the outermost module that the user passed.
 
-    Only passes with gradients enabled are counted. A forward pass inside a backward call, which
-    recomputes a checkpointed segment, is not counted. Inside a compiled graph the hook only counts,
-    so that `torch.compile(fullgraph=True)` can trace it. If the forward pass was compiled before
-    the hook was registered, no pass is counted.
+    Only forward passes with gradients enabled are counted. A forward pass inside a backward call,
+    which recomputes a checkpointed segment, is not counted. Inside a compiled graph the hook only
+    counts, so that `torch.compile(fullgraph=True)` can trace it. If the forward pass was compiled
+    before the hook was registered, no forward pass is counted.
 
     Mutable: holds two hooks of the model, and the forward passes of the current step.
 
@@ -41,14 +41,15 @@ class Forwards:
             raised.
 
     Attributes:
-        count: Number of forward passes so far, over all steps.
-        sized: Whether the samples of each pass are counted.
+        count: Number of forward passes so far, over all training steps. sized: Whether the samples
+            of each forward pass are counted.
         paused: Whether forward passes are ignored.
-        samples: Number of samples of each forward pass in this step, by number of the pass.
+        samples: Number of samples of each forward pass in the current step, by number of the
+            forward pass.
         marks: Whether a few elements of the step's first input are kept.
-        first: A few elements of the step's first input; None if they are not kept.
-        keeps: Whether the forward passes of the step are kept, so that they can be repeated.
-        kept: The kept forward passes; at most `MOST` of them.
+        first: A few elements of the step's first input; None if the elements are not kept. keeps:
+            Whether the forward passes of the step are kept, so that the passes can be repeated.
+            kept: The kept forward passes; at most `MOST` forward passes.
         problem: First error of the function `samples` in this step. The hook does not raise it.
     """
 
@@ -89,16 +90,18 @@ class Forwards:
 
     @property
     def rows(self) -> float:
-        """Return the number of samples in all forward passes of the step; 0 if it is unknown."""
+        """Return the number of samples in all forward passes of the step; 0 if the number is
+        unknown.
+        """
         return sum(self.samples.values()) or float(self._traced_rows * self.in_step)
 
     @property
     def linked(self) -> bool:
-        """Return whether outputs of the model report the backward calls that reach them."""
+        """Return whether outputs of the model report backward calls."""
         return self._after is not None
 
     def link(self, wanted: bool) -> None:
-        """Switch on or off that outputs of the model report the backward calls that reach them."""
+        """Register or remove the hook by which outputs of the model report backward calls."""
         if wanted and self._after is None:
             self._after = self._model.register_forward_hook(_Ends(self))
         elif not wanted and self._after is not None:
@@ -112,7 +115,7 @@ class Forwards:
             self.link(True)
 
     def open(self) -> None:
-        """Begin a step."""
+        """Reset the counts at the beginning of a training step."""
         self.base = self.count
         self.samples = {}
         self.first = self.problem = None
@@ -126,7 +129,7 @@ class Forwards:
         self.link(False)
 
     def begins(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Count a forward pass that begins now."""
+        """Count a forward pass when the forward pass begins."""
         if not torch.is_grad_enabled():
             return
         if torch.compiler.is_compiling():
@@ -153,11 +156,11 @@ class Forwards:
             self._failed(error)
         try:
             self._look(args, kwargs)
-        except Exception:  # the size of such an input is unknown, but the step is still measured
+        except Exception:  # the step is measured without the number of samples
             return
 
     def ends(self, output: Any) -> None:
-        """Register a hook on the output, which reports the backward calls that reach it."""
+        """Register a hook that reports the backward calls that start from the output."""
         if torch.compiler.is_compiling() or not torch.is_grad_enabled() or self._ignored():
             return
         try:
@@ -184,7 +187,7 @@ class Forwards:
     def _ignored(self) -> bool:
         """Return whether a forward pass must not be counted.
 
-        A pass is not counted if it recomputes a checkpointed segment, or if a transform of
+        A forward pass is not counted if it recomputes a checkpointed segment, or if a transform of
         torch.func runs it.
         """
         if self.paused or torch._C._current_graph_task_id() != -1:
@@ -223,7 +226,7 @@ def _samples_failed(error: Exception) -> LargeBatchError:
 
 
 def _note_outputs(seen: SeenForward, outputs: Sequence[Tensor]) -> None:
-    """Record the outputs of a forward pass, and later the gradients of these outputs."""
+    """Record the outputs of a forward pass, and the outputs' gradients in the backward call."""
 
     def note(at: int, number: int, gradients: tuple[Tensor | None, ...]) -> None:
         gradient = gradients[number]
@@ -237,7 +240,7 @@ def _note_outputs(seen: SeenForward, outputs: Sequence[Tensor]) -> None:
 
 
 class _Begins:
-    """Run as a forward pre-hook; a copy of the model gets a hook that does nothing."""
+    """Run as a forward pre-hook of the model; copies of the model get a hook that does nothing."""
 
     def __init__(self, forwards: Forwards) -> None:
         self._forwards = forwards
@@ -253,7 +256,7 @@ class _Begins:
 
 
 class _Ends:
-    """Run as a forward hook; a copy of the model gets a hook that does nothing."""
+    """Run as a forward hook of the model; copies of the model get a hook that does nothing."""
 
     def __init__(self, forwards: Forwards) -> None:
         self._forwards = forwards

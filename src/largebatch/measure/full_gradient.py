@@ -2,14 +2,15 @@
 
     |grad f|^2,    grad f = sum_j (n_j / n) grad f_j    over micro-batches j of n_j of n samples
 
-The pass over the data changes neither the model nor the random generators. Rank r of R ranks takes
-the micro-batches j = r, r + R, ..., and one all-reduce adds up. Micro-batch j has the same samples
-and the same random draws for any number of ranks. So the norm equals that of one process up to
-rounding, even if modules draw random numbers or normalize over the micro-batch.
+The pass over the data changes neither the model nor the random generators. Rank r of R ranks
+computes the micro-batches j = r, r + R, ..., and one all-reduce sums up the gradients of all ranks.
+Micro-batch j has the same samples and the same random draws for any number of ranks. So the norm is
+the same for any number of ranks up to rounding, even if modules draw random numbers or normalize
+over the micro-batch.
 
-Umeda, Iiduka, 2025, arXiv 2508.05302, compare the norm with a threshold. The authors' program also
-makes its pass in training mode, but that pass changes the running statistics of batch
-normalization.
+Umeda, Iiduka, 2025, arXiv 2508.05302, compare the norm of the full gradient with a threshold. The
+authors' program computes the full gradient in training mode, too, but changes the running
+statistics of batch normalization.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ Loss = Callable[[nn.Module, Any], Tensor]
 class FullGradient:
     """Compute the squared norm of the gradient over a whole data set, the statistic `full_sqnorm`.
 
-    Pass it to a meter: `lb.Meter(model, full=lb.FullGradient(dataset, loss))`. Each pass needs a
-    forward and a backward of every sample, which `Measurement.extra_samples` counts, and memory for
-    one copy of the gradient. The model keeps its training or evaluation mode. In training mode
-    dropout draws the same numbers in each pass, and batch normalization uses the micro-batch's
-    statistics. After the pass, gradients, buffers, modes and random generators are restored.
-    Gradients in float16 are not scaled in this pass, so small ones become 0.
+    Pass a `FullGradient` to a meter: `lb.Meter(model, full=lb.FullGradient(dataset, loss))`. Each
+    pass over the data requires a forward and a backward call for every sample, which
+    `Measurement.extra_samples` counts, and memory for one copy of the gradient. The model keeps its
+    training or evaluation mode. In training mode, dropout draws the same numbers in each pass over
+    the data, and batch normalization uses the micro-batch's statistics. After the pass over the
+    data, gradients, buffers, modes and random generators are restored. The loss is not scaled, so
+    small gradients in float16 become 0.
 
     >>> x, model = torch.tensor([[1.0], [3.0]]), nn.Linear(1, 1)
     >>> full = FullGradient(x, lambda model, batch: model(batch).mean())
@@ -49,10 +51,10 @@ class FullGradient:
     5.0
 
     Args:
-        dataset: The data set that the mean is taken over, the same on every rank: a tensor, a tuple
-            of tensors with a common first dimension, or a data set with a length.
+        dataset: The data set of the mean loss, the same on every rank: a tensor, a tuple of tensors
+            with a common first dimension, or a data set with a length.
         loss: Function (model, micro-batch) -> mean loss over the micro-batch's samples, a scalar.
-        micro_batch_size: Largest number of samples in one backward.
+        micro_batch_size: Largest number of samples in one backward call.
         collate: Function (list of samples) -> micro-batch, for a data set that is not a tensor.
 
     Raises:
@@ -85,7 +87,7 @@ class FullGradient:
         Args:
             model: The model, not wrapped in DistributedDataParallel.
             parameters: The parameters whose gradient is computed.
-            ranks: The ranks that share the pass. Each rank calls this method.
+            ranks: The ranks that share the pass over the data. Each rank must call this method.
 
         Raises:
             ValueError: The loss function does not return a scalar with a graph.
@@ -109,7 +111,8 @@ class FullGradient:
         return squared_norm(ranks.sum_(row)).item()
 
     def _cuts(self, ranks: Ranks) -> Iterator[tuple[int, float, int, int]]:
-        """Yield number, share of all samples, begin and end of each micro-batch of this rank.
+        """Yield number, share of all samples, first and last index of each micro-batch of this
+        rank.
 
         The micro-batches have nearly equal sizes, because batch normalization does not support a
         last micro-batch of one sample.

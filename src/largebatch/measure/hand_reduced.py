@@ -2,15 +2,15 @@
 
 Let C_r be the sum of the gradients that autograd computed on rank r, and g the gradient that the
 optimizer gets. If the loop averages or sums the gradients over the ranks, and perhaps clips or
-unscales all of them together, then g = q sum_r C_r. The factor q is 1 / ranks for a mean and 1 for
-a sum, times the factor of clipping or unscaling. The factor is computed as
+unscales all gradients together, then g = q * sum_r C_r. The factor q is 1 / ranks for a mean and 1
+for a sum, times the factor of clipping or unscaling. The factor is computed as
 
     q = |g|^2 / sum_r <C_r, g>,
 
-and some of the elements are enough to compute it. Random projections s (vectors of +1 and -1) show
-whether a single factor q exists: <s, g> = q sum_r <s, C_r> for each s, and <s, g> is the same on
-all ranks. The hooks add up C_r before autograd adds the gradient to `.grad`, so the loop may
-all-reduce each parameter's gradient as soon as it is computed.
+and some elements of the gradients are enough to compute the factor q. Random projections s (vectors
+of +1 and -1) show whether a single factor q exists: <s, g> = q * sum_r <s, C_r> for each s, and <s,
+g> is the same on all ranks. The hooks add up C_r before autograd adds the gradient to `.grad`, so
+the loop may all-reduce each parameter's gradient as soon as it is computed.
 """
 
 from __future__ import annotations
@@ -50,14 +50,18 @@ TOLERANCE = 0.02
 """Smallest difference of projections that is an error, as a fraction of the group's norm.
 
 An all-reduce in bfloat16 changes the projections by up to 0.008 of the norm. A difference below
-0.02 changes q by less than 2 %.
+0.02 changes the factor q by less than 2 %.
 """
 
 ALIKE = 1e-3
-"""Smallest difference, as a fraction of the norm, between gradients of two ranks that differ."""
+"""Smallest difference of two ranks' gradients, as a fraction of the norm, that counts as different.
+"""
 
 LEAST_SHARE = 1e-6
-"""Smallest share of the squared norm of a group that is compared; less may be rounding errors."""
+"""Smallest share of a group of parameters in the squared norm for which the group is compared.
+
+A group with a smaller share may consist of rounding errors.
+"""
 
 
 class HandReduced:
@@ -88,7 +92,7 @@ class HandReduced:
         self.forget()
 
     def forget(self) -> None:
-        """Forget all gradients, because a step begins."""
+        """Forget all gradients at the beginning of a training step."""
         self._own: dict[int, Tensor] = {}
 
     def see(self, index: int, gradient: Tensor) -> None:
@@ -100,7 +104,7 @@ class HandReduced:
         if own is None:
             self._own[index] = piece.clone()
         else:
-            own.add_(piece)  # in the gradient's own type, which rounds like `.grad`
+            own.add_(piece)  # in the gradient's own type, to round as autograd rounds `.grad`
 
     def compare(self, sums: Sums) -> None:
         """Add the projections of the optimizer's gradient to the step's sums."""
@@ -117,12 +121,13 @@ class HandReduced:
                     sums.add(f"{name} {group} {sign} squared", projection.square())
 
     def factor(self, sums: Mapping[str, float]) -> float | None:
-        """Return q, the factor between the summed gradients of the ranks and the optimizer's.
+        """Return q, the optimizer's gradient divided by the sum of the ranks' gradients.
 
-        The factor is None if it is unknown, because the compared elements are 0 or not finite.
+        The factor q is None if the compared elements are 0 or not finite.
 
         Raises:
-            RanksDisagree: The gradients of the ranks differ, so they were not reduced.
+            RanksDisagree: The gradients of the ranks differ, so the user's loop did not reduce the
+                gradients.
             LargeBatchError: The optimizer's gradient is not one factor times the sum of the ranks'
                 gradients.
         """
@@ -143,7 +148,7 @@ class HandReduced:
         if math.isinf(q) or not self._fits(sums, q):
             raise LargeBatchError(
                 "The gradients at optimizer.step() are not one factor times the sum of the "
-                f"{count} ranks' gradients, so their variance cannot be measured. Possible causes "
+                f"{count} ranks' gradients, so the variance cannot be measured. Possible causes "
                 "are clipping by value or per parameter, weight decay or noise added to p.grad, "
                 "and an average with different weights of the ranks. Clip all gradients together, "
                 "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0), leave weight decay to "
@@ -172,8 +177,8 @@ class HandReduced:
 
     def _fits(self, sums: Mapping[str, float], q: float) -> bool:
         count = self._ranks.count
-        # The norms of the ranks' own gradients count, too: if the gradients cancel each other in
-        # the sum, their rounding errors remain.
+        # The norms of the ranks' own gradients count, too, because rounding errors remain if the
+        # gradients cancel each other in the sum.
         sizes = [
             max(sums[f"{NOW_SQNORM} {group}"] / count, q**2 * sums[f"{OWN_SQNORM} {group}"])
             for group in range(GROUPS)

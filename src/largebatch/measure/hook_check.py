@@ -1,8 +1,9 @@
 """Check once per process that torch's autograd hooks behave as this package requires.
 
-Some of what the package uses is private to torch or not documented: the order of hooks within a
-backward call, callbacks at its end, the number of the running backward call, and the graph's nodes.
-A torch release that changes a private function could make every measurement wrong without an error.
+The package uses some functions that are private to torch or not documented: the order of hooks
+within a backward call, callbacks at the end of a backward call, the number of the running backward
+call, and the graph's nodes. A torch release that changes a private function could make every
+measurement wrong without an error.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from largebatch.core.errors import LargeBatchError
 from largebatch.core.version import TESTED_TORCH
 
 Finding = str | None
-"""What torch does differently from what is required; None if nothing differs."""
+"""Difference between torch's behavior and the required behavior; None if nothing differs."""
 
 
 @lru_cache(maxsize=1)  # an error is not cached, so that every later call raises it again
 def check_hooks() -> None:
-    """Check torch's autograd hooks on a tensor of two elements, the first time in each process.
+    """Check torch's autograd hooks on a tensor of two elements, once in each process.
 
-    The check takes less than 2 ms of CPU time and draws no random number. All its tensors are on
-    the CPU.
+    The check takes less than 2 ms of CPU time and draws no random number. All tensors of the check
+    are on the CPU.
 
     >>> check_hooks()
 
@@ -52,7 +53,7 @@ def unsupported_torch(version: str, finding: str) -> str:
 
     Args:
         version: The torch version that is installed.
-        finding: What differs, as a clause without a full stop.
+        finding: Description of the different behavior, as a clause without a full stop.
     """
     oldest, newest = TESTED_TORCH
     major, minor = newest.split(".")
@@ -64,7 +65,7 @@ def unsupported_torch(version: str, finding: str) -> str:
 
 
 def _check_order() -> Finding:
-    """Run one backward call, and compare the events in it with those that are required."""
+    """Run one backward call, and compare the order of its events with the required order."""
     weight = _row(1.0, 1.0).requires_grad_()
     leaf, events = get_gradient_edge(weight).node, list[str]()
     loss = (weight * _row(3.0, 4.0)).sum()
@@ -108,7 +109,7 @@ def _check_order() -> Finding:
 
 
 def _check_graph() -> Finding:
-    """Check the nodes of a graph, and that a parameter keeps its node and a removed hook is off."""
+    """Check a graph's nodes, a parameter's lasting node, and the removal of a hook."""
     weight = _row(1.0, 1.0).requires_grad_()
     leaf, calls = get_gradient_edge(weight).node, list[list[float]]()
     handle = leaf.register_prehook(lambda gradients: calls.append(gradients[0].tolist()))
@@ -134,7 +135,7 @@ def _check_graph() -> Finding:
 
 
 def _check_foreach() -> Finding:
-    """Check the private operations on lists of tensors."""
+    """Check torch's private operations on lists of tensors."""
     one = [_row(3.0, 4.0)]
     (norm,) = torch._foreach_norm(one, 2, dtype=torch.float64)
     torch._foreach_mul_(one, 2.0)

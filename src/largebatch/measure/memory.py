@@ -1,4 +1,4 @@
-"""Measure the memory that this process uses, its peak, and the memory that is still free."""
+"""Measure the present and the peak memory of this process, and the free memory."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ CGROUP = Path("/sys/fs/cgroup")
 def resident() -> int:
     """Return the bytes of memory that this process uses now.
 
-    If the system does not report the present use, the peak since the process began is returned.
+    If the system does not report the present use of memory, the peak since the process began is
+    returned.
 
     Raises:
-        ValueError: The system reports neither number.
+        ValueError: The system reports neither the present use nor the peak of memory.
     """
     now = _status("VmRSS")
     return _most_ever() if now is None else now
 
 
 def peak_of(work: Callable[[], object]) -> int:
-    """Return the peak of this process's memory, in bytes, while it runs `work`.
+    """Run `work`, and return the peak memory of this process while `work` runs, in bytes.
 
-    Outside Linux, the peak since the process began is returned, because the peak cannot be reset.
+    Outside Linux, the peak since the process began is returned, because only Linux can reset the
+    peak.
 
     >>> peak_of(lambda: bytearray(50_000_000)) > 50_000_000
     True
@@ -44,16 +46,16 @@ def peak_of(work: Callable[[], object]) -> int:
 
 
 def available() -> int | None:
-    """Return the bytes of memory that are free in the system or its container, whichever is less.
+    """Return the bytes of free memory in the system or in its container, whichever is smaller.
 
-    The result is None if neither number is known.
+    The result is None if the free memory of neither the system nor the container is known.
     """
     known = [left for left in (_of_system(), *_of_container()) if left is not None]
     return max(min(known), 0) if known else None
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Return the bytes of memory that are free on a device; None if they are unknown."""
+    """Return the bytes of free memory on a device; None if the free memory is unknown."""
     if device.type == "cpu":
         return available()
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

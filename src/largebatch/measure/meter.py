@@ -1,7 +1,7 @@
 """Measure the gradient of each training step.
 
-A tap observes the gradient of each part of the step, usually a micro-batch. Statistics add up what
-they compute from the parts. One all-reduce per step sums the results over the ranks.
+A tap observes the gradient of each micro-batch (or of each example). Statistics compute sums from
+these gradients. One all-reduce per step adds up the sums of all ranks.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ LOSS, FULL = "loss", "full_sqnorm"
 class Meter:
     """Measure the gradient noise of each training step from the gradients of its micro-batches.
 
-    The gradients of a step are measured in parts. A part is usually one micro-batch on one rank.
-    Two or more parts per step show the variance of the gradient.
+    The gradient of each micro-batch on each rank is measured separately. Two or more separately
+    measured gradients per step show the variance of the gradient.
 
     >>> model = nn.Linear(2, 1)
     >>> meter = Meter(model)
@@ -50,9 +50,9 @@ class Meter:
 
     Args:
         model: The model, with or without DistributedDataParallel around it.
-        statistics: The statistics that rules may request. By default, `SquaredNorms()` is used and,
-            if the optimizer is SGD, Adagrad or of the Adam family, also `PreconditionedNorms()`.
-            Only statistics that a rule requests are computed.
+        statistics: The statistics that rules may request. By default, `SquaredNorms()` is used. If
+            the optimizer is SGD, Adagrad or of the Adam family, `PreconditionedNorms()` is used,
+            too. Only statistics that a rule requests are computed.
         tap: The object that observes gradients, by default `LeafHooks()`.
         examples: `PerExample()` measures single examples in place of micro-batches and ranks.
             `PerExample()` has its own statistics, to which only `CoordinateNoiseScale()` may be
@@ -61,8 +61,8 @@ class Meter:
         group: The process group that shares the batch, by default the process group of the model's
             DistributedDataParallel.
         replicated: Whether your own code averages or sums the gradients over the ranks between the
-            last backward call and `optimizer.step()`, in place of DistributedDataParallel. In the
-            first step the weights of all ranks are compared. Only `lb.attach` and `lb.watch`
+            last backward call and `optimizer.step()`, in place of DistributedDataParallel. The
+            weights of all ranks are compared in the first step. Only `lb.attach` and `lb.watch`
             support `replicated=True`.
 
     Raises:
@@ -119,12 +119,14 @@ class Meter:
 
     @property
     def least_parts(self) -> int:
-        """Return the least number of parts, over all ranks, that the statistics need per step."""
+        """Return the least number of micro-batches per step, over all ranks, that the statistics
+        need.
+        """
         return 2 if any(statistic.parts for statistic in self.statistics) else 1
 
     @property
     def least_samples(self) -> int:
-        """Return the least number of samples, over all ranks, that the statistics need per step."""
+        """Return the least number of samples per step, over all ranks, that the statistics need."""
         return self.part_source.counts.least_samples(self.least_parts)
 
     @property
@@ -153,15 +155,15 @@ class Meter:
         return self.tap.reduces and self.see is not None
 
     def bind(self, optimizer: Optimizer, *, also: Sequence[str] = ()) -> None:
-        """Bind the meter to the optimizer's parameters; call it once.
+        """Bind the meter to the optimizer's parameters; `bind` must be called only once.
 
         Args:
             optimizer: The optimizer whose parameters are measured.
-            also: Names of further sums that the caller adds to each step.
+            also: Names of additional sums that the caller computes in each step.
 
         Raises:
             ValueError: The optimizer and the model do not match, or a statistic does not support
-                them.
+                the optimizer or the model.
         """
         self.parameters = Parameters.of(self.model, optimizer)
         self.statistics = tuple(s for s in self._offered if s.supports(optimizer))
@@ -175,15 +177,15 @@ class Meter:
         self._factors: dict[float, Tensor] = {}
         self.see: See | None = None
         self._plans: dict[frozenset[str], tuple[list[Statistic], See | None]] = {}
-        # The sums of every statistic have a row, even if it is not wanted. Ranks that disagree
-        # about what is wanted still send equally many numbers, so the digest can report the
+        # The sums of every statistic have a row, even if the statistic is not requested. Ranks that
+        # request different statistics still send equally many numbers, so the digest can report the
         # disagreement.
         names = [name for s in self.statistics for name in (*s.of_parts, *s.of_batch)]
         self._rows = rows_by_name([LOSS, BATCH, *also, *names])
         self.open(frozenset())
 
     def open(self, wanted: frozenset[str]) -> None:
-        """Begin a step in which the statistics `wanted` are requested."""
+        """Begin a training step in which the statistics `wanted` are requested."""
         if wanted not in self._plans:
             chosen = choose(self.statistics, wanted)
             self._plans[wanted] = chosen, self.part_source.see_for(chosen)
@@ -202,17 +204,17 @@ class Meter:
     def backward(
         self, loss: Tensor, *, share: float, weight: float, samples: int, last: bool
     ) -> None:
-        """Run the backward of share * loss; its gradient is one part of the step.
+        """Run the backward call of share * loss, and measure the gradient separately.
 
         Args:
             loss: Mean loss over the micro-batch, a scalar.
-            share: Factor of the micro-batch's mean loss in this rank's loss of the step.
+            share: Factor of the micro-batch's mean loss in this rank's loss of the training step.
             weight: Weight of the micro-batch. All weights of the step have the same unit.
             samples: Number of samples in the micro-batch.
             last: Whether the micro-batch is this rank's last one in the step.
         """
         self._check_accumulated()
-        # The share is passed as the gradient of the loss, so no tensor is multiplied by it.
+        # The share is passed as the gradient of the loss, so no tensor is multiplied by the share.
         factor = self._factors.get(share)
         if factor is None or factor.dtype is not loss.dtype or factor.device != loss.device:
             factor = self._new_factor(share, loss)
@@ -232,11 +234,11 @@ class Meter:
         self._weight += weight
 
     def close_part(self, *, coefficient: float, task: int = 0) -> None:
-        """End a backward call.
+        """Add the sums of a backward call that has ended.
 
         Args:
-            coefficient: Factor of the part's squared norm in the step's sums.
-            task: Number of the backward call; 0 if backward calls are announced by `begin`.
+            coefficient: Factor of the backward call's squared norm in the step's sums. task: Number
+                of the backward call; 0 if `begin` was called before the backward call.
         """
         self.part_source.end(task)
         for statistic in self.active:
@@ -251,10 +253,11 @@ class Meter:
         exhausted: bool = False,
         problem: LargeBatchError | None = None,
     ) -> Reading:
-        """Sum the parts over the ranks with one all-reduce and one host sync.
+        """Sum the step's measurements over the ranks with one all-reduce and one host sync.
 
         Args:
-            planned_weight: Total weight that was assumed when the shares were computed.
+            planned_weight: Total weight of the micro-batches that was assumed when their shares
+                were computed.
             digest: Digest of the state that must be the same on all ranks, below 2^32.
             exhausted: Whether this rank has no more data.
             problem: An error that the caller found on this rank.
@@ -278,7 +281,7 @@ class Meter:
         return self.read(totals, losses=parts.weight)
 
     def close_batch(self) -> None:
-        """Add the squared norm of the batch's gradient, which is complete and not yet clipped."""
+        """Add the squared norm of the whole batch's gradient to the sums, before clipping."""
         share = 1.0 if self.ranks.rank == 0 else 0.0
         row = self.tap.row()
         squares = self._squares.scalars() if row is None else [squared_norm(row)]
@@ -327,8 +330,8 @@ class Meter:
         """Return the reading of a step from its sums over all ranks.
 
         Args:
-            totals: The sums.
-            losses: Total weight of the losses in the sum of losses; 0 if there are none.
+            totals: The step's sums over all ranks. losses: Total weight of the losses in the sum of
+                losses; 0 if no loss was passed.
         """
         sums, parts = totals.sums, totals.parts
         moments: dict[str, Any] = {s.name: s.read(totals) for s in self.active}

@@ -20,17 +20,18 @@ from largebatch.measure.timetable import EVERY_STEP, Timetable
 
 
 class MeterChoice:
-    """Hold the meter that replaces the present one from the next step on, if there is one.
+    """Hold the meter that replaces the present meter from the next step on.
 
     Mutable: holds the new meter until `take` returns it, and counts the measured steps.
 
     Args:
         allowed: Whether another meter may be chosen at all.
-        looks_only: Whether no decision depends on the measurement.
+        looks_only: Whether measurements are only displayed, so that no decision depends on them.
 
     Attributes:
         allowed: Whether another meter may still be chosen.
-        coming: Meter that replaces the present one in the next step; None if the present one stays.
+        coming: Meter that replaces the present meter in the next step; None if the present meter
+            stays.
         by_examples: Whether the new meter measures single examples.
         timetable: Schedule of the measured steps.
     """
@@ -44,7 +45,7 @@ class MeterChoice:
         self._refusals: Sequence[str] = ()
 
     def bind(self, optimizer: Optimizer) -> None:
-        """Set the optimizer whose gradients are measured; call it once."""
+        """Set the optimizer whose gradients are measured; `bind` must be called only once."""
         self._optimizer = optimizer
 
     def choose(
@@ -54,12 +55,14 @@ class MeterChoice:
         *,
         batch_size: int,
     ) -> None:
-        """Choose a meter from a step that has one part, before the optimizer changes the weights.
+        """Choose a meter from a step with one backward call, before the optimizer changes the
+        weights.
 
         Args:
             step: The recorded step.
-            groups: The backward calls of each part of the step.
-            batch_size: User-supplied samples per step; 0 if the user counts them in the loop.
+            groups: The backward calls of each micro-batch of the step.
+            batch_size: User-supplied number of samples per step; 0 if the user counts the samples
+                in the loop.
         """
         forwards, gradients = step.forwards, step.gradients
         seen = SeenStep(
@@ -79,11 +82,11 @@ class MeterChoice:
         )
 
     def give_up_examples(self, meter: Meter, error: LargeBatchError) -> None:
-        """Choose pairs of steps if single examples failed and no decision depends on them.
+        """Measure pairs of steps instead of single examples if single examples cannot be measured.
 
         Args:
             meter: The meter that raised the error.
-            error: The error that measuring the step raised.
+            error: The error that was raised while the step was measured.
         """
         failed = error.__cause__ is not None  # another exception was raised while measuring
         of_examples = isinstance(error, ExamplesRefused) or failed
@@ -91,7 +94,7 @@ class MeterChoice:
             self._replace(one_backward.pairs_of_steps(meter.model, [str(error)]))
 
     def take(self) -> Meter | None:
-        """Return the meter that measures from this step on; None if the present meter stays."""
+        """Return the new meter that measures from this step on; None if the present meter stays."""
         meter, self.coming = self.coming, None
         if meter is not None:
             self.allowed = False

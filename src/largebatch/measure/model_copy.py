@@ -1,7 +1,7 @@
-"""Copy a model and its inputs, for forward passes that must not change the training.
+"""Copy a model and its inputs, for forward passes that must not change the model.
 
-A forward pass may change more than the buffers: weights, Python attributes, the module's own random
-generators, or its inputs. Therefore a forward pass that must leave no trace runs on a copy.
+A forward pass may change not only buffers but also weights, Python attributes, the module's own
+random generators, or its inputs. Therefore a forward pass that must change nothing runs on a copy.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def copy_of_model(model: nn.Module) -> tuple[nn.Module, Mapping[int, Any]]:
 
     The copy shares no tensor and no generator with the model. The copy keeps the hooks that torch
     itself registers, for example in `torch.nn.utils.spectral_norm`. The copy does not keep the
-    user's hooks, because they would run one more time.
+    user's hooks, because the user's hooks would run one more time.
 
     Raises:
         LargeBatchError: An object in the model cannot be copied, or there is not enough memory.
@@ -77,12 +77,12 @@ def check_memory(extra: int | None, *, device: torch.device, what: str) -> None:
     """Check that `extra` bytes are at most half of the free memory.
 
     Args:
-        extra: Number of bytes; None if it is unknown, and then nothing is checked.
+        extra: Number of bytes that are needed. If the number is None (unknown), nothing is checked.
         device: The device whose memory is used.
         what: Subject of the error message, such as "Copying the model".
 
     Raises:
-        LargeBatchError: The bytes are more than half of the free memory.
+        LargeBatchError: More than half of the free memory is needed.
     """
     free = free_bytes(device)
     if extra is None or free is None or extra <= PART_OF_MEMORY * free:

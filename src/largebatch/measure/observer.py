@@ -1,9 +1,9 @@
 """Measure the gradients of the user's own training loop.
 
 `StepRecorder` records each backward call. Before the optimizer step, `StepReader` groups the
-backward calls into parts (usually micro-batches), applies the samples and weights that the user
-passed, sums over the ranks, and checks the result before any weight changes. `MeterChoice` decides
-which steps are measured, and replaces the meter if the loop makes one backward call per step.
+backward calls by micro-batch, applies the samples and weights that the user passed, sums over the
+ranks, and checks the result before any weight changes. `MeterChoice` decides which steps are
+measured, and replaces the meter if the loop makes one backward call per step.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class Observer:
         meter: The meter; its tap must be `LeafHooks`.
         batch_size: Number of samples in one optimizer step over all ranks.
         micro_batches: Number of micro-batches per step on each rank; None infers the number from
-            the first step.
-        samples: Function (args, kwargs) of the model's forward pass -> number of samples in it.
-            None assumes that micro-batches have equal numbers of samples, unless the user passes
-            the samples of each micro-batch.
+            the first training step.
+        samples: Function (args, kwargs) of the model's forward pass -> number of samples in the
+            forward pass. None assumes that micro-batches have equal numbers of samples, unless the
+            user passes the samples of each micro-batch.
         reduction: "mean" if the loss of each rank is a mean over its own samples, as usual; "sum"
             if the loss is divided by the samples, or tokens, of all ranks.
         chooses: Whether another meter may replace `meter` if the loop makes one backward call per
             step on one process; see the module `one_backward`.
-        looks_only: Whether no decision depends on the measurement.
+        looks_only: Whether measurements are only displayed, so that no decision depends on them.
 
     Attributes:
         skipped: Function that returns whether a gradient scaler skipped the last step, called if
@@ -109,11 +109,11 @@ class Observer:
 
     @property
     def micro_batches(self) -> int | None:
-        """Return the number of micro-batches per step on each rank; None if it is unknown yet."""
+        """Return the number of micro-batches per step on each rank; None if not yet known."""
         return self._parts.expected
 
     def bind(self, optimizer: Optimizer) -> None:
-        """Set the optimizer whose parameters are measured; call it once."""
+        """Set the optimizer whose parameters are measured; `bind` must be called only once."""
         self._optimizer = optimizer
         self._bind_meter()
         self._choice.bind(optimizer)
@@ -122,7 +122,7 @@ class Observer:
         self._step.forwards.marks = self.meter.rank_count > 1
 
     def open(self, wanted: frozenset[str]) -> None:
-        """Begin a step in which the statistics `wanted` are requested."""
+        """Begin a training step in which the statistics `wanted` are requested."""
         repeated, self._reopened = self._reopened, False
         self._open(wanted, repeated=repeated)
 
@@ -138,7 +138,7 @@ class Observer:
 
     @property
     def in_step(self) -> bool:
-        """Return whether the current step has recorded anything that `drop` would discard."""
+        """Return whether the current step has recorded measurements that `drop` would discard."""
         step, parts = self._step, self._parts
         return bool(step.roots or step.running or parts.passed or parts.losses)
 
@@ -160,7 +160,7 @@ class Observer:
         self._step.dropped = dropped
 
     def size(self, samples: float | Tensor, *, weight: float | Tensor | None = None) -> None:
-        """Set the samples and the weight of one micro-batch; call it once per micro-batch."""
+        """Set the samples and the weight of one micro-batch, once per micro-batch."""
         self._parts.add_sizes(self._parts.read(samples, weight))
 
     def loss(self, loss: Tensor) -> None:
@@ -171,7 +171,7 @@ class Observer:
     def part(
         self, *, samples: float | Tensor | None, weight: float | Tensor | None
     ) -> Iterator[None]:
-        """Treat all backward calls within the context as one part."""
+        """Treat all backward calls within the context as one micro-batch."""
         passed = self._parts.read(samples, weight)
         try:
             with self._step.part():
@@ -187,21 +187,21 @@ class Observer:
     def close(
         self, *, digest: int = 0, loss_scale: float = 1.0, problem: LargeBatchError | None = None
     ) -> Reading:
-        """Sum the parts over the ranks with one all-reduce and one host sync.
+        """Sum the step's measurements over the ranks with one all-reduce and one host sync.
 
         An error of one rank is raised on all ranks. After an error the next step is measured as
         usual.
 
         Args:
             digest: Digest of the state that must be the same on all ranks.
-            loss_scale: Factor of the losses, such as that of a gradient scaler.
+            loss_scale: Factor of the losses, such as the scale of a gradient scaler.
             problem: An error that the caller found on this rank.
 
         Raises:
             MicroBatchMissed: The number of backward calls differs from `micro_batches`, the
                 gradients were not cleared after the last step, or the gradients were changed within
-                this step.
-            NoVariance: Each step so far had one part, which has no variance.
+                the current step. NoVariance: Each step so far had one separately measured gradient,
+                which has no variance.
             LargeBatchError: The parameters got different numbers of gradients, or the batch size
                 differs from the samples in the first step.
         """
@@ -225,7 +225,7 @@ class Observer:
         self.meter.part_source.rest()
 
     def _open(self, wanted: frozenset[str], *, repeated: bool) -> None:
-        """Begin a step, or begin the current step again if `repeated`."""
+        """Begin the next training step, or begin the current step again if `repeated` is True."""
         self._wanted = wanted
         meter = self._choice.take()
         if meter is not None:

@@ -1,4 +1,4 @@
-"""Define the layer of a parameter that the model uses outside of the parameter's own module."""
+"""Give each example's gradient of a parameter that the model uses directly, outside of a module."""
 
 from __future__ import annotations
 

@@ -2,10 +2,10 @@
 
 A shared tensor is a parameter that is added to all examples, or the output of a module that is
 called once for all examples, such as an embedding of positions. Autograd gives the gradient of the
-tensor summed over the examples. So the gradient is read before the sum: at the operation of the
-graph that expands the shared tensor to all examples. The first dimension of the expanded tensor is
-the examples. If there are other operations between the shared tensor and the expansion, the
-gradients of all examples are passed through these operations in one batched call.
+tensor summed over the examples. So the gradient is read before the sum, at the operation that
+expands the shared tensor to all examples. The first dimension of the expanded tensor indexes the
+examples. If there are other operations between the shared tensor and the expansion, the gradients
+of all examples are passed through these operations in one batched call.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Arrive = Callable[[Tensor], None]
 """Function that receives each example's gradient of the shared tensor, [rows, *shape]."""
 
 Consumers = dict[Node, list[tuple[Node, int]]]
-"""Map from a node to the nodes that use its output, each with the number of the input."""
+"""Map from a graph node to the nodes that use its output, each with the number of the input."""
 
 SPREADS = ("ExpandBackward0", "RepeatBackward0")
-"""Names of operations that expand one tensor and sum its gradient themselves."""
+"""Names of operations that expand one tensor, and sum the tensor's gradient themselves."""
 
 
 def consumers_of(outputs: Sequence[Tensor]) -> Consumers:
-    """Return for each node of the graph of `outputs` the nodes that use the node's output."""
+    """Return for each node in the graph of `outputs` which nodes use the node's output."""
     found: Consumers = {}
     seen: set[Node] = set()
     open_ = [x.grad_fn for x in outputs if x.grad_fn is not None]
@@ -102,7 +102,7 @@ def _places(
 
 
 def _spreads(node: Node, shape: torch.Size, above: torch.Size, rows: int) -> bool:
-    """Return whether a node's output has the examples as first dimension, but its input has not."""
+    """Return whether a node adds the examples as first dimension to a tensor."""
     if above == shape or not above or above[0] != rows:
         return False
     missing = len(above) > len(shape) or shape[0] == 1
@@ -112,7 +112,7 @@ def _spreads(node: Node, shape: torch.Size, above: torch.Size, rows: int) -> boo
 
 
 def _shape(node: Node, number: int = 0) -> torch.Size | None:
-    """Return the shape of a node's output; None if it has several outputs and `number` is 0."""
+    """Return a node's output shape; None if the node has several outputs and `number` is 0."""
     metadata: Any = node._input_metadata
     several = len(metadata) > 1 and not number
     return None if several else torch.Size(metadata[number].shape)

@@ -27,8 +27,9 @@ DO_NOT_ADD_UP = (
 class Check:
     """Check the contributions of the examples against the gradients of the parameters.
 
-    In the first backward call the sums of the contributions are compared with the gradients. In
-    each backward call, every parameter with a gradient must have contributions of examples.
+    In the first backward call, the sum of the examples' contributions to each parameter is compared
+    with the parameter's gradient. In each backward call, every parameter with a gradient must have
+    contributions of examples.
 
     Mutable: holds the gradients of the current backward call.
 
@@ -42,7 +43,7 @@ class Check:
         self.values = True
 
     def clear(self) -> None:
-        """Begin a backward call."""
+        """Forget the gradients of the last backward call, because a new one begins."""
         self._seen = {}
 
     def see(self, index: int, gradient: Tensor) -> None:
@@ -51,11 +52,12 @@ class Check:
         self._seen[index] = gradient.clone() if self.values else None
 
     def fits(self, part: Part, call: Call) -> None:
-        """Check that a module's call has the examples of the current backward call.
+        """Check that a module's call has as many examples as the current backward call.
 
         Raises:
-            ExamplesRefused: The call has another number of examples, or a parameter got another
-                gradient after its examples were added up.
+            ExamplesRefused: The module's call and the backward call have different numbers of
+                examples, or a parameter got another gradient after the contributions of its
+                examples were added up.
         """
         if part.rows != call.rows:
             raise ExamplesRefused(
@@ -72,7 +74,7 @@ class Check:
             )
 
     def compare(self, part: Part) -> None:
-        """Check a backward call at its end.
+        """Check the examples' contributions at the end of a backward call.
 
         Raises:
             ExamplesRefused: The gradients of the examples do not add up to the gradient of a
@@ -88,7 +90,7 @@ class Check:
                     f"The parameter {self._parameters.names[index]} got a gradient that does not "
                     "come from a module's call. The loss uses the parameter directly, for example "
                     "in a penalty on the weights, or an operation on the whole batch uses it. Use "
-                    f"the parameter in its own module that gets the examples, {INSTEAD}"
+                    f"the parameter in a module of its own that gets the examples, {INSTEAD}"
                 )
             if values and gradient is not None and _differs(part, index, gradient):
                 name = self._parameters.names[index]
@@ -105,7 +107,7 @@ def _differs(part: Part, index: int, gradient: Tensor) -> bool:
     limit = 0.05 if part.coarse else 1e-3
     off = squared_norm(found - gradient.to(found.dtype))
     eps = torch.finfo(found.dtype).eps
-    # If contributions cancel, as for a bias before batch normalization, only rounding errors
-    # remain.
+    # If the examples' contributions cancel, as for a bias before batch normalization, only rounding
+    # errors remain.
     floor = eps**2 * (gradient.numel() + CANCELLED**2 * part.parts * part.sizes[index])
     return bool(torch.isfinite(off) & (off > limit**2 * squared_norm(gradient) + floor))

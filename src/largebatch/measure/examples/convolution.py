@@ -24,23 +24,23 @@ from largebatch.measure.squares import squared_norm
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 WIDE = 48
-"""Least number of columns for which a product over the last dimension's patches alone is fast.
+"""Least number of matrix columns for which patches over the kernel's last dimension alone are fast.
 
-A convolution with fewer columns lays out patches over all dimensions of the kernel.
+A convolution with fewer matrix columns lays out patches over all dimensions of the kernel.
 """
 
 
 MANY = 4
-"""Least number of rows in a part for which its matrix is computed at once, not row by row."""
+"""Least number of rows in a group of examples for which one call computes the group's gradient."""
 
 
 class ConvolutionLayer(PlainLayer):
     """Treat a convolution as a linear layer over patches of its input.
 
-    Patches are laid out in memory only over the last dimension of the kernel. So the input is
-    copied as often as the kernel's last dimension is long, and not once per element of the kernel.
-    Over the other dimensions of the kernel a patch is a shifted view of the input. For each shift,
-    one matrix product gives a part of each example's matrix.
+    Patches are laid out in memory only over the last dimension of the kernel. So the number of
+    copies of the input is the length of the kernel's last dimension, not the number of the kernel's
+    elements. Over the other dimensions of the kernel, a patch is a shifted view of the input. One
+    matrix product per shift gives some of the elements of each example's gradient.
     """
 
     can_replace = True
@@ -122,7 +122,7 @@ class ConvolutionLayer(PlainLayer):
 def _of_groups(
     module: Convolution, names: Collection[str], x: Tensor, delta: Tensor, rows: int
 ) -> Iterator[Piece]:
-    """Yield the gradients of groups with many rows, each computed by torch's own function."""
+    """Yield the gradients of groups with many rows, computed by torch's own function per group."""
     weight_of: Any = (conv1d_weight, conv2d_weight, conv3d_weight)[len(module.kernel_size) - 1]
     if "bias" in names:
         yield "bias", _per_example(delta.flatten(2).sum(2), rows)

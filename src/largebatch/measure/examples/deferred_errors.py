@@ -1,4 +1,4 @@
-"""Keep an error from the user's forward or backward until the backward call has ended."""
+"""Keep an error that is raised within the user's backward call until the call has ended."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DeferredErrors:
         self._error: Exception | None = None
 
     def guard(self, function: Callable[P, R]) -> Callable[P, R | None]:
-        """Return a function that keeps errors, and returns None without running after an error."""
+        """Wrap a function so that its errors are kept, and it does not run after an error."""
         if not self._defer:
             return function
 
@@ -32,18 +32,18 @@ class DeferredErrors:
                 return None
             try:
                 return function(*args, **kwargs)
-            except Exception as error:  # the user's forward or backward must not fail
+            except Exception as error:  # the user's call must not fail
                 self._error = error
                 return None
 
         return guarded
 
     def clear(self) -> None:
-        """Discard the error."""
+        """Discard the kept error."""
         self._error = None
 
     def check(self) -> None:
-        """Raise the kept error once; do nothing if there is none.
+        """Raise the kept error once; do nothing if no error was kept.
 
         Raises:
             Exception: The first error that a function raised.

@@ -1,4 +1,4 @@
-"""Compute the examples' gradients of embeddings, in which an example may repeat a word."""
+"""Compute the examples' gradients of embeddings; an example may contain a word several times."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _flat(module: nn.Embedding, kept: SavedTensors, delta: Tensor) -> tuple[Tens
 def _by_pair(
     module: nn.Embedding, kept: SavedTensors, delta: Tensor, rows: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the sums of delta over equal pairs (example, word), and the word of each sum.
+    """Return sums of the output's gradient over equal pairs (example, word), and each sum's word.
 
     Some sums are empty, because the number of sums must be known without a host sync.
     """

@@ -11,24 +11,25 @@ from largebatch.measure.statistics import Statistic
 
 
 class ExampleCounts:
-    """Count the examples, or groups of examples, as the parts of a step.
+    """Count the examples, or groups of examples, that are measured separately in a training step.
 
     Mutable: grows with each measured backward call of the step.
 
     Attributes:
-        rows: Number of examples in each measured backward call; empty in a step without statistics.
+        rows: Number of examples in each measured backward call; empty in a training step without
+            statistics.
     """
 
     def __init__(self) -> None:
         self.open()
 
     def open(self) -> None:
-        """Begin a step."""
+        """Clear the counts at the beginning of a training step."""
         self.rows: list[int] = []
         self._parts: list[int] = []
 
     def add(self, rows: int, parts: int) -> None:
-        """Add a backward call with `rows` examples, which form `parts` parts."""
+        """Add a backward call with `rows` examples in `parts` separately measured groups."""
         self.rows.append(rows)
         self._parts.append(parts)
 
@@ -63,8 +64,9 @@ class ExampleCounts:
         if rows and len(rows) != count:
             raise ExamplesRefused(
                 f"{count} backward calls were expected in this step, but {len(rows)} were "
-                "observed. Probably some were nested in others, as in reentrant checkpointing, so "
-                "single examples cannot be measured. Use checkpoint(use_reentrant=False)."
+                "observed. Probably some backward calls were nested in others, as in reentrant "
+                "checkpointing, so single examples cannot be measured. Use "
+                "checkpoint(use_reentrant=False)."
             )
         if rows and sizes and rows != sizes:
             passed = ", ".join(f"{size:g}" for size in sizes)
@@ -78,7 +80,7 @@ class ExampleCounts:
         if self.rows and samples != batch_size:
             raise ExamplesRefused(
                 f"batch_size={batch_size} was given, but the model received {samples:.0f} examples "
-                "in this step, counted by the first dimension of its first argument. Pass "
+                "in this step, counted by the first dimension of the model's first argument. Pass "
                 f"lb.attach(..., batch_size={samples:.0f})."
             )
 

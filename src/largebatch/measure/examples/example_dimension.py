@@ -2,9 +2,9 @@
 
 Shapes alone are ambiguous. An embedding of 64 positions that is called once for all examples looks
 like a layer on 64 examples, and a sequence-first layer looks like an example-first layer. So the
-copy runs on the first half of the examples and on all of them, in evaluation mode and without
-gradients. The rows of an example have the same values in both runs. The first half runs twice to
-detect modules that draw random numbers even in evaluation mode.
+copy of the model runs on the first half of the examples and on all examples, in evaluation mode and
+without gradients. The rows of an example must have the same values in both runs. The run on the
+first half is repeated to detect modules that draw random numbers even in evaluation mode.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CallKey = tuple[str, int]
 """Pair of a module's name and the number of its earlier calls in the same forward pass."""
 
 Layout = dict[CallKey, int]
-"""Number of output rows per example of each call; 0 if all examples share the call."""
+"""Number of output rows per example for each module call; 0 if all examples share the call."""
 
 
 def layout_of(
@@ -48,8 +48,8 @@ def layout_of(
         owners: The modules whose calls are observed.
 
     Raises:
-        ExamplesRefused: The examples are not the first dimension of a module's output, or the
-            output for one example depends on other examples.
+        ExamplesRefused: The first dimension of a module's output does not index the examples, or
+            the module's output for one example depends on other examples.
     """
     part = rows // 2
 
@@ -77,14 +77,15 @@ def layout_of(
 
     model, owners = _copied(model, owners)
     with _as_it_was(model):
-        # Without running statistics, batch normalization uses the batch in evaluation mode, too.
+        # Without running statistics, batch normalization uses batch statistics even in evaluation
+        # mode.
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         coupled = any(uses_batch_statistics(module) for module in norms)
         whole = args, kwargs
         half = tree_map(cut, whole)
         try:
             _run(model, half, owners, keep)
-        except Exception:  # another dimension was cut, so only shapes are used
+        except Exception:  # a tensor was cut in another dimension, so only shapes are used
             return {}
         _run(model, half, owners, repeat)
         _run(model, whole, owners, compare)
@@ -133,7 +134,7 @@ def _run(
     owners: Sequence[Owner],
     report: Callable[[CallKey, Tensor], None],
 ) -> None:
-    """Run the model, and pass the first output of each owner's call to `report`."""
+    """Run the model, and pass the first output of each observed module's call to `report`."""
     counts: dict[str, int] = {}
 
     def hook_for(name: str) -> Callable[..., None]:
@@ -165,7 +166,8 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
     caches = torch.is_autocast_cache_enabled()
     try:
         with keep_random_state(accelerators_of(model)), torch.no_grad():
-            # A weight that is cast and cached here would get no gradient in the user's forward.
+            # A weight that is cast and cached in this run would get no gradient in the user's
+            # forward pass.
             torch.set_autocast_cache_enabled(False)
             for module in modes:
                 module.training = False

@@ -29,28 +29,30 @@ class ExampleGradients:
 
     An example's contribution to a parameter's gradient is computed from the module's input and the
     gradient of the module's output. The gradients of single examples are not kept. A module of an
-    unknown type runs a second time in `torch.func`. If several calls use one parameter, the
-    contributions of these calls are first added up within each example.
+    unknown type runs a second time in `torch.func`. If several module calls use one parameter, the
+    contributions of all calls are first added up within each example.
 
     Mutable: holds what was observed in the current step.
 
     Args:
         groups: Number of groups of consecutive examples in each micro-batch; None measures each
-            example by itself.
-        exact_training: Whether training is unchanged to the last bit. If True, every parameter's
-            gradient comes from autograd, and errors are raised by `end`, never within the user's
-            calls.
-        batch_norm_rows: Whether batch normalization in training mode is measured by rows.
+            example separately.
+        exact_training: Whether training must stay unchanged to the last bit. If True, every
+            parameter's gradient comes from autograd, and errors are raised by `end`, never within
+            the user's forward or backward calls.
+        batch_norm_rows: Whether batch normalization in training mode is allowed, and each row
+            counts as an example.
 
     Attributes:
         want: Sums that are requested in the current step.
         task: Function that returns the number of the running backward call; None if `begin` is
             called before each backward call.
-        part: Result of the last backward call.
+        part: Sums over the examples of the last backward call.
 
     Raises:
-        LargeBatchError: In training, the examples depend on each other (as in batch normalization
-            in training mode), or a parameter's gradient cannot be split into examples.
+        LargeBatchError: The examples depend on each other during training (as in batch
+            normalization in training mode), or a parameter's gradient cannot be split into the
+            examples' contributions.
     """
 
     def __init__(
@@ -70,10 +72,10 @@ class ExampleGradients:
         self._parts: dict[int, Part] = {}
 
     def bind(self, model: nn.Module, parameters: Parameters) -> None:
-        """Set the model, without wrappers, and the parameters to measure; call it once.
+        """Set the model (without wrappers) and the measured parameters; call `bind` only once.
 
         Raises:
-            ValueError: The examples depend on each other in a module.
+            ValueError: A module makes the examples depend on each other.
         """
         for name, module in model.named_modules():
             cause = coupled(module, name, batch_norm_rows=self._by_rows)
@@ -109,7 +111,7 @@ class ExampleGradients:
         self._check = Check(parameters)
 
     def open(self, want: WantedSums) -> None:
-        """Begin a step in which the sums in `want` are requested."""
+        """Begin a training step in which the sums in `want` are requested."""
         self.want = want
         self.begin()
         self._expected = False
@@ -127,12 +129,12 @@ class ExampleGradients:
         return self._hooks.forward.layout if self._hooks.looked else None
 
     def take_layout(self, layout: Layout | None) -> None:
-        """Use the layout that a copy of the model showed, beginning with the next `bind`."""
+        """Set the rows per example of each module call for the next `bind`."""
         self._layout = layout
 
     @property
     def extra_bytes(self) -> int | None:
-        """Estimate by how many bytes measuring raises the peak memory of the next backward call.
+        """Estimate the additional peak memory of the next backward call due to measuring, in bytes.
 
         The estimate uses the sizes of the largest measured forward pass. The estimate is None until
         the first measured forward pass has ended.
@@ -147,8 +149,8 @@ class ExampleGradients:
     def begin(self) -> None:
         """Begin a backward call.
 
-        Hooks that run in the user's own `torch.autograd.grad` before the backward call, or after
-        its end, are ignored.
+        Hooks that run before the backward call or after the end of the backward call, as in the
+        user's own `torch.autograd.grad`, are ignored.
         """
         self._expected = True
         self._parts.clear()
@@ -159,10 +161,10 @@ class ExampleGradients:
         self._check.see(index, gradient)
 
     def end(self, task: int = 0) -> Part:
-        """Return the result of a backward call that has ended.
+        """Return the sums over the examples of a backward call that has ended.
 
         Args:
-            task: Number of the backward call; 0 if `begin` was called before it.
+            task: Number of the backward call; 0 if `begin` was called before the backward call.
 
         Raises:
             LargeBatchError: The gradients of the examples do not add up to the gradient of a
@@ -178,14 +180,15 @@ class ExampleGradients:
         return part
 
     def forget(self) -> None:
-        """Release the result of the last backward call after it was read."""
+        """Release the sums of the last backward call after the sums were read."""
         self.part = Part()
 
     def products(self, part: Part, gradients: Mapping[int, Tensor]) -> Tensor:
-        """Return the products <c_i, g> of the examples' contributions c_i with g: [parts].
+        """Return the inner products <c_i, g> of the examples' contributions c_i and the gradient g.
 
         Args:
-            part: Result of a backward call in a step in which products are requested.
+            part: Sums over the examples of a backward call, in a training step in which inner
+                products are requested.
             gradients: Gradient g of each parameter, by the parameter's index.
         """
         with self._paused(), torch.no_grad():
@@ -232,7 +235,7 @@ class ExampleGradients:
 
     @contextmanager
     def _paused(self) -> Iterator[None]:
-        """Ignore the calls of modules within the context, since they run a second time."""
+        """Ignore calls of modules within the context, because these modules run a second time."""
         self._hooks.paused = True
         try:
             yield

@@ -17,17 +17,20 @@ from largebatch.measure.examples.refused import ExamplesRefused
 class ForwardInHand:
     """Count the calls of each module within a forward pass, and the rows of each example.
 
-    Mutable: is reset by each forward pass.
+    Mutable: each forward pass resets the counts.
 
     Args:
-        groups: Number of groups of examples in each micro-batch; None measures each example.
+        groups: Number of groups of examples in each micro-batch; None measures each example
+            separately.
 
     Attributes:
-        layout: Number of rows per example of each call, by module name and number of the call; 0 if
-            all examples share the call. A call that is missing has one row per example if its
-            number of rows equals the number of examples, and is shared otherwise.
+        layout: Number of rows per example of each module call, by module name and number of the
+            call; 0 if all examples share the call. A module call without an entry has one row per
+            example if the numbers of rows and examples are equal. Otherwise, all examples share the
+            module call.
         rows: Number of examples; 0 outside of the model's forward pass.
-        sizes: Sizes of each call in the largest forward pass so far; None before its end.
+        sizes: Sizes of each module call in the largest forward pass so far; None before the end of
+            the first forward pass.
     """
 
     def __init__(self, *, groups: int | None) -> None:
@@ -45,26 +48,28 @@ class ForwardInHand:
         self._sizes = [] if rows > self._sized_rows else None
 
     def end(self, bare: Iterable[tuple[Call, SavedTensors, Tensor]]) -> None:
-        """End a forward pass; `bare` are the calls of parameters outside of modules."""
+        """End a forward pass; `bare` are the uses of parameters outside of modules."""
         if self._sizes is not None:
             self.sizes = [*self._sizes, *(size_of(*one) for one in bare)]
             self._sized_rows, self._sizes = self.rows, None
         self.rows = 0
 
     def parts(self, rows: int) -> int:
-        """Return the number of parts: the largest divisor of `rows` that is at most `groups`.
+        """Return the number of groups: the largest divisor of `rows` that is at most `groups`.
 
-        If that divisor is 1, or `groups` is None, the number of parts is `rows`."""
+        If the largest divisor is 1, or `groups` is None, the number of groups is `rows`.
+        """
         if self._groups is None:
             return rows
         parts = next(k for k in range(min(self._groups, rows), 0, -1) if rows % k == 0)
         return parts if parts > 1 else rows
 
     def times(self, owner: Owner, length: int) -> int:
-        """Return the number of rows per example in a module's input; 0 if all examples share it.
+        """Return the rows per example in a module's input; 0 if all examples share the input.
 
         Raises:
-            ExamplesRefused: The number of rows per example differs from the first step.
+            ExamplesRefused: The number of rows per example differs from the number in the first
+                training step.
         """
         if not self.rows:
             return 1
@@ -74,7 +79,7 @@ class ForwardInHand:
         if known and length != known * self.rows:
             raise ExamplesRefused(
                 f"The module {owner.name!r} was called with {length} rows for {self.rows} "
-                f"examples, but in the first step it had {known} rows for each example. The first "
+                f"examples, but in the first step with {known} rows for each example. The first "
                 "dimension of a module's input must be the examples. Measure micro-batches "
                 "instead: meter=lb.Meter(model)."
             )

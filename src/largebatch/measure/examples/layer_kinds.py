@@ -1,4 +1,4 @@
-"""Choose the layer of a module, and find modules whose examples cannot be measured."""
+"""Choose the formulas for a module, and find modules whose examples cannot be measured."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ KNOWN: tuple[tuple[type[nn.Module], Callable[..., Layer]], ...] = (
     (nn.GroupNorm, NormalizationLayer),
     (_BatchNorm, NormalizationLayer),
 )
-"""Types of modules with their layers; a module has a type if it runs that type's forward."""
+"""Map types of modules to their formulas. A module has a type if it runs the type's forward method.
+"""
 
 
 def layer_of(module: nn.Module, *, replace: bool = True) -> Layer:
-    """Return the layer of a module.
+    """Return the object that computes the examples' gradients of a module.
 
-    Args:
-        module: The module.
-        replace: Whether the layer may sum the parameters' gradients from the examples' gradients.
+    Args: module: The module. replace: Whether the parameters' gradients may be summed from the
+        examples' gradients.
     """
     if not is_parametrized(module):
         for kind, layer in KNOWN:
@@ -52,9 +52,9 @@ def is_known(module: nn.Module) -> bool:
 
 
 def is_whole(module: nn.Module) -> bool:
-    """Return whether a module uses its submodules' parameters without calling the submodules.
+    """Return whether a module uses the parameters of submodules without calling the submodules.
 
-    A module that does not call its submodules can only be measured as a whole.
+    A module that does not call its submodules can only be measured together with the submodules.
     """
     return is_parametrized(module) or isinstance(module, nn.MultiheadAttention)
 
@@ -62,8 +62,8 @@ def is_whole(module: nn.Module) -> bool:
 def coupled(module: nn.Module, name: str, *, batch_norm_rows: bool = False) -> str | None:
     """Return the text of the error for a module in which the examples depend on each other.
 
-    The result is None if the examples do not depend on each other, or if batch normalization is
-    measured by rows.
+    The text is None if the examples do not depend on each other, or if `batch_norm_rows` allows the
+    module's batch normalization.
     """
     by_rows = batch_norm_rows and forward_is(module, _BatchNorm)
     if isinstance(module, _BatchNorm) and uses_batch_statistics(module) and not by_rows:
@@ -91,11 +91,13 @@ ROWS_ARE_OFF = (
     "batch normalization by rows: in experiments/batch_norm_rows the variance of one sample was "
     "1.05 to 4.6 times the true variance, and 2.1 times in the median"
 )
-"""Label of a measurement by rows."""
+"""Label of a measurement that counts the rows of batch normalization as examples."""
 
 
 def approximation_of(model: nn.Module) -> str | None:
-    """Return how inaccurate a measurement of a model by rows is; None if it is exact."""
+    """Return how inaccurate `batch_norm_rows` makes a measurement; None if the measurement is
+    exact.
+    """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     return ROWS_ARE_OFF if any(uses_batch_statistics(module) for module in norms) else None
 

@@ -23,8 +23,8 @@ from largebatch.measure.squares import squared_norm
 class LinearLayer(PlainLayer):
     """Compute the gradients of `nn.Linear` by the cheapest of three formulas.
 
-    Products of norms are used if there is one position per example. If there are several positions,
-    matrices or Gram matrices are used, whichever are cheaper.
+    Products of norms are used if an example has one position. If an example has several positions,
+    the cheaper of two formulas is used: the examples' matrices or Gram matrices.
     """
 
     can_replace = True
@@ -32,7 +32,7 @@ class LinearLayer(PlainLayer):
     def keep(
         self, module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> SavedTensors:
-        """Return the input, and its squared norms if each example has one position."""
+        """Return the input, and the squared norm of each row if each example has one position."""
         kept = super().keep(module, args, kwargs)
         return (*kept, _of_rows(kept[0].detach())) if kept[0].dim() == 2 else kept
 

@@ -1,4 +1,4 @@
-"""Estimate from the sizes of calls how much measuring examples raises the peak memory."""
+"""Estimate the additional peak memory of measuring examples from the sizes of module calls."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class CallSize:
 
     Args:
         layer: Class of the module's layer.
-        group: Number that is equal for calls with a common parameter.
+        group: Number that is equal for module calls with a common parameter.
         inputs: Bytes of the inputs.
         outputs: Bytes of the outputs, which are also the bytes of the outputs' gradients.
         parameters: Bytes of the measured parameters, in the type of computation.
         casts: Bytes of copies of the inputs and the output's gradient in the type of computation; 0
             if no copies are needed.
         rows: Number of examples.
-        shared: Whether all examples share the call.
-        flat: Whether the output has one row per example, without positions.
-        cpu: Whether the call runs on a CPU.
+        shared: Whether all examples share the module call. flat: Whether the output has one row per
+            example, without positions.
+        cpu: Whether the module call runs on a CPU.
     """
 
     layer: type
@@ -50,9 +50,10 @@ class CallSize:
 
     @property
     def saved(self) -> int:
-        """Return the bytes of the call's input or of its output, whichever are more.
+        """Return the bytes of the module's input or output, whichever is larger.
 
-        Autograd keeps the input for this call, and the output as the input of the next call.
+        Autograd keeps the module's input, and keeps the module's output as the input of the next
+        module.
         """
         return max(self.inputs, self.outputs)
 
@@ -71,11 +72,11 @@ SCRATCH: Mapping[type, Callable[[CallSize], int]] = {
     BareLayer: lambda call: 0,
     UnknownLayer: lambda call: 3 * call.matrices + call.inputs + call.outputs,
 }
-"""Temporary bytes needed to compute the examples' gradients of a call, by type of layer."""
+"""Temporary bytes needed to compute the examples' gradients of a module call, by type of layer."""
 
 
 def size_of(call: Call, kept: SavedTensors, output: Tensor) -> CallSize:
-    """Return the sizes of a call."""
+    """Return the sizes of one call of a module."""
     owner = call.owner
     inputs = kept if call.layer.keeps_output else kept[:1]
     tensors = [x for x in (*inputs, output) if x.is_floating_point()]
@@ -95,19 +96,20 @@ def size_of(call: Call, kept: SavedTensors, output: Tensor) -> CallSize:
 
 
 def extra_bytes(calls: Sequence[CallSize], want: WantedSums, *, check: bool) -> int:
-    """Estimate by how many bytes measuring raises the peak memory of a forward and backward.
+    """Estimate the additional peak memory of a forward and backward call due to measuring, in
+    bytes.
 
     Until the backward call ends, three things are kept in memory: the input and the output's
-    gradient of calls that share a parameter (of all calls if products are requested), the sums of
-    squares, and the values that the check of the first backward call compares. The matrices of a
-    call need memory while the call is added up. Autograd frees other activations meanwhile, whose
-    sizes are unknown, so the peak may rise by less.
+    gradient of module calls that share a parameter (of all module calls if inner products are
+    requested), the sums of squares, and the values that the check of the first backward call
+    compares. The examples' matrices of a module call need memory while the matrices are added up.
+    Autograd frees other activations at the same time. Their sizes are unknown, so the true peak may
+    rise by less than the estimate.
 
     Args:
-        calls: Sizes of the calls of one forward pass, in order.
-        want: Sums that are requested.
-        check: Whether the results are compared with the parameters' gradients, as in the first
-            backward call.
+        calls: Sizes of the module calls in one forward pass, in the order of the calls.
+        want: Sums over the examples that are requested. check: Whether the examples' sums are
+            compared with the parameters' gradients, as in the first backward call.
 
     >>> call = CallSize(layer=LinearLayer, group=0, inputs=400, outputs=400, parameters=100, rows=9)
     >>> extra_bytes([call], WantedSums(sqnorm=True), check=False)
@@ -137,14 +139,14 @@ def extra_bytes(calls: Sequence[CallSize], want: WantedSums, *, check: bool) -> 
 
 
 def _while_waiting(call: CallSize) -> int:
-    """Return the bytes that a waiting call holds until the end of the backward call."""
+    """Return the bytes that a module call holds until the end of the backward call."""
     if call.shared:
         return call.rows * call.outputs
     return call.casts or call.inputs + call.outputs
 
 
 def _scratch(call: CallSize, want: WantedSums, *, check: bool) -> int:
-    """Return the bytes that a call needs while its examples are added up."""
+    """Return the bytes that a module call needs while its examples' gradients are added up."""
     if call.layer is LinearLayer and call.flat and not check:
         return call.inputs + call.outputs if want.squares else 0
     return SCRATCH[call.layer](call)

@@ -1,9 +1,9 @@
 """Observe the inputs, the outputs and the outputs' gradients of modules that own parameters.
 
-The output of each call passes through an autograd function that does not change its value. In the
-backward call the autograd function receives the gradient of the output. If the parameters'
-gradients are summed from the examples' gradients, the parameters require no gradient during the
-module's own forward, and the function returns their gradients.
+The output of each module call passes through an autograd function that does not change the output's
+value. In the backward call the autograd function receives the gradient of the output. If the
+parameters' gradients are summed from the examples' gradients, the parameters require no gradient
+during the module's own forward, and the autograd function returns the parameters' gradients.
 """
 
 from __future__ import annotations
@@ -48,21 +48,22 @@ class ModuleHooks:
     Args:
         model: The model, whose first tensor argument has the examples as its first dimension.
         owners: The modules to observe.
-        bare: Owners of one parameter each, which the model uses outside of its modules.
-        groups: Number of groups of examples in each micro-batch; None measures each example.
-        layout: Number of rows per example of each call, as in `ForwardInHand`. With None, the
-            layout is found in the first forward pass.
-        batch_norm_rows: Whether batch normalization in training mode is measured by rows.
+        bare: Owners of one parameter each. The model uses the parameter outside of modules.
+        groups: Number of groups of examples in each micro-batch; None measures each example
+            separately. layout: Number of rows per example of each module call, as in
+            `ForwardInHand`. If None, the numbers are found in the first forward pass.
+        batch_norm_rows: Whether batch normalization in training mode is allowed, and each row
+            counts as an example.
         replace: Whether the parameters' gradients may be summed from the examples' gradients
             instead of being computed by autograd.
         begin: Function that is called when a module's call begins.
-        arrive: Function that is called when the gradient of a call's output is computed.
+        arrive: Function that is called when the gradient of a module's output is computed.
         errors: Collector of the errors within hooks.
 
     Attributes:
         paused: Whether forward passes are ignored.
         forward: The current forward pass.
-        looked: Whether the layout is known.
+        looked: Whether the number of rows per example of each module call is known.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class ModuleHooks:
         self._held: WeakSet[HeldInput] = WeakSet()
 
     def follow(self, want: WantedSums) -> None:
-        """Observe the next forward passes."""
+        """Register the hooks that observe the next forward passes."""
         self._want = want
         self._release()
         if self._handles:
@@ -217,7 +218,8 @@ class ModuleHooks:
             found = guarded(module, args, kwargs, out)
             if found is None:
                 return None
-            # This call is not guarded: checkpointing ends its second forward by an error in it.
+            # `OutputGradient` is not guarded, because checkpointing ends its second forward by an
+            # error.
             pass_on: Any = OutputGradient.apply
             return pass_on(*found)
 
@@ -245,7 +247,7 @@ class ModuleHooks:
         output: Tensor,
         replaced: list[nn.Parameter],
     ) -> Any:
-        """Return the arguments of `OutputGradient`; None if the call is shared by all examples."""
+        """Return the arguments of `OutputGradient`; None if all examples share the module call."""
         call = self._call(owner, layer, kept, output, replaced=bool(replaced))
         if call is None:
             return None
@@ -254,9 +256,9 @@ class ModuleHooks:
     def _call(
         self, owner: Owner, layer: Any, kept: SavedTensors, output: Tensor, *, replaced: bool
     ) -> Call | None:
-        """Return the call that begins; None if all examples share the call.
+        """Return the module call that begins; None if all examples share the call.
 
-        A shared call is observed from the end of the forward pass.
+        A module call that all examples share is observed from the end of the forward pass.
         """
         call = self.forward.call(owner, layer, kept, output, replaced=replaced)
         if call.shared:

@@ -25,7 +25,7 @@ class NormalizationLayer(PlainLayer):
     can_replace = True
 
     def keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SavedTensors:
-        """Return the input, and mean and variance for each row if computed from the batch."""
+        """Return the input, and the mean and variance for each row if the batch determines them."""
         (x,) = super().keep(module, args, kwargs)
         if not (isinstance(module, _BatchNorm) and uses_batch_statistics(module)):
             return (x,)

@@ -1,4 +1,4 @@
-"""Report the gradient of a module's output, and return gradients of its parameters."""
+"""Report the gradient of a module's output, and return gradients of the module's parameters."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from largebatch.measure.examples.refused import ExamplesRefused
 
 Begin = Callable[[Call], None]
 Arrive = Callable[[Call, SavedTensors, Any], Mapping[str, Tensor] | None]
-"""Function that receives a call, its kept tensors and its output's gradient.
+"""Function that receives a module call, its kept input tensors and its output's gradient.
 
 The function returns the gradients of the module's parameters by name, or None.
 """
 
 
 class OutputGradient(torch.autograd.Function):
-    """Return a known layer's output unchanged, and call `arrive` with its gradient in the backward.
+    """Return a module's output unchanged, and call `arrive` with the output's gradient.
 
-    The gradient of the output is not changed, either. `arrive` returns the gradients of parameters
-    that required no gradient during the module's own forward.
+    The function changes neither the output nor the output's gradient. `arrive` returns the
+    gradients of parameters that required no gradient during the module's own forward.
     """
 
     @staticmethod
@@ -43,7 +43,7 @@ class OutputGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor | None) -> Any:
-        """Return the gradients of the output and of the parameters that `arrive` computes."""
+        """Return the output's gradient, and the parameters' gradients that `arrive` computes."""
         kept = ctx.saved_tensors
         names = ctx.call.owner.parameters if ctx.call.replaced else ()
         gradients: Mapping[str, Tensor] = {}
@@ -56,7 +56,7 @@ class OutputGradient(torch.autograd.Function):
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class HeldInput:
-    """Hold the input of an unknown module's call until the step has ended.
+    """Hold the input of an unknown module's call until the training step has ended.
 
     Mutable: the method `release` discards the input.
     """
@@ -68,11 +68,13 @@ class HeldInput:
         self.versions = tuple([x._version for x in self.tensors])
 
     def release(self) -> None:
-        """Discard the tensors, because the graph would keep them as long as the loss exists."""
+        """Discard the input tensors, because the graph would keep the tensors as long as the loss
+        exists.
+        """
         self.tensors = ()
 
     def intact(self) -> bool:
-        """Return whether no tensor was overwritten since this object was created."""
+        """Return whether no input tensor was overwritten since the module call."""
         return self.versions == tuple([x._version for x in self.tensors])
 
 
@@ -86,8 +88,8 @@ def watch_outputs(
 ) -> None:
     """Call `arrive` when the gradients of all outputs have been computed.
 
-    The graph is not changed. So the outputs may be kept by autograd, overwritten in place, or left
-    out of the loss.
+    The graph is not changed. So autograd may keep the outputs, the model may overwrite the outputs
+    in place, and the loss may leave outputs out.
     """
 
     def hook(deltas: Sequence[Tensor | None]) -> None:

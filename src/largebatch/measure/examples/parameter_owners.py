@@ -19,7 +19,8 @@ class Owner:
     Args:
         module: The module.
         name: Name of the module in the model.
-        indices: Index of each parameter among the measured ones, by its name in the module.
+        indices: Index of each parameter among the measured parameters, by the parameter's name in
+            the module.
         parameters: Parameters by their names in the module.
         known: Whether formulas for the module's gradients are implemented.
         group: Number that is equal for owners with a common parameter.
@@ -86,7 +87,7 @@ def _groups(together: list[list[int]]) -> dict[int, int]:
 
 
 def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield each module once by name, without the submodules of modules measured as a whole."""
+    """Yield each module once with its name, without submodules that `is_whole` modules use."""
     hidden: set[int] = set()
     for name, module in model.named_modules():
         if id(module) in hidden:

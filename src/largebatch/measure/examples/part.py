@@ -1,4 +1,4 @@
-"""Collect the examples' contributions of one backward call from the calls of modules."""
+"""Collect the examples' contributions of one backward call from the module calls."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Call:
 
     Args:
         owner: The module and its measured parameters.
-        layer: The layer that computes the examples' gradients of the module.
+        layer: The object that computes the examples' gradients of the module.
         rows: Number of examples.
-        parts: Number of parts whose gradients are measured separately: examples or groups of them.
+        parts: Number of examples, or groups of examples, whose gradients are measured separately.
         replaced: Whether the parameters' gradients are summed from the examples' gradients instead
             of being computed by autograd.
-        shared: Whether all examples share the call, so that the gradient of its output may come
-            from several operations.
+        shared: Whether all examples share the module call, so that the gradient of the module's
+            output may come from several operations.
     """
 
     owner: Owner
@@ -40,7 +40,7 @@ class Call:
 
 @dataclass(slots=True)
 class ArrivedGradients:
-    """Hold a call, its kept input tensors and the gradient `delta` of its output."""
+    """Hold a module call, the module's input tensors and the gradient `delta` of the output."""
 
     call: Call
     kept: SavedTensors
@@ -48,7 +48,7 @@ class ArrivedGradients:
     versions: tuple[int, ...] = ()
 
     def noted(self) -> ArrivedGradients:
-        """Return a copy with the versions of the tensors, which show later overwriting."""
+        """Return a copy with the versions of the input tensors, to detect overwriting."""
         return replace(self, versions=self._versions())
 
     def check(self) -> None:
@@ -60,15 +60,15 @@ class ArrivedGradients:
         if self.versions != self._versions():
             raise ExamplesRefused(
                 f"The input of the module {self.call.owner.name!r} was overwritten before the "
-                "step's gradient g was complete, but the products <g_i, g> need both. Do not reuse "
-                "the memory of a micro-batch before control.step(): x = x.clone()."
+                "step's gradient g was complete, but the products <g_i, g> need both the input and "
+                "g. Do not reuse the memory of a micro-batch before control.step(): x = x.clone()."
             )
 
     def _versions(self) -> tuple[int, ...]:
         return tuple([x._version for x in self.kept])
 
     def widened(self) -> ArrivedGradients:
-        """Return the call with tensors in float32 or wider; autocast may use narrower types."""
+        """Return a copy with float32 or wider tensors, because autocast may use narrower types."""
         wide = self.call.owner.dtype
         deltas = self.delta if isinstance(self.delta, tuple) else (self.delta,)
         narrow = [x for x in (*self.kept, *deltas) if x.dtype is not wide and x.is_floating_point()]
@@ -82,7 +82,7 @@ class ArrivedGradients:
         return ArrivedGradients(self.call, tuple(map(cast, self.kept)), delta)
 
     def tally(self, tally: ExampleSums) -> None:
-        """Add the examples' gradients of the call to a tally."""
+        """Add the examples' gradients of the module call to the sums in `tally`."""
         call, owner = self.call, self.call.owner
         tally.measure(call.layer, owner.module, owner.parameters, self.kept, self.delta, call.parts)
 
@@ -91,23 +91,22 @@ class ArrivedGradients:
 class Part:
     """Collect the sums of one backward call over its examples' contributions c_i.
 
-    Calls that share a parameter are kept, and added at the end of the backward call.
+    Module calls that share a parameter are kept, and added up at the end of the backward call.
 
-    Mutable: grows with each call.
+    Mutable: grows with each module call.
 
     Attributes:
-        rows: Number of examples; 0 before the first call.
-        parts: Number of parts: the groups of examples, or the examples.
+        rows: Number of examples; 0 before the first module call. parts: Number of examples, or
+            groups of examples, that are measured separately.
         scalars: Scalars whose sum is sum_i |c_i|^2.
         squares: Sum over i of c_i^2 for each parameter, by index.
         gradients: Sum over i of c_i for each checked parameter, by index.
         sizes: Sum over i of |c_i|^2 for each checked parameter, by index.
-        arrived: Calls that are needed to compute products.
-        waiting: Calls that are added at the end of the backward call.
-        covered: Indices of the parameters of all calls.
-        finished: Groups of parameters that have one call, which was added already.
-        shared: Groups of parameters that have a call in `waiting`.
-        coarse: Whether some tensors had half precision.
+        arrived: Module calls that are needed to compute inner products. waiting: Module calls that
+            are added up at the end of the backward call. covered: Indices of the parameters of all
+            module calls. finished: Groups of parameters with exactly one module call, which is
+            added up already. shared: Groups of parameters that have a module call in `waiting`.
+            coarse: Whether some input tensors or output gradients had half precision.
     """
 
     rows: int = 0
@@ -124,7 +123,7 @@ class Part:
     coarse: bool = False
 
     def add(self, tally: ExampleSums, indices: Mapping[str, int]) -> None:
-        """Add the tally of one call, or of all calls that share a parameter."""
+        """Add the sums of one module call, or of all module calls that share a parameter."""
         self.scalars += tally.scalars
         for mine, theirs in (
             (self.squares, tally.squares),
@@ -135,7 +134,9 @@ class Part:
                 mine[indices[name]] = tensor
 
     def finish(self, want: WantedSums, *, check: bool) -> None:
-        """Add the calls in `waiting`; calls with a common parameter are first added per example."""
+        """Add up the module calls in `waiting`, first within each example if they share a
+        parameter.
+        """
         groups: dict[int, list[ArrivedGradients]] = {}
         for one in self.waiting:
             groups.setdefault(one.call.owner.group, []).append(one)
@@ -157,7 +158,7 @@ class Part:
 
 
 def _together(group: list[ArrivedGradients], tally: ExampleSums) -> None:
-    """Add several calls that share a parameter; gradients are added within each example first."""
+    """Add several module calls that share a parameter, first within each example."""
     alone = [one_by_one(one.call.layer, one.call.parts, one.kept, one.delta) for one in group]
     for of_example in zip(*alone, strict=True):
         sums: dict[str, Tensor] = {}
@@ -171,7 +172,7 @@ def _together(group: list[ArrivedGradients], tally: ExampleSums) -> None:
 
 
 def products_of(arrived: ArrivedGradients, gradients: Mapping[int, Tensor]) -> Tensor:
-    """Return the products <c_i, g> for each part i of one call: [parts]."""
+    """Return the inner products <c_i, g> for the examples i, or groups i, of one module call."""
     arrived.check()
     call, owner, kept = arrived.call, arrived.call.owner, arrived.kept
     pairs = ((name, gradients.get(i)) for name, i in owner.indices.items())

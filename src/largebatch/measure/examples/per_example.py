@@ -1,4 +1,4 @@
-"""Measure single examples, or groups of them, as the parts of a step."""
+"""Measure the gradients of single examples, or of groups of examples, in a training step."""
 
 from __future__ import annotations
 
@@ -29,43 +29,44 @@ class PerExample:
     (None, 2)
 
     The first dimension of the model's first tensor argument must be the examples, and the loss must
-    be a mean over the examples. An example's gradient is then its contribution to the micro-batch's
-    gradient times the number of examples. If the loss is a mean over tokens, an example is a
-    sequence, and all sequences of a micro-batch have equal weights. If the loss is a sum and not a
-    mean, every gradient is multiplied by the number of examples, which changes neither the noise
-    scale nor the gain.
+    be a mean over the examples. An example's gradient is then the number of examples times the
+    example's contribution to the micro-batch's gradient. If the loss is a mean over tokens, an
+    example is a sequence, and all sequences of a micro-batch have equal weights. If the loss is a
+    sum over the examples, every gradient is multiplied by the number of examples, which changes
+    neither the noise scale nor the gain.
 
-    In the first measured step a copy of the model runs three times on copies of its input, in
-    evaluation mode, to find the dimension of the examples in each module. The sums of the examples'
-    gradients are then compared with each parameter's gradient. `ExampleGradients` describes the
-    method.
+    In the first measured step, a copy of the model runs three times on copies of the input, in
+    evaluation mode, to find the dimension of the examples in each module. The sum of the examples'
+    gradients is then compared with each parameter's gradient.
 
-    Mutable: holds what was measured in the current step.
+    Mutable: holds the measurements of the current training step.
 
     Args:
         groups: Number of groups of consecutive examples in each micro-batch. If `groups` does not
             divide the number of examples, the next smaller divisor is used. Measuring groups takes
-            less time than measuring single examples. The estimates from groups are also unbiased,
-            but less certain. The default `groups=None` measures each example by itself.
+            less time than measuring single examples. The estimates from groups are unbiased, too,
+            but less certain than estimates from single examples. The default `groups=None` measures
+            each example separately.
         exact_training: Whether a measured step trains exactly as an unmeasured step, to the last
             bit. If False, some layers sum the parameter's gradient from the examples' gradients,
-            which is faster and differs from autograd's gradient by rounding. If True, an error
-            within the forward or the backward is raised after the backward call has ended, so the
-            gradients are complete.
-        batch_norm_rows: Whether batch normalization in training mode is measured; if False, it
-            raises an error. An example's contribution is then the share of its rows in the gradient
-            of each layer, computed with the layer's input and output gradient in the batch. The
-            shares of all examples add up to the batch's gradient. But the variance of the shares is
-            not the variance of gradients from different batches; `experiments/batch_norm_rows`
-            measures the difference.
+            which is faster than autograd and differs from autograd's gradient by rounding. If True,
+            an error within the forward or backward call is raised after the backward call has
+            ended, so that the gradients are complete.
+        batch_norm_rows: Whether batch normalization in training mode is allowed; if False, batch
+            normalization in training mode raises an error. If True, an example's contribution is
+            the share of the example's rows in the gradient of each layer. The contributions of all
+            examples add up to the batch's gradient. But the variance of these contributions is not
+            the variance of gradients from different batches. `experiments/batch_norm_rows` measures
+            the difference between the two variances.
 
     Attributes:
-        counts: Counter of the examples and the groups in the current step.
+        counts: Counter of the examples, and groups of examples, in the current training step.
 
     Raises:
         ValueError: `groups` is not a whole number, or is below 2.
-        LargeBatchError: In training, the examples depend on each other (as in batch normalization
-            in training mode), or a parameter's gradient cannot be split into examples.
+        LargeBatchError: The examples depend on each other during training (as in batch
+            normalization in training mode), or a parameter's gradient cannot be split into the
+            examples' contributions.
     """
 
     adds_up = False
@@ -93,7 +94,7 @@ class PerExample:
 
     @property
     def groups(self) -> int | None:
-        """Return the number of groups per micro-batch; None if each example is measured."""
+        """Return the number of groups per micro-batch; None means that every example is a group."""
         return self._groups
 
     @property
@@ -103,16 +104,16 @@ class PerExample:
 
     @property
     def batch_norm_rows(self) -> bool:
-        """Return whether batch normalization in training mode is measured by rows."""
+        """Return whether batch normalization in training mode is allowed."""
         return self._rows
 
     def take_layout(self, of: PerExample) -> None:
-        """Use the layout that another `PerExample` found; call this method before `bind`."""
+        """Copy the rows per example of each module from another `PerExample`, before `bind`."""
         self._gradients.take_layout(of._gradients.layout)
 
     @property
     def extra_bytes(self) -> int | None:
-        """Estimate by how many bytes measuring raises the peak memory of the next backward call.
+        """Estimate the additional peak memory of the next backward call due to measuring, in bytes.
 
         The estimate is None until the first measured forward pass has ended.
         """
@@ -120,9 +121,10 @@ class PerExample:
 
     @property
     def approximation(self) -> str | None:
-        """Return in words how inaccurate the measurement is; None if it is exact.
+        """Return in words how inaccurate the measurement is; None if the measurement is exact.
 
-        The measurement is inaccurate if batch normalization in training mode is measured by rows.
+        The measurement is inaccurate if `batch_norm_rows` allows batch normalization in training
+        mode.
         """
         return None if self._model is None else approximation_of(self._model)
 
@@ -185,9 +187,9 @@ def _check_real(parameters: Parameters) -> None:
 
 
 def part_source_of(examples: PerExample | None) -> PartSource:
-    """Return the source of parts for the argument `examples` of `lb.Meter`.
+    """Return the source of separate gradients for the argument `examples` of `lb.Meter`.
 
-    If `examples` is None, each backward call is one part.
+    If `examples` is None, the gradient of each backward call is measured separately.
 
     Raises:
         ValueError: `examples` is neither None nor a `PerExample`.
@@ -197,6 +199,6 @@ def part_source_of(examples: PerExample | None) -> PartSource:
     if isinstance(examples, PerExample):
         return examples
     raise ValueError(
-        f"examples={examples!r} was given, but it must be None or an lb.PerExample. Pass "
+        f"examples={examples!r} was given, but examples must be None or an lb.PerExample. Pass "
         "lb.Meter(model, examples=lb.PerExample())."
     )

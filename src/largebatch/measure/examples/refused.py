@@ -6,4 +6,4 @@ from largebatch.core.errors import LargeBatchError
 
 
 class ExamplesRefused(LargeBatchError):
-    """Report that the single examples of a backward call cannot be measured."""
+    """Report that single examples of a backward call cannot be measured."""

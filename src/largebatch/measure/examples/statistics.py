@@ -1,9 +1,9 @@
-"""Compute statistics from a step's single examples: moments as from micro-batches, and products.
+"""Compute statistics of a training step from the gradients of its single examples.
 
 Example i of a micro-batch with n examples contributes c_i to the micro-batch's gradient, so the
-example's own gradient is n c_i. For N examples with equal weights, the formulas of `estimate` hold
-with N parts of one sample each. If a micro-batch has k groups of examples, the own gradient of
-group j is k c_j.
+example's own gradient is n * c_i. For N examples with equal weights, the formulas of the module
+`estimate` hold for N separately measured gradients of one sample each. If a micro-batch has k
+groups of examples, the gradient of group j alone is k * c_j.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from largebatch.measure.sums import Sums
 def statistics_of(
     examples: ExampleGradients, *, also: Sequence[Statistic] | None = None
 ) -> tuple[Statistic, ...]:
-    """Return all statistics of single examples: the default ones, and those added by the user.
+    """Return all statistics of single examples: the default and the user-supplied statistics.
 
     Raises:
-        ValueError: A statistic of the user cannot be computed from single examples.
+        ValueError: A user-supplied statistic cannot be computed from single examples.
     """
     usual = ExampleNorms(examples), ExamplePreconditioned(examples), ExampleProducts(examples)
     given = [s for s in also or () if not isinstance(s, SquaredNorms | PreconditionedNorms)]
@@ -106,7 +106,7 @@ class ExamplePreconditioned:
 
     @property
     def bare(self) -> bool:
-        """Return whether the optimizer does not divide the gradient, as SGD."""
+        """Return whether the optimizer uses the raw gradient, as SGD does."""
         return self._norms.bare
 
     def supports(self, optimizer: Optimizer) -> bool:
@@ -127,7 +127,7 @@ class ExamplePreconditioned:
             sums.add(self.name, *part.sqnorm(), coefficient=coefficient * part.parts)
             return
         for index, squares in part.squares.items():
-            self._norms.see(index, squares.sqrt())  # |sqrt(squares)|^2 is their sum
+            self._norms.see(index, squares.sqrt())  # |sqrt(squares)|^2 = squares.sum()
         self._norms.close_part(sums, coefficient=coefficient * part.parts)
 
     def close_batch(self, sums: Sums, *, share: float) -> None:
@@ -181,7 +181,7 @@ class ExampleProducts:
     the inputs and gradients of all modules are kept for all micro-batches of a step. With one
     backward call per step, the inputs and gradients of all modules are in memory anyway.
 
-    Mutable: holds the parts of the current step.
+    Mutable: holds the sums of the current step's backward calls.
     """
 
     name = "inner_product_variance"
@@ -218,7 +218,7 @@ class ExampleProducts:
             sums.add(*self.of_batch, products.square().sum(), coefficient=coefficient)
 
     def read(self, totals: Totals) -> float | None:
-        """Return the unbiased variance of the products, whose mean is <g, g> = |g|^2."""
+        """Return the unbiased variance of the inner products; the mean of all products is |g|^2."""
         self._held = []  # releases the memory of the activations
         factor = totals.part_factor * totals.batch_factor / totals.parts.weight
         moments = moments_of_parts(

@@ -1,4 +1,4 @@
-"""Add up the examples' gradients of one call, or of several calls that share a parameter."""
+"""Add up the examples' gradients of one module call, or of calls that share a parameter."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from largebatch.measure.squares import ROW, squared_norm
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WantedSums:
-    """Define which sums over the examples' gradients g_i are requested in a step.
+    """Define which sums over the examples' gradients g_i are requested in a training step.
 
     Args:
         sqnorm: Whether sum_i |g_i|^2 is requested.
         squares: Whether sum_i g_i^2 is requested for each coordinate.
-        products: Whether the products <g_i, g> with the step's gradient g are requested.
+        products: Whether the inner products <g_i, g> with the step's gradient g are requested.
     """
 
     sqnorm: bool = False
@@ -33,15 +33,15 @@ class WantedSums:
 
 
 class ExampleSums:
-    """Add up pieces, which are gradients of some examples, and their squares.
+    """Add up the gradients of examples, and the squares of these gradients.
 
     Mutable: holds the sums.
 
     Args:
-        want: Sums that are requested.
-        gradients: Whether the sum of the pieces, the parameter's gradient, is requested, too.
-        check: Whether the sums of the pieces are compared with autograd's gradients. The comparison
-            needs the norms of the pieces, because pieces may cancel each other.
+        want: Sums over the examples that are requested. gradients: Whether the sum of the examples'
+            gradients, the parameter's gradient, is requested, too. check: Whether the sums of the
+            examples' gradients are compared with autograd's gradients. The comparison needs the
+            norms of the examples' gradients, because the gradients may cancel each other.
     """
 
     def __init__(self, want: WantedSums, *, gradients: bool, check: bool = False) -> None:
@@ -52,7 +52,7 @@ class ExampleSums:
         self.sizes: dict[str, Tensor] = {}
 
     def take(self, pieces: Iterable[Piece]) -> None:
-        """Add each piece; the pieces may be overwritten."""
+        """Add gradients of examples, which may be overwritten by this method."""
         for name, piece in pieces:
             if self._gradients:
                 _add(self.gradients, name, piece)
@@ -80,7 +80,7 @@ class ExampleSums:
         delta: Any,
         rows: int,
     ) -> None:
-        """Add one call of a module, by a faster formula if no pieces are needed."""
+        """Add one module call, by a faster formula if no example's own gradient is needed."""
         if not self._gradients:
             if self._want.squares:
                 squares = layer.squares(module, names, kept, delta, rows)
@@ -126,7 +126,7 @@ def over_examples(piece: Tensor) -> Tensor:
 
 
 def join_pieces(pieces: Iterable[Piece]) -> dict[str, Tensor]:
-    """Return the pieces of each parameter concatenated over all examples."""
+    """Return the examples' gradients of each parameter, concatenated over all examples."""
     by_name: dict[str, list[Tensor]] = {}
     for name, piece in pieces:
         by_name.setdefault(name, []).append(piece.clone())
@@ -136,9 +136,9 @@ def join_pieces(pieces: Iterable[Piece]) -> dict[str, Tensor]:
 def one_by_one(
     layer: Layer, parts: int, kept: SavedTensors, delta: Any
 ) -> Iterator[tuple[SavedTensors, Any]]:
-    """Yield the input and the output's gradient of one part after the other.
+    """Yield the input and the output's gradient of one example, or group of examples, at a time.
 
-    A tensor that all parts share is yielded with each of them.
+    A tensor that all examples share is yielded with each example.
     """
 
     def cut(x: Tensor, at: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Compute the examples' gradients of any other module by running that module a second time."""
+"""Compute the examples' gradients of a module without known formula by running it a second time."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ class UnknownLayer(PlainLayer):
     The input is split into examples, and `torch.func` computes the gradient of each example. A
     module that `vmap` does not support, such as a recurrent one, runs once per example. The
     module's buffers and the random generators are not changed. If the module's forward draws random
-    numbers, the second run differs from the first, and the check of the first step raises an error.
+    numbers, the second run differs from the first run, and the check of the first training step
+    raises an error.
 
     Mutable: holds the structure of one call's input.
 
     Args:
-        times: Number of examples in each part.
+        times: Number of examples in each separately measured group of examples.
     """
 
     keeps_output = True
@@ -96,9 +97,9 @@ class UnknownLayer(PlainLayer):
         inputs: Dims,
         outputs: Dims,
     ) -> Pull:
-        """Return a function (inputs, output gradients) of one example -> its gradients.
+        """Return a function (inputs, output gradients) of one example -> the example's gradients.
 
-        The module changes only the given copies of its buffers.
+        The module changes only the copies in `buffers`.
         """
         leaves, form = self._leaves, self._form
 
