@@ -21,8 +21,8 @@ REMEDY = (
 BLOCK = "with control.part(samples=len(x)): loss_fn(model(x), y).backward()"
 WEIGHTS = (
     "so all micro-batches get the same share of the loss. If each share is proportional to the "
-    "number of samples, as in loss * len(x) / batch_size, pass control.micro_batch(len(x), weight=len(x)). "
-    "If the shares are equal, pass control.micro_batch(len(x), weight=1)."
+    "number of samples, as in loss * len(x) / batch_size, pass control.micro_batch(len(x), "
+    "weight=len(x)). If the shares are equal, pass control.micro_batch(len(x), weight=1)."
 )
 
 
@@ -126,9 +126,9 @@ def check_sizes(
         _warn(
             f"The ranks have different numbers of micro-batches in the first step ({parts} on "
             "all ranks together), and no weight was passed, so all micro-batches get the same "
-            "share of the loss. If the loss of each rank is the mean of its own micro-batches, pass "
-            "control.micro_batch(len(x), weight=1 / micro_batches_of_this_rank). If all shares are "
-            "equal, pass control.micro_batch(len(x), weight=1)."
+            "share of the loss. If the loss of each rank is the mean of its own micro-batches, "
+            "pass control.micro_batch(len(x), weight=1 / micro_batches_of_this_rank). If all "
+            "shares are equal, pass control.micro_batch(len(x), weight=1)."
         )
     if sums[PASSED]:
         _check_passed(round(sums["samples"]), batch_size)
@@ -148,8 +148,9 @@ def check_sizes(
             f"{micro_batches} forward passes with one backward call each. Perhaps {times} backward "
             "calls belong to one micro-batch, but a model that is compiled in place does not show "
             "which calls belong together. Put the forward and backward calls of each micro-batch "
-            f"into one block, {BLOCK}, or compile the model by model = torch.compile(model). If the first "
-            "dimension is not the samples, pass their number: control.micro_batch(samples)."
+            f"into one block, {BLOCK}, or compile the model by model = torch.compile(model). If "
+            "the first dimension is not the samples, pass their number: "
+            "control.micro_batch(samples)."
         )
     _warn(
         f"batch_size={batch_size} was given, but the model received {rows} rows in the first step. "

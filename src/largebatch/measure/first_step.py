@@ -14,8 +14,7 @@ from largebatch.measure.first_sizes import SEEN, FirstSizes, check_sizes
 
 INPUT, WEIGHTS = "input", "weights"
 BITS = 0xFFFFF
-"""Bits of a checksum, few enough that the sum of squared checksums of all ranks is exact in
-float64.
+"""Bits of a checksum, so few that float64 sums the squared checksums of all ranks exactly.
 """
 
 
@@ -85,7 +84,8 @@ def check_first_step(
         warnings.warn(
             f"All {ranks} ranks got the same input in the first step, so the whole batch has no "
             "more different samples than one rank, and the variance between ranks is wrong. Load "
-            "different samples on each rank: DataLoader(dataset, sampler=DistributedSampler(dataset)).",
+            "different samples on each rank: DataLoader(dataset, "
+            "sampler=DistributedSampler(dataset)).",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -90,9 +90,7 @@ class Forwards:
 
     @property
     def rows(self) -> float:
-        """Return the number of samples in all forward passes of the step; 0 if the number is
-        unknown.
-        """
+        """Return the number of samples in all forward passes of the step; 0 if unknown."""
         return sum(self.samples.values()) or float(self._traced_rows * self.in_step)
 
     @property

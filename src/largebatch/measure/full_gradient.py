@@ -111,8 +111,7 @@ class FullGradient:
         return squared_norm(ranks.sum_(row)).item()
 
     def _cuts(self, ranks: Ranks) -> Iterator[tuple[int, float, int, int]]:
-        """Yield number, share of all samples, first and last index of each micro-batch of this
-        rank.
+        """Yield number, share of all samples, begin and end index of each micro-batch of this rank.
 
         The micro-batches have nearly equal sizes, because batch normalization does not support a
         last micro-batch of one sample.

@@ -119,9 +119,7 @@ class Meter:
 
     @property
     def least_parts(self) -> int:
-        """Return the least number of micro-batches per step, over all ranks, that the statistics
-        need.
-        """
+        """Return the least number of micro-batches per step, over all ranks, for the statistics."""
         return 2 if any(statistic.parts for statistic in self.statistics) else 1
 
     @property

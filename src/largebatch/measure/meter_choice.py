@@ -55,8 +55,7 @@ class MeterChoice:
         *,
         batch_size: int,
     ) -> None:
-        """Choose a meter from a step with one backward call, before the optimizer changes the
-        weights.
+        """Choose a meter from a step with one backward call, before the weights change.
 
         Args:
             step: The recorded step.

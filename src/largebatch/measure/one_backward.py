@@ -1,17 +1,17 @@
 """Choose how to measure a loop that makes one backward call per step on one process.
 
-A single gradient has no variance, but the gradients of single examples have one. `PerExample`
-measures single examples in some of the steps, if the examples do not depend on each other. The
-first step gives no estimate. At the end of the first step, before any weight changes, the step is
-repeated on a copy of the model (module `examples_trial`). So a model that cannot be measured is
-detected in the first step. If no decision depends on the measurement, pairs of consecutive steps
-measure a model whose single examples cannot be measured.
+A single gradient has no variance, but the gradients of several single examples have a variance.
+`PerExample` measures single examples in some of the steps, if the examples do not depend on each
+other. The first step gives no estimate. At the end of the first step, before any weight changes,
+the step is repeated on a copy of the model (module `examples_trial`). So a model whose single
+examples cannot be measured is detected in the first step. If no decision depends on the
+measurement, such a model is measured by pairs of consecutive steps.
 
 With batch normalization the examples depend on each other. The variance of each example's share of
 the gradient is up to 4.6 times the true variance (`experiments/batch_norm_rows`). So shares of
 examples under batch normalization are used neither for decisions nor for display. In the same
-experiment, pairs of steps gave noise scales that were 1.5 times too large in the median, and 1.03
-times too large at a tenth of the learning rate. The bias depends on the learning rate, so no
+experiment, pairs of steps gave 1.5 times the true noise scale in the median, and 1.03 times the
+true noise scale at a tenth of the learning rate. The bias depends on the learning rate, so no
 decision uses pairs of steps.
 """
 
@@ -32,10 +32,11 @@ from largebatch.measure.timetable import EVERY_STEP, MeasuredSteps
 
 EXAMPLES = MeasuredSteps(every=160, early=16, early_every=8)
 PAIRS = MeasuredSteps(every=160, span=2, early=16, early_every=8)
-"""Schedule of the steps in which single examples, or pairs of steps, are measured.
+"""Schedules of the measured steps: for single examples, and for pairs of steps.
 
-A step that measures single examples takes up to three times as long as a plain step. After the
-first 16 measurements, which an estimate needs, the overhead is about 3 % on average.
+A training step that measures single examples takes up to three times as long as a training step
+without measurement. An estimate needs 16 measurements. After these 16 measurements, the overhead is
+about 3 % on average.
 """
 
 OTHER_ROWS = (
@@ -48,7 +49,7 @@ OTHER_ROWS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Hold the meter that was chosen for the next steps, and the reasons.
+    """Hold the meter that was chosen for the next steps, and the reasons against other meters.
 
     Args:
         meter: The chosen meter; None if no meter can measure the loop.
@@ -77,7 +78,8 @@ def choose_meter(
         model: The model, which may be compiled or wrapped.
         optimizer: The optimizer of the run.
         seen: The recorded first step.
-        batch_size: User-supplied number of samples per step; 0 if the user counts them in the loop.
+        batch_size: User-supplied number of samples per step; 0 if the user counts the samples in
+            the loop.
         looks_only: Whether no decision depends on the measurement, so that an approximate
             measurement is allowed.
     """
@@ -95,7 +97,7 @@ def choose_meter(
 
 
 def pairs_of_steps(model: nn.Module, refusals: Sequence[str]) -> Choice:
-    """Return the meter that compares consecutive steps, for a model without single examples."""
+    """Return the meter that compares consecutive steps, if single examples cannot be measured."""
     temporal = Meter(model, statistics=[TemporalMoments()])
     return Choice(meter=temporal, schedule=PAIRS, refusals=refusals)
 

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 WHOLE = -1
-"""Index that means all parameters in one row, in place of the index of one parameter."""
+"""Index that stands for all parameters in one row, in place of the index of one parameter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Hold the trainable parameters of an optimizer with their names, each parameter once."""
+    """Hold the trainable parameters of an optimizer, each parameter once, with its name."""
 
     names: tuple[str, ...]
     tensors: tuple[nn.Parameter, ...]
@@ -42,16 +42,17 @@ class Parameters:
         if missing:
             raise ValueError(
                 f"The optimizer lacks {len(missing)} trainable parameters of the model, for "
-                f"example {missing[0]!r}, so their gradients would be measured but never used. Add "
+                f"example {missing[0]!r}, whose gradients would be measured but never used. Add "
                 "the parameters: optimizer.add_param_group({'params': [...]}). If other optimizers "
-                "update them, pass all optimizers: lb.attach(model, [adam, muon], ...). To freeze "
-                f"them, use model.get_parameter({missing[0]!r}).requires_grad_(False)."
+                "update these parameters, pass all optimizers: "
+                "lb.attach(model, [adam, muon], ...). To freeze "
+                f"a parameter, use model.get_parameter({missing[0]!r}).requires_grad_(False)."
             )
         moved = [p for p in held if p.requires_grad]
         if not moved:
             raise ValueError(
                 "All parameters of the optimizer are frozen, so there is nothing to train. Make "
-                "them trainable: model.requires_grad_(True)."
+                "the parameters trainable: model.requires_grad_(True)."
             )
         names = [name_of.get(p, f"parameter {i} of the optimizer") for i, p in enumerate(moved)]
         return cls(names=tuple(names), tensors=tuple(moved))
@@ -90,13 +91,13 @@ class Parameters:
         return [t.numel() * (2 if t.is_complex() else 1) for t in self.tensors]
 
     def split(self, row: Tensor) -> list[Tensor]:
-        """Return for each parameter a view, in its shape, into a row of all elements."""
+        """Return for each parameter a view into a row of all elements, in the parameter's shape."""
         pieces = row.split([t.numel() for t in self.tensors])
         return [piece.view(t.shape) for piece, t in zip(pieces, self.tensors, strict=True)]
 
 
 def replica(model: nn.Module) -> nn.parallel.DistributedDataParallel | None:
-    """Return the DistributedDataParallel module around a model, or None if there is none.
+    """Return the DistributedDataParallel module around a model; None without such a module.
 
     The DistributedDataParallel module is also found inside the wrappers of `torch.compile` and of
     Lightning's `fabric.setup`.
@@ -106,10 +107,10 @@ def replica(model: nn.Module) -> nn.parallel.DistributedDataParallel | None:
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """Return the model without its wrappers; use this module for evaluation.
+    """Return the model without its wrappers, which is the module to use for evaluation.
 
-    The wrappers are DistributedDataParallel and those of `torch.compile` and of Lightning's
-    `fabric.setup`.
+    The removed wrappers are DistributedDataParallel, the wrapper of `torch.compile` and the wrapper
+    of Lightning's `fabric.setup`.
     """
     inside = replica(model)
     return _unwrapped(model if inside is None else inside.module)

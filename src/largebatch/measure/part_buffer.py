@@ -1,4 +1,4 @@
-"""Add up the gradients of a part with several backward calls, before they are squared."""
+"""Add up the gradients of one micro-batch's backward calls, before the sum is squared."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from largebatch.measure.taps import See
 
 
 class PartBuffer:
-    """Hold the sum of one part's gradients, in as much memory as the model's gradient.
+    """Hold the sum of one micro-batch's gradients, in as much memory as the model's gradient.
 
     Mutable: grows with each gradient.
     """
@@ -31,7 +31,7 @@ class PartBuffer:
         self._gradients.clear()
 
     def empty_into(self, see: See) -> None:
-        """Pass each parameter's sum to `see`, and then discard all sums."""
+        """Pass the sum of each parameter's gradients to `see`, and then discard all sums."""
         for index, gradient in self._gradients.items():
             see(index, gradient)
         self._gradients.clear()

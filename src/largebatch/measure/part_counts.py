@@ -1,4 +1,4 @@
-"""Define the interface that counts the samples and the parts of a step and checks them."""
+"""Define the interface that counts and checks the samples and micro-batches of a step."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from largebatch.measure.statistics import Statistic
 
 
 class PartCounts(Protocol):
-    """Define how the samples and the parts of one step on this rank are counted.
+    """Define how samples and separately measured gradients (parts) of one step are counted.
 
     Attributes:
-        rows: Number of samples in each measured backward call of the step; empty if they are not
+        rows: Number of samples in each measured backward call of the step; empty if samples are not
             counted.
     """
 
@@ -22,26 +22,25 @@ class PartCounts(Protocol):
     def rows(self) -> Sequence[int]: ...
 
     def least_samples(self, least_parts: int) -> int:
-        """Return the least number of samples per step, over all ranks, for `least_parts` parts."""
+        """Return the least samples per step, over all ranks, for `least_parts` gradients."""
         ...
 
     def count(self, backwards: int) -> int:
-        """Return the number of parts on this rank in a step with `backwards` backward calls."""
+        """Return the number of separately measured gradients in `backwards` calls on this rank."""
         ...
 
     def label(self, *, ranks: int, parts: int) -> Source:
-        """Return the kind of the parts, such as "micro-batches", for `parts` parts on all ranks."""
+        """Return what `parts` separately measured gradients belong to, such as "micro-batches"."""
         ...
 
     def groups(self, backwards: int) -> Sequence[int]:
-        """Return the number of parts in each of `backwards` backward calls on this rank."""
+        """Return the number of separately measured gradients in each of `backwards` calls."""
         ...
 
     def check_micro_batch(self, samples: int) -> None:
-        """Check that the last backward call had the given number of samples.
+        """Check that the last backward call had `samples` samples.
 
-        Raises:
-            LargeBatchError: The last backward call had another number of samples.
+        Raises: LargeBatchError: The last backward call had more or fewer samples than `samples`.
         """
         ...
 
@@ -50,10 +49,12 @@ class PartCounts(Protocol):
 
         Args:
             count: Expected number of backward calls.
-            sizes: Expected number of samples in each backward call; empty if the user passed none.
+            sizes: Expected number of samples in each backward call; empty if the user passed no
+                samples.
 
         Raises:
-            LargeBatchError: The number or the sizes of the observed backward calls differ.
+            LargeBatchError: The observed number of backward calls, or the samples in a backward
+                call, are not the expected ones.
         """
         ...
 
@@ -66,20 +67,20 @@ class PartCounts(Protocol):
         ...
 
     def missing_variance(self, chosen: Sequence[Statistic]) -> str | None:
-        """Return the text of the error for a step of one part, which has no variance.
+        """Return the text of the error for a step with one gradient, which has no variance.
 
-        The result is None if none of the chosen statistics needs several parts.
+        The text is None if no chosen statistic needs several separately measured gradients.
         """
         ...
 
 
 class BackwardCounts:
-    """Count each backward call as one part, without counting samples."""
+    """Count each backward call as one micro-batch, without counting samples."""
 
     rows: Sequence[int] = ()
 
     def least_samples(self, least_parts: int) -> int:
-        return least_parts  # each part has at least one sample
+        return least_parts  # each micro-batch has at least one sample
 
     def count(self, backwards: int) -> int:
         return backwards

@@ -1,8 +1,8 @@
-"""Define what the parts of a step are: whole backward calls, or the examples in them.
+"""Define which gradients are measured separately: of whole backward calls, or of examples.
 
-A part is a gradient that is measured separately within a step. A meter uses one `PartSource` for
-everything that depends on the parts. In each step the meter calls `open`, and then `begin`, `end`
-and `release` for each backward call.
+A part is a gradient that is measured separately within a training step. A meter uses one
+`PartSource` for everything that depends on the choice of separately measured gradients. In each
+step, the meter calls `open`, and then `begin`, `end` and `release` for each backward call.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from largebatch.measure.taps import See, Tap
 
 
 class PartSource(Protocol):
-    """Define the interface of a source of parts.
+    """Define the interface that chooses the separately measured gradients (parts).
 
     Attributes:
-        counts: Counter of the samples and the parts of the current step.
-        adds_up: Whether the gradients of several backward calls may be added up before they are
+        counts: Counter of the samples and separately measured gradients of the current step.
+        adds_up: Whether the gradients of several backward calls may be added up before the sum is
             measured.
     """
 
@@ -35,14 +35,14 @@ class PartSource(Protocol):
     def adds_up(self) -> bool: ...
 
     def check(self, model: nn.Module, *, tap: Tap | None) -> None:
-        """Check that the parts of a model can be measured with a tap.
+        """Check that the gradients of a model can be measured with a tap.
 
         Args:
             model: The model.
-            tap: The user's tap; None if the user passed none.
+            tap: The user's tap; None if the user passed no tap.
 
         Raises:
-            ValueError: The parts of the model cannot be measured with the tap.
+            ValueError: The gradients of the model cannot be measured with the tap.
         """
         ...
 
@@ -50,43 +50,43 @@ class PartSource(Protocol):
         """Return the statistics that can be measured.
 
         Args:
-            given: The user's statistics; None if the user passed none.
+            given: The user's statistics; None if the user passed no statistics.
 
         Raises:
-            ValueError: A statistic of the user cannot be computed from parts of this kind.
+            ValueError: A user-supplied statistic cannot be computed from the separately measured
+                gradients.
         """
         ...
 
     def bind(self, model: nn.Module, parameters: Parameters) -> None:
-        """Set the model and the parameters to measure; call it once.
+        """Set the model and the measured parameters; `bind` must be called only once.
 
-        Raises:
-            ValueError: The parts of the model do not have separate gradients.
+        Raises: ValueError: The gradients of the model cannot be measured separately.
         """
         ...
 
     def number_backwards(self, task: Callable[[], int]) -> None:
-        """Use `task` to get the number of the running backward call, if `begin` is not called."""
+        """Set the function that returns the running backward call's number, to replace `begin`."""
         ...
 
     def see_for(self, chosen: Sequence[Statistic]) -> See | None:
-        """Return the function that receives each gradient; None if no statistic needs it."""
+        """Return the function that receives each gradient; None if no statistic needs gradients."""
         ...
 
     def open(self, chosen: Sequence[Statistic]) -> None:
-        """Begin a step that measures the chosen statistics."""
+        """Begin a training step that measures the chosen statistics."""
         ...
 
     def begin(self) -> None:
-        """Begin a backward call."""
+        """Prepare for a backward call that begins now."""
         ...
 
     def end(self, task: int) -> None:
-        """End the backward call number `task`, which is 0 if `begin` was called."""
+        """Process the end of the backward call with the number `task`; 0 if `begin` was called."""
         ...
 
     def release(self) -> None:
-        """Release the memory of the last backward call, which the statistics have read."""
+        """Release the memory of the last backward call after the statistics have read it."""
         ...
 
     def rest(self) -> None:
@@ -95,7 +95,7 @@ class PartSource(Protocol):
 
 
 class BackwardParts:
-    """Treat each backward call on each rank as one part, which is the default."""
+    """Measure the gradient of each backward call on each rank separately, which is the default."""
 
     counts = BackwardCounts()
     adds_up = True
@@ -110,7 +110,7 @@ class BackwardParts:
         """Do nothing, because nothing must be prepared."""
 
     def number_backwards(self, task: Callable[[], int]) -> None:
-        """Do nothing, because the statistics close one part after the other."""
+        """Do nothing, because no function needs the number of the backward call."""
 
     def see_for(self, chosen: Sequence[Statistic]) -> See | None:
         return _see_all([statistic.see for statistic in chosen if statistic.parts])

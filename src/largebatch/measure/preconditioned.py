@@ -1,4 +1,4 @@
-"""Measure the moments of the preconditioned gradient, which is divided as Adam divides it."""
+"""Measure the moments of the preconditioned gradient, which is divided as Adam's gradient is."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from largebatch.measure.sums import Sums
 
 
 class PreconditionedNorms:
-    """Measure the moments of the preconditioned gradient, which is divided by sqrt(v) + eps.
+    """Measure the moments of the preconditioned gradient, the gradient divided by sqrt(v) + eps.
 
-    v is Adam's average of squared gradients before this step. With `amsgrad`, v is the running
-    maximum of Adam's average. For Adagrad, v is the mean of the squared gradients: Adagrad divides
-    by the root of their sum, but the factor sqrt(steps) changes no noise scale, and with the mean
-    the moments of different steps can be averaged. SGD does not divide, so its moments are those of
-    the raw gradient.
+    v is Adam's running mean of squared gradients before the current step. With `amsgrad`, v is the
+    running maximum of Adam's running mean. For Adagrad, v is the mean of the squared gradients.
+    Adagrad itself divides the gradient by the square root of the sum of squared gradients. The
+    factor sqrt(steps) between the two roots changes no noise scale, and with the mean the moments
+    of different steps can be averaged. SGD does not divide the gradient, so the moments for SGD are
+    the moments of the raw gradient.
 
     A parameter that has taken fewer than `WARM` steps is left out, because v of the parameter is
-    still uncertain. If all parameters are left out, the moments are None. So the scale of the loss
-    never enters an average of moments, even if a layer begins to train late. Only eps has the unit
+    still uncertain. If all parameters are left out, the moments are None. So averages of moments do
+    not depend on the scale of the loss, even if a layer begins to train late. Only eps has the unit
     of a gradient. If sqrt(v) is not far above eps, the optimizer step and the preconditioned
-    moments depend on the scale of the loss. RAdam does not divide in its first 5 steps. For a small
-    beta2, RAdam begins to divide later than `PreconditionedNorms` does, and for beta2 of 2/3 or
-    less RAdam never divides.
+    moments depend on the scale of the loss. RAdam does not divide the gradient in its first 5
+    steps. For a small beta2, RAdam begins to divide the gradient later than `PreconditionedNorms`
+    does. For beta2 of 2/3 or less, RAdam never divides the gradient.
 
-    `RARE` times the mean of v over the parameter is added to v. Without this addition, an element
-    that rarely gets a gradient, such as the embedding of a rare word, is divided by almost zero and
-    dominates the sum. In single steps of a small transformer, one element was 130 times the sum of
-    all other elements. There is no proof that the preconditioned moments should set Adam's learning
-    rate.
+    `RARE` times the mean of v over the parameter is added to v. Without the added mean, a gradient
+    element that is rarely nonzero, such as the embedding of a rare word, would be divided by almost
+    zero and dominate the sum of squares. In single steps of a small transformer, one element was
+    130 times the sum of all other elements. There is no proof that the preconditioned moments
+    should set Adam's learning rate.
 
     >>> import largebatch as lb
     >>> model = torch.nn.Linear(2, 1)
@@ -69,7 +70,7 @@ class PreconditionedNorms:
         return self.divides(optimizer) or isinstance(optimizer, SGD)
 
     def divides(self, optimizer: Optimizer) -> bool:
-        """Return whether the optimizer divides the gradient by denominators that can be read."""
+        """Return whether the optimizer's denominators are known (Adam family, Adagrad)."""
         return isinstance(optimizer, (Adam, AdamW, NAdam, RAdam, Adagrad))
 
     def bind(self, parameters: Parameters, optimizer: Optimizer) -> None:
@@ -115,15 +116,15 @@ class PreconditionedNorms:
             return totals.moments(of_parts=self.name, of_batch=BATCH)
         (batch,) = self.of_batch
         if totals.sums[self.name] == 0.0 and totals.sums[batch] == 0.0:
-            return None  # no parameter that is warm has a gradient
+            return None  # no parameter with `WARM` or more steps has a gradient
         return totals.moments(of_parts=self.name, of_batch=batch)
 
     def _divided_squares(self, index: int, gradient: Tensor) -> list[Tensor]:
-        """Return the squared norm of one parameter's divided gradient, in a list.
+        """Return the squared norm of one parameter's preconditioned gradient, in a list.
 
         The list is empty if the optimizer has no state for the parameter yet.
         """
-        if self._denominators is None:  # computed late, so that a state loaded after `open` is used
+        if self._denominators is None:  # computed late, to use a state that is loaded after `open`
             state = self._optimizer.state
             groups = {p: group for group in self._optimizer.param_groups for p in group["params"]}
             self._denominators = [
@@ -144,12 +145,13 @@ class PreconditionedNorms:
             return None
         second = as_real(held)  # real and imaginary parts are treated as two tensors
         steps = torch.as_tensor(state["step"])
-        # If a scaler skipped the first step of a fused optimizer, its state exists with 0 steps.
+        # If a scaler skipped a fused optimizer's first step, the optimizer's state exists with 0
+        # steps.
         weight = _weight(steps.clamp(min=1.0), None if "sum" in state else group["betas"][1])
         corrected = second / weight
         mean = corrected.reshape(-1, 2).mean(0) if held.is_complex() else corrected.mean()
-        # RAdam and Adagrad divide by (sqrt(v) + eps) / sqrt(weight), others by
-        # sqrt(v / weight) + eps.
+        # RAdam and Adagrad divide by (sqrt(v) + eps) / sqrt(weight), and the other optimizers
+        # divide by sqrt(v / weight) + eps.
         early = isinstance(self._optimizer, (RAdam, Adagrad))
         eps = group["eps"] / weight.sqrt() if early else group["eps"]
         cold = torch.where(steps < self.WARM, math.inf, 0.0)
@@ -157,9 +159,9 @@ class PreconditionedNorms:
 
 
 def _weight(steps: Tensor, beta: float | Tensor | None) -> Tensor:
-    """Return the total weight of the squared gradients in the optimizer's average or sum v.
+    """Return the total weight of the squared gradients in the optimizer's running mean or sum.
 
-    The total weight is 1 - beta^steps in Adam's average. In Adagrad's sum, for which `beta` is
+    The total weight is 1 - beta^steps in Adam's running mean. In Adagrad's sum, for which `beta` is
     None, the total weight is `steps`.
     """
     if beta is None:

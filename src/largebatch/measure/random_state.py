@@ -26,13 +26,13 @@ def keep_random_state(
 ) -> Iterator[None]:
     """Restore the random generators of Python, NumPy and torch when the context ends.
 
-    The generators are also restored after an error.
+    The random generators are restored after an error, too.
 
     Args:
         devices: Accelerators whose generators are restored, too.
-        generators: Other torch generators to restore, such as those of a data loader
-            (`generators_of`).
-        torch_seed: Seed of torch's CPU generator within the context; None keeps its state.
+        generators: Other torch generators to restore, such as the generators of a data loader
+            (`generators_of`). torch_seed: Seed of torch's CPU generator within the context; None
+            keeps the generator's state.
 
     >>> before = torch.get_rng_state()
     >>> with keep_random_state():
@@ -56,7 +56,7 @@ def keep_random_state(
 
 
 def seed_generators(seed: int, devices: Sequence[torch.device] = ()) -> None:
-    """Seed the generators of Python and NumPy, and those of torch on the CPU and the devices."""
+    """Seed the generators of Python, NumPy and torch (on the CPU and on `devices`)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
@@ -67,7 +67,7 @@ def seed_generators(seed: int, devices: Sequence[torch.device] = ()) -> None:
 
 
 def torch_random_states(devices: Sequence[torch.device] = ()) -> list[Tensor]:
-    """Return the state of torch's CPU generator, followed by the state of each device's."""
+    """Return the states of torch's generators: first on the CPU, then on each of `devices`."""
     states = [torch.get_rng_state()]
     for device in devices:
         states.append(torch.get_device_module(device).get_rng_state(device))

@@ -13,11 +13,11 @@ from largebatch.core.errors import LargeBatchError, MicroBatchMissed, NoVariance
 KINDS: Mapping[str, type[LargeBatchError]] = {
     kind.__name__: kind for kind in (LargeBatchError, MicroBatchMissed, NoVariance, RanksDisagree)
 }
-"""Error classes by name; an error of one rank is raised on every rank."""
+"""Error classes by class name, to raise an error of one rank on every rank."""
 
 
 class Ranks:
-    """Describe the data-parallel process group of a run, or a single process without one.
+    """Describe the data-parallel process group of a run, or a single process without a group.
 
     Args:
         group: Process group that shares the batch; None means the default group.
@@ -30,7 +30,7 @@ class Ranks:
         self.rank: int = dist.get_rank(group) if together else 0
 
     def sum_(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum `values` over the ranks in place with one all-reduce, and return them."""
+        """Sum `values` over the ranks in place with one all-reduce, and return `values`."""
         if self.count > 1:
             dist.all_reduce(values, group=self.group)
         return values
@@ -66,13 +66,13 @@ class Ranks:
                 )
 
     def raise_together(self, problem: LargeBatchError | None) -> None:
-        """Raise the error of the lowest rank that has one, on every rank; one all-gather.
+        """Raise the error of the lowest rank with an error on every rank, with one all-gather.
 
         Args:
             problem: Error of this rank; None if this rank has no error.
 
         Raises:
-            LargeBatchError: An error of the same class as the original one, which names the rank.
+            LargeBatchError: An error of the original error's class, whose text names the rank.
         """
         mine = None if problem is None else (type(problem).__name__, str(problem))
         for rank, theirs in enumerate(self.gather(mine)):

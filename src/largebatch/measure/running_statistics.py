@@ -1,4 +1,4 @@
-"""Restore a model's running statistics after a step that is skipped."""
+"""Restore a model's running statistics after a skipped training step."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from torch.utils.hooks import RemovableHandle
 from largebatch.measure.parameters import replica
 
 LIMIT = 2**20
-"""Largest total size, in bytes, of a model's other buffers that are copied in each step."""
+"""Largest total size, in bytes, of copied buffers that are not of normalization layers."""
 
 Slot = tuple[nn.Module, str, str]
-"""Tuple of a module, a buffer's name in it, and the buffer's name in the whole model."""
+"""Tuple of a module, a buffer's name in the module, and the buffer's name in the model."""
 
 
 class RunningStatistics:
     """Save the buffers of a model when a step begins, and restore them if the step is skipped.
 
-    The buffers are `running_mean`, `running_var` and `num_batches_tracked` of BatchNorm,
-    SyncBatchNorm and InstanceNorm. The smallest of all other buffers, up to 1 MiB together, are
-    saved, too. If a skipped step changed a larger buffer, one warning names the buffer.
+    The saved buffers are `running_mean`, `running_var` and `num_batches_tracked` of BatchNorm,
+    SyncBatchNorm and InstanceNorm. Buffers of other modules are saved, too, from the smallest to
+    the largest, up to 1 MiB in total. If a skipped step changed a larger buffer, one warning names
+    the buffer.
 
-    The buffers are saved in the first forward pass of the step that computes gradients. At that
-    time DistributedDataParallel has made the buffers equal on all ranks, and the buffers contain
-    any state that was loaded between two steps. If the forward pass is not observed, because it is
-    compiled or only submodules are called, the buffers are saved when the next step begins.
+    The buffers are saved in the step's first forward pass that computes gradients. Before this
+    forward pass, DistributedDataParallel has made the buffers equal on all ranks, and a checkpoint
+    may have been loaded. If the forward pass is not observed, because the model is compiled or only
+    submodules are called, the buffers are saved at the beginning of the next step.
 
     Mutable: holds one copy of the buffers.
 
@@ -49,7 +50,7 @@ class RunningStatistics:
         self._waiting = False
 
     def open(self) -> None:
-        """Begin a step."""
+        """Prepare to save the buffers in a training step that begins now."""
         if not self._slots and not self._large:
             return
         if self._hook is None:
@@ -60,7 +61,7 @@ class RunningStatistics:
         self._waiting = True
 
     def close(self) -> None:
-        """Remove the hook from the model and discard the copy; a second call does nothing."""
+        """Remove the hook from the model and discard the copies; a second call does nothing."""
         if self._hook is not None:
             self._hook.remove()
         self._hook, self._tensors, self._groups = None, [], []
@@ -92,11 +93,11 @@ class RunningStatistics:
         self._warn_of_large()
 
     def repair(self) -> None:
-        """Restore the saved buffers if one of them is not finite now.
+        """Restore the saved buffers if a buffer is not finite now.
 
-        Call this method after a step whose gradient is infinite only because of the loss scale. The
-        forward pass of a step with a too large loss scale is valid. The host reads one number per
-        buffer.
+        Call `repair` after a step whose gradient is infinite only because of the loss scale. The
+        forward pass of a step with a too large loss scale is valid, so finite buffers are kept. The
+        host reads one number per buffer.
         """
         now = [module._buffers[name] for module, name, _ in self._slots]
         finite = [t.isfinite().all().cpu() for t in now if t is not None and t.is_floating_point()]
@@ -114,16 +115,16 @@ class RunningStatistics:
         if changed:
             self._large = []
             warnings.warn(
-                "A step was skipped because it was not finite, and its forward pass changed the "
-                f"buffers {', '.join(changed)}. These buffers are not restored, because only 1 MiB "
-                "of buffers is saved. Check that they are finite, or restore them yourself: "
-                f"model.get_buffer({changed[0]!r}).",
+                "A step was skipped because its gradient was not finite, and its forward pass "
+                f"changed the buffers {', '.join(changed)}. These buffers are not restored, "
+                "because only 1 MiB of buffers is saved. Check that the buffers are finite, or "
+                f"restore the buffers yourself: model.get_buffer({changed[0]!r}).",
                 stacklevel=2,
             )
 
 
 class _FirstForward:
-    """Run as a forward pre-hook, which has no effect in a copied or saved model."""
+    """Run as a forward pre-hook of the model; a copied or saved hook has no effect."""
 
     def __init__(self, statistics: RunningStatistics | None) -> None:
         self._statistics = None if statistics is None else ref(statistics)
@@ -143,8 +144,8 @@ def _root(model: nn.Module) -> nn.Module:
     """Return the module whose forward pass gets the hook.
 
     The hook is on the module inside DistributedDataParallel, because DistributedDataParallel makes
-    the buffers equal before that module's forward pass. In a compiled model, the hook is on the
-    compiled module.
+    the buffers equal before the inner module's forward pass. In a compiled model, the hook is on
+    the compiled module.
     """
     wrapper = replica(model)
     compiled = "_orig_mod" in model._modules
@@ -152,7 +153,7 @@ def _root(model: nn.Module) -> nn.Module:
 
 
 def _slots(model: nn.Module) -> tuple[list[Slot], list[Slot]]:
-    """Return the buffers that are copied, and those that are too large to be copied."""
+    """Return the buffers that are copied, and the buffers that are too large to be copied."""
     known, others, found = [], [], set[int]()
     for path, module in model.named_modules():
         for name, tensor in module._buffers.items():
@@ -174,7 +175,7 @@ def _slots(model: nn.Module) -> tuple[list[Slot], list[Slot]]:
 
 
 def _groups(tensors: list[Tensor | None]) -> list[tuple[list[Tensor], list[Tensor]]]:
-    """Return the tensors grouped by device and type, with empty tensors for their copies."""
+    """Return the tensors grouped by device and type, with empty tensors for the copies."""
     groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
         if tensor is not None:

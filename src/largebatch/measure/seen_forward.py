@@ -1,4 +1,4 @@
-"""Record a forward pass of the first step, so that a copy of the model can repeat it."""
+"""Record a forward pass of the first step, so that a copy of the model can repeat the pass."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from torch import Tensor
 from largebatch.measure.random_state import set_torch_random_states, torch_random_states
 
 MOST = 8
-"""Largest number of recorded forward passes; a step with more passes is not repeated."""
+"""Largest number of recorded forward passes; a step with more forward passes is not repeated."""
 
 
 @dataclass(slots=True, kw_only=True)
 class SeenForward:
     """Record one forward pass `model(*args, **kwargs)`, its outputs and their gradients.
 
-    Mutable: the outputs and their gradients are added later.
+    Mutable: numbers of the outputs, and the outputs' gradients, are added later.
 
     Args:
         args, kwargs: Arguments of the model.
         autocast: Device type and dtype of autocast; None if autocast is off.
         devices: Accelerators that the model may use.
-        states: States of the generators of Python, NumPy and torch when the pass began.
-        prints: Two numbers computed from each output, by which a repeated output is compared.
-        gradients: Gradient of each output tensor, by its position among the outputs.
+        states: States of the generators of Python, NumPy and torch when the forward pass began.
+            prints: Two numbers computed from each output, to compare a repeated output with the
+            original output. gradients: Gradient of each output tensor, by the tensor's position
+            among the outputs.
     """
 
     args: tuple[Any, ...]
@@ -42,7 +43,7 @@ class SeenForward:
     gradients: dict[int, Tensor] = field(default_factory=dict)
 
     def alike(self, outputs: list[Tensor], *, limit: float) -> bool:
-        """Return whether the outputs equal the recorded ones up to the relative error `limit`."""
+        """Return whether outputs equal the recorded outputs up to the relative error `limit`."""
         if len(outputs) != len(self.prints):
             return False
         pairs = zip(map(print_of, outputs), self.prints, strict=True)
@@ -50,9 +51,9 @@ class SeenForward:
 
     @contextmanager
     def as_it_began(self) -> Iterator[None]:
-        """Set the generators and autocast as when the pass began.
+        """Set the random generators and autocast as when the forward pass began.
 
-        The generators are not restored when the context ends.
+        The random generators are not restored when the context ends.
         """
         python, numpy, states = self.states
         random.setstate(python)

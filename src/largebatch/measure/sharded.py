@@ -17,7 +17,7 @@ def refuse_sharded(model: nn.Module) -> None:
     what = _fsdp1(model) or _dtensor(model)
     if what is not None:
         raise ValueError(
-            f"{what}. Sharded parameters are not supported yet, because each rank has only shards "
+            f"{what}. Sharded parameters are not supported, because each rank has only shards "
             "of the gradient. If the model fits on one device, use "
             "model = torch.nn.parallel.DistributedDataParallel(model)."
         )
@@ -45,5 +45,5 @@ def is_sharded(parameter: Tensor) -> bool:
 
 
 def _loaded(module: str, name: str) -> type | None:
-    found = sys.modules.get(module)  # importing it is slow, so it is used only if already imported
+    found = sys.modules.get(module)  # an import would be slow, so only imported modules are used
     return None if found is None else vars(found).get(name)

@@ -1,4 +1,4 @@
-"""Compute the shares of a step's parts in its gradient from their samples and weights."""
+"""Compute each micro-batch's share of the step's gradient from the samples and weights."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class PassedSizes:
 
     Args:
         samples: Number of samples in the micro-batch, at least 1; None if only a weight was passed.
-        weight: Weight of the micro-batch's mean loss in the loss of the step, above 0; None means
-            that all weights are equal.
+        weight: Weight of the micro-batch's mean loss in the loss of the training step, above 0;
+            None means that all weights are equal.
     """
 
     samples: float | None = None
@@ -47,21 +47,21 @@ def passed_sizes(samples: float | Tensor | None, weight: float | Tensor | None) 
     if share is not None and not 0.0 < share < math.inf:
         raise ValueError(
             f"weight={share:g} was given, but the weight of a micro-batch must be above 0. Pass "
-            "the number of tokens in its mean loss: control.micro_batch(len(x), weight=tokens). "
-            "Skip a micro-batch without tokens, or pass weight=1e-6 if every rank must run its "
-            "backward."
+            "the number of tokens in the mean loss: control.micro_batch(len(x), weight=tokens). "
+            "Skip a micro-batch without tokens, or pass weight=1e-6 if every rank must run a "
+            "backward call."
         )
     return PassedSizes(samples=size, weight=share)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares:
-    """Hold the samples and the weights of the parts on this rank, in the order of the parts.
+    """Hold the samples and weights of the micro-batches on this rank, in their order.
 
     Args:
-        samples: Number of samples in each part.
-        weights: Weight of each part; empty if all weights are equal.
-        groups: Number of separately measured pieces in each part: 1, or its number of examples.
+        samples: Number of samples in each micro-batch. weights: Weight of each micro-batch; empty
+            if all weights are equal. groups: Number of separately measured gradients in each
+            micro-batch: 1, or the number of examples or groups of examples.
     """
 
     samples: Sequence[float]
@@ -70,11 +70,11 @@ class Shares:
 
     @property
     def weight_of_each(self) -> Sequence[float]:
-        """Return the weight of each part, or 1 for each part if no weights were passed."""
+        """Return the weight of each micro-batch, or 1 for each if no weights were passed."""
         return self.weights or [1.0] * len(self.samples)
 
     def numbers(self) -> dict[str, float]:
-        """Return the numbers that `parts_of` needs after they are summed over the ranks."""
+        """Return the numbers that must be summed over the ranks for `parts_of`."""
         pairs = list(zip(self.groups, self.samples, strict=True))
         return {
             "parts": len(self.samples),
@@ -91,22 +91,20 @@ class Shares:
 def shares_of(
     passed: Sequence[PassedSizes], *, usual: Sequence[float], groups: Sequence[int]
 ) -> Shares:
-    """Return the samples and the weights of the parts on this rank.
+    """Return the samples and the weights of the micro-batches on this rank.
 
-    Args:
-        passed: The user's samples and weight of each part; empty if the user passed none.
-        usual: Number of samples of each part, used if the user passed none.
-        groups: Number of separately measured pieces in each part.
+    Args: passed: The user's samples and weight of each micro-batch; empty if the user passed
+    neither samples nor weights. usual: Number of samples of each micro-batch, used if the user
+    passed no samples. groups: Number of separately measured gradients in each micro-batch.
 
-    Raises:
-        MicroBatchMissed: The user passed samples for another number of micro-batches than were
-            measured, or passed weights only for some of the micro-batches.
+    Raises: MicroBatchMissed: The user passed samples for more or fewer micro-batches than were
+    measured, or passed weights only for some of the micro-batches.
     """
     if passed and len(passed) != len(usual):
         raise MicroBatchMissed(
             f"control.micro_batch was called {len(passed)} times in this step, but {len(usual)} "
-            "micro-batches had a backward call. Call it once for each micro-batch: "
-            "control.micro_batch(len(x))."
+            "micro-batches had a backward call. Call control.micro_batch once for each "
+            "micro-batch: control.micro_batch(len(x))."
         )
     samples = [
         size if one.samples is None else one.samples
@@ -119,7 +117,7 @@ def shares_of(
 
 
 def equal_samples(sums: dict[str, float], *, batch_size: int) -> None:
-    """Set equal samples for all parts of all ranks in the sums of `Shares.numbers`, in place."""
+    """Assume equal samples for all micro-batches in the sums of `Shares.numbers`, in place."""
     each = batch_size / sums["parts"]
     sums |= {
         "samples": batch_size,
@@ -129,23 +127,26 @@ def equal_samples(sums: dict[str, float], *, batch_size: int) -> None:
 
 
 def missing_weights(*, passed: int, parts: int) -> str:
-    """Return the text of the error for weights that were passed only for some parts."""
+    """Return the text of the error for weights that only some micro-batches have."""
     return (
         f"A weight was passed for {passed} of the {parts} micro-batches of this step. Pass a "
-        "weight for every micro-batch, or for none: control.micro_batch(len(x), weight=tokens)."
+        "weight for every micro-batch, or for no micro-batch: "
+        "control.micro_batch(len(x), weight=tokens)."
     )
 
 
 def parts_of(sums: Mapping[str, float], *, source: Source) -> Parts:
-    """Return number, samples and weights of the parts of all ranks.
+    """Return number, samples and weights of the separately measured gradients of all ranks.
 
-    Part i has n_i samples, k_i pieces and the weight w_i. Each piece of part i has the weight w_i /
-    k_i and n_i / k_i samples. If the weights differ, as for tokens, the noise is measured per unit
-    of weight. If all weights are equal, the noise is measured per sample.
+    Micro-batch i has n_i samples, the weight w_i and k_i separately measured gradients. Each of the
+    k_i gradients has the weight w_i / k_i and n_i / k_i samples. If the weights differ, as for
+    tokens, the noise is measured per unit of weight. If all weights are equal, the noise is
+    measured per sample.
 
     Args:
-        sums: Sums of `Shares.numbers` over all ranks. Either all parts have a weight or none.
-        source: Kind of the parts, such as "micro-batches".
+        sums: Sums of `Shares.numbers` over all ranks. Either all micro-batches have a weight, or no
+            micro-batch has a weight. source: What the separately measured gradients belong to, such
+            as "micro-batches".
     """
     weight, count = sums["weight"], round(sums["groups"])
     equal = abs(sums["parts"] * sums["weight squared"] / weight**2 - 1.0) < 1e-9

@@ -13,11 +13,10 @@ from largebatch.measure.sums import Sums
 
 
 class SquaredNorms:
-    """Measure the moments of the raw gradient from the squared norms of the parts and of the batch.
+    """Measure the moments of the raw gradient from squared norms of the micro-batches' gradients.
 
-    A part is usually the gradient of one micro-batch on one rank. With k equal parts g_i of B / k
-    samples and the batch's gradient g, the variance of one sample's gradient is estimated by
-    B / (k - 1) (mean_i |g_i|^2 - |g|^2).
+    With k micro-batch gradients g_i of B / k samples each and the batch's gradient g, the variance
+    of one sample's gradient is estimated by B / (k - 1) * (mean_i |g_i|^2 - |g|^2).
 
     >>> import largebatch as lb
     >>> import torch
@@ -26,7 +25,7 @@ class SquaredNorms:
     >>> meter.bind(torch.optim.SGD(model.parameters(), lr=0.1)), sorted(meter.provides)
     (None, ['moments'])
 
-    Mutable: holds the scalars of the current part.
+    Mutable: holds the scalars of the current micro-batch.
 
     Reference: Johnson et al., AdaScale SGD, 2020, arXiv 2007.05105; McCandlish et al., An Empirical
     Model of Large-Batch Training, 2018, arXiv 1812.06162, A.1.

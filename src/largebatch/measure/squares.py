@@ -13,15 +13,16 @@ from torch import Tensor
 from largebatch.measure.complex_gradients import as_real
 
 ROW = 1 << 18
-"""Number of elements in one dot product on a CPU, which adds up in float32.
+"""Number of elements in one dot product on a CPU, which is computed in float32.
 
-Over 10^7 elements of equal size the relative error of one dot product is 10^-3, and that of
-`vector_norm` is 10^-2. Over rows of `ROW` elements the relative error is 10^-5.
+Over 10^7 elements of equal size, the relative error of one dot product is 10^-3, and the relative
+error of `vector_norm` is 10^-2. If the dot product is computed in rows of `ROW` elements, the
+relative error is 10^-5.
 """
 
 
 def squared_norm(tensor: Tensor) -> Tensor:
-    """Return the squared norm of a tensor as a 0-dim tensor on its device, in float32 or float64.
+    """Return the squared norm of a tensor as a 0-dim tensor in float32 or float64.
 
     >>> squared_norm(torch.tensor([3.0, 4.0])).item()
     25.0
@@ -38,7 +39,7 @@ def squared_norm(tensor: Tensor) -> Tensor:
 
 
 def squarer(parameter: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return a function that computes `squared_norm` for the gradients of one parameter faster.
+    """Return a function for one parameter's gradients that is faster than `squared_norm`.
 
     >>> squarer(torch.zeros(2))(torch.tensor([3.0, 4.0])).item()
     25.0
@@ -63,8 +64,7 @@ def squared_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
 def squared_norm_of_each(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     """Return the squared norm of each tensor, in the order of the tensors.
 
-    On an accelerator a few fused kernels compute all squared norms, whatever the number of tensors
-    is.
+    On an accelerator, a few fused kernels compute the squared norms of any number of tensors.
     """
     if not tensors or tensors[0].device.type == "cpu" or any(t.is_sparse for t in tensors):
         return [squared_norm(tensor) for tensor in tensors]

@@ -1,4 +1,4 @@
-"""Define the interface of a statistic, which is computed from the gradients of a step's parts.
+"""Define the interface of a statistic, which is computed from the gradients of a step.
 
 Each statistic adds scalars on the device to the step's sums. After the all-reduce, each statistic
 computes moments, or one number, from the sums over all ranks.
@@ -24,13 +24,13 @@ BATCH = "batch_sqnorm"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """Hold a step's sums over all ranks, and the factors that turn them into means.
+    """Hold a step's sums over all ranks, and the factors that convert sums into means.
 
     Args:
         sums: Sums by name; "batch_sqnorm" is present in every step.
-        parts: Number, samples and weights of the step's parts.
-        part_factor: Factor that turns the parts' squared norms into squared norms of gradients
-            whose mean is the batch's gradient.
+        parts: Number, samples and weights of the step's separately measured gradients. part_factor:
+            Factor that turns the micro-batches' squared norms into squared norms of gradients whose
+            mean is the batch's gradient.
         batch_factor: Factor that turns the squared norm of the measured gradient into the squared
             norm of the batch's mean gradient.
     """
@@ -54,10 +54,9 @@ class Statistic(Protocol):
 
     Attributes:
         name: Name by which rules request the statistic.
-        parts: Whether the statistic uses the gradients of the parts; if False, it uses only the
-            gradient of the batch.
-        of_parts, of_batch: Names of the sums that the statistic computes from the parts and from
-            the batch.
+        parts: Whether the statistic uses the gradients of micro-batches; if False, the statistic
+            uses only the gradient of the batch. of_parts, of_batch: Names of the sums that the
+            statistic computes from the micro-batches and from the batch.
     """
 
     @property
@@ -74,7 +73,7 @@ class Statistic(Protocol):
         ...
 
     def bind(self, parameters: Parameters, optimizer: Optimizer) -> None:
-        """Set the parameters whose gradients are measured; call it once."""
+        """Set the parameters whose gradients are measured; `bind` must be called only once."""
         ...
 
     def open(self) -> None:
@@ -82,25 +81,25 @@ class Statistic(Protocol):
         ...
 
     def see(self, index: int, gradient: Tensor) -> None:
-        """Add one parameter's gradient of one part; the index `WHOLE` means all in one row."""
+        """Add one parameter's gradient; the index `WHOLE` means all parameters in one row."""
         ...
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
-        """End a part whose squared norm is multiplied by `coefficient` in the sums."""
+        """Add a micro-batch's sums; `coefficient` is the factor of its squared norm."""
         ...
 
     def close_batch(self, sums: Sums, *, share: float) -> None:
-        """Add what the statistic needs of the batch's gradient, which `.grad` holds now.
+        """Add what the statistic needs of the batch's gradient, which is now in `.grad`.
 
         Args:
             sums: The step's sums.
-            share: Factor of the added scalars: 1 on the first rank and 0 on the others, because the
-                batch's gradient is the same on every rank.
+            share: Factor of the added scalars: 1 on the first rank and 0 on all other ranks,
+                because the batch's gradient is the same on every rank.
         """
         ...
 
     def read(self, totals: Totals) -> GradientMoments | float | None:
-        """Return the moments or the number from the sums over all ranks; None if it is unknown."""
+        """Return the statistic's value from the sums over all ranks; None if it is unknown."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Group the backward calls of one step into parts, with the samples and weights of each part."""
+"""Group the backward calls of one step by micro-batch, with the user's samples and weights."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ RETURNED_0 = (
 
 
 class StepParts:
-    """Compute the parts of the current step on this rank, with the user's samples and weights.
+    """Group the current step's backward calls on this rank by micro-batch.
 
-    Mutable: holds the samples and weights that were passed since the step began.
+    Mutable: holds the samples and weights that the user passed in the current step.
 
     Args:
         step: The recorder of the step's backward calls.
@@ -67,10 +67,12 @@ class StepParts:
     Attributes:
         passed: The user's samples and weight of each micro-batch, in the order of the calls.
         losses: Range of each loss's terms among the step's sums.
-        expected: Number of micro-batches per step on each rank, given or from the first step.
+        expected: Number of micro-batches per step on each rank, given by the user or inferred from
+            the first step.
         by_rows: Whether a step is one micro-batch whose samples are the rows of the model's input.
-        unclear: Whether it is unknown which backward calls of this step belong together.
-        assumed: Whether equal samples are assumed for all parts, because the user passed none.
+        unclear: Whether it is unknown which backward calls of the current step belong to the same
+            micro-batch. assumed: Whether equal samples are assumed for all micro-batches, because
+            the user passed no samples.
     """
 
     def __init__(
@@ -97,17 +99,17 @@ class StepParts:
         return bool(self.passed) or self._samples_of is not None
 
     def open(self) -> None:
-        """Begin a step."""
+        """Forget the samples, weights and losses of the last step at the beginning of a step."""
         self.passed.clear()
         self.losses.clear()
         self.unclear = self.assumed = False
 
     def forget(self) -> None:
-        """Infer the number of micro-batches again from the next step, unless the user passed it."""
+        """Infer the number of micro-batches from the next step, unless the user passed a number."""
         self.expected, self._parts_of_ranks = self._given, None
 
     def expect(self, parts: int) -> None:
-        """Set the number of parts over all ranks in the first step."""
+        """Set the number of micro-batches over all ranks in the first step."""
         self._parts_of_ranks = parts
 
     def add_sizes(self, passed: PassedSizes) -> None:
@@ -123,7 +125,7 @@ class StepParts:
         if loss.numel() != 1:
             raise ValueError(
                 f"A loss of shape {list(loss.shape)} was given, but the loss of a micro-batch must "
-                "be one number, its mean. Pass control.loss(loss.mean())."
+                "be one number, the mean over the samples. Pass control.loss(loss.mean())."
             )
         sums = self._step.meter.sums
         start = sums.mark()
@@ -145,9 +147,9 @@ class StepParts:
             return PassedSizes()
 
     def shares(self) -> tuple[Shares, list[Group]]:
-        """Return the parts of this rank.
+        """Return the samples, weights and backward calls of this rank's micro-batches.
 
-        After an error the parts are placeholders, so that this rank can still join the all-reduce
+        After an error, placeholders are returned, so that this rank can still join the all-reduce
         in which the ranks exchange their errors.
         """
         try:
@@ -164,7 +166,7 @@ class StepParts:
             return Shares(samples=[1.0], weights=[], groups=[1]), []
 
     def weigh(self, shares: Shares, groups: Sequence[Group]) -> float:
-        """Apply the parts' weights to the step's sums, and return the losses' total weight."""
+        """Apply the micro-batches' weights to the step's sums; return the losses' total weight."""
         sums, weights = self._step.meter.sums, shares.weights
         if weights and any(
             isinstance(one, CoordinateNoiseScale) for one in self._step.meter.active
@@ -185,8 +187,8 @@ class StepParts:
             self._step.fail(
                 MicroBatchMissed(
                     f"control.loss was called {len(self.losses)} times in a step of "
-                    f"{len(shares.samples)} micro-batches. Call it once for each micro-batch: "
-                    "control.loss(loss)."
+                    f"{len(shares.samples)} micro-batches. Call control.loss once for each "
+                    "micro-batch: control.loss(loss)."
                 )
             )
         each = weights or shares.samples
@@ -195,7 +197,7 @@ class StepParts:
         return float(sum(each))
 
     def sizes(self, groups: Sequence[Group]) -> FirstSizes:
-        """Return the sizes of this rank's parts in the first step."""
+        """Return the sample counts of this rank's micro-batches in the first step."""
         forwards = self._step.forwards
         if not self._warned_of_tasks and differ_in_parameters(groups):
             self._warned_of_tasks = True
@@ -245,9 +247,12 @@ class StepParts:
         return {count for count in counts if count} == {self.expected}
 
     def _check_counts(self, counts: Sequence[int], *, parts: int) -> None:
-        """Check that all parameters got equally many gradients, if their number was not passed."""
+        """Check that all parameters got equally many gradients, unless `micro_batches` is set."""
         if self._given is None and any(0 < count < parts for count in counts):
-            self._refuse(counts, "but others got fewer, so micro-batches cannot be separated")
+            self._refuse(
+                counts,
+                "but other parameters got fewer gradients, so micro-batches cannot be separated",
+            )
 
     def _check_number(self, counts: Sequence[int], *, parts: int, by_counts: bool) -> None:
         given, expected = self._given, self.expected
@@ -293,7 +298,8 @@ class StepParts:
             "forward and backward calls of each micro-batch into one block, "
             "with control.part(): ..., or pass the number of micro-batches per step on each rank, "
             "lb.attach(..., micro_batches=4). If optimizer.step() was skipped or a backward call "
-            "was interrupted, call control.advance() after it."
+            "was interrupted, call control.advance() after the skipped step or the interrupted "
+            "call."
         )
 
     def _usual_sizes(self, groups: Sequence[Group]) -> Sequence[float]:
@@ -330,8 +336,8 @@ class StepParts:
         sizes = ", ".join(f"{size:g}" for size in shares.samples[:8])
         warnings.warn(
             f"The micro-batches of this step have {sizes} samples, and no weight was passed, so "
-            "all of them get the same share of the loss. If each share is proportional to the "
-            "number of samples, as in loss * len(x) / batch_size, pass "
+            "all micro-batches get the same share of the loss. If each share is proportional to "
+            "the number of samples, as in loss * len(x) / batch_size, pass "
             "control.micro_batch(len(x), weight=len(x)). If the shares are equal, pass weight=1.",
             RuntimeWarning,
             stacklevel=2,
@@ -351,7 +357,7 @@ def _no_backward(dropped: str, *, forwards: int) -> str:
             "optimizers: optimizer.step(); control.advance(scheduler)."
         )
     return (
-        "optimizer.step() was called without a backward call since the last step; "
+        "optimizer.step() was called without a backward call since the last optimizer step; "
         f"{forwards} forward passes were observed. Call loss.backward() before optimizer.step(). "
         "Gradients that are set in another way cannot be measured."
     )

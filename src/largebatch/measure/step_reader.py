@@ -1,4 +1,4 @@
-"""Compute the reading of a step at its end from the parts of all ranks, and check the parts."""
+"""Compute the reading of a step from the micro-batches of all ranks, and check the step."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ FINAL = "final"
 class StepReader:
     """Compute the reading of each step that `StepRecorder` recorded and `StepParts` grouped.
 
-    Mutable: holds what is known about the loop from its earlier steps.
+    Mutable: holds what earlier steps have shown about the training loop.
 
     Args:
         step: The recorder of the backward calls.
-        parts: The object that groups the backward calls into parts.
+        parts: The object that groups the backward calls by micro-batch.
         choice: The object that may replace the meter.
         batch_size: Number of samples in one optimizer step over all ranks.
         reduction: Whether the loss of each rank is a "mean" over its own samples or a "sum", as in
@@ -37,8 +37,8 @@ class StepReader:
             pass.
 
     Attributes:
-        first: Whether no step was measured yet.
-        links: Whether outputs of the model report the backward calls that reach them.
+        first: Whether no step was measured before the current step. links: Whether outputs of the
+            model report backward calls.
     """
 
     def __init__(
@@ -67,18 +67,18 @@ class StepReader:
     def use(self, meter: Meter) -> None:
         """Use another meter, which is already bound, for the next steps."""
         self._step.use(meter)
-        self._knows_variance = True  # so a later step of one part is accepted as a short step
+        self._knows_variance = True  # a later step with one gradient is a short step
 
     def read(self, *, digest: int, unscale: float) -> Reading:
-        """Return the reading of the current step, and record in the timetable that it was measured.
+        """Return the reading of the current step, and record the measurement in the timetable.
 
         Args:
             digest: Digest of the state that must be the same on all ranks.
-            unscale: Factor of the squared norms that undoes the scale of the losses.
+            unscale: Factor of the squared norms that removes the scale of the losses.
 
         Raises:
-            LargeBatchError: The step cannot be measured, for one of the reasons that
-                `Observer.close` lists.
+            LargeBatchError: The step cannot be measured. The docstring of `Observer.close` lists
+                the reasons.
         """
         meter = self.meter
         numbers, groups = self._numbers()
@@ -99,7 +99,7 @@ class StepReader:
         return self._measured(reading, held=held, unclear=bool(sums["unclear"]))
 
     def _measured(self, reading: Reading, *, held: float | None, unclear: bool) -> Reading:
-        """Return the reading without the values that are unknown in this step."""
+        """Return the reading without the values that are unknown in the current step."""
         names = [statistic.name for statistic in self.meter.active]
         if held is None or unclear:
             unknown: dict[str, Any] = dict.fromkeys(names)
@@ -115,7 +115,7 @@ class StepReader:
         return reading
 
     def _settle(self, groups: Sequence[Group], *, parts: int) -> None:
-        """Set up the next step from what this step has shown."""
+        """Prepare the next step from what the current step has shown about the loop."""
         forwards = self._step.forwards
         if self.first:
             self._parts.expect(parts)
@@ -129,7 +129,7 @@ class StepReader:
         forwards.link(self.links)
 
     def _numbers(self) -> tuple[dict[str, float], Sequence[Group]]:
-        """Return this rank's numbers of the step; an exception is kept as the step's problem."""
+        """Return this rank's numbers of the step; keep an exception as the step's problem."""
         meter = self.meter
         shares, groups = self._parts.shares()
         numbers = shares.numbers()
@@ -146,7 +146,7 @@ class StepReader:
                 if self._step.watching:
                     self._step.by_hand.compare(meter.sums)
             elif not self._step.watching:
-                meter.close_batch()  # may be clipped: used only to check that it is finite
+                meter.close_batch()  # a clipped gradient shows whether the step is finite
             elif self._step.accumulated.changed:
                 meter.sums.add(FINAL, *meter.squared_gradients())
             numbers["losses"] = self._parts.weigh(shares, groups)
@@ -166,7 +166,7 @@ class StepReader:
     def _check_left_over(self, sums: dict[str, float]) -> None:
         if sums[LEFT_OVER] > 0.0:  # NaN is reported by the reading
             error = MicroBatchMissed(_left_over(self._step.dropped))
-            if self.meter.rank_count > 1:  # another rank may know which call dropped them
+            if self.meter.rank_count > 1:  # another rank may know which call dropped the gradients
                 self.meter.ranks.raise_together(error if self._step.dropped else None)
             raise error
 
@@ -189,7 +189,7 @@ class StepReader:
             raise MicroBatchMissed(missing_weights(passed=passed, parts=parts))
 
     def _held(self, sums: dict[str, float]) -> float | None:
-        """Return the factor of the ranks' summed gradients in the batch's, or None if unknown."""
+        """Return the batch's gradient divided by the ranks' summed gradients; None if unknown."""
         by_hand = self._step.by_hand
         return 1.0 / self.meter.rank_count if by_hand is None else by_hand.factor(sums)
 
@@ -207,7 +207,7 @@ class StepReader:
 
     def _check_variance(self, totals: Totals, groups: Sequence[Group]) -> None:
         if totals.parts.count > 1:
-            self._knows_variance = True  # so a later step of one part is accepted as a short step
+            self._knows_variance = True  # a later step with one gradient is a short step
         if self._knows_variance:
             return
         cause = self.meter.part_source.counts.missing_variance(self.meter.active)
@@ -232,13 +232,14 @@ class StepReader:
 def _left_over(dropped: str) -> str:
     if dropped:
         return (
-            f"{dropped} dropped the earlier backward calls, but their gradients were not cleared, "
-            "so the optimizer would get them, too. Call control.advance() only after "
-            "optimizer.step() (with accelerate: "
+            f"{dropped} dropped the earlier backward calls, but the gradients of these calls were "
+            "not cleared, so the optimizer would get the dropped gradients, too. Call "
+            "control.advance() only after optimizer.step() (with accelerate: "
             "if accelerator.sync_gradients: control.advance(scheduler)), or clear the gradients "
             "that you drop: optimizer.zero_grad()."
         )
     return (
         "A parameter had a gradient before the first backward call of this step, so the optimizer "
-        "would get the sum of both. Call optimizer.zero_grad() after each optimizer.step()."
+        "would get the sum of the old and the new gradient. Call optimizer.zero_grad() after each "
+        "optimizer.step()."
     )

@@ -35,8 +35,8 @@ class StepRecorder:
 
     The batch's gradient is squared when a backward call ends, after DistributedDataParallel has
     reduced the gradient and before the user clips it. A later backward call of the same step
-    replaces the squared norm. Hooks raise no errors. An error is kept in `problem` until the end of
-    the step, when all ranks raise it.
+    replaces the squared norm. Hooks raise no errors (except out-of-memory errors). An error is kept
+    in `problem` until the end of the step, when all ranks raise it.
 
     Mutable: holds what was recorded in the current step.
 
@@ -51,9 +51,10 @@ class StepRecorder:
     Attributes:
         roots: The outermost backward calls of the step that have ended.
         running: Backward calls that have not ended, by their number in autograd.
-        problem: The first error of the step; None if there is none.
-        adds_up: Whether the gradients of one forward pass are added up before they are squared.
-        dropped: Name of the call that dropped backward calls in this step; empty if none did.
+        problem: The first error of the step; None if no error was kept.
+        adds_up: Whether the gradients of one forward pass are added up before the sum is squared.
+            dropped: Name of the call that dropped backward calls in the current step; empty if no
+            call did.
         gradients: Gradient of each parameter by name after the step's only backward call, if
             forward passes are kept.
         skipped: Function that returns whether a gradient scaler skipped the last step, called if
@@ -81,7 +82,7 @@ class StepRecorder:
         self.forgot = False
 
     def bind(self, optimizer: Optimizer) -> None:
-        """Set the optimizer whose parameters are measured; the meter is bound before."""
+        """Set the optimizer whose parameters are measured; the meter must be bound before."""
         meter = self.meter
         self.forwards = Forwards(
             meter.model, samples=self._samples_of, reached=self._on_output, failed=self._on_error
@@ -101,7 +102,7 @@ class StepRecorder:
 
     @property
     def rows(self) -> float:
-        """Return the number of rows in a forward pass that a backward call reached; 0 if unknown.
+        """Return the number of rows in the forward pass of a backward call; 0 if unknown.
 
         If backward calls reached several forward passes, the largest number is returned.
         """
@@ -109,7 +110,7 @@ class StepRecorder:
         return max((sizes[n] for n in self._reached if n in sizes), default=0.0)
 
     def open(self) -> None:
-        """Begin a step."""
+        """Forget the records of the last step at the beginning of a step."""
         self.running: dict[int, Backward] = {}
         self.roots: list[Backward] = []
         self._reached: set[int] = set()
@@ -142,12 +143,12 @@ class StepRecorder:
         self.forwards.remove()
 
     def fail(self, error: LargeBatchError) -> None:
-        """Keep the error if it is the first one of the step."""
+        """Keep an error if no other error was kept in the current step."""
         self.problem = self.problem or error
 
     @contextmanager
     def part(self) -> Iterator[None]:
-        """Treat all backward calls within the context as one part."""
+        """Treat all backward calls within the context as one micro-batch."""
         if self._block is not None:
             raise MicroBatchMissed(
                 "control.part() was entered inside another control.part() block. Write one block "
@@ -227,7 +228,7 @@ class StepRecorder:
                 self.gradients, self.forwards.kept = None, []
             thread, after = threading.get_ident(), self.forwards.in_step
             around = [
-                one  # Nested forward passes are not counted, so a larger count means a failed one.
+                one  # nested forwards are not counted: a larger count means a failed backward
                 for one in self.running.values()
                 if one.thread == thread and one.after == after
             ]
@@ -273,15 +274,15 @@ class StepRecorder:
             self.fail(MicroBatchMissed(change))
 
     def learn(self, joins: list[bool]) -> None:
-        """Remember which backward calls belonged to the same part as the call before them."""
+        """Remember which backward calls belonged to the same micro-batch as the preceding call."""
         self._joins = joins
 
     def _joins_open_part(self, root: Backward) -> bool:
-        """Return whether a backward call probably belongs to the open part.
+        """Return whether a backward call probably belongs to the unfinished micro-batch.
 
         At its first gradient, a backward call has not reached all of its forward passes. If the
-        reached forward passes do not decide, the parts of the last step decide. The end of the step
-        checks the decision.
+        reached forward passes do not decide, the micro-batches of the last step decide. The
+        decision is checked at the end of the step.
         """
         if root.block is not None or self._open_block is not None:
             return root.block == self._open_block
@@ -302,7 +303,7 @@ class StepRecorder:
         self.tap.counts[index] = 1
 
     def _forget_skipped(self, root: Backward, index: int) -> None:
-        """Remove the backward calls and the forward passes of a step that was skipped."""
+        """Remove the backward calls and the forward passes of a skipped step."""
         before = max((one.after for one in self.roots), default=0)
         root.after -= before
         self.forwards.base += before
@@ -310,13 +311,14 @@ class StepRecorder:
         self.problem, self.forgot = None, True
 
     def _when_backward_ends(self, task: int) -> None:
-        # A callback that is queued here runs after the callback in which DDP ends its reduction.
+        # A callback that is queued within this callback runs after DDP's own callback, which ends
+        # the all-reduce.
         Variable._execution_engine.queue_callback(partial(self._end_backward, task))
 
     def _end_backward(self, task: int) -> None:
         backward = self.running.pop(task, None)
         if backward is None:
-            return  # its step was dropped while it ran
+            return  # the step was dropped during the backward call
         try:
             self._end(backward, task)
         except Exception as error:
@@ -360,7 +362,7 @@ class StepRecorder:
         }
 
     def square_open_part(self) -> None:
-        """Square the sum of the open part's gradients, because the part is complete."""
+        """Square the sum of the unfinished micro-batch's gradients, because it is now complete."""
         whole, self._unsquared, self._open_forwards = self._unsquared, [], set()
         self._open_block = None
         self._filling += 1

@@ -1,4 +1,4 @@
-"""Sum named scalars of the device over a step and over the ranks, with one host sync per step."""
+"""Sum named scalars over a step and over the ranks, with one host sync per step."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 from largebatch.measure.ranks import Ranks
 
 LIMIT = 1024
-"""Number of scalars after which they are packed into one tensor, to save memory."""
+"""Largest number of separate scalars; more scalars are packed into one tensor to save memory."""
 
 FEW = 8
-"""Number of scalars in one call of `add` above which an accelerator sums them at once."""
+"""Largest number of scalars in one `add` call that an accelerator does not sum at once."""
 
 Rows = Mapping[str, int]
 """Row of each name among the sums."""
@@ -29,7 +29,7 @@ def rows_by_name(names: Iterable[str]) -> Rows:
 class Scalars:
     """Hold the 0-dim tensors of a step in the order in which they were added.
 
-    While the step runs, only scalars on a CPU are read, because reading them does not block.
+    While the step runs, only scalars on a CPU are read, because reading CPU scalars does not block.
 
     Mutable: holds the scalars of the current step.
 
@@ -71,7 +71,7 @@ class Scalars:
 
     def _pack(self) -> None:
         waiting, self._waiting = self._waiting, []
-        if self._at_hand:  # on a CPU, reading one by one takes half the time
+        if self._at_hand:  # on a CPU, reading single scalars takes half the time of packing
             self._read += [scalar.item() for scalar in waiting]
         elif waiting:
             row = torch.stack(waiting)
@@ -79,7 +79,7 @@ class Scalars:
 
 
 class Sums:
-    """Collect scalars on the device during a step, and sum them over the ranks at its end.
+    """Collect scalars during a step, and sum the scalars over the ranks at the end of the step.
 
     The names are fixed when a step begins, so every rank sends the same numbers in the same order.
     Sums are computed in float64 on the host, or on the accelerator if several ranks share the step
@@ -131,19 +131,19 @@ class Sums:
         self._numbers.update(numbers)
 
     def mark(self) -> int:
-        """Return the number of terms added in this step so far, including dropped terms."""
+        """Return the number of terms added in the current step so far, including dropped terms."""
         return len(self._coefficients)
 
     def scale(self, start: int, stop: int, factor: float) -> None:
         """Multiply the coefficients of the terms from mark `start` up to mark `stop`.
 
         Raises:
-            ValueError: The marks are not in order, or are not marks of this step.
+            ValueError: The marks are not in order, or are not marks of the current step.
         """
         if not 0 <= start <= stop <= self.mark():
             raise ValueError(
                 f"The range of terms {start} to {stop} was given, but this step has {self.mark()} "
-                "terms. Take both marks from the current step: start = sums.mark()."
+                "terms. Take start and stop from the current step: start = sums.mark()."
             )
         scaled = [coefficient * factor for coefficient in self._coefficients[start:stop]]
         self._coefficients[start:stop] = scaled

@@ -1,8 +1,8 @@
-"""Define the taps, which observe the gradient of one part, usually one micro-batch on one rank.
+"""Define the taps, which observe the gradients of each backward call on this rank.
 
 `LeafHooks` receives each parameter's gradient from autograd before autograd adds it to `.grad` and
-before DistributedDataParallel reduces it. `Detached` clears the gradients before each backward call
-and adds them up itself. `Flat` keeps the gradients of all parameters in one buffer.
+before DistributedDataParallel reduces it. `Detached` clears `.grad` before each backward call and
+adds up the gradients itself. `Flat` keeps the gradients of all parameters in one buffer.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Tap(Protocol):
 
     Attributes:
         reduces: Whether the tap averages the gradients of a measured step over the ranks, so that
-            DistributedDataParallel must not.
+            DistributedDataParallel must not average the gradients.
     """
 
     @property
     def reduces(self) -> bool: ...
 
     def bind(self, parameters: Parameters, ranks: Ranks) -> None:
-        """Set the parameters to observe; call it once."""
+        """Set the observed parameters; `bind` must be called only once."""
         ...
 
     def begin(self, see: See) -> None:
@@ -47,15 +47,15 @@ class Tap(Protocol):
         ...
 
     def end(self, *, last: bool) -> None:
-        """End a backward call; `last` is True for the last one of the step."""
+        """End a backward call; `last` is True for the last backward call of the step."""
         ...
 
     def rest(self) -> None:
-        """Remove all overhead, since the next step is not measured."""
+        """Remove all hooks and overhead, because the next step is not measured."""
         ...
 
     def row(self) -> Tensor | None:
-        """Return all gradients in one row, or None if the tap does not keep them in one row."""
+        """Return all gradients in one row, or None if the tap keeps separate gradients."""
         ...
 
     def clear(self, optimizer: Optimizer) -> None:
@@ -80,8 +80,8 @@ class LeafHooks:
     Mutable: holds the hooks of one model.
 
     Raises:
-        LargeBatchError: In training, a parameter got several gradients in one backward call, or was
-            moved to another type or device after the hooks were registered.
+        LargeBatchError: During training, a parameter got several gradients in one backward call, or
+            was moved to another type or device after the hooks were registered.
     """
 
     reduces = False
@@ -114,7 +114,7 @@ class LeafHooks:
             name = self._parameters.names[self.counts.index(max(self.counts))]
             raise LargeBatchError(
                 f"The parameter {name} got several gradients in one backward call, as in reentrant "
-                "checkpointing with tied weights, so no hook received its whole gradient. Use "
+                "checkpointing with tied weights, so no hook received the whole gradient. Use "
                 "meter=lb.Meter(model, tap=lb.measure.Detached()), or "
                 "checkpoint(use_reentrant=False)."
             )
@@ -142,8 +142,8 @@ class LeafHooks:
     def check_nodes(self) -> None:
         """Check that each parameter without a gradient still has its hook.
 
-        Raises:
-            LargeBatchError: A parameter was moved to another type or device, so its hook is lost.
+        Raises: LargeBatchError: A parameter was moved to another type or device, so the parameter's
+        hook is lost.
         """
         for index, tensor in enumerate(self._parameters.tensors):
             if self.counts[index] or not tensor.requires_grad:
@@ -151,8 +151,8 @@ class LeafHooks:
             if get_gradient_edge(tensor).node is not self._nodes[index]:
                 raise LargeBatchError(
                     f"The parameter {self._parameters.names[index]} was moved to another type or "
-                    "device after lb.attach, lb.watch or lb.Controller was called, so its gradient "
-                    "hook is lost. Move the model first: model.to(device)."
+                    "device after lb.attach, lb.watch or lb.Controller was called, so the "
+                    "parameter's gradient hook is lost. Move the model first: model.to(device)."
                 )
 
     def _hook(self, index: int, see: See) -> Callable[[tuple[Tensor | None, ...]], None]:
@@ -168,7 +168,7 @@ class LeafHooks:
 
 
 class Detached:
-    """Clear the gradients before each backward call and add them up after it.
+    """Clear `.grad` before each backward call, and add up the gradients after the backward call.
 
     Use `Detached` for a model in which a parameter gets several gradients within one backward call,
     as in reentrant checkpointing with tied weights. `Detached` needs memory for one more copy of
@@ -239,12 +239,13 @@ class Detached:
 
 
 class Flat:
-    """Keep all gradients in one buffer, so that a part's squared norm is one dot product.
+    """Keep all gradients in one buffer, so that the squared norm is one dot product.
 
-    `Flat` is faster than `LeafHooks` for small models and slower for large ones. Each gradient is a
-    view into the buffer, and every step checks that it still is. Do not call `zero_grad`, because
-    the controller clears the buffer. A parameter that a step does not use has the gradient 0 and
-    not None, so weight decay and momentum still change that parameter.
+    `Flat` is faster than `LeafHooks` for small models and slower than `LeafHooks` for large models.
+    Each gradient is a view into the buffer, and every step checks that each gradient still is a
+    view into the buffer. Do not call `zero_grad`, because the controller clears the buffer. A
+    parameter that a step does not use has the gradient 0 and not None, so weight decay and momentum
+    still change that parameter.
 
     >>> import largebatch as lb
     >>> meter = lb.Meter(torch.nn.Linear(2, 1), tap=Flat())
@@ -255,7 +256,7 @@ class Flat:
 
     Raises:
         ValueError: The parameters have several types or are on several devices.
-        MicroBatchMissed: In training, a gradient is no longer a view into the buffer.
+        MicroBatchMissed: During training, a gradient is no longer a view into the buffer.
     """
 
     reduces = True
@@ -327,10 +328,11 @@ class Flat:
 
 
 def clear_gradients(optimizer: Optimizer) -> None:
-    """Set all gradients to None, or call `optimizer.zero_grad()` if the optimizer overrides it.
+    """Set all gradients to None, or call the optimizer's own `zero_grad` method.
 
-    The method of torch also opens a range for the profiler, which costs 3 to 4 % of a small model's
-    step (94k parameters, 4 micro-batches of 32 samples).
+    `zero_grad` is called only if the optimizer overrides torch's method. Torch's method opens a
+    range for the profiler, too, which takes 3 to 4 % of a small model's step time (94k parameters,
+    4 micro-batches of 32 samples).
     """
     if getattr(optimizer.zero_grad, "__func__", None) is not Optimizer.zero_grad:
         optimizer.zero_grad()

@@ -20,10 +20,10 @@ from largebatch.measure.sums import Sums
 class TemporalMoments:
     """Estimate the gradient's moments roughly from consecutive steps with one backward call each.
 
-    The gradients of this step and of the last step are treated as two parts of one batch. The
-    estimate is biased, because the weights changed between the two steps. The moments have
-    `source="temporal"`. The statistic needs memory for two copies of the gradient and uses no
-    hooks.
+    The gradients of the current and the last step are treated as the gradients of two micro-batches
+    of one batch. The estimate is biased, because the weights changed between the two steps. The
+    moments have `source="temporal"`. The statistic needs memory for two copies of the gradient and
+    uses no hooks.
 
     >>> import largebatch as lb
     >>> model = torch.nn.Linear(2, 1)
@@ -56,10 +56,10 @@ class TemporalMoments:
         """Do nothing, because only the gradients of whole batches are used."""
 
     def see(self, index: int, gradient: Tensor) -> None:
-        """Ignore the gradient of a part."""
+        """Ignore the gradient of a micro-batch."""
 
     def close_part(self, sums: Sums, *, coefficient: float) -> None:
-        """Ignore the end of a part."""
+        """Ignore the end of a micro-batch."""
 
     def close_batch(self, sums: Sums, *, share: float) -> None:
         product, last = self.of_batch
@@ -89,7 +89,7 @@ class TemporalMoments:
                 last_samples=self._last_samples,
                 product=product * factor * self._last_factor,
             )
-        if math.isfinite(totals.sums[BATCH]):  # else the next step's moments would be NaN
+        if math.isfinite(totals.sums[BATCH]):  # otherwise the next moments would be NaN
             self._last, self._last_samples, self._last_factor = self._now, samples, factor
         return moments
 
@@ -97,15 +97,15 @@ class TemporalMoments:
 def temporal_moments(
     *, sqnorm: float, samples: float, last_sqnorm: float, last_samples: float, product: float
 ) -> GradientMoments | None:
-    """Return the moments of two gradients g and h, treated as two parts of one batch.
+    """Return the moments of two steps' gradients g and h, treated as micro-batches of one batch.
 
     >>> temporal_moments(
     ...     sqnorm=1.0, samples=4, last_sqnorm=1.0, last_samples=4, product=0.0).variance
     4.0
 
     Args:
-        sqnorm: |g|^2, the squared norm of this step's gradient.
-        samples: Number of samples of this step.
+        sqnorm: |g|^2, the squared norm of the current step's gradient. samples: Number of samples
+            of the current step.
         last_sqnorm: |h|^2, the squared norm of the last step's gradient.
         last_samples: Number of samples of the last step.
         product: <g, h>, the inner product of the two gradients.

@@ -1,8 +1,8 @@
-"""Decide which steps are measured, if measuring a step takes as long as several plain steps.
+"""Decide which training steps are measured, if measuring a step takes much time.
 
 A rule may request statistics only in some steps, as `Every` does. If the measured steps were fixed
-in advance, they might have no step in common with the requested steps. So a step is measured if it
-is requested and enough steps have passed since the last measured step.
+in advance, they might have no step in common with the requested steps. So a step is measured if a
+rule requests statistics in the step and enough steps have passed since the last measured step.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredSteps:
-    """Define how often steps are measured: often at first and rarely later.
+    """Define how often steps are measured: often at first and less often later.
 
-    Steps are measured in stretches of `span` consecutive steps.
+    A stretch is `span` consecutive steps that are measured together.
 
-    Args:
-        every: Least number of steps from the start of one stretch to the start of the next.
-        span: Number of steps in a stretch. The last step of a stretch gives the moments.
-        early: Number of stretches at first that are followed by the shorter distance.
-        early_every: Shorter distance, in steps.
+    Args: every: Least number of steps from the start of one stretch to the start of the next
+    stretch. span: Number of consecutive steps in a stretch. The last step of a stretch gives the
+    moments. early: Number of stretches at first after which the next stretch may begin
+    `early_every` steps later. early_every: Least number of steps between the starts of two early
+    stretches, used in place of `every`.
     """
 
     every: int = 1
@@ -30,7 +30,7 @@ class MeasuredSteps:
     early_every: int = 1
 
     def wait(self, stretches: int) -> int:
-        """Return the least number of steps between the starts of the last stretch and the next.
+        """Return the least number of steps between the starts of the last and the next stretch.
 
         >>> often = MeasuredSteps(every=80, early=2, early_every=8)
         >>> [often.wait(stretches) for stretches in (1, 2, 3, 4)]
@@ -58,14 +58,15 @@ EVERY_STEP = MeasuredSteps()
 
 
 class Timetable:
-    """Decide for each step whether it is measured.
+    """Decide for each training step whether the step is measured.
 
     The distance to the last measurement is counted separately for each statistic. So a rule that
     requests one statistic in every step does not delay the measurements of another rule. A stretch
-    that was not completed, for example because a step was not finite, begins again in the next
-    step.
+    of measured steps that was not completed, for example because a gradient was not finite, begins
+    again in the next step.
 
-    Checkpoints do not contain the timetable, so a resumed run measures often at first again.
+    Checkpoints do not contain the timetable, so a resumed run starts the schedule from its
+    beginning.
 
     Mutable: counts the steps, and the stretches of each statistic.
 
@@ -82,7 +83,8 @@ class Timetable:
         schedule: How often steps are measured.
 
     Attributes:
-        place: Position of the current step in its stretch; None if the step is not measured.
+        place: Position of the current step in its stretch of measured steps; None if the step is
+            not measured.
     """
 
     def __init__(self, schedule: MeasuredSteps) -> None:
@@ -96,15 +98,15 @@ class Timetable:
 
     @property
     def completes(self) -> bool:
-        """Return whether the current step is the last one of its stretch."""
+        """Return whether the current step is the last step of its stretch of measured steps."""
         return self.place == self.schedule.span - 1
 
     def open(self, wanted: frozenset[str], *, repeated: bool = False) -> None:
-        """Begin a step in which the statistics `wanted` are requested.
+        """Begin a training step in which the statistics `wanted` are requested.
 
         Args:
             wanted: Names of the statistics that are requested.
-            repeated: Whether the current step begins again.
+            repeated: Whether the current step begins again, after an error or a dropped gradient.
         """
         self._step += not repeated
         self._wanted = wanted

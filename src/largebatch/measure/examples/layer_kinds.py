@@ -95,9 +95,7 @@ ROWS_ARE_OFF = (
 
 
 def approximation_of(model: nn.Module) -> str | None:
-    """Return how inaccurate `batch_norm_rows` makes a measurement; None if the measurement is
-    exact.
-    """
+    """Return how inaccurate `batch_norm_rows` makes a measurement; None if it stays exact."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     return ROWS_ARE_OFF if any(uses_batch_statistics(module) for module in norms) else None
 

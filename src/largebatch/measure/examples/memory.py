@@ -96,8 +96,7 @@ def size_of(call: Call, kept: SavedTensors, output: Tensor) -> CallSize:
 
 
 def extra_bytes(calls: Sequence[CallSize], want: WantedSums, *, check: bool) -> int:
-    """Estimate the additional peak memory of a forward and backward call due to measuring, in
-    bytes.
+    """Estimate the additional peak memory of a training step due to measuring, in bytes.
 
     Until the backward call ends, three things are kept in memory: the input and the output's
     gradient of module calls that share a parameter (of all module calls if inner products are

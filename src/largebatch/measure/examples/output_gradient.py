@@ -68,9 +68,7 @@ class HeldInput:
         self.versions = tuple([x._version for x in self.tensors])
 
     def release(self) -> None:
-        """Discard the input tensors, because the graph would keep the tensors as long as the loss
-        exists.
-        """
+        """Discard the input tensors, which the graph would keep as long as the loss exists."""
         self.tensors = ()
 
     def intact(self) -> bool:
