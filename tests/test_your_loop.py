@@ -205,10 +205,11 @@ FILES = [SOURCE / "measure" / f"{name}.py" for name in MEASURE] + [
     SOURCE / "act" / f"{name}.py" for name in ("step_hooks", "joint_optimizers")
 ]
 ENDINGS = {
+    "but other parameters got fewer gradients, so micro-batches cannot be separated",
     "or split the batch into two or more micro-batches",
     "If the first dimension of the model's input is not the samples, pass a function that counts",
-    "so all of them get the same share of the loss.",
-    "If several forward and backward calls belong to one micro-batch, put them into one block",
+    "so all micro-batches get the same share of the loss.",
+    "If several forward and backward calls belong to one micro-batch, put the calls into one block",
     "with control.part(samples=len(x)): loss_fn(model(x), y).backward()",
 }
 """First words of sentences that follow the first sentence of a message."""

@@ -426,7 +426,7 @@ def test_sam_is_refused_by_name_and_right_once_its_first_pass_is_dropped() -> No
     before = weights(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     attached(model, optimizer)
-    with pytest.raises(MicroBatchMissed, match=r"first pass of SAM.*control\.drop\(\)"):
+    with pytest.raises(MicroBatchMissed, match=r"first backward call of SAM.*control\.drop\(\)"):
         sam(model, optimizer, dropped=lambda: None)
     assert all(torch.allclose(a, b) for a, b in zip(before, weights(model), strict=True))
 

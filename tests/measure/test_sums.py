@@ -263,7 +263,7 @@ def test_only_terms_of_this_step_can_be_scaled(ends):
     sums = fresh("a")
     sums.add("a", torch.tensor(1.0))
     with pytest.raises(
-        ValueError, match=r"this step has 1 terms\. Take both marks .* sums\.mark\(\)"
+        ValueError, match=r"this step has 1 terms\. Take start and stop .* sums\.mark\(\)"
     ):
         sums.scale(*ends, 2.0)
 

@@ -134,7 +134,7 @@ class Part:
                 mine[indices[name]] = tensor
 
     def finish(self, want: WantedSums, *, check: bool) -> None:
-        """Add up the module calls in `waiting`, first within each example if parameters are shared."""
+        """Add up the calls in `waiting`, first within each example if parameters are shared."""
         groups: dict[int, list[ArrivedGradients]] = {}
         for one in self.waiting:
             groups.setdefault(one.call.owner.group, []).append(one)
