@@ -320,7 +320,7 @@ class Controllers(RuleBasedStateMachine):
     @precondition(lambda self: self.begun)
     @rule(budget=st.sampled_from([{"samples": 7}, {"steps": 99}, {}, {"steps": 1, "samples": 1}]))
     def another_budget_is_refused(self, budget: dict[str, float]) -> None:
-        with pytest.raises(ValueError, match="exactly one amount|has the budget"):
+        with pytest.raises(ValueError, match=r"exactly one amount|has the budget"):
             self.control.steps(**budget)
 
     @precondition(lambda self: self.step is None)
