@@ -416,7 +416,7 @@ def moments_of_ranks(scale: Callable[[int], float], tell: Tell) -> str:
 def ranks_with_different_numbers_of_micro_batches_are_named_once() -> str:
     text = moments_of_ranks(lambda count: 2 / 4, lambda control, count: None)
     assert text.count("The ranks have different numbers of micro-batches") == 1
-    assert "4 in all" in text
+    assert "4 on all ranks together" in text
     return text
 
 
